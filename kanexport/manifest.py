@@ -1,0 +1,280 @@
+"""The contract between exporter and server: what `manifest.json` says.
+
+The exporter writes it last, so a version directory without one is not there.
+The server imports this module and nothing else from `kanexport`. Standard
+library only; reading is strict: unknown keys, missing keys and wrong types are
+refused by name, because a half-understood model is worse than none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+FORMAT = 1
+FILE_NAME = "manifest.json"
+MODEL_FILE = "model.onnx"
+SIZE_LIMIT = 256 * 2**20  # bytes; a manifest beyond this is not ours
+
+T = TypeVar("T")
+
+
+class ManifestError(ValueError):
+    """A manifest that cannot be understood; the text says where and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileEntry:
+    """One file of the version directory. Files that are not listed are refused."""
+
+    path: str
+    size: int  # bytes
+    sha256: str  # hexadecimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """A graph input or output. `datatype` is FP32 or FP64, `shape` starts with -1."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BasisInfo:
+    """One family of 1-d functions that all edges of a layer share.
+
+    `knots` has one row per source, or a single row where all sources share it.
+    """
+
+    kind: str
+    functions: int
+    parameters: dict[str, str]
+    knots: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SymbolicEdge:
+    """phi(x) = mask * (c * function(a * x + b) + d), added to the numeric part."""
+
+    source: int
+    destination: int
+    function: str
+    a: float
+    b: float
+    c: float
+    d: float
+    mask: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeStep:
+    """A step on the nodes of a layer: `select`, `affine` or `product`.
+
+    select: `indices` are the columns kept. product: `indices` are the group
+    sizes of consecutive values. affine: x * scale + bias.
+    """
+
+    kind: str
+    indices: tuple[int, ...] = ()
+    scale: tuple[float, ...] = ()
+    bias: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerInfo:
+    """One KAN layer. `mask` is [sources][destinations], empty where all are 1.
+
+    `node_tensor` is the tensor of `model.onnx` that feeds this layer: the graph
+    input for layer 0, an additional graph output for the others. `edges_file`
+    maps a tensor of that name to edge values [rows, sources, destinations].
+    """
+
+    sources: int
+    destinations: int
+    bases: tuple[BasisInfo, ...]
+    before: tuple[NodeStep, ...]
+    after: tuple[NodeStep, ...]
+    mask: tuple[tuple[float, ...], ...]
+    bias: tuple[float, ...]
+    symbolic: tuple[SymbolicEdge, ...]
+    active_edges: int
+    node_tensor: str
+    edges_file: str
+    edges_tensor: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFile:
+    """A checkpoint file that was read; `name` is its base name."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where the weights came from, and what the files could not tell."""
+
+    family: str
+    family_reason: str
+    dtype: str  # float32 or float64, as stored in the checkpoint
+    files: tuple[SourceFile, ...]
+    options_given: dict[str, str]
+    options_assumed: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Zone:
+    """Largest errors of one group of rows, against the float64 evaluation.
+
+    Relative errors are relative to the largest finite magnitude in the zone.
+    """
+
+    name: str
+    rows: int
+    outputs_max_abs: float
+    outputs_max_rel: float
+    edges_max_abs: float
+    edges_max_rel: float
+    worst_edge: str  # "(layer,source,destination)" or ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """The proof that the graph computes what the checkpoint means."""
+
+    outputs_tolerance: float
+    edges_tolerance: float
+    runtime: str  # name and version of what ran the graph
+    zones: tuple[Zone, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """Rows with known answers; the server runs them before it says ready.
+
+    `outputs` come from the float64 evaluation; `tolerance` is relative to
+    their largest magnitude.
+    """
+
+    inputs: tuple[tuple[float, ...], ...]
+    outputs: tuple[tuple[float, ...], ...]
+    tolerance: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """Everything the server may know about a model version."""
+
+    format: int
+    name: str
+    version: int
+    created: str  # RFC 3339, UTC
+    exporter_version: str
+    edge_class: str  # A, B or C
+    opset: int
+    max_batch_size: int
+    input: TensorSpec
+    output: TensorSpec
+    layers: tuple[LayerInfo, ...]
+    source: Source
+    verification: Verification
+    reference: Reference
+    files: tuple[FileEntry, ...]
+    notes: tuple[str, ...]
+
+    def file(self, path: str) -> FileEntry:
+        """The entry of one listed file. Raises ManifestError if it is not listed."""
+        for entry in self.files:
+            if entry.path == path:
+                return entry
+        raise ManifestError(f"{path} is not listed among the files of {self.name}")
+
+
+def dumps(manifest: Manifest) -> bytes:
+    """The manifest as UTF-8 JSON; `loads(dumps(m)) == m`. Non-finite numbers raise."""
+    document = dataclasses.asdict(manifest)
+    return json.dumps(document, indent=1, allow_nan=False).encode() + b"\n"
+
+
+def loads(data: bytes) -> Manifest:
+    """Read a manifest from its bytes. Raises ManifestError naming the first fault."""
+    if len(data) > SIZE_LIMIT:
+        raise ManifestError(f"manifest is {len(data)} bytes, more than {SIZE_LIMIT}")
+    try:
+        document = json.loads(data, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"manifest is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise ManifestError("manifest is not a JSON object")
+    found = document.get("format")
+    if found != FORMAT:
+        raise ManifestError(
+            f"manifest has format {found!r}, this program understands {FORMAT}; "
+            "export the model again with a matching kanexport"
+        )
+    return _build(Manifest, document, "manifest")
+
+
+def load(directory: Path) -> Manifest:
+    """Read `directory/manifest.json`. Raises OSError or ManifestError."""
+    return loads((directory / FILE_NAME).read_bytes())
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not allowed")
+
+
+def _build(kind: type[T], value: Any, where: str) -> T:
+    """Build one dataclass from a JSON object, field by field."""
+    if not isinstance(value, dict):
+        raise ManifestError(f"{where}: expected an object, found {_name(value)}")
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(value) - set(hints))
+    if unknown:
+        raise ManifestError(f"{where}: unknown key {unknown[0]!r}")
+    missing = [name for name in hints if name not in value]
+    if missing:
+        raise ManifestError(f"{where}: key {missing[0]!r} is missing")
+    return kind(**{name: _convert(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    """Convert one JSON value to the type of its field, refusing anything else."""
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        item = typing.get_args(hint)[0]
+        if not isinstance(value, list):
+            raise ManifestError(f"{where}: expected a list, found {_name(value)}")
+        return tuple(_convert(item, entry, f"{where}[{at}]") for at, entry in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+            raise ManifestError(f"{where}: expected an object of strings, found {_name(value)}")
+        return value
+    if dataclasses.is_dataclass(hint) and not isinstance(hint, types.GenericAlias):
+        return _build(typing.cast(type, hint), value, where)
+    return _scalar(hint, value, where)
+
+
+def _scalar(hint: type, value: Any, where: str) -> Any:
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        number = float(value)
+        if not math.isfinite(number):
+            raise ManifestError(f"{where}: number is not finite")
+        return number
+    if hint in (int, str) and isinstance(value, hint) and not isinstance(value, bool):
+        return value
+    raise ManifestError(f"{where}: expected {hint.__name__}, found {_name(value)}")
+
+
+def _name(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", type(None): "null"}
+    return names.get(type(value), type(value).__name__)
