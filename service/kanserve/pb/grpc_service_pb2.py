@@ -1,0 +1,5 @@
+"""Messages of grpc_service.proto; their types are in the stub beside this file."""
+
+from kanserve.pb._pool import expose
+
+globals().update(expose("grpc_service.proto"))

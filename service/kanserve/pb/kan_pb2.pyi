@@ -1,0 +1,251 @@
+# mypy: disable-error-code="type-arg,no-untyped-def"
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class DescribeModelRequest(_message.Message):
+    __slots__ = ("model_name", "model_version")
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    model_name: str
+    model_version: str
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ...) -> None: ...
+
+class DescribeModelResponse(_message.Message):
+    __slots__ = ("model_name", "model_version", "digest", "family", "edge_class", "input", "output", "max_batch_size", "layers", "source", "verification", "notes", "limits")
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    FAMILY_FIELD_NUMBER: _ClassVar[int]
+    EDGE_CLASS_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    MAX_BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    VERIFICATION_FIELD_NUMBER: _ClassVar[int]
+    NOTES_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    model_name: str
+    model_version: str
+    digest: str
+    family: str
+    edge_class: str
+    input: TensorInfo
+    output: TensorInfo
+    max_batch_size: int
+    layers: _containers.RepeatedCompositeFieldContainer[Layer]
+    source: Source
+    verification: Verification
+    notes: _containers.RepeatedScalarFieldContainer[str]
+    limits: QueryLimits
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., family: _Optional[str] = ..., edge_class: _Optional[str] = ..., input: _Optional[_Union[TensorInfo, _Mapping]] = ..., output: _Optional[_Union[TensorInfo, _Mapping]] = ..., max_batch_size: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., source: _Optional[_Union[Source, _Mapping]] = ..., verification: _Optional[_Union[Verification, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[QueryLimits, _Mapping]] = ...) -> None: ...
+
+class TensorInfo(_message.Message):
+    __slots__ = ("name", "datatype", "shape")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DATATYPE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    datatype: str
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, name: _Optional[str] = ..., datatype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Layer(_message.Message):
+    __slots__ = ("index", "sources", "destinations", "bases", "before", "after", "mask", "bias", "symbolic", "active_edges")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
+    DESTINATIONS_FIELD_NUMBER: _ClassVar[int]
+    BASES_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    MASK_FIELD_NUMBER: _ClassVar[int]
+    BIAS_FIELD_NUMBER: _ClassVar[int]
+    SYMBOLIC_FIELD_NUMBER: _ClassVar[int]
+    ACTIVE_EDGES_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    sources: int
+    destinations: int
+    bases: _containers.RepeatedCompositeFieldContainer[Basis]
+    before: _containers.RepeatedCompositeFieldContainer[NodeStep]
+    after: _containers.RepeatedCompositeFieldContainer[NodeStep]
+    mask: bytes
+    bias: bytes
+    symbolic: _containers.RepeatedCompositeFieldContainer[SymbolicEdge]
+    active_edges: int
+    def __init__(self, index: _Optional[int] = ..., sources: _Optional[int] = ..., destinations: _Optional[int] = ..., bases: _Optional[_Iterable[_Union[Basis, _Mapping]]] = ..., before: _Optional[_Iterable[_Union[NodeStep, _Mapping]]] = ..., after: _Optional[_Iterable[_Union[NodeStep, _Mapping]]] = ..., mask: _Optional[bytes] = ..., bias: _Optional[bytes] = ..., symbolic: _Optional[_Iterable[_Union[SymbolicEdge, _Mapping]]] = ..., active_edges: _Optional[int] = ...) -> None: ...
+
+class Basis(_message.Message):
+    __slots__ = ("kind", "functions", "parameters", "knots", "knot_rows")
+    class ParametersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    FUNCTIONS_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    KNOTS_FIELD_NUMBER: _ClassVar[int]
+    KNOT_ROWS_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    functions: int
+    parameters: _containers.ScalarMap[str, str]
+    knots: bytes
+    knot_rows: int
+    def __init__(self, kind: _Optional[str] = ..., functions: _Optional[int] = ..., parameters: _Optional[_Mapping[str, str]] = ..., knots: _Optional[bytes] = ..., knot_rows: _Optional[int] = ...) -> None: ...
+
+class NodeStep(_message.Message):
+    __slots__ = ("kind", "indices", "scale", "bias")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    INDICES_FIELD_NUMBER: _ClassVar[int]
+    SCALE_FIELD_NUMBER: _ClassVar[int]
+    BIAS_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    indices: _containers.RepeatedScalarFieldContainer[int]
+    scale: bytes
+    bias: bytes
+    def __init__(self, kind: _Optional[str] = ..., indices: _Optional[_Iterable[int]] = ..., scale: _Optional[bytes] = ..., bias: _Optional[bytes] = ...) -> None: ...
+
+class SymbolicEdge(_message.Message):
+    __slots__ = ("source", "destination", "function", "a", "b", "c", "d", "mask")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    DESTINATION_FIELD_NUMBER: _ClassVar[int]
+    FUNCTION_FIELD_NUMBER: _ClassVar[int]
+    A_FIELD_NUMBER: _ClassVar[int]
+    B_FIELD_NUMBER: _ClassVar[int]
+    C_FIELD_NUMBER: _ClassVar[int]
+    D_FIELD_NUMBER: _ClassVar[int]
+    MASK_FIELD_NUMBER: _ClassVar[int]
+    source: int
+    destination: int
+    function: str
+    a: float
+    b: float
+    c: float
+    d: float
+    mask: float
+    def __init__(self, source: _Optional[int] = ..., destination: _Optional[int] = ..., function: _Optional[str] = ..., a: _Optional[float] = ..., b: _Optional[float] = ..., c: _Optional[float] = ..., d: _Optional[float] = ..., mask: _Optional[float] = ...) -> None: ...
+
+class Source(_message.Message):
+    __slots__ = ("files", "exporter_version", "options_given", "options_assumed")
+    class File(_message.Message):
+        __slots__ = ("name", "sha256")
+        NAME_FIELD_NUMBER: _ClassVar[int]
+        SHA256_FIELD_NUMBER: _ClassVar[int]
+        name: str
+        sha256: str
+        def __init__(self, name: _Optional[str] = ..., sha256: _Optional[str] = ...) -> None: ...
+    class OptionsGivenEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class OptionsAssumedEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    EXPORTER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_GIVEN_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_ASSUMED_FIELD_NUMBER: _ClassVar[int]
+    files: _containers.RepeatedCompositeFieldContainer[Source.File]
+    exporter_version: str
+    options_given: _containers.ScalarMap[str, str]
+    options_assumed: _containers.ScalarMap[str, str]
+    def __init__(self, files: _Optional[_Iterable[_Union[Source.File, _Mapping]]] = ..., exporter_version: _Optional[str] = ..., options_given: _Optional[_Mapping[str, str]] = ..., options_assumed: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class Verification(_message.Message):
+    __slots__ = ("zones", "outputs_tolerance", "edges_tolerance")
+    class Zone(_message.Message):
+        __slots__ = ("name", "rows", "outputs_max_abs", "outputs_max_rel", "edges_max_abs", "edges_max_rel", "worst_edge")
+        NAME_FIELD_NUMBER: _ClassVar[int]
+        ROWS_FIELD_NUMBER: _ClassVar[int]
+        OUTPUTS_MAX_ABS_FIELD_NUMBER: _ClassVar[int]
+        OUTPUTS_MAX_REL_FIELD_NUMBER: _ClassVar[int]
+        EDGES_MAX_ABS_FIELD_NUMBER: _ClassVar[int]
+        EDGES_MAX_REL_FIELD_NUMBER: _ClassVar[int]
+        WORST_EDGE_FIELD_NUMBER: _ClassVar[int]
+        name: str
+        rows: int
+        outputs_max_abs: float
+        outputs_max_rel: float
+        edges_max_abs: float
+        edges_max_rel: float
+        worst_edge: str
+        def __init__(self, name: _Optional[str] = ..., rows: _Optional[int] = ..., outputs_max_abs: _Optional[float] = ..., outputs_max_rel: _Optional[float] = ..., edges_max_abs: _Optional[float] = ..., edges_max_rel: _Optional[float] = ..., worst_edge: _Optional[str] = ...) -> None: ...
+    ZONES_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_TOLERANCE_FIELD_NUMBER: _ClassVar[int]
+    EDGES_TOLERANCE_FIELD_NUMBER: _ClassVar[int]
+    zones: _containers.RepeatedCompositeFieldContainer[Verification.Zone]
+    outputs_tolerance: float
+    edges_tolerance: float
+    def __init__(self, zones: _Optional[_Iterable[_Union[Verification.Zone, _Mapping]]] = ..., outputs_tolerance: _Optional[float] = ..., edges_tolerance: _Optional[float] = ...) -> None: ...
+
+class QueryLimits(_message.Message):
+    __slots__ = ("max_rows", "max_response_bytes")
+    MAX_ROWS_FIELD_NUMBER: _ClassVar[int]
+    MAX_RESPONSE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    max_rows: int
+    max_response_bytes: int
+    def __init__(self, max_rows: _Optional[int] = ..., max_response_bytes: _Optional[int] = ...) -> None: ...
+
+class QueryEdgesRequest(_message.Message):
+    __slots__ = ("model_name", "model_version", "id", "rows", "row_count", "layers", "sources", "destinations", "top_k")
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    ROW_COUNT_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
+    DESTINATIONS_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    model_name: str
+    model_version: str
+    id: str
+    rows: bytes
+    row_count: int
+    layers: _containers.RepeatedScalarFieldContainer[int]
+    sources: _containers.RepeatedScalarFieldContainer[int]
+    destinations: _containers.RepeatedScalarFieldContainer[int]
+    top_k: int
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., rows: _Optional[bytes] = ..., row_count: _Optional[int] = ..., layers: _Optional[_Iterable[int]] = ..., sources: _Optional[_Iterable[int]] = ..., destinations: _Optional[_Iterable[int]] = ..., top_k: _Optional[int] = ...) -> None: ...
+
+class QueryEdgesResponse(_message.Message):
+    __slots__ = ("model_name", "model_version", "digest", "id", "layers")
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    model_name: str
+    model_version: str
+    digest: str
+    id: str
+    layers: _containers.RepeatedCompositeFieldContainer[LayerEdges]
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., id: _Optional[str] = ..., layers: _Optional[_Iterable[_Union[LayerEdges, _Mapping]]] = ...) -> None: ...
+
+class LayerEdges(_message.Message):
+    __slots__ = ("layer", "shape", "sources", "destinations", "values")
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
+    DESTINATIONS_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    layer: int
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    sources: _containers.RepeatedScalarFieldContainer[int]
+    destinations: _containers.RepeatedScalarFieldContainer[int]
+    values: bytes
+    def __init__(self, layer: _Optional[int] = ..., shape: _Optional[_Iterable[int]] = ..., sources: _Optional[_Iterable[int]] = ..., destinations: _Optional[_Iterable[int]] = ..., values: _Optional[bytes] = ...) -> None: ...
