@@ -1,0 +1,67 @@
+"""Logs: one line of JSON, or one coloured line for people, on stderr.
+
+Whatever is bound with `bound(request_id=...)` is in every line written inside.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any, cast
+
+import structlog
+from structlog.contextvars import bound_contextvars as bound
+from structlog.typing import FilteringBoundLogger, Processor
+
+__all__ = ["bound", "configure", "get_logger"]
+
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+def configure(format: str = "auto", level: str = "info") -> None:
+    """Set up logging of this process. `format`: auto, json or console; auto asks the terminal."""
+    as_json = format == "json" or (format == "auto" and not sys.stderr.isatty())
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    final: list[Processor] = (
+        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        if as_json
+        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    )
+    structlog.configure(
+        processors=[*shared, *final],
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    _adopt_foreign_lines(shared, final, level)
+
+
+def get_logger(name: str) -> FilteringBoundLogger:
+    """A logger whose lines carry `component: name`. Cheap; call it once per module."""
+    return cast(FilteringBoundLogger, structlog.get_logger(component=name))
+
+
+def _adopt_foreign_lines(shared: Sequence[Processor], final: Sequence[Processor], level: str) -> None:
+    """Lines that libraries write through `logging` get the same form."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, _name_component],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *final],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(max(LEVELS[level], logging.INFO))  # libraries' debug lines are not ours to print
+
+
+def _name_component(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    record = event.get("_record")
+    if isinstance(record, logging.LogRecord):
+        event["component"] = record.name
+    return event
