@@ -1,0 +1,108 @@
+"""Everything kanserve raises on purpose. `rpc/status.py` gives each its gRPC code.
+
+    KanserveError
+    ├── ConfigError           the settings cannot work
+    ├── LoadError             a model version cannot be served; carries a reason label
+    ├── BadRequest            the request is wrong, and stays wrong
+    ├── NotFound              no such model or version
+    ├── Unavailable           not now; trying again makes sense
+    │   ├── QueueFull         too much is waiting for this model
+    │   ├── QueueTimeout      waited longer than the request allowed
+    │   └── Draining          the server is on its way out
+    ├── DeadlineExceeded      the caller's deadline passed before the work began
+    ├── Exhausted             the request asks for more than a limit allows
+    ├── NotPossible           this model cannot do that
+    ├── Unsupported           this server does not do that
+    └── BackendError          the runtime failed; its words stay in the log
+
+The text of every class but BackendError may reach a client: it names what is
+wrong and what would be right, never a path or a class.
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class KanserveError(Exception):
+    """The root: whatever derives from it was raised on purpose."""
+
+
+class ConfigError(KanserveError):
+    """Settings that cannot work, found before anything is started."""
+
+
+class LoadReason(enum.StrEnum):
+    """Why a version was not loaded: the values of the metric label `reason`."""
+
+    MANIFEST = "manifest"
+    INTEGRITY = "integrity"
+    UNREADABLE = "unreadable"
+    RUNTIME = "runtime"
+    MISMATCH = "mismatch"
+    REFERENCE = "reference"
+    INTERNAL = "internal"
+
+
+class LoadError(KanserveError):
+    """A version that cannot be served. `reason` is the label, the text the explanation."""
+
+    def __init__(self, reason: LoadReason, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+class BadRequest(KanserveError):
+    """The request is wrong; sending it again gives the same answer."""
+
+
+class NotFound(KanserveError):
+    """No such model or version."""
+
+
+class Unavailable(KanserveError):
+    """Cannot be answered now; the same request may succeed later."""
+
+
+class QueueFull(Unavailable):
+    """Too many requests wait for this model."""
+
+    def __init__(self) -> None:
+        super().__init__("Exceeds maximum queue size")
+
+
+class QueueTimeout(Unavailable):
+    """The request's own `timeout` passed while it waited; it was not run."""
+
+    def __init__(self) -> None:
+        super().__init__("Request timeout expired")
+
+
+class Draining(Unavailable):
+    """The server no longer takes requests."""
+
+    def __init__(self) -> None:
+        super().__init__("GRPC server is shutting down and has stopped accepting new requests.")
+
+
+class DeadlineExceeded(KanserveError):
+    """The caller's deadline passed while the request waited; it was not run."""
+
+    def __init__(self) -> None:
+        super().__init__("the deadline passed before the request was run")
+
+
+class Exhausted(KanserveError):
+    """The request asks for more than a limit allows; the text tells how to ask for less."""
+
+
+class NotPossible(KanserveError):
+    """The model is there but cannot do what is asked."""
+
+
+class Unsupported(KanserveError):
+    """The protocol knows it, this server does not do it."""
+
+
+class BackendError(KanserveError):
+    """The runtime failed while running a graph. The text is for the log alone."""

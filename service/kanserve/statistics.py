@@ -1,0 +1,93 @@
+"""What one model version has done: the numbers behind ModelStatistics and `nv_inference_*`.
+
+One source for both, so they cannot disagree. Written by the event loop alone;
+the metrics thread reads single integers, which Python keeps whole.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+
+class FailureReason(enum.StrEnum):
+    """Triton's values of the label `reason`."""
+
+    REJECTED = "REJECTED"
+    CANCELED = "CANCELED"
+    BACKEND = "BACKEND"
+    OTHER = "OTHER"
+
+
+@dataclass(slots=True)
+class Duration:
+    """How often, and how long in total."""
+
+    count: int = 0
+    ns: int = 0
+
+    def add(self, ns: int) -> None:
+        """Count one occurrence."""
+        self.count += 1
+        self.ns += ns
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Nanoseconds of one execution, by phase."""
+
+    queue: int
+    compute_input: int
+    compute_infer: int
+    compute_output: int
+
+
+@dataclass(slots=True)
+class BatchStatistics:
+    """Executions of one batch size."""
+
+    compute_input: Duration = field(default_factory=Duration)
+    compute_infer: Duration = field(default_factory=Duration)
+    compute_output: Duration = field(default_factory=Duration)
+
+
+@dataclass(slots=True)
+class Statistics:
+    """Counters of one version since it was loaded; they only grow, `pending` aside."""
+
+    success: Duration = field(default_factory=Duration)
+    fail: Duration = field(default_factory=Duration)
+    failures: dict[FailureReason, int] = field(default_factory=lambda: dict.fromkeys(FailureReason, 0))
+    queue: Duration = field(default_factory=Duration)
+    compute_input: Duration = field(default_factory=Duration)
+    compute_infer: Duration = field(default_factory=Duration)
+    compute_output: Duration = field(default_factory=Duration)
+    inference_count: int = 0
+    execution_count: int = 0
+    last_inference: int = 0  # milliseconds since the epoch
+    pending: int = 0
+    load_seconds: float = 0.0
+    batches: dict[int, BatchStatistics] = field(default_factory=dict)
+
+    def executed(self, rows: int, timing: Timing) -> None:
+        """One run of the graph over `rows` rows."""
+        self.execution_count += 1
+        self.inference_count += rows
+        self.queue.add(timing.queue)
+        batch = self.batches.get(rows)
+        if batch is None:
+            batch = self.batches[rows] = BatchStatistics()
+        for phase in ("compute_input", "compute_infer", "compute_output"):
+            ns: int = getattr(timing, phase)
+            getattr(self, phase).add(ns)
+            getattr(batch, phase).add(ns)
+
+    def succeeded(self, ns: int, at_ms: int) -> None:
+        """One request answered."""
+        self.success.add(ns)
+        self.last_inference = at_ms
+
+    def failed(self, ns: int, reason: FailureReason) -> None:
+        """One request refused or lost."""
+        self.fail.add(ns)
+        self.failures[reason] += 1

@@ -1,0 +1,160 @@
+"""The nouns between wire and model: plain data, no behaviour beyond lookup."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kanexport.manifest import Manifest
+
+Array = NDArray[np.generic]
+
+# Open Inference Protocol datatype -> how its bytes lie on the wire. Explicitly
+# little-endian: an array in the wrong byte order is run without complaint.
+DTYPES: Mapping[str, np.dtype[np.generic]] = MappingProxyType(
+    {
+        "BOOL": np.dtype("?"),
+        "UINT8": np.dtype("<u1"),
+        "UINT16": np.dtype("<u2"),
+        "UINT32": np.dtype("<u4"),
+        "UINT64": np.dtype("<u8"),
+        "INT8": np.dtype("<i1"),
+        "INT16": np.dtype("<i2"),
+        "INT32": np.dtype("<i4"),
+        "INT64": np.dtype("<i8"),
+        "FP16": np.dtype("<f2"),
+        "FP32": np.dtype("<f4"),
+        "FP64": np.dtype("<f8"),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """A graph input or output: -1 stands for any size."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row, all other dimensions known; unknown ones count as 1."""
+        size = DTYPES[self.datatype].itemsize
+        for extent in self.shape[1:]:
+            size *= max(extent, 1)
+        return size
+
+
+@dataclass(frozen=True, slots=True)
+class InputTensor:
+    """An input as sent: claims beside the bytes, nothing checked against a model yet."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: bytes  # little-endian, row-major
+
+
+@dataclass(frozen=True, slots=True)
+class OutputTensor:
+    """An output as computed. The array is C-contiguous."""
+
+    info: TensorInfo
+    values: Array
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """One inference. `outputs` empty asks for all; times are on the monotonic clock."""
+
+    model: str
+    version: str
+    id: str
+    inputs: tuple[InputTensor, ...]
+    outputs: tuple[str, ...] = ()
+    queue_timeout: float | None = None  # seconds to wait at most before it runs
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InferResponse:
+    """The answer; `version` is the one that was used."""
+
+    model: str
+    version: int
+    id: str
+    outputs: tuple[OutputTensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeRequest:
+    """An edge query. `rows` are packed, [row_count, columns]; empty lists mean all."""
+
+    model: str
+    version: str
+    id: str
+    rows: bytes
+    row_count: int
+    layers: tuple[int, ...] = ()
+    sources: tuple[int, ...] = ()
+    destinations: tuple[int, ...] = ()
+    top_k: int = 0
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LayerEdges:
+    """Edge values of one layer: float32 [B, S, D], or [B, k] when picked by top-k.
+
+    `sources` and `destinations` name the axes; with top-k they pair up, one edge
+    per column, strongest first.
+    """
+
+    layer: int
+    sources: tuple[int, ...]
+    destinations: tuple[int, ...]
+    values: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeResponse:
+    """The answer to an edge query."""
+
+    model: str
+    version: int
+    id: str
+    digest: str
+    layers: tuple[LayerEdges, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a version is, for metadata, configuration and description.
+
+    `manifest` is None for a plain ONNX file. With `max_batch_size` 0 the first
+    dimension is not a batch.
+    """
+
+    name: str
+    version: int
+    max_batch_size: int
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    digest: str  # sha256 of the graph, hexadecimal
+    manifest: Manifest | None = None
+    node_tensors: tuple[TensorInfo, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class VersionStatus:
+    """One line of the repository index. `reason` is empty while all is well."""
+
+    name: str
+    version: int
+    state: str
+    reason: str

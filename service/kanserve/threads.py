@@ -1,0 +1,49 @@
+"""How many threads this process may use: what the scheduler and the cgroup allow.
+
+`os.cpu_count()` tells about the machine, not about the container, and a runtime
+that starts 64 threads on a quota of 2 is throttled, not fast.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def budget(cgroup: Path = CGROUP) -> int:
+    """min(affinity, ceil(cgroup quota)), at least 1."""
+    allowed = len(os.sched_getaffinity(0))
+    quota = _quota(cgroup)
+    return max(1, allowed if quota is None else min(allowed, math.ceil(quota)))
+
+
+def _quota(cgroup: Path) -> float | None:
+    """CPUs granted by cgroup v2 or v1; None where there is no limit or no cgroup."""
+    unified = _words(cgroup / "cpu.max")
+    if len(unified) == 2 and unified[0] != "max":
+        return _ratio(unified[0], unified[1])
+    for controller in ("cpu", "cpu,cpuacct"):
+        quota = _words(cgroup / controller / "cpu.cfs_quota_us")
+        period = _words(cgroup / controller / "cpu.cfs_period_us")
+        if quota and period:
+            return _ratio(quota[0], period[0])
+    return None
+
+
+def _words(path: Path) -> list[str]:
+    try:
+        return path.read_text().split()
+    except OSError:
+        return []
+
+
+def _ratio(quota: str, period: str) -> float | None:
+    """None for no limit (-1) and for text that is no number."""
+    try:
+        value = int(quota) / int(period)
+    except (ValueError, ZeroDivisionError):
+        return None
+    return value if value > 0 else None
