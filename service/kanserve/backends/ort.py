@@ -1,0 +1,126 @@
+"""ONNX Runtime: sessions from bytes, on the device that was asked for or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+from kanserve.errors import BackendError, ConfigError, Exhausted, LoadError, LoadReason
+from kanserve.tensors import Array, TensorInfo
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+DATATYPES = {
+    "tensor(bool)": "BOOL",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+}
+ERRORS = (
+    state.EPFail,
+    state.EngineError,
+    state.Fail,
+    state.InvalidArgument,
+    state.InvalidGraph,
+    state.InvalidProtobuf,
+    state.ModelLoaded,
+    state.NoModel,
+    state.NoSuchFile,
+    state.NotImplemented,
+    state.RuntimeException,
+)
+MEMORY_WORDS = ("failed to allocate", "bad_alloc", "out of memory", "allocate memory")
+
+
+def version() -> str:
+    """Name and version of the runtime."""
+    return f"onnxruntime {onnxruntime.__version__}"
+
+
+def create(graph: bytes, *, device: str, threads: int) -> OrtSession:
+    """Prepare a graph from its bytes.
+
+    Raises ConfigError if `device` has no provider here, LoadError if the runtime
+    refuses the graph.
+    """
+    provider = PROVIDERS.get(device)
+    available = onnxruntime.get_available_providers()
+    if provider is None or provider not in available:
+        usable = [name for name, found in PROVIDERS.items() if found in available]
+        raise ConfigError(
+            f"device {device!r} is not available: this onnxruntime offers {', '.join(usable)}"
+            + ("; cuda needs the extra kanserve[gpu]" if device == "cuda" else "")
+        )
+    # A device id and a file in the user's cache folder are not a server's business.
+    onnxruntime.disable_telemetry_events()
+    try:
+        session = onnxruntime.InferenceSession(graph, _options(device, threads), providers=[provider])
+    except ERRORS as error:
+        raise LoadError(LoadReason.RUNTIME, _refusal(str(error))) from error
+    # ORT falls back without an exception when a provider cannot start.
+    if session.get_providers()[0] != provider:
+        raise ConfigError(f"device {device!r} could not be started; the runtime offered another instead")
+    return OrtSession(session)
+
+
+class OrtSession:
+    """One InferenceSession. Implements `backends.Session`."""
+
+    def __init__(self, session: Any) -> None:
+        """Raises LoadError for a tensor type that has no protocol datatype."""
+        self._session = session
+        self.inputs = tuple(_info(node) for node in session.get_inputs())
+        self.outputs = tuple(_info(node) for node in session.get_outputs())
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
+        """See `backends.Session.run`."""
+        try:
+            result: list[Array] = self._session.run(outputs, feeds)
+        except ERRORS as error:
+            if any(word in str(error).lower() for word in MEMORY_WORDS):
+                raise Exhausted("not enough memory for this request; send fewer rows") from error
+            raise BackendError(str(error)) from error
+        return result
+
+
+def _options(device: str, threads: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3
+    # Spinning burns the quota of a container while nothing is to be done.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    # The arena keeps the memory of the largest batch ever seen, for ever, and
+    # was no faster on small graphs than malloc (docs: reliability, memory).
+    options.enable_cpu_mem_arena = False
+    if device != "cpu":
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    return options
+
+
+def _info(node: Any) -> TensorInfo:
+    datatype = DATATYPES.get(node.type)
+    if datatype is None:
+        raise LoadError(LoadReason.RUNTIME, f"tensor {node.name!r} has type {node.type}, which is not served")
+    return TensorInfo(
+        node.name, datatype, tuple(extent if isinstance(extent, int) else -1 for extent in node.shape)
+    )
+
+
+def _refusal(text: str) -> str:
+    """What a person can act on. The runtime's own text may hold paths."""
+    if "external" in text.lower():
+        return "the graph keeps weights in other files (external data); it must hold them itself"
+    return "the runtime cannot load the graph; it is damaged or uses operators this runtime lacks"

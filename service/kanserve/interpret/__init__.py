@@ -1,0 +1,1 @@
+"""Pure numpy behind the KAN service: no files, no wire, no metrics."""

@@ -1,0 +1,252 @@
+"""Every metric in one table, and the port that shows them.
+
+Three rules: no label whose values a client chooses (an unknown model counts as
+`_unknown_`), every series is there with 0 before its first event, no number is
+kept twice. The last is why Triton's counters are read from `Statistics` at
+scrape time. They are also written out here: prometheus_client would append
+`_total` to their names, and dashboards made for Triton would find nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+from kanserve.errors import LoadReason
+from kanserve.statistics import FailureReason, Statistics
+
+UNKNOWN = "_unknown_"
+SCRAPE_TIMEOUT = 10.0  # seconds until a silent client of the metrics port is dropped
+
+SECONDS = (
+    *(50e-6, 100e-6, 250e-6, 500e-6),
+    *(1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3),
+    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+MODEL = ("model", "version")
+RPC = ("grpc_type", "grpc_service", "grpc_method")
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """One metric. `buckets` belongs to histograms."""
+
+    kind: type[Counter] | type[Gauge] | type[Histogram]
+    name: str
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+DEFINITIONS = (
+    Definition(Counter, "grpc_server_started_total", "RPCs begun.", RPC),
+    Definition(Counter, "grpc_server_handled_total", "RPCs ended, by status code.", (*RPC, "grpc_code")),
+    Definition(Histogram, "grpc_server_handling_seconds", "Time from request to status.", RPC, SECONDS),
+    Definition(Gauge, "kanserve_inflight_requests", "RPCs being handled now."),
+    Definition(
+        Histogram, "kanserve_request_duration_seconds", "Inference, parsing to answer.", MODEL, SECONDS
+    ),
+    Definition(Histogram, "kanserve_queue_duration_seconds", "Wait before the graph runs.", MODEL, SECONDS),
+    Definition(Histogram, "kanserve_inference_duration_seconds", "The graph itself.", MODEL, SECONDS),
+    Definition(Histogram, "kanserve_batch_rows", "Rows of one execution.", MODEL, ROWS),
+    Definition(Gauge, "kanserve_model_loaded", "1 while the version is ready.", MODEL),
+    Definition(Gauge, "kanserve_model_load_duration_seconds", "Reading, checking and preparing it.", MODEL),
+    Definition(Gauge, "kanserve_model_info", "1, with the sha256 of the graph.", (*MODEL, "digest")),
+    Definition(
+        Counter, "kanserve_model_load_failures_total", "Versions that could not be loaded.", ("reason",)
+    ),
+    Definition(Gauge, "kanserve_build_info", "1, with what is at work.", ("version", "runtime", "device")),
+    Definition(Counter, "kanserve_edge_queries_total", "Edge queries, by outcome.", (*MODEL, "grpc_code")),
+    Definition(Histogram, "kanserve_edge_query_duration_seconds", "Edge queries.", MODEL, SECONDS),
+    Definition(Counter, "kanserve_edge_values_total", "Edge values sent.", MODEL),
+)
+
+
+def _make(item: Definition, registry: CollectorRegistry) -> Counter | Gauge | Histogram:
+    if item.kind is Histogram:
+        return Histogram(item.name, item.help, item.labels, registry=registry, buckets=item.buckets)
+    return item.kind(item.name, item.help, item.labels, registry=registry)
+
+
+def _phases() -> Iterator[tuple[str, str, Callable[[Statistics], float]]]:
+    for phase in ("queue", "compute_input", "compute_infer", "compute_output"):
+        text = f"Cumulative {phase.replace('_', ' ')} duration, microseconds"
+        yield f"nv_inference_{phase}_duration_us", text, lambda s, p=phase: getattr(s, p).ns // 1000  # type: ignore[misc]
+
+
+# name, help, what to read. All counters; the two gauges follow.
+TRITON_COUNTERS: tuple[tuple[str, str, Callable[[Statistics], float]], ...] = (
+    ("nv_inference_request_success", "Number of successful inference requests", lambda s: s.success.count),
+    ("nv_inference_count", "Number of inferences performed (rows)", lambda s: s.inference_count),
+    ("nv_inference_exec_count", "Number of model executions performed", lambda s: s.execution_count),
+    (
+        "nv_inference_request_duration_us",
+        "Cumulative inference request duration, microseconds",
+        lambda s: (s.success.ns + s.fail.ns) // 1000,
+    ),
+    *_phases(),
+)
+TRITON_GAUGES: tuple[tuple[str, str, Callable[[Statistics], float]], ...] = (
+    ("nv_inference_pending_request_count", "Requests waiting to be executed", lambda s: s.pending),
+    ("nv_model_load_duration_secs", "Time the model took to load, seconds", lambda s: s.load_seconds),
+)
+TRITON_FAILURES = "nv_inference_request_failure"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMetrics:
+    """The series of one version, looked up once so that a request need not."""
+
+    statistics: Statistics
+    request_seconds: Histogram
+    queue_seconds: Histogram
+    inference_seconds: Histogram
+    batch_rows: Histogram
+    edge_seconds: Histogram
+    edge_values: Counter
+
+
+class Metrics:
+    """All metrics of one server. The registry is handed in; nothing is global."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        disable_created_metrics()  # they would double the series and tell nothing
+        self._registry = registry
+        self._models: dict[tuple[str, str], ModelMetrics] = {}
+        self._metrics: dict[str, Counter | Gauge | Histogram] = {}
+        for item in DEFINITIONS:
+            self._metrics[item.name] = _make(item, registry)
+        for reason in LoadReason:
+            self.counter("kanserve_model_load_failures_total").labels(reason)
+        self.unknown = self.model(UNKNOWN, "")
+
+    def counter(self, name: str) -> Counter:
+        """The counter of this name; its labels are still to be given."""
+        metric = self._metrics[name]
+        assert isinstance(metric, Counter)
+        return metric
+
+    def gauge(self, name: str) -> Gauge:
+        """The gauge of this name."""
+        metric = self._metrics[name]
+        assert isinstance(metric, Gauge)
+        return metric
+
+    def histogram(self, name: str) -> Histogram:
+        """The histogram of this name."""
+        metric = self._metrics[name]
+        assert isinstance(metric, Histogram)
+        return metric
+
+    def model(self, name: str, version: str) -> ModelMetrics:
+        """The series of one version; created with 0 the first time."""
+        known = self._models.get((name, version))
+        if known is None:
+            labels = (name, version)
+            known = ModelMetrics(
+                statistics=Statistics(),
+                request_seconds=self.histogram("kanserve_request_duration_seconds").labels(*labels),
+                queue_seconds=self.histogram("kanserve_queue_duration_seconds").labels(*labels),
+                inference_seconds=self.histogram("kanserve_inference_duration_seconds").labels(*labels),
+                batch_rows=self.histogram("kanserve_batch_rows").labels(*labels),
+                edge_seconds=self.histogram("kanserve_edge_query_duration_seconds").labels(*labels),
+                edge_values=self.counter("kanserve_edge_values_total").labels(*labels),
+            )
+            self.counter("kanserve_edge_queries_total").labels(*labels, "OK")
+            self.gauge("kanserve_model_loaded").labels(*labels).set(0)
+            self._models[name, version] = known
+        return known
+
+    def edge_query(self, name: str, version: str, code: str, seconds: float) -> None:
+        """One edge query ended."""
+        self.counter("kanserve_edge_queries_total").labels(name, version, code).inc()
+        self.model(name, version).edge_seconds.observe(seconds)
+
+    def loaded(self, name: str, version: str, digest: str, seconds: float) -> None:
+        """One version became ready."""
+        self.model(name, version).statistics.load_seconds = seconds
+        self.gauge("kanserve_model_loaded").labels(name, version).set(1)
+        self.gauge("kanserve_model_load_duration_seconds").labels(name, version).set(seconds)
+        self.gauge("kanserve_model_info").labels(name, version, digest).set(1)
+
+    def text(self) -> bytes:
+        """Everything in Prometheus' text format."""
+        return generate_latest(self._registry) + "".join(self._triton()).encode()
+
+    def _triton(self) -> Iterator[str]:
+        models = [(f'model="{n}",version="{v}"', m.statistics) for (n, v), m in list(self._models.items())]
+        for kind, table in (("counter", TRITON_COUNTERS), ("gauge", TRITON_GAUGES)):
+            for name, text, read in table:
+                yield f"# HELP {name} {text}\n# TYPE {name} {kind}\n"
+                for labels, statistics in models:
+                    yield f"{name}{{{labels}}} {read(statistics)}\n"
+        yield f"# HELP {TRITON_FAILURES} Number of failed inference requests\n"
+        yield f"# TYPE {TRITON_FAILURES} counter\n"
+        for labels, statistics in models:
+            for reason in FailureReason:
+                yield f'{TRITON_FAILURES}{{{labels},reason="{reason}"}} {statistics.failures[reason]}\n'
+
+
+class MetricsServer:
+    """GET and HEAD on /metrics, on a thread of its own so that load cannot hide it."""
+
+    def __init__(self, metrics: Metrics, host: str, port: int) -> None:
+        """Bind. Raises OSError if the address is taken."""
+        self._server = _Server((host, port), _handler(metrics))
+        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        """The bound port."""
+        return int(self._server.server_address[1])
+
+    def close(self) -> None:
+        """Stop answering and release the port."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False  # a slow scraper must not hold up the exit
+
+
+def _handler(metrics: Metrics) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = SCRAPE_TIMEOUT
+
+        def do_GET(self) -> None:
+            body = metrics.text() if self.path.split("?")[0] == "/metrics" else b"only /metrics is here\n"
+            known = self.path.split("?")[0] == "/metrics"
+            self.send_response(HTTPStatus.OK if known else HTTPStatus.NOT_FOUND)
+            self.send_header("Content-Type", CONTENT_TYPE_PLAIN_0_0_4 if known else "text/plain")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET
+
+        def version_string(self) -> str:
+            return "kanserve"
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Scrapes are not worth a line."""
+
+    return Handler

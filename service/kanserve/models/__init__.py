@@ -1,0 +1,1 @@
+"""Live: loaded models and what is known about every version."""

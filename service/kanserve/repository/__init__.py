@@ -1,0 +1,1 @@
+"""On disk: what a repository folder holds, read once and checked."""

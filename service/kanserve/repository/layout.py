@@ -1,0 +1,214 @@
+"""What lies in a repository folder: candidates by name, then bytes, read once and checked.
+
+Two layouts: Triton's `<name>/<version>/...` and the single model that KServe
+mounts, where the folder itself is the model (`1/manifest.json`, or the files at
+the top). The folder may be a symbolic link and is resolved once; below it no
+link is followed. Names that do not match are ignored, the exporter's hidden
+temporary folders among them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kanexport import manifest as contract
+from kanexport.manifest import Manifest, ManifestError
+from kanserve.errors import ConfigError, LoadError, LoadReason
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+VERSION = re.compile(r"[1-9][0-9]{0,17}")
+FILE_LIMIT = 1 * 2**30  # bytes of one file; a KAN of this size is not plausible
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# NONBLOCK: opening a named pipe would otherwise wait for a writer for ever.
+FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A version directory as found. `steps` lead to it from the repository root."""
+
+    name: str
+    version: int
+    root: Path
+    steps: tuple[str, ...]
+    single: bool = False  # the folder is the model: its name comes from the manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """The bytes of one version, each file hashed against the manifest.
+
+    `manifest` is None for a plain ONNX file; `digest` is the graph's sha256.
+    """
+
+    name: str
+    version: int
+    manifest: Manifest | None
+    files: Mapping[str, bytes]
+    digest: str
+
+
+def scan(repository: Path, *, plain_onnx: bool) -> list[Candidate]:
+    """All version directories, by name and version. Reads no model.
+
+    With `plain_onnx` a directory that holds `model.onnx` and no manifest counts.
+    Raises ConfigError if `repository` is not a readable directory.
+    """
+    try:
+        root = repository.resolve(strict=True)
+        entries = sorted(os.listdir(root))
+    except OSError as error:
+        raise ConfigError(f"repository {repository}: {error.strerror or error}") from error
+    markers = (contract.FILE_NAME, contract.MODEL_FILE) if plain_onnx else (contract.FILE_NAME,)
+    if any(marker in entries for marker in markers):
+        return [_single(root, (), 1)]
+    own = [entry for entry in entries if VERSION.fullmatch(entry) and _holds(root / entry, markers)]
+    if own:
+        return [_single(root, (entry,), int(entry)) for entry in own]
+    found = [
+        Candidate(name, int(version), root, (name, version))
+        for name in entries
+        if NAME.fullmatch(name)
+        for version in _names(root / name)
+        if VERSION.fullmatch(version) and _holds(root / name / version, markers)
+    ]
+    return sorted(found, key=lambda c: (c.name, c.version))
+
+
+def read(candidate: Candidate) -> Bundle:
+    """Read one version: every listed file once, compared with size and sha256.
+
+    Raises LoadError with the reason; what it says names files by base name only.
+    """
+    try:
+        with _opened(candidate) as directory:
+            entries = set(os.listdir(directory))
+            if contract.FILE_NAME not in entries:
+                return _plain(candidate, directory)
+            return _verified(candidate, directory, entries)
+    except OSError as error:
+        raise LoadError(LoadReason.UNREADABLE, f"cannot be read: {error.strerror or error}") from error
+    except ManifestError as error:
+        raise LoadError(LoadReason.MANIFEST, str(error)) from error
+
+
+def _single(root: Path, steps: tuple[str, ...], version: int) -> Candidate:
+    """The folder is the model; a manifest, where there is one, knows the name better."""
+    name = root.name if NAME.fullmatch(root.name) else "model"
+    with contextlib.suppress(OSError, ManifestError):
+        manifest = contract.loads(_bounded(root.joinpath(*steps, contract.FILE_NAME)))
+        if NAME.fullmatch(manifest.name):
+            name = manifest.name
+        version = version if steps else manifest.version
+    return Candidate(name, version, root, steps, single=True)
+
+
+def _bounded(path: Path) -> bytes:
+    descriptor = os.open(path, FILE)
+    return _drain(descriptor, path.name, contract.SIZE_LIMIT)
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return [] if directory.is_symlink() else sorted(os.listdir(directory))
+    except OSError:
+        return []
+
+
+def _holds(directory: Path, markers: tuple[str, ...]) -> bool:
+    names = _names(directory)
+    return any(marker in names for marker in markers)
+
+
+@contextlib.contextmanager
+def _opened(candidate: Candidate) -> Iterator[int]:
+    """The version directory, reached step by step so that no link is followed."""
+    current = os.open(candidate.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for step in candidate.steps:
+            deeper = os.open(step, DIRECTORY, dir_fd=current)
+            os.close(current)
+            current = deeper
+        yield current
+    finally:
+        os.close(current)
+
+
+def _verified(candidate: Candidate, directory: int, entries: set[str]) -> Bundle:
+    manifest = contract.loads(_read(directory, contract.FILE_NAME, contract.SIZE_LIMIT))
+    if candidate.single:
+        if not NAME.fullmatch(manifest.name):
+            raise LoadError(LoadReason.MANIFEST, f"the manifest's name {manifest.name!r} is no model name")
+    elif manifest.name != candidate.name:
+        raise LoadError(
+            LoadReason.MANIFEST,
+            f"the manifest says {manifest.name!r}, the folder {candidate.name!r}: export under this name",
+        )
+    if manifest.version != candidate.version:
+        raise LoadError(
+            LoadReason.MANIFEST,
+            f"the manifest says version {manifest.version}, the folder {candidate.version}",
+        )
+    listed = {entry.path for entry in manifest.files}
+    unlisted = sorted(entries - listed - {contract.FILE_NAME})
+    if unlisted:
+        raise LoadError(LoadReason.INTEGRITY, f"{unlisted[0]} is not listed in the manifest")
+    files: dict[str, bytes] = {}
+    for entry in manifest.files:
+        if os.path.basename(entry.path) != entry.path or not NAME.fullmatch(entry.path):
+            raise LoadError(LoadReason.MANIFEST, f"{entry.path!r} is not a plain file name")
+        data = _read(directory, entry.path, FILE_LIMIT, expected=entry.size)
+        found = hashlib.sha256(data).hexdigest()
+        if found != entry.sha256:
+            raise LoadError(
+                LoadReason.INTEGRITY,
+                f"{entry.path} has sha256 {found}, the manifest says {entry.sha256}: export again",
+            )
+        files[entry.path] = data
+    digest = manifest.file(contract.MODEL_FILE).sha256
+    return Bundle(manifest.name, manifest.version, manifest, files, digest)
+
+
+def _plain(candidate: Candidate, directory: int) -> Bundle:
+    data = _read(directory, contract.MODEL_FILE, FILE_LIMIT)
+    digest = hashlib.sha256(data).hexdigest()
+    return Bundle(candidate.name, candidate.version, None, {contract.MODEL_FILE: data}, digest)
+
+
+def _read(directory: int, name: str, limit: int, *, expected: int | None = None) -> bytes:
+    try:
+        descriptor = os.open(name, FILE, dir_fd=directory)
+    except FileNotFoundError as error:
+        raise LoadError(LoadReason.INTEGRITY, f"{name} is missing") from error
+    except OSError as error:
+        raise LoadError(LoadReason.UNREADABLE, f"{name}: {error.strerror or error}") from error
+    return _drain(descriptor, name, limit, expected=expected)
+
+
+def _drain(descriptor: int, name: str, limit: int, *, expected: int | None = None) -> bytes:
+    """Everything behind an open descriptor, which it closes. Raises LoadError."""
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            raise LoadError(LoadReason.INTEGRITY, f"{name} is not a regular file")
+        if about.st_size > limit:
+            raise LoadError(LoadReason.INTEGRITY, f"{name} has {about.st_size} bytes, more than {limit}")
+        if expected is not None and about.st_size != expected:
+            raise LoadError(
+                LoadReason.INTEGRITY, f"{name} has {about.st_size} bytes, the manifest says {expected}"
+            )
+        data = bytearray()
+        while chunk := file.read(min(2**24, about.st_size + 1 - len(data))):
+            data += chunk
+            if len(data) > about.st_size:
+                raise LoadError(LoadReason.INTEGRITY, f"{name} grew while it was read")
+        if len(data) != about.st_size:
+            raise LoadError(LoadReason.INTEGRITY, f"{name} shrank while it was read")
+        return bytes(data)
