@@ -62,10 +62,12 @@ class InputTensor:
 
 @dataclass(frozen=True, slots=True)
 class OutputTensor:
-    """An output as computed. The array is C-contiguous."""
+    """An output as computed."""
 
-    info: TensorInfo
-    values: Array
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: bytes  # little-endian, row-major
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,177 @@
+"""From checked bytes to a model that proved itself: the graph fits its manifest,
+and the manifest's reference rows give the manifest's answers, here, on this device.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from kanexport import manifest as contract
+from kanexport.manifest import Manifest
+from kanserve.backends import Backend, Session
+from kanserve.errors import Exhausted, KanserveError, LoadError, LoadReason
+from kanserve.metrics import Metrics
+from kanserve.models.edges import LayerGraph
+from kanserve.models.model import Model
+from kanserve.repository.layout import Bundle
+from kanserve.tensors import DTYPES, Array, ModelInfo, TensorInfo
+
+PLAIN_BATCH = 1024  # rows of one request where no manifest says otherwise
+INLINE_SECONDS = 150e-6  # what the event loop may be held for; a hop to a thread costs as much
+PROBES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Loader:
+    """Makes models with one backend, device and thread budget."""
+
+    backend: Backend
+    device: str
+    threads: int
+    metrics: Metrics
+
+    def load(self, bundle: Bundle) -> Model:
+        """Prepare and prove one version; blocks. Raises LoadError, ConfigError."""
+        session = self.backend.create(
+            bundle.files[contract.MODEL_FILE], device=self.device, threads=self.threads
+        )
+        info = _info(bundle, session)
+        graphs: tuple[LayerGraph, ...] = ()
+        if bundle.manifest is not None:
+            _prove(bundle.manifest, info, session)
+            graphs = self._graphs(bundle, bundle.manifest)
+        return Model(
+            info,
+            session,
+            graphs,
+            self.metrics.model(info.name, str(info.version)),
+            workers=self.threads,
+            inline_rows=_inline_rows(info, session),
+        )
+
+    def _graphs(self, bundle: Bundle, manifest: Manifest) -> tuple[LayerGraph, ...]:
+        return tuple(
+            LayerGraph(
+                layer,
+                functools.partial(
+                    self.backend.create,
+                    bundle.files[layer.edges_file],
+                    device=self.device,
+                    threads=self.threads,
+                ),
+                whole_batch=manifest.edge_class == "C",
+            )
+            for layer in manifest.layers
+        )
+
+
+def _info(bundle: Bundle, session: Session) -> ModelInfo:
+    manifest = bundle.manifest
+    if manifest is None:
+        tensors = (*session.inputs, *session.outputs)
+        batched = all(len(t.shape) > 1 and t.shape[0] == -1 for t in tensors)
+        size = PLAIN_BATCH if batched else 0
+        return ModelInfo(bundle.name, bundle.version, size, session.inputs, session.outputs, bundle.digest)
+    inputs = {tensor.name: tensor for tensor in session.inputs}
+    outputs = {tensor.name: tensor for tensor in session.outputs}
+    given = TensorInfo(manifest.input.name, manifest.input.datatype, manifest.input.shape)
+    wanted = TensorInfo(manifest.output.name, manifest.output.datatype, manifest.output.shape)
+    if set(inputs) != {given.name} or not _fits(given, inputs[given.name]):
+        raise LoadError(LoadReason.MISMATCH, f"the graph's inputs are not the manifest's '{given.name}'")
+    if wanted.name not in outputs or not _fits(wanted, outputs[wanted.name]):
+        raise LoadError(LoadReason.MISMATCH, f"the graph has no output like the manifest's '{wanted.name}'")
+    if manifest.max_batch_size < 1:
+        raise LoadError(LoadReason.MANIFEST, f"max_batch_size is {manifest.max_batch_size}, not positive")
+    listed = {entry.path for entry in manifest.files}
+    for at, layer in enumerate(manifest.layers):
+        if layer.node_tensor != given.name and layer.node_tensor not in outputs:
+            raise LoadError(LoadReason.MISMATCH, f"layer {at}: the graph has no '{layer.node_tensor}'")
+        if layer.edges_file not in listed:
+            raise LoadError(LoadReason.MANIFEST, f"layer {at}: {layer.edges_file!r} is not a listed file")
+    return ModelInfo(
+        manifest.name,
+        manifest.version,
+        manifest.max_batch_size,
+        (given,),
+        (wanted,),
+        bundle.digest,
+        manifest,
+    )
+
+
+def _fits(claim: TensorInfo, found: TensorInfo) -> bool:
+    """Same type and rank, a free batch, and no dimension that contradicts the claim."""
+    return (
+        claim.datatype == found.datatype
+        and len(claim.shape) == len(found.shape) > 1
+        and claim.shape[0] == found.shape[0] == -1
+        and all(want == have or have == -1 for want, have in zip(claim.shape, found.shape, strict=True))
+    )
+
+
+def _prove(manifest: Manifest, info: ModelInfo, session: Session) -> None:
+    reference = manifest.reference
+    if not reference.inputs or len(reference.inputs) != len(reference.outputs):
+        raise LoadError(LoadReason.MANIFEST, "the manifest has no reference rows to prove the graph with")
+    try:
+        rows = np.asarray(reference.inputs, DTYPES[info.inputs[0].datatype])
+        expected = np.asarray(reference.outputs, np.float64)
+    except ValueError as error:
+        raise LoadError(LoadReason.MANIFEST, "the reference rows differ in length") from error
+    try:
+        (found,) = session.run([info.outputs[0].name], {info.inputs[0].name: rows})
+    except Exhausted as error:
+        raise LoadError(LoadReason.RUNTIME, str(error)) from error
+    except KanserveError as error:
+        raise LoadError(LoadReason.REFERENCE, "the graph cannot compute the reference rows") from error
+    if found.shape != expected.shape:
+        raise LoadError(
+            LoadReason.REFERENCE,
+            f"reference outputs have shape {list(found.shape)}, not {list(expected.shape)}",
+        )
+    scale = float(np.abs(expected).max(initial=0.0))
+    error_found = float(np.abs(found.astype(np.float64) - expected).max(initial=0.0))
+    # Written so that NaN fails.
+    if not error_found <= reference.tolerance * scale:
+        raise LoadError(
+            LoadReason.REFERENCE,
+            f"reference rows differ by {error_found:.3g}; allowed: {reference.tolerance:.3g} of {scale:.3g}",
+        )
+
+
+def _inline_rows(info: ModelInfo, session: Session) -> int:
+    """How many rows run within INLINE_SECONDS: the largest power of two, 0 if not even one.
+
+    Measures the best of a few runs, so that a busy moment does not decide for ever.
+    """
+    if info.max_batch_size == 0 or any(-1 in tensor.shape[1:] for tensor in info.inputs):
+        return 0
+    allowed = 0
+    rows = 1
+    names = [tensor.name for tensor in info.outputs]
+    while rows <= info.max_batch_size:
+        feeds: dict[str, Array] = {
+            tensor.name: np.zeros((rows, *tensor.shape[1:]), DTYPES[tensor.datatype])
+            for tensor in info.inputs
+        }
+        if _best_seconds(session, names, feeds) > INLINE_SECONDS:
+            break
+        allowed = rows
+        rows *= 2
+    return allowed
+
+
+def _best_seconds(session: Session, names: list[str], feeds: dict[str, Array]) -> float:
+    best = float("inf")
+    for _ in range(PROBES):
+        started = time.perf_counter()
+        try:
+            session.run(names, feeds)
+        except KanserveError:
+            return float("inf")  # a plain graph may dislike zeros; it then runs on the pool
+        best = min(best, time.perf_counter() - started)
+    return best

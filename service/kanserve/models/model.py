@@ -1,0 +1,137 @@
+"""A loaded version: a session, who may use it when, and what it has done.
+
+Inference runs on a bounded pool of its own, edge queries on a single thread
+beside it, so a large query delays no inference by more than the CPU it takes.
+NOTE: A run that takes less than the hop to a thread and back (about 0.1 ms
+under load) is done on the event loop when nothing waits before it. `inline_rows`
+is measured at load; above it the loop is never held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from kanserve.backends import Session
+from kanserve.errors import DeadlineExceeded, QueueFull, QueueTimeout
+from kanserve.interpret.select import LayerPlan
+from kanserve.metrics import ModelMetrics
+from kanserve.models import edges
+from kanserve.models.edges import LayerGraph
+from kanserve.tensors import Array, LayerEdges, ModelInfo
+
+QUEUE_LIMIT = 256  # requests of one model that wait or run
+QUERY_LIMIT = 16  # edge queries of one model that wait or run
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a waiting request is no longer worth running, on the monotonic clock."""
+
+    queue_timeout: float | None = None  # seconds
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Outputs in the order asked for, and nanoseconds spent waiting and computing."""
+
+    outputs: list[Array]
+    queue_ns: int
+    infer_ns: int
+
+
+class Model:
+    """One version, ready to be used from the event loop. `close` when nobody uses it."""
+
+    def __init__(
+        self,
+        info: ModelInfo,
+        session: Session,
+        graphs: tuple[LayerGraph, ...],
+        metrics: ModelMetrics,
+        *,
+        workers: int,
+        inline_rows: int,
+    ) -> None:
+        self.info = info
+        self.metrics = metrics
+        self.inline_rows = inline_rows
+        self._session = session
+        self._graphs = graphs
+        self._queries = 0
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix=f"infer-{info.name}")
+        self._query_pool = ThreadPoolExecutor(1, thread_name_prefix=f"edges-{info.name}")
+
+    async def run(
+        self, outputs: Sequence[str], feeds: Mapping[str, Array], *, rows: int, limits: Limits
+    ) -> Run:
+        """Run the graph.
+
+        Raises QueueFull at once; QueueTimeout or DeadlineExceeded for a request that
+        waited too long, which is then not run; Exhausted and BackendError.
+        """
+        statistics = self.metrics.statistics
+        submitted = time.perf_counter_ns()
+        if rows <= self.inline_rows and not statistics.pending:
+            return self._execute(outputs, feeds, submitted, limits)
+        if statistics.pending >= QUEUE_LIMIT:
+            raise QueueFull
+        statistics.pending += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._pool, self._execute, outputs, feeds, submitted, limits)
+        finally:
+            statistics.pending -= 1
+
+    def _execute(
+        self, outputs: Sequence[str], feeds: Mapping[str, Array], submitted: int, limits: Limits
+    ) -> Run:
+        started = time.perf_counter_ns()
+        if limits.queue_timeout is not None and started - submitted > limits.queue_timeout * 1e9:
+            raise QueueTimeout
+        if limits.deadline is not None and time.monotonic() > limits.deadline:
+            raise DeadlineExceeded
+        found = self._session.run(outputs, feeds)
+        return Run(found, started - submitted, time.perf_counter_ns() - started)
+
+    async def edges(
+        self, plans: tuple[LayerPlan, ...], rows: Array, *, deadline: float | None
+    ) -> tuple[LayerEdges, ...]:
+        """Edge values of the planned layers for `rows` [B, n].
+
+        Raises NotPossible without edge graphs, QueueFull, DeadlineExceeded, Exhausted,
+        BackendError. When the caller gives up, the work stops at the next chunk.
+        """
+        if not self._graphs:
+            raise edges.missing(self.info.name)
+        if self._queries >= QUERY_LIMIT:
+            raise QueueFull
+        cancelled = threading.Event()
+        self._queries += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._query_pool, self._query, plans, rows, deadline, cancelled)
+        finally:
+            cancelled.set()
+            self._queries -= 1
+
+    def _query(
+        self,
+        plans: tuple[LayerPlan, ...],
+        rows: Array,
+        deadline: float | None,
+        cancelled: threading.Event,
+    ) -> tuple[LayerEdges, ...]:
+        if deadline is not None and time.monotonic() > deadline:
+            raise DeadlineExceeded
+        return edges.compute(self._session, self.info.inputs[0].name, self._graphs, plans, rows, cancelled)
+
+    def close(self) -> None:
+        """Let running work end, drop what waits, join the threads. Blocks."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._query_pool.shutdown(wait=True, cancel_futures=True)
