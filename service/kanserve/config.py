@@ -23,14 +23,12 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from kanserve.errors import ConfigError
+
 ENV_PREFIX = "KANSERVE_"
 MIB = 2**20
 UNITS = {"kib": 2**10, "mib": 2**20, "gib": 2**30}
 GRPC_LIMIT = 2**31 - 1  # bytes; gRPC's message length is a signed 32-bit number
-
-
-class ConfigError(ValueError):
-    """A setting that cannot be used; the text names it, its origin and what would be right."""
 
 
 def _size(value: Any) -> Any:

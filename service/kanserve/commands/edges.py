@@ -1,0 +1,188 @@
+"""`kanserve edges NAME --input rows.npy`: what every edge of the network did with rows."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from kanserve.commands import remote, results, rows, tables
+from kanserve.commands.common import add_client_options, index, note, print_json
+from kanserve.rpc import bulk
+from kanserve.rpc.client import Description, Layer, LayerValues
+
+BARS = "▁▂▃▄▅▆▇█"
+BINS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Strength:
+    """One edge over all rows: mean and extremes of phi, and a histogram of its values.
+
+    `share` is its part of the summed mean magnitudes of the edges that were asked for in its layer.
+    """
+
+    layer: int
+    source: int
+    destination: int
+    mean_abs: float
+    share: float
+    minimum: float
+    maximum: float
+    symbolic: str
+    histogram: tuple[int, ...]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.add_argument("name", metavar="NAME", help="a model of the server")
+    parser.add_argument(
+        "--input", required=True, metavar="FILE", help="rows as .npy, .npz, .csv or .json; - reads stdin"
+    )
+    parser.add_argument("--array", default="", metavar="NAME", help="which array of an .npz")
+    several: dict[str, Any] = {"type": index, "action": "append", "default": [], "metavar": "N"}
+    parser.add_argument("--layer", help="only this layer (may be repeated; default: all)", **several)
+    parser.add_argument("--source", help="only edges from this node (may be repeated)", **several)
+    parser.add_argument("--destination", help="only edges to this node (may be repeated)", **several)
+    parser.add_argument(
+        "--top-k", type=index, default=0, metavar="K", help="per layer, the K edges of largest magnitude"
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FILE.npz",
+        help="write layer{l}_edges, float32 (rows, source, destination); with --top-k (rows, k); with a "
+        "selection also layer{l}_sources and layer{l}_destinations. Without it: a table of the strongest",
+    )
+    parser.add_argument("--show", type=index, default=20, metavar="N", help="edges in the table (20)")
+    parser.add_argument("--model-version", default="", metavar="N", help="default: the highest that is ready")
+    add_client_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Returns 0, or raises CommandError."""
+    results.check(args.output, (".npz",))
+    with remote.connection(args) as client:
+        described = client.describe(args.name, args.model_version)
+        values = rows.read(args.input, described.input, array=args.array)
+        with remote.progress("edges") as report:
+            found = bulk.edges(
+                client,
+                described,
+                values,
+                layers=_unique(args.layer),
+                sources=_unique(args.source),
+                destinations=_unique(args.destination),
+                top_k=args.top_k,
+                progress=report,
+            )
+            if args.output:
+                return _write(args, described, list(found))
+            strongest = [edge for layer in found for edge in measure(described.layers[layer.layer], layer)]
+    strongest.sort(key=lambda edge: (-edge.mean_abs, edge.layer, edge.source, edge.destination))
+    shown = strongest[: args.show]
+    if args.json:
+        print_json({**_facts(described, len(values)), "edges": [asdict(edge) for edge in shown]})
+    else:
+        _print_table(described, shown, total=len(strongest), row_count=len(values))
+    return 0
+
+
+def measure(layer: Layer, found: LayerValues) -> list[Strength]:
+    """The edges of one answer. NaN values count as the strongest, for they are what to look at."""
+    values = found.values
+    if values.ndim == 3:
+        sources, destinations = np.meshgrid(found.sources, found.destinations, indexing="ij")
+        pairs = list(zip(sources.ravel().tolist(), destinations.ravel().tolist(), strict=True))
+        values = values.reshape(len(values), len(pairs))
+    else:
+        pairs = list(zip(found.sources.tolist(), found.destinations.tolist(), strict=True))
+    if not len(values) or not pairs:
+        return []
+    mean_abs = np.abs(values).mean(axis=0, dtype=np.float64)
+    minimum, maximum = values.min(axis=0), values.max(axis=0)
+    total = float(np.nansum(mean_abs)) or 1.0
+    order = np.argsort(-np.where(np.isnan(mean_abs), np.inf, mean_abs), kind="stable")
+    return [
+        Strength(
+            layer=layer.index,
+            source=pairs[at][0],
+            destination=pairs[at][1],
+            mean_abs=float(mean_abs[at]),
+            share=float(mean_abs[at]) / total,
+            minimum=float(minimum[at]),
+            maximum=float(maximum[at]),
+            symbolic=layer.symbolic.get(pairs[at], ""),
+            histogram=_histogram(values[:, at]),
+        )
+        for at in order[:1000].tolist()  # a table of more helps nobody; --output holds them all
+    ]
+
+
+def _histogram(values: Any) -> tuple[int, ...]:
+    finite = values[np.isfinite(values)].astype(np.float64)
+    if not len(finite):
+        return (0,) * BINS
+    low, high = finite.min(), finite.max()
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    counts, _ = np.histogram(finite, bins=BINS, range=(low, high))
+    return tuple(counts.tolist())
+
+
+def sparkline(counts: tuple[int, ...]) -> str:
+    """Counts as bars; an empty bin is a blank."""
+    top = max(counts) or 1
+    return "".join(" " if not n else BARS[round(n / top * (len(BARS) - 1))] for n in counts)
+
+
+def _write(args: argparse.Namespace, described: Description, found: list[LayerValues]) -> int:
+    arrays: dict[str, Any] = {}
+    for layer in found:
+        arrays[f"layer{layer.layer}_edges"] = layer.values
+        if args.source or args.destination or args.top_k:
+            arrays[f"layer{layer.layer}_sources"] = layer.sources
+            arrays[f"layer{layer.layer}_destinations"] = layer.destinations
+    results.write(args.output, arrays)
+    shapes = {name: list(array.shape) for name, array in arrays.items()}
+    if args.json:
+        count = len(found[0].values) if found else 0
+        print_json({**_facts(described, count), "output": args.output, "shapes": shapes})
+    else:
+        note(f"{args.output}: {', '.join(f'{name} {shape}' for name, shape in shapes.items())}")
+    return 0
+
+
+def _facts(described: Description, row_count: int) -> dict[str, Any]:
+    return {
+        "model": described.name,
+        "version": described.version,
+        "digest": described.digest,
+        "edge_class": described.edge_class,
+        "rows": row_count,
+    }
+
+
+def _print_table(described: Description, shown: list[Strength], *, total: int, row_count: int) -> None:
+    widths = " → ".join(str(width) for width in described.widths)
+    table = tables.make(
+        f"{described.name} version {described.version}: {described.family}, {widths}; {row_count} rows",
+        ("edge", "mean |φ|", "share", "min", "max", "values, min to max", "symbolic"),
+        numbers=("mean |φ|", "share", "min", "max"),
+        caption=f"{len(shown)} of {total} edges, by mean |φ|; share is of the edges asked for in the layer",
+    )
+    for edge in shown:
+        table.add_row(
+            f"{edge.layer}: {edge.source} → {edge.destination}",
+            f"{edge.mean_abs:.4g}",
+            f"{edge.share:.1%}",
+            f"{edge.minimum:.4g}",
+            f"{edge.maximum:.4g}",
+            sparkline(edge.histogram),
+            edge.symbolic,
+        )
+    tables.show(table)
+
+
+def _unique(values: list[int]) -> tuple[int, ...]:
+    return tuple(sorted(set(values)))

@@ -1,0 +1,84 @@
+"""`kanserve serve REPOSITORY`: settings, logs, then the server until a signal ends it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from kanserve import app, config, logs
+from kanserve.commands import tables
+from kanserve.commands.common import FAILED, CommandError, add_json_option, print_json
+from kanserve.errors import ConfigError, KanserveError
+
+SWITCHES = ("plain_onnx", "reflection", "insecure")
+FLAGS = {
+    "host": "ADDRESS",
+    "grpc_port": "PORT",
+    "metrics_host": "ADDRESS",
+    "metrics_port": "PORT",
+    "device": "cpu|cuda",
+    "threads": "N",
+    "max_request_bytes": "BYTES",
+    "max_response_bytes": "BYTES",
+    "max_query_rows": "N",
+    "drain_delay": "SECONDS",
+    "drain_grace": "SECONDS",
+    "log_format": "auto|json|console",
+    "log_level": "debug|info|warning|error",
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command: one per setting, named as the setting is."""
+    absent: dict[str, Any] = {"default": argparse.SUPPRESS}  # only what was given may override a file
+    parser.add_argument("repository", nargs="?", metavar="REPOSITORY", help="folder of models", **absent)
+    parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings; flags and KANSERVE_* win")
+    parser.add_argument(
+        "--show-config", action="store_true", help="print every setting with its origin, and stop"
+    )
+    for name, metavar in FLAGS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, help=_help(name), **absent)
+    for name in SWITCHES:
+        action = argparse.BooleanOptionalAction
+        parser.add_argument(f"--{name.replace('_', '-')}", action=action, help=_help(name), **absent)
+    add_json_option(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until SIGTERM or SIGINT. Returns the exit code; raises CommandError."""
+    names = ("repository", *FLAGS, *SWITCHES)
+    flags = {name: getattr(args, name) for name in names if hasattr(args, name)}
+    try:
+        loaded = config.load(flags, config=args.config)
+    except ConfigError as error:
+        raise CommandError(str(error)) from error
+    if args.show_config:
+        _show(loaded, as_json=args.json)
+        return 0
+    settings = loaded.settings
+    logs.configure(settings.log_format, settings.log_level)
+    try:
+        return asyncio.run(app.serve(settings, ready=_announce if args.json else None))
+    except ConfigError as error:
+        raise CommandError(str(error)) from error
+    except KanserveError as error:
+        raise CommandError(str(error), exit_code=FAILED) from error
+
+
+def _help(name: str) -> str:
+    field = config.Settings.model_fields[name]
+    default = "off" if field.default is False else field.default
+    return f"{field.description} ({default})".replace("%", "%%")
+
+
+def _show(loaded: config.Loaded, *, as_json: bool) -> None:
+    values = loaded.settings.model_dump(mode="json")
+    if as_json:
+        print_json({name: {"value": values[name], "origin": loaded.origins[name]} for name in values})
+        return
+    table = tables.make("settings", ("setting", "value", "origin"))
+    for name, value in values.items():
+        table.add_row(name, str(value), loaded.origins[name])
+    tables.show(table)

@@ -1,0 +1,324 @@
+"""A small synchronous client: one method per call, plain values in and out.
+
+Every call has a deadline. UNAVAILABLE is retried, nothing else is. What gRPC
+raises is translated once, into ClientError.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, TypeVar
+
+import grpc
+import numpy as np
+from google.protobuf.message import Message
+
+from kanserve.pb import grpc_service_pb2 as oip
+from kanserve.pb import kan_pb2 as kan
+
+M = TypeVar("M", bound=Message)
+
+INFERENCE = "/inference.GRPCInferenceService/"
+KAN = "/kanserve.v1.KanService/"
+HEALTH = "/grpc.health.v1.Health/Check"
+HEALTH_STATES = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
+RETRIES = 3
+FIRST_BACK_OFF = 0.1  # seconds; doubles, with jitter
+DTYPES = {
+    "FP32": "<f4", "FP64": "<f8", "FP16": "<f2", "INT8": "i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8",
+    "UINT8": "u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "BOOL": "?",
+}  # fmt: skip
+OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+INPUT_CODES = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.OUT_OF_RANGE)
+
+
+class ClientError(Exception):
+    """A call that failed, in words for the user.
+
+    `code` is the gRPC status name. `input_is_wrong`: the request cannot succeed as it is.
+    """
+
+    def __init__(self, text: str, *, code: str, input_is_wrong: bool) -> None:
+        super().__init__(text)
+        self.code = code
+        self.input_is_wrong = input_is_wrong
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """An input or output. `shape` has -1 for what varies, the batch included."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What inference needs to know. `max_batch_size` 0: no batch dimension is promised."""
+
+    name: str
+    versions: tuple[str, ...]
+    platform: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    max_batch_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One KAN layer. `symbolic` maps (source, destination) to a function name."""
+
+    index: int
+    sources: int
+    destinations: int
+    bases: tuple[str, ...]
+    active_edges: int
+    symbolic: dict[tuple[int, int], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A served KAN. `verified_error` is the largest relative output error over the finite zones."""
+
+    name: str
+    version: str
+    digest: str
+    family: str
+    edge_class: str
+    input: Tensor
+    output: Tensor
+    layers: tuple[Layer, ...]
+    verified_error: float
+    edges_error: float
+    max_batch_size: int
+    max_rows: int  # of one edge query
+    max_response_bytes: int
+    notes: tuple[str, ...]
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Columns of the input, then the destinations of every layer."""
+        return (self.input.shape[-1], *(layer.destinations for layer in self.layers))
+
+
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """A model version of the server's repository, whether or not it serves."""
+
+    name: str
+    version: str
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Outputs of an inference by name, and the version that computed them."""
+
+    version: str
+    outputs: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerValues:
+    """Edge values. `values` is float32 [rows, sources, destinations], or with top-k [rows, k]."""
+
+    layer: int
+    sources: np.ndarray[Any, np.dtype[np.int64]]
+    destinations: np.ndarray[Any, np.dtype[np.int64]]
+    values: np.ndarray[Any, np.dtype[np.float32]]
+
+
+class Client:
+    """A connection to one server. Close it, or use it in a `with` statement."""
+
+    def __init__(self, url: str, *, timeout: float = 30.0) -> None:
+        """`url` is host:port; `timeout` seconds bound every single call, retries included."""
+        self.url = url
+        self.timeout = timeout
+        self._channel = grpc.insecure_channel(url, options=OPTIONS)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Drop the connection."""
+        self._channel.close()
+
+    def health(self, service: str = "") -> str:
+        """State of the standard health service, such as SERVING."""
+        name = service.encode()
+        if len(name) > 127:
+            raise ValueError("a health service name has at most 127 bytes")
+        # NOTE: two fields, encoded by hand, so that a client needs no grpcio-health-checking.
+        request = b"\x0a" + bytes([len(name)]) + name if name else b""
+        answer: bytes = self._call(HEALTH, request, bytes)
+        state = answer[1] if len(answer) == 2 else 0
+        return HEALTH_STATES[state] if state < len(HEALTH_STATES) else "UNKNOWN"
+
+    def ready(self) -> bool:
+        """Whether the server says it is ready for inference."""
+        return self._unary("ServerReady", oip.ServerReadyRequest(), oip.ServerReadyResponse).ready
+
+    def index(self) -> tuple[IndexEntry, ...]:
+        """Every model version the server knows of."""
+        answer = self._unary("RepositoryIndex", oip.RepositoryIndexRequest(), oip.RepositoryIndexResponse)
+        return tuple(IndexEntry(m.name, m.version, m.state, m.reason) for m in answer.models)
+
+    def model(self, name: str, version: str = "") -> Model:
+        """Inputs, outputs and batch limit of a model. Raises ClientError (NOT_FOUND)."""
+        meta = self._unary(
+            "ModelMetadata", oip.ModelMetadataRequest(name=name, version=version), oip.ModelMetadataResponse
+        )
+        config = self._unary(
+            "ModelConfig", oip.ModelConfigRequest(name=name, version=version), oip.ModelConfigResponse
+        )
+        return Model(
+            name=meta.name,
+            versions=tuple(meta.versions),
+            platform=meta.platform,
+            inputs=tuple(Tensor(t.name, t.datatype, tuple(t.shape)) for t in meta.inputs),
+            outputs=tuple(Tensor(t.name, t.datatype, tuple(t.shape)) for t in meta.outputs),
+            max_batch_size=config.config.max_batch_size,
+        )
+
+    def describe(self, name: str, version: str = "") -> Description:
+        """The KAN behind a model. Raises ClientError (NOT_FOUND)."""
+        request = kan.DescribeModelRequest(model_name=name, model_version=version)
+        answer: kan.DescribeModelResponse = self._call(
+            KAN + "DescribeModel", request, kan.DescribeModelResponse
+        )
+        return description_from_pb(answer)
+
+    def infer(self, tensor: Tensor, rows: Any, *, model: str, version: str = "") -> Answer:
+        """One request: `rows` into the input `tensor`; every output as an array by name."""
+        request = oip.ModelInferRequest(model_name=model, model_version=version)
+        request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=rows.shape)
+        request.raw_input_contents.append(np.ascontiguousarray(rows, DTYPES[tensor.datatype]).tobytes())
+        answer = self._unary("ModelInfer", request, oip.ModelInferResponse)
+        found = {}
+        for output, raw in zip(answer.outputs, answer.raw_output_contents, strict=True):
+            if output.datatype not in DTYPES:
+                raise ClientError(
+                    f"output {output.name} is {output.datatype}, which this client cannot read",
+                    code="UNIMPLEMENTED",
+                    input_is_wrong=False,
+                )
+            found[output.name] = np.frombuffer(raw, DTYPES[output.datatype]).reshape(tuple(output.shape))
+        return Answer(answer.model_version, found)
+
+    def edges(
+        self,
+        described: Description,
+        rows: Any,
+        *,
+        layers: tuple[int, ...] = (),
+        sources: tuple[int, ...] = (),
+        destinations: tuple[int, ...] = (),
+        top_k: int = 0,
+    ) -> tuple[LayerValues, ...]:
+        """One edge query: values of the selected edges for `rows` [rows, columns]."""
+        packed = np.ascontiguousarray(rows, DTYPES[described.input.datatype])
+        request = kan.QueryEdgesRequest(
+            model_name=described.name,
+            model_version=described.version,
+            rows=packed.tobytes(),
+            row_count=len(packed),
+            layers=layers,
+            sources=sources,
+            destinations=destinations,
+            top_k=top_k,
+        )
+        answer: kan.QueryEdgesResponse = self._call(KAN + "QueryEdges", request, kan.QueryEdgesResponse)
+        return tuple(
+            LayerValues(
+                layer=found.layer,
+                sources=np.array(found.sources, np.int64),
+                destinations=np.array(found.destinations, np.int64),
+                values=np.frombuffer(found.values, "<f4").reshape(tuple(found.shape)),
+            )
+            for found in answer.layers
+        )
+
+    def _unary(self, method: str, request: Message, answer: type[M]) -> M:
+        found: M = self._call(INFERENCE + method, request, answer)
+        return found
+
+    def _call(self, path: str, request: Message | bytes, answer: Any) -> Any:
+        """Send one message; retry while the server is unavailable and the deadline allows."""
+        parse: Callable[[bytes], Any] = bytes if answer is bytes else answer.FromString
+        send = self._channel.unary_unary(path, request_serializer=_bytes, response_deserializer=parse)
+        deadline = time.monotonic() + self.timeout
+        for attempt in range(RETRIES + 1):
+            try:
+                return send(request, timeout=max(0.001, deadline - time.monotonic()))
+            except grpc.RpcError as error:
+                pause = FIRST_BACK_OFF * 2**attempt * random.uniform(0.5, 1.0)
+                late = time.monotonic() + pause > deadline
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or attempt == RETRIES or late:
+                    raise self._translate(path, error) from error
+                time.sleep(pause)
+        raise AssertionError("the loop returns or raises")
+
+    def _translate(self, path: str, error: grpc.RpcError) -> ClientError:
+        code, text = error.code(), error.details() or "no explanation was given"
+        if code is grpc.StatusCode.UNAVAILABLE and "connect" in text.lower():
+            text = (
+                f"no server answers at {self.url}: start one with `kanserve serve REPOSITORY`, "
+                f"or name another with --url HOST:PORT"
+            )
+        elif code is grpc.StatusCode.UNAVAILABLE:
+            text = f"the server at {self.url} is not available: {text}"
+        elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            text = f"no answer from {self.url} within {self.timeout:g} s; --timeout SECONDS allows more"
+        elif code is grpc.StatusCode.UNIMPLEMENTED:
+            text = f"the server at {self.url} does not offer {path.rpartition('/')[2]}: {text}"
+        elif code not in (*INPUT_CODES, grpc.StatusCode.RESOURCE_EXHAUSTED):
+            text = f"the server at {self.url} failed ({code.name}): {text}"
+        return ClientError(text, code=code.name, input_is_wrong=code in INPUT_CODES)
+
+
+def description_from_pb(answer: kan.DescribeModelResponse) -> Description:
+    """The answer of DescribeModel as plain values."""
+    finite = [zone for zone in answer.verification.zones if zone.name != "nonfinite"]
+    return Description(
+        name=answer.model_name,
+        version=answer.model_version,
+        digest=answer.digest,
+        family=answer.family,
+        edge_class=answer.edge_class,
+        input=Tensor(answer.input.name, answer.input.datatype, tuple(answer.input.shape)),
+        output=Tensor(answer.output.name, answer.output.datatype, tuple(answer.output.shape)),
+        layers=tuple(_layer_from_pb(layer) for layer in answer.layers),
+        verified_error=max((zone.outputs_max_rel for zone in finite), default=float("nan")),
+        edges_error=max((zone.edges_max_rel for zone in finite), default=float("nan")),
+        max_batch_size=answer.max_batch_size,
+        max_rows=answer.limits.max_rows,
+        max_response_bytes=answer.limits.max_response_bytes,
+        notes=tuple(answer.notes),
+    )
+
+
+def _layer_from_pb(layer: kan.Layer) -> Layer:
+    return Layer(
+        index=layer.index,
+        sources=layer.sources,
+        destinations=layer.destinations,
+        bases=tuple(basis.kind for basis in layer.bases),
+        active_edges=layer.active_edges,
+        symbolic={(edge.source, edge.destination): edge.function for edge in layer.symbolic},
+    )
+
+
+def _bytes(request: Message | bytes) -> bytes:
+    return request if isinstance(request, bytes) else request.SerializeToString()
