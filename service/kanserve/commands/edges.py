@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+
 from kanserve.commands import remote, results, rows, tables
 from kanserve.commands.common import add_client_options, index, note, print_json
 from kanserve.rpc import bulk

@@ -1,0 +1,138 @@
+#!/usr/bin/env bash
+# Builds the server image and runs it as production would: read-only root, no
+# capabilities, not root; then asks it, stops it, and looks at what came out.
+#
+#   service/deploy/container-test.sh MODELS NAME ROWS
+#
+# MODELS: a repository folder made by `kanserve export`. NAME: a model in it.
+# ROWS: a file that `kanserve infer` reads. Needs podman (installed with apt-get
+# when it is absent and this runs as root).
+#
+# Variables: KANSERVE (the client; default .venv/bin/kanserve), BASE_IMAGE,
+# GRPC_PORT, METRICS_PORT, CA_BUNDLE (a bundle pip should trust in the build).
+set -euo pipefail
+
+[ $# -eq 3 ] || { sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+root=$(cd "$(dirname "$0")/../.." && pwd)
+models=$(cd "$1" && pwd) name=$2 rows=$3
+kanserve=${KANSERVE:-$root/.venv/bin/kanserve}
+base=${BASE_IMAGE:-$(sed -n 's/^ARG BASE_IMAGE=//p' "$root/Dockerfile")}
+grpc_port=${GRPC_PORT:-18001} metrics_port=${METRICS_PORT:-18002}
+ca=${CA_BUNDLE:-${SSL_CERT_FILE:-}}
+image=localhost/kanserve:container-test container=kanserve-container-test-$$
+work=$(mktemp -d)
+build_arguments=()
+
+say() { printf '\n== %s\n' "$*"; }
+fail() { printf 'FAILED: %s\n' "$*" >&2; exit 1; }
+
+clean_up() {
+  podman rm --force --time 0 "$container" >/dev/null 2>&1 || true
+  rm -rf "$work"
+}
+trap clean_up EXIT
+
+install_podman() {
+  say "installing podman"
+  apt-get update -qq
+  apt-get install -y -qq --no-install-recommends podman buildah runc netavark aardvark-dns passt uidmap \
+    catatonit conmon debootstrap golang-github-containers-common >/dev/null
+}
+
+# Machines differ in what they let a container runtime do; these settings ask for least.
+configure_podman() {
+  local soft hard limits=()
+  for pair in nofile:n nproc:u; do
+    soft=$(ulimit -S"${pair#*:}") hard=$(ulimit -H"${pair#*:}")
+    limits+=("\"${pair%:*}=${soft/unlimited/-1}:${hard/unlimited/-1}\"")
+  done
+  cat >"$work/containers.conf" <<CONF
+[containers]
+default_ulimits = [$(IFS=,; echo "${limits[*]}")]
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+CONF
+  export CONTAINERS_CONF=$work/containers.conf
+}
+
+# The same Debian and Python, made from the machine's own package sources.
+make_base() {
+  base=localhost/python-base:container-test
+  podman image exists "$base" && return
+  say "no access to the official base image: making one with debootstrap (about 75 s)"
+  local mirror suite
+  mirror=$(sed -n 's/^URIs: *\([^ ]*\).*/\1/p; s/^deb \(\[[^]]*\] \)\{0,1\}\(http[^ ]*\) .*/\2/p' \
+    /etc/apt/sources.list.d/*.sources /etc/apt/sources.list 2>/dev/null | grep '^http' | grep -v security | head -1)
+  suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
+  debootstrap --variant=minbase --include=python3-minimal,python3-venv,ca-certificates \
+    "$suite" "$work/rootfs" "$mirror" >"$work/debootstrap.log" || { tail "$work/debootstrap.log"; fail debootstrap; }
+  tar -C "$work/rootfs" -c . | podman import - "$base" >/dev/null
+  rm -rf "$work/rootfs"
+}
+
+build() {
+  say "building from $base"
+  [ -n "$ca" ] && build_arguments+=(-v "$ca:/etc/ssl/certs/ca-certificates.crt:ro")
+  podman build --format docker --network host "${build_arguments[@]}" --build-arg "BASE_IMAGE=$base" \
+    --tag "$image" "$root"
+}
+
+start() {
+  say "running read-only, without capabilities, on ports $grpc_port and $metrics_port"
+  podman run --detach --name "$container" --network host --read-only --read-only-tmpfs=false \
+    --cap-drop=all --security-opt=no-new-privileges --volume "$models:/models:ro" \
+    --env "KANSERVE_GRPC_PORT=$grpc_port" --env "KANSERVE_METRICS_PORT=$metrics_port" \
+    --env KANSERVE_HOST=127.0.0.1 --env KANSERVE_METRICS_HOST=127.0.0.1 "$image" >/dev/null
+  for _ in $(seq 60); do
+    podman healthcheck run "$container" >/dev/null 2>&1 && return
+    [ "$(podman inspect -f '{{.State.Running}}' "$container")" = true ] || break
+    sleep 0.5
+  done
+  podman logs "$container"
+  fail "the container did not become healthy"
+}
+
+check() {
+  say "healthy; asking it"
+  "$kanserve" infer "$name" --input "$rows" --url "127.0.0.1:$grpc_port" --json | head -c 300
+  echo
+  "$kanserve" models --url "127.0.0.1:$grpc_port"
+  podman exec "$container" /opt/kanserve/bin/python -c '
+import importlib.util, os, urllib.request
+assert os.getuid() == os.getgid() == 65532, (os.getuid(), os.getgid())
+for name in ("torch", "onnx", "kanexport.cli", "kanexport.export", "pip"):
+    assert importlib.util.find_spec(name) is None, f"{name} is in the image"
+try:
+    open("/written", "w")
+except OSError as error:
+    print("root file system:", error.strerror)
+else:
+    raise SystemExit("the root file system is writable")
+port = os.environ["KANSERVE_METRICS_PORT"]
+text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
+assert "kanserve_build_info{" in text
+print("uid 65532, no torch, no exporter, metrics answer")
+' || fail "the inside of the container is not as promised"
+}
+
+stop() {
+  say "stopping it"
+  local began=$SECONDS code
+  podman stop --time 40 "$container" >/dev/null
+  code=$(podman inspect -f '{{.State.ExitCode}}' "$container")
+  [ "$code" = 0 ] || { podman logs "$container"; fail "exit code $code after SIGTERM"; }
+  echo "drained in $((SECONDS - began)) s, exit code 0"
+}
+
+[ -z "$(command -v podman)" ] && install_podman
+configure_podman
+podman image exists "$base" || podman pull --quiet "$base" >/dev/null 2>&1 || make_base
+build
+start
+check
+stop
+say "sizes"
+podman images --filter "reference=$image" --filter "reference=$base" --format '{{.Repository}}:{{.Tag}} {{.Size}}'
+say "the container test passed"
