@@ -57,18 +57,14 @@ DEFINITIONS = (
     Definition(Counter, "grpc_server_handled_total", "RPCs ended, by status code.", (*RPC, "grpc_code")),
     Definition(Histogram, "grpc_server_handling_seconds", "Time from request to status.", RPC, SECONDS),
     Definition(Gauge, "kanserve_inflight_requests", "RPCs being handled now."),
-    Definition(
-        Histogram, "kanserve_request_duration_seconds", "Inference, parsing to answer.", MODEL, SECONDS
-    ),
+    Definition(Histogram, "kanserve_request_duration_seconds", "Inference, parsing to answer.", MODEL, SECONDS),
     Definition(Histogram, "kanserve_queue_duration_seconds", "Wait before the graph runs.", MODEL, SECONDS),
     Definition(Histogram, "kanserve_inference_duration_seconds", "The graph itself.", MODEL, SECONDS),
     Definition(Histogram, "kanserve_batch_rows", "Rows of one execution.", MODEL, ROWS),
     Definition(Gauge, "kanserve_model_loaded", "1 while the version is ready.", MODEL),
     Definition(Gauge, "kanserve_model_load_duration_seconds", "Reading, checking and preparing it.", MODEL),
     Definition(Gauge, "kanserve_model_info", "1, with the sha256 of the graph.", (*MODEL, "digest")),
-    Definition(
-        Counter, "kanserve_model_load_failures_total", "Versions that could not be loaded.", ("reason",)
-    ),
+    Definition(Counter, "kanserve_model_load_failures_total", "Versions that could not be loaded.", ("reason",)),
     Definition(Gauge, "kanserve_build_info", "1, with what is at work.", ("version", "runtime", "device")),
     Definition(Counter, "kanserve_edge_queries_total", "Edge queries, by outcome.", (*MODEL, "grpc_code")),
     Definition(Histogram, "kanserve_edge_query_duration_seconds", "Edge queries.", MODEL, SECONDS),
@@ -121,9 +117,10 @@ class ModelMetrics:
 
 
 class Metrics:
-    """All metrics of one server. The registry is handed in; nothing is global."""
+    """All metrics of one server, in a registry of their own; nothing is global."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        registry = registry or CollectorRegistry()
         # The creation times would double the series and tell nothing.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = registry

@@ -1,0 +1,226 @@
+"""Messages to plain data and back, both directions side by side.
+
+What is checked here is what can be said without knowing the model: the form of
+the message. The rest is `handlers/inference.py`'s.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import numpy as np
+from google.protobuf.message import DecodeError, Message
+
+from kanserve.errors import BadRequest, Exhausted, Unsupported
+from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.pb import kan_pb2
+from kanserve.tensors import (
+    DTYPES,
+    EdgeRequest,
+    EdgeResponse,
+    InferRequest,
+    InferResponse,
+    InputTensor,
+)
+
+# Typed contents cost a Python object per number while they are unpacked.
+TYPED_LIMIT = 1 * 2**20  # bytes
+
+# Field of InferTensorContents -> datatypes it may carry; the first names it in errors.
+CONTENTS = {
+    "bool_contents": ("BOOL",),
+    "int_contents": ("INT32", "INT8", "INT16"),
+    "int64_contents": ("INT64",),
+    "uint_contents": ("UINT32", "UINT8", "UINT16"),
+    "uint64_contents": ("UINT64",),
+    "fp32_contents": ("FP32",),
+    "fp64_contents": ("FP64",),
+    "bytes_contents": ("BYTES",),
+}
+# Triton's own request parameters -> accepted members of InferParameter, and their names in errors.
+PARAMETERS = {
+    "sequence_id": (("int64_param", "string_param"), "int64_param or string_param"),
+    "sequence_start": (("bool_param",), "bool_param"),
+    "sequence_end": (("bool_param",), "bool_param"),
+    "priority": (("int64_param", "uint64_param"), "int64_param or uint64_param"),
+    "timeout": (("int64_param",), "int64_param"),
+    "triton_enable_empty_final_response": (("bool_param",), "bool_param"),
+}
+
+M = TypeVar("M", bound=Message)
+
+
+def parse(kind: type[M], data: bytes) -> M:
+    """A message from its bytes. Raises BadRequest for bytes that are none."""
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        raise BadRequest(f"malformed {kind.DESCRIPTOR.name}") from error
+
+
+def request_from_pb(message: pb.ModelInferRequest, *, deadline: float | None) -> InferRequest:
+    """ModelInferRequest -> InferRequest. Raises BadRequest, Exhausted, Unsupported."""
+    timeout = _parameters(message)
+    for tensor in message.inputs:
+        _tensor_parameters(tensor.name, tensor.parameters)
+    for output in message.outputs:
+        _tensor_parameters(output.name, output.parameters)
+    # Each access to a bytes field copies it: once, here.
+    raw = list(message.raw_input_contents)
+    inputs = _raw_inputs(message, raw) if raw else _typed_inputs(message)
+    return InferRequest(
+        model=message.model_name,
+        version=message.model_version,
+        id=message.id,
+        inputs=inputs,
+        outputs=tuple(output.name for output in message.outputs),
+        queue_timeout=timeout,
+        deadline=deadline,
+    )
+
+
+def response_to_pb(response: InferResponse) -> pb.ModelInferResponse:
+    """InferResponse -> ModelInferResponse, always raw: the form every client reads."""
+    message = pb.ModelInferResponse(model_name=response.model, model_version=str(response.version), id=response.id)
+    for tensor in response.outputs:
+        message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        message.raw_output_contents.append(tensor.data)
+    return message
+
+
+def response_from_pb(message: pb.ModelInferResponse) -> dict[str, np.ndarray[Any, Any]]:
+    """The outputs of a raw response by name; the inverse of `response_to_pb`."""
+    return {
+        tensor.name: np.frombuffer(data, DTYPES[tensor.datatype]).reshape(tuple(tensor.shape))
+        for tensor, data in zip(message.outputs, message.raw_output_contents, strict=True)
+    }
+
+
+def edges_from_pb(message: kan_pb2.QueryEdgesRequest, *, deadline: float | None) -> EdgeRequest:
+    """QueryEdgesRequest -> EdgeRequest."""
+    return EdgeRequest(
+        model=message.model_name,
+        version=message.model_version,
+        id=message.id,
+        rows=message.rows,
+        row_count=message.row_count,
+        layers=tuple(message.layers),
+        sources=tuple(message.sources),
+        destinations=tuple(message.destinations),
+        top_k=message.top_k,
+        deadline=deadline,
+    )
+
+
+def edges_to_pb(response: EdgeResponse) -> kan_pb2.QueryEdgesResponse:
+    """EdgeResponse -> QueryEdgesResponse."""
+    message = kan_pb2.QueryEdgesResponse(
+        model_name=response.model,
+        model_version=str(response.version),
+        digest=response.digest,
+        id=response.id,
+    )
+    for layer in response.layers:
+        message.layers.add(
+            layer=layer.layer,
+            shape=layer.values.shape,
+            sources=layer.sources,
+            destinations=layer.destinations,
+            values=np.ascontiguousarray(layer.values, "<f4").tobytes(),
+        )
+    return message
+
+
+def _parameters(message: pb.ModelInferRequest) -> float | None:
+    """Check the request's parameters; the queue timeout in seconds, if there is one."""
+    timeout = None
+    for key, parameter in message.parameters.items():
+        kind = parameter.WhichOneof("parameter_choice")
+        if key in PARAMETERS:
+            allowed, words = PARAMETERS[key]
+            if kind not in allowed:
+                raise BadRequest(f"invalid value type for '{key}' parameter, expected {words}.")
+        elif key.startswith("triton_"):
+            raise BadRequest(
+                f"parameter keys starting with 'triton_' are reserved for Triton usage; '{key}' is not known"
+            )
+        elif kind is None:
+            raise BadRequest(f"parameter '{key}' has no value")
+        if key == "timeout":
+            timeout = _timeout(parameter.int64_param)
+        if key == "priority" and parameter.int64_param < 0:
+            raise BadRequest("invalid value for 'priority' parameter, expected a value >= 0.")
+    return timeout
+
+
+def _timeout(microseconds: int) -> float | None:
+    if microseconds < 0:
+        raise BadRequest("invalid value for 'timeout' parameter, expected microseconds >= 0.")
+    return microseconds / 1e6 or None  # 0 is Triton's "no timeout"
+
+
+def _tensor_parameters(name: str, parameters: Any) -> None:
+    for key in parameters:
+        if key.startswith("shared_memory"):
+            raise Unsupported(f"tensor '{name}': shared memory is not supported; send the tensor in the request")
+        if key == "classification":
+            raise Unsupported(f"output '{name}': classification is not supported; the output is sent as it is")
+
+
+def _raw_inputs(message: pb.ModelInferRequest, raw: list[bytes]) -> tuple[InputTensor, ...]:
+    for tensor in message.inputs:
+        if tensor.HasField("contents"):
+            raise BadRequest(
+                "contents field must not be specified when using raw_input_contents for "
+                f"'{tensor.name}' for model '{message.model_name}'"
+            )
+    if len(raw) < len(message.inputs):
+        raise _no_data(message, message.inputs[len(raw)].name)
+    if len(raw) > len(message.inputs):
+        raise BadRequest(
+            f"raw_input_contents has {len(raw)} entries for {len(message.inputs)} inputs "
+            f"of model '{message.model_name}'; send one for each input"
+        )
+    return tuple(
+        InputTensor(tensor.name, tensor.datatype, tuple(tensor.shape), data)
+        for tensor, data in zip(message.inputs, raw, strict=True)
+    )
+
+
+def _typed_inputs(message: pb.ModelInferRequest) -> tuple[InputTensor, ...]:
+    return tuple(
+        InputTensor(tensor.name, tensor.datatype, tuple(tensor.shape), _typed(message, tensor))
+        for tensor in message.inputs
+    )
+
+
+def _typed(message: pb.ModelInferRequest, tensor: Any) -> bytes:
+    """Typed contents as the bytes that raw contents would have been."""
+    if not tensor.HasField("contents"):
+        if 0 in tensor.shape:  # nothing to send, so there is nothing to miss
+            return b""
+        raise _no_data(message, tensor.name)
+    filled = tensor.contents.ListFields()
+    for descriptor, _ in filled:
+        allowed = CONTENTS[descriptor.name]
+        if tensor.datatype not in allowed:
+            raise BadRequest(
+                f"unexpected explicit tensor data for input tensor '{tensor.name}' for model "
+                f"'{message.model_name}' of type '{allowed[0]}', expected datatype '{tensor.datatype}'"
+            )
+    if not filled or tensor.datatype not in DTYPES:
+        return b""
+    dtype, values = DTYPES[tensor.datatype], filled[0][1]
+    if len(values) * dtype.itemsize > TYPED_LIMIT:
+        raise Exhausted(
+            f"typed contents of input '{tensor.name}' take {len(values) * dtype.itemsize} bytes, the limit is "
+            f"{TYPED_LIMIT}; send larger tensors in raw_input_contents"
+        )
+    try:
+        return np.array(values, dtype).tobytes()
+    except OverflowError as error:
+        raise BadRequest(f"input '{tensor.name}': a value does not fit {tensor.datatype}") from error
+
+
+def _no_data(message: pb.ModelInferRequest, name: str) -> BadRequest:
+    return BadRequest(f"unable to find data for input tensor '{name}' for model '{message.model_name}' in request.")

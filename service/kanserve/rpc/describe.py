@@ -1,0 +1,186 @@
+"""What is known about a model, as messages: the single mapping from manifest to wire."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from kanexport.manifest import BasisInfo, LayerInfo, Manifest, NodeStep
+from kanserve.models.model import Model
+from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.pb import kan_pb2, model_config_pb2
+from kanserve.statistics import Duration
+from kanserve.tensors import ModelInfo, TensorInfo
+
+PLATFORM = "onnxruntime_onnx"  # Triton's word; tools decide by it
+BACKEND = "onnxruntime"
+FILE_NAME = "model.onnx"
+
+
+def metadata(info: ModelInfo, versions: Sequence[int]) -> pb.ModelMetadataResponse:
+    """ModelMetadata: shapes with the batch dimension."""
+    message = pb.ModelMetadataResponse(
+        name=info.name, versions=[str(version) for version in versions], platform=PLATFORM
+    )
+    for tensor in info.inputs:
+        message.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+    for tensor in info.outputs:
+        message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+    return message
+
+
+def config(info: ModelInfo) -> model_config_pb2.ModelConfig:
+    """ModelConfig: dims without the batch dimension; KAN facts among the parameters."""
+    message = model_config_pb2.ModelConfig(
+        name=info.name,
+        platform=PLATFORM,
+        backend=BACKEND,
+        max_batch_size=info.max_batch_size,
+        default_model_filename=FILE_NAME,
+    )
+    message.version_policy.all.SetInParent()
+    # Tools read the bool without asking whether the message around it is there.
+    message.model_transaction_policy.decoupled = False
+    skip = 1 if info.max_batch_size else 0
+    for tensor in info.inputs:
+        message.input.add(name=tensor.name, data_type=_datatype(tensor), dims=tensor.shape[skip:])
+    for tensor in info.outputs:
+        message.output.add(name=tensor.name, data_type=_datatype(tensor), dims=tensor.shape[skip:])
+    for key, value in _facts(info).items():
+        message.parameters[key].string_value = value
+    return message
+
+
+def statistics(models: Iterable[Model]) -> pb.ModelStatisticsResponse:
+    """ModelStatistics of some versions."""
+    message = pb.ModelStatisticsResponse()
+    for model in models:
+        counted = model.metrics.statistics
+        entry = message.model_stats.add(
+            name=model.info.name,
+            version=str(model.info.version),
+            last_inference=counted.last_inference,
+            inference_count=counted.inference_count,
+            execution_count=counted.execution_count,
+        )
+        for phase in ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output"):
+            _duration(getattr(entry.inference_stats, phase), getattr(counted, phase))
+        for size, batch in sorted(counted.batches.items()):
+            line = entry.batch_stats.add(batch_size=size)
+            for phase in ("compute_input", "compute_infer", "compute_output"):
+                _duration(getattr(line, phase), getattr(batch, phase))
+    return message
+
+
+def describe(info: ModelInfo, manifest: Manifest, limits: kan_pb2.QueryLimits) -> kan_pb2.DescribeModelResponse:
+    """DescribeModel: the whole manifest, except file sizes and reference rows."""
+    message = kan_pb2.DescribeModelResponse(
+        model_name=info.name,
+        model_version=str(info.version),
+        digest=info.digest,
+        family=manifest.source.family,
+        edge_class=manifest.edge_class,
+        max_batch_size=info.max_batch_size,
+        notes=manifest.notes,
+        limits=limits,
+    )
+    message.input.CopyFrom(_tensor(info.inputs[0]))
+    message.output.CopyFrom(_tensor(info.outputs[0]))
+    message.layers.extend(_layer(at, layer) for at, layer in enumerate(manifest.layers))
+    message.source.exporter_version = manifest.exporter_version
+    for file in manifest.source.files:
+        message.source.files.add(name=file.name, sha256=file.sha256)
+    message.source.options_given.update(manifest.source.options_given)
+    message.source.options_assumed.update(manifest.source.options_assumed)
+    proof = manifest.verification
+    message.verification.outputs_tolerance = proof.outputs_tolerance
+    message.verification.edges_tolerance = proof.edges_tolerance
+    for zone in proof.zones:
+        message.verification.zones.add(
+            name=zone.name,
+            rows=zone.rows,
+            outputs_max_abs=zone.outputs_max_abs,
+            outputs_max_rel=zone.outputs_max_rel,
+            edges_max_abs=zone.edges_max_abs,
+            edges_max_rel=zone.edges_max_rel,
+            worst_edge=zone.worst_edge,
+        )
+    return message
+
+
+def _layer(index: int, layer: LayerInfo) -> kan_pb2.Layer:
+    message = kan_pb2.Layer(
+        index=index,
+        sources=layer.sources,
+        destinations=layer.destinations,
+        bases=[_basis(basis) for basis in layer.bases],
+        before=[_step(step) for step in layer.before],
+        after=[_step(step) for step in layer.after],
+        mask=_packed(layer.mask, "<f4"),
+        bias=_packed(layer.bias, "<f8"),
+        active_edges=layer.active_edges,
+    )
+    for edge in layer.symbolic:
+        message.symbolic.add(
+            source=edge.source,
+            destination=edge.destination,
+            function=edge.function,
+            a=edge.a,
+            b=edge.b,
+            c=edge.c,
+            d=edge.d,
+            mask=edge.mask,
+        )
+    return message
+
+
+def _basis(basis: BasisInfo) -> kan_pb2.Basis:
+    return kan_pb2.Basis(
+        kind=basis.kind,
+        functions=basis.functions,
+        parameters=basis.parameters,
+        knots=_packed(basis.knots, "<f8"),
+        knot_rows=len(basis.knots),
+    )
+
+
+def _step(step: NodeStep) -> kan_pb2.NodeStep:
+    return kan_pb2.NodeStep(
+        kind=step.kind,
+        indices=step.indices,
+        scale=_packed(step.scale, "<f8"),
+        bias=_packed(step.bias, "<f8"),
+    )
+
+
+def _packed(values: Sequence[float] | Sequence[Sequence[float]], dtype: str) -> bytes:
+    return np.asarray(values, dtype).tobytes()
+
+
+def _tensor(tensor: TensorInfo) -> kan_pb2.TensorInfo:
+    return kan_pb2.TensorInfo(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+
+
+def _datatype(tensor: TensorInfo) -> Any:
+    return model_config_pb2.DataType.Value(f"TYPE_{tensor.datatype}")
+
+
+def _duration(message: pb.StatisticDuration, duration: Duration) -> None:
+    message.count = duration.count
+    message.ns = duration.ns
+
+
+def _facts(info: ModelInfo) -> dict[str, str]:
+    facts = {"kan.digest": info.digest}
+    if info.manifest is not None:
+        layers = info.manifest.layers
+        widths = [layer.sources for layer in layers] + [layer.destinations for layer in layers[-1:]]
+        facts |= {
+            "kan.family": info.manifest.source.family,
+            "kan.edge_class": info.manifest.edge_class,
+            "kan.widths": ",".join(map(str, widths)),
+            "kan.format": str(info.manifest.format),
+        }
+    return facts

@@ -1,0 +1,114 @@
+"""inference.GRPCInferenceService: the methods kanserve has. The rest is refused by name."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+from kanserve.handlers.inference import Inference
+from kanserve.handlers.repository import Repository
+from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.rpc import convert, describe
+from kanserve.rpc.guard import Call, Method
+
+EXTENSIONS = (
+    "model_configuration",
+    "statistics",
+    "parameters",
+    "binary_tensor_data",
+    "kan_describe",
+    "kan_edges",
+)
+
+
+class InferenceService:
+    """From message bytes to a use case and back."""
+
+    descriptor = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+
+    def __init__(self, inference: Inference, repository: Repository) -> None:
+        self._inference = inference
+        self._repository = repository
+        self._version = version()
+
+    def methods(self) -> dict[str, Method]:
+        """Name of the RPC -> what answers it."""
+        return {
+            "ServerLive": self.server_live,
+            "ServerReady": self.server_ready,
+            "ServerMetadata": self.server_metadata,
+            "ModelReady": self.model_ready,
+            "ModelMetadata": self.model_metadata,
+            "ModelConfig": self.model_config,
+            "ModelStatistics": self.model_statistics,
+            "ModelInfer": self.model_infer,
+            "RepositoryIndex": self.repository_index,
+        }
+
+    async def server_live(self, data: bytes, call: Call) -> bytes:
+        """True while the process means to go on."""
+        convert.parse(pb.ServerLiveRequest, data)
+        return pb.ServerLiveResponse(live=self._repository.live()).SerializeToString()
+
+    async def server_ready(self, data: bytes, call: Call) -> bytes:
+        """True once every version is loaded, until the server begins to leave."""
+        convert.parse(pb.ServerReadyRequest, data)
+        return pb.ServerReadyResponse(ready=self._repository.ready()).SerializeToString()
+
+    async def server_metadata(self, data: bytes, call: Call) -> bytes:
+        """Name, version, and the extensions that are implemented."""
+        convert.parse(pb.ServerMetadataRequest, data)
+        return pb.ServerMetadataResponse(
+            name="kanserve", version=self._version, extensions=EXTENSIONS
+        ).SerializeToString()
+
+    async def model_ready(self, data: bytes, call: Call) -> bytes:
+        """Whether a version can be used; NOT_FOUND for one that is not there."""
+        message = convert.parse(pb.ModelReadyRequest, data)
+        ready = self._repository.model_ready(message.name, message.version)
+        return pb.ModelReadyResponse(ready=ready).SerializeToString()
+
+    async def model_metadata(self, data: bytes, call: Call) -> bytes:
+        """Names, datatypes and shapes of inputs and outputs."""
+        message = convert.parse(pb.ModelMetadataRequest, data)
+        info, versions = self._repository.info(message.name, message.version)
+        return describe.metadata(info, versions).SerializeToString()
+
+    async def model_config(self, data: bytes, call: Call) -> bytes:
+        """The configuration Triton would have made."""
+        message = convert.parse(pb.ModelConfigRequest, data)
+        info, _ = self._repository.info(message.name, message.version)
+        return pb.ModelConfigResponse(config=describe.config(info)).SerializeToString()
+
+    async def model_statistics(self, data: bytes, call: Call) -> bytes:
+        """Counts and durations since the start."""
+        message = convert.parse(pb.ModelStatisticsRequest, data)
+        models = self._repository.statistics(message.name, message.version)
+        return describe.statistics(models).SerializeToString()
+
+    async def model_infer(self, data: bytes, call: Call) -> bytes:
+        """The main thing."""
+        message = convert.parse(pb.ModelInferRequest, data)
+        call.adopt(message.id)
+        call.facts["model"] = message.model_name[:128]
+        request = convert.request_from_pb(message, deadline=call.deadline)
+        response = await self._inference.infer(request)
+        call.facts["version"] = response.version
+        if response.outputs and response.outputs[0].shape:
+            call.facts["rows"] = response.outputs[0].shape[0]
+        return convert.response_to_pb(response).SerializeToString()
+
+    async def repository_index(self, data: bytes, call: Call) -> bytes:
+        """Every version found, with its state and what is wrong with it."""
+        message = convert.parse(pb.RepositoryIndexRequest, data)
+        response = pb.RepositoryIndexResponse()
+        for status in self._repository.index(only_ready=message.ready):
+            response.models.add(name=status.name, version=str(status.version), state=status.state, reason=status.reason)
+        return response.SerializeToString()
+
+
+def version() -> str:
+    """The version of the installed package."""
+    try:
+        return importlib.metadata.version("kanserve")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"  # run from a source tree without installation
