@@ -63,8 +63,11 @@ make_base() {
   podman image exists "$base" && return
   say "no access to the official base image: making one with debootstrap (about 75 s)"
   local mirror suite
-  mirror=$(sed -n 's/^URIs: *\([^ ]*\).*/\1/p; s/^deb \(\[[^]]*\] \)\{0,1\}\(http[^ ]*\) .*/\2/p' \
-    /etc/apt/sources.list.d/*.sources /etc/apt/sources.list 2>/dev/null | grep '^http' | grep -v security | head -1)
+  # Both forms of apt sources: `URIs: http://...` and `deb [options] http://... suite`.
+  mirror=$(cat /etc/apt/sources.list.d/*.sources /etc/apt/sources.list 2>/dev/null |
+    sed -n 's/^URIs: *\(http[^ ]*\).*/\1/p; s/^deb \(\[[^]]*\] \)\{0,1\}\(http[^ ]*\) .*/\2/p' |
+    grep -v security | head -1) || true
+  [ -n "$mirror" ] || fail "no Debian mirror in the apt sources of this machine"
   suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
   debootstrap --variant=minbase --include=python3-minimal,python3-venv,ca-certificates \
     "$suite" "$work/rootfs" "$mirror" >"$work/debootstrap.log" || { tail "$work/debootstrap.log"; fail debootstrap; }

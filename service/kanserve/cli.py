@@ -108,6 +108,12 @@ def _load(name: str) -> types.ModuleType:
     try:
         return importlib.import_module(command.module)
     except ModuleNotFoundError as error:
+        if error.name == command.module:
+            raise CommandError(
+                f"is not part of this installation (the server image leaves it out): "
+                f"pip install 'kanserve[{command.extra}]' where the checkpoints are",
+                exit_code=FAILED,
+            ) from error
         missing = (error.name or "").partition(".")[0]
         if missing in ("kanserve", "kanexport", "") or not command.extra:
             raise

@@ -9,7 +9,8 @@ import os
 import sys
 from typing import Any
 
-DEFAULT_URL = "127.0.0.1:8001"
+# On one machine, client and server are configured by the same variables.
+DEFAULT_URL = os.environ.get("KANSERVE_URL") or f"127.0.0.1:{os.environ.get('KANSERVE_GRPC_PORT', '8001')}"
 FAILED = 1
 WRONG = 2
 
@@ -31,13 +32,11 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
     """`--url`, `--timeout` and `--json`."""
     parser.add_argument(
         "--url",
-        default=os.environ.get("KANSERVE_URL", DEFAULT_URL),
+        default=DEFAULT_URL,
         metavar="HOST:PORT",
-        help="the server's gRPC address (default: KANSERVE_URL or %(default)s)",
+        help="the server's gRPC address (default: KANSERVE_URL, here %(default)s)",
     )
-    parser.add_argument(
-        "--timeout", type=positive_seconds, default=30.0, metavar="S", help="seconds for one call (30)"
-    )
+    parser.add_argument("--timeout", type=positive_seconds, default=30.0, metavar="S", help="seconds for one call (30)")
     add_json_option(parser)
 
 

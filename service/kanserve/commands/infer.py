@@ -17,9 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--input", required=True, metavar="FILE", help="rows as .npy, .npz, .csv or .json; - reads stdin"
     )
     parser.add_argument("--array", default="", metavar="NAME", help="which array of an .npz")
-    parser.add_argument(
-        "--output", metavar="FILE", help=".npz, .npy, .csv or .json; without it: CSV on stdout"
-    )
+    parser.add_argument("--output", metavar="FILE", help=".npz, .npy, .csv or .json; without it: CSV on stdout")
     parser.add_argument("--model-version", default="", metavar="N", help="default: the highest that is ready")
     add_client_options(parser)
 

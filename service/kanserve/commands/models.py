@@ -91,9 +91,7 @@ def from_folder(repository: Path) -> list[Row]:
     if not repository.is_dir():
         raise CommandError(f"{repository} is not a folder; a folder of NAME/VERSION/model.onnx was expected")
     rows = []
-    for model in sorted(
-        path for path in repository.iterdir() if path.is_dir() and not path.name.startswith(".")
-    ):
+    for model in sorted(path for path in repository.iterdir() if path.is_dir() and not path.name.startswith(".")):
         numbers = [path.name for path in model.iterdir() if path.name.isdigit() and path.is_dir()]
         rows += [_stored(model.name, model / number) for number in sorted(numbers, key=int)]
     return rows

@@ -26,8 +26,7 @@ def check(target: str | None, allowed: tuple[str, ...] = SUFFIXES) -> None:
     path = Path(target)
     if path.suffix.lower() not in allowed:
         raise CommandError(
-            f"--output {target}: the name must end in {' or '.join(allowed)}; "
-            f"found {path.suffix or 'no suffix'}"
+            f"--output {target}: the name must end in {' or '.join(allowed)}; found {path.suffix or 'no suffix'}"
         )
     if not path.parent.is_dir():
         raise CommandError(f"--output {target}: there is no folder {path.parent}")
@@ -38,9 +37,7 @@ def write(target: str, arrays: Mapping[str, Any]) -> None:
     path = Path(target)
     kind = path.suffix.lower()
     if kind in (".npy", ".csv") and len(arrays) != 1:
-        raise CommandError(
-            f"--output {target}: a {kind} holds one array, the model has {len(arrays)}; use .npz"
-        )
+        raise CommandError(f"--output {target}: a {kind} holds one array, the model has {len(arrays)}; use .npz")
     try:
         _replace(path, _encode(kind, arrays))
     except OSError as error:
@@ -63,9 +60,7 @@ def _encode(kind: str, arrays: Mapping[str, Any]) -> bytes:
         np.savez(out, **arrays)
         return out.getvalue()
     if kind == ".json":
-        return (
-            json.dumps(jsonable({n: v.tolist() for n, v in arrays.items()}), allow_nan=False).encode() + b"\n"
-        )
+        return json.dumps(jsonable({n: v.tolist() for n, v in arrays.items()}), allow_nan=False).encode() + b"\n"
     name, values = next(iter(arrays.items()))
     if kind == ".npy":
         np.save(out, values)

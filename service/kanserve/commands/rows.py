@@ -118,9 +118,7 @@ def _load_csv(name: str, text: str) -> Any:
 
 def _number(name: str, line: int, column: int, cell: str) -> float:
     if not _is_number(cell):
-        raise CommandError(
-            f"{name}, line {line}, value {column}: found {cell.strip()!r}; a number was expected"
-        )
+        raise CommandError(f"{name}, line {line}, value {column}: found {cell.strip()!r}; a number was expected")
     return float(cell)
 
 
@@ -158,9 +156,7 @@ def _numbers(name: str, value: Any, where: str) -> Any:
     if isinstance(value, str) and value in WORDS:
         return WORDS[value]
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise CommandError(
-            f"{name}, {where or 'top level'}: found {json.dumps(value)}; a number was expected"
-        )
+        raise CommandError(f"{name}, {where or 'top level'}: found {json.dumps(value)}; a number was expected")
     return value
 
 
@@ -172,23 +168,17 @@ def _fit(name: str, values: Any, tensor: Tensor) -> Any:
     if values.shape[0] == 0:
         values = values.reshape(0, *(1 if size < 0 else size for size in expected))
     found = values.shape[1:]
-    if len(found) != len(expected) or any(
-        want not in (-1, have) for want, have in zip(expected, found, strict=True)
-    ):
+    if len(found) != len(expected) or any(want not in (-1, have) for want, have in zip(expected, found, strict=True)):
         shape = f"{found[0]} columns" if len(found) == 1 else f"shape {values.shape}"
         want = f"{expected[0]} columns" if len(expected) == 1 else f"shape {tensor.shape}"
         raise CommandError(f"{name} has {shape}; the model's input {tensor.name!r} has {want}")
     if tensor.datatype not in DTYPES:
-        raise CommandError(
-            f"the model's input {tensor.name!r} is {tensor.datatype}, which this command cannot send"
-        )
+        raise CommandError(f"the model's input {tensor.name!r} is {tensor.datatype}, which this command cannot send")
     with np.errstate(over="ignore", invalid="ignore"):
         fitted = values.astype(DTYPES[tensor.datatype])
     if fitted.dtype.kind == "f":
         lost = np.isfinite(values) & ~np.isfinite(fitted)
         if lost.any():
             at = tuple(int(i) for i in np.argwhere(lost)[0])
-            raise CommandError(
-                f"{name}, value {list(at)}: {values[at]!s} does not fit into {tensor.datatype}"
-            )
+            raise CommandError(f"{name}, value {list(at)}: {values[at]!s} does not fit into {tensor.datatype}")
     return fitted

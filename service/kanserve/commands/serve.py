@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     absent: dict[str, Any] = {"default": argparse.SUPPRESS}  # only what was given may override a file
     parser.add_argument("repository", nargs="?", metavar="REPOSITORY", help="folder of models", **absent)
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings; flags and KANSERVE_* win")
-    parser.add_argument(
-        "--show-config", action="store_true", help="print every setting with its origin, and stop"
-    )
+    parser.add_argument("--show-config", action="store_true", help="print every setting with its origin, and stop")
     for name, metavar in FLAGS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, help=_help(name), **absent)
     for name in SWITCHES:
@@ -60,11 +61,28 @@ def run(args: argparse.Namespace) -> int:
     settings = loaded.settings
     logs.configure(settings.log_format, settings.log_level)
     try:
-        return asyncio.run(app.serve(settings, ready=_announce if args.json else None))
+        return asyncio.run(app.serve(settings, ready=_announcer(settings) if args.json else None))
     except ConfigError as error:
         raise CommandError(str(error)) from error
     except KanserveError as error:
         raise CommandError(str(error), exit_code=FAILED) from error
+
+
+def _announcer(settings: config.Settings) -> Callable[[int, int], None]:
+    """What `--json` prints once the server is ready: for scripts that asked for port 0."""
+
+    def announce(grpc_port: int, metrics_port: int) -> None:
+        print_json(
+            {
+                "state": "serving",
+                "grpc": f"{settings.host}:{grpc_port}",
+                "metrics": f"{settings.metrics_host}:{metrics_port}",
+                "pid": os.getpid(),
+            }
+        )
+        sys.stdout.flush()
+
+    return announce
 
 
 def _help(name: str) -> str:
