@@ -1,0 +1,81 @@
+"""One-dimensional function families; one file each, found by its name.
+
+A basis turns every source value into K numbers. It has two faces of one
+formula, `evaluate` in float64 numpy and `emit` as ONNX operators, and the
+conformance test holds one against the other for every file of this folder.
+Adding a family is adding a file with a class and `examples()`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from kanexport.graph import Graph, Value
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    """Where a basis lives, per source; verification takes its rows from here.
+
+    `core`: where it was trained; `outer`: where it ends or stops being typical.
+    Each is (low [I], high [I]). `points` [P, I]: values that deserve a row of
+    their own, such as every knot.
+    """
+
+    core: tuple[Array, Array]
+    outer: tuple[Array, Array]
+    points: Array
+
+
+class Basis(Protocol):
+    """A family of `functions` (K) 1-d functions, shared by all edges of a source.
+
+    `sources` is the number of sources it was built for, or None for any.
+    `compact`: every function is zero outside `support().outer` and for
+    non-finite values. `emitted_scale`: `emit` may leave a common factor to the
+    coefficients; evaluate(x) == emitted_scale * emit(x).
+    """
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def functions(self) -> int: ...
+    @property
+    def sources(self) -> int | None: ...
+    @property
+    def compact(self) -> bool: ...
+    @property
+    def emitted_scale(self) -> float: ...
+
+    def evaluate(self, x: Array) -> Array:
+        """[B, I] -> [B, K, I], float64."""
+
+    def emit(self, g: Graph, x: Value, sources: int) -> Value:
+        """[B, I] -> [B, K, I]."""
+
+    def support(self, sources: int) -> Support: ...
+    def parameters(self) -> dict[str, str]:
+        """What a person wants to know, for the manifest."""
+
+    def knots(self) -> Array:
+        """[I, T], or [1, T] where all sources share them, or [0, 0]."""
+
+
+def names() -> list[str]:
+    """The families this folder holds."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def examples(name: str) -> list[Basis]:
+    """Small instances of one family, for the conformance test."""
+    module: Any = importlib.import_module(f"{__name__}.{name}")
+    return list(module.examples())

@@ -1,0 +1,53 @@
+"""One fixed function for every edge: the base branch of a KAN layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.bases import Basis, Support
+from kanexport.unary import ACTIVATIONS, Unary
+
+if TYPE_CHECKING:
+    from kanexport.graph import Graph, Value
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """phi(x) = w * function(x); K = 1."""
+
+    function: Unary
+
+    compact = False
+    functions = 1
+    sources = None
+    emitted_scale = 1.0
+
+    @property
+    def kind(self) -> str:
+        return self.function.name
+
+    def evaluate(self, x: Array) -> Array:
+        return self.function.evaluate(x)[:, None, :]
+
+    def emit(self, g: Graph, x: Value, sources: int) -> Value:
+        return g.reshape(self.function.emit(g, x), 0, 1, sources)
+
+    def support(self, sources: int) -> Support:
+        one = np.ones(sources)
+        return Support((-one, one), (-3 * one, 3 * one), np.zeros((1, sources)))
+
+    def parameters(self) -> dict[str, str]:
+        return {}
+
+    def knots(self) -> Array:
+        return np.zeros((0, 0))
+
+
+def examples() -> list[Basis]:
+    return [Activation(function) for function in ACTIVATIONS.values()]

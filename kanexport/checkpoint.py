@@ -1,0 +1,146 @@
+"""From a path to tensors: which files belong together, and what format they are.
+
+The format is told by the first bytes, never by the name. A pykan checkpoint is
+three files with one prefix; `PREFIX`, or any of the three, names it, and
+`PREFIX_cache_data` is never opened: it holds the last training inputs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import safetensors.numpy
+
+from kanexport.errors import CheckpointError
+from kanexport.formats import torchzip, yamlfile
+from kanexport.formats.pickles import SAVE_STATE_DICT
+from kanexport.manifest import SourceFile
+
+Array = npt.NDArray[Any]
+
+SIZE_LIMIT = 2 * 2**30  # bytes of one file
+STATE, CONFIG, CACHE = "_state", "_config.yml", "_cache_data"
+LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "kan", "weights")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Everything that was read: tensors by key, the config if there is one."""
+
+    path: Path  # as the user named it
+    stem: str
+    tensors: dict[str, Array]
+    config: dict[str, Any] | None
+    files: tuple[SourceFile, ...]
+
+
+def load(path: Path) -> Checkpoint:
+    """Read the checkpoint a path names. Raises CheckpointError with what to do."""
+    state, config = _locate(path)
+    files = []
+    data = _read(state)
+    files.append(SourceFile(name=state.name, sha256=hashlib.sha256(data).hexdigest()))
+    tensors = _tensors(data, state)
+    settings = None
+    if config is not None:
+        raw = _read(config)
+        files.append(SourceFile(name=config.name, sha256=hashlib.sha256(raw).hexdigest()))
+        try:
+            settings = yamlfile.read(raw)
+        except CheckpointError as error:
+            raise _name_file(error, config) from error
+    prefix = str(state.name).removesuffix(STATE) if config is not None else state.stem
+    return Checkpoint(path, prefix, tensors, settings, tuple(files))
+
+
+def _locate(path: Path) -> tuple[Path, Path | None]:
+    """The file with the weights, and pykan's config if it stands beside it."""
+    text = str(path)
+    for suffix in (STATE, CONFIG, CACHE):
+        if text.endswith(suffix):
+            text = text.removesuffix(suffix)
+            break
+    state, config = Path(text + STATE), Path(text + CONFIG)
+    if state.is_file():
+        return state, config if config.is_file() else None
+    if config.is_file():
+        raise CheckpointError(f"{config} is there, but {state.name} is not", hint="copy all files of the prefix")
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder", hint=_prefixes(path))
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path} does not exist",
+            hint=f"give a .pt, .pth or .safetensors file, or a pykan prefix (then {state.name} must exist)",
+        )
+    return path, None
+
+
+def _prefixes(folder: Path) -> str:
+    found = sorted(str(p).removesuffix(STATE) for p in folder.glob(f"*{STATE}"))[:8]
+    found += sorted(str(p) for p in folder.glob("*") if p.suffix in (".pt", ".pth", ".safetensors"))[:8]
+    return "name one checkpoint: " + ", ".join(found) if found else "name a checkpoint file"
+
+
+def _read(path: Path) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > SIZE_LIMIT:
+            raise CheckpointError(f"{path} has {size} bytes, more than {SIZE_LIMIT}")
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _tensors(data: bytes, path: Path) -> dict[str, Array]:
+    try:
+        return _parse(data)
+    except CheckpointError as error:
+        raise _name_file(error, path) from error
+
+
+def _parse(data: bytes) -> dict[str, Array]:
+    if data.startswith(torchzip.MAGIC):
+        return _unwrap(torchzip.read(data))
+    if data.startswith(LEGACY_MAGIC):
+        raise CheckpointError("the file has torch's format of before 1.6", hint=f"load it once, then {SAVE_STATE_DICT}")
+    if len(data) > 8 and data[8:9] == b"{" and struct.unpack("<Q", data[:8])[0] < len(data):
+        return _safetensors(data)
+    raise CheckpointError(
+        f"the file ({len(data)} bytes) is neither a torch.save archive nor safetensors",
+        hint=f"{SAVE_STATE_DICT}; or copy the file again if it was one",
+    )
+
+
+def _safetensors(data: bytes) -> dict[str, Array]:
+    try:
+        return dict(safetensors.numpy.load(data))
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError("the safetensors file is damaged or holds a type that is not read") from error
+
+
+def _unwrap(value: dict[str, Any]) -> dict[str, Array]:
+    """Training scripts wrap the state dict; take the tensors one level down."""
+    for _ in range(3):
+        own = {key: item for key, item in value.items() if isinstance(item, np.ndarray)}
+        if own:
+            return own
+        inner = {key: item for key, item in value.items() if isinstance(item, dict) and item}
+        named = [key for key in WRAPPERS if key in inner]
+        if not named and len(inner) != 1:
+            break
+        value = inner[named[0]] if named else next(iter(inner.values()))
+    raise CheckpointError(
+        f"the file holds no tensors under {', '.join(sorted(value)[:6]) or 'any key'}", hint=SAVE_STATE_DICT
+    )
+
+
+def _name_file(error: CheckpointError, path: Path) -> CheckpointError:
+    return type(error)(f"{path}: {error.message}", hint=error.hint)

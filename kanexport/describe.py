@@ -1,0 +1,54 @@
+"""A Kan as the manifest tells it."""
+
+from __future__ import annotations
+
+from kanexport.ir import Kan, Layer
+from kanexport.lower import EDGES
+from kanexport.manifest import BasisInfo, LayerInfo, SymbolicEdge
+
+
+def edges_file(layer: int) -> str:
+    """The file with a layer's edge graph."""
+    return f"edges_l{layer}.onnx"
+
+
+def layers(kan: Kan, node_tensors: tuple[str, ...]) -> tuple[LayerInfo, ...]:
+    """One entry per layer; `node_tensors` names what feeds each."""
+    return tuple(_layer(layer, at, name) for at, (layer, name) in enumerate(zip(kan.layers, node_tensors, strict=True)))
+
+
+def _layer(layer: Layer, at: int, node_tensor: str) -> LayerInfo:
+    return LayerInfo(
+        sources=layer.sources,
+        destinations=layer.destinations,
+        bases=tuple(
+            BasisInfo(
+                kind=term.basis.kind,
+                functions=term.basis.functions,
+                parameters=term.basis.parameters(),
+                knots=tuple(map(tuple, term.basis.knots().tolist())),
+            )
+            for term in layer.terms
+        ),
+        before=tuple(step.describe() for step in layer.before),
+        after=tuple(step.describe() for step in layer.after),
+        mask=() if (layer.mask == 1).all() else tuple(map(tuple, layer.mask.tolist())),
+        bias=tuple(layer.bias.tolist()) if layer.bias.any() else (),
+        symbolic=tuple(
+            SymbolicEdge(
+                source=edge.source,
+                destination=edge.destination,
+                function=edge.function.name,
+                a=edge.a,
+                b=edge.b,
+                c=edge.c,
+                d=edge.d,
+                mask=edge.mask,
+            )
+            for edge in layer.symbolic
+        ),
+        active_edges=int(layer.active().sum()),
+        node_tensor=node_tensor,
+        edges_file=edges_file(at),
+        edges_tensor=EDGES,
+    )

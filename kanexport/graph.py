@@ -1,0 +1,156 @@
+"""The only place that builds ONNX: values, operators, names, one exit.
+
+Plain operators of the default domain, opset 17 and IR version 8, which every
+onnxruntime from 1.13 on loads. `build` is the single way out and runs the full
+checker with strict shape inference, so an ill-typed graph never leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, numpy_helper
+
+OPSET = 17
+IR_VERSION = 8
+PRODUCER = "kanexport"
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A tensor inside one graph."""
+
+    name: str
+
+
+class Graph:
+    """A graph under construction, in one floating-point type.
+
+    `dtype` is numpy float32 or float64; constants are stored in it.
+    """
+
+    def __init__(self, name: str, dtype: npt.DTypeLike) -> None:
+        self.dtype = np.dtype(dtype)
+        self._name = name
+        self._nodes: list[Any] = []
+        self._inputs: list[Any] = []
+        self._initializers: list[Any] = []
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], Value] = {}
+        self._count = 0
+
+    def input(self, name: str, columns: int) -> Value:
+        """Declare a graph input [batch, columns]."""
+        self._inputs.append(_tensor_info(name, self.dtype, ("batch", columns)))
+        return Value(name)
+
+    def const(self, array: npt.ArrayLike) -> Value:
+        """A constant in the graph's type; equal constants are stored once."""
+        return self._store(np.ascontiguousarray(array, dtype=self.dtype))
+
+    def index(self, array: npt.ArrayLike) -> Value:
+        """A constant of int64, for shapes, axes and indices."""
+        return self._store(np.ascontiguousarray(array, dtype=np.int64))
+
+    def _store(self, array: Array) -> Value:
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constants:
+            name = f"c{len(self._constants)}"
+            self._initializers.append(numpy_helper.from_array(array, name))
+            self._constants[key] = Value(name)
+        return self._constants[key]
+
+    def op(self, kind: str, *inputs: Value, **attributes: Any) -> Value:
+        """Append one operator with one output."""
+        self._count += 1
+        output = f"{kind.lower()}{self._count}"
+        self._nodes.append(
+            onnx.helper.make_node(  # noqa: TID251 - this file is the builder
+                kind, [value.name for value in inputs], [output], name=output, **attributes
+            )
+        )
+        return Value(output)
+
+    def rename(self, value: Value, name: str) -> Value:
+        """Give a value the name of a graph output."""
+        self._nodes.append(
+            onnx.helper.make_node("Identity", [value.name], [name], name=f"name_{name}")  # noqa: TID251 - as above
+        )
+        return Value(name)
+
+    # The operators that read better as words. Shapes follow numpy broadcasting.
+
+    def add(self, a: Value, b: Value) -> Value:
+        return self.op("Add", a, b)
+
+    def sub(self, a: Value, b: Value) -> Value:
+        return self.op("Sub", a, b)
+
+    def mul(self, a: Value, b: Value) -> Value:
+        return self.op("Mul", a, b)
+
+    def div(self, a: Value, b: Value) -> Value:
+        return self.op("Div", a, b)
+
+    def pow(self, a: Value, exponent: float) -> Value:
+        return self.op("Pow", a, self.const(exponent))
+
+    def clip(self, a: Value, low: float, high: float) -> Value:
+        return self.op("Clip", a, self.const(low), self.const(high))
+
+    def hard_sigmoid(self, a: Value, *, alpha: float, beta: float) -> Value:
+        """clip(alpha * a + beta, 0, 1); one pass in float32."""
+        if self.dtype == np.float32:
+            return self.op("HardSigmoid", a, alpha=alpha, beta=beta)
+        # onnxruntime has no float64 kernel for HardSigmoid.
+        return self.clip(self.add(self.mul(a, self.const(alpha)), self.const(beta)), 0.0, 1.0)
+
+    def gather(self, a: Value, indices: Sequence[int] | Array, *, axis: int) -> Value:
+        return self.op("Gather", a, self.index(indices), axis=axis)
+
+    def slice(self, a: Value, start: int, stop: int, *, axis: int) -> Value:
+        return self.op("Slice", a, self.index([start]), self.index([stop]), self.index([axis]))
+
+    def reshape(self, a: Value, *shape: int) -> Value:
+        """Reshape; 0 keeps the dimension, so that an empty batch stays empty."""
+        return self.op("Reshape", a, self.index(shape))
+
+    def transpose(self, a: Value, *axes: int) -> Value:
+        return self.op("Transpose", a, perm=list(axes))
+
+    def sum(self, a: Value, *, axis: int, keepdims: bool = False) -> Value:
+        return self.op("ReduceSum", a, self.index([axis]), keepdims=int(keepdims))
+
+    def gemm(self, a: Value, b: Value, c: Value | None = None) -> Value:
+        """a @ b + c for matrices; c broadcasts."""
+        return self.op("Gemm", a, b) if c is None else self.op("Gemm", a, b, c)
+
+    def build(self, outputs: dict[str, tuple[Value, tuple[int, ...]]]) -> bytes:
+        """The finished model. `outputs` maps a name to its value and the shape
+        after the batch. Raises onnx.checker.ValidationError on a faulty graph."""
+        infos = []
+        for name, (value, shape) in outputs.items():
+            if value.name != name:
+                self.rename(value, name)
+            infos.append(_tensor_info(name, self.dtype, ("batch", *shape)))
+        helper = onnx.helper  # noqa: TID251 - this file is the builder
+        graph = helper.make_graph(self._nodes, self._name, self._inputs, infos, initializer=self._initializers)
+        model = helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name=PRODUCER,
+        )
+        onnx.checker.check_model(model, full_check=True)
+        return bytes(model.SerializeToString())
+
+
+def _tensor_info(name: str, dtype: np.dtype[Any], shape: Sequence[int | str]) -> Any:
+    kind = TensorProto.FLOAT if dtype == np.float32 else TensorProto.DOUBLE
+    return onnx.helper.make_tensor_value_info(name, kind, list(shape))  # noqa: TID251 - as above

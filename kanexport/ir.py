@@ -1,0 +1,180 @@
+"""What a KAN is: layers of edges, in one form for every library.
+
+Every edge from source i to destination j of a layer carries
+
+    phi_ji(x) = mask_ij * sum over terms, functions c of coef_ijc * basis_c(x_i)
+              + sum over its symbolic functions of m * (c * f(a * x_i + b) + d)
+
+and a destination is the sum of its edges plus a bias. Steps before (select
+columns, later normalise) and after (affine, products) act on whole vectors.
+Invalid values cannot be constructed. Weights are float64 here, whatever the
+checkpoint stored; `Kan.dtype` remembers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.bases import Basis, Support
+from kanexport.errors import InvalidKan
+from kanexport.steps import Step
+from kanexport.unary import Unary
+
+Array = npt.NDArray[np.float64]
+
+
+class NonFinite(Enum):
+    """What a non-finite source value does to the layer, as its library computes it.
+
+    SPREAD: every destination becomes NaN, because the library multiplies it by
+    each masked or unused function as well, and 0 * NaN is NaN. LOCAL: compact
+    bases give zero, the other terms follow IEEE arithmetic.
+    """
+
+    SPREAD = "spread"
+    LOCAL = "local"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BasisTerm:
+    """A basis shared by all edges of a layer, and each edge's coefficients [I, O, K]."""
+
+    basis: Basis
+    coef: Array
+
+
+@dataclass(frozen=True, slots=True)
+class SymbolicEdge:
+    """mask * (c * function(a * x + b) + d) on one edge."""
+
+    source: int
+    destination: int
+    function: Unary
+    a: float
+    b: float
+    c: float
+    d: float
+    mask: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layer:
+    """One layer. `mask` [I, O] multiplies the basis terms; `bias` [O]."""
+
+    terms: tuple[BasisTerm, ...]
+    mask: Array
+    bias: Array
+    symbolic: tuple[SymbolicEdge, ...] = ()
+    before: tuple[Step, ...] = ()
+    after: tuple[Step, ...] = ()
+    nonfinite: NonFinite = NonFinite.SPREAD
+
+    @property
+    def sources(self) -> int:
+        return int(self.mask.shape[0])
+
+    @property
+    def destinations(self) -> int:
+        return int(self.mask.shape[1])
+
+    def __post_init__(self) -> None:
+        shape = self.mask.shape
+        if len(shape) != 2 or 0 in shape:
+            raise InvalidKan(f"a layer needs sources and destinations, found a mask of shape {shape}")
+        if self.bias.shape != (shape[1],):
+            raise InvalidKan(f"bias has shape {self.bias.shape}, expected ({shape[1]},)")
+        _require_finite(self.mask, "mask")
+        _require_finite(self.bias, "bias")
+        for term in self.terms:
+            expected = (*shape, term.basis.functions)
+            if term.coef.shape != expected:
+                raise InvalidKan(f"coefficients of {term.basis.kind} have shape {term.coef.shape}, expected {expected}")
+            if term.basis.sources not in (None, shape[0]):
+                raise InvalidKan(f"{term.basis.kind} has {term.basis.sources} rows of knots for {shape[0]} sources")
+            _require_finite(term.coef, f"{term.basis.kind} coefficient")
+        for edge in self.symbolic:
+            _check_symbolic(edge, shape)
+        if len({(edge.source, edge.destination) for edge in self.symbolic}) < len(self.symbolic):
+            raise InvalidKan("an edge carries more than one symbolic function")
+        if not self.terms and self.nonfinite is NonFinite.LOCAL:
+            raise InvalidKan("a layer without basis terms must spread non-finite values")
+
+    def active(self) -> npt.NDArray[np.bool_]:
+        """[I, O]: edges that can contribute."""
+        active: npt.NDArray[np.bool_] = self.mask != 0
+        for edge in self.symbolic:
+            active[edge.source, edge.destination] |= edge.mask != 0
+        return active
+
+    def support(self) -> Support:
+        """The support of the layer's narrowest basis: splines before activations."""
+        supports = [t.basis for t in self.terms if t.basis.compact] or [t.basis for t in self.terms]
+        if supports:
+            return supports[0].support(self.sources)
+        one = np.ones(self.sources)
+        return Support((-one, one), (-2 * one, 2 * one), np.zeros((1, self.sources)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Kan:
+    """A whole network. `dtype` is the checkpoint's: "float32" or "float64".
+
+    `notes`: what a reader of the numbers should know, one sentence each.
+    """
+
+    n_inputs: int
+    layers: tuple[Layer, ...]
+    dtype: str = "float32"
+    notes: tuple[str, ...] = ()
+
+    @property
+    def n_outputs(self) -> int:
+        return self.widths()[-1]
+
+    @property
+    def edge_class(self) -> str:
+        """A: an edge depends on its source alone; B: on the whole row."""
+        return "B" if any(step.mixes for layer in self.layers for step in layer.before) else "A"
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise InvalidKan("a KAN needs at least one layer")
+        self.widths()
+
+    def widths(self) -> tuple[int, ...]:
+        """Width of each layer's input vector, and of the output. Raises InvalidKan
+        where consecutive shapes do not fit."""
+        width = self.n_inputs
+        widths = [width]
+        for index, layer in enumerate(self.layers):
+            for step in layer.before:
+                width = step.width_out(width)
+            if width != layer.sources:
+                raise InvalidKan(f"layer {index} has {layer.sources} sources, but is given {width} values")
+            width = layer.destinations
+            for step in layer.after:
+                width = step.width_out(width)
+            widths.append(width)
+        return tuple(widths)
+
+
+def _require_finite(array: Array, what: str) -> None:
+    bad = np.argwhere(~np.isfinite(array))
+    if len(bad):
+        at = ", ".join(str(int(v)) for v in bad[0])
+        raise InvalidKan(
+            f"{what} at [{at}] is {float(array[tuple(bad[0])])!r} ({len(bad)} of {array.size} are not finite)",
+            hint="the training has diverged; export an earlier checkpoint",
+        )
+
+
+def _check_symbolic(edge: SymbolicEdge, shape: tuple[int, ...]) -> None:
+    where = f"symbolic edge ({edge.source},{edge.destination})"
+    if not (0 <= edge.source < shape[0] and 0 <= edge.destination < shape[1]):
+        raise InvalidKan(f"{where} lies outside a layer of {shape[0]} sources and {shape[1]} destinations")
+    if not np.isfinite([edge.a, edge.b, edge.c, edge.d, edge.mask]).all():
+        raise InvalidKan(f"{where} has an affine value that is not finite")

@@ -1,0 +1,155 @@
+"""A Kan becomes graphs: one for inference, and one for each layer's edges.
+
+The serving graph has the output `y` and, as further outputs, the input vector
+of every layer but the first. Those cost nothing: they exist anyway. Edge values
+are in graphs of their own, because onnxruntime computes outputs nobody asks for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.graph import Graph, Value
+from kanexport.ir import BasisTerm, Kan, Layer, NonFinite, SymbolicEdge
+
+INPUT = "x"
+OUTPUT = "y"
+EDGES = "edges"
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """Serialised models. `node_tensors[l]` names the tensor that feeds layer l."""
+
+    model: bytes
+    edges: tuple[bytes, ...]
+    node_tensors: tuple[str, ...]
+
+
+def lower(kan: Kan, dtype: str) -> Lowered:
+    """Lower a network in "float32" or "float64"."""
+    names = tuple(INPUT if at == 0 else f"layer{at}_in" for at in range(len(kan.layers)))
+    edges = tuple(
+        _edge_graph(layer, name, width, dtype)
+        for layer, name, width in zip(kan.layers, names, kan.widths(), strict=False)
+    )
+    return Lowered(_serving_graph(kan, names, dtype), edges, names)
+
+
+def _serving_graph(kan: Kan, names: tuple[str, ...], dtype: str) -> bytes:
+    g = Graph("kan", dtype)
+    x = g.input(INPUT, kan.n_inputs)
+    outputs: dict[str, tuple[Value, tuple[int, ...]]] = {}
+    for at, (layer, width) in enumerate(zip(kan.layers, kan.widths()[1:], strict=True)):
+        for step in layer.before:
+            x = step.emit(g, x)
+        x = _sums(g, layer, x)
+        for step in layer.after:
+            x = step.emit(g, x)
+        last = at == len(kan.layers) - 1
+        name = OUTPUT if last else names[at + 1]
+        x = g.rename(x, name)
+        outputs[name] = (x, (width,))
+    return g.build({OUTPUT: outputs.pop(OUTPUT), **outputs})
+
+
+def _edge_graph(layer: Layer, name: str, width: int, dtype: str) -> bytes:
+    g = Graph("edges", dtype)
+    x = g.input(name, width)
+    for step in layer.before:
+        x = step.emit(g, x)
+    shape = (layer.sources, layer.destinations)
+    return g.build({EDGES: (_edge_values(g, layer, x), shape)})
+
+
+def _sums(g: Graph, layer: Layer, x: Value) -> Value:
+    """[B, I] -> [B, O]: the sum over the sources of every edge, plus the bias."""
+    total = g.const(layer.bias[None])
+    for term in layer.terms:
+        basis, coef = _term(g, layer, term, x)
+        flat = g.reshape(basis, 0, term.basis.functions * layer.sources)
+        weights = coef.transpose(2, 0, 1).reshape(-1, layer.destinations)  # [K * I, O]
+        total = g.gemm(flat, g.const(weights), total)
+    if layer.symbolic:
+        total = g.add(total, g.sum(_symbolic_table(g, layer, x), axis=1))
+    if layer.nonfinite is NonFinite.SPREAD:
+        total = g.add(total, g.sum(g.sub(x, x), axis=1, keepdims=True))
+    return total
+
+
+def _edge_values(g: Graph, layer: Layer, x: Value) -> Value:
+    """[B, I] -> [B, I, O]: every edge by itself."""
+    total = g.const(np.zeros((1, layer.sources, layer.destinations)))
+    for term in layer.terms:
+        basis, coef = _term(g, layer, term, x)
+        if term.basis.functions == 1:
+            column = g.reshape(basis, 0, layer.sources, 1)
+            product = g.mul(column, g.const(coef[None, :, :, 0]))
+        else:
+            by_source = g.transpose(basis, 2, 0, 1)  # [I, B, K]
+            product = g.transpose(g.op("MatMul", by_source, g.const(coef.transpose(0, 2, 1))), 1, 0, 2)
+        total = g.add(total, product)
+    if layer.symbolic:
+        total = g.add(total, _symbolic_edges(g, layer, x))
+    if layer.nonfinite is NonFinite.SPREAD:
+        total = g.add(total, g.reshape(g.sub(x, x), 0, layer.sources, 1))
+    return total
+
+
+def _term(g: Graph, layer: Layer, term: BasisTerm, x: Value) -> tuple[Value, Array]:
+    """The emitted basis [B, K, I] and the coefficients [I, O, K] that belong to it."""
+    if term.basis.compact and layer.nonfinite is NonFinite.LOCAL:
+        low = g.const(term.basis.support(layer.sources).outer[0])
+        x = g.op("Where", g.op("IsNaN", x), low, x)
+    coef = term.coef * layer.mask[:, :, None] * term.basis.emitted_scale
+    return term.basis.emit(g, x, layer.sources), coef
+
+
+def _symbolic_columns(g: Graph, layer: Layer, x: Value) -> tuple[Value, list[SymbolicEdge]]:
+    """[B, E + 1]: the value of every symbolic edge, and a last column of zeros."""
+    ordered = sorted(layer.symbolic, key=lambda edge: edge.function.name)
+    columns = []
+    for name in sorted({edge.function.name for edge in ordered}):
+        group = [edge for edge in ordered if edge.function.name == name]
+        inner = g.gather(x, [edge.source for edge in group], axis=1)
+        inner = _affine(g, inner, [edge.a for edge in group], [edge.b for edge in group])
+        outer = group[0].function.emit(g, inner)
+        scale = [edge.mask * edge.c for edge in group]
+        columns.append(_affine(g, outer, scale, [edge.mask * edge.d for edge in group]))
+    joined = g.op("Concat", *columns, axis=1) if len(columns) > 1 else columns[0]
+    return g.op("Pad", joined, g.index([0, 0, 0, 1]), g.const(0.0)), ordered
+
+
+def _affine(g: Graph, x: Value, scale: list[float], bias: list[float]) -> Value:
+    return g.add(g.mul(x, g.const([scale])), g.const([bias]))
+
+
+def _symbolic_table(g: Graph, layer: Layer, x: Value) -> Value:
+    """[B, D, O]: the symbolic values of each destination, padded with zeros to D.
+
+    A gather and a sum, not a matrix product: NaN on one edge must reach its own
+    destination only.
+    """
+    columns, ordered = _symbolic_columns(g, layer, x)
+    incoming: list[list[int]] = [[] for _ in range(layer.destinations)]
+    for at, edge in enumerate(ordered):
+        incoming[edge.destination].append(at)
+    depth = max(len(column) for column in incoming)
+    zero = len(ordered)
+    table = [column + [zero] * (depth - len(column)) for column in incoming]
+    flat = np.array(table, dtype=np.int64).T.reshape(-1)  # [D * O]
+    return g.reshape(g.gather(columns, flat, axis=1), 0, depth, layer.destinations)
+
+
+def _symbolic_edges(g: Graph, layer: Layer, x: Value) -> Value:
+    """[B, I, O]: symbolic values where an edge has one, zero elsewhere."""
+    columns, ordered = _symbolic_columns(g, layer, x)
+    place = np.full(layer.mask.shape, len(ordered), dtype=np.int64)
+    for at, edge in enumerate(ordered):
+        place[edge.source, edge.destination] = at
+    return g.reshape(g.gather(columns, place.reshape(-1), axis=1), 0, layer.sources, layer.destinations)

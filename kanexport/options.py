@@ -1,0 +1,63 @@
+"""Facts a checkpoint does not hold: given by the user, or assumed and recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from kanexport.errors import OptionError
+
+
+class Options:
+    """The `--option key=value` pairs of one export.
+
+    A reader asks for what it needs; what it assumed instead, and what was given
+    but never asked for, is known afterwards.
+    """
+
+    def __init__(self, given: Mapping[str, str]) -> None:
+        self.given = dict(given)
+        self.assumed: dict[str, str] = {}
+        self._known: set[str] = set()
+
+    @classmethod
+    def parse(cls, pairs: Sequence[str]) -> Options:
+        """From "key=value" texts. Raises OptionError."""
+        given: dict[str, str] = {}
+        for pair in pairs:
+            key, equals, value = pair.partition("=")
+            if not equals or not key.strip():
+                raise OptionError(f"option {pair[:80]!r} is malformed", hint="write --option key=value")
+            if key.strip() in given:
+                raise OptionError(f"option {key.strip()!r} is given twice")
+            given[key.strip()] = value.strip()
+        return cls(given)
+
+    def optional(self, key: str) -> str | None:
+        """The value if given."""
+        self._known.add(key)
+        return self.given.get(key)
+
+    def text(self, key: str, default: str) -> str:
+        """The value, or the default, which is then recorded as assumed."""
+        value = self.optional(key)
+        if value is None:
+            self.assumed[key] = default
+            return default
+        return value
+
+    def integers(self, key: str) -> tuple[int, ...] | None:
+        """Comma-separated non-negative integers, if given."""
+        value = self.optional(key)
+        if value is None:
+            return None
+        parts = [part.strip() for part in value.split(",")]
+        if not all(part.isdecimal() and len(part) < 10 for part in parts):
+            raise OptionError(f"option {key} is {value[:80]!r}, expected integers such as {key}=0,2")
+        return tuple(int(part) for part in parts)
+
+    def finish(self, family: str) -> None:
+        """Raises OptionError if something was given that no reader asked for."""
+        unknown = sorted(set(self.given) - self._known)
+        if unknown:
+            known = ", ".join(sorted(self._known)) or "none"
+            raise OptionError(f"family {family} has no option {unknown[0]!r}", hint=f"it knows: {known}")

@@ -1,0 +1,155 @@
+"""Into the model repository: all or nothing.
+
+    NAME/config.pbtxt          for Triton and KServe, which load the folder unchanged
+    NAME/VERSION/model.onnx    and edges_l0.onnx, edges_l1.onnx, ...
+    NAME/VERSION/manifest.json written last
+
+Everything is written into a hidden folder first and appears by one rename; a
+reader of the repository sees the whole version or none. A killed export leaves
+at most the hidden folder, which the next export of that name removes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from kanexport import manifest as contract
+from kanexport.errors import RepositoryError
+from kanexport.manifest import Manifest
+
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+CONFIG_FILE = "config.pbtxt"
+HIDDEN = ".kanexport-"
+
+
+def check_target(repository: Path, name: str, version: int, *, force: bool) -> None:
+    """Refuse early what `pack` would refuse. Raises RepositoryError."""
+    if not NAME_PATTERN.fullmatch(name):
+        raise RepositoryError(
+            f"model name {name[:140]!r} is not usable",
+            hint="letters, digits, '.', '_' and '-', starting with a letter or digit, at most 128",
+        )
+    if version < 1:
+        raise RepositoryError(f"version {version} is not a positive integer")
+    if repository.exists() and not repository.is_dir():
+        raise RepositoryError(f"{repository} is not a folder")
+    if (repository / name / str(version)).exists() and not force:
+        raise RepositoryError(
+            f"{repository / name / str(version)} exists already",
+            hint=f"choose another version with --version {version + 1}, or replace it with --force",
+        )
+
+
+def pack(repository: Path, manifest: Manifest, files: dict[str, bytes], *, force: bool) -> Path:
+    """Write one version and return its folder. Raises RepositoryError; then the
+    repository is as it was."""
+    check_target(repository, manifest.name, manifest.version, force=force)
+    home = repository / manifest.name
+    config = triton_config(manifest)
+    try:
+        repository.mkdir(parents=True, exist_ok=True)
+        if home.exists():
+            _check_config(home, manifest, config, force=force)
+            with _hidden(home) as staging:
+                _write_version(staging, manifest, files)
+                _appear(staging, home / str(manifest.version))
+            _replace(home / CONFIG_FILE, config)
+        else:
+            with _hidden(repository) as staging:
+                inner = staging / str(manifest.version)
+                inner.mkdir()
+                _write_version(inner, manifest, files)
+                _write(staging / CONFIG_FILE, config)
+                os.rename(staging, home)
+    except OSError as error:
+        raise RepositoryError(f"{home} cannot be written: {error.strerror}") from error
+    return home / str(manifest.version)
+
+
+def triton_config(manifest: Manifest) -> bytes:
+    """config.pbtxt for Triton's onnxruntime backend; dims leave out the batch."""
+
+    def tensor(kind: str, spec: contract.TensorSpec) -> str:
+        dims = ", ".join(str(n) for n in spec.shape[1:])
+        return f'{kind} [\n  {{ name: "{spec.name}" data_type: TYPE_{spec.datatype} dims: [ {dims} ] }}\n]\n'
+
+    text = f'name: "{manifest.name}"\nbackend: "onnxruntime"\nmax_batch_size: {manifest.max_batch_size}\n'
+    return (text + tensor("input", manifest.input) + tensor("output", manifest.output)).encode()
+
+
+def _check_config(home: Path, manifest: Manifest, config: bytes, *, force: bool) -> None:
+    """All versions of a model share one config: other shapes are another model."""
+    path = home / CONFIG_FILE
+    others = [p for p in home.iterdir() if p.name.isdecimal() and p.name != str(manifest.version)]
+    if path.is_file() and path.read_bytes() != config and others and not force:
+        raise RepositoryError(
+            f"{home} holds versions with another input, output or batch size than this export",
+            hint="choose another --name, or --force to replace the shared config.pbtxt",
+        )
+
+
+def _write_version(folder: Path, manifest: Manifest, files: dict[str, bytes]) -> None:
+    for name, data in files.items():
+        _write(folder / name, data)
+    _write(folder / contract.FILE_NAME, contract.dumps(manifest))
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Create a file that is not there yet, following no link, and flush it to disk."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _replace(path: Path, data: bytes) -> None:
+    if path.is_file() and path.read_bytes() == data:
+        return
+    temporary = path.with_name(f"{HIDDEN}{secrets.token_hex(4)}")
+    _write(temporary, data)
+    os.replace(temporary, path)
+
+
+def _appear(staging: Path, target: Path) -> None:
+    """One rename; with --force the old version steps aside first."""
+    if target.exists():
+        aside = target.with_name(f"{HIDDEN}{_owner()}-{secrets.token_hex(4)}-old")
+        os.rename(target, aside)
+        os.rename(staging, target)
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        os.rename(staging, target)
+
+
+@contextlib.contextmanager
+def _hidden(parent: Path) -> Iterator[Path]:
+    """A hidden folder beside the target, gone afterwards unless it was renamed."""
+    _sweep(parent)
+    staging = parent / f"{HIDDEN}{_owner()}-{secrets.token_hex(4)}"
+    staging.mkdir()
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _owner() -> str:
+    host = re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())[:32]
+    return f"{host}-{os.getpid()}"
+
+
+def _sweep(parent: Path) -> None:
+    """Remove what exports of this host left behind whose process is gone."""
+    host = _owner().rpartition("-")[0]
+    for path in parent.glob(f"{HIDDEN}{host}-*"):
+        pid = path.name.removeprefix(f"{HIDDEN}{host}-").partition("-")[0]
+        if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,66 @@
+"""Rows that try a layer where it can go wrong: inside, beside, far, on knots, NaN."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.ir import Layer
+from kanexport.steps import Select
+
+Array = npt.NDArray[np.float64]
+
+ZONES = ("inside", "extension", "knots", "far", "nonfinite")
+EDGE_BUDGET = 6_000_000  # edge values computed per zone and layer
+
+
+def zone_rows(layer: Layer, width: int, seed: int) -> dict[str, Array]:
+    """Rows [B, width] of a layer's input vector, by zone; all representable in float32."""
+    rng = np.random.default_rng(seed)
+    support = layer.support()
+    count = int(np.clip(EDGE_BUDGET // layer.mask.size, 3, 32))
+    (low, high), (first, last) = support.core, support.outer
+    span = last - first
+    below = rng.uniform(first, low, size=(count, len(low)))
+    above = rng.uniform(high, last, size=(count, len(low)))
+    side = rng.random((count, len(low))) < 0.5
+    reach = np.array([0.01, 1.0, 3.0, 100.0])[:, None]
+    zones = {
+        "inside": rng.uniform(low, high, size=(count, len(low))),
+        "extension": np.where(side, below, above),
+        "knots": _knots(support.points),
+        "far": np.concatenate([first - reach * span, last + reach * span]),
+        "nonfinite": _nonfinite(rng.uniform(low, high)),
+    }
+    with np.errstate(invalid="ignore"):
+        return {name: _widen(layer, rows, width).astype(np.float32).astype(np.float64) for name, rows in zones.items()}
+
+
+def _knots(points: Array) -> Array:
+    """Every point itself, and its float32 neighbours."""
+    single = points.astype(np.float32)
+    beside = [np.nextafter(single, np.float32(side)) for side in (-np.inf, np.inf)]
+    return np.concatenate([single, *beside]).astype(np.float64)
+
+
+def _nonfinite(row: Array) -> Array:
+    """One ordinary row, then rows with NaN or an infinity in the first, the middle,
+    the last or every place."""
+    rows = [row]
+    for value in (np.nan, np.inf, -np.inf):
+        for place in sorted({0, len(row) // 2, len(row) - 1}):
+            spoilt = row.copy()
+            spoilt[place] = value
+            rows.append(spoilt)
+        rows.append(np.full_like(row, value))
+    return np.array(rows)
+
+
+def _widen(layer: Layer, rows: Array, width: int) -> Array:
+    """From the layer's sources back to its input vector, undoing a selection."""
+    for step in reversed(layer.before):
+        if isinstance(step, Select):
+            wide = np.full((len(rows), width), 0.25)
+            wide[:, list(step.indices)] = rows
+            rows = wide
+    return rows

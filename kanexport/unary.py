@@ -1,0 +1,157 @@
+"""Elementwise functions, each with two faces: float64 numpy, and ONNX operators.
+
+They serve as base activations (one function for every edge) and as the
+functions of symbolic edges. Adding one is one line in a table here.
+
+The symbolic table is that of pykan 0.2.8 (kan/utils.py, SYMBOLIC_LIB) and the
+two names that only pykan 0.0.x has, with plain, unguarded semantics: the
+logarithm of a negative number is NaN, the reciprocal of zero is infinite.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.errors import UnknownFunction
+
+if TYPE_CHECKING:
+    from kanexport.graph import Graph, Value
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Unary:
+    """A function of one number. `evaluate` is float64, `emit` the same as operators."""
+
+    name: str
+    evaluate: Callable[[Array], Array]
+    emit: Callable[[Graph, Value], Value]
+
+
+def _op(kind: str) -> Callable[[Graph, Value], Value]:
+    return lambda g, x: g.op(kind, x)
+
+
+def _sigmoid(x: Array) -> Array:
+    # exp of a non-positive number only: no overflow, and NaN stays NaN.
+    e = np.exp(-np.abs(x))
+    return np.asarray(np.where(x < 0, e / (1 + e), 1 / (1 + e)))
+
+
+def _erf(x: Array) -> Array:
+    return np.asarray(np.vectorize(math.erf, otypes=[np.float64])(x), dtype=np.float64)
+
+
+def _emit_gelu(g: Graph, x: Value) -> Value:
+    erf = g.op("Erf", g.mul(x, g.const(math.sqrt(0.5))))
+    return g.mul(g.mul(x, g.const(0.5)), g.add(erf, g.const(1.0)))
+
+
+def _emit_gelu_tanh(g: Graph, x: Value) -> Value:
+    inner = g.mul(g.add(x, g.mul(g.pow(x, 3.0), g.const(0.044715))), g.const(math.sqrt(2 / math.pi)))
+    return g.mul(g.mul(x, g.const(0.5)), g.add(g.op("Tanh", inner), g.const(1.0)))
+
+
+def _gelu_tanh(x: Array) -> Array:
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def _emit_cos(g: Graph, x: Value) -> Value:
+    return g.op("Cos", x)
+
+
+def _power(n: int) -> Unary:
+    def emit(g: Graph, x: Value) -> Value:
+        # Products, not Pow: exact for negative numbers and as fast.
+        value = x
+        for _ in range(n - 1):
+            value = g.mul(value, x)
+        return value
+
+    return Unary("x" if n == 1 else f"x^{n}", lambda x: x**n, emit)
+
+
+def _reciprocal(n: int) -> Unary:
+    power = _power(n)
+    return Unary(
+        "1/x" if n == 1 else f"1/x^{n}",
+        lambda x: 1 / x**n,
+        lambda g, x: g.op("Reciprocal", power.emit(g, x)),
+    )
+
+
+def _inverse_sqrt(name: str) -> Unary:
+    return Unary(name, lambda x: 1 / np.sqrt(x), lambda g, x: g.op("Reciprocal", g.op("Sqrt", x)))
+
+
+def _three_halves(g: Graph, x: Value) -> Value:
+    root = g.op("Sqrt", x)
+    return g.mul(g.mul(root, root), root)
+
+
+def _table(*functions: Unary) -> dict[str, Unary]:
+    return {function.name: function for function in functions}
+
+
+ACTIVATIONS = _table(
+    Unary("silu", lambda x: x * _sigmoid(x), lambda g, x: g.mul(x, g.op("Sigmoid", x))),
+    Unary("identity", lambda x: x, lambda g, x: x),
+    Unary("zero", lambda x: x * 0, lambda g, x: g.mul(x, g.const(0.0))),
+    Unary("relu", lambda x: np.maximum(x, 0), _op("Relu")),
+    Unary("sigmoid", _sigmoid, _op("Sigmoid")),
+    Unary("tanh", np.tanh, _op("Tanh")),
+    Unary("sin", np.sin, _op("Sin")),
+    Unary("cos", np.cos, _emit_cos),
+    Unary("softplus", lambda x: np.logaddexp(0, x), _op("Softplus")),
+    Unary("gelu", lambda x: 0.5 * x * (1 + _erf(x * math.sqrt(0.5))), _emit_gelu),
+    Unary("gelu_tanh", _gelu_tanh, _emit_gelu_tanh),
+)
+
+SYMBOLIC = _table(
+    *(_power(n) for n in (1, 2, 3, 4, 5)),
+    *(_reciprocal(n) for n in (1, 2, 3, 4, 5)),
+    Unary("sqrt", np.sqrt, _op("Sqrt")),
+    Unary("x^0.5", np.sqrt, _op("Sqrt")),
+    Unary("x^1.5", lambda x: np.sqrt(x) ** 3, _three_halves),
+    _inverse_sqrt("1/sqrt(x)"),
+    _inverse_sqrt("1/x^0.5"),
+    Unary("exp", np.exp, _op("Exp")),
+    Unary("log", np.log, _op("Log")),
+    Unary("abs", np.abs, _op("Abs")),
+    Unary("sin", np.sin, _op("Sin")),
+    Unary("cos", np.cos, _emit_cos),
+    Unary("tan", np.tan, _op("Tan")),
+    Unary("tanh", np.tanh, _op("Tanh")),
+    Unary("sgn", np.sign, _op("Sign")),
+    Unary("arcsin", np.arcsin, _op("Asin")),
+    Unary("arccos", np.arccos, _op("Acos")),
+    Unary("arctan", np.arctan, _op("Atan")),
+    Unary("arctanh", np.arctanh, _op("Atanh")),
+    Unary("0", lambda x: x * 0, lambda g, x: g.mul(x, g.const(0.0))),
+    Unary("gaussian", lambda x: np.exp(-(x**2)), lambda g, x: g.op("Exp", g.op("Neg", g.mul(x, x)))),
+    Unary("sigmoid", _sigmoid, _op("Sigmoid")),
+    Unary("cosh", np.cosh, _op("Cosh")),
+)
+
+
+def activation(name: str) -> Unary:
+    """The base activation of that name. Raises UnknownFunction with the known names."""
+    return _lookup(ACTIVATIONS, name, "base activation")
+
+
+def symbolic(name: str) -> Unary:
+    """The symbolic function of that name. Raises UnknownFunction with the known names."""
+    return _lookup(SYMBOLIC, name, "symbolic function")
+
+
+def _lookup(table: dict[str, Unary], name: Any, what: str) -> Unary:
+    if name not in table:
+        raise UnknownFunction(f"unknown {what} {str(name)[:80]!r}", hint="known: " + ", ".join(table))
+    return table[name]

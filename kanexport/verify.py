@@ -1,0 +1,267 @@
+"""The proof: every graph against the float64 evaluation, before anything is kept.
+
+Outputs run through the serving graph; edges run twice, from the node vectors
+that the serving graph gives, and from rows made for each layer, so that hidden
+layers too meet each of their knots. Errors are relative to the largest finite
+magnitude of their zone (and layer). The tolerance grows only where the model
+itself amplifies the rounding of its nodes: by `CONDITION` times the change that
+one unit in the last place of every node makes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from kanexport import evaluate, rows
+from kanexport.errors import InvalidKan, VerificationFailed
+from kanexport.ir import Kan, Layer
+from kanexport.lower import INPUT, OUTPUT, Lowered
+from kanexport.manifest import Reference, Verification, Zone
+
+Array = npt.NDArray[np.float64]
+
+OUTPUT_TOLERANCE = 1e-5
+EDGE_TOLERANCE = 5e-5
+CONDITION = 8.0
+OVERFLOW = 1e30  # beyond this, float32 may overflow where float64 does not
+REFERENCE_ROWS = 8
+SLACK = 10.0  # for other machines' order of summation, in the server's load check
+
+
+@dataclass
+class _Error:
+    """The largest error seen so far, and where."""
+
+    max_abs: float = 0.0
+    max_rel: float = 0.0
+    excess: float = 0.0  # largest error over its allowance
+    where: str = ""
+
+    def add(self, found: Array, expected: Array, allowed: float, where: Callable[[tuple[int, ...]], str]) -> None:
+        if expected.size == 0:
+            return
+        finite = np.isfinite(expected)
+        same = np.where(finite, np.isfinite(found), _same_class(found, expected))
+        if not same.all():
+            at = tuple(int(v) for v in np.argwhere(~same)[0])
+            self._take(math.inf, math.inf, math.inf, f"{where(at)}: {found[at]} where {expected[at]} is expected")
+            return
+        if not finite.any():
+            return
+        with np.errstate(invalid="ignore"):
+            error = np.where(finite, np.abs(found - expected), 0.0)
+        at = tuple(int(v) for v in np.unravel_index(int(error.argmax()), error.shape))
+        scale = float(np.abs(expected[finite]).max())
+        largest = float(error[at])
+        rel = largest / scale if scale > 0 else (0.0 if largest == 0 else math.inf)
+        self._take(largest, rel, rel / allowed, where(at))
+
+    def _take(self, largest: float, rel: float, excess: float, where: str) -> None:
+        if rel >= self.max_rel:
+            self.where = where
+        self.max_abs, self.max_rel = max(self.max_abs, largest), max(self.max_rel, rel)
+        self.excess = max(self.excess, excess)
+
+
+@dataclass
+class _ZoneErrors:
+    rows: int = 0
+    outputs: _Error = field(default_factory=_Error)
+    edges: _Error = field(default_factory=_Error)
+
+
+def _output(at: tuple[int, ...]) -> str:
+    return f"output {at[1]}"
+
+
+def _edge(layer: int) -> Callable[[tuple[int, ...]], str]:
+    return lambda at: f"({layer},{at[1]},{at[2]})"
+
+
+def _same_class(found: Array, expected: Array) -> npt.NDArray[np.bool_]:
+    nan = np.isnan(found) & np.isnan(expected)
+    return np.asarray(nan | ((found == expected) & np.isinf(expected)))
+
+
+class _Prover:
+    """Sessions of one lowered model, and the errors found so far."""
+
+    def __init__(self, kan: Kan, lowered: Lowered, dtype: str, tolerance: float) -> None:
+        self.kan, self.lowered, self.dtype = kan, lowered, np.dtype(dtype)
+        self.tolerance, self.edge_tolerance = tolerance, tolerance * EDGE_TOLERANCE / OUTPUT_TOLERANCE
+        self.jitter = float(np.finfo(self.dtype).eps) / 2
+        self.session = _session(lowered.model)
+        self.edge_sessions = [_session(model) for model in lowered.edges]
+        self.zones: dict[str, _ZoneErrors] = {}
+
+    def run(self, x: Array) -> dict[str, Array]:
+        """All outputs of the serving graph, and its input, as float64."""
+        return {INPUT: x, **_run(self.session, {INPUT: x.astype(self.dtype)})}
+
+    def edge_values(self, index: int, nodes: Array) -> Array:
+        name = self.lowered.node_tensors[index]
+        return next(iter(_run(self.edge_sessions[index], {name: nodes.astype(self.dtype)}).values()))
+
+    def zone(self, name: str, x: Array) -> None:
+        """Outputs, and the edges of every layer from the graph's own nodes."""
+        errors = self.zones.setdefault(name, _ZoneErrors())
+        errors.rows += len(x)
+        trace = evaluate.evaluate(self.kan, x)
+        shaken = evaluate.evaluate(self.kan, x, jitter=self.jitter)
+        found = self.run(x)
+        keep = _without_overflow(trace)
+        allowed = self.tolerance + CONDITION * _change(trace.y[keep], shaken.y[keep])
+        errors.outputs.add(found[OUTPUT][keep], trace.y[keep], allowed, _output)
+        for index, layer in enumerate(self.kan.layers):
+            nodes = found[self.lowered.node_tensors[index]][keep]
+            self._edges(errors, index, layer, nodes, trace.inputs[index][keep], shaken.inputs[index][keep])
+
+    def layer_zone(self, name: str, index: int, x: Array) -> None:
+        """The edges of one layer from rows made for it."""
+        layer = self.kan.layers[index]
+        self._edges(self.zones[name], index, layer, x, x, x * (1 + self.jitter))
+
+    def _edges(self, errors: _ZoneErrors, index: int, layer: Layer, nodes: Array, exact: Array, shaken: Array) -> None:
+        moved = (values for _, values in evaluate.edges(layer, shaken))
+        for part, expected in evaluate.edges(layer, exact):
+            found = self.edge_values(index, nodes[part])
+            other = next(moved)
+            fits = np.abs(np.where(np.isfinite(expected), expected, 0)).max(axis=(1, 2), initial=0) < OVERFLOW
+            allowed = self.edge_tolerance + CONDITION * _change(expected[fits], other[fits])
+            errors.edges.add(found[fits], expected[fits], allowed, _edge(index))
+
+    def batches(self, x: Array) -> None:
+        """No rows give no rows, and one row by itself gives what it gives among many."""
+        for count in (0, 1):
+            part = x[:count]
+            trace = evaluate.evaluate(self.kan, part)
+            found = self.run(part)
+            shapes: dict[str, tuple[int, ...]] = {OUTPUT: (count, self.kan.n_outputs)}
+            for index, layer in enumerate(self.kan.layers):
+                edges = self.edge_values(index, found[self.lowered.node_tensors[index]])
+                shapes[f"edges of layer {index}"] = (count, layer.sources, layer.destinations)
+                found[f"edges of layer {index}"] = edges
+            for name, shape in shapes.items():
+                if found[name].shape != shape:
+                    raise VerificationFailed(f"{count} rows give {name} of shape {found[name].shape}, not {shape}")
+            errors = self.zones["inside"]
+            errors.outputs.add(found[OUTPUT], trace.y, self.tolerance * SLACK, _output)
+
+
+def verify(
+    kan: Kan,
+    lowered: Lowered,
+    dtype: str,
+    *,
+    tolerance: float = OUTPUT_TOLERANCE,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Verification, Reference]:
+    """Compare graphs and meaning; return the report and rows for the server's check.
+
+    `advance(done, total)` is called as it goes. Raises VerificationFailed, naming
+    zone, place and error, and InvalidKan if the runtime cannot run the graph.
+    """
+    prover = _Prover(kan, lowered, dtype, tolerance)
+    widths = kan.widths()
+    made = [rows.zone_rows(layer, width, seed=index) for index, (layer, width) in _layers(kan, widths)]
+    total, done = len(rows.ZONES) * (1 + len(made)), 0
+    for name in rows.ZONES:
+        prover.zone(name, made[0][name])
+        for index, zones in enumerate(made):
+            done += 1
+            advance(done, total)
+            prover.layer_zone(name, index, zones[name])
+    prover.batches(made[0]["inside"])
+    advance(total, total)
+    _judge(prover)
+    inside = made[0]["inside"][:REFERENCE_ROWS]
+    reference = Reference(
+        inputs=tuple(map(tuple, inside.tolist())),
+        outputs=tuple(map(tuple, evaluate.evaluate(kan, inside).y.tolist())),
+        tolerance=tolerance * SLACK,
+    )
+    if not np.isfinite(reference.outputs).all():
+        reference = Reference(inputs=(), outputs=(), tolerance=tolerance * SLACK)
+    return _report(prover), reference
+
+
+def _layers(kan: Kan, widths: tuple[int, ...]) -> list[tuple[int, tuple[Layer, int]]]:
+    return list(enumerate(zip(kan.layers, widths, strict=False)))
+
+
+def _judge(prover: _Prover) -> None:
+    for name, zone in prover.zones.items():
+        for what, error in (("outputs", zone.outputs), ("edges", zone.edges)):
+            if error.excess > 1:
+                raise VerificationFailed(
+                    f"the exported graph differs from the checkpoint {name} the grid: {what} by "
+                    f"{error.max_rel:.2e} relative, {error.max_abs:.2e} absolute, at {error.where}",
+                    hint="nothing was written; --dtype float64 keeps full precision, --tolerance sets the bound",
+                )
+
+
+def _report(prover: _Prover) -> Verification:
+    zones = tuple(
+        Zone(
+            name=name,
+            rows=zone.rows,
+            outputs_max_abs=zone.outputs.max_abs,
+            outputs_max_rel=zone.outputs.max_rel,
+            edges_max_abs=zone.edges.max_abs,
+            edges_max_rel=zone.edges.max_rel,
+            worst_edge=zone.edges.where,
+        )
+        for name, zone in prover.zones.items()
+    )
+    return Verification(
+        outputs_tolerance=prover.tolerance,
+        edges_tolerance=prover.edge_tolerance,
+        runtime=f"onnxruntime {onnxruntime.__version__} on CPU, float64 reference",
+        zones=zones,
+    )
+
+
+def _without_overflow(trace: evaluate.Trace) -> npt.NDArray[np.bool_]:
+    """Rows in which no finite value is too large for float32 arithmetic."""
+    keep = np.ones(len(trace.y), dtype=bool)
+    for values in (*trace.inputs, trace.y):
+        keep &= np.abs(np.where(np.isfinite(values), values, 0)).max(axis=1, initial=0) < OVERFLOW
+    return keep
+
+
+def _change(a: Array, b: Array) -> float:
+    """The largest relative difference where both are finite."""
+    finite = np.isfinite(a) & np.isfinite(b)
+    if not finite.any():
+        return 0.0
+    scale = float(np.abs(a[finite]).max())
+    return float(np.abs(a[finite] - b[finite]).max()) / scale if scale > 0 else 0.0
+
+
+def _session(model: bytes) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors share no public base class
+        text = str(error)
+        kernel = text.rpartition("implementation for")[2].strip()[:40]
+        raise InvalidKan(
+            f"onnxruntime {onnxruntime.__version__} cannot run the graph"
+            + (f": it has no kernel for {kernel}" if "NOT_IMPLEMENTED" in text else ""),
+            hint="export in float32; not every function has a float64 kernel",
+        ) from error
+
+
+def _run(session: Any, feeds: dict[str, npt.NDArray[Any]]) -> dict[str, Array]:
+    names = [output.name for output in session.get_outputs()]
+    values = session.run(names, feeds)
+    return {name: np.asarray(value, dtype=np.float64) for name, value in zip(names, values, strict=True)}
