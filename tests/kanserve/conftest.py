@@ -1,0 +1,28 @@
+"""One server for the tests that only read from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kanserve import toy
+from tests.kanserve.running import Server, serving
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """toy in versions 1 and 2, and toy64 with float64 tensors."""
+    root = tmp_path_factory.mktemp("repository")
+    toy.write(root, version=1)
+    toy.write(root, version=2)
+    toy.write(root, "toy64", datatype="FP64", tolerance=1e-12)
+    return root
+
+
+@pytest.fixture(scope="session")
+def server(repository: Path) -> Iterator[Server]:
+    """A server over `repository`; tests leave it as it is."""
+    with serving(repository, max_response_bytes=65536) as running:
+        yield running

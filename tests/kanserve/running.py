@@ -1,0 +1,123 @@
+"""A real server for tests: `kanserve.app.serve` in a process of its own, and raw calls to it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+
+from kanserve.pb import grpc_service_pb2 as pb
+
+INFERENCE = "/inference.GRPCInferenceService/"
+KAN = "/kanserve.v1.KanService/"
+START = """
+import asyncio, json, sys
+from kanserve import app, config, logs
+logs.configure("json", "info")
+settings = config.Settings(**json.loads(sys.argv[1]))
+def ready(*ports):
+    print(json.dumps(ports), flush=True)
+raise SystemExit(asyncio.run(app.serve(settings, ready)))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server. `calls` use one channel."""
+
+    process: subprocess.Popen[str]
+    port: int
+    metrics_port: int
+    channel: grpc.Channel
+    log: Path
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def call(self, path: str, data: bytes, timeout: float = 30, **options: Any) -> bytes:
+        """A unary call with bytes. Raises grpc.RpcError."""
+        return self.channel.unary_unary(path)(data, timeout=timeout, **options)
+
+    def infer(self, rows: np.ndarray, model: str = "toy", **fields: Any) -> np.ndarray:
+        """ModelInfer of float32 rows; the first output."""
+        answer = pb.ModelInferResponse.FromString(
+            self.call(f"{INFERENCE}ModelInfer", request(rows, model, **fields).SerializeToString())
+        )
+        return np.frombuffer(answer.raw_output_contents[0], "<f4").reshape(answer.outputs[0].shape)
+
+    def metrics(self) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10) as answer:
+            return answer.read().decode()
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The log so far."""
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def stop(self, *, seconds: float = 30) -> int:
+        """SIGTERM, and the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(seconds)
+
+
+def request(rows: np.ndarray, model: str = "toy", **fields: Any) -> pb.ModelInferRequest:
+    """A raw request for float32 rows."""
+    message = pb.ModelInferRequest(model_name=model, **fields)
+    message.inputs.add(name="x", datatype="FP32", shape=rows.shape)
+    message.raw_input_contents.append(np.ascontiguousarray(rows, "<f4").tobytes())
+    return message
+
+
+@contextlib.contextmanager
+def serving(repository: Path, **settings: Any) -> Iterator[Server]:
+    """A server over `repository`, ended by SIGKILL if a test leaves it running."""
+    options = {
+        "repository": str(repository),
+        "grpc_port": 0,
+        "metrics_port": 0,
+        "drain_delay": 0,
+        "drain_grace": 10,
+        **settings,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder, "log")
+        with log.open("w") as errors:
+            process = subprocess.Popen(
+                [sys.executable, "-c", START, json.dumps(options)],
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )
+        with process:
+            try:
+                assert process.stdout is not None
+                line = process.stdout.readline()
+                if not line:
+                    raise AssertionError(f"the server ended: {log.read_text()}")
+                ports = json.loads(line)
+                with grpc.insecure_channel(f"127.0.0.1:{ports[0]}") as channel:
+                    yield Server(process, ports[0], ports[1], channel, log)
+            finally:
+                process.kill()
+
+
+def wait_until(condition: Any, seconds: float = 10) -> None:
+    """Poll until true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)

@@ -1,0 +1,166 @@
+"""A KAN small enough to check by hand, as a version directory; built without the exporter.
+
+x [B, 3] -> layer 0: phi(x_i) = W0[i, j] * tanh(x_i), 4 nodes
+         -> layer 1: phi(h_i) = W1[i, j] * h_i,      2 outputs
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
+from kanexport import manifest as contract
+from kanexport.manifest import FileEntry, LayerInfo, Manifest, Reference, Source, TensorSpec, Verification
+
+W0 = np.array([[1, -2, 0.5, 3], [0, 1, 2, -1], [4, 0.25, -1, 1]], np.float32)
+W1 = np.array([[1, -1], [2, 0.5], [-3, 1], [0.5, 2]], np.float32)
+TYPES = {"FP32": TensorProto.FLOAT, "FP64": TensorProto.DOUBLE}
+DTYPES = {"FP32": np.float32, "FP64": np.float64}
+BATCH = 64
+
+
+def hidden(x: np.ndarray) -> np.ndarray:
+    """[B, 3] -> [B, 4]."""
+    return np.tanh(x) @ W0.astype(x.dtype)
+
+
+def outputs(x: np.ndarray) -> np.ndarray:
+    """[B, 3] -> [B, 2]."""
+    return hidden(x) @ W1.astype(x.dtype)
+
+
+def edges(x: np.ndarray, layer: int) -> np.ndarray:
+    """[B, 3] -> [B, S, D] of one layer."""
+    if layer == 0:
+        return np.tanh(x)[:, :, None] * W0.astype(x.dtype)
+    return hidden(x)[:, :, None] * W1.astype(x.dtype)
+
+
+def graph(datatype: str = "FP32", *, external: bool = False) -> bytes:
+    """The serving graph. `external`: refers to weights in another file."""
+    kind, dtype = TYPES[datatype], DTYPES[datatype]
+    weights = [numpy_helper.from_array(w.astype(dtype), name) for name, w in (("W0", W0), ("W1", W1))]
+    if external:
+        weights[0].ClearField("raw_data")
+        weights[0].data_location = TensorProto.EXTERNAL
+        weights[0].external_data.add(key="location", value="weights.bin")
+    nodes = [
+        helper.make_node("Tanh", ["x"], ["t"]),
+        helper.make_node("MatMul", ["t", "W0"], ["layer1_in"]),
+        helper.make_node("MatMul", ["layer1_in", "W1"], ["y"]),
+    ]
+    return _model(nodes, [("x", ["B", 3])], [("y", ["B", 2]), ("layer1_in", ["B", 4])], weights, kind)
+
+
+def edge_graph(layer: int, datatype: str = "FP32") -> bytes:
+    """Node vector of one layer -> its edge values."""
+    kind, dtype = TYPES[datatype], DTYPES[datatype]
+    name, wide, weight = (("x", 3, W0), ("layer1_in", 4, W1))[layer]
+    values = [
+        numpy_helper.from_array(weight.astype(dtype)[None], "W"),
+        numpy_helper.from_array(np.array([2], np.int64), "axis"),
+    ]
+    nodes = [
+        helper.make_node("Tanh", [name], ["n"]) if layer == 0 else helper.make_node("Identity", [name], ["n"]),
+        helper.make_node("Unsqueeze", ["n", "axis"], ["u"]),
+        helper.make_node("Mul", ["u", "W"], ["edges"]),
+    ]
+    return _model(nodes, [(name, ["B", wide])], [("edges", ["B", *weight.shape])], values, kind)
+
+
+def write(
+    repository: Path,
+    name: str = "toy",
+    version: int = 1,
+    *,
+    datatype: str = "FP32",
+    tolerance: float = 1e-5,
+    reference_scale: float = 1.0,
+    directory: Path | None = None,
+) -> Path:
+    """A version directory under `repository`. `reference_scale` other than 1 makes the proof fail."""
+    target = directory or repository / name / str(version)
+    target.mkdir(parents=True, exist_ok=True)
+    files = {
+        contract.MODEL_FILE: graph(datatype),
+        "edges_l0.onnx": edge_graph(0, datatype),
+        "edges_l1.onnx": edge_graph(1, datatype),
+    }
+    for path, data in files.items():
+        (target / path).write_bytes(data)
+    rows = np.linspace(-2, 2, 12).reshape(4, 3)
+    manifest = Manifest(
+        format=contract.FORMAT,
+        name=name,
+        version=version,
+        created="2026-01-01T00:00:00Z",
+        exporter_version="0",
+        edge_class="A",
+        opset=17,
+        max_batch_size=BATCH,
+        input=TensorSpec(name="x", datatype=datatype, shape=(-1, 3)),
+        output=TensorSpec(name="y", datatype=datatype, shape=(-1, 2)),
+        layers=(_layer(3, 4, "x", 0), _layer(4, 2, "layer1_in", 1)),
+        source=Source(
+            family="toy",
+            family_reason="built by a test",
+            dtype="float32",
+            files=(),
+            options_given={},
+            options_assumed={},
+        ),
+        verification=Verification(outputs_tolerance=1e-5, edges_tolerance=5e-5, runtime="none", zones=()),
+        reference=Reference(
+            inputs=tuple(map(tuple, rows.tolist())),
+            outputs=tuple(map(tuple, (outputs(rows) * reference_scale).tolist())),
+            tolerance=tolerance,
+        ),
+        files=tuple(
+            FileEntry(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+            for path, data in files.items()
+        ),
+        notes=("a toy",),
+    )
+    save(target, manifest)
+    return target
+
+
+def save(directory: Path, manifest: Manifest) -> None:
+    """Write the manifest."""
+    (directory / contract.FILE_NAME).write_bytes(contract.dumps(manifest))
+
+
+def edit(directory: Path, **changes: object) -> None:
+    """Replace fields of a written manifest."""
+    save(directory, dataclasses.replace(contract.load(directory), **changes))
+
+
+def _layer(sources: int, destinations: int, node_tensor: str, at: int) -> LayerInfo:
+    return LayerInfo(
+        sources=sources,
+        destinations=destinations,
+        bases=(),
+        before=(),
+        after=(),
+        mask=(),
+        bias=(),
+        symbolic=(),
+        active_edges=sources * destinations,
+        node_tensor=node_tensor,
+        edges_file=f"edges_l{at}.onnx",
+        edges_tensor="edges",
+    )
+
+
+def _model(nodes: list, inputs: list, outputs_: list, values: list, kind: int) -> bytes:
+    tensors = [
+        [helper.make_tensor_value_info(name, kind, shape) for name, shape in group]
+        for group in (inputs, outputs_)
+    ]
+    body = helper.make_graph(nodes, "toy", *tensors, values)
+    model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return model.SerializeToString()
