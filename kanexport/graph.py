@@ -78,10 +78,13 @@ class Graph:
         return Value(output)
 
     def rename(self, value: Value, name: str) -> Value:
-        """Give a value the name of a graph output."""
-        self._nodes.append(
-            onnx.helper.make_node("Identity", [value.name], [name], name=f"name_{name}")  # noqa: TID251 - as above
-        )
+        """Give the value that was made last the name of a graph output."""
+        if self._nodes and list(self._nodes[-1].output) == [value.name]:
+            self._nodes[-1].output[0] = name
+        else:
+            self._nodes.append(
+                onnx.helper.make_node("Identity", [value.name], [name])  # noqa: TID251 - as above
+            )
         return Value(name)
 
     # The operators that read better as words. Shapes follow numpy broadcasting.
@@ -140,7 +143,9 @@ class Graph:
                 self.rename(value, name)
             infos.append(_tensor_info(name, self.dtype, ("batch", *shape)))
         helper = onnx.helper  # noqa: TID251 - this file is the builder
-        graph = helper.make_graph(self._nodes, self._name, self._inputs, infos, initializer=self._initializers)
+        used = {name for node in self._nodes for name in node.input}
+        kept = [tensor for tensor in self._initializers if tensor.name in used]
+        graph = helper.make_graph(self._nodes, self._name, self._inputs, infos, initializer=kept)
         model = helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid("", OPSET)],

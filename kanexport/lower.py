@@ -7,6 +7,7 @@ are in graphs of their own, because onnxruntime computes outputs nobody asks for
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,22 +70,31 @@ def _edge_graph(layer: Layer, name: str, width: int, dtype: str) -> bytes:
 
 def _sums(g: Graph, layer: Layer, x: Value) -> Value:
     """[B, I] -> [B, O]: the sum over the sources of every edge, plus the bias."""
-    total = g.const(layer.bias[None])
+    total = _start(g, layer, x)
     for term in layer.terms:
         basis, coef = _term(g, layer, term, x)
-        flat = g.reshape(basis, 0, term.basis.functions * layer.sources)
+        if term.basis.functions > 1:
+            basis = g.reshape(basis, 0, term.basis.functions * layer.sources)
         weights = coef.transpose(2, 0, 1).reshape(-1, layer.destinations)  # [K * I, O]
-        total = g.gemm(flat, g.const(weights), total)
+        total = g.gemm(basis, g.const(weights), total)
     if layer.symbolic:
         total = g.add(total, g.sum(_symbolic_table(g, layer, x), axis=1))
-    if layer.nonfinite is NonFinite.SPREAD:
-        total = g.add(total, g.sum(g.sub(x, x), axis=1, keepdims=True))
     return total
+
+
+def _start(g: Graph, layer: Layer, x: Value) -> Value:
+    """What the sums start from, [B, 1], [1, O] or [B, O]: the bias, and NaN in every
+    row with a non-finite source where that spreads (x - x is zero or NaN)."""
+    bias = g.const(layer.bias[None])
+    if layer.nonfinite is NonFinite.LOCAL:
+        return bias
+    spread = g.sum(g.sub(x, x), axis=1, keepdims=True)
+    return g.add(spread, bias) if layer.bias.any() or not layer.terms else spread
 
 
 def _edge_values(g: Graph, layer: Layer, x: Value) -> Value:
     """[B, I] -> [B, I, O]: every edge by itself."""
-    total = g.const(np.zeros((1, layer.sources, layer.destinations)))
+    parts = []
     for term in layer.terms:
         basis, coef = _term(g, layer, term, x)
         if term.basis.functions == 1:
@@ -93,16 +103,18 @@ def _edge_values(g: Graph, layer: Layer, x: Value) -> Value:
         else:
             by_source = g.transpose(basis, 2, 0, 1)  # [I, B, K]
             product = g.transpose(g.op("MatMul", by_source, g.const(coef.transpose(0, 2, 1))), 1, 0, 2)
-        total = g.add(total, product)
+        parts.append(product)
     if layer.symbolic:
-        total = g.add(total, _symbolic_edges(g, layer, x))
+        parts.append(_symbolic_edges(g, layer, x))
     if layer.nonfinite is NonFinite.SPREAD:
-        total = g.add(total, g.reshape(g.sub(x, x), 0, layer.sources, 1))
-    return total
+        nothing = g.reshape(g.sub(x, x), 0, layer.sources, 1)
+        # Broadcast to every edge first, so that a layer without terms has its shape.
+        parts.append(g.mul(nothing, g.const(np.ones((1, 1, layer.destinations)))) if not parts else nothing)
+    return functools.reduce(g.add, parts)
 
 
 def _term(g: Graph, layer: Layer, term: BasisTerm, x: Value) -> tuple[Value, Array]:
-    """The emitted basis [B, K, I] and the coefficients [I, O, K] that belong to it."""
+    """The emitted basis [B, K, I], or [B, I] where K is 1, and the coefficients [I, O, K] that belong to it."""
     if term.basis.compact and layer.nonfinite is NonFinite.LOCAL:
         low = g.const(term.basis.support(layer.sources).outer[0])
         x = g.op("Where", g.op("IsNaN", x), low, x)

@@ -46,7 +46,8 @@ def _sigmoid(x: Array) -> Array:
 
 
 def _erf(x: Array) -> Array:
-    return np.asarray(np.vectorize(math.erf, otypes=[np.float64])(x), dtype=np.float64)
+    found: Array = np.asarray(np.vectorize(math.erf, otypes=[np.float64])(x), dtype=np.float64)
+    return found
 
 
 def _emit_gelu(g: Graph, x: Value) -> Value:
@@ -60,7 +61,8 @@ def _emit_gelu_tanh(g: Graph, x: Value) -> Value:
 
 
 def _gelu_tanh(x: Array) -> Array:
-    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    inner: Array = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+    return np.asarray(0.5 * x * (1 + np.tanh(inner)))
 
 
 def _emit_cos(g: Graph, x: Value) -> Value:

@@ -60,7 +60,7 @@ class Basis(Protocol):
         """[B, I] -> [B, K, I], float64."""
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
-        """[B, I] -> [B, K, I]."""
+        """[B, I] -> [B, K, I], or [B, I] where K is 1."""
 
     def support(self, sources: int) -> Support: ...
     def parameters(self) -> dict[str, str]:
