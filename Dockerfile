@@ -19,7 +19,7 @@ COPY service/kanserve service/kanserve
 # Of kanexport the server needs the manifest alone; the exporter stays out of production.
 RUN /opt/build/bin/python -m pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
  && /opt/kanserve/bin/python -m pip install --no-cache-dir --no-deps --no-compile /wheels/*.whl \
- && /opt/kanserve/bin/python -c "import kanexport, pathlib, shutil; \
+ && /opt/kanserve/bin/python -I -c "import kanexport, pathlib, shutil; \
 [shutil.rmtree(p) if p.is_dir() else p.unlink() for p in pathlib.Path(kanexport.__file__).parent.iterdir() \
  if p.name not in ('__init__.py', 'manifest.py')]" \
  && /opt/kanserve/bin/python -m pip uninstall --yes --quiet pip \
