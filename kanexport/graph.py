@@ -108,11 +108,8 @@ class Graph:
         return self.op("Clip", a, self.const(low), self.const(high))
 
     def hard_sigmoid(self, a: Value, *, alpha: float, beta: float) -> Value:
-        """clip(alpha * a + beta, 0, 1); one pass in float32."""
-        if self.dtype == np.float32:
-            return self.op("HardSigmoid", a, alpha=alpha, beta=beta)
-        # onnxruntime has no float64 kernel for HardSigmoid.
-        return self.clip(self.add(self.mul(a, self.const(alpha)), self.const(beta)), 0.0, 1.0)
+        """clip(alpha * a + beta, 0, 1) in one pass; onnxruntime has it in float32 only."""
+        return self.op("HardSigmoid", a, alpha=alpha, beta=beta)
 
     def gather(self, a: Value, indices: Sequence[int] | Array, *, axis: int) -> Value:
         return self.op("Gather", a, self.index(indices), axis=axis)

@@ -41,8 +41,7 @@ class Basis(Protocol):
 
     `sources` is the number of sources it was built for, or None for any.
     `compact`: every function is zero outside `support().outer` and for
-    non-finite values. `emitted_scale`: `emit` may leave a common factor to the
-    coefficients; evaluate(x) == emitted_scale * emit(x).
+    non-finite values.
     """
 
     @property
@@ -53,14 +52,15 @@ class Basis(Protocol):
     def sources(self) -> int | None: ...
     @property
     def compact(self) -> bool: ...
-    @property
-    def emitted_scale(self) -> float: ...
 
     def evaluate(self, x: Array) -> Array:
         """[B, I] -> [B, K, I], float64."""
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
         """[B, I] -> [B, K, I], or [B, I] where K is 1."""
+
+    def emitted_scale(self, g: Graph) -> float:
+        """The factor that `emit` leaves to the coefficients: evaluate == factor * emit."""
 
     def support(self, sources: int) -> Support: ...
     def parameters(self) -> dict[str, str]:

@@ -26,7 +26,6 @@ class Activation:
     compact = False
     functions = 1
     sources = None
-    emitted_scale = 1.0
 
     @property
     def kind(self) -> str:
@@ -37,6 +36,9 @@ class Activation:
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
         return self.function.emit(g, x)
+
+    def emitted_scale(self, g: Graph) -> float:
+        return 1.0
 
     def support(self, sources: int) -> Support:
         one = np.ones(sources)

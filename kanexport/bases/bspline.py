@@ -84,12 +84,13 @@ class BSpline:
         ideal = row[0] + step * np.arange(len(row))
         return float(step) if np.max(np.abs(row - ideal)) <= UNIFORM_TOLERANCE * step else None
 
-    @property
-    def emitted_scale(self) -> float:
-        return 8 / 6 if self._closed_form() else 1.0
+    def closed_form(self, dtype: npt.DTypeLike) -> bool:
+        """Whether the uniform cubic form serves. Never in float64, whose point is to
+        keep the stored knots to the last digit."""
+        return self.degree == 3 and self.step is not None and np.dtype(dtype) == np.float32
 
-    def _closed_form(self) -> bool:
-        return self.degree == 3 and self.step is not None
+    def emitted_scale(self, g: Graph) -> float:
+        return 8 / 6 if self.closed_form(g.dtype) else 1.0
 
     def evaluate(self, x: Array) -> Array:
         t = self.extended.T[None]  # [1, T, I]
@@ -103,7 +104,7 @@ class BSpline:
         return basis  # [B, K, I]
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
-        if self._closed_form():
+        if self.closed_form(g.dtype):
             return self._emit_uniform_cubic(g, g.reshape(x, 0, 1, sources))
         return self._emit_ramps(g, x, sources)
 
@@ -156,12 +157,10 @@ class BSpline:
         return Support((t[:, k], t[:, -k - 1]), (t[:, 0], t[:, -1]), t.T)
 
     def parameters(self) -> dict[str, str]:
-        step = self.step
         return {
             "degree": str(self.degree),
             "intervals": str(self.intervals),
-            "uniform": str(step is not None).lower(),
-            "form": "closed" if self._closed_form() else "ramps",
+            "uniform": str(self.step is not None).lower(),
         }
 
     def knots(self) -> Array:
