@@ -54,7 +54,7 @@ runtime = "runc"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 CONF
-  export CONTAINERS_CONF=$work/containers.conf
+  export CONTAINERS_CONF=$work/containers.conf PODMAN_IGNORE_CGROUPSV1_WARNING=1
 }
 
 # The same Debian and Python, made from the machine's own package sources.
@@ -80,6 +80,17 @@ build() {
   [ -n "$ca" ] && build_arguments+=(-v "$ca:/etc/ssl/certs/ca-certificates.crt:ro")
   podman build --format docker --network host "${build_arguments[@]}" --build-arg "BASE_IMAGE=$base" \
     --tag "$image" "$root"
+}
+
+# What the image listens on when nothing is said, asked without a network to listen on.
+check_defaults() {
+  podman run --rm --network none --volume "$models:/models:ro" "$image" serve --show-config --json |
+    python3 -c '
+import json, sys
+found = {name: entry["value"] for name, entry in json.load(sys.stdin).items()}
+assert (found["host"], found["metrics_host"], found["insecure"]) == ("0.0.0.0", "0.0.0.0", True), found
+assert (found["grpc_port"], found["metrics_port"], found["repository"]) == (8001, 8002, "/models"), found
+' || fail "the defaults of the image are not as promised"
 }
 
 start() {
@@ -133,6 +144,7 @@ stop() {
 configure_podman
 podman image exists "$base" || podman pull --quiet "$base" >/dev/null 2>&1 || make_base
 build
+check_defaults
 start
 check
 stop

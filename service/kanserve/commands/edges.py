@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -79,18 +80,22 @@ def run(args: argparse.Namespace) -> int:
             )
             if args.output:
                 return _write(args, described, list(found))
-            strongest = [edge for layer in found for edge in measure(described.layers[layer.layer], layer)]
-    strongest.sort(key=lambda edge: (-edge.mean_abs, edge.layer, edge.source, edge.destination))
+            total = 0
+            strongest = []
+            for layer in found:
+                total += layer.values[:1].size
+                strongest += measure(described.layers[layer.layer], layer, most=args.show)
+    strongest.sort(key=lambda edge: (-_rank(edge.mean_abs), edge.layer, edge.source, edge.destination))
     shown = strongest[: args.show]
     if args.json:
         print_json({**_facts(described, len(values)), "edges": [asdict(edge) for edge in shown]})
     else:
-        _print_table(described, shown, total=len(strongest), row_count=len(values))
+        _print_table(described, shown, total=total, row_count=len(values))
     return 0
 
 
-def measure(layer: Layer, found: LayerValues) -> list[Strength]:
-    """The edges of one answer. NaN values count as the strongest, for they are what to look at."""
+def measure(layer: Layer, found: LayerValues, *, most: int) -> list[Strength]:
+    """The strongest edges of one answer. NaN counts as the strongest: it is what to look at."""
     values = found.values
     if values.ndim == 3:
         sources, destinations = np.meshgrid(found.sources, found.destinations, indexing="ij")
@@ -116,8 +121,12 @@ def measure(layer: Layer, found: LayerValues) -> list[Strength]:
             symbolic=layer.symbolic.get(pairs[at], ""),
             histogram=_histogram(values[:, at]),
         )
-        for at in order[:1000].tolist()  # a table of more helps nobody; --output holds them all
+        for at in order[:most].tolist()
     ]
+
+
+def _rank(strength: float) -> float:
+    return math.inf if math.isnan(strength) else strength
 
 
 def _histogram(values: Any) -> tuple[int, ...]:

@@ -1,0 +1,84 @@
+"""The command line as users meet it: `python -m kanserve` in a process of its own, and a server started by it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+COMMAND = (sys.executable, "-m", "kanserve")
+# A developer's own settings must not decide the tests.
+CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("KANSERVE_")}
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server started by `kanserve serve --json`."""
+
+    url: str
+    metrics: str
+    process: subprocess.Popen[str]
+    log: Path
+
+
+def kanserve(*arguments: object, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; text of both streams and the exit code."""
+    done = subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        input=stdin,
+        capture_output=True,
+        timeout=60,
+        env={**CLEAN, **environment},
+    )
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def document(done: subprocess.CompletedProcess[str]) -> Any:
+    """The one JSON document on stdout of a command that succeeded."""
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def checkpoint(path: Path, widths: tuple[int, ...], *, seed: int = 0) -> Path:
+    """An efficient-kan state of random weights, G = 5, k = 3."""
+    rng = np.random.default_rng(seed)
+    step = 2 / 5
+    knots = np.arange(-3, 9, dtype=np.float32) * step - 1
+    state = {}
+    for at, (sources, destinations) in enumerate(zip(widths, widths[1:], strict=False)):
+        state |= {
+            f"layers.{at}.base_weight": rng.normal(size=(destinations, sources)).astype(np.float32),
+            f"layers.{at}.spline_weight": rng.normal(size=(destinations, sources, 8)).astype(np.float32),
+            f"layers.{at}.spline_scaler": rng.normal(size=(destinations, sources)).astype(np.float32),
+            f"layers.{at}.grid": np.tile(knots, (sources, 1)),
+        }
+    save_file(state, path)
+    return path
+
+
+@contextlib.contextmanager
+def serving(repository: Path, log: Path, *flags: str) -> Iterator[Server]:
+    """`kanserve serve` on free ports, terminated at the end."""
+    command = [*COMMAND, "serve", str(repository), "--grpc-port", "0", "--metrics-port", "0", "--json"]
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [*command, "--drain-delay", "0", *flags], stdout=subprocess.PIPE, stderr=errors, text=True, env=CLEAN
+        )
+    with process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line, f"the server ended: {log.read_text()}"
+            facts = json.loads(line)
+            yield Server(facts["grpc"], facts["metrics"], process, log)
+        finally:
+            process.terminate()
