@@ -129,6 +129,25 @@ def write(
     return target
 
 
+def write_slow(repository: Path, name: str = "slow", *, steps: int = 12, size: int = 1200) -> None:
+    """A plain graph x [1, 1] -> y [1, 1] that computes for a good while."""
+    constants = [
+        numpy_helper.from_array(np.array([size, size], np.int64), "shape"),
+        numpy_helper.from_array(np.array([1, 1], np.int64), "one"),
+    ]
+    # The matrix depends on the input, or the runtime would compute it all at load.
+    nodes = [
+        helper.make_node("Expand", ["x", "shape"], ["m0"]),
+        *(helper.make_node("MatMul", [f"m{i}", "m0"], [f"m{i + 1}"]) for i in range(steps)),
+        helper.make_node("ReduceMax", [f"m{steps}"], ["top"], keepdims=1),
+        helper.make_node("Reshape", ["top", "one"], ["y"]),
+    ]
+    directory = repository / name / "1"
+    directory.mkdir(parents=True)
+    data = _model(nodes, [("x", [1, 1])], [("y", [1, 1])], constants, TensorProto.FLOAT)
+    (directory / contract.MODEL_FILE).write_bytes(data)
+
+
 def save(directory: Path, manifest: Manifest) -> None:
     """Write the manifest."""
     (directory / contract.FILE_NAME).write_bytes(contract.dumps(manifest))
@@ -158,8 +177,7 @@ def _layer(sources: int, destinations: int, node_tensor: str, at: int) -> LayerI
 
 def _model(nodes: list, inputs: list, outputs_: list, values: list, kind: int) -> bytes:
     tensors = [
-        [helper.make_tensor_value_info(name, kind, shape) for name, shape in group]
-        for group in (inputs, outputs_)
+        [helper.make_tensor_value_info(name, kind, shape) for name, shape in group] for group in (inputs, outputs_)
     ]
     body = helper.make_graph(nodes, "toy", *tensors, values)
     model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

@@ -21,7 +21,7 @@ from kanserve.repository.layout import Bundle
 from kanserve.tensors import DTYPES, Array, ModelInfo, TensorInfo
 
 PLAIN_BATCH = 1024  # rows of one request where no manifest says otherwise
-INLINE_SECONDS = 150e-6  # what the event loop may be held for; a hop to a thread costs as much
+INLINE_SECONDS = 200e-6  # what the event loop may be held for; a hop to a thread and back costs more
 PROBES = 5
 
 

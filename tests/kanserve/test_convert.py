@@ -1,0 +1,156 @@
+"""Wire conversion, as properties: what goes in comes out, and nothing else escapes."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from kanserve.errors import BadRequest, Exhausted, Unsupported
+from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.pb import kan_pb2
+from kanserve.rpc import convert
+from kanserve.tensors import DTYPES, EdgeResponse, InferResponse, LayerEdges, OutputTensor
+
+TYPED = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+}
+names = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+
+
+@st.composite
+def tensors(draw: st.DrawFn, datatypes: tuple[str, ...] = tuple(DTYPES)) -> tuple[str, np.ndarray]:
+    datatype = draw(st.sampled_from(datatypes))
+    shape = draw(hnp.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=4))
+    return datatype, draw(hnp.arrays(DTYPES[datatype], shape))
+
+
+@given(st.lists(st.tuples(names, tensors()), min_size=1, max_size=3), names, names, names)
+def test_raw_requests_keep_every_bit(inputs: list, model: str, version: str, request_id: str) -> None:
+    message = pb.ModelInferRequest(model_name=model, model_version=version, id=request_id)
+    for name, (datatype, array) in inputs:
+        message.inputs.add(name=name, datatype=datatype, shape=array.shape)
+        message.raw_input_contents.append(array.tobytes())
+    parsed = convert.parse(pb.ModelInferRequest, message.SerializeToString())
+    request = convert.request_from_pb(parsed, deadline=None)
+    assert (request.model, request.version, request.id) == (model, version, request_id)
+    for found, (name, (datatype, array)) in zip(request.inputs, inputs, strict=True):
+        assert (found.name, found.datatype, found.shape) == (name, datatype, array.shape)
+        assert found.data == array.tobytes()
+
+
+@given(tensors(tuple(TYPED)))
+def test_typed_contents_mean_the_same_bytes_as_raw(tensor: tuple[str, np.ndarray]) -> None:
+    datatype, array = tensor
+    message = pb.ModelInferRequest(model_name="m")
+    entry = message.inputs.add(name="x", datatype=datatype, shape=array.shape)
+    entry.contents.SetInParent()
+    getattr(entry.contents, TYPED[datatype]).extend(array.ravel().tolist())
+    (found,) = convert.request_from_pb(message, deadline=None).inputs
+    expected = np.frombuffer(array.tobytes(), DTYPES[datatype])
+    actual = np.frombuffer(found.data, DTYPES[datatype])
+    np.testing.assert_array_equal(actual, expected)  # NaN equals NaN; its payload may change
+
+
+@given(st.lists(st.tuples(names, tensors()), max_size=3), names)
+def test_responses_are_read_back_as_they_were(outputs: list, request_id: str) -> None:
+    unique = dict(outputs)
+    response = InferResponse(
+        "m",
+        7,
+        request_id,
+        tuple(OutputTensor(n, d, a.shape, a.tobytes()) for n, (d, a) in unique.items()),
+    )
+    message = pb.ModelInferResponse.FromString(convert.response_to_pb(response).SerializeToString())
+    assert (message.model_name, message.model_version, message.id) == ("m", "7", request_id)
+    found = convert.response_from_pb(message)
+    assert list(found) == list(unique)
+    for name, (_, array) in unique.items():
+        assert found[name].tobytes() == array.tobytes()
+        assert found[name].shape == array.shape
+
+
+@given(hnp.arrays("<f4", hnp.array_shapes(min_dims=3, max_dims=3, min_side=0, max_side=5)))
+def test_edge_values_are_packed_row_major(values: np.ndarray) -> None:
+    layer = LayerEdges(3, tuple(range(values.shape[1])), tuple(range(values.shape[2])), values)
+    (sent,) = convert.edges_to_pb(EdgeResponse("m", 1, "i", "d", (layer,))).layers
+    assert sent.layer == 3
+    assert np.frombuffer(sent.values, "<f4").reshape(tuple(sent.shape)).tobytes() == values.tobytes()
+    assert (tuple(sent.sources), tuple(sent.destinations)) == (layer.sources, layer.destinations)
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=200))
+def test_garbage_is_a_bad_request_or_a_message(data: bytes) -> None:
+    """Anything but these three, a ValueError say, would fail the test."""
+    with contextlib.suppress(BadRequest, Exhausted, Unsupported):
+        convert.request_from_pb(convert.parse(pb.ModelInferRequest, data), deadline=None)
+    with contextlib.suppress(BadRequest):
+        convert.edges_from_pb(convert.parse(kan_pb2.QueryEdgesRequest, data), deadline=None)
+
+
+def test_deep_nesting_is_malformed() -> None:
+    with pytest.raises(BadRequest, match="malformed"):
+        convert.parse(pb.ModelInferRequest, b"\x0b" * 10**6)
+
+
+@pytest.mark.parametrize(
+    ("key", "member", "value", "text"),
+    [
+        ("priority", "string_param", "1", "invalid value type for 'priority' parameter"),
+        ("priority", "int64_param", -1, "'priority'"),
+        ("timeout", "bool_param", True, "expected int64_param"),
+        ("timeout", "int64_param", -1, "'timeout'"),
+        ("sequence_start", "int64_param", 1, "expected bool_param"),
+        ("sequence_id", "bool_param", True, "'sequence_id'"),
+        ("triton_other", "bool_param", True, "reserved for Triton usage"),
+        ("triton_enable_empty_final_response", "string_param", "x", "expected bool_param"),
+    ],
+)
+def test_wrong_parameters_are_named(key: str, member: str, value: object, text: str) -> None:
+    message = pb.ModelInferRequest(model_name="m")
+    setattr(message.parameters[key], member, value)
+    with pytest.raises(BadRequest, match=text):
+        convert.request_from_pb(message, deadline=None)
+
+
+def test_triton_clients_parameters_are_accepted() -> None:
+    message = pb.ModelInferRequest(model_name="m")
+    message.parameters["priority"].uint64_param = 1
+    message.parameters["timeout"].int64_param = 1500
+    message.parameters["triton_enable_empty_final_response"].bool_param = True
+    message.parameters["sequence_id"].string_param = "s"
+    message.parameters["own"].double_param = 0.5
+    entry = message.inputs.add(name="x", datatype="FP32", shape=[1])
+    entry.parameters["binary_data_size"].int64_param = 4
+    message.raw_input_contents.append(b"1234")
+    assert convert.request_from_pb(message, deadline=None).queue_timeout == pytest.approx(0.0015)
+
+
+def test_large_typed_contents_are_refused_with_the_way_out() -> None:
+    message = pb.ModelInferRequest(model_name="m")
+    entry = message.inputs.add(name="x", datatype="FP64", shape=[200_000])
+    entry.contents.fp64_contents.extend([0.0] * 200_000)
+    with pytest.raises(Exhausted, match="raw_input_contents"):
+        convert.request_from_pb(message, deadline=None)
+
+
+def test_values_that_do_not_fit_are_refused() -> None:
+    message = pb.ModelInferRequest(model_name="m")
+    entry = message.inputs.add(name="x", datatype="INT8", shape=[1])
+    entry.contents.int_contents.append(300)
+    with pytest.raises(BadRequest, match="does not fit INT8"):
+        convert.request_from_pb(message, deadline=None)

@@ -1,0 +1,168 @@
+"""The way out: nothing in flight is lost, new calls are turned away in words, the second signal hurries."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2
+from kanserve.pb import grpc_service_pb2 as pb
+
+from tests.kanserve import toy
+from tests.kanserve.running import INFERENCE, Server, request, serving, wait_until
+
+SHUTTING_DOWN = "GRPC server is shutting down and has stopped accepting new requests."
+HEALTH = "/grpc.health.v1.Health/"
+SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def slow(value: float = 0.0) -> bytes:
+    return request(np.full((1, 1), value, np.float32), "slow").SerializeToString()
+
+
+def started(server: Server) -> bool:
+    return 'nv_inference_pending_request_count{model="slow",version="1"} 1' in server.metrics()
+
+
+def health(server: Server, name: str) -> int:
+    data = health_pb2.HealthCheckRequest(service=name).SerializeToString()
+    return health_pb2.HealthCheckResponse.FromString(server.call(f"{HEALTH}Check", data)).status
+
+
+def client(address: str, ends: Counter, wrong: list[str]) -> None:
+    """Ask, one call after the other, until the server no longer answers."""
+    rows = np.ones((4, 3), np.float32)
+    data, expected = request(rows).SerializeToString(), toy.outputs(rows)
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+    with grpc.insecure_channel(address, options=options) as channel:
+        call = channel.unary_unary(f"{INFERENCE}ModelInfer")
+        while True:
+            try:
+                answer = pb.ModelInferResponse.FromString(call(data, timeout=20))
+            except grpc.RpcError as error:
+                ends[error.code(), error.details()] += 1
+                return
+            found = np.frombuffer(answer.raw_output_contents[0], "<f4").reshape(4, 2)
+            if not np.allclose(found, expected, rtol=1e-4):
+                wrong.append(str(found))
+            ends["answered"] += 1
+
+
+def test_under_load_every_call_is_answered_or_turned_away(tmp_path: Path) -> None:
+    toy.write(tmp_path)
+    with serving(tmp_path, drain_delay=0.5) as server:
+        ends: Counter = Counter()
+        wrong: list[str] = []
+        threads = [threading.Thread(target=client, args=(server.address, ends, wrong)) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: ends["answered"] > 200)
+        before = ends["answered"]
+        server.process.send_signal(signal.SIGTERM)
+        for thread in threads:
+            thread.join(30)
+        assert server.process.wait(30) == 0
+        assert ends["answered"] > before  # it went on serving
+        ends.pop("answered")
+        assert dict(ends) == {(grpc.StatusCode.UNAVAILABLE, SHUTTING_DOWN): 16}
+        assert not wrong
+        assert server.lines()[-1]["event"] == "stopped"
+
+
+def test_a_call_in_flight_is_answered(tmp_path: Path) -> None:
+    toy.write_slow(tmp_path)
+    with serving(tmp_path, plain_onnx=True, drain_grace=60) as server:
+        future = server.channel.unary_unary(f"{INFERENCE}ModelInfer").future(slow(), timeout=60)
+        wait_until(lambda: started(server))
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: any(line["event"] == "draining" for line in server.lines()))
+        assert not future.done()  # or the model is too fast for this test
+        answer = pb.ModelInferResponse.FromString(future.result())
+        assert answer.raw_output_contents[0] == bytes(4)
+        assert server.process.wait(30) == 0
+
+
+def test_not_ready_while_it_still_answers(tmp_path: Path) -> None:
+    toy.write(tmp_path)
+    with serving(tmp_path, drain_delay=2) as server:
+        assert [health(server, name) for name in ("", "toy", "liveness")] == [SERVING] * 3
+        seen: list[int] = []
+        data = health_pb2.HealthCheckRequest(service="toy").SerializeToString()
+        watch = server.channel.unary_stream(f"{HEALTH}Watch")(data, timeout=30)
+        seen.append(health_pb2.HealthCheckResponse.FromString(next(watch)).status)
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: health(server, "") == NOT_SERVING)
+        assert [health(server, name) for name in ("toy", "liveness")] == [NOT_SERVING, SERVING]
+        ready = pb.ServerReadyResponse.FromString(server.call(f"{INFERENCE}ServerReady", b""))
+        assert not ready.ready
+        rows = np.ones((1, 3), np.float32)
+        np.testing.assert_allclose(server.infer(rows), toy.outputs(rows), rtol=1e-5)
+        seen.extend(health_pb2.HealthCheckResponse.FromString(item).status for item in watch)  # it ends
+        assert seen == [SERVING, NOT_SERVING]
+        assert server.process.wait(30) == 0
+
+
+def test_the_second_signal_hurries(tmp_path: Path) -> None:
+    toy.write_slow(tmp_path)
+    with serving(tmp_path, plain_onnx=True, drain_delay=60, drain_grace=60) as server:
+        future = server.channel.unary_unary(f"{INFERENCE}ModelInfer").future(slow(), timeout=60)
+        wait_until(lambda: started(server))
+        begun = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: any(line["event"] == "draining" for line in server.lines()))
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(30) == 143
+        assert time.monotonic() - begun < 30
+        with pytest.raises(grpc.RpcError):
+            future.result()
+
+
+def test_a_request_that_waited_too_long_is_not_run(tmp_path: Path) -> None:
+    toy.write_slow(tmp_path)
+    with serving(tmp_path, plain_onnx=True, threads=1) as server:
+        infer = server.channel.unary_unary(f"{INFERENCE}ModelInfer")
+        first = infer.future(slow(), timeout=60)
+        wait_until(lambda: started(server))
+        impatient = pb.ModelInferRequest.FromString(slow())
+        impatient.parameters["timeout"].int64_param = 1000
+        second = infer.future(impatient.SerializeToString(), timeout=60)
+        third = infer.future(slow(), timeout=0.2)
+        fourth = infer.future(slow(), timeout=60)
+        fourth.cancel()
+        first.result()
+        for future, code, text in (
+            (second, grpc.StatusCode.UNAVAILABLE, "Request timeout expired"),
+            (third, grpc.StatusCode.DEADLINE_EXCEEDED, ""),
+        ):
+            with pytest.raises(grpc.RpcError) as caught:
+                future.result()
+            assert caught.value.code() is code
+            assert text in caught.value.details()
+        text = server.metrics()
+        labels = 'model="slow",version="1"'
+        assert f"nv_inference_exec_count{{{labels}}} 1\n" in text
+        assert f'nv_inference_request_failure{{{labels},reason="REJECTED"}} 1\n' in text
+        assert f'nv_inference_request_failure{{{labels},reason="CANCELED"}} 2\n' in text
+
+
+def test_a_full_queue_refuses_at_once(tmp_path: Path) -> None:
+    toy.write_slow(tmp_path)
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    with serving(tmp_path, plain_onnx=True, threads=1) as server:
+        channels = [grpc.insecure_channel(server.address, options=options) for _ in range(3)]
+        infer = [channel.unary_unary(f"{INFERENCE}ModelInfer") for channel in channels]
+        futures = [infer[at % 3].future(slow(), timeout=60) for at in range(300)]
+        wait_until(lambda: sum(future.done() for future in futures) >= 40)
+        refused = [future for future in futures if future.done() and future.code() is not grpc.StatusCode.OK]
+        assert {(f.code(), f.details()) for f in refused} == {
+            (grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size")
+        }
+        assert ("grpc-retry-pushback-ms", "500") in list(refused[0].trailing_metadata())
+        for channel in channels:
+            channel.close()

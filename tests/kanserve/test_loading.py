@@ -1,0 +1,196 @@
+"""Versions that prove themselves, those that do not, and a server that tells the difference."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from kanserve import backends
+from kanserve.errors import ConfigError, LoadError, LoadReason
+from kanserve.metrics import Metrics
+from kanserve.models.loading import Loader
+from kanserve.models.model import Model
+from kanserve.models.registry import TRANSITIONS, Event, Registry, State
+from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.pb import kan_pb2
+from kanserve.repository import layout
+from onnx import TensorProto, helper
+
+from kanexport import manifest as contract
+from tests.kanserve import toy
+from tests.kanserve.running import INFERENCE, KAN, request, serving
+
+
+def load(root: Path, *, plain: bool = False, device: str = "cpu") -> Model:
+    (candidate,) = layout.scan(root, plain_onnx=plain)
+    return Loader(backends.load("ort"), device, 1, Metrics()).load(layout.read(candidate))
+
+
+def test_a_good_version(tmp_path: Path) -> None:
+    toy.write(tmp_path)
+    model = load(tmp_path)
+    assert (model.info.name, model.info.version, model.info.max_batch_size) == ("toy", 1, toy.BATCH)
+    model.close()
+
+
+def replace(data: bytes) -> Callable[[Path], None]:
+    """Another graph, properly listed."""
+
+    def change(directory: Path) -> None:
+        import hashlib
+
+        (directory / "model.onnx").write_bytes(data)
+        entry = contract.FileEntry(path="model.onnx", size=len(data), sha256=hashlib.sha256(data).hexdigest())
+        others = contract.load(directory).files[1:]
+        toy.edit(directory, files=(entry, *others))
+
+    return change
+
+
+def reference(**changes: object) -> Callable[[Path], None]:
+    import dataclasses
+
+    def change(directory: Path) -> None:
+        found = contract.load(directory).reference
+        toy.edit(directory, reference=dataclasses.replace(found, **changes))
+
+    return change
+
+
+def tensor(**fields: object) -> contract.TensorSpec:
+    return contract.TensorSpec(**{"name": "x", "datatype": "FP32", "shape": (-1, 3), **fields})
+
+
+CASES: list[tuple[str, Callable[[Path], None], LoadReason, str]] = [
+    ("other numbers", reference(outputs=((1.0, 2.0),) * 4), LoadReason.REFERENCE, "reference rows differ by"),
+    ("ragged", reference(outputs=((1.0,), (1.0, 2.0)) * 2), LoadReason.MANIFEST, "differ in length"),
+    ("no rows", reference(inputs=(), outputs=()), LoadReason.MANIFEST, "no reference rows"),
+    ("too wide", reference(inputs=((1.0,) * 5,) * 4), LoadReason.REFERENCE, "cannot compute"),
+    ("external", replace(toy.graph(external=True)), LoadReason.RUNTIME, "external data"),
+    ("garbage", replace(b"not a graph"), LoadReason.RUNTIME, "cannot load the graph"),
+    ("half", replace(toy.graph()[:80]), LoadReason.RUNTIME, "cannot load the graph"),
+    ("an edge graph", replace(toy.edge_graph(0)), LoadReason.MISMATCH, "no output like the manifest's 'y'"),
+    ("float64", replace(toy.graph("FP64")), LoadReason.MISMATCH, "the manifest's 'x'"),
+    ("input", lambda d: toy.edit(d, input=tensor(name="q")), LoadReason.MISMATCH, "the manifest's 'q'"),
+    ("width", lambda d: toy.edit(d, input=tensor(shape=(-1, 4))), LoadReason.MISMATCH, "'x'"),
+    ("batch", lambda d: toy.edit(d, max_batch_size=0), LoadReason.MANIFEST, "max_batch_size"),
+]
+
+
+@pytest.mark.parametrize(("damage", "reason", "text"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
+def test_a_graph_that_is_not_its_manifests(
+    tmp_path: Path, damage: Callable[[Path], None], reason: LoadReason, text: str
+) -> None:
+    damage(toy.write(tmp_path))
+    with pytest.raises(LoadError) as caught:
+        load(tmp_path)
+    assert (caught.value.reason, text in str(caught.value)) == (reason, True), str(caught.value)
+
+
+def test_a_device_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this machine's onnxruntime has CUDA")
+    toy.write(tmp_path)
+    with pytest.raises(ConfigError, match=r"device 'cuda' is not available.*offers cpu"):
+        load(tmp_path, device="cuda")
+
+
+def test_an_unknown_backend_names_those_there_are() -> None:
+    with pytest.raises(ConfigError, match="there are: ort"):
+        backends.load("os")
+
+
+def test_one_broken_version_does_not_stop_the_others(tmp_path: Path) -> None:
+    toy.write(tmp_path, version=1)
+    os.truncate(toy.write(tmp_path, version=2) / "edges_l1.onnx", 10)
+    toy.write(tmp_path, "broken", reference_scale=1.1)
+    with serving(tmp_path) as server:
+        x = np.ones((1, 3), np.float32)
+        np.testing.assert_allclose(server.infer(x), toy.outputs(x), rtol=1e-5)
+        ready = pb.ServerReadyResponse.FromString(server.call(f"{INFERENCE}ServerReady", b""))
+        assert not ready.ready
+        index = pb.RepositoryIndexResponse.FromString(server.call(f"{INFERENCE}RepositoryIndex", b""))
+        states = {(m.name, m.version): (m.state, m.reason) for m in index.models}
+        assert states["toy", "1"] == ("READY", "")
+        assert states["toy", "2"][0] == states["broken", "1"][0] == "UNAVAILABLE"
+        assert "edges_l1.onnx has 10 bytes" in states["toy", "2"][1]
+        assert "reference rows differ" in states["broken", "1"][1]
+        for model, version, code in (
+            ("toy", "2", grpc.StatusCode.FAILED_PRECONDITION),
+            ("broken", "", grpc.StatusCode.NOT_FOUND),
+        ):
+            data = request(x, model, model_version=version).SerializeToString()
+            with pytest.raises(grpc.RpcError) as caught:
+                server.call(f"{INFERENCE}ModelInfer", data)
+            assert caught.value.code() is code
+        text = server.metrics()
+        assert 'kanserve_model_load_failures_total{reason="integrity"} 1.0' in text
+        assert 'kanserve_model_load_failures_total{reason="reference"} 1.0' in text
+        assert 'kanserve_model_loaded{model="broken",version="1"} 0.0' in text
+
+
+def test_an_empty_repository_is_served_but_never_ready(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        ready = pb.ServerReadyResponse.FromString(server.call(f"{INFERENCE}ServerReady", b""))
+        live = pb.ServerLiveResponse.FromString(server.call(f"{INFERENCE}ServerLive", b""))
+        assert (ready.ready, live.live) == (False, True)
+
+
+def test_files_changed_under_a_running_server_change_nothing(tmp_path: Path) -> None:
+    directory = toy.write(tmp_path)
+    x = np.ones((2, 3), np.float32)
+    with serving(tmp_path) as server:
+        for path in directory.iterdir():
+            os.truncate(path, 0)
+        np.testing.assert_allclose(server.infer(x), toy.outputs(x), rtol=1e-5)
+        query = kan_pb2.QueryEdgesRequest(model_name="toy", rows=x.tobytes(), row_count=2)
+        answer = kan_pb2.QueryEdgesResponse.FromString(server.call(f"{KAN}QueryEdges", query.SerializeToString()))
+        values = np.frombuffer(answer.layers[1].values, "<f4").reshape(2, 4, 2)
+        np.testing.assert_allclose(values, toy.edges(x, 1), rtol=1e-5)
+
+
+def test_a_plain_file_is_served_without_edges(tmp_path: Path) -> None:
+    two = helper.make_graph(
+        [helper.make_node("Add", ["a", "b"], ["s"]), helper.make_node("Cast", ["s"], ["i"], to=TensorProto.INT64)],
+        "two",
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["B", 2]) for n in ("a", "b")],
+        [
+            helper.make_tensor_value_info("s", TensorProto.FLOAT, ["B", 2]),
+            helper.make_tensor_value_info("i", TensorProto.INT64, ["B", 2]),
+        ],
+    )
+    model = helper.make_model(two, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (tmp_path / "plain" / "1").mkdir(parents=True)
+    (tmp_path / "plain" / "1" / "model.onnx").write_bytes(model.SerializeToString())
+    a, b = np.arange(4, dtype="<f4").reshape(2, 2), np.full((2, 2), 0.75, "<f4")
+    message = pb.ModelInferRequest(model_name="plain")
+    for name, value in (("b", b), ("a", a)):
+        message.inputs.add(name=name, datatype="FP32", shape=[2, 2])
+        message.raw_input_contents.append(value.tobytes())
+    message.outputs.add(name="i")
+    with serving(tmp_path, plain_onnx=True) as server:
+        answer = pb.ModelInferResponse.FromString(server.call(f"{INFERENCE}ModelInfer", message.SerializeToString()))
+        assert [(o.name, o.datatype) for o in answer.outputs] == [("i", "INT64")]
+        found = np.frombuffer(answer.raw_output_contents[0], "<i8").reshape(2, 2)
+        np.testing.assert_array_equal(found, (a + b).astype(np.int64))
+        query = kan_pb2.QueryEdgesRequest(model_name="plain", rows=a.tobytes(), row_count=2)
+        with pytest.raises(grpc.RpcError) as caught:
+            server.call(f"{KAN}QueryEdges", query.SerializeToString())
+        assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert "not exported by kanexport" in caught.value.details()
+
+
+def test_only_what_the_table_says_can_happen() -> None:
+    registry = Registry()
+    registry.found("m", 1)
+    registry.failed("m", 1, "because")
+    with pytest.raises(KeyError):
+        registry.failed("m", 1, "again")
+    assert {state for state in TRANSITIONS.values()} == set(State)
+    assert {event for _, event in TRANSITIONS} == set(Event)

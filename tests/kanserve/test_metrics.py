@@ -1,0 +1,122 @@
+"""The metrics port: every promised name, honest numbers, and no label a client can invent."""
+
+from __future__ import annotations
+
+import re
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from kanserve import metrics
+from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.pb import kan_pb2
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.kanserve import toy
+from tests.kanserve.running import INFERENCE, KAN, Server, request, serving
+
+TRITON = {
+    "nv_inference_request_success",
+    "nv_inference_request_failure",
+    "nv_inference_count",
+    "nv_inference_exec_count",
+    "nv_inference_request_duration_us",
+    "nv_inference_queue_duration_us",
+    "nv_inference_compute_input_duration_us",
+    "nv_inference_compute_infer_duration_us",
+    "nv_inference_compute_output_duration_us",
+    "nv_inference_pending_request_count",
+    "nv_model_load_duration_secs",
+}
+
+
+def samples(text: str) -> dict[str, float]:
+    """Series -> value, as they stand in the text."""
+    lines = (line for line in text.splitlines() if line and not line.startswith("#"))
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
+
+
+def test_every_promised_name_is_there_before_the_first_request(tmp_path: Path) -> None:
+    toy.write(tmp_path)
+    with serving(tmp_path) as server:
+        text = server.metrics()
+    names = set(re.findall(r"^# TYPE (\S+)", text, re.M))
+    assert names >= TRITON
+    assert {definition.name for definition in metrics.DEFINITIONS} <= names
+    found = samples(text)
+    labels = 'model="toy",version="1"'
+    for name in TRITON - {"nv_inference_request_failure", "nv_model_load_duration_secs"}:
+        assert found[f"{name}{{{labels}}}"] == 0
+    for reason in ("REJECTED", "CANCELED", "BACKEND", "OTHER"):
+        assert found[f'nv_inference_request_failure{{{labels},reason="{reason}"}}'] == 0
+    assert found[f'kanserve_request_duration_seconds_bucket{{le="5e-05",{labels}}}'] == 0
+    assert found[f"kanserve_model_loaded{{{labels}}}"] == 1
+    assert found[f"nv_model_load_duration_secs{{{labels}}}"] > 0
+    assert list(text_string_to_metric_families(text))  # what Prometheus would read
+
+
+def test_numbers_agree_with_what_was_done_and_with_the_statistics(tmp_path: Path) -> None:
+    toy.write(tmp_path)
+    with serving(tmp_path) as server:
+        for rows in (1, 8, 8):
+            server.infer(np.zeros((rows, 3), np.float32))
+        with pytest.raises(grpc.RpcError):
+            server.infer(np.zeros((2, 4), np.float32))
+        query = kan_pb2.QueryEdgesRequest(model_name="toy", rows=bytes(24), row_count=2, layers=[1])
+        server.call(f"{KAN}QueryEdges", query.SerializeToString())
+        found = samples(server.metrics())
+        statistics = pb.ModelStatisticsResponse.FromString(server.call(f"{INFERENCE}ModelStatistics", b""))
+    labels = 'model="toy",version="1"'
+    assert found[f"nv_inference_request_success{{{labels}}}"] == 3
+    assert found[f'nv_inference_request_failure{{{labels},reason="OTHER"}}'] == 1
+    assert found[f"nv_inference_count{{{labels}}}"] == 17
+    assert found[f"nv_inference_exec_count{{{labels}}}"] == 3
+    assert found[f"kanserve_batch_rows_sum{{{labels}}}"] == 17
+    assert found[f"kanserve_edge_values_total{{{labels}}}"] == 16
+    assert found[f'kanserve_edge_queries_total{{grpc_code="OK",{labels}}}'] == 1
+    assert found["kanserve_inflight_requests"] == 0
+    (entry,) = statistics.model_stats
+    assert (entry.inference_count, entry.execution_count, entry.inference_stats.fail.count) == (17, 3, 1)
+    microseconds = entry.inference_stats.compute_infer.ns // 1000
+    assert found[f"nv_inference_compute_infer_duration_us{{{labels}}}"] == microseconds > 0
+    assert [(b.batch_size, b.compute_infer.count) for b in entry.batch_stats] == [(1, 1), (8, 2)]
+
+
+def test_a_client_cannot_make_series(server: Server) -> None:
+    def ask(number: int) -> None:
+        rows = np.zeros((1, 3), np.float32)
+        name = f"made-up-{number}"
+        calls = [
+            (f"{INFERENCE}ModelInfer", request(rows, name, model_version=str(number + 1))),
+            (f"{KAN}QueryEdges", kan_pb2.QueryEdgesRequest(model_name=name)),
+            (f"/made.up/Method{number}", pb.ServerLiveRequest()),
+            (f"{INFERENCE}Method{number}", pb.ServerLiveRequest()),
+        ]
+        for path, message in calls:
+            with pytest.raises(grpc.RpcError):
+                server.call(path, message.SerializeToString())
+
+    ask(0)
+    before = server.metrics()
+    for number in range(1, 40):
+        ask(number)
+    after = server.metrics()
+    assert set(samples(before)) == set(samples(after))
+    assert "made" not in after.replace("kanserve_", "")
+    assert samples(after)['nv_inference_request_failure{model="_unknown_",version="",reason="OTHER"}'] >= 40
+
+
+def test_the_port_answers_get_and_nothing_else(server: Server) -> None:
+    url = f"http://127.0.0.1:{server.metrics_port}"
+    for path, method, status in (("/", "GET", 404), ("/metrics", "POST", 501), ("/metrics", "DELETE", 501)):
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(urllib.request.Request(url + path, method=method), timeout=10)
+        assert caught.value.code == status
+        assert "Python" not in str(caught.value.headers)
+        caught.value.close()
+    with urllib.request.urlopen(urllib.request.Request(f"{url}/metrics", method="HEAD"), timeout=10) as head:
+        assert head.read() == b""
+        assert "version=0.0.4" in head.headers["Content-Type"]
