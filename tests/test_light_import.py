@@ -1,0 +1,35 @@
+"""What must stay light: the shared contract, and `--help`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ["numpy", "onnx", "onnxruntime", "torch", "grpc", "yaml", "safetensors", "prometheus_client", "pydantic"]
+
+
+def loaded(code: str) -> set[str]:
+    """Heavy top-level modules a fresh interpreter has loaded after running code."""
+    script = f"{code}\nimport sys; print(*[m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(done.stderr.split())
+
+
+def test_the_contract_needs_the_standard_library_alone() -> None:
+    assert loaded("import kanexport.manifest") == set()
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['kanserve', '--help']\n"
+        "from kanserve.cli import main\n"
+        "try: main()\nexcept SystemExit: pass"
+    )
+    assert loaded(code) == set()
+
+
+@pytest.mark.parametrize("module", ["kanexport.cli", "kanserve.app"])
+def test_the_product_never_loads_torch(module: str) -> None:
+    assert "torch" not in loaded(f"import {module}")
