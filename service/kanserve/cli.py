@@ -61,18 +61,9 @@ class _Version(argparse.Action):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code; argparse exits by itself on usage errors."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    name = next((argument for argument in arguments if not argument.startswith("-")), "")
-    as_json = "--json" in arguments
     try:
-        module = _load(name) if name in COMMANDS else None
-        args = _parser(name, module).parse_args(arguments)
-        code = int(module.run(args)) if module else _usage()
+        code = _run(arguments)
         sys.stdout.flush()
-    except CommandError as error:
-        print(f"kanserve {name}: {error}", file=sys.stderr)
-        if as_json:
-            print_json({"error": str(error), "exit_code": error.exit_code})
-        return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -80,6 +71,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     return code
+
+
+def _run(arguments: list[str]) -> int:
+    """Find, load and run the command; its error becomes text and an exit code."""
+    name = next((argument for argument in arguments if not argument.startswith("-")), "")
+    try:
+        module = _load(name) if name in COMMANDS else None
+        args = _parser(name, module).parse_args(arguments)
+        return int(module.run(args)) if module else _usage()
+    except CommandError as error:
+        print(f"kanserve {name}: {error}", file=sys.stderr)
+        if "--json" in arguments:
+            print_json({"error": str(error), "exit_code": error.exit_code})
+        return error.exit_code
 
 
 def _parser(selected: str, module: types.ModuleType | None) -> argparse.ArgumentParser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import subprocess
@@ -54,7 +55,7 @@ def checkpoint(path: Path, widths: tuple[int, ...], *, seed: int = 0) -> Path:
     step = 2 / 5
     knots = np.arange(-3, 9, dtype=np.float32) * step - 1
     state = {}
-    for at, (sources, destinations) in enumerate(zip(widths, widths[1:], strict=False)):
+    for at, (sources, destinations) in enumerate(itertools.pairwise(widths)):
         state |= {
             f"layers.{at}.base_weight": rng.normal(size=(destinations, sources)).astype(np.float32),
             f"layers.{at}.spline_weight": rng.normal(size=(destinations, sources, 8)).astype(np.float32),

@@ -52,9 +52,7 @@ def test_every_input_form_gives_the_same(
 @pytest.mark.parametrize("suffix", [".npz", ".npy", ".csv", ".json"])
 def test_every_output_form_holds_the_same(suffix: str, server: Server, expected: Any, tmp_path: Path) -> None:
     target = tmp_path / f"y{suffix}"
-    done = kanserve(
-        "infer", "tiny", "--input", write(tmp_path / "rows.npy"), "--output", target, "--url", server.url
-    )
+    done = kanserve("infer", "tiny", "--input", write(tmp_path / "rows.npy"), "--output", target, "--url", server.url)
     assert (done.returncode, done.stdout) == (0, "")
     assert str(target) in done.stderr
     if suffix == ".csv":
@@ -95,9 +93,7 @@ def test_zero_rows_are_an_empty_answer(server: Server, tmp_path: Path) -> None:
 
 
 def test_non_finite_values_travel_both_ways(server: Server) -> None:
-    found = document(
-        kanserve("infer", "tiny", "--input", "-", "--url", server.url, "--json", stdin=b'[["NaN", 0, 0]]')
-    )
+    found = document(kanserve("infer", "tiny", "--input", "-", "--url", server.url, "--json", stdin=b'[["NaN", 0, 0]]'))
     assert found["outputs"]["y"] == [["NaN", "NaN"]]
 
 
@@ -159,9 +155,7 @@ def test_a_pickle_is_not_executed(server: Server, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("target", "says"), [("y.txt", ".npz or .npy"), ("nowhere/y.npz", "no folder")])
 def test_a_bad_output_is_refused_before_anything_is_asked(target: str, says: str, tmp_path: Path) -> None:
-    done = kanserve(
-        "infer", "tiny", "--input", "none.npy", "--output", tmp_path / target, "--url", "127.0.0.1:1"
-    )
+    done = kanserve("infer", "tiny", "--input", "none.npy", "--output", tmp_path / target, "--url", "127.0.0.1:1")
     assert done.returncode == 2
     assert says in done.stderr
 

@@ -63,7 +63,14 @@ def note(text: str) -> None:
 
 def print_json(document: Any) -> None:
     """One JSON document on stdout. NaN and infinities become strings: JSON has no such numbers."""
-    print(json.dumps(jsonable(document), allow_nan=False))
+    emit(json.dumps(jsonable(document), allow_nan=False) + "\n")
+
+
+def emit(text: str) -> None:
+    """Text to stdout, all of it: under PYTHONUNBUFFERED, print() drops what a pipe does not take at once."""
+    sys.stdout.flush()
+    with open(sys.stdout.fileno(), "wb", closefd=False) as out:
+        out.write(text.encode())
 
 
 def jsonable(value: Any) -> Any:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from kanserve.commands import remote, results, rows
-from kanserve.commands.common import CommandError, add_client_options, note, print_json
+from kanserve.commands.common import CommandError, add_client_options, emit, note, print_json
 from kanserve.rpc import bulk
 
 
@@ -45,5 +44,5 @@ def run(args: argparse.Namespace) -> int:
         print_json({**facts, "outputs": {name: output.tolist() for name, output in answer.outputs.items()}})
     else:
         for name, output in answer.outputs.items():
-            sys.stdout.write(results.csv_text(name, output))
+            emit(results.csv_text(name, output))
     return 0

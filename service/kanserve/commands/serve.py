@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,7 +79,6 @@ def _announcer(settings: config.Settings) -> Callable[[int, int], None]:
                 "pid": os.getpid(),
             }
         )
-        sys.stdout.flush()
 
     return announce
 

@@ -1,0 +1,103 @@
+"""`kanserve serve`: settings and their origins, refusals, the way it ends."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.cli.running import document, kanserve, serving
+
+
+def test_every_source_has_its_rank_and_its_name(repository: Path, tmp_path: Path) -> None:
+    file = tmp_path / "kanserve.toml"
+    file.write_text('threads = 1\nmax_query_rows = 7\nlog_level = "error"\nmax_request_bytes = "2MiB"\n')
+    arguments = ("serve", repository, "--config", file, "--show-config", "--log-level", "debug", "--reflection")
+    shown = document(kanserve(*arguments, "--json", KANSERVE_MAX_QUERY_ROWS="9", KANSERVE_LOG_LEVEL="info"))
+    assert shown["log_level"] == {"value": "debug", "origin": "flag"}
+    assert shown["reflection"] == {"value": True, "origin": "flag"}
+    assert shown["max_query_rows"] == {"value": 9, "origin": "environment"}
+    assert shown["threads"] == {"value": 1, "origin": str(file)}
+    assert shown["max_request_bytes"] == {"value": 2 * 2**20, "origin": str(file)}
+    assert shown["grpc_port"] == {"value": 8001, "origin": "default"}
+    table = kanserve(*arguments)
+    assert table.returncode == 0
+    assert any("threads" in line and str(file) in line for line in table.stdout.splitlines())
+
+
+def test_a_relative_repository_belongs_to_its_file(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    file = tmp_path / "kanserve.toml"
+    file.write_text('repository = "models"\n')
+    shown = document(kanserve("serve", "--config", file, "--show-config", "--json"))
+    assert Path(shown["repository"]["value"]) == tmp_path / "models"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("gprc_port = 1\n", "did you mean 'grpc_port'?"),
+        ("grpc_port = 70000\n", "grpc_port = 70000"),
+        ("grpc_port = \n", "is not TOML"),
+        ('device = "tpu"\n', "'cpu' or 'cuda'"),
+        ("max_request_bytes = 10\n", "max_request_bytes = 10"),
+    ],
+)
+def test_a_bad_file_is_explained(text: str, says: str, repository: Path, tmp_path: Path) -> None:
+    file = tmp_path / "kanserve.toml"
+    file.write_text(text)
+    done = kanserve("serve", repository, "--config", file)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert says in done.stderr
+    assert str(file) in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "repository is not set"),
+        (("nowhere",), "nowhere is not a folder"),
+        ((".", "--config", "none.toml"), "none.toml is not there"),
+        ((".", "--grpc-port", "many"), "grpc_port = many (from flag)"),
+        ((".", "--host", "0.0.0.0"), "neither TLS nor authentication"),
+        ((".", "--grpc", "1"), "unrecognized arguments"),
+    ],
+)
+def test_a_bad_command_is_explained(arguments: tuple[str, ...], says: str) -> None:
+    done = kanserve("serve", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_other_machines_only_on_purpose(repository: Path) -> None:
+    shown = document(kanserve("serve", repository, "--host", "0.0.0.0", "--insecure", "--show-config", "--json"))
+    assert shown["host"]["value"] == "0.0.0.0"
+
+
+def test_a_port_that_is_taken_is_named(repository: Path, tmp_path: Path) -> None:
+    with serving(repository, tmp_path / "log") as running:
+        port = running.url.rpartition(":")[2]
+        done = kanserve("serve", repository, "--grpc-port", port, "--metrics-port", "0")
+    assert done.returncode == 2
+    assert port in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_with_0(number: signal.Signals, repository: Path, tmp_path: Path) -> None:
+    with serving(repository, tmp_path / "log", "--log-format", "json") as running:
+        running.process.send_signal(number)
+        assert running.process.wait(20) == 0
+        assert running.process.stdout is not None
+        assert running.process.stdout.read() == ""  # one document was printed at the start, nothing after
+        events = [json.loads(line)["event"] for line in running.log.read_text().splitlines()]
+    assert events[-1] == "stopped"
+
+
+def test_logs_for_people(repository: Path, tmp_path: Path) -> None:
+    with serving(repository, tmp_path / "log", "--log-format", "console") as running:
+        kanserve("health", "--url", running.url)
+    assert "loaded" in running.log.read_text()
+    assert not running.log.read_text().startswith("{")
