@@ -132,9 +132,10 @@ def test_a_request_that_waited_too_long_is_not_run(tmp_path: Path) -> None:
         impatient = pb.ModelInferRequest.FromString(slow())
         impatient.parameters["timeout"].int64_param = 1000
         second = infer.future(impatient.SerializeToString(), timeout=60)
+        abandoned = infer.future(slow(), timeout=60)
+        wait_until(lambda: "kanserve_inflight_requests 3.0" in server.metrics())
+        abandoned.cancel()
         third = infer.future(slow(), timeout=0.2)
-        fourth = infer.future(slow(), timeout=60)
-        fourth.cancel()
         first.result()
         for future, code, text in (
             (second, grpc.StatusCode.UNAVAILABLE, "Request timeout expired"),
