@@ -144,7 +144,7 @@ def _widths(manifest: Manifest) -> list[int]:
 
 def _show(result: Result) -> None:
     manifest = result.manifest
-    console = Console()
+    console = Console(highlight=False)
     widths = " → ".join(str(n) for n in _widths(manifest))
     edges = sum(layer.active_edges for layer in manifest.layers)
     console.print(
@@ -155,11 +155,11 @@ def _show(result: Result) -> None:
         console.print(f"assumed, since the file does not tell: {assumed}")
     for note in manifest.notes:
         console.print(f"note: {note}")
-    table = Table(title="verified against float64", title_justify="left")
-    for heading in ("rows", "", "outputs, relative", "absolute", "edges, relative", "absolute", "worst edge"):
-        table.add_column(heading, justify="left" if heading in ("", "worst edge") else "right")
+    table = Table(title="largest errors against float64", title_justify="left")
+    for heading in ("zone", "rows", "outputs rel.", "abs.", "edges rel.", "abs.", "worst edge"):
+        table.add_column(heading, justify="left" if heading in ("zone", "worst edge") else "right", no_wrap=True)
     for zone in manifest.verification.zones:
         errors = (zone.outputs_max_rel, zone.outputs_max_abs, zone.edges_max_rel, zone.edges_max_abs)
-        table.add_row(str(zone.rows), zone.name, *(f"{error:.1e}" for error in errors), zone.worst_edge)
+        table.add_row(zone.name, str(zone.rows), *(f"{error:.1e}" for error in errors), zone.worst_edge)
     console.print(table)
     console.print(f"written to {result.directory}", soft_wrap=True)

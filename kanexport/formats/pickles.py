@@ -16,7 +16,9 @@ from typing import Any
 
 from kanexport.errors import CheckpointError, UnsafeCheckpoint
 
-OPCODE_LIMIT = 5_000_000
+OPCODE_LIMIT = 1_000_000  # a state dict needs about thirty for each tensor
+NUMBER_LIMIT = 2**48  # an offset, size or stride beyond this is nonsense
+AXES_LIMIT = 16
 NAME_LIMIT = 200  # characters of a name that an error repeats
 
 SAVE_STATE_DICT = (
@@ -65,14 +67,14 @@ _MARK = _Mark()
 def _rebuild_tensor(args: tuple[Any, ...]) -> TensorRef:
     storage, offset, size, stride = args[:4]
     numbers = [offset, *_tuple(size), *_tuple(stride)]
-    if not isinstance(storage, Storage) or not all(type(n) is int and n >= 0 for n in numbers):
+    if not isinstance(storage, Storage) or not all(type(n) is int and 0 <= n < NUMBER_LIMIT for n in numbers):
         raise CheckpointError("a tensor in the pickle has no valid storage, offset, size or stride")
     return TensorRef(storage, offset, _tuple(size), _tuple(stride))
 
 
 def _tuple(value: Any) -> tuple[Any, ...]:
-    if not isinstance(value, tuple):
-        raise CheckpointError("a tensor's size or stride is not a tuple")
+    if not isinstance(value, tuple) or len(value) > AXES_LIMIT:
+        raise CheckpointError(f"a tensor's size or stride is not a tuple of at most {AXES_LIMIT} numbers")
     return value
 
 
@@ -95,32 +97,13 @@ REBUILDERS: dict[str, Callable[[tuple[Any, ...]], Any]] = {
     "torch._utils._rebuild_tensor": _rebuild_tensor,
     "torch._utils._rebuild_parameter": _first,
     "torch.Size": lambda args: tuple(args[0]) if isinstance(args[0], list | tuple) else (),
-    "torch.device": lambda args: f"device:{args[0]}",
+    "torch.device": lambda args: args[0] if isinstance(args[0], str) else "",
 }
 # Names that may stand as values: dtypes and storage classes.
 VALUE_MODULES = ("torch", "torch.storage")
-VALUE_NAMES = [
-    "FloatStorage",
-    "DoubleStorage",
-    "HalfStorage",
-    "BFloat16Storage",
-    "LongStorage",
-    "IntStorage",
-    "ShortStorage",
-    "CharStorage",
-    "ByteStorage",
-    "BoolStorage",
-    "float32",
-    "float64",
-    "float16",
-    "bfloat16",
-    "int64",
-    "int32",
-    "int16",
-    "int8",
-    "uint8",
-    "bool",
-]
+_STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
+_DTYPES = ("float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
+VALUE_NAMES = frozenset(_DTYPES) | {name + "Storage" for name in _STORAGES}
 
 
 def _allowed(name: Name) -> bool:
@@ -159,12 +142,15 @@ class _Machine:
         if len(items) % 2:
             raise CheckpointError("the pickle has a key without a value")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if not isinstance(key, str | int | float | tuple):
-                raise CheckpointError(f"the pickle has a key of type {type(key).__name__}")
+            # No tuples: hashing one that nests deeply, or holds itself many times, never ends.
+            if not isinstance(key, str) and not (isinstance(key, int) and abs(key) < NUMBER_LIMIT):
+                raise CheckpointError(f"the pickle has a key of type {type(key).__name__}, expected text")
             target[key] = value
 
     def name(self, module: Any, name: Any) -> None:
-        found = Name(str(module), str(name))
+        if not (isinstance(module, str) and isinstance(name, str)):
+            raise CheckpointError("the pickle asks for a name that is no text")
+        found = Name(module, name)
         if not _allowed(found):
             raise UnsafeCheckpoint(
                 f"the pickle asks for {found}, which is not a tensor; nothing was executed",
@@ -175,7 +161,8 @@ class _Machine:
     def reduce(self) -> None:
         args, function = self.pop(), self.pop()
         if not isinstance(function, Name) or str(function) not in REBUILDERS:
-            raise UnsafeCheckpoint(f"the pickle calls {function!s:.80}; nothing was executed")
+            called = str(function) if isinstance(function, Name) else f"a {type(function).__name__}"
+            raise UnsafeCheckpoint(f"the pickle calls {called}; nothing was executed", hint=SAVE_STATE_DICT)
         if not isinstance(args, tuple):
             raise CheckpointError("the pickle calls a rebuilder without arguments")
         try:
@@ -193,7 +180,7 @@ class _Machine:
         if not (isinstance(value, tuple) and len(value) >= 5 and value[0] == "storage"):
             raise CheckpointError("the pickle refers to something that is no storage")
         _, kind, key, _, count = value[:5]
-        if not (isinstance(kind, Name) and isinstance(key, str) and type(count) is int and count >= 0):
+        if not (isinstance(kind, Name) and isinstance(key, str) and type(count) is int and 0 <= count < NUMBER_LIMIT):
             raise CheckpointError("a storage in the pickle has no type, key or length")
         self.stack.append(Storage(kind.name, key, count))
 
@@ -204,29 +191,12 @@ class _Machine:
 
 
 # Opcodes by effect; `m` is the machine, `a` the opcode's argument.
-_PUSH = [
-    "BINUNICODE",
-    "SHORT_BINUNICODE",
-    "BINUNICODE8",
-    "UNICODE",
-    "BININT",
-    "BININT1",
-    "BININT2",
-    "INT",
-    "LONG",
-    "LONG1",
-    "LONG4",
-    "BINFLOAT",
-    "FLOAT",
-    "SHORT_BINBYTES",
-    "BINBYTES",
-    "BINBYTES8",
-    "SHORT_BINSTRING",
-    "BINSTRING",
-]
+_TEXTS = ("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "UNICODE")
+_NUMBERS = ("BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4", "BINFLOAT", "FLOAT")
+_BYTES = ("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "SHORT_BINSTRING", "BINSTRING")
 _EFFECTS: dict[str, Callable[[_Machine, Any], None]] = {
     **dict.fromkeys(("PROTO", "FRAME"), lambda m, a: None),
-    **dict.fromkeys(_PUSH, lambda m, a: m.stack.append(a)),
+    **dict.fromkeys(_TEXTS + _NUMBERS + _BYTES, lambda m, a: m.stack.append(a)),
     "NONE": lambda m, a: m.stack.append(None),
     "NEWTRUE": lambda m, a: m.stack.append(True),
     "NEWFALSE": lambda m, a: m.stack.append(False),
@@ -283,6 +253,6 @@ def read(data: bytes) -> Any:
                     hint=SAVE_STATE_DICT,
                 )
             effect(machine, argument)
-    except (ValueError, IndexError, UnicodeError, OverflowError, RecursionError, TypeError) as error:
+    except (ValueError, IndexError, OverflowError, RecursionError, TypeError, Warning) as error:
         raise CheckpointError(f"the pickle is damaged: {type(error).__name__}") from error
     raise CheckpointError("the pickle is cut off before its end")

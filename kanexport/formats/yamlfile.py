@@ -18,8 +18,8 @@ from kanexport.errors import CheckpointError
 
 SIZE_LIMIT = 2**20  # bytes
 DEPTH_LIMIT = 64
-EVENT_LIMIT = 500_000
-ALIAS_LIMIT = 1_000
+EVENT_LIMIT = 500_000  # nodes, with every alias counted as what it stands for
+SCALAR_LIMIT = 2_000  # characters; longer numbers take Python for ever
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,15 @@ def read(data: bytes) -> dict[str, Any]:
         value = _InertLoader(text).get_single_data()
     except CheckpointError:
         raise
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError) as error:
+    except (
+        yaml.YAMLError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark is not None else ""
         raise CheckpointError(f"the config is not readable YAML{where}") from error
@@ -103,10 +111,28 @@ def read(data: bytes) -> dict[str, Any]:
 
 
 def _check_events(text: str) -> None:
-    """Bound depth, size and aliases before anything is constructed."""
-    depth = aliases = 0
-    for count, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        aliases += isinstance(event, yaml.AliasEvent)
-        if depth > DEPTH_LIMIT or count > EVENT_LIMIT or aliases > ALIAS_LIMIT:
+    """Bound depth and size before anything is constructed; aliases count as what they
+    repeat, so a small file cannot stand for a large value or for one without end."""
+    sizes: dict[str, int] = {}
+    parents: list[tuple[str | None, int]] = []
+    count = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        start, anchor = count, getattr(event, "anchor", None)
+        if isinstance(event, yaml.CollectionStartEvent):
+            parents.append((anchor, count))
+            count += 1
+            anchor = None
+        if isinstance(event, yaml.CollectionEndEvent):
+            anchor, start = parents.pop()
+        elif isinstance(event, yaml.AliasEvent):
+            if anchor not in sizes:
+                raise CheckpointError(f"the config refers to {str(anchor)[:80]!r} before it is complete")
+            count += sizes[anchor]
+        elif isinstance(event, yaml.ScalarEvent):
+            count += 1
+            if len(event.value) > SCALAR_LIMIT:
+                raise CheckpointError(f"the config has a value of {len(event.value)} characters")
+        if anchor is not None:
+            sizes[anchor] = count - start
+        if len(parents) > DEPTH_LIMIT or count > EVENT_LIMIT:
             raise CheckpointError("the config is nested too deeply, too large or full of aliases")

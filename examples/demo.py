@@ -1,0 +1,122 @@
+"""The whole story in one minute: real checkpoints, a real server, a real client.
+
+    make demo
+
+Exports two trained networks, serves them on loopback, asks for predictions with
+NVIDIA's tritonclient and for edge values with kanserve's own command, reads the
+metrics, and stops everything again. Nothing stays behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import tritonclient.grpc
+
+ROOT = Path(__file__).parent.parent
+CHECKPOINTS = ROOT / "tests" / "golden" / "checkpoints"
+MODELS = {
+    "formula": CHECKPOINTS / "pykan-hello-adapted" / "model",
+    "digits": CHECKPOINTS / "efficient-kan-digits/model.pt",
+}
+KANSERVE = [sys.executable, "-m", "kanserve"]
+STOP_SECONDS = 30
+
+
+def say(text: str) -> None:
+    print(f"\n== {text} ==", flush=True)
+
+
+def shown(path: Path) -> str:
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
+
+
+def kanserve(*arguments: str | Path) -> None:
+    """Run a command as a person would, showing it first."""
+    print("$ kanserve", *(shown(a) if isinstance(a, Path) else a for a in arguments), flush=True)
+    subprocess.run([*KANSERVE, *map(str, arguments)], check=True)
+
+
+@contextlib.contextmanager
+def server(models: Path) -> Iterator[tuple[str, str]]:
+    """A server on free ports; yields its gRPC and metrics addresses, and stops it."""
+    ports = ["--grpc-port", "0", "--metrics-port", "0", "--log-format", "json", "--drain-delay", "0.2"]
+    print("$ kanserve serve models", flush=True)
+    process = subprocess.Popen([*KANSERVE, "serve", str(models), *ports], stderr=subprocess.PIPE, text=True)
+    try:
+        yield addresses(process)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=STOP_SECONDS)
+        print(f"server stopped with exit code {process.returncode}")
+
+
+def addresses(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """Where the server listens, from its log."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        event = json.loads(line)
+        if event["event"] == "serving":
+            print(f"gRPC on {event['grpc']}, metrics on {event['metrics']}")
+            return event["grpc"], event["metrics"]
+        print(f"  {event['event']} {event.get('model', '')}")
+    raise SystemExit("the server ended before it was ready")
+
+
+def predict(url: str, name: str, reference: dict[str, np.ndarray]) -> None:
+    """Predictions over Triton's protocol, against the library that trained the model."""
+    rows = reference["x"]
+    with tritonclient.grpc.InferenceServerClient(url) as client:
+        tensor = tritonclient.grpc.InferInput("x", list(rows.shape), "FP32")
+        tensor.set_data_from_numpy(rows)
+        y = client.infer(name, [tensor]).as_numpy("y")
+    error = np.abs(y - reference["y64"]).max() / np.abs(reference["y64"]).max()
+    print(f"{name}: {len(rows)} rows -> {y.shape[1]} outputs, largest difference to the trained model {error:.1e}")
+
+
+def show_metrics(address: str) -> None:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    wanted = r"nv_inference_count|nv_inference_request_success|kanserve_edge_queries_total|kanserve_model_loaded"
+    for line in text.splitlines():
+        if re.match(rf"({wanted}){{", line):
+            print(" ", line)
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory(prefix="kanserve-demo-") as folder:
+        models, rows = Path(folder) / "models", Path(folder) / "rows.npy"
+        say("1. export: from checkpoint files to verified models")
+        for name, checkpoint in MODELS.items():
+            kanserve("export", checkpoint, "--repository", models, "--name", name)
+        say("2. serve them")
+        with server(models) as (url, metrics):
+            say("3. ask: predictions with tritonclient, unmodified")
+            references = {}
+            for name, checkpoint in MODELS.items():
+                with np.load(checkpoint.parent / "reference.npz") as arrays:
+                    references[name] = dict(arrays)
+                predict(url, name, references[name])
+            kanserve("models", "--url", url)
+            say("4. look inside: what every edge of the first layer did with the rows")
+            np.save(rows, references["formula"]["x"][:24])
+            kanserve("edges", "formula", "--input", rows, "--layer", "0", "--url", url)
+            say("5. what a dashboard sees")
+            show_metrics(metrics)
+            say("6. stop: drain, then exit")
+    print("\ndone; next: kanserve export YOUR_CHECKPOINT --repository models && kanserve serve models")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

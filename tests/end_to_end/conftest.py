@@ -1,0 +1,65 @@
+"""One real server for all golden models, exported and started by the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from golden_cases import cases
+
+KANSERVE = [sys.executable, "-m", "kanserve"]
+SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running server: its address, its metrics' address, its repository."""
+
+    url: str
+    metrics: str
+    repository: Path
+
+
+@contextlib.contextmanager
+def serving(repository: Path, *flags: str) -> Iterator[Served]:
+    """`kanserve serve` on free ports, stopped by SIGTERM; it must then exit with 0."""
+    flags = ("--grpc-port", "0", "--metrics-port", "0", "--log-format", "json", "--drain-delay", "0", *flags)
+    log = repository.parent / "serve.log"
+    with log.open("w") as sink:
+        process = subprocess.Popen([*KANSERVE, "serve", str(repository), *flags], stderr=sink)
+    try:
+        yield _await_ready(process, log, repository)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(timeout=SECONDS)
+    assert code == 0, log.read_text()
+
+
+def _await_ready(process: subprocess.Popen[bytes], log: Path, repository: Path) -> Served:
+    while process.poll() is None:
+        for line in log.read_text().splitlines():
+            event = json.loads(line) if line.startswith("{") and line.endswith("}") else {}
+            if event.get("event") == "serving":
+                return Served(event["grpc"], event["metrics"], repository)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.05)
+    raise AssertionError(log.read_text())
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Every golden case, exported with only its own options, behind one server."""
+    repository = tmp_path_factory.mktemp("served") / "models"
+    for case in cases():
+        command = ["export", str(case.path), "--repository", str(repository), "--name", case.name]
+        done = subprocess.run([*KANSERVE, *command, *case.facts["export_args"]], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    with serving(repository) as server:
+        yield server

@@ -1,0 +1,73 @@
+"""Checkpoint to answer: every golden case through real clients in their own processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from golden_cases import EDGE_TOLERANCE, Case, cases, relative_error
+
+# The client knows nothing of kanserve: NVIDIA's package, the protocol, the rows.
+CLIENT = """
+import sys
+import numpy as np
+import tritonclient.grpc as triton
+
+url, rows_file, answers_file = sys.argv[1:]
+client, answers = triton.InferenceServerClient(url), {}
+assert client.is_server_ready()
+for name, rows in np.load(rows_file).items():
+    metadata = client.get_model_metadata(name)
+    assert client.is_model_ready(name)
+    tensor = triton.InferInput(metadata.inputs[0].name, list(rows.shape), metadata.inputs[0].datatype)
+    tensor.set_data_from_numpy(rows)
+    answers[name] = client.infer(name, [tensor]).as_numpy(metadata.outputs[0].name)
+assert "kanserve" not in sys.modules
+np.savez(answers_file, **answers)
+"""
+
+CASES = pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
+
+
+@pytest.fixture(scope="module")
+def answers(served, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    folder = tmp_path_factory.mktemp("client")
+    np.savez(folder / "rows.npz", **{case.name: case.reference()["x"] for case in cases()})
+    arguments = [served.url, str(folder / "rows.npz"), str(folder / "answers.npz")]
+    done = subprocess.run([sys.executable, "-c", CLIENT, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with np.load(folder / "answers.npz") as arrays:
+        return dict(arrays)
+
+
+@CASES
+def test_outputs_through_tritonclient(case: Case, answers: dict[str, np.ndarray], state_error) -> None:
+    y, expected = answers[case.name], case.reference()["y64"]
+    assert y.dtype == np.float32
+    for group, rows in case.facts["row_groups"].items():
+        error = relative_error(y[rows], expected[rows])
+        state_error("served outputs, relative", error, f"{case.name}, {group}")
+        assert error <= case.tolerance, group
+
+
+@CASES
+def test_every_edge_through_the_command_line(case: Case, served, tmp_path: Path, state_error) -> None:
+    reference = case.reference()
+    np.save(tmp_path / "rows.npy", reference["x"])
+    command = ["edges", case.name, "--url", served.url, "--input", "rows.npy", "--output", "edges.npz"]
+    done = subprocess.run([sys.executable, "-m", "kanserve", *command], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "edges.npz") as arrays:
+        found = dict(arrays)
+    for index in range(case.facts["layers"]):
+        values, expected = found[f"layer{index}_edges"], reference[f"layer{index}_edges"]
+        assert values.dtype == np.float32
+        assert values.shape == expected.shape
+        error = relative_error(values, expected)
+        state_error("served edges, relative to the layer", error, f"{case.name}, layer {index}")
+        assert error <= EDGE_TOLERANCE
+        scale = np.maximum(np.abs(expected), 1.0)
+        assert np.nanmax(np.abs(values - expected) / scale) <= EDGE_TOLERANCE

@@ -1,0 +1,25 @@
+"""NVIDIA's load generator, a C++ client, runs to its table."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.skipif(not Path(sys.executable).with_name("perf_analyzer").exists(), reason="perf-analyzer is x86-64 only")
+def test_perf_analyzer_reaches_its_table(served, tmp_path: Path) -> None:
+    program = shutil.which("perf_analyzer", path=str(Path(sys.executable).parent))
+    assert program
+    flags = ["-m", "efficient-kan-digits", "-i", "grpc", "-u", served.url, "-b", "8", "--concurrency-range", "1:4"]
+    # Short windows with a loose idea of stable: it is the protocol that is tried.
+    flags += ["--measurement-interval", "300", "--stability-percentage", "60"]
+    done = subprocess.run([program, *flags], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = re.findall(r"^Concurrency: (\d+), throughput: ([0-9.]+) infer/sec", done.stdout, re.MULTILINE)
+    assert [concurrency for concurrency, _ in rows] == ["1", "2", "3", "4"]
+    assert all(float(throughput) > 0 for _, throughput in rows)
