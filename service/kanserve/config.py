@@ -57,26 +57,16 @@ class Settings(BaseSettings):
     metrics_port: Port = Field(8002, description="0: any free port")
     device: Literal["cpu", "cuda"] = Field("cpu", description="where graphs run; never a silent fallback")
     threads: int = Field(0, ge=0, le=1024, description="0: what the cgroup grants")
-    plain_onnx: bool = Field(
-        False, description="also serve model.onnx without a manifest, without edge queries"
-    )
+    plain_onnx: bool = Field(False, description="also serve model.onnx without a manifest, without edge queries")
     reflection: bool = Field(False, description="gRPC reflection")
     insecure: bool = Field(False, description="allow a gRPC address that other machines reach")
     max_request_bytes: Size = Field(4 * MIB, description="larger requests are refused")
-    max_response_bytes: Size = Field(
-        16 * MIB, description="larger answers are refused before they are computed"
-    )
+    max_response_bytes: Size = Field(16 * MIB, description="larger answers are refused before they are computed")
     max_query_rows: int = Field(4096, ge=1, description="rows of one edge query")
-    drain_delay: float = Field(
-        5.0, ge=0, le=600, description="seconds between not ready and closing, on SIGTERM"
-    )
-    drain_grace: float = Field(
-        25.0, ge=0, le=600, description="seconds that requests in flight may take after it"
-    )
+    drain_delay: float = Field(5.0, ge=0, le=600, description="seconds between not ready and closing, on SIGTERM")
+    drain_grace: float = Field(25.0, ge=0, le=600, description="seconds that requests in flight may take after it")
     log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="least severe line written"
-    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line written")
 
     @classmethod
     def settings_customise_sources(
@@ -95,8 +85,7 @@ class Settings(BaseSettings):
     def _repository_is_a_folder(cls, value: Path) -> Path:
         if not value.is_dir():
             raise ValueError(
-                f"{value} is not a folder; `kanserve export CHECKPOINT --repository {value} --name NAME` "
-                "makes one"
+                f"{value} is not a folder; `kanserve export CHECKPOINT --repository {value} --name NAME` makes one"
             )
         return value
 
@@ -193,8 +182,7 @@ def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
         key = str(found["loc"][0])
         if found["type"] == "missing":
             lines.append(
-                f"{key} is not set: give it as an argument, as {ENV_PREFIX}{key.upper()}, "
-                "or in a --config file"
+                f"{key} is not set: give it as an argument, as {ENV_PREFIX}{key.upper()}, or in a --config file"
             )
         else:
             lines.append(f"{key} = {found['input']!s} (from {origins[key]}): {message}")

@@ -32,9 +32,7 @@ def configure(format: str = "auto", level: str = "info") -> None:
         if as_json
         # Plain tracebacks: rich ones print local variables, and tensor contents never go into logs.
         else [
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-            )
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
         ]
     )
     structlog.configure(

@@ -60,6 +60,6 @@ def test_the_lock_covers_the_server() -> None:
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
 def test_the_script_is_shell_and_says_how_it_is_used() -> None:
     assert subprocess.run(["bash", "-n", SCRIPT], timeout=60).returncode == 0
-    done = subprocess.run([SCRIPT], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([SCRIPT, "models"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "MODELS NAME ROWS" in done.stderr

@@ -20,16 +20,12 @@ REQUEST_BYTES = 3 * 2**20  # of tensor data; servers take 4 MiB messages by defa
 RESPONSE_SHARE = 0.9  # of the announced bound; the rest is for names, shapes and indices
 
 
-def infer(
-    client: Client, model: Model, rows: Any, *, version: str = "", progress: Progress | None = None
-) -> Answer:
+def infer(client: Client, model: Model, rows: Any, *, version: str = "", progress: Progress | None = None) -> Answer:
     """Outputs by name for all `rows` [rows, columns], in order. Raises ClientError."""
     tensor = model.inputs[0]
     most = model.max_batch_size or max(1, len(rows))
     most = min(most, REQUEST_BYTES // max(1, _row_bytes(rows, tensor.datatype)))
-    parts = _split(
-        rows, most, lambda part: client.infer(tensor, part, model=model.name, version=version), progress
-    )
+    parts = _split(rows, most, lambda part: client.infer(tensor, part, model=model.name, version=version), progress)
     names = parts[0].outputs
     outputs = {name: np.concatenate([part.outputs[name] for part in parts]) for name in names}
     return Answer(parts[-1].version, outputs)
@@ -85,9 +81,7 @@ class _LayerQuery:
 
     def all(self, rows: Any) -> LayerValues:
         """Every selected edge: [rows, sources, destinations]."""
-        per_row = (len(self.sources) or self.layer.sources) * (
-            len(self.destinations) or self.layer.destinations
-        )
+        per_row = (len(self.sources) or self.layer.sources) * (len(self.destinations) or self.layer.destinations)
         parts = self._ask(rows, per_row, self.sources, self.destinations, 0)
         first = parts[0]
         values = np.concatenate([part.values for part in parts])
@@ -107,9 +101,7 @@ class _LayerQuery:
         for part in parts:
             magnitude = np.abs(part.values).max(axis=0, initial=0.0)
             strength = np.where(np.isnan(magnitude), np.inf, magnitude)
-            for edge in zip(
-                part.sources.tolist(), part.destinations.tolist(), strength.tolist(), strict=True
-            ):
+            for edge in zip(part.sources.tolist(), part.destinations.tolist(), strength.tolist(), strict=True):
                 peaks[edge[:2]] = max(peaks.get(edge[:2], 0.0), edge[2])
         chosen = sorted(peaks, key=lambda edge: (-peaks[edge], edge))[:top_k]
         sources = tuple(sorted({source for source, _ in chosen}))

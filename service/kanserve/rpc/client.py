@@ -180,9 +180,7 @@ class Client:
         meta = self._unary(
             "ModelMetadata", oip.ModelMetadataRequest(name=name, version=version), oip.ModelMetadataResponse
         )
-        config = self._unary(
-            "ModelConfig", oip.ModelConfigRequest(name=name, version=version), oip.ModelConfigResponse
-        )
+        config = self._unary("ModelConfig", oip.ModelConfigRequest(name=name, version=version), oip.ModelConfigResponse)
         return Model(
             name=meta.name,
             versions=tuple(meta.versions),
@@ -195,9 +193,7 @@ class Client:
     def describe(self, name: str, version: str = "") -> Description:
         """The KAN behind a model. Raises ClientError (NOT_FOUND)."""
         request = kan.DescribeModelRequest(model_name=name, model_version=version)
-        answer: kan.DescribeModelResponse = self._call(
-            KAN + "DescribeModel", request, kan.DescribeModelResponse
-        )
+        answer: kan.DescribeModelResponse = self._call(KAN + "DescribeModel", request, kan.DescribeModelResponse)
         return description_from_pb(answer)
 
     def infer(self, tensor: Tensor, rows: Any, *, model: str, version: str = "") -> Answer:
