@@ -97,7 +97,7 @@ TRITON_COUNTERS: tuple[tuple[str, str, Callable[[Statistics], float]], ...] = (
     *_phases(),
 )
 TRITON_GAUGES: tuple[tuple[str, str, Callable[[Statistics], float]], ...] = (
-    ("nv_inference_pending_request_count", "Requests waiting to be executed", lambda s: s.pending),
+    ("nv_inference_pending_request_count", "Requests waiting for or in the thread pool", lambda s: s.pending),
     ("nv_model_load_duration_secs", "Time the model took to load, seconds", lambda s: s.load_seconds),
 )
 TRITON_FAILURES = "nv_inference_request_failure"

@@ -76,11 +76,12 @@ def test_responses_are_read_back_as_they_were(outputs: list, request_id: str) ->
     )
     message = pb.ModelInferResponse.FromString(convert.response_to_pb(response).SerializeToString())
     assert (message.model_name, message.model_version, message.id) == ("m", "7", request_id)
-    found = convert.response_from_pb(message)
-    assert list(found) == list(unique)
-    for name, (_, array) in unique.items():
-        assert found[name].tobytes() == array.tobytes()
-        assert found[name].shape == array.shape
+    assert [tensor.name for tensor in message.outputs] == list(unique)
+    for tensor, raw, (datatype, array) in zip(
+        message.outputs, message.raw_output_contents, unique.values(), strict=True
+    ):
+        assert (tensor.datatype, tuple(tensor.shape), raw) == (datatype, array.shape, array.tobytes())
+        assert not tensor.HasField("contents")
 
 
 @given(hnp.arrays("<f4", hnp.array_shapes(min_dims=3, max_dims=3, min_side=0, max_side=5)))
@@ -154,3 +155,31 @@ def test_values_that_do_not_fit_are_refused() -> None:
     entry.contents.int_contents.append(300)
     with pytest.raises(BadRequest, match="does not fit INT8"):
         convert.request_from_pb(message, deadline=None)
+
+
+def many(field: str) -> pb.ModelInferRequest:
+    message = pb.ModelInferRequest(model_name="m")
+    for number in range(65):
+        if field == "parameters":
+            message.parameters[str(number)].bool_param = True
+        elif field == "raw_input_contents":
+            message.raw_input_contents.append(b"")
+        else:
+            getattr(message, field).add(name=str(number))
+    return message
+
+
+@pytest.mark.parametrize("field", ["inputs", "outputs", "parameters", "raw_input_contents"])
+def test_a_request_cannot_name_a_million_things(field: str) -> None:
+    with pytest.raises(BadRequest, match=f"{field} has 65 entries, at most 64"):
+        convert.request_from_pb(many(field), deadline=None)
+
+
+def test_a_shape_or_a_selection_cannot_be_endless() -> None:
+    message = pb.ModelInferRequest(model_name="m")
+    message.inputs.add(name="x", datatype="FP32", shape=[1] * 17)
+    with pytest.raises(BadRequest, match="shape has 17 entries"):
+        convert.request_from_pb(message, deadline=None)
+    query = kan_pb2.QueryEdgesRequest(sources=[1] * 70000)
+    with pytest.raises(BadRequest, match="sources has 70000 entries"):
+        convert.edges_from_pb(query, deadline=None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -41,8 +43,6 @@ def replace(data: bytes) -> Callable[[Path], None]:
     """Another graph, properly listed."""
 
     def change(directory: Path) -> None:
-        import hashlib
-
         (directory / "model.onnx").write_bytes(data)
         entry = contract.FileEntry(path="model.onnx", size=len(data), sha256=hashlib.sha256(data).hexdigest())
         others = contract.load(directory).files[1:]
@@ -52,8 +52,6 @@ def replace(data: bytes) -> Callable[[Path], None]:
 
 
 def reference(**changes: object) -> Callable[[Path], None]:
-    import dataclasses
-
     def change(directory: Path) -> None:
         found = contract.load(directory).reference
         toy.edit(directory, reference=dataclasses.replace(found, **changes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.rpc import status
 from kanserve.rpc.inference import InferenceService
 from kanserve.threads import budget
+from onnx import TensorProto, helper, numpy_helper
 
 from tests.kanserve import toy
 from tests.kanserve.running import INFERENCE, Server, request, serving, wait_until
@@ -217,9 +219,40 @@ def test_importing_the_server_loads_no_export_library() -> None:
     ],
 )
 def test_the_thread_budget_follows_the_cgroup(tmp_path: Path, files: dict[str, str], quota: int) -> None:
-    import os
-
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
     assert budget(tmp_path) == min(quota, len(os.sched_getaffinity(0)))
+
+
+def test_what_the_runtime_says_stays_in_the_log(tmp_path: Path) -> None:
+    """A plain graph that fails for some values: not foreseeable, so INTERNAL, with an id alone."""
+    node = helper.make_node("Gather", ["table", "x"], ["y"])
+    graph = helper.make_graph(
+        [node],
+        "lookup",
+        [helper.make_tensor_value_info("x", TensorProto.INT64, ["B", 1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["B", 1])],
+        [numpy_helper.from_array(np.arange(3, dtype=np.float32), "table")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (tmp_path / "lookup" / "1").mkdir(parents=True)
+    (tmp_path / "lookup" / "1" / "model.onnx").write_bytes(model.SerializeToString())
+
+    def message(index: int) -> bytes:
+        asked = pb.ModelInferRequest(model_name="lookup", id="find-me")
+        asked.inputs.add(name="x", datatype="INT64", shape=[1, 1])
+        asked.raw_input_contents.append(np.array([[index]], "<i8").tobytes())
+        return asked.SerializeToString()
+
+    with serving(tmp_path, plain_onnx=True) as server:
+        with pytest.raises(grpc.RpcError) as caught:
+            server.call(f"{INFERENCE}ModelInfer", message(99))
+        assert caught.value.code() is grpc.StatusCode.INTERNAL
+        expected = "internal error; the server's log explains it under request id find-me"
+        assert caught.value.details() == expected
+        server.call(f"{INFERENCE}ModelInfer", message(2))
+        assert 'nv_inference_request_failure{model="lookup",version="1",reason="BACKEND"} 1' in server.metrics()
+        (line,) = [line for line in server.lines() if line.get("code") == "INTERNAL"]
+    assert line["request_id"] == "find-me"
+    assert "BackendError" in line["exception"]

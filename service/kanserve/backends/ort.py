@@ -39,6 +39,8 @@ ERRORS = (
     state.NotImplemented,
     state.RuntimeException,
 )
+# Every error also comes as an exception; a second copy on stderr would break JSON logs.
+SILENT = 4
 MEMORY_WORDS = ("failed to allocate", "bad_alloc", "out of memory", "allocate memory")
 
 
@@ -63,6 +65,7 @@ def create(graph: bytes, *, device: str, threads: int) -> OrtSession:
         )
     # A device id and a file in the user's cache folder are not a server's business.
     onnxruntime.disable_telemetry_events()
+    onnxruntime.set_default_logger_severity(SILENT)
     try:
         session = onnxruntime.InferenceSession(graph, _options(device, threads), providers=[provider])
     except ERRORS as error:
@@ -98,7 +101,7 @@ def _options(device: str, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 3
+    options.log_severity_level = SILENT
     # Spinning burns the quota of a container while nothing is to be done.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
@@ -114,9 +117,7 @@ def _info(node: Any) -> TensorInfo:
     datatype = DATATYPES.get(node.type)
     if datatype is None:
         raise LoadError(LoadReason.RUNTIME, f"tensor {node.name!r} has type {node.type}, which is not served")
-    return TensorInfo(
-        node.name, datatype, tuple(extent if isinstance(extent, int) else -1 for extent in node.shape)
-    )
+    return TensorInfo(node.name, datatype, tuple(extent if isinstance(extent, int) else -1 for extent in node.shape))
 
 
 def _refusal(text: str) -> str:

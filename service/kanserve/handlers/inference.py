@@ -121,9 +121,7 @@ def validate(info: ModelInfo, request: InferRequest) -> int:
 def _names(info: ModelInfo, request: InferRequest, prefix: str) -> None:
     wanted = [tensor.name for tensor in info.inputs]
     given = [tensor.name for tensor in request.inputs]
-    for at, name in enumerate(given):
-        if name in given[:at]:
-            raise BadRequest(f"input '{name}' already exists in request")
+    _once("input", given)
     if len(given) < len(wanted):
         missing = [name for name in wanted if name not in given]
         raise BadRequest(
@@ -136,6 +134,14 @@ def _names(info: ModelInfo, request: InferRequest, prefix: str) -> None:
             raise BadRequest(f"{prefix}unexpected inference input '{name}' for model '{info.name}'")
 
 
+def _once(what: str, names: Sequence[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise BadRequest(f"{what} '{name}' already exists in request")
+        seen.add(name)
+
+
 def _rows(info: ModelInfo, request: InferRequest, prefix: str) -> int:
     if info.max_batch_size == 0:
         return 1
@@ -144,9 +150,7 @@ def _rows(info: ModelInfo, request: InferRequest, prefix: str) -> int:
         raise BadRequest(f"{prefix}the inputs of model '{info.name}' differ in batch size")
     rows = counts.pop() if counts else 0
     if rows > info.max_batch_size:
-        raise BadRequest(
-            f"{prefix}inference request batch-size must be <= {info.max_batch_size} for '{info.name}'"
-        )
+        raise BadRequest(f"{prefix}inference request batch-size must be <= {info.max_batch_size} for '{info.name}'")
     return rows
 
 
@@ -179,13 +183,10 @@ def _outputs(info: ModelInfo, request: InferRequest) -> tuple[TensorInfo, ...]:
     if not request.outputs:
         return info.outputs
     known = {tensor.name: tensor for tensor in info.outputs}
-    for at, name in enumerate(request.outputs):
-        if name in request.outputs[:at]:
-            raise BadRequest(f"output '{name}' already exists in request")
+    _once("output", request.outputs)
+    for name in request.outputs:
         if name not in known:
-            raise BadRequest(
-                f"{_prefix(request)}unexpected inference output '{name}' for model '{info.name}'"
-            )
+            raise BadRequest(f"{_prefix(request)}unexpected inference output '{name}' for model '{info.name}'")
     return tuple(known[name] for name in request.outputs)
 
 

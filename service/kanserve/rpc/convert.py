@@ -6,6 +6,7 @@ the message. The rest is `handlers/inference.py`'s.
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,6 +26,10 @@ from kanserve.tensors import (
 
 # Typed contents cost a Python object per number while they are unpacked.
 TYPED_LIMIT = 1 * 2**20  # bytes
+# A few megabytes can name a million tensors; reading them would hold the event loop for seconds.
+COUNT_LIMITS = {"inputs": 64, "outputs": 64, "parameters": 64, "raw_input_contents": 64}
+DIMENSION_LIMIT = 16
+INDEX_LIMIT = 2**16
 
 # Field of InferTensorContents -> datatypes it may carry; the first names it in errors.
 CONTENTS = {
@@ -60,8 +65,11 @@ def parse(kind: type[M], data: bytes) -> M:
 
 def request_from_pb(message: pb.ModelInferRequest, *, deadline: float | None) -> InferRequest:
     """ModelInferRequest -> InferRequest. Raises BadRequest, Exhausted, Unsupported."""
+    for name, limit in COUNT_LIMITS.items():
+        _at_most(name, getattr(message, name), limit)
     timeout = _parameters(message)
     for tensor in message.inputs:
+        _at_most("shape", tensor.shape, DIMENSION_LIMIT)
         _tensor_parameters(tensor.name, tensor.parameters)
     for output in message.outputs:
         _tensor_parameters(output.name, output.parameters)
@@ -88,16 +96,10 @@ def response_to_pb(response: InferResponse) -> pb.ModelInferResponse:
     return message
 
 
-def response_from_pb(message: pb.ModelInferResponse) -> dict[str, np.ndarray[Any, Any]]:
-    """The outputs of a raw response by name; the inverse of `response_to_pb`."""
-    return {
-        tensor.name: np.frombuffer(data, DTYPES[tensor.datatype]).reshape(tuple(tensor.shape))
-        for tensor, data in zip(message.outputs, message.raw_output_contents, strict=True)
-    }
-
-
 def edges_from_pb(message: kan_pb2.QueryEdgesRequest, *, deadline: float | None) -> EdgeRequest:
-    """QueryEdgesRequest -> EdgeRequest."""
+    """QueryEdgesRequest -> EdgeRequest. Raises BadRequest for lists longer than any layer is wide."""
+    for name in ("layers", "sources", "destinations"):
+        _at_most(name, getattr(message, name), INDEX_LIMIT)
     return EdgeRequest(
         model=message.model_name,
         version=message.model_version,
@@ -129,6 +131,11 @@ def edges_to_pb(response: EdgeResponse) -> kan_pb2.QueryEdgesResponse:
             values=np.ascontiguousarray(layer.values, "<f4").tobytes(),
         )
     return message
+
+
+def _at_most(name: str, values: Sized, limit: int) -> None:
+    if len(values) > limit:
+        raise BadRequest(f"{name} has {len(values)} entries, at most {limit} are allowed")
 
 
 def _parameters(message: pb.ModelInferRequest) -> float | None:
