@@ -1,0 +1,150 @@
+"""The client against a gRPC server that misbehaves on purpose: retries, halving, translation."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2
+from kanserve.pb import grpc_service_pb2 as oip
+from kanserve.rpc import bulk
+from kanserve.rpc.client import Client, ClientError, Model, Tensor
+
+MODEL = Model("m", ("1",), "onnxruntime_onnx", (Tensor("x", "FP32", (-1, 3)),), (Tensor("y", "FP32", (-1, 3)),), 0)
+Answer = Callable[[bytes, grpc.ServicerContext], bytes]
+
+
+@contextlib.contextmanager
+def answering(answer: Answer) -> Iterator[str]:
+    """The address of a server that gives every method to `answer`."""
+
+    class Everything(grpc.GenericRpcHandler):
+        def service(self, _: Any) -> Any:
+            return grpc.unary_unary_rpc_method_handler(answer)
+
+    server = grpc.server(futures.ThreadPoolExecutor(2), handlers=[Everything()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(0).wait()
+
+
+def echo(data: bytes, context: grpc.ServicerContext) -> bytes:
+    """The input as the output."""
+    request = oip.ModelInferRequest.FromString(data)
+    answer = oip.ModelInferResponse(model_name="m", model_version="1")
+    answer.outputs.add(name="y", datatype="FP32", shape=request.inputs[0].shape)
+    answer.raw_output_contents.append(request.raw_input_contents[0])
+    return answer.SerializeToString()
+
+
+@pytest.mark.parametrize(("failures", "succeeds"), [(0, True), (3, True), (4, False)])
+def test_unavailable_is_tried_again_three_times(failures: int, succeeds: bool) -> None:
+    calls: list[bytes] = []
+
+    def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
+        calls.append(data)
+        if len(calls) <= failures:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "Server not ready")
+        return oip.ServerReadyResponse(ready=True).SerializeToString()
+
+    with answering(answer) as url, Client(url) as client:
+        if succeeds:
+            assert client.ready()
+        else:
+            with pytest.raises(ClientError, match="not available: Server not ready"):
+                client.ready()
+    assert len(calls) == min(failures, 3) + 1
+
+
+@pytest.mark.parametrize(
+    ("code", "input_is_wrong", "says"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, True, "^the text$"),
+        (grpc.StatusCode.NOT_FOUND, True, "^the text$"),
+        (grpc.StatusCode.INTERNAL, False, "failed .INTERNAL.: the text"),
+        (grpc.StatusCode.UNIMPLEMENTED, False, "does not offer RepositoryIndex: the text"),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, False, "within 30 s"),
+    ],
+)
+def test_other_codes_are_final_and_translated(code: grpc.StatusCode, input_is_wrong: bool, says: str) -> None:
+    calls: list[bytes] = []
+
+    def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
+        calls.append(data)
+        context.abort(code, "the text")
+        raise AssertionError
+
+    with answering(answer) as url, Client(url) as client, pytest.raises(ClientError, match=says) as caught:
+        client.index()
+    assert (caught.value.code, caught.value.input_is_wrong) == (code.name, input_is_wrong)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 64, 100])
+def test_what_is_too_large_is_halved_until_it_fits(count: int) -> None:
+    sizes: list[int] = []
+
+    def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
+        size = oip.ModelInferRequest.FromString(data).inputs[0].shape[0]
+        if size > 7:
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too large")
+        sizes.append(size)
+        return echo(data, context)
+
+    rows = np.arange(count * 3, dtype=np.float32).reshape(count, 3)
+    with answering(answer) as url, Client(url) as client:
+        found = bulk.infer(client, MODEL, rows)
+    np.testing.assert_array_equal(found.outputs["y"], rows)
+    assert sum(sizes) == count
+    assert max(sizes) <= 7
+
+
+def test_a_single_row_that_is_too_large_is_an_error() -> None:
+    def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
+        context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "ask for less")
+        raise AssertionError
+
+    with answering(answer) as url, Client(url) as client, pytest.raises(ClientError, match="ask for less"):
+        bulk.infer(client, MODEL, np.zeros((4, 3), np.float32))
+
+
+def test_requests_stay_below_the_message_limit() -> None:
+    sizes: list[int] = []
+
+    def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
+        sizes.append(len(data))
+        return echo(data, context)
+
+    rows = np.ones((1_000_000, 3), np.float32)  # 12 MB
+    with answering(answer) as url, Client(url) as client:
+        assert len(bulk.infer(client, MODEL, rows).outputs["y"]) == len(rows)
+    assert max(sizes) < 4 * 2**20  # gRPC's default: the server above would have refused more
+    assert len(sizes) == 4
+
+
+@pytest.mark.parametrize(
+    ("answer", "state"),
+    [(b"\x08\x01", "SERVING"), (b"\x08\x02", "NOT_SERVING"), (b"\x08\x03", "SERVICE_UNKNOWN"), (b"", "UNKNOWN")],
+)
+def test_the_hand_written_health_message(answer: bytes, state: str) -> None:
+    asked: list[Any] = []
+
+    def reply(data: bytes, context: grpc.ServicerContext) -> bytes:
+        asked.append(health_pb2.HealthCheckRequest.FromString(data))
+        return answer
+
+    with answering(reply) as url, Client(url) as client:
+        assert client.health("digits") == state
+        assert (
+            health_pb2.HealthCheckResponse.ServingStatus.Name(health_pb2.HealthCheckResponse.FromString(answer).status)
+            == state
+        )
+    assert asked == [health_pb2.HealthCheckRequest(service="digits")]
