@@ -26,7 +26,7 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from kanserve.errors import LoadReason
-from kanserve.statistics import FailureReason, Statistics
+from kanserve.statistics import Duration, FailureReason, Statistics
 
 UNKNOWN = "_unknown_"
 SCRAPE_TIMEOUT = 10.0  # seconds until a silent client of the metrics port is dropped
@@ -78,10 +78,12 @@ def _make(item: Definition, registry: CollectorRegistry) -> Counter | Gauge | Hi
     return item.kind(item.name, item.help, item.labels, registry=registry)
 
 
-def _phases() -> Iterator[tuple[str, str, Callable[[Statistics], float]]]:
-    for phase in ("queue", "compute_input", "compute_infer", "compute_output"):
-        text = f"Cumulative {phase.replace('_', ' ')} duration, microseconds"
-        yield f"nv_inference_{phase}_duration_us", text, lambda s, p=phase: getattr(s, p).ns // 1000  # type: ignore[misc]
+def _microseconds(phase: str) -> Callable[[Statistics], float]:
+    def read(statistics: Statistics) -> float:
+        duration: Duration = getattr(statistics, phase)
+        return duration.ns // 1000
+
+    return read
 
 
 # name, help, what to read. All counters; the two gauges follow.
@@ -94,7 +96,14 @@ TRITON_COUNTERS: tuple[tuple[str, str, Callable[[Statistics], float]], ...] = (
         "Cumulative inference request duration, microseconds",
         lambda s: (s.success.ns + s.fail.ns) // 1000,
     ),
-    *_phases(),
+    *(
+        (
+            f"nv_inference_{phase}_duration_us",
+            f"Cumulative {phase.replace('_', ' ')} duration, microseconds",
+            _microseconds(phase),
+        )
+        for phase in ("queue", "compute_input", "compute_infer", "compute_output")
+    ),
 )
 TRITON_GAUGES: tuple[tuple[str, str, Callable[[Statistics], float]], ...] = (
     ("nv_inference_pending_request_count", "Requests waiting for or in the thread pool", lambda s: s.pending),
@@ -122,7 +131,7 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         registry = registry or CollectorRegistry()
         # The creation times would double the series and tell nothing.
-        disable_created_metrics()  # type: ignore[no-untyped-call]
+        disable_created_metrics()  # type: ignore[no-untyped-call] # it ships none
         self._registry = registry
         self._models: dict[tuple[str, str], ModelMetrics] = {}
         self._metrics: dict[str, Counter | Gauge | Histogram] = {}

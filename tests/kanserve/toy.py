@@ -92,8 +92,15 @@ def write(
     }
     for path, data in files.items():
         (target / path).write_bytes(data)
+    save(target, _manifest(name, version, datatype, tolerance, reference_scale, files))
+    return target
+
+
+def _manifest(
+    name: str, version: int, datatype: str, tolerance: float, scale: float, files: dict[str, bytes]
+) -> Manifest:
     rows = np.linspace(-2, 2, 12).reshape(4, 3)
-    manifest = Manifest(
+    return Manifest(
         format=contract.FORMAT,
         name=name,
         version=version,
@@ -116,7 +123,7 @@ def write(
         verification=Verification(outputs_tolerance=1e-5, edges_tolerance=5e-5, runtime="none", zones=()),
         reference=Reference(
             inputs=tuple(map(tuple, rows.tolist())),
-            outputs=tuple(map(tuple, (outputs(rows) * reference_scale).tolist())),
+            outputs=tuple(map(tuple, (outputs(rows) * scale).tolist())),
             tolerance=tolerance,
         ),
         files=tuple(
@@ -125,8 +132,6 @@ def write(
         ),
         notes=("a toy",),
     )
-    save(target, manifest)
-    return target
 
 
 def write_slow(repository: Path, name: str = "slow", *, steps: int = 12, size: int = 1200) -> None:
