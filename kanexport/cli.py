@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
@@ -115,9 +116,9 @@ def _fail(error: ExportError, *, as_json: bool) -> int:
     if as_json:
         kind = type(error).__name__
         print(json.dumps({"error": {"kind": kind, "message": error.message, "hint": error.hint}}))
-    print(f"error: {error.message}", file=sys.stderr)
+    print(f"error: {_printable(error.message)}", file=sys.stderr)
     if error.hint:
-        print(f"  help: {error.hint}", file=sys.stderr)
+        print(f"  help: {_printable(error.hint)}", file=sys.stderr)
     return error.exit_code
 
 
@@ -152,14 +153,19 @@ def _show(result: Result) -> None:
     )
     assumed = ", ".join(f"{key}={value}" for key, value in manifest.source.options_assumed.items())
     if assumed:
-        console.print(f"assumed, since the file does not tell: {assumed}")
+        console.print(f"assumed, since the file does not tell: {escape(assumed)}")
     for note in manifest.notes:
-        console.print(f"note: {note}")
+        console.print(f"note: {escape(_printable(note))}")
     table = Table(title="largest errors against float64", title_justify="left")
-    for heading in ("zone", "rows", "outputs rel.", "abs.", "edges rel.", "abs.", "worst edge"):
-        table.add_column(heading, justify="left" if heading in ("zone", "worst edge") else "right", no_wrap=True)
+    for heading in ("zone", "rows", "outputs rel.", "abs.", "edges rel.", "abs.", "worst"):
+        table.add_column(heading, justify="left" if heading in ("zone", "worst") else "right", no_wrap=True)
     for zone in manifest.verification.zones:
         errors = (zone.outputs_max_rel, zone.outputs_max_abs, zone.edges_max_rel, zone.edges_max_abs)
         table.add_row(zone.name, str(zone.rows), *(f"{error:.1e}" for error in errors), zone.worst_edge)
     console.print(table)
-    console.print(f"written to {result.directory}", soft_wrap=True)
+    console.print(f"written to {escape(str(result.directory))}", soft_wrap=True)
+
+
+def _printable(text: str) -> str:
+    """Names from a file reach the terminal, but its control sequences do not."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

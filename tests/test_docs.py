@@ -1,0 +1,109 @@
+"""The README's commands, run as they stand; and what the documents say, checked."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from kanserve.config import Settings
+from kanserve.rpc.status import CODES
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+SECONDS = 120
+
+
+def commands(text: str) -> list[list[str]]:
+    """The `kanserve` lines of the sh blocks, as argument lists."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if line.startswith("kanserve ")]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A folder in which the README's paths exist, and an environment with free ports."""
+    folder = tmp_path_factory.mktemp("desk")
+    for name in ("tests", "examples"):
+        (folder / name).symlink_to(ROOT / name)
+    np.save(folder / "rows.npy", np.linspace(-1, 1, 24, dtype=np.float32).reshape(12, 2))
+    ports = {"KANSERVE_GRPC_PORT": str(free_port()), "KANSERVE_METRICS_PORT": str(free_port())}
+    scripts = str(Path(sys.executable).parent)
+    return folder, {**os.environ, **ports, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
+
+
+def test_the_readme_runs_from_top_to_bottom(desk: tuple[Path, dict[str, str]]) -> None:
+    folder, environment = desk
+    found = commands(README)
+    assert {"export", "serve", "infer", "edges", "models"} <= {command[1] for command in found}
+    servers: list[subprocess.Popen[bytes]] = []
+    try:
+        for command in found:
+            if command[1] == "serve":
+                servers.append(subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.DEVNULL))
+                channel = grpc.insecure_channel(f"127.0.0.1:{environment['KANSERVE_GRPC_PORT']}")
+                grpc.channel_ready_future(channel).result(timeout=SECONDS)
+                channel.close()
+                time.sleep(0.2)
+                continue
+            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+            assert done.returncode == 0, f"{shlex.join(command)}: {done.stderr}"
+            assert done.stdout or "--output" in command, shlex.join(command)
+    finally:
+        for server in servers:
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(timeout=SECONDS) == 0
+    with np.load(folder / "edges.npz") as arrays:
+        assert arrays["layer0_edges"].shape == (8, 64, 16)
+
+
+def test_the_story_stands_on_the_first_screen() -> None:
+    first = "\n".join(README.splitlines()[:30])
+    for word in ("make demo", "make test", "export", "serve", "infer", "edges", "models"):
+        assert word in first
+
+
+@pytest.mark.parametrize("document", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda p: p.name)
+def test_links_and_named_files_exist(document: Path) -> None:
+    text = document.read_text()
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert (document.parent / target).exists(), target
+
+
+def test_make_targets_that_documents_name_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    named = set(re.findall(r"\bmake ([a-z]+)\b", README + (ROOT / "CONTRIBUTING.md").read_text()))
+    assert {"demo", "test"} <= named
+    missing = [target for target in named if not re.search(rf"^{target}:", makefile, re.MULTILINE)]
+    assert not missing
+
+
+def test_every_option_of_a_reader_is_documented() -> None:
+    document = (ROOT / "docs" / "checkpoints.md").read_text()
+    for reader in (ROOT / "kanexport" / "readers").glob("*.py"):
+        for option in re.findall(r'options\.(?:optional|text|integers)\("(\w+)"', reader.read_text()):
+            assert f"`{option}" in document, option
+
+
+def test_every_setting_and_status_is_documented() -> None:
+    document = (ROOT / "docs" / "serving.md").read_text()
+    for name in Settings.model_fields:
+        assert f"`{name}`" in document, name
+    for code in CODES.values():
+        assert f"| {code.name} |" in document, code
