@@ -27,6 +27,7 @@ Array = npt.NDArray[Any]
 
 SIZE_LIMIT = 2 * 2**30  # bytes of one file
 STATE, CONFIG, CACHE = "_state", "_config.yml", "_cache_data"
+KEY_LIMIT = 500  # characters of a tensor's name
 LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "kan", "weights")
 
@@ -44,7 +45,10 @@ class Checkpoint:
 
 def load(path: Path) -> Checkpoint:
     """Read the checkpoint a path names. Raises CheckpointError with what to do."""
-    state, config = _locate(path)
+    try:
+        state, config = _locate(path)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{str(path)[:300]} cannot be read: {getattr(error, 'strerror', error)}") from error
     files = []
     data = _read(state)
     files.append(SourceFile(name=state.name, sha256=hashlib.sha256(data).hexdigest()))
@@ -108,15 +112,21 @@ def _tensors(data: bytes, path: Path) -> dict[str, Array]:
 
 def _parse(data: bytes) -> dict[str, Array]:
     if data.startswith(torchzip.MAGIC):
-        return _unwrap(torchzip.read(data))
+        return _named(_unwrap(torchzip.read(data)))
     if data.startswith(LEGACY_MAGIC):
         raise CheckpointError("the file has torch's format of before 1.6", hint=f"load it once, then {SAVE_STATE_DICT}")
     if len(data) > 8 and data[8:9] == b"{" and struct.unpack("<Q", data[:8])[0] < len(data):
-        return _safetensors(data)
+        return _named(_safetensors(data))
     raise CheckpointError(
         f"the file ({len(data)} bytes) is neither a torch.save archive nor safetensors",
         hint=f"{SAVE_STATE_DICT}; or copy the file again if it was one",
     )
+
+
+def _named(tensors: dict[str, Array]) -> dict[str, Array]:
+    if any(len(key) > KEY_LIMIT for key in tensors):
+        raise CheckpointError(f"a tensor's name has more than {KEY_LIMIT} characters")
+    return tensors
 
 
 def _safetensors(data: bytes) -> dict[str, Array]:
@@ -130,15 +140,17 @@ def _unwrap(value: dict[str, Any]) -> dict[str, Array]:
     """Training scripts wrap the state dict; take the tensors one level down."""
     for _ in range(3):
         own = {key: item for key, item in value.items() if isinstance(item, np.ndarray)}
-        if own:
-            return own
         inner = {key: item for key, item in value.items() if isinstance(item, dict) and item}
         named = [key for key in WRAPPERS if key in inner]
+        # A loss or a step count may lie beside the state dict as a tensor of its own.
+        if own and not named:
+            return own
         if not named and len(inner) != 1:
             break
         value = inner[named[0]] if named else next(iter(inner.values()))
     raise CheckpointError(
-        f"the file holds no tensors under {', '.join(sorted(value)[:6]) or 'any key'}", hint=SAVE_STATE_DICT
+        f"the file holds no tensors under {', '.join(sorted(value)[:6])[:KEY_LIMIT] or 'any key'}",
+        hint=SAVE_STATE_DICT,
     )
 
 

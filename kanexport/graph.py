@@ -16,6 +16,8 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from kanexport.errors import InvalidKan
+
 OPSET = 17
 IR_VERSION = 8
 PRODUCER = "kanexport"
@@ -52,7 +54,14 @@ class Graph:
 
     def const(self, array: npt.ArrayLike) -> Value:
         """A constant in the graph's type; equal constants are stored once."""
-        return self._store(np.ascontiguousarray(array, dtype=self.dtype))
+        with np.errstate(over="ignore"):
+            stored = np.ascontiguousarray(array, dtype=self.dtype)
+        if not np.isfinite(stored).all():
+            raise InvalidKan(
+                f"a weight, or a product or quotient of weights, is too large for {self.dtype.name}",
+                hint="export with --dtype float64, or train again with smaller weights",
+            )
+        return self._store(stored)
 
     def index(self, array: npt.ArrayLike) -> Value:
         """A constant of int64, for shapes, axes and indices."""

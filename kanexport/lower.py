@@ -118,7 +118,8 @@ def _term(g: Graph, layer: Layer, term: BasisTerm, x: Value) -> tuple[Value, Arr
     if term.basis.compact and layer.nonfinite is NonFinite.LOCAL:
         low = g.const(term.basis.support(layer.sources).outer[0])
         x = g.op("Where", g.op("IsNaN", x), low, x)
-    coef = term.coef * layer.mask[:, :, None] * term.basis.emitted_scale(g)
+    with np.errstate(over="ignore"):  # the graph refuses what is not finite
+        coef = term.coef * layer.mask[:, :, None] * term.basis.emitted_scale(g)
     return term.basis.emit(g, x, layer.sources), coef
 
 

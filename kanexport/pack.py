@@ -27,6 +27,7 @@ from kanexport.manifest import Manifest
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 CONFIG_FILE = "config.pbtxt"
 HIDDEN = ".kanexport-"
+OLD = "-old-"
 
 
 def check_target(repository: Path, name: str, version: int, *, force: bool) -> None:
@@ -36,11 +37,16 @@ def check_target(repository: Path, name: str, version: int, *, force: bool) -> N
             f"model name {name[:140]!r} is not usable",
             hint="letters, digits, '.', '_' and '-', starting with a letter or digit, at most 128",
         )
-    if version < 1:
-        raise RepositoryError(f"version {version} is not a positive integer")
-    if repository.exists() and not repository.is_dir():
+    if not 1 <= version < 2**63:
+        raise RepositoryError(f"version {version:.20g} is not usable", hint="a positive integer of at most 63 bits")
+    try:
+        folder = repository.is_dir() or not repository.exists()
+        taken = (repository / name / str(version)).exists()
+    except OSError as error:
+        raise RepositoryError(f"{str(repository)[:300]} cannot be read: {error.strerror}") from error
+    if not folder:
         raise RepositoryError(f"{repository} is not a folder")
-    if (repository / name / str(version)).exists() and not force:
+    if taken and not force:
         raise RepositoryError(
             f"{repository / name / str(version)} exists already",
             hint=f"choose another version with --version {version + 1}, or replace it with --force",
@@ -119,14 +125,27 @@ def _replace(path: Path, data: bytes) -> None:
 
 
 def _appear(staging: Path, target: Path) -> None:
-    """One rename; with --force the old version steps aside first."""
-    if target.exists():
-        aside = target.with_name(f"{HIDDEN}{_owner()}-{secrets.token_hex(4)}-old")
-        os.rename(target, aside)
+    """One rename; with --force the old version steps aside first, and comes back if
+    the new one does not get there (`_sweep` sees to that after a kill)."""
+    if not target.exists():
         os.rename(staging, target)
-        shutil.rmtree(aside, ignore_errors=True)
+        return
+    aside = target.with_name(f"{HIDDEN}{_owner()}-{secrets.token_hex(4)}{OLD}{target.name}")
+    os.rename(target, aside)
+    try:
+        os.rename(staging, target)
+    except BaseException:
+        if not target.exists():
+            os.rename(aside, target)
+        raise
+    _remove(aside)
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink():
+        path.unlink(missing_ok=True)
     else:
-        os.rename(staging, target)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -147,9 +166,15 @@ def _owner() -> str:
 
 
 def _sweep(parent: Path) -> None:
-    """Remove what exports of this host left behind whose process is gone."""
+    """Remove what exports of this host left behind whose process is gone. A version
+    that had stepped aside for one that never came is put back."""
     host = _owner().rpartition("-")[0]
     for path in parent.glob(f"{HIDDEN}{host}-*"):
         pid = path.name.removeprefix(f"{HIDDEN}{host}-").partition("-")[0]
-        if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
-            shutil.rmtree(path, ignore_errors=True)
+        if not pid.isdecimal() or Path(f"/proc/{pid}").exists():
+            continue
+        _, old, version = path.name.partition(OLD)
+        if old and version.isdecimal() and not (parent / version).exists():
+            os.rename(path, parent / version)
+        else:
+            _remove(path)

@@ -154,6 +154,6 @@ def symbolic(name: str) -> Unary:
 
 
 def _lookup(table: dict[str, Unary], name: Any, what: str) -> Unary:
-    if name not in table:
+    if not isinstance(name, str) or name not in table:
         raise UnknownFunction(f"unknown {what} {str(name)[:80]!r}", hint="known: " + ", ".join(table))
     return table[name]

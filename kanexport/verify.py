@@ -118,6 +118,11 @@ class _Prover:
         found = self.run(x)
         keep = _without_overflow(trace)
         allowed = self.tolerance + CONDITION * _change(trace.y[keep], shaken.y[keep])
+        if name == "inside" and not keep.any():
+            raise InvalidKan(
+                f"every row inside the grid gives values beyond {OVERFLOW:g}; nothing can be proved there",
+                hint="the training has diverged; export an earlier checkpoint",
+            )
         errors.outputs.add(found[OUTPUT][keep], trace.y[keep], allowed, _output)
         for index, layer in enumerate(self.kan.layers):
             nodes = found[self.lowered.node_tensors[index]][keep]

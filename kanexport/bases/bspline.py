@@ -29,6 +29,8 @@ Array = npt.NDArray[np.float64]
 # the closed form may stand in for the stored knots. It bounds the error of a
 # basis value to about the same number, a tenth of the export's tolerance.
 UNIFORM_TOLERANCE = 1e-6
+# No input is that large, and float32 still holds a hundred times the span.
+KNOT_LIMIT = 1e30
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,10 +54,12 @@ class BSpline:
             source, at = (int(v) for v in bad[0])
             raise InvalidKan(
                 f"knots of source {source} are not strictly increasing: "
-                f"{self.extended[source, at]!r} is followed by {self.extended[source, at + 1]!r}",
+                f"{float(self.extended[source, at])!r} is followed by {float(self.extended[source, at + 1])!r}",
                 hint="a grid adapted to constant or discrete inputs can collapse; train without "
                 "grid updates on that input, or jitter it",
             )
+        if not (np.abs(self.extended) < KNOT_LIMIT).all():
+            raise InvalidKan(f"a knot is not finite, or beyond {KNOT_LIMIT:g}")
 
     @property
     def functions(self) -> int:
@@ -141,7 +145,8 @@ class BSpline:
         basis = g.const(1.0)
         for p in range(1, self.degree + 1):
             rows = count - p
-            inverse = g.const(1 / (t[p:] - t[:-p])[None])
+            with np.errstate(over="ignore"):  # the graph refuses what is not finite
+                inverse = g.const(1 / (t[p:] - t[:-p])[None])
             ramp = g.mul(g.slice(offsets, 0, rows, axis=1), inverse)
             if p == 1:
                 up = g.clip(ramp, 0.0, 1.0)

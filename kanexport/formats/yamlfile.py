@@ -21,6 +21,9 @@ DEPTH_LIMIT = 64
 EVENT_LIMIT = 500_000  # nodes, with every alias counted as what it stands for
 SCALAR_LIMIT = 2_000  # characters; longer numbers take Python for ever
 
+# PyYAML's own constructors raise more than YAMLError: `!!int ""` is an IndexError.
+FAULTS = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
 
 @dataclass(frozen=True, slots=True)
 class Tagged:
@@ -93,15 +96,7 @@ def read(data: bytes) -> dict[str, Any]:
         value = _InertLoader(text).get_single_data()
     except CheckpointError:
         raise
-    except (
-        yaml.YAMLError,
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        RecursionError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except FAULTS as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark is not None else ""
         raise CheckpointError(f"the config is not readable YAML{where}") from error

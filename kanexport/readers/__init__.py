@@ -66,7 +66,15 @@ def tensor(checkpoint: Checkpoint, key: str, shape: tuple[int, ...]) -> Array:
         raise InvalidKan(f"{checkpoint.path}: tensor {key!r} is missing")
     if value.shape != shape:
         raise InvalidKan(f"{checkpoint.path}: tensor {key!r} has shape {value.shape}, expected {shape}")
+    if value.dtype.kind not in "fiub":
+        raise InvalidKan(f"{checkpoint.path}: tensor {key!r} is {value.dtype}, expected real numbers")
     return value.astype(np.float64)
+
+
+def product(a: npt.NDArray[Any], b: Array) -> Array:
+    """a * b in float64. Weights that are not finite pass; `Layer` refuses them by name."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(a.astype(np.float64) * b)
 
 
 def storage_dtype(tensors: list[npt.NDArray[Any]]) -> str:

@@ -12,6 +12,7 @@ file: `--option base_activation=...`, the library's default is SiLU.
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Any
 
@@ -68,7 +69,7 @@ def _layer(checkpoint: Checkpoint, prefix: str, activation: Activation) -> Layer
     scaler = np.ones((m, n))
     if prefix + "spline_scaler" in checkpoint.tensors:
         scaler = readers.tensor(checkpoint, prefix + "spline_scaler", (m, n))
-    coef = spline.astype(np.float64) * scaler[:, :, None]
+    coef = readers.product(spline, scaler[:, :, None])
     try:
         basis = BSpline(grid.astype(np.float64), degree)
         return Layer(
@@ -105,11 +106,23 @@ def _refuse_others(checkpoint: Checkpoint, prefixes: list[str], root: str | None
             hint="to export a KAN that is a part of this model by itself: --option prefix=KEY_PREFIX",
         )
     parents = {re.sub(r"\d+\.$", "", prefix) for prefix in prefixes}
+    _refuse_gaps(checkpoint, prefixes)
     if len(parents) > 1:
         raise FamilyError(
             f"{checkpoint.path}: the KAN layers lie in {len(parents)} places: {', '.join(sorted(parents)[:4])}",
             hint="choose one with --option prefix=KEY_PREFIX",
         )
+
+
+def _refuse_gaps(checkpoint: Checkpoint, prefixes: list[str]) -> None:
+    """layers.0 and layers.2: what stood between has no weights, but may well do something."""
+    for before, after in itertools.pairwise(prefixes):
+        first, second = (re.fullmatch(r"(.*?)(\d+)\.", prefix) for prefix in (before, after))
+        if first and second and first[1] == second[1] and int(second[2]) != int(first[2]) + 1:
+            raise FamilyError(
+                f"{checkpoint.path}: {before}* is followed by {after}*; the file does not tell what stands between",
+                hint="export the layers one by one with --option prefix=KEY_PREFIX",
+            )
 
 
 def _degree(checkpoint: Checkpoint, prefix: str) -> int:

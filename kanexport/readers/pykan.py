@@ -31,18 +31,7 @@ from kanexport.steps import Affine, Product, Select, Step
 
 FAMILY = "pykan"
 
-# Last component of a Python name in the config -> base activation.
-BASE_FUNCTIONS = {
-    "silu": "silu",
-    "tanh": "tanh",
-    "relu": "relu",
-    "gelu": "gelu",
-    "sigmoid": "sigmoid",
-    "sin": "sin",
-    "cos": "cos",
-    "softplus": "softplus",
-    "identity": "identity",
-}
+INPUT_LIMIT = 100_000  # of --option n_inputs: rows of that width are made to prove the graph
 
 
 def matches(checkpoint: Checkpoint) -> str:
@@ -107,7 +96,7 @@ def _layer(
         )
     knots = part("grid", n, grid.shape[1])
     spline = BSpline(knots, grid.shape[1] - functions - 1)
-    scaled = coef.astype(np.float64) * part("scale_sp", n, m)[:, :, None]
+    scaled = readers.product(coef, part("scale_sp", n, m)[:, :, None])
     return Layer(
         terms=(BasisTerm(spline, scaled), BasisTerm(base, part("scale_base", n, m)[:, :, None])),
         mask=part("mask", n, m),
@@ -248,9 +237,11 @@ def _base_function(checkpoint: Checkpoint, config: dict[str, Any], options: Opti
         return Activation(unary.activation(found))
     if isinstance(found, Tagged) and found.name.startswith("torch."):
         short = found.name.rpartition(".")[2].lower()
-        tanh = isinstance(found.value, dict) and found.value.get("approximate") == "tanh"
-        if short in BASE_FUNCTIONS:
-            return Activation(unary.activation("gelu_tanh" if tanh else BASE_FUNCTIONS[short]))
+        settings = found.value if isinstance(found.value, dict) else {}
+        if settings.get("approximate") == "tanh":
+            short = "gelu_tanh"
+        if short in unary.ACTIVATIONS and settings.get("beta", 1) == 1:
+            return Activation(unary.activation(short))
     what = found.name if isinstance(found, Tagged) else _short(found)
     raise OptionError(
         f"{checkpoint.path}: the base function {what} is not in the file, only its name",
@@ -284,6 +275,8 @@ def _selection(config: dict[str, Any], options: Options, sources: int) -> tuple[
     count = total[0] if total is not None else max(chosen) + 1
     if total is None:
         options.assumed["n_inputs"] = str(count)
+    if count > INPUT_LIMIT:
+        raise OptionError(f"the model would have {count} inputs, more than {INPUT_LIMIT}")
     if max(chosen) >= count:
         raise OptionError(f"input_id names column {max(chosen)}, but n_inputs is {count}")
     return count, Select(chosen)
