@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
-from tests.cli.running import Server, document, kanserve
+from tests.cli.running import Server, document, kanserve, serving
 
 ROWS = np.random.default_rng(1).uniform(-2, 2, (5, 3)).astype(np.float32)
 
@@ -170,3 +171,24 @@ def test_an_unknown_model_is_wrong_input(server: Server, tmp_path: Path) -> None
     done = kanserve("infer", "nobody", "--input", write(tmp_path / "rows.npy"), "--url", server.url)
     assert done.returncode == 2
     assert "unknown model: 'nobody'" in done.stderr
+
+
+def test_a_plain_graph_of_several_outputs(repository: Path, tmp_path: Path) -> None:
+    # Without its manifest, the vectors between the layers are outputs like any other.
+    (tmp_path / "models" / "plain" / "1").mkdir(parents=True)
+    shutil.copy(repository / "tiny" / "1" / "model.onnx", tmp_path / "models" / "plain" / "1")
+    rows = write(tmp_path / "rows.npy")
+    with serving(tmp_path / "models", tmp_path / "log", "--plain-onnx") as server:
+        common = ("--input", rows, "--url", server.url)
+        refused = kanserve("infer", "plain", *common, "--output", tmp_path / "y.csv")
+        assert refused.returncode == 2
+        assert "use .npz" in refused.stderr
+        assert kanserve("infer", "plain", *common, "--output", tmp_path / "y.npz").returncode == 0
+        edges = kanserve("edges", "plain", *common)
+        assert edges.returncode == 2
+        assert "kanserve export" in edges.stderr
+        (row,) = document(kanserve("models", "--url", server.url, "--json"))["models"]
+    with np.load(tmp_path / "y.npz") as archive:
+        assert archive["y"].shape == (5, 2)
+        assert len(archive.files) == 2
+    assert (row["state"], row["family"]) == ("READY", "")

@@ -194,6 +194,18 @@ def test_promtool(arguments: tuple[str, ...]) -> None:
     assert "SUCCESS" in done.stdout
 
 
+def test_every_query_of_the_dashboard_is_promql(dashboard: Any, tmp_path: Path) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed (Debian: apt-get install prometheus)")
+    expressions = [expression.replace("$__rate_interval", "5m") for _, expression in queries(dashboard)]
+    rules = [{"record": f"query:{at}", "expr": expression} for at, expression in enumerate(expressions)]
+    path = tmp_path / "queries.yml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+    done = subprocess.run([promtool, "check", "rules", path], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_promtool_reads_the_servers_own_page(tmp_path: Path) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:

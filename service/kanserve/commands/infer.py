@@ -29,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
         if len(model.inputs) != 1:
             names = ", ".join(tensor.name for tensor in model.inputs)
             raise CommandError(f"model {args.name!r} has the inputs {names}; this command feeds exactly one")
+        results.check_count(args.output, tuple(tensor.name for tensor in model.outputs))
         values = rows.read(args.input, model.inputs[0], array=args.array)
         with remote.progress("infer") as report:
             answer = bulk.infer(client, model, values, version=args.model_version, progress=report)

@@ -32,14 +32,18 @@ def check(target: str | None, allowed: tuple[str, ...] = SUFFIXES) -> None:
         raise CommandError(f"--output {target}: there is no folder {path.parent}")
 
 
+def check_count(target: str | None, names: tuple[str, ...]) -> None:
+    """Refuse a form that holds one array for a model of several outputs."""
+    if target is not None and Path(target).suffix.lower() in (".npy", ".csv") and len(names) != 1:
+        raise CommandError(f"--output {target} holds one array; the model has {', '.join(names)}: use .npz or .json")
+
+
 def write(target: str, arrays: Mapping[str, Any]) -> None:
     """Write the arrays by name, in the form that the suffix says. Raises CommandError."""
     path = Path(target)
-    kind = path.suffix.lower()
-    if kind in (".npy", ".csv") and len(arrays) != 1:
-        raise CommandError(f"--output {target}: a {kind} holds one array, the model has {len(arrays)}; use .npz")
+    check_count(target, tuple(arrays))
     try:
-        _replace(path, _encode(kind, arrays))
+        _replace(path, _encode(path.suffix.lower(), arrays))
     except OSError as error:
         raise CommandError(f"{target} cannot be written: {error.strerror}", exit_code=FAILED) from error
 
