@@ -208,8 +208,11 @@ def box(x: int, y: int, w: int, h: int) -> dict[str, int]:
     return {"x": x, "y": y, "w": w, "h": h}
 
 
-def variable(name: str, query: str) -> dict[str, Any]:
-    """A drop-down of a label's values, several at once or all."""
+def variable(name: str, query: str, *, everything: str | None = ".*") -> dict[str, Any]:
+    """A drop-down of a label's values, several at once or all.
+
+    `everything` is the pattern for "All"; None: exactly the values in the list.
+    """
     return {
         "name": name,
         "label": name,
@@ -218,7 +221,7 @@ def variable(name: str, query: str) -> dict[str, Any]:
         "definition": query,
         "query": {"query": query, "refId": name},
         "includeAll": True,
-        "allValue": ".*",
+        "allValue": everything,
         "multi": True,
         "refresh": 2,
         "sort": 1,
@@ -250,7 +253,7 @@ def dashboard() -> dict[str, Any]:
                 source,
                 variable("job", "label_values(kanserve_build_info, job)"),
                 variable("instance", 'label_values(kanserve_build_info{job=~"$job"}, instance)'),
-                variable("model", f'label_values({loaded}{{{SERVER}, model!="_unknown_"}}, model)'),
+                variable("model", f'label_values({loaded}{{{SERVER}, model!="_unknown_"}}, model)', everything=None),
                 variable("version", f'label_values({loaded}{{{SERVER}, model=~"$model"}}, version)'),
             ]
         },
