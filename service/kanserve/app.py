@@ -185,6 +185,11 @@ async def serve(settings: Settings, ready: Callable[[int, int], None] | None = N
         loop.add_signal_handler(number, signalled)
     app = App(settings)
     grpc_port, metrics_port = await app.start()
+    addresses = {
+        "grpc": f"{settings.host}:{grpc_port}",
+        "metrics": f"{settings.metrics_host}:{metrics_port}",
+    }
+    log.info("listening", **addresses)
     try:
         await app.load(stop)
     except ConfigError:
@@ -192,7 +197,7 @@ async def serve(settings: Settings, ready: Callable[[int, int], None] | None = N
         await app.drain(hurry)
         raise
     if not stop.is_set():
-        log.info("serving", grpc=f"{settings.host}:{grpc_port}", metrics=f"{settings.metrics_host}:{metrics_port}")
+        log.info("serving", **addresses)
         if ready is not None:
             ready(grpc_port, metrics_port)
     await stop.wait()

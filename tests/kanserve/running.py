@@ -81,8 +81,8 @@ def request(rows: np.ndarray, model: str = "toy", **fields: Any) -> pb.ModelInfe
 
 
 @contextlib.contextmanager
-def serving(repository: Path, **settings: Any) -> Iterator[Server]:
-    """A server over `repository`, ended by SIGKILL if a test leaves it running."""
+def launched(repository: Path, **settings: Any) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A server process and its log, ended by SIGKILL if a test leaves it running."""
     options = {
         "repository": str(repository),
         "grpc_port": 0,
@@ -103,15 +103,22 @@ def serving(repository: Path, **settings: Any) -> Iterator[Server]:
             )
         with process:
             try:
-                assert process.stdout is not None
-                line = process.stdout.readline()
-                if not line:
-                    raise AssertionError(f"the server ended: {log.read_text()}")
-                ports = json.loads(line)
-                with grpc.insecure_channel(f"127.0.0.1:{ports[0]}") as channel:
-                    yield Server(process, ports[0], ports[1], channel, log)
+                yield process, log
             finally:
                 process.kill()
+
+
+@contextlib.contextmanager
+def serving(repository: Path, **settings: Any) -> Iterator[Server]:
+    """A server over `repository` that is ready to be asked."""
+    with launched(repository, **settings) as (process, log):
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            raise AssertionError(f"the server ended: {log.read_text()}")
+        ports = json.loads(line)
+        with grpc.insecure_channel(f"127.0.0.1:{ports[0]}") as channel:
+            yield Server(process, ports[0], ports[1], channel, log)
 
 
 def wait_until(condition: Any, seconds: float = 10) -> None:

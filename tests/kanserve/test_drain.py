@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 import time
@@ -15,7 +16,7 @@ from grpc_health.v1 import health_pb2
 from kanserve.pb import grpc_service_pb2 as pb
 
 from tests.kanserve import toy
-from tests.kanserve.running import INFERENCE, Server, request, serving, wait_until
+from tests.kanserve.running import INFERENCE, Server, launched, request, serving, wait_until
 
 SHUTTING_DOWN = "GRPC server is shutting down and has stopped accepting new requests."
 HEALTH = "/grpc.health.v1.Health/"
@@ -167,3 +168,26 @@ def test_a_full_queue_refuses_at_once(tmp_path: Path) -> None:
         assert ("grpc-retry-pushback-ms", "500") in list(refused[0].trailing_metadata())
         for channel in channels:
             channel.close()
+
+
+def test_not_ready_while_loading_and_a_signal_ends_that_too(tmp_path: Path) -> None:
+    for version in range(1, 1001):
+        toy.write(tmp_path, version=version)
+
+    def events(log: Path) -> list[dict[str, str]]:
+        return [json.loads(line) for line in log.read_text().splitlines(keepends=True) if line[-1] == "\n"]
+
+    with launched(tmp_path) as (process, log):
+        wait_until(lambda: any(line["event"] == "listening" for line in events(log)))
+        (address,) = (line["grpc"] for line in events(log) if line["event"] == "listening")
+        with grpc.insecure_channel(address) as channel:
+            answer = channel.unary_unary(f"{INFERENCE}ServerReady")(b"", timeout=10)
+            assert not pb.ServerReadyResponse.FromString(answer).ready
+            answer = channel.unary_unary(f"{INFERENCE}ServerLive")(b"", timeout=10)
+            assert pb.ServerLiveResponse.FromString(answer).live
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+        loaded = [line for line in events(log) if line["event"] == "loaded"]
+        assert len(loaded) < 1000  # or loading is too fast for this test
+        assert process.stdout is not None
+        assert process.stdout.read() == ""  # it never said ready

@@ -38,7 +38,6 @@ class Candidate:
     version: int
     root: Path
     steps: tuple[str, ...]
-    single: bool = False  # the folder is the model: its name comes from the manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +106,7 @@ def _single(root: Path, steps: tuple[str, ...], version: int) -> Candidate:
         if NAME.fullmatch(manifest.name):
             name = manifest.name
         version = version if steps else manifest.version
-    return Candidate(name, version, root, steps, single=True)
+    return Candidate(name, version, root, steps)
 
 
 def _bounded(path: Path) -> bytes:
@@ -143,10 +142,7 @@ def _opened(candidate: Candidate) -> Iterator[int]:
 
 def _verified(candidate: Candidate, directory: int, entries: set[str]) -> Bundle:
     manifest = contract.loads(_read(directory, contract.FILE_NAME, contract.SIZE_LIMIT))
-    if candidate.single:
-        if not NAME.fullmatch(manifest.name):
-            raise LoadError(LoadReason.MANIFEST, f"the manifest's name {manifest.name!r} is no model name")
-    elif manifest.name != candidate.name:
+    if manifest.name != candidate.name:
         raise LoadError(
             LoadReason.MANIFEST,
             f"the manifest says {manifest.name!r}, the folder {candidate.name!r}: export under this name",

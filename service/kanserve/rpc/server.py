@@ -20,6 +20,9 @@ from kanserve.rpc.kan import KanService
 
 REFLECTION = ("grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.ServerReflection")
 SERVICES = (InferenceService.descriptor.full_name, KanService.descriptor.full_name)
+# Each may hold a request of `max_request_bytes`. Queues refuse long before; this
+# bounds memory when many models, or many connections, are busy at once.
+CONCURRENT_RPCS = 1024
 MINUTE = 60_000  # milliseconds
 
 
@@ -56,7 +59,7 @@ def options(wire: Wire) -> list[tuple[str, int]]:
 
 def build(wire: Wire, guard: Guard, inference: InferenceService, kan: KanService, health: Health) -> grpc.aio.Server:
     """A server that is not bound and not started. Needs a running event loop."""
-    server = grpc.aio.server(options=options(wire))
+    server = grpc.aio.server(options=options(wire), maximum_concurrent_rpcs=CONCURRENT_RPCS)
     known: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     for descriptor, methods in (
         (inference.descriptor, inference.methods()),
