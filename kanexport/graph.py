@@ -67,6 +67,18 @@ class Graph:
         """A constant of int64, for shapes, axes and indices."""
         return self._store(np.ascontiguousarray(array, dtype=np.int64))
 
+    def nan(self) -> Value:
+        """Not a number; the one constant that is not finite."""
+        return self._store(np.array(np.nan, dtype=self.dtype))
+
+    def truth(self, array: npt.ArrayLike) -> Value:
+        """A constant of booleans."""
+        return self._store(np.ascontiguousarray(array, dtype=np.bool_))
+
+    def cast(self, a: Value) -> Value:
+        """Booleans or integers to the graph's type."""
+        return self.op("Cast", a, to=_onnx_type(self.dtype))
+
     def _store(self, array: Array) -> Value:
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
@@ -163,5 +175,8 @@ class Graph:
 
 
 def _tensor_info(name: str, dtype: np.dtype[Any], shape: Sequence[int | str]) -> Any:
-    kind = TensorProto.FLOAT if dtype == np.float32 else TensorProto.DOUBLE
-    return onnx.helper.make_tensor_value_info(name, kind, list(shape))  # noqa: TID251 - as above
+    return onnx.helper.make_tensor_value_info(name, _onnx_type(dtype), list(shape))  # noqa: TID251 - as above
+
+
+def _onnx_type(dtype: np.dtype[Any]) -> int:
+    return int(TensorProto.FLOAT if dtype == np.float32 else TensorProto.DOUBLE)

@@ -14,7 +14,6 @@ checkpoint stored; `Kan.dtype` remembers.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 
 import numpy as np
 import numpy.typing as npt
@@ -25,18 +24,6 @@ from kanexport.steps import Step
 from kanexport.unary import Unary
 
 Array = npt.NDArray[np.float64]
-
-
-class NonFinite(Enum):
-    """What a non-finite source value does to the layer, as its library computes it.
-
-    SPREAD: every destination becomes NaN, because the library multiplies it by
-    each masked or unused function as well, and 0 * NaN is NaN. LOCAL: compact
-    bases give zero, the other terms follow IEEE arithmetic.
-    """
-
-    SPREAD = "spread"
-    LOCAL = "local"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,15 +50,21 @@ class SymbolicEdge:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer:
-    """One layer. `mask` [I, O] multiplies the basis terms; `bias` [O]."""
+    """One layer. `mask` [I, O] multiplies the basis terms; `bias` [O].
+
+    `spread` [I, O] marks edges that become NaN for a non-finite source, whatever
+    their functions: where a library multiplies the source by unused functions as
+    well, and 0 * NaN is NaN. Elsewhere compact bases give zero for a non-finite
+    value, and the other terms follow IEEE arithmetic.
+    """
 
     terms: tuple[BasisTerm, ...]
     mask: Array
     bias: Array
+    spread: npt.NDArray[np.bool_]
     symbolic: tuple[SymbolicEdge, ...] = ()
     before: tuple[Step, ...] = ()
     after: tuple[Step, ...] = ()
-    nonfinite: NonFinite = NonFinite.SPREAD
 
     @property
     def sources(self) -> int:
@@ -85,6 +78,8 @@ class Layer:
         shape = self.mask.shape
         if len(shape) != 2 or 0 in shape:
             raise InvalidKan(f"a layer needs sources and destinations, found a mask of shape {shape}")
+        if self.spread.shape != shape:
+            raise InvalidKan(f"spread has shape {self.spread.shape}, expected {shape}")
         if self.bias.shape != (shape[1],):
             raise InvalidKan(f"bias has shape {self.bias.shape}, expected ({shape[1]},)")
         _require_finite(self.mask, "mask")
@@ -100,8 +95,6 @@ class Layer:
             _check_symbolic(edge, shape)
         if len({(edge.source, edge.destination) for edge in self.symbolic}) < len(self.symbolic):
             raise InvalidKan("an edge carries more than one symbolic function")
-        if not self.terms and self.nonfinite is NonFinite.LOCAL:
-            raise InvalidKan("a layer without basis terms must spread non-finite values")
 
     def active(self) -> npt.NDArray[np.bool_]:
         """[I, O]: edges that can contribute."""

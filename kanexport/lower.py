@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.graph import Graph, Value
-from kanexport.ir import BasisTerm, Kan, Layer, NonFinite, SymbolicEdge
+from kanexport.ir import BasisTerm, Kan, Layer, SymbolicEdge
 
 INPUT = "x"
 OUTPUT = "y"
@@ -79,6 +79,10 @@ def _sums(g: Graph, layer: Layer, x: Value) -> Value:
         total = g.gemm(basis, g.const(weights), total)
     if layer.symbolic:
         total = g.add(total, g.sum(_symbolic_table(g, layer, x), axis=1))
+    if layer.spread.any() and not layer.spread.all():
+        # Counted, because 0 * NaN would reach destinations that have no such edge.
+        spoilt = g.gemm(g.cast(_nonfinite(g, x)), g.const(layer.spread))
+        total = g.op("Where", g.op("Greater", spoilt, g.const(0.0)), g.nan(), total)
     return total
 
 
@@ -86,10 +90,17 @@ def _start(g: Graph, layer: Layer, x: Value) -> Value:
     """What the sums start from, [B, 1], [1, O] or [B, O]: the bias, and NaN in every
     row with a non-finite source where that spreads (x - x is zero or NaN)."""
     bias = g.const(layer.bias[None])
-    if layer.nonfinite is NonFinite.LOCAL:
+    if layer.terms and not layer.spread.all():
         return bias
     spread = g.sum(g.sub(x, x), axis=1, keepdims=True)
+    if not layer.spread.all():  # no terms: only the batch axis is wanted
+        spread = g.op("Where", g.op("IsNaN", spread), g.const(0.0), spread)
     return g.add(spread, bias) if layer.bias.any() or not layer.terms else spread
+
+
+def _nonfinite(g: Graph, x: Value) -> Value:
+    """Booleans of x's shape."""
+    return g.op("IsNaN", g.sub(x, x))
 
 
 def _edge_values(g: Graph, layer: Layer, x: Value) -> Value:
@@ -106,16 +117,17 @@ def _edge_values(g: Graph, layer: Layer, x: Value) -> Value:
         parts.append(product)
     if layer.symbolic:
         parts.append(_symbolic_edges(g, layer, x))
-    if layer.nonfinite is NonFinite.SPREAD:
-        nothing = g.reshape(g.sub(x, x), 0, layer.sources, 1)
-        # Broadcast to every edge first, so that a layer without terms has its shape.
-        parts.append(g.mul(nothing, g.const(np.ones((1, 1, layer.destinations)))) if not parts else nothing)
-    return functools.reduce(g.add, parts)
+    parts = parts or [g.const(np.zeros((1, layer.sources, layer.destinations)))]
+    total = functools.reduce(g.add, parts)
+    if layer.spread.all() and layer.terms:
+        return g.add(total, g.reshape(g.sub(x, x), 0, layer.sources, 1))
+    spoilt = g.op("And", g.reshape(_nonfinite(g, x), 0, layer.sources, 1), g.truth(layer.spread[None]))
+    return g.op("Where", spoilt, g.nan(), total)
 
 
 def _term(g: Graph, layer: Layer, term: BasisTerm, x: Value) -> tuple[Value, Array]:
     """The emitted basis [B, K, I], or [B, I] where K is 1, and the coefficients [I, O, K] that belong to it."""
-    if term.basis.compact and layer.nonfinite is NonFinite.LOCAL:
+    if term.basis.compact and not layer.spread.all():
         low = g.const(term.basis.support(layer.sources).outer[0])
         x = g.op("Where", g.op("IsNaN", x), low, x)
     with np.errstate(over="ignore"):  # the graph refuses what is not finite

@@ -66,15 +66,21 @@ def tensor(checkpoint: Checkpoint, key: str, shape: tuple[int, ...]) -> Array:
         raise InvalidKan(f"{checkpoint.path}: tensor {key!r} is missing")
     if value.shape != shape:
         raise InvalidKan(f"{checkpoint.path}: tensor {key!r} has shape {value.shape}, expected {shape}")
+    return real(value, key)
+
+
+def real(value: npt.NDArray[Any], key: str) -> Array:
+    """As float64. Values that are not finite pass; `Layer` refuses them by name."""
     if value.dtype.kind not in "fiub":
-        raise InvalidKan(f"{checkpoint.path}: tensor {key!r} is {value.dtype}, expected real numbers")
-    return value.astype(np.float64)
+        raise InvalidKan(f"tensor {key!r} is {value.dtype}, expected real numbers")
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        return value.astype(np.float64)
 
 
-def product(a: npt.NDArray[Any], b: Array) -> Array:
-    """a * b in float64. Weights that are not finite pass; `Layer` refuses them by name."""
+def product(a: Array, b: Array) -> Array:
+    """a * b, where not all may be finite."""
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.asarray(a.astype(np.float64) * b)
+        return np.asarray(a * b)
 
 
 def storage_dtype(tensors: list[npt.NDArray[Any]]) -> str:

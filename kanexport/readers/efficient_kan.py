@@ -24,7 +24,7 @@ from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.checkpoint import Checkpoint
 from kanexport.errors import FamilyError, InvalidKan
-from kanexport.ir import BasisTerm, Kan, Layer, NonFinite
+from kanexport.ir import BasisTerm, Kan, Layer
 from kanexport.options import Options
 
 FAMILY = "efficient-kan"
@@ -69,14 +69,15 @@ def _layer(checkpoint: Checkpoint, prefix: str, activation: Activation) -> Layer
     scaler = np.ones((m, n))
     if prefix + "spline_scaler" in checkpoint.tensors:
         scaler = readers.tensor(checkpoint, prefix + "spline_scaler", (m, n))
-    coef = readers.product(spline, scaler[:, :, None])
+    coef = readers.product(readers.real(spline, prefix + "spline_weight"), scaler[:, :, None])
     try:
-        basis = BSpline(grid.astype(np.float64), degree)
+        basis = BSpline(readers.real(grid, prefix + "grid"), degree)
         return Layer(
             terms=(BasisTerm(basis, coef.transpose(1, 0, 2)), BasisTerm(activation, base.T[:, :, None])),
             mask=np.ones((n, m)),
             bias=np.zeros(m),
-            nonfinite=NonFinite.SPREAD,
+            # The basis of a non-finite value is NaN there, and its product reaches every sum.
+            spread=np.ones((n, m), dtype=bool),
         )
     except InvalidKan as error:
         raise InvalidKan(f"{checkpoint.path}: layer {prefix or '(lone)'}: {error.message}", hint=error.hint) from error

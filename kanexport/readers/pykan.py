@@ -14,10 +14,12 @@ G and k come from the shapes: the config's may be stale. `act_fun` arrays are
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from kanexport import readers, unary
 from kanexport.bases.activation import Activation
@@ -25,7 +27,7 @@ from kanexport.bases.bspline import BSpline
 from kanexport.checkpoint import CONFIG, Checkpoint
 from kanexport.errors import CheckpointError, InvalidKan, OptionError, UnknownFunction
 from kanexport.formats.yamlfile import Tagged
-from kanexport.ir import BasisTerm, Kan, Layer, NonFinite, SymbolicEdge
+from kanexport.ir import BasisTerm, Kan, Layer, SymbolicEdge
 from kanexport.options import Options
 from kanexport.steps import Affine, Product, Select, Step
 
@@ -65,8 +67,7 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
             raise type(error)(f"{checkpoint.path}: {text}", hint=error.hint) from error
     n_inputs, select = _selection(config, options, layers[0].sources)
     if select is not None:
-        first = layers[0]
-        layers[0] = Layer(first.terms, first.mask, first.bias, first.symbolic, (select,), first.after, first.nonfinite)
+        layers[0] = dataclasses.replace(layers[0], before=(select,))
     dtype = readers.storage_dtype([checkpoint.tensors[f"act_fun.{i}.coef"] for i in range(depth)])
     return Kan(n_inputs, tuple(layers), dtype, tuple(notes))
 
@@ -96,14 +97,14 @@ def _layer(
         )
     knots = part("grid", n, grid.shape[1])
     spline = BSpline(knots, grid.shape[1] - functions - 1)
-    scaled = readers.product(coef, part("scale_sp", n, m)[:, :, None])
+    scaled = readers.product(part("coef", n, m, functions), part("scale_sp", n, m)[:, :, None])
     return Layer(
         terms=(BasisTerm(spline, scaled), BasisTerm(base, part("scale_base", n, m)[:, :, None])),
         mask=part("mask", n, m),
         bias=np.zeros(m),
         symbolic=_symbolic(checkpoint, index, (n, m), enabled, notes),
         after=_after(checkpoint, index, n_sum, arities),
-        nonfinite=NonFinite.SPREAD if enabled else NonFinite.LOCAL,
+        spread=_spread(checkpoint, index, (n, m), enabled),
     )
 
 
@@ -203,6 +204,14 @@ def _symbolic(
             a, b, c, d = affine[j, i].tolist()
             edges.append(SymbolicEdge(i, j, _function(name, index, i, j), a, b, c, d, factor))
     return tuple(edges)
+
+
+def _spread(checkpoint: Checkpoint, index: int, shape: tuple[int, int], enabled: bool) -> npt.NDArray[np.bool_]:
+    """[n, m]: edges without a function of their own. pykan multiplies the source by
+    zero there, and so turns a non-finite one into NaN."""
+    if not enabled:
+        return np.zeros(shape, dtype=bool)
+    return np.array([[name == "0" for name in row] for row in _names(checkpoint, index, shape)], dtype=bool).T
 
 
 def _function(name: Any, index: int, i: int, j: int) -> unary.Unary:

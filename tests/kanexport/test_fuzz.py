@@ -1,0 +1,39 @@
+"""A few thousand damaged checkpoints: each is read or refused, and nothing else escapes."""
+
+from __future__ import annotations
+
+import collections
+import importlib.util
+import random
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "fuzz" / "fuzz_checkpoints.py"
+COUNT = 2000
+
+
+@pytest.fixture(scope="module")
+def fuzzer() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("fuzz_checkpoints", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["fuzz_checkpoints"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_damaged_checkpoints_end_in_a_typed_error_or_are_read(fuzzer: ModuleType, tmp_path: Path) -> None:
+    outcomes: collections.Counter[str] = collections.Counter()
+    for outcome in fuzzer.fuzz(random.Random(20), tmp_path, COUNT, seconds=120):
+        if isinstance(outcome, fuzzer.Finding):
+            pytest.fail(f"mutation {outcome.number} of {outcome.seed.name}:\n{outcome.text}")
+        outcomes[outcome] += 1
+    # The mutations reach every part: some change nothing that matters, some are caught late.
+    assert outcomes["read"] > COUNT / 20
+    assert outcomes["CheckpointError"] > COUNT / 20
+    assert outcomes["UnsafeCheckpoint"] > 20
+    assert outcomes["InvalidKan"] > 20
