@@ -20,6 +20,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    ProcessCollector,
     disable_created_metrics,
     generate_latest,
 )
@@ -132,6 +133,7 @@ class Metrics:
         registry = registry or CollectorRegistry()
         # The creation times would double the series and tell nothing.
         disable_created_metrics()  # type: ignore[no-untyped-call] # it ships none
+        ProcessCollector(registry=registry)  # memory, CPU, file descriptors, start time
         self._registry = registry
         self._models: dict[tuple[str, str], ModelMetrics] = {}
         self._metrics: dict[str, Counter | Gauge | Histogram] = {}
