@@ -94,9 +94,7 @@ def _resolve(wanted: Sequence[int], size: int, what: str, where: str) -> tuple[i
         return tuple(range(size))
     for index in wanted:
         if not 0 <= index < size:
-            raise BadRequest(
-                f"{what} {index} does not exist: {where} has {size} {what}s, numbered 0 to {size - 1}"
-            )
+            raise BadRequest(f"{what} {index} does not exist: {where} has {size} {what}s, numbered 0 to {size - 1}")
     if len(set(wanted)) != len(wanted):
         twice = next(index for at, index in enumerate(wanted) if index in wanted[:at])
         raise BadRequest(f"{what} {twice} is named twice; name each {what} once")

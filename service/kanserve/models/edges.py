@@ -71,8 +71,7 @@ def compute(
     found = dict(zip(wanted, session.run(wanted, {input_name: rows}), strict=True)) if wanted else {}
     nodes = {input_name: rows, **found}
     return tuple(
-        _layer(graphs[plan.layer], plan, nodes[name], cancelled)
-        for plan, name in zip(plans, names, strict=True)
+        _layer(graphs[plan.layer], plan, nodes[name], cancelled) for plan, name in zip(plans, names, strict=True)
     )
 
 
@@ -111,9 +110,7 @@ def _strongest(graph: LayerGraph, plan: LayerPlan, nodes: Array, cancelled: thre
     )
 
 
-def _chunks(
-    graph: LayerGraph, nodes: Array, cancelled: threading.Event
-) -> Iterator[tuple[int, NDArray[np.floating]]]:
+def _chunks(graph: LayerGraph, nodes: Array, cancelled: threading.Event) -> Iterator[tuple[int, NDArray[np.floating]]]:
     per_row = graph.layer.sources * graph.layer.destinations * nodes.dtype.itemsize
     step = nodes.shape[0] if graph.whole_batch else max(1, CHUNK_BYTES // max(per_row, 1))
     for start in range(0, nodes.shape[0], step):

@@ -36,9 +36,7 @@ class Loader:
 
     def load(self, bundle: Bundle) -> Model:
         """Prepare and prove one version; blocks. Raises LoadError, ConfigError."""
-        session = self.backend.create(
-            bundle.files[contract.MODEL_FILE], device=self.device, threads=self.threads
-        )
+        session = self.backend.create(bundle.files[contract.MODEL_FILE], device=self.device, threads=self.threads)
         info = _info(bundle, session)
         graphs: tuple[LayerGraph, ...] = ()
         if bundle.manifest is not None:
@@ -155,8 +153,7 @@ def _inline_rows(info: ModelInfo, session: Session) -> int:
     names = [tensor.name for tensor in info.outputs]
     while rows <= info.max_batch_size:
         feeds: dict[str, Array] = {
-            tensor.name: np.zeros((rows, *tensor.shape[1:]), DTYPES[tensor.datatype])
-            for tensor in info.inputs
+            tensor.name: np.zeros((rows, *tensor.shape[1:]), DTYPES[tensor.datatype]) for tensor in info.inputs
         }
         if _best_seconds(session, names, feeds) > INLINE_SECONDS:
             break

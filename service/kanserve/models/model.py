@@ -68,9 +68,7 @@ class Model:
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix=f"infer-{info.name}")
         self._query_pool = ThreadPoolExecutor(1, thread_name_prefix=f"edges-{info.name}")
 
-    async def run(
-        self, outputs: Sequence[str], feeds: Mapping[str, Array], *, rows: int, limits: Limits
-    ) -> Run:
+    async def run(self, outputs: Sequence[str], feeds: Mapping[str, Array], *, rows: int, limits: Limits) -> Run:
         """Run the graph.
 
         Raises QueueFull at once; QueueTimeout or DeadlineExceeded for a request that
@@ -89,9 +87,7 @@ class Model:
         finally:
             statistics.pending -= 1
 
-    def _execute(
-        self, outputs: Sequence[str], feeds: Mapping[str, Array], submitted: int, limits: Limits
-    ) -> Run:
+    def _execute(self, outputs: Sequence[str], feeds: Mapping[str, Array], submitted: int, limits: Limits) -> Run:
         started = time.perf_counter_ns()
         if limits.queue_timeout is not None and started - submitted > limits.queue_timeout * 1e9:
             raise QueueTimeout

@@ -118,9 +118,7 @@ class Registry:
             return entry.model
         if entry.state is State.UNAVAILABLE:
             raise NotPossible(f"Request for unknown model: '{name}' version {entry.version} failed to load")
-        raise Unavailable(
-            f"Request for unknown model: '{name}' version {entry.version} is not at ready state"
-        )
+        raise Unavailable(f"Request for unknown model: '{name}' version {entry.version} is not at ready state")
 
     def entry(self, name: str, version: str) -> Entry:
         """The version meant, in whatever state. Raises NotFound, BadRequest, Unavailable."""

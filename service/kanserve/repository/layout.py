@@ -197,9 +197,7 @@ def _drain(descriptor: int, name: str, limit: int, *, expected: int | None = Non
         if about.st_size > limit:
             raise LoadError(LoadReason.INTEGRITY, f"{name} has {about.st_size} bytes, more than {limit}")
         if expected is not None and about.st_size != expected:
-            raise LoadError(
-                LoadReason.INTEGRITY, f"{name} has {about.st_size} bytes, the manifest says {expected}"
-            )
+            raise LoadError(LoadReason.INTEGRITY, f"{name} has {about.st_size} bytes, the manifest says {expected}")
         data = bytearray()
         while chunk := file.read(min(2**24, about.st_size + 1 - len(data))):
             data += chunk
