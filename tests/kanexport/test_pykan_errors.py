@@ -1,0 +1,289 @@
+"""pykan checkpoints that must be refused: each error names what is wrong, and advises."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from kanexport import checkpoint, readers
+from kanexport.errors import CheckpointError, ExportError, FamilyError, InvalidKan, OptionError, UnknownFunction
+from kanexport.export import Request, export
+from kanexport.options import Options
+
+
+def refuse(tmp_path: Path, path: Path, *options: str, family: str | None = None) -> ExportError:
+    """The error of an export that must fail, having written nothing."""
+    models = tmp_path / "models"
+    with pytest.raises(ExportError) as caught:
+        export(Request(path=path, repository=models, options=options, family=family))
+    assert not models.exists()
+    return caught.value
+
+
+WIDTHS: dict[str, Any] = {
+    "gigabytes": [[2, 0], [1_000_000_000, 0], [1, 0]],
+    "gigabytes of products": [[2, 0], [3, 10**9], [1, 0]],
+    "too short": [[2, 0], [1, 0]],
+    "too long": [[2, 0], [3, 0], [3, 0], [1, 0]],
+    "other width": [[2, 0], [4, 0], [1, 0]],
+    "other inputs": [[3, 0], [3, 0], [1, 0]],
+    "negative": [[2, 0], [-3, 0], [1, 0]],
+    "fraction": [[2, 0], [3.0, 0], [1, 0]],
+    "truth": [[2, 0], [True, 2], [1, 0]],
+    "triple": [[2, 0], [3, 0, 0], [1, 0]],
+    "text": "2,3,1",
+    "nothing": None,
+    "endless number": [[2, 0], [10**5000, 0], [1, 0]],
+}
+
+
+@pytest.mark.parametrize("name", [name for name in WIDTHS if name != "endless number"])
+def test_width_must_fit_the_weights(pykan: Any, tmp_path: Path, name: str) -> None:
+    toy = pykan([2, 3, 1])
+    toy.config["width"] = WIDTHS[name]
+    path = toy.write(tmp_path)
+    tracemalloc.start()
+    error = refuse(tmp_path, path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert isinstance(error, InvalidKan)
+    assert "width" in error.message
+    assert peak < 50 * 2**20
+
+
+def test_an_endless_width_is_refused_by_the_config_reader(pykan: Any, tmp_path: Path) -> None:
+    config = yaml.safe_dump({**pykan([2, 3, 1]).config, "width": "W"}).replace(
+        "width: W", f"width: [[2, 0], [{'9' * 4000}, 0]]"
+    )
+    assert "4000 characters" in refuse(tmp_path, pykan([2, 3, 1]).write(tmp_path, config)).message
+
+
+@pytest.mark.parametrize(
+    "arity", [0, -1, 1.5, "two", None, [[], [2, 2], []], [[], []], [[], [0], []], [[], [10**9], []], 3]
+)
+def test_mult_arity_must_fit_the_weights(pykan: Any, tmp_path: Path, arity: Any) -> None:
+    toy = pykan([2, (1, 1), 1])
+    toy.config["mult_arity"] = arity
+    error = refuse(tmp_path, toy.write(tmp_path))
+    assert isinstance(error, InvalidKan)
+    assert "mult_arity" in error.message or "destinations" in error.message
+
+
+@pytest.mark.parametrize("part", ["coef", "mask", "scale_base", "scale_sp"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_named(pykan: Any, tmp_path: Path, part: str, value: float) -> None:
+    toy = pykan([2, 3, 2])
+    toy.tensors[f"act_fun.1.{part}"][2, 1] = value
+    error = refuse(tmp_path, toy.write(tmp_path))
+    assert isinstance(error, InvalidKan)
+    assert "layer 1" in error.message
+    assert "[2, 1" in error.message
+    assert "diverged" in error.hint
+
+
+def test_a_symbolic_affine_that_is_not_finite_is_named(pykan: Any, tmp_path: Path) -> None:
+    toy = pykan([2, 3])
+    toy.symbolic(0, 1, 2, "sin", (np.nan, 0, 1, 0))
+    error = refuse(tmp_path, toy.write(tmp_path))
+    assert "layer 0" in error.message
+    assert "(1,2)" in error.message
+
+
+@pytest.mark.parametrize("key", ["node_scale_0", "node_bias_0", "subnode_scale_1", "subnode_bias_1"])
+def test_an_affine_that_is_not_finite_is_refused(pykan: Any, tmp_path: Path, key: str) -> None:
+    toy = pykan([2, 3, 1])
+    toy.tensors[key][0] = np.nan
+    error = refuse(tmp_path, toy.write(tmp_path))
+    assert f"layer {key[-1]}" in error.message
+    assert "not finite" in error.message
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "text"),
+    [
+        (3, None, "not strictly increasing"),
+        (3, np.nan, "not strictly increasing"),
+        (-1, np.inf, "not finite"),
+        (0, -1e35, "beyond"),
+    ],
+)
+def test_knots_must_be_increasing_and_finite(
+    pykan: Any, tmp_path: Path, at: int, value: float | None, text: str
+) -> None:
+    toy = pykan([2, 2])
+    grid = toy.tensors["act_fun.0.grid"]
+    grid[1, at] = grid[1, at - 1] if value is None else value
+    error = refuse(tmp_path, toy.write(tmp_path))
+    assert isinstance(error, InvalidKan)
+    assert "layer 0" in error.message
+    assert text in error.message
+
+
+@pytest.mark.parametrize("name", ["sinx", "x']=1;import os#", "anonymous", "", "\x1b[31m"])
+def test_an_unknown_symbolic_function_names_its_edge(pykan: Any, tmp_path: Path, name: str) -> None:
+    toy = pykan([2, 3, 1])
+    toy.symbolic(1, 2, 0, name, (1, 0, 1, 0))
+    error = refuse(tmp_path, toy.write(tmp_path))
+    assert isinstance(error, UnknownFunction)
+    assert "(1,2,0)" in error.message
+    assert repr(name) in error.message
+    assert "gaussian" in error.hint
+
+
+def test_a_symbolic_name_that_is_an_object_names_its_edge(pykan: Any, tmp_path: Path) -> None:
+    toy = pykan([1, 1])
+    toy.symbolic(0, 0, 0, "OBJECT", (1, 0, 1, 0))
+    config = yaml.safe_dump(toy.config).replace("OBJECT", "!!python/object/apply:os.system [x]")
+    error = refuse(tmp_path, toy.write(tmp_path, config))
+    assert isinstance(error, UnknownFunction)
+    assert "(0,0,0)" in error.message
+
+
+@pytest.mark.parametrize("names", [[["0"]], [["0", "0"], ["0"]], "0", [["0", "0", "0"]] * 2, {"a": 1}])
+def test_symbolic_names_must_fit_the_layer(pykan: Any, tmp_path: Path, names: Any) -> None:
+    toy = pykan([2, 2])
+    toy.config["symbolic.funs_name.0"] = names
+    assert "symbolic.funs_name.0" in refuse(tmp_path, toy.write(tmp_path)).message
+
+
+def test_symbolic_enabled_must_be_a_truth_value(pykan: Any, tmp_path: Path) -> None:
+    toy = pykan([2, 2])
+    toy.config["symbolic_enabled"] = "yes please"
+    assert "symbolic_enabled" in refuse(tmp_path, toy.write(tmp_path)).message
+
+
+@pytest.mark.parametrize("key", ["grid", "coef", "mask", "scale_base", "scale_sp"])
+def test_missing_and_misshapen_tensors_are_named(pykan: Any, tmp_path: Path, key: str) -> None:
+    toy = pykan([2, 3, 1])
+    name = f"act_fun.1.{key}"
+    value = toy.tensors.pop(name)
+    error = refuse(tmp_path, toy.write(tmp_path), family="pykan")
+    assert key in error.message or "width" in error.message
+    toy.tensors[name] = np.concatenate([value, value])
+    error = refuse(tmp_path, toy.write(tmp_path), family="pykan")
+    assert "layer 1" in error.message
+
+
+@pytest.mark.parametrize("key", ["symbolic_fun.0.mask", "symbolic_fun.0.affine", "node_scale_0", "subnode_bias_0"])
+def test_other_missing_tensors_are_named(pykan: Any, tmp_path: Path, key: str) -> None:
+    toy = pykan([2, 2])
+    del toy.tensors[key]
+    assert key in refuse(tmp_path, toy.write(tmp_path)).message
+
+
+def test_missing_files_are_named(pykan: Any, tmp_path: Path) -> None:
+    path = pykan([2, 2]).write(tmp_path)
+    Path(f"{path}_config.yml").rename(tmp_path / "away")
+    error = refuse(tmp_path, path)
+    assert "_config.yml" in error.message
+    assert "copy all files" in error.hint
+    (tmp_path / "away").rename(f"{path}_config.yml")
+    Path(f"{path}_state").unlink()
+    assert "toy_state" in refuse(tmp_path, path).message
+
+
+def test_any_file_of_the_three_names_the_checkpoint_and_the_cache_is_never_read(pykan: Any, tmp_path: Path) -> None:
+    path = pykan([2, 2]).write(tmp_path)
+    Path(f"{path}_cache_data").write_bytes(b"the last training inputs")
+    expected = checkpoint.load(path).files
+    for end in ("_state", "_config.yml", "_cache_data"):
+        assert checkpoint.load(Path(f"{path}{end}")).files == expected
+    assert [file.name for file in expected] == ["toy_state", "toy_config.yml"]
+
+
+TAGS = {
+    "!!python/name:__main__.%3Clambda%3E ''": "lambda",
+    "!!python/object:torch.nn.modules.activation.Hardswish {training: true}": "Hardswish",
+    "!!python/object:torch.nn.modules.activation.Softplus {beta: 2.0, threshold: 20.0}": "Softplus",
+    "!!python/name:evil.silu ''": "evil.silu",
+    "no_such_function": "no_such_function",
+    "[silu]": "silu",
+}
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_a_base_function_that_is_not_in_the_file_is_asked_for(pykan: Any, tmp_path: Path, tag: str) -> None:
+    toy = pykan([2, 2])
+    config = yaml.safe_dump(toy.config).replace("base_fun_name: silu", f"base_fun_name: {tag}")
+    error = refuse(tmp_path, toy.write(tmp_path, config))
+    assert isinstance(error, OptionError)
+    assert TAGS[tag] in error.message
+    assert "--option base_fun=NAME" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("tag", "kind"),
+    [
+        ("!!python/name:torch.tanh ''", "tanh"),
+        ("!!python/name:torch.nn.functional.relu ''", "relu"),
+        ("!!python/object:torch.nn.modules.activation.GELU {approximate: tanh}", "gelu_tanh"),
+        ("!!python/object:torch.nn.modules.activation.GELU {approximate: none}", "gelu"),
+        ("!!python/object:torch.nn.modules.activation.Softplus {beta: 1.0, threshold: 20.0}", "softplus"),
+        ("!!python/object:torch.nn.modules.linear.Identity {training: true}", "identity"),
+    ],
+)
+def test_well_known_base_functions_are_taken_from_their_tags(pykan: Any, tmp_path: Path, tag: str, kind: str) -> None:
+    toy = pykan([2, 2])
+    config = yaml.safe_dump(toy.config).replace("base_fun_name: silu", f"base_fun_name: {tag}")
+    loaded = checkpoint.load(toy.write(tmp_path, config))
+    assert readers.readers()["pykan"].read(loaded, Options({})).layers[0].terms[1].basis.kind == kind
+
+
+OPTIONS = {
+    ("input_id=0",): "2 inputs",
+    ("input_id=0,x",): "input_id",
+    ("input_id=0,-1",): "input_id",
+    ("input_id=0,5", "n_inputs=4"): "column 5",
+    ("input_id=0,999999999",): "more than",
+    ("n_inputs=4",): "input_id",
+    ("n_inputs=2,3",): "one number",
+    ("base_fun=magic",): "magic",
+    ("colour=red",): "colour",
+    ("base_fun=silu", "base_fun=tanh"): "twice",
+    ("base_fun",): "malformed",
+    ("=x",): "malformed",
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_options_that_do_not_fit_are_named(pykan: Any, tmp_path: Path, options: tuple[str, ...]) -> None:
+    error = refuse(tmp_path, pykan([2, 2]).write(tmp_path), *options)
+    assert OPTIONS[options] in error.message
+    if options == ("colour=red",):
+        assert "base_fun, input_id, n_inputs" in error.hint
+
+
+def test_a_pruned_input_is_asked_for(golden: Callable[[str], tuple[Path, tuple[str, ...]]], tmp_path: Path) -> None:
+    path, options = golden("pykan-prune-input")
+    error = refuse(tmp_path, path)
+    assert isinstance(error, OptionError)
+    assert "prune_input" in error.message
+    assert "--option input_id=" in error.hint
+    assert export(Request(path=path, repository=tmp_path / "models", options=options)).manifest.input.shape == (-1, 4)
+
+
+def test_values_beyond_what_can_be_proved_are_refused(pykan: Any, tmp_path: Path) -> None:
+    toy = pykan([2, 2])
+    toy.tensors["act_fun.0.coef"] *= 1e35
+    assert "nothing can be proved" in refuse(tmp_path, toy.write(tmp_path)).message
+    double = pykan([2, 2], dtype="float64")
+    double.tensors["act_fun.0.coef"] *= 1e60
+    error = refuse(tmp_path, double.write(tmp_path))
+    assert "too large for float32" in error.message
+    assert "--dtype float64" in error.hint
+
+
+def test_a_family_that_is_unknown_or_does_not_fit(pykan: Any, tmp_path: Path) -> None:
+    path = pykan([2, 2]).write(tmp_path)
+    error = refuse(tmp_path, path, family="kolmogorov")
+    assert isinstance(error, FamilyError)
+    assert "efficient-kan, pykan" in error.hint
+    assert isinstance(refuse(tmp_path, path, family="efficient-kan"), InvalidKan)
+    with pytest.raises(CheckpointError):
+        checkpoint.load(tmp_path / "nothing")
