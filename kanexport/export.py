@@ -57,7 +57,7 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
     kan = reader.read(loaded, options)
     options.finish(reader.FAMILY)
     lowered = lower.lower(kan, request.dtype)
-    proof, reference = verify.verify(kan, lowered, request.dtype, tolerance=request.tolerance, advance=advance)
+    proof = verify.verify(kan, lowered, request.dtype, tolerance=request.tolerance, advance=advance)
     files = {manifest.MODEL_FILE: lowered.model} | {
         describe.edges_file(at): model for at, model in enumerate(lowered.edges)
     }
@@ -81,13 +81,13 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
             options_given=options.given,
             options_assumed=options.assumed,
         ),
-        verification=proof,
-        reference=reference,
+        verification=proof.verification,
+        reference=proof.reference,
         files=tuple(
             FileEntry(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
             for path, data in files.items()
         ),
-        notes=kan.notes + _notes(kan, request.dtype),
+        notes=kan.notes + proof.notes + _notes(kan, request.dtype),
     )
     return Result(pack.pack(request.repository, document, files, force=request.force), document)
 

@@ -135,7 +135,8 @@ class Source:
 class Zone:
     """Largest errors of one group of rows, against the float64 evaluation.
 
-    Relative errors are relative to the largest finite magnitude in the zone.
+    Relative errors are relative to the largest finite magnitude (of a layer, for
+    edges) in the zone or inside the grid, whichever is larger.
     """
 
     name: str
@@ -144,6 +145,7 @@ class Zone:
     outputs_max_rel: float
     edges_max_abs: float
     edges_max_rel: float
+    worst_output: str  # index of the output, or ""
     worst_edge: str  # "(layer,source,destination)" or ""
 
 

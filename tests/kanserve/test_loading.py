@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import hashlib
 import os
@@ -14,8 +15,9 @@ import pytest
 from kanserve import backends
 from kanserve.errors import ConfigError, LoadError, LoadReason
 from kanserve.metrics import Metrics
+from kanserve.models import loading
 from kanserve.models.loading import Loader
-from kanserve.models.model import Model
+from kanserve.models.model import Limits, Model
 from kanserve.models.registry import TRANSITIONS, Event, Registry, State
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
@@ -192,3 +194,23 @@ def test_only_what_the_table_says_can_happen() -> None:
         registry.failed("m", 1, "again")
     assert {state for state in TRANSITIONS.values()} == set(State)
     assert {event for _, event in TRANSITIONS} == set(Event)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 7, 64])
+def test_large_requests_run_in_pieces_with_the_same_answers(tmp_path: Path, rows: int) -> None:
+    toy.write(tmp_path)
+    model = load(tmp_path)
+    model._chunk_rows = 3
+    x = np.random.default_rng(0).normal(size=(rows, 3)).astype(np.float32)
+    run = asyncio.run(model.run(["y"], {"x": x}, rows=rows, limits=Limits()))
+    np.testing.assert_allclose(run.outputs[0], toy.outputs(x), rtol=1e-5, atol=1e-6)
+
+
+def test_the_size_of_a_piece_follows_from_the_widest_layer(tmp_path: Path) -> None:
+    manifest = contract.load(toy.write(tmp_path))
+    basis = contract.BasisInfo(kind="bspline", functions=8, parameters={}, knots=())
+    wide = dataclasses.replace(manifest.layers[1], bases=(basis,))  # four sources
+    manifest = dataclasses.replace(manifest, layers=(manifest.layers[0], wide))
+    assert loading._chunk_rows(manifest) == loading.CHUNK_BYTES // (4 * 8 * 4)
+    assert loading._chunk_rows(dataclasses.replace(manifest, edge_class="C")) == 0
+    assert loading._chunk_rows(None) == 0

@@ -105,8 +105,8 @@ def _options(device: str, threads: int) -> Any:
     # Spinning burns the quota of a container while nothing is to be done.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    # The arena keeps the memory of the largest batch ever seen, for ever, and
-    # was no faster on small graphs than malloc (docs: reliability, memory).
+    # The arena keeps the memory of the largest batch ever seen, for ever, and is no
+    # faster than malloc while large requests run in pieces (`models.loading`).
     options.enable_cpu_mem_arena = False
     if device != "cpu":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")

@@ -21,6 +21,9 @@ from kanserve.repository.layout import Bundle
 from kanserve.tensors import DTYPES, Array, ModelInfo, TensorInfo
 
 PLAIN_BATCH = 1024  # rows of one request where no manifest says otherwise
+# The widest intermediate of a piece should stay in a core's cache. Measured on
+# [784, 64, 10], G = 5, 1024 rows: 19.4 ms in pieces of 64 rows, 61 ms in one piece.
+CHUNK_BYTES = 2 * 2**20
 INLINE_SECONDS = 200e-6  # what the event loop may be held for; a hop to a thread and back costs more
 PROBES = 5
 
@@ -49,6 +52,7 @@ class Loader:
             self.metrics.model(info.name, str(info.version)),
             workers=self.threads,
             inline_rows=_inline_rows(info, session),
+            chunk_rows=_chunk_rows(bundle.manifest),
         )
 
     def _graphs(self, bundle: Bundle, manifest: Manifest) -> tuple[LayerGraph, ...]:
@@ -139,6 +143,15 @@ def _prove(manifest: Manifest, info: ModelInfo, session: Session) -> None:
             LoadReason.REFERENCE,
             f"reference rows differ by {error_found:.3g}; allowed: {reference.tolerance:.3g} of {scale:.3g}",
         )
+
+
+def _chunk_rows(manifest: Manifest | None) -> int:
+    """Rows whose basis values fill CHUNK_BYTES; 0 if rows must stay together, or may."""
+    if manifest is None or manifest.edge_class == "C":
+        return 0
+    item = DTYPES[manifest.input.datatype].itemsize
+    widest = max((layer.sources * basis.functions for layer in manifest.layers for basis in layer.bases), default=1)
+    return max(16, CHUNK_BYTES // (item * widest))
 
 
 def _inline_rows(info: ModelInfo, session: Session) -> int:

@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
+
 from kanserve.backends import Session
 from kanserve.errors import DeadlineExceeded, QueueFull, QueueTimeout
 from kanserve.interpret.select import LayerPlan
@@ -58,10 +60,13 @@ class Model:
         *,
         workers: int,
         inline_rows: int,
+        chunk_rows: int = 0,
     ) -> None:
+        """`chunk_rows`: a larger request runs in pieces of so many rows; 0: in one piece."""
         self.info = info
         self.metrics = metrics
         self.inline_rows = inline_rows
+        self._chunk_rows = chunk_rows
         self._session = session
         self._graphs = graphs
         self._queries = 0
@@ -93,8 +98,19 @@ class Model:
             raise QueueTimeout
         if limits.deadline is not None and time.monotonic() > limits.deadline:
             raise DeadlineExceeded
-        found = self._session.run(outputs, feeds)
+        found = self._run_chunks(outputs, feeds)
         return Run(found, started - submitted, time.perf_counter_ns() - started)
+
+    def _run_chunks(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
+        rows = max((len(array) for array in feeds.values()), default=0)
+        step = self._chunk_rows
+        if not 0 < step < rows:
+            return self._session.run(outputs, feeds)
+        pieces = [
+            self._session.run(outputs, {name: array[start : start + step] for name, array in feeds.items()})
+            for start in range(0, rows, step)
+        ]
+        return [np.concatenate(columns) for columns in zip(*pieces, strict=True)]
 
     async def edges(
         self, plans: tuple[LayerPlan, ...], rows: Array, *, deadline: float | None

@@ -168,7 +168,7 @@ class Source(_message.Message):
 class Verification(_message.Message):
     __slots__ = ("zones", "outputs_tolerance", "edges_tolerance")
     class Zone(_message.Message):
-        __slots__ = ("name", "rows", "outputs_max_abs", "outputs_max_rel", "edges_max_abs", "edges_max_rel", "worst_edge")
+        __slots__ = ("name", "rows", "outputs_max_abs", "outputs_max_rel", "edges_max_abs", "edges_max_rel", "worst_edge", "worst_output")
         NAME_FIELD_NUMBER: _ClassVar[int]
         ROWS_FIELD_NUMBER: _ClassVar[int]
         OUTPUTS_MAX_ABS_FIELD_NUMBER: _ClassVar[int]
@@ -176,6 +176,7 @@ class Verification(_message.Message):
         EDGES_MAX_ABS_FIELD_NUMBER: _ClassVar[int]
         EDGES_MAX_REL_FIELD_NUMBER: _ClassVar[int]
         WORST_EDGE_FIELD_NUMBER: _ClassVar[int]
+        WORST_OUTPUT_FIELD_NUMBER: _ClassVar[int]
         name: str
         rows: int
         outputs_max_abs: float
@@ -183,7 +184,8 @@ class Verification(_message.Message):
         edges_max_abs: float
         edges_max_rel: float
         worst_edge: str
-        def __init__(self, name: _Optional[str] = ..., rows: _Optional[int] = ..., outputs_max_abs: _Optional[float] = ..., outputs_max_rel: _Optional[float] = ..., edges_max_abs: _Optional[float] = ..., edges_max_rel: _Optional[float] = ..., worst_edge: _Optional[str] = ...) -> None: ...
+        worst_output: str
+        def __init__(self, name: _Optional[str] = ..., rows: _Optional[int] = ..., outputs_max_abs: _Optional[float] = ..., outputs_max_rel: _Optional[float] = ..., edges_max_abs: _Optional[float] = ..., edges_max_rel: _Optional[float] = ..., worst_edge: _Optional[str] = ..., worst_output: _Optional[str] = ...) -> None: ...
     ZONES_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_TOLERANCE_FIELD_NUMBER: _ClassVar[int]
     EDGES_TOLERANCE_FIELD_NUMBER: _ClassVar[int]

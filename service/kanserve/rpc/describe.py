@@ -105,6 +105,7 @@ def describe(info: ModelInfo, manifest: Manifest, limits: kan_pb2.QueryLimits) -
             outputs_max_rel=zone.outputs_max_rel,
             edges_max_abs=zone.edges_max_abs,
             edges_max_rel=zone.edges_max_rel,
+            worst_output=zone.worst_output,
             worst_edge=zone.worst_edge,
         )
     return message
