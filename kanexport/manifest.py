@@ -164,7 +164,7 @@ class Reference:
     """Rows with known answers; the server runs them before it says ready.
 
     `outputs` come from the float64 evaluation; `tolerance` is relative to
-    their largest magnitude.
+    their largest magnitude. No rows: the model has none with finite outputs only.
     """
 
     inputs: tuple[tuple[float, ...], ...]

@@ -68,7 +68,7 @@ def tensor(**fields: object) -> contract.TensorSpec:
 CASES: list[tuple[str, Callable[[Path], None], LoadReason, str]] = [
     ("other numbers", reference(outputs=((1.0, 2.0),) * 4), LoadReason.REFERENCE, "reference rows differ by"),
     ("ragged", reference(outputs=((1.0,), (1.0, 2.0)) * 2), LoadReason.MANIFEST, "differ in length"),
-    ("no rows", reference(inputs=(), outputs=()), LoadReason.MANIFEST, "no reference rows"),
+    ("no outputs", reference(outputs=()), LoadReason.MANIFEST, "other inputs than outputs"),
     ("too wide", reference(inputs=((1.0,) * 5,) * 4), LoadReason.REFERENCE, "cannot compute"),
     ("external", replace(toy.graph(external=True)), LoadReason.RUNTIME, "external data"),
     ("garbage", replace(b"not a graph"), LoadReason.RUNTIME, "cannot load the graph"),
