@@ -1,0 +1,137 @@
+"""The intermediate form: invalid values cannot be constructed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kanexport import unary
+from kanexport.bases.activation import Activation
+from kanexport.bases.bspline import BSpline
+from kanexport.errors import InvalidKan, UnknownFunction
+from kanexport.ir import BasisTerm, Kan, Layer, SymbolicEdge
+from kanexport.steps import Affine, Product, Select
+
+SILU = Activation(unary.activation("silu"))
+SIN = unary.symbolic("sin")
+
+
+def spline(n: int = 2) -> BSpline:
+    return BSpline(np.tile(np.arange(9.0), (n, 1)), 3)
+
+
+def layer(n: int = 2, m: int = 3, **changes: Any) -> Layer:
+    terms = (BasisTerm(spline(n), np.ones((n, m, 5))), BasisTerm(SILU, np.ones((n, m, 1))))
+    return Layer(
+        **{"terms": terms, "mask": np.ones((n, m)), "bias": np.zeros(m), "spread": np.zeros((n, m), bool), **changes}
+    )
+
+
+def edge(**changes: Any) -> SymbolicEdge:
+    values = {"source": 0, "destination": 0, "function": SIN, "a": 1.0, "b": 0.0, "c": 1.0, "d": 0.0, "mask": 1.0}
+    return SymbolicEdge(**{**values, **changes})
+
+
+def spoilt(shape: tuple[int, ...], value: float = np.nan) -> np.ndarray:
+    array = np.ones(shape)
+    array[(-1,) * len(shape)] = value
+    return array
+
+
+def test_a_valid_network_can_be_constructed() -> None:
+    kan = Kan(2, (layer(after=(Product((1, 2)),)), layer(2, 1)))
+    assert kan.widths() == (2, 2, 1)
+    assert kan.edge_class == "A"
+    assert layer(symbolic=(edge(),), mask=np.zeros((2, 3))).active().sum() == 1
+
+
+BAD_LAYERS: dict[str, tuple[Callable[[], Layer], str]] = {
+    "no sources": (lambda: layer(mask=np.ones((0, 3))), "sources and destinations"),
+    "mask of one axis": (lambda: layer(mask=np.ones(3)), "sources and destinations"),
+    "bias too short": (lambda: layer(bias=np.zeros(2)), "bias has shape"),
+    "mask NaN": (lambda: layer(mask=spoilt((2, 3))), r"mask at \[1, 2\] is nan"),
+    "bias infinite": (lambda: layer(bias=spoilt((3,), np.inf)), r"bias at \[2\] is inf"),
+    "coefficient NaN": (
+        lambda: layer(terms=(BasisTerm(spline(), spoilt((2, 3, 5))),)),
+        r"bspline coefficient at \[1, 2, 4\] is nan \(1 of 30",
+    ),
+    "coefficient shape": (lambda: layer(terms=(BasisTerm(spline(), np.ones((3, 2, 5))),)), "expected"),
+    "coefficient count": (lambda: layer(terms=(BasisTerm(SILU, np.ones((2, 3, 2))),)), "expected"),
+    "knots for other sources": (lambda: layer(terms=(BasisTerm(spline(4), np.ones((2, 3, 5))),)), "4 rows of knots"),
+    "edge outside": (lambda: layer(symbolic=(edge(source=2),)), "outside"),
+    "edge negative": (lambda: layer(symbolic=(edge(destination=-1),)), "outside"),
+    "edge NaN": (lambda: layer(symbolic=(edge(c=np.nan),)), "not finite"),
+    "edge mask infinite": (lambda: layer(symbolic=(edge(mask=np.inf),)), "not finite"),
+    "edge twice": (lambda: layer(symbolic=(edge(), edge(a=2.0))), "more than one"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_LAYERS)
+def test_invalid_layers(name: str) -> None:
+    make, text = BAD_LAYERS[name]
+    with pytest.raises(InvalidKan, match=text):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("layers", "text"),
+    [
+        ((), "at least one layer"),
+        ((layer(3, 2),), "layer 0 has 3 sources, but is given 2"),
+        ((layer(2, 3), layer(2, 1)), "layer 1 has 2 sources, but is given 3"),
+        ((layer(2, 3, after=(Product((1, 1)),)),), "do not cover 3"),
+        ((layer(2, 3, after=(Product((3, 0)),)),), "do not cover 3"),
+        ((layer(2, 3, after=(Affine(np.ones(2), np.ones(2)),)),), "2 values for 3 nodes"),
+        ((layer(2, 3, before=(Select((0, 2)),)),), "column 2 is selected"),
+        ((layer(2, 3, before=(Select((0, -1)),)),), "column -1 is selected"),
+        ((layer(2, 3, before=(Select((0,)),)),), "is given 1"),
+    ],
+)
+def test_layers_that_do_not_chain(layers: tuple[Layer, ...], text: str) -> None:
+    with pytest.raises(InvalidKan, match=text):
+        Kan(2, layers)
+
+
+@pytest.mark.parametrize(
+    ("knots", "degree"),
+    [
+        (np.arange(9.0), 3),
+        (np.zeros((2, 9)), 3),
+        (np.arange(9.0)[None, ::-1], 3),
+        (np.array([[0.0, 1, 2, 3, np.nan, 5, 6, 7, 8]]), 3),
+        (np.array([[0.0, 1, 2, 3, 4, 5, 6, 7, np.inf]]), 3),
+        (np.array([[-np.inf, 1, 2, 3, 4, 5, 6, 7, 8]]), 3),
+        (np.array([[0.0, 1, 2, 3, 4, 5, 6, 7, 1e31]]), 3),
+        (np.arange(9.0)[None], 0),
+        (np.arange(9.0)[None], -1),
+        (np.arange(7.0)[None], 3),
+        (np.zeros((1, 0)), 1),
+    ],
+)
+def test_invalid_knots(knots: np.ndarray, degree: int) -> None:
+    with pytest.raises(InvalidKan):
+        BSpline(knots, degree)
+
+
+@pytest.mark.parametrize(
+    ("scale", "bias"),
+    [
+        (np.ones(2), np.ones(3)),
+        (np.ones((2, 2)), np.ones((2, 2))),
+        (spoilt((2,)), np.ones(2)),
+        (np.ones(2), spoilt((2,))),
+    ],
+)
+def test_invalid_affines(scale: np.ndarray, bias: np.ndarray) -> None:
+    with pytest.raises(InvalidKan):
+        Affine(scale, bias)
+
+
+def test_unknown_functions_name_the_known_ones() -> None:
+    for lookup, name in ((unary.symbolic, "sinx"), (unary.activation, "mish"), (unary.symbolic, ["sin"])):
+        with pytest.raises(UnknownFunction) as caught:
+            lookup(name)  # type: ignore[arg-type]
+        assert "sin" in caught.value.hint

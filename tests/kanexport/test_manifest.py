@@ -1,0 +1,156 @@
+"""The contract on disk: what is written is read again, and nothing else is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kanexport import manifest
+from kanexport.export import Request, export
+from kanexport.manifest import FORMAT, Manifest, ManifestError
+
+TEXT = st.text(max_size=12)
+NUMBER = st.floats(allow_nan=False, allow_infinity=False)
+
+
+def strategy(hint: Any) -> st.SearchStrategy[Any]:
+    """Values of one field's type, as the dataclasses declare it."""
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        return st.lists(strategy(typing.get_args(hint)[0]), max_size=2).map(tuple)
+    if origin is dict:
+        return st.dictionaries(TEXT, TEXT, max_size=2)
+    if dataclasses.is_dataclass(hint):
+        hints = typing.get_type_hints(hint)
+        return st.builds(hint, **{name: strategy(inner) for name, inner in hints.items()})
+    return {str: TEXT, float: NUMBER, int: st.integers()}[hint]
+
+
+manifests = strategy(Manifest).map(lambda found: dataclasses.replace(found, format=FORMAT))
+
+
+@given(manifests)
+@settings(max_examples=40, deadline=None)
+def test_what_is_written_is_read(found: Manifest) -> None:
+    assert manifest.loads(manifest.dumps(found)) == found
+
+
+@pytest.fixture(scope="module")
+def real(golden: Callable[[str], tuple[Path, tuple[str, ...]]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path, options = golden("pykan-mult-affine")
+    return export(
+        Request(path=path, repository=tmp_path_factory.mktemp("models"), name="real", options=options)
+    ).directory
+
+
+def test_a_real_manifest_survives(real: Path) -> None:
+    found = manifest.load(real)
+    assert manifest.dumps(found) == (real / "manifest.json").read_bytes()
+    assert found.file("model.onnx").size == (real / "model.onnx").stat().st_size
+    with pytest.raises(ManifestError, match=r"other\.onnx is not listed"):
+        found.file("other.onnx")
+
+
+def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The path to every key and to the first entry of every list."""
+    if isinstance(value, dict):
+        return [place for key, item in value.items() for place in [(*path, key), *_places(item, (*path, key))]]
+    if isinstance(value, list) and value:
+        return [(*path, 0), *_places(value[0], (*path, 0))]
+    return []
+
+
+def _changed(document: Any, path: tuple[Any, ...], change: Callable[[Any, Any], None]) -> bytes:
+    copy = json.loads(json.dumps(document))
+    holder = copy
+    for step in path[:-1]:
+        holder = holder[step]
+    change(holder, path[-1])
+    return json.dumps(copy).encode()
+
+
+def _free(path: tuple[Any, ...]) -> bool:
+    """Inside a mapping of texts, whose keys may be anything."""
+    return any(step in ("parameters", "options_given", "options_assumed") for step in path[:-1])
+
+
+def test_every_key_is_needed_and_every_type_is_checked(real: Path) -> None:
+    document = json.loads((real / "manifest.json").read_bytes())
+    places = _places(document)
+    assert len(places) > 80
+    for path in places:
+        if not isinstance(path[-1], int) and not _free(path) and path != ("format",):
+            with pytest.raises(ManifestError, match=f"key '{path[-1]}' is missing"):
+                manifest.loads(_changed(document, path, lambda holder, key: holder.pop(key)))
+        for wrong in (None, True):
+            with pytest.raises(ManifestError, match=r"expected|understands"):
+                manifest.loads(_changed(document, path, _putter(wrong)))
+
+
+def _putter(value: Any) -> Callable[[Any, Any], None]:
+    return lambda holder, key: holder.__setitem__(key, value)
+
+
+def test_unknown_keys_are_refused_by_name(real: Path) -> None:
+    document = json.loads((real / "manifest.json").read_bytes())
+    holders = {path[:-1] for path in _places(document) if isinstance(path[-1], str) and not _free(path)}
+    for path in holders:
+        with pytest.raises(ManifestError, match="unknown key 'surprise'"):
+            manifest.loads(_changed(document, (*path, "surprise"), _putter(1)))
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "1" + "0" * 400, "1" + "0" * 5000])
+def test_numbers_that_are_not_finite_are_refused(real: Path, number: str) -> None:
+    text = (real / "manifest.json").read_text()
+    changed = text.replace('"outputs_tolerance": 1e-05', f'"outputs_tolerance": {number}')
+    assert changed != text
+    with pytest.raises(ManifestError):
+        manifest.loads(changed.encode())
+
+
+def test_not_finite_numbers_are_never_written(real: Path) -> None:
+    found = manifest.load(real)
+    bad = dataclasses.replace(found, reference=dataclasses.replace(found.reference, tolerance=float("nan")))
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        manifest.dumps(bad)
+
+
+@pytest.mark.parametrize("found", [0, 2, "1", None, 1.5, [1]])
+def test_another_format_is_named_with_what_is_understood(real: Path, found: Any) -> None:
+    document = {**json.loads((real / "manifest.json").read_bytes()), "format": found}
+    with pytest.raises(ManifestError, match=r"format .* understands 1"):
+        manifest.loads(json.dumps(document).encode())
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"[]", b"5", b"null", b"\xff\xfe", b"[" * 100_000, b'{"format": 1}', b"{}"]
+)
+def test_other_bytes_are_refused(data: bytes) -> None:
+    with pytest.raises(ManifestError, match="manifest"):
+        manifest.loads(data)
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
+@settings(max_examples=200, deadline=None)
+def test_garbage_never_escapes_with_another_error(data: bytes) -> None:
+    with pytest.raises(ManifestError):
+        manifest.loads(data)
+
+
+def test_the_module_brings_no_heavy_library_with_it() -> None:
+    """The server imports it: no numpy, onnx or torch through the back door."""
+    script = "import sys, kanexport.manifest; print(sorted({n.partition('.')[0] for n in sys.modules}))"
+    done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    loaded = set(json.loads(done.stdout.replace("'", '"')))
+    assert "kanexport" in loaded
+    assert not loaded & {"numpy", "onnx", "onnxruntime", "torch", "safetensors", "yaml", "rich", "google"}

@@ -1,0 +1,198 @@
+"""The proof itself: a graph that is wrong anywhere is caught, and reports are honest."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import numpy_helper
+
+from kanexport import checkpoint, cli, evaluate, lower, readers, rows, verify
+from kanexport.errors import InvalidKan, VerificationFailed
+from kanexport.ir import Kan
+from kanexport.lower import Lowered
+from kanexport.options import Options
+
+
+@pytest.fixture
+def toy(pykan: Any, tmp_path: Path) -> Kan:
+    made = pykan([2, 3, 2])
+    made.symbolic(1, 0, 1, "sin", (0.5, 0.1, 0.7, 0.2))
+    loaded = checkpoint.load(made.write(tmp_path))
+    return readers.detect(loaded, None)[0].read(loaded, Options({}))
+
+
+def changed(model: bytes, name: str, change: Callable[[np.ndarray], np.ndarray]) -> bytes:
+    """The model with one initializer changed."""
+    proto = onnx.load_from_string(model)
+    tensor = next(tensor for tensor in proto.graph.initializer if tensor.name == name)
+    value = change(numpy_helper.to_array(tensor).copy())
+    tensor.CopyFrom(numpy_helper.from_array(value, name))
+    return proto.SerializeToString()
+
+
+def weights(model: bytes) -> list[str]:
+    """Matrices of coefficients among the initializers."""
+    initializers = onnx.load_from_string(model).graph.initializer
+    large = [t for t in initializers if t.data_type == onnx.TensorProto.FLOAT and np.prod(t.dims) >= 6]
+    # A matrix of zeros and ones only says where NaN spreads to; it multiplies x - x.
+    return [t.name for t in large if not np.isin(numpy_helper.to_array(t), (0, 1)).all()]
+
+
+def nudge(value: np.ndarray) -> np.ndarray:
+    value.reshape(-1)[value.size // 2] += 3e-2
+    return value
+
+
+def test_the_honest_graph_passes(toy: Kan) -> None:
+    proof = verify.verify(toy, lower.lower(toy, "float32"), "float32")
+    zones = proof.verification.zones
+    assert [zone.name for zone in zones[: len(rows.ZONES)]] == list(rows.ZONES)
+    assert all(zone.outputs_max_rel <= 1e-5 and zone.edges_max_rel <= 5e-5 for zone in zones)
+    assert len(proof.reference.inputs) == len(proof.reference.outputs) == verify.REFERENCE_ROWS
+    assert proof.notes == ()
+
+
+def test_any_perturbed_weight_of_the_serving_graph_is_caught(toy: Kan) -> None:
+    lowered = lower.lower(toy, "float32")
+    names = weights(lowered.model)
+    assert len(names) >= 4
+    for name in names:
+        wrong = dataclasses.replace(lowered, model=changed(lowered.model, name, nudge))
+        with pytest.raises(VerificationFailed, match="differs"):
+            verify.verify(toy, wrong, "float32")
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_any_perturbed_weight_of_an_edge_graph_is_caught(toy: Kan, layer: int) -> None:
+    lowered = lower.lower(toy, "float32")
+    for name in weights(lowered.edges[layer]):
+        edges = list(lowered.edges)
+        edges[layer] = changed(edges[layer], name, nudge)
+        with pytest.raises(VerificationFailed, match=rf"edges by .* at .*\({layer},\d+,\d+\)"):
+            verify.verify(toy, dataclasses.replace(lowered, edges=tuple(edges)), "float32")
+
+
+def test_swapped_edge_graphs_are_caught(pykan: Any, tmp_path: Path) -> None:
+    """Two layers of one shape: sums alone would not tell."""
+    loaded = checkpoint.load(pykan([2, 2, 2]).write(tmp_path))
+    kan = readers.detect(loaded, None)[0].read(loaded, Options({}))
+    lowered = lower.lower(kan, "float32")
+    wrong = dataclasses.replace(lowered, edges=lowered.edges[::-1])
+    with pytest.raises((VerificationFailed, InvalidKan, ValueError)):
+        verify.verify(kan, wrong, "float32")
+
+
+def add_to_output(lowered: Lowered, low: float, high: float, amount: float) -> Lowered:
+    """y + amount where low <= x[:, 0] < high, in plain operators."""
+    proto = onnx.load_from_string(lowered.model)
+    for node in proto.graph.node:
+        node.output[:] = ["y_right" if name == "y" else name for name in node.output]
+        node.input[:] = ["y_right" if name == "y" else name for name in node.input]
+    helper, constants = onnx.helper, {"low_": low, "high_": high, "amount_": amount, "nil_": 0.0}
+    proto.graph.initializer.extend(numpy_helper.from_array(np.float32(v), k) for k, v in constants.items())
+    proto.graph.initializer.append(numpy_helper.from_array(np.array([0]), "first_"))
+    proto.graph.node.extend(
+        [
+            helper.make_node("Gather", ["x", "first_"], ["column_"], axis=1),
+            helper.make_node("GreaterOrEqual", ["column_", "low_"], ["above_"]),
+            helper.make_node("Less", ["column_", "high_"], ["below_"]),
+            helper.make_node("And", ["above_", "below_"], ["there_"]),
+            helper.make_node("Where", ["there_", "amount_", "nil_"], ["wrong_"]),
+            helper.make_node("Add", ["y_right", "wrong_"], ["y"]),
+        ]
+    )
+    return dataclasses.replace(lowered, model=proto.SerializeToString())
+
+
+def spans(kan: Kan) -> dict[str, tuple[float, float]]:
+    """Intervals of x0 that only one zone visits (the cell of a knot is its neighbours)."""
+    support = kan.layers[0].support()
+    low, high = float(support.core[0][0]), float(support.core[1][0])
+    last = float(support.outer[1][0])
+    knot = np.float32(support.points[len(support.points) // 2, 0])
+    return {
+        "inside": (low + 0.01 * (high - low), high - 0.01 * (high - low)),
+        "extension": (high + 1e-3, last - 1e-3),
+        "far": (last + 1.0, 1e30),
+        "knots": (float(np.nextafter(knot, np.float32(-np.inf))), float(np.nextafter(knot, np.float32(np.inf)))),
+    }
+
+
+@pytest.mark.parametrize("zone", ["inside", "extension", "far", "knots"])
+def test_an_error_in_any_zone_is_caught(toy: Kan, zone: str) -> None:
+    low, high = spans(toy)[zone]
+    lowered = lower.lower(toy, "float32")
+    verify.verify(toy, add_to_output(lowered, low, high, 0.0), "float32")  # the surgery itself is sound
+    with pytest.raises(VerificationFailed) as caught:
+        verify.verify(toy, add_to_output(lowered, low, high, 0.5), "float32")
+    assert "outputs by" in caught.value.message
+    if zone in ("extension", "far"):
+        assert zone in caught.value.message
+
+
+def test_wrong_behaviour_on_nan_and_infinity_is_caught(toy: Kan) -> None:
+    """A graph that cleans its input gives finite answers where the model gives NaN."""
+    lowered = lower.lower(toy, "float32")
+    proto = onnx.load_from_string(lowered.model)
+    for node in proto.graph.node:
+        node.input[:] = ["clean_" if name == "x" else name for name in node.input]
+    proto.graph.initializer.append(numpy_helper.from_array(np.float32(0), "nil_"))
+    helper = onnx.helper
+    proto.graph.node.insert(0, helper.make_node("Where", ["bad_", "nil_", "x"], ["clean_"]))
+    proto.graph.node.insert(0, helper.make_node("IsNaN", ["x"], ["bad_"]))
+    with pytest.raises(VerificationFailed, match=r"nonfinite.*where nan is expected"):
+        verify.verify(toy, dataclasses.replace(lowered, model=proto.SerializeToString()), "float32")
+
+
+def test_a_graph_that_spoils_one_row_by_another_is_caught(toy: Kan) -> None:
+    """A sum over the batch: right for one row, wrong among many."""
+    lowered = lower.lower(toy, "float32")
+    proto = onnx.load_from_string(lowered.model)
+    for node in proto.graph.node:
+        node.output[:] = ["y_right" if name == "y" else name for name in node.output]
+    helper = onnx.helper
+    proto.graph.node.append(helper.make_node("ReduceMean", ["y_right"], ["mean_"], axes=[0], keepdims=1))
+    proto.graph.initializer.append(numpy_helper.from_array(np.float32(1e-3), "little_"))
+    proto.graph.node.append(helper.make_node("Mul", ["mean_", "little_"], ["some_"]))
+    proto.graph.node.append(helper.make_node("Add", ["y_right", "some_"], ["y"]))
+    with pytest.raises(VerificationFailed):
+        verify.verify(toy, dataclasses.replace(lowered, model=proto.SerializeToString()), "float32")
+
+
+def test_reports_are_honest(toy: Kan) -> None:
+    """The error of the same rows, measured here from the same graphs, is no larger than reported."""
+    lowered = lower.lower(toy, "float32")
+    zones = {zone.name: zone for zone in verify.verify(toy, lowered, "float32").verification.zones}
+    session = onnxruntime.InferenceSession(lowered.model, providers=["CPUExecutionProvider"])
+    made = rows.zone_rows(toy.layers[0], toy.n_inputs, seed=0)
+    for name, x in made.items():
+        zone = zones[name]
+        found = session.run(["y"], {"x": x.astype(np.float32)})[0].astype(np.float64)
+        expected = evaluate.evaluate(toy, x).y
+        finite = np.isfinite(expected)
+        largest = np.abs(found - expected)[finite].max(initial=0)
+        assert zone.rows == len(x)
+        assert largest <= zone.outputs_max_abs
+        assert zone.outputs_max_abs < 1e-3
+
+
+def test_a_tolerance_out_of_reach_fails_with_3_and_leaves_nothing(
+    golden: Callable[[str], tuple[Path, tuple[str, ...]]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, _ = golden("pykan-diabetes")
+    models = tmp_path / "models"
+    arguments = [str(path), "--repository", str(models), "--name", "m", "--tolerance", "1e-12"]
+    assert cli.main(arguments) == 3
+    assert not models.exists()
+    assert "--dtype float64" in capsys.readouterr().err
+    assert cli.main([*arguments[:-2]]) == 0
+    before = {p: p.read_bytes() for p in models.rglob("*") if p.is_file()}
+    assert cli.main([*arguments, "--force"]) == 3
+    assert {p: p.read_bytes() for p in models.rglob("*") if p.is_file()} == before
