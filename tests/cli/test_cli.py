@@ -143,3 +143,10 @@ def test_a_deadline_is_kept_and_named() -> None:
     assert done.returncode == 1
     assert time.monotonic() - began < 10
     assert "within 1 s" in done.stderr or "no server answers" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["infer", "edges"])
+def test_a_missing_input_is_wrong_whether_a_server_answers_or_not(command: str, tmp_path: Path) -> None:
+    done = kanserve(command, "any", "--input", str(tmp_path / "rows.npy"), "--url", "127.0.0.1:1")
+    assert done.returncode == 2
+    assert "cannot be read" in done.stderr

@@ -64,9 +64,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Returns 0, or raises CommandError."""
     results.check(args.output, (".npz",))
+    raw = rows.fetch(args.input)
     with remote.connection(args) as client:
         described = client.describe(args.name, args.model_version)
-        values = rows.read(args.input, described.input, array=args.array)
+        values = rows.parse(raw, described.input, array=args.array)
         with remote.progress("edges") as report:
             found = bulk.edges(
                 client,

@@ -24,13 +24,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Returns 0, or raises CommandError."""
     results.check(args.output)
+    raw = rows.fetch(args.input)
     with remote.connection(args) as client:
         model = client.model(args.name, args.model_version)
         if len(model.inputs) != 1:
             names = ", ".join(tensor.name for tensor in model.inputs)
             raise CommandError(f"model {args.name!r} has the inputs {names}; this command feeds exactly one")
         results.check_count(args.output, tuple(tensor.name for tensor in model.outputs))
-        values = rows.read(args.input, model.inputs[0], array=args.array)
+        values = rows.parse(raw, model.inputs[0], array=args.array)
         with remote.progress("infer") as report:
             answer = bulk.infer(client, model, values, version=args.model_version, progress=report)
     shapes = {name: list(output.shape) for name, output in answer.outputs.items()}

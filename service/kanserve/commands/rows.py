@@ -10,6 +10,7 @@ import io
 import json
 import sys
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +23,34 @@ SUFFIXES = (".npy", ".npz", ".csv", ".json")
 WORDS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 
 
-def read(source: str, tensor: Tensor, *, array: str = "") -> Any:
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """Contents that were read and not looked at: a name for messages, the kind, the bytes."""
+
+    name: str
+    kind: str
+    data: bytes
+
+
+def parse(raw: Raw, tensor: Tensor, *, array: str = "") -> Any:
     """Rows for `tensor`, shaped [rows, *tensor.shape[1:]], in its dtype. Raises CommandError.
 
     `array` picks one array of an .npz.
     """
-    name, kind, data = _fetch(source)
-    values = _parse(name, kind, data, tensor, array)
+    values = _parse(raw.name, raw.kind, raw.data, tensor, array)
     if values.dtype.kind not in "biuf":
-        raise CommandError(f"{name} holds values of type {values.dtype}; numbers were expected")
-    return _fit(name, values, tensor)
+        raise CommandError(f"{raw.name} holds values of type {values.dtype}; numbers were expected")
+    return _fit(raw.name, values, tensor)
 
 
-def _fetch(source: str) -> tuple[str, str, bytes]:
-    """Name for messages, kind by suffix (stdin: by content), contents."""
+def fetch(source: str) -> Raw:
+    """The contents of a file or of stdin ("-"), before a server is asked anything.
+
+    The kind is the suffix, for stdin what the content looks like. Raises CommandError.
+    """
     if source == "-":
         data = sys.stdin.buffer.read()
-        return "stdin", _sniff(data), data
+        return Raw("stdin", _sniff(data), data)
     path = Path(source)
     if path.suffix.lower() not in SUFFIXES:
         raise CommandError(
@@ -46,7 +58,7 @@ def _fetch(source: str) -> tuple[str, str, bytes]:
             f"found {path.suffix or 'no suffix'}"
         )
     try:
-        return source, path.suffix.lower(), path.read_bytes()
+        return Raw(source, path.suffix.lower(), path.read_bytes())
     except OSError as error:
         raise CommandError(f"{source} cannot be read: {error.strerror}") from error
 
