@@ -140,7 +140,7 @@ def _document(result: Result) -> dict[str, Any]:
 
 
 def _widths(manifest: Manifest) -> list[int]:
-    return [manifest.input.shape[1], *(layer.destinations for layer in manifest.layers[:-1]), manifest.output.shape[1]]
+    return [manifest.input.shape[1], *(layer.sources for layer in manifest.layers[1:]), manifest.output.shape[1]]
 
 
 def _show(result: Result) -> None:

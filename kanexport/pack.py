@@ -16,7 +16,9 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,7 +40,7 @@ def check_target(repository: Path, name: str, version: int, *, force: bool) -> N
             hint="letters, digits, '.', '_' and '-', starting with a letter or digit, at most 128",
         )
     if not 1 <= version < 2**63:
-        raise RepositoryError(f"version {version:.20g} is not usable", hint="a positive integer of at most 63 bits")
+        raise RepositoryError(f"version {str(version)[:30]} is not usable", hint="a positive integer below 2**63")
     try:
         folder = repository.is_dir() or not repository.exists()
         taken = (repository / name / str(version)).exists()
@@ -134,11 +136,11 @@ def _appear(staging: Path, target: Path) -> None:
     os.rename(target, aside)
     try:
         os.rename(staging, target)
-    except BaseException:
-        if not target.exists():
+    finally:
+        if target.exists():
+            _remove(aside)
+        else:
             os.rename(aside, target)
-        raise
-    _remove(aside)
 
 
 def _remove(path: Path) -> None:
@@ -151,13 +153,35 @@ def _remove(path: Path) -> None:
 @contextlib.contextmanager
 def _hidden(parent: Path) -> Iterator[Path]:
     """A hidden folder beside the target, gone afterwards unless it was renamed."""
-    _sweep(parent)
-    staging = parent / f"{HIDDEN}{_owner()}-{secrets.token_hex(4)}"
-    staging.mkdir()
+    with _undisturbed():
+        _sweep(parent)
+        staging = parent / f"{HIDDEN}{_owner()}-{secrets.token_hex(4)}"
+        staging.mkdir()
+        try:
+            yield staging
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """SIGTERM and Ctrl-C wait: a clean-up that is broken off leaves something behind.
+    Not a signal mask, since other threads of the process would take the signal."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting: list[int] = []
+    before = {
+        number: signal.signal(number, lambda found, frame: waiting.append(found))
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
     try:
-        yield staging
+        yield
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+        if waiting:
+            signal.raise_signal(waiting[0])
 
 
 def _owner() -> str:

@@ -1,0 +1,139 @@
+"""`kanserve export` as people and scripts see it: exit codes, streams, one JSON document."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kanexport import cli
+
+Golden = Callable[[str], tuple[Path, tuple[str, ...]]]
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "kanexport", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_an_export_in_a_process_of_its_own(golden: Golden, tmp_path: Path) -> None:
+    path, options = golden("efficient-kan-wine-update-grid")
+    given = [word for option in options for word in ("--option", option)]
+    done = run(path, "--repository", tmp_path / "models", "--name", "wine", *given, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    document = json.loads(done.stdout)
+    assert document["name"] == "wine"
+    assert document["widths"] == [13, 6, 3]
+    assert document["options"] == {"given": {"base_activation": "tanh"}, "assumed": {}}
+    assert Path(document["directory"]).joinpath("manifest.json").is_file()
+    assert len(document["verification"]["zones"]) >= 5
+    assert not {"torch", "efficient_kan"} & set(document["files"])
+
+
+def test_exit_codes_of_the_process(tmp_path: Path) -> None:
+    assert run(tmp_path / "missing.pt", "--json").returncode == 2
+    assert run("--no-such-option").returncode == 2
+    assert run().returncode == 2
+    assert run("--help").returncode == 0
+
+
+def test_a_table_on_stdout_for_people(golden: Golden, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, _ = golden("pykan-mult-affine")
+    assert cli.main([str(path), "--repository", str(tmp_path / "models"), "--name", "m"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "m version 1: pykan, 2 → 3 → 1" in out
+    for word in ("inside", "extension", "knots", "far", "nonfinite", "written to"):
+        assert word in out
+
+
+def _json(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, Any, str]:
+    code = cli.main([*map(str, arguments), "--json"])
+    out, err = capsys.readouterr()
+    assert out.count("\n") == 1
+    return code, json.loads(out), err
+
+
+def test_failures_are_one_document_too(golden: Golden, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, _ = golden("pykan-diabetes")
+    where = ("--repository", tmp_path / "models", "--name", "m")
+    code, document, err = _json(capsys, tmp_path / "missing", *where)
+    assert code == 2
+    assert document["error"]["kind"] == "CheckpointError"
+    assert "does not exist" in document["error"]["message"]
+    assert document["error"]["hint"]
+    assert err.startswith("error: ")
+    assert "  help: " in err
+    code, document, _ = _json(capsys, path, *where, "--tolerance", "1e-12")
+    assert (code, document["error"]["kind"]) == (3, "VerificationFailed")
+    code, document, _ = _json(capsys, path, *where)
+    assert (code, document["version"]) == (0, 1)
+    code, document, _ = _json(capsys, path, *where)
+    assert (code, document["error"]["kind"]) == (2, "RepositoryError")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "text"),
+    [
+        (["--tolerance", "0"], "OptionError", "tolerance is 0"),
+        (["--tolerance", "nan"], "OptionError", "tolerance is nan"),
+        (["--tolerance", "1e9"], "OptionError", "tolerance"),
+        (["--max-batch-size", "0"], "OptionError", "max batch size is 0"),
+        (["--version", "0"], "RepositoryError", "version 0"),
+        (["--version", "9" * 300], "RepositoryError", "version 9"),
+        (["--name", "../up"], "RepositoryError", "'../up'"),
+        (["--family", "magic"], "FamilyError", "'magic'"),
+        (["--option", "colour=red"], "OptionError", "'colour'"),
+        (["--option", "colour"], "OptionError", "malformed"),
+    ],
+)
+def test_wrong_arguments_change_nothing(
+    golden: Golden, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], kind: str, text: str
+) -> None:
+    path, _ = golden("pykan-diabetes")
+    code, document, _ = _json(capsys, path, "--repository", tmp_path / "models", *arguments)
+    assert (code, document["error"]["kind"]) == (2, kind)
+    assert text in document["error"]["message"]
+    assert not (tmp_path / "models").exists()
+
+
+def test_text_from_a_file_is_no_markup(pykan: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A masked edge with such a name is noted; a folder may be called so too."""
+    toy = pykan([2, 2])
+    toy.symbolic(0, 0, 0, "[/red]\x1b[2J", (1, 0, 1, 0), mask=0.0)
+    assert cli.main([str(toy.write(tmp_path)), "--repository", str(tmp_path / "[/bold]"), "--name", "m"]) == 0
+    out = capsys.readouterr().out
+    assert "[/red]" in out
+    assert "\x1b[2J" not in out
+    assert "[/bold]" in out
+
+
+def test_the_name_defaults_to_the_checkpoints(
+    golden: Golden, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, options = golden("efficient-kan-digits")
+    given = [word for option in options for word in ("--option", option)]
+    _, document, _ = _json(capsys, path, "--repository", tmp_path, *given)
+    assert document["name"] == "model"
+    assert (tmp_path / "model" / "1" / "model.onnx").is_file()
+
+
+def test_the_help_shows_commands_that_parse(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    examples = re.findall(r"kanserve export (.*?)(?:   .*)?$", text, flags=re.MULTILINE)
+    assert len(examples) >= 3
+    parser = cli.argparse.ArgumentParser()
+    cli.configure(parser)
+    for example in examples:
+        parsed = parser.parse_args(example.split())
+        assert parsed.checkpoint
+        assert parsed.repository == Path("models")

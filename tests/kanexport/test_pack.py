@@ -1,0 +1,259 @@
+"""Into the repository all or nothing: kills, races, links and refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kanexport import manifest, pack
+from kanexport.errors import RepositoryError
+from kanexport.export import Request, export
+from kanexport.manifest import Manifest
+
+KILLS = 10
+# A child that packs versions 1, 2, 3, ... for ever, replacing them with --force semantics.
+CHILD = """
+import pathlib, sys
+from kanexport import manifest, pack, cli
+source, repository, name = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3]
+document = manifest.load(source)
+files = {entry.path: (source / entry.path).read_bytes() for entry in document.files}
+import dataclasses
+with cli._terminable():
+    print("ready", flush=True)
+    while True:
+        for version in (1, 2):
+            pack.pack(repository, dataclasses.replace(document, name=name, version=version), files, force=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def source(golden: Callable[[str], tuple[Path, tuple[str, ...]]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished version directory to pack again and again."""
+    path, options = golden("pykan-mult-affine")
+    return export(Request(path=path, repository=tmp_path_factory.mktemp("source"), options=options)).directory
+
+
+@pytest.fixture
+def packed(source: Path) -> Callable[..., Path]:
+    document = manifest.load(source)
+    files = {entry.path: (source / entry.path).read_bytes() for entry in document.files}
+
+    def run(repository: Path, *, force: bool = False, **changes: object) -> Path:
+        return pack.pack(repository, dataclasses.replace(document, **changes), files, force=force)
+
+    return run
+
+
+def assert_whole(repository: Path) -> int:
+    """Every version a reader can see is complete and hashes right; how many there are."""
+    found = 0
+    for home in repository.glob("[!.]*"):
+        for version in (path for path in home.iterdir() if path.name.isdecimal()):
+            document = manifest.load(version)
+            for entry in document.files:
+                data = (version / entry.path).read_bytes()
+                assert (len(data), hashlib.sha256(data).hexdigest()) == (entry.size, entry.sha256)
+            assert {path.name for path in version.iterdir()} == {e.path for e in document.files} | {"manifest.json"}
+            found += 1
+        assert (home / "config.pbtxt").is_file()
+    return found
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def hidden(repository: Path) -> list[Path]:
+    return list(repository.rglob(f"{pack.HIDDEN}*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_export_leaves_whole_versions_and_the_next_one_sweeps(
+    source: Path, packed: Callable[..., Path], tmp_path: Path, number: signal.Signals
+) -> None:
+    """Killed while it packs, at moments that drift through the whole of its work."""
+    leftovers = 0
+    for kill in range(KILLS):
+        command = [sys.executable, "-c", CHILD, str(source), str(tmp_path), "m"]
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+        time.sleep(0.0011 * (kill + 1))
+        child.send_signal(number)
+        code = child.wait(timeout=30)
+        child.stdout.close()
+        assert code == (-number if number == signal.SIGKILL else 128 + number)
+        if (tmp_path / "m").exists():
+            assert_whole(tmp_path)
+        leftovers += len(hidden(tmp_path))
+        if number == signal.SIGTERM:
+            assert hidden(tmp_path) == []
+    packed(tmp_path, name="m", version=3)
+    packed(tmp_path, name="other")
+    assert hidden(tmp_path) == []
+    assert assert_whole(tmp_path) >= 2
+    assert number == signal.SIGTERM or leftovers > 0, "no kill hit the work: the test shows nothing"
+
+
+def test_a_whole_export_killed_at_any_moment_leaves_nothing_half_made(
+    golden: Callable[[str], tuple[Path, tuple[str, ...]]], tmp_path: Path
+) -> None:
+    path, _ = golden("pykan-diabetes")
+    command = [sys.executable, "-m", "kanexport", str(path), "--repository", str(tmp_path / "models"), "--name", "m"]
+    for delay in (0.2, 0.5, 0.8, 1.0, 1.2):
+        child = subprocess.Popen([*command, "--force"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        end = time.monotonic() + delay
+        while time.monotonic() < end and child.poll() is None and not hidden(tmp_path):
+            time.sleep(0.0005)
+        child.kill()
+        child.wait(timeout=30)
+        assert_whole(tmp_path / "models")
+    subprocess.run([*command, "--force"], check=True, timeout=60, capture_output=True)
+    assert assert_whole(tmp_path / "models") == 1
+    assert hidden(tmp_path) == []
+
+
+def test_a_version_that_stepped_aside_comes_back_after_a_kill(packed: Callable[..., Path], tmp_path: Path) -> None:
+    """The one moment when neither version is in place: the sweep restores the old one."""
+    version = packed(tmp_path, name="m")
+    before = tree(version)
+    host = pack._owner().rpartition("-")[0]
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    os.rename(version, version.with_name(f"{pack.HIDDEN}{host}-{gone.pid}-abcd{pack.OLD}1"))
+    packed(tmp_path, name="m", version=2)
+    assert tree(version) == before
+    assert hidden(tmp_path) == []
+
+
+def test_a_replacement_that_fails_puts_the_old_version_back(packed: Callable[..., Path], tmp_path: Path) -> None:
+    version = packed(tmp_path, name="m")
+    before = tree(version)
+    with pytest.raises(FileNotFoundError):
+        pack._appear(tmp_path / "m" / "never made", version)
+    assert tree(version) == before
+    assert hidden(tmp_path) == []
+
+
+def test_what_another_running_export_is_making_is_left_alone(packed: Callable[..., Path], tmp_path: Path) -> None:
+    host = pack._owner().rpartition("-")[0]
+    alive = tmp_path / f"{pack.HIDDEN}{host}-{os.getppid()}-abcd"
+    elsewhere = tmp_path / f"{pack.HIDDEN}otherhost-1-abcd"
+    alive.mkdir()
+    elsewhere.mkdir()
+    packed(tmp_path, name="m")
+    assert alive.is_dir()
+    assert elsewhere.is_dir()
+
+
+def test_an_existing_version_is_kept_unless_forced(packed: Callable[..., Path], tmp_path: Path) -> None:
+    packed(tmp_path, name="m")
+    before = tree(tmp_path)
+    with pytest.raises(RepositoryError, match="exists already") as caught:
+        packed(tmp_path, name="m", notes=("changed",))
+    assert "--version 2" in caught.value.hint
+    assert "--force" in caught.value.hint
+    assert tree(tmp_path) == before
+    version = packed(tmp_path, name="m", notes=("changed",), force=True)
+    assert manifest.load(version).notes == ("changed",)
+    assert assert_whole(tmp_path) == 1
+    packed(tmp_path, name="m", version=2)
+    assert assert_whole(tmp_path) == 2
+
+
+def test_other_shapes_are_another_model(packed: Callable[..., Path], tmp_path: Path) -> None:
+    packed(tmp_path, name="m")
+    before = tree(tmp_path)
+    with pytest.raises(RepositoryError, match="another input, output or batch size") as caught:
+        packed(tmp_path, name="m", version=2, max_batch_size=7)
+    assert "--name" in caught.value.hint
+    assert tree(tmp_path) == before
+    packed(tmp_path, name="m", version=2, max_batch_size=7, force=True)
+    assert b"max_batch_size: 7" in (tmp_path / "m" / "config.pbtxt").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../m", "a/b", "/m", ".hidden", "-m", "a b", "m\n", "ü", "m\x00", "a" * 129, 'm"', "*"]
+)
+def test_names_that_are_no_folder_are_refused(packed: Callable[..., Path], tmp_path: Path, name: str) -> None:
+    with pytest.raises(RepositoryError, match="name") as caught:
+        packed(tmp_path, name=name)
+    assert "letters, digits" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("version", [0, -1, 2**63, 10**400])
+def test_versions_that_are_no_number_of_a_folder_are_refused(
+    packed: Callable[..., Path], tmp_path: Path, version: int
+) -> None:
+    with pytest.raises(RepositoryError, match="version"):
+        packed(tmp_path, name="m", version=version)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_repositories_that_cannot_be_written_are_refused(packed: Callable[..., Path], tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"mine")
+    cases = [(file, "not a folder"), (file / "below", "cannot be"), (tmp_path / ("x" * 300), "cannot be")]
+    for repository, text in cases:
+        with pytest.raises(RepositoryError, match=text):
+            packed(repository, name="m")
+    assert file.read_bytes() == b"mine"
+    (tmp_path / "m").write_bytes(b"also mine")
+    with pytest.raises(RepositoryError, match="cannot be written"):
+        packed(tmp_path, name="m")
+    assert (tmp_path / "m").read_bytes() == b"also mine"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_read_only_folder_is_refused(packed: Callable[..., Path], tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    try:
+        with pytest.raises(RepositoryError, match="Permission denied"):
+            packed(tmp_path, name="m")
+    finally:
+        tmp_path.chmod(0o755)
+
+
+def test_links_in_the_way_are_not_followed(packed: Callable[..., Path], tmp_path: Path) -> None:
+    victim, repository = tmp_path / "victim", tmp_path / "models"
+    victim.mkdir()
+    (victim / "file").write_bytes(b"precious")
+    packed(repository, name="m")
+    (repository / "m" / "2").symlink_to(victim)
+    (repository / "m" / "3").symlink_to(tmp_path / "nowhere")
+    (repository / "m" / "config.pbtxt").unlink()
+    (repository / "m" / "config.pbtxt").symlink_to(victim / "file")
+    with pytest.raises(RepositoryError, match="exists already"):
+        packed(repository, name="m", version=2)
+    with pytest.raises(RepositoryError):
+        packed(repository, name="m", version=3)
+    packed(repository, name="m", version=2, force=True)
+    assert not (repository / "m" / "2").is_symlink()
+    assert not (repository / "m" / "config.pbtxt").is_symlink()
+    assert tree(victim) == {"file": b"precious"}
+    assert not (tmp_path / "nowhere").exists()
+    assert hidden(repository) == []
+
+
+def test_triton_understands_the_config(packed: Callable[..., Path], source: Path, tmp_path: Path) -> None:
+    text_format = pytest.importorskip("google.protobuf.text_format")
+    model_config_pb2 = pytest.importorskip("kanserve.pb.model_config_pb2")
+    packed(tmp_path, name="my.model-1_x", max_batch_size=64)
+    config = text_format.Parse((tmp_path / "my.model-1_x" / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+    document: Manifest = manifest.load(source)
+    assert (config.name, config.backend, config.max_batch_size) == ("my.model-1_x", "onnxruntime", 64)
+    for tensors, spec in ((config.input, document.input), (config.output, document.output)):
+        assert [(t.name, list(t.dims), t.data_type) for t in tensors] == [
+            (spec.name, list(spec.shape[1:]), model_config_pb2.DataType.Value(f"TYPE_{spec.datatype}"))
+        ]
