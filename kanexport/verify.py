@@ -310,6 +310,8 @@ def _magnitude(a: Array) -> float:
 
 
 def _session(model: bytes) -> Any:
+    # A device id and a file in the user's cache folder are not an exporter's business.
+    onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
