@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.ir import Kan, Layer
+from kanexport.ir import Kan, Layer, SymbolicEdge
 
 Array = npt.NDArray[np.float64]
 
@@ -49,23 +49,18 @@ def evaluate(kan: Kan, x: Array, *, jitter: Jitter | None = None) -> Trace:
         for layer in kan.layers:
             x = x if jitter is None else jitter.shake(x)
             inputs.append(x)
-            z = np.zeros((len(x), layer.destinations))
-            peak = np.zeros(len(x))
-            for part, values, highest in edges(layer, x, jitter):
-                z[part] = values.sum(axis=1) + layer.bias
-                peak[part] = highest
-            peaks += [peak, _peak(z)]
+            x, peak = _sums(layer, x, jitter)
+            peaks += [peak, _peak(x)]
             for step in layer.after:
-                z = step.evaluate(z)
-                peaks.append(_peak(z))
-            x = z
+                x = step.evaluate(x)
+                peaks.append(_peak(x))
     return Trace(x, tuple(inputs), np.max(peaks, axis=0))
 
 
 def edges(layer: Layer, x: Array, jitter: Jitter | None = None) -> Iterator[tuple[slice, Array, Array]]:
     """Edge values of a layer from its input vector, in pieces: which rows, the values
     [b, I, O], and per row the largest finite magnitude met, [b]."""
-    coefs = [term.coef if jitter is None else jitter.shake(term.coef) for term in layer.terms]
+    coefs = _coefs(layer, jitter)
     with np.errstate(all="ignore"):
         for step in layer.before:
             x = step.evaluate(x)
@@ -75,24 +70,52 @@ def edges(layer: Layer, x: Array, jitter: Jitter | None = None) -> Iterator[tupl
             yield part, *_edges(layer, coefs, x[part], jitter)
 
 
+def _coefs(layer: Layer, jitter: Jitter | None) -> list[Array]:
+    return [term.coef if jitter is None else jitter.shake(term.coef) for term in layer.terms]
+
+
+def _sums(layer: Layer, x: Array, jitter: Jitter | None) -> tuple[Array, Array]:
+    """[B, O]: what the edges add up to, plus the bias, without holding the edges; and
+    per row a bound of the magnitudes met, [B]."""
+    for step in layer.before:
+        x = step.evaluate(x)
+    total = np.zeros((len(x), layer.destinations))
+    bound = np.zeros(len(x))
+    for term, coef in zip(layer.terms, _coefs(layer, jitter), strict=True):
+        flat = term.basis.evaluate(x).reshape(len(x), -1)  # [B, K * I]
+        weights = (coef * layer.mask[:, :, None]).transpose(2, 0, 1).reshape(flat.shape[1], -1)
+        total += flat @ weights
+        bound = np.maximum(bound, _peak(flat) * np.abs(weights).max(initial=0))
+    for edge, inner, value in _symbolic(layer, x, jitter):
+        total[:, edge.destination] += value
+        bound = np.maximum(bound, _peak(np.stack([inner, value], axis=1)))
+    # Counted, since NaN times zero would reach destinations that have no such edge.
+    total[(~np.isfinite(x)).astype(float) @ layer.spread > 0] = np.nan
+    return total + layer.bias, np.maximum(bound, _peak(total))
+
+
 def _edges(layer: Layer, coefs: list[Array], x: Array, jitter: Jitter | None) -> tuple[Array, Array]:
     total = np.zeros((len(x), layer.sources, layer.destinations))
     for term, coef in zip(layer.terms, coefs, strict=True):
-        values = term.basis.evaluate(x)  # [B, K, I]
-        for c in range(term.basis.functions):
-            total += values[:, c, :, None] * coef[None, :, :, c]
+        by_source = term.basis.evaluate(x).transpose(2, 0, 1)  # [I, B, K]
+        total += (by_source @ coef.transpose(0, 2, 1)).transpose(1, 0, 2)
     total *= layer.mask
     peak = _peak(total)
-    for edge in layer.symbolic:
-        i, j = edge.source, edge.destination
-        product, shift = edge.a * x[:, i], np.full(len(x), edge.b)
-        if jitter is not None:
-            product, shift = jitter.shake(product), jitter.shake(shift[::-1])[::-1]
-        value = edge.function.evaluate(product + shift)
-        peak = np.maximum(peak, _peak(value[:, None]))
-        total[:, i, j] += edge.mask * (edge.c * value + edge.d)
+    for edge, inner, value in _symbolic(layer, x, jitter):
+        total[:, edge.source, edge.destination] += value
+        peak = np.maximum(peak, _peak(inner[:, None]))
     total[~np.isfinite(x)[:, :, None] & layer.spread] = np.nan
     return total, np.maximum(peak, _peak(total))
+
+
+def _symbolic(layer: Layer, x: Array, jitter: Jitter | None) -> Iterator[tuple[SymbolicEdge, Array, Array]]:
+    """Each symbolic edge, its function's value and its own, [B] both."""
+    for edge in layer.symbolic:
+        product, shift = edge.a * x[:, edge.source], np.full(len(x), edge.b)
+        if jitter is not None:
+            product, shift = jitter.shake(product), jitter.shake(shift[::-1])[::-1]
+        inner = edge.function.evaluate(product + shift)
+        yield edge, inner, edge.mask * (edge.c * inner + edge.d)
 
 
 def _peak(values: Array) -> Array:

@@ -28,7 +28,7 @@ def zone_rows(layer: Layer, width: int, seed: int) -> dict[str, Array]:
     zones = {
         "inside": rng.uniform(low, high, size=(count, len(low))),
         "extension": np.where(side, below, above),
-        "knots": _knots(support.points),
+        "knots": _knots(support.points, neighbours=support.points.shape[0] * layer.mask.size <= EDGE_BUDGET),
         "far": np.concatenate([first - reach * span, last + reach * span]),
         "nonfinite": _nonfinite(rng.uniform(low, high)),
     }
@@ -36,9 +36,11 @@ def zone_rows(layer: Layer, width: int, seed: int) -> dict[str, Array]:
         return {name: _widen(layer, rows, width).astype(np.float32).astype(np.float64) for name, rows in zones.items()}
 
 
-def _knots(points: Array) -> Array:
+def _knots(points: Array, *, neighbours: bool) -> Array:
     """Every point itself, and its float32 neighbours."""
     single = points.astype(np.float32)
+    if not neighbours:
+        return single.astype(np.float64)
     beside = [np.nextafter(single, np.float32(side)) for side in (-np.inf, np.inf)]
     return np.concatenate([single, *beside]).astype(np.float64)
 

@@ -4,13 +4,14 @@ Outputs run through the serving graph; edges run twice, from the node vectors
 that the serving graph gives, and from rows made for each layer, so that hidden
 layers too meet each of their knots. Errors are relative to the largest finite
 magnitude (of a layer, for edges) in their zone or inside the grid, whichever is
-larger. The tolerance grows only where the model
-itself amplifies the rounding of its nodes: by `CONDITION` times the change that
-half a unit in the last place of every node makes.
+larger. An error beyond the tolerance is excused only where the model itself
+amplifies rounding: up to `CONDITION` times the change that rounding every node
+and weight makes in the float64 evaluation.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -39,12 +40,13 @@ SLACK = 10.0  # for other machines' order of summation, in the server's load che
 
 @dataclass(frozen=True, slots=True)
 class _Allowance:
-    """`change`: what rounding nodes and weights alone does here, relative, and `excuse`
-    how many times that is allowed. `scale`: the least magnitude that errors are relative to."""
+    """`scale`: the least magnitude that errors are relative to. `change`: asked only
+    beyond the tolerance, what rounding nodes and weights alone does here, relative;
+    `excuse`: how many times that is allowed."""
 
     tolerance: float
-    change: float
     scale: float
+    change: Callable[[], float]
     excuse: float
 
 
@@ -78,9 +80,9 @@ class _Error:
         scale = max(float(np.abs(expected[finite]).max()), allowance.scale)
         largest = float(error[at])
         rel = largest / scale if scale > 0 else (0.0 if largest == 0 else math.inf)
-        self._take(largest, rel, rel / (allowance.tolerance + allowance.excuse * allowance.change), where(at))
-        if rel > allowance.tolerance:
-            self.condition = max(self.condition, allowance.change)
+        change = allowance.change() if allowance.tolerance < rel < math.inf else 0.0
+        self.condition = max(self.condition, change)
+        self._take(largest, rel, rel / (allowance.tolerance + allowance.excuse * change), where(at))
 
     def _take(self, largest: float, rel: float, excess: float, where: str) -> None:
         if rel >= self.max_rel:
@@ -137,7 +139,7 @@ class _Prover:
         errors = self.zones.setdefault(name, _ZoneErrors())
         errors.rows += len(x)
         trace = evaluate.evaluate(self.kan, x)
-        shaken = [evaluate.evaluate(self.kan, x, jitter=jitter) for jitter in self.jitters]
+        shaken = functools.cache(lambda: [evaluate.evaluate(self.kan, x, jitter=jitter) for jitter in self.jitters])
         found = self.run(x)
         keep = trace.peak < OVERFLOW
         if name == "inside" and not keep.any():
@@ -146,32 +148,37 @@ class _Prover:
                 hint="the training has diverged; export an earlier checkpoint",
             )
         y = trace.y[keep]
-        allowance = self._allow(-1, self.tolerance, y, [other.y[keep] for other in shaken])
+        allowance = self._allow(-1, self.tolerance, y, lambda: [other.y[keep] for other in shaken()])
         errors.outputs.add(found[OUTPUT][keep], y, allowance, _output)
         for index, layer in enumerate(self.kan.layers):
-            nodes = found[self.lowered.node_tensors[index]][keep]
-            moved = [other.inputs[index][keep] for other in shaken]
-            self._edges(errors, index, layer, nodes, trace.inputs[index][keep], moved)
+            nodes, exact = found[self.lowered.node_tensors[index]][keep], trace.inputs[index][keep]
+            moved = functools.partial(lambda at: [other.inputs[at][keep] for other in shaken()], index)
+            self._edges(errors, index, layer, nodes, exact, moved)
 
     def layer_zone(self, name: str, index: int, x: Array) -> None:
         """The edges of one layer from rows made for it."""
-        moved = [jitter.shake(x) for jitter in self.jitters]
+        moved = functools.cache(lambda: [jitter.shake(x) for jitter in self.jitters])
         self._edges(self.zones[name], index, self.kan.layers[index], x, x, moved)
 
     def _edges(
-        self, errors: _ZoneErrors, index: int, layer: Layer, nodes: Array, exact: Array, moved: list[Array]
+        self,
+        errors: _ZoneErrors,
+        index: int,
+        layer: Layer,
+        nodes: Array,
+        exact: Array,
+        moved: Callable[[], list[Array]],
     ) -> None:
-        others = [evaluate.edges(layer, x, jitter) for x, jitter in zip(moved, self.jitters, strict=True)]
         for part, values, peak in evaluate.edges(layer, exact):
             fits = peak < OVERFLOW
-            shaken = [next(other)[1][fits] for other in others]
+            shaken = functools.partial(_shaken_edges, layer, moved, self.jitters, part, fits)
             allowance = self._allow(index, self.edge_tolerance, values[fits], shaken)
             errors.edges.add(self.edge_values(index, nodes[part])[fits], values[fits], allowance, _edge(index))
 
-    def _allow(self, index: int, tolerance: float, exact: Array, shaken: list[Array]) -> _Allowance:
+    def _allow(self, index: int, tolerance: float, exact: Array, shaken: Callable[[], list[Array]]) -> _Allowance:
         """Remembers the first magnitude of its kind: the zone inside the grid comes first."""
         scale = self.scales.setdefault(index, _magnitude(exact))
-        return _Allowance(tolerance, max(_change(exact, other) for other in shaken), scale, self.excuse)
+        return _Allowance(tolerance, scale, lambda: max(_change(exact, other) for other in shaken()), self.excuse)
 
     def batches(self, x: Array) -> None:
         """No rows give no rows, and one row by itself gives what it gives among many."""
@@ -219,7 +226,8 @@ def verify(
     for name in rows.ZONES:
         prover.zone(name, made[0][name])
         for index, zones in enumerate(made):
-            prover.layer_zone(name, index, zones[name])
+            if index:  # the first layer's rows went through `zone`
+                prover.layer_zone(name, index, zones[name])
             done += 1
             advance(done, total)
     prover.batches(made[0]["inside"])
@@ -294,6 +302,18 @@ def _report(prover: _Prover) -> Verification:
         runtime=f"onnxruntime {onnxruntime.__version__} on CPU, float64 reference",
         zones=zones,
     )
+
+
+def _shaken_edges(
+    layer: Layer,
+    moved: Callable[[], list[Array]],
+    jitters: list[evaluate.Jitter],
+    part: slice,
+    fits: npt.NDArray[np.bool_],
+) -> list[Array]:
+    """Edge values of some rows, once per draw of the rounding."""
+    pairs = zip(moved(), jitters, strict=True)
+    return [np.concatenate([v for _, v, _ in evaluate.edges(layer, x[part], j)])[fits] for x, j in pairs]
 
 
 def _change(a: Array, b: Array) -> float:
