@@ -12,7 +12,6 @@ and weight makes in the float64 evaluation.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +21,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from kanexport import evaluate, rows
+from kanexport.compare import Allowance, LargestError, magnitude, relative_change
 from kanexport.errors import InvalidKan, VerificationFailed
 from kanexport.ir import Kan, Layer
 from kanexport.lower import INPUT, OUTPUT, Lowered
@@ -38,64 +38,11 @@ REFERENCE_ROWS = 8
 SLACK = 10.0  # for other machines' order of summation, in the server's load check
 
 
-@dataclass(frozen=True, slots=True)
-class _Allowance:
-    """`scale`: the least magnitude that errors are relative to. `change`: asked only
-    beyond the tolerance, what rounding nodes and weights alone does here, relative;
-    `excuse`: how many times that is allowed."""
-
-    tolerance: float
-    scale: float
-    change: Callable[[], float]
-    excuse: float
-
-
-@dataclass
-class _Error:
-    """The largest error seen so far, and where."""
-
-    max_abs: float = 0.0
-    max_rel: float = 0.0
-    excess: float = 0.0  # largest error over its allowance
-    condition: float = 0.0  # what rounding the nodes changes, where that is what excuses an error
-    where: str = ""
-
-    def add(
-        self, found: Array, expected: Array, allowance: _Allowance, where: Callable[[tuple[int, ...]], str]
-    ) -> None:
-        """Take in one comparison; `where` names an element by its index."""
-        if expected.size == 0:
-            return
-        finite = np.isfinite(expected)
-        same = np.where(finite, np.isfinite(found), _same_class(found, expected))
-        if not same.all():
-            at = tuple(int(v) for v in np.argwhere(~same)[0])
-            self._take(math.inf, math.inf, math.inf, f"{where(at)}: {found[at]} where {expected[at]} is expected")
-            return
-        if not finite.any():
-            return
-        with np.errstate(invalid="ignore"):
-            error = np.where(finite, np.abs(found - expected), 0.0)
-        at = tuple(int(v) for v in np.unravel_index(int(error.argmax()), error.shape))
-        scale = max(float(np.abs(expected[finite]).max()), allowance.scale)
-        largest = float(error[at])
-        rel = largest / scale if scale > 0 else (0.0 if largest == 0 else math.inf)
-        change = allowance.change() if allowance.tolerance < rel < math.inf else 0.0
-        self.condition = max(self.condition, change)
-        self._take(largest, rel, rel / (allowance.tolerance + allowance.excuse * change), where(at))
-
-    def _take(self, largest: float, rel: float, excess: float, where: str) -> None:
-        if rel >= self.max_rel:
-            self.where = where
-        self.max_abs, self.max_rel = max(self.max_abs, largest), max(self.max_rel, rel)
-        self.excess = max(self.excess, excess)
-
-
 @dataclass
 class _ZoneErrors:
     rows: int = 0
-    outputs: _Error = field(default_factory=_Error)
-    edges: _Error = field(default_factory=_Error)
+    outputs: LargestError = field(default_factory=LargestError)
+    edges: LargestError = field(default_factory=LargestError)
 
 
 def _output(at: tuple[int, ...]) -> str:
@@ -104,11 +51,6 @@ def _output(at: tuple[int, ...]) -> str:
 
 def _edge(layer: int) -> Callable[[tuple[int, ...]], str]:
     return lambda at: f"({layer},{at[1]},{at[2]})"
-
-
-def _same_class(found: Array, expected: Array) -> npt.NDArray[np.bool_]:
-    nan = np.isnan(found) & np.isnan(expected)
-    return np.asarray(nan | ((found == expected) & np.isinf(expected)))
 
 
 class _Prover:
@@ -175,10 +117,12 @@ class _Prover:
             allowance = self._allow(index, self.edge_tolerance, values[fits], shaken)
             errors.edges.add(self.edge_values(index, nodes[part])[fits], values[fits], allowance, _edge(index))
 
-    def _allow(self, index: int, tolerance: float, exact: Array, shaken: Callable[[], list[Array]]) -> _Allowance:
+    def _allow(self, index: int, tolerance: float, exact: Array, shaken: Callable[[], list[Array]]) -> Allowance:
         """Remembers the first magnitude of its kind: the zone inside the grid comes first."""
-        scale = self.scales.setdefault(index, _magnitude(exact))
-        return _Allowance(tolerance, scale, lambda: max(_change(exact, other) for other in shaken()), self.excuse)
+        scale = self.scales.setdefault(index, magnitude(exact))
+        return Allowance(
+            tolerance, scale, lambda: max(relative_change(exact, other) for other in shaken()), self.excuse
+        )
 
     def batches(self, x: Array) -> None:
         """No rows give no rows, and one row by itself gives what it gives among many."""
@@ -246,7 +190,7 @@ def _reference(prover: _Prover, x: Array) -> Reference:
     moved = [evaluate.evaluate(prover.kan, x, jitter=jitter).y for jitter in prover.jitters]
     tolerance = prover.tolerance * SLACK
     with np.errstate(invalid="ignore"):
-        change = CONDITION * np.max([np.abs(other - y).max(axis=1) for other in moved], axis=0) / (_magnitude(y) or 1.0)
+        change = CONDITION * np.max([np.abs(other - y).max(axis=1) for other in moved], axis=0) / (magnitude(y) or 1.0)
     finite = np.flatnonzero(np.isfinite(y).all(axis=1) & np.isfinite(change))
     chosen = finite[np.argsort(change[finite], kind="stable")][:REFERENCE_ROWS]
     tolerance = max(tolerance, float(change[chosen].max(initial=0)))
@@ -314,19 +258,6 @@ def _shaken_edges(
     """Edge values of some rows, once per draw of the rounding."""
     pairs = zip(moved(), jitters, strict=True)
     return [np.concatenate([v for _, v, _ in evaluate.edges(layer, x[part], j)])[fits] for x, j in pairs]
-
-
-def _change(a: Array, b: Array) -> float:
-    """The largest relative difference where both are finite."""
-    both = np.isfinite(a) & np.isfinite(b)
-    scale = _magnitude(a)
-    return float(np.abs(a[both] - b[both]).max()) / scale if both.any() and scale > 0 else 0.0
-
-
-def _magnitude(a: Array) -> float:
-    """The largest finite magnitude, or zero."""
-    finite = a[np.isfinite(a)]
-    return float(np.abs(finite).max()) if finite.size else 0.0
 
 
 def _session(model: bytes) -> Any:

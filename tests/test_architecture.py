@@ -18,7 +18,7 @@ GENERATED = PACKAGES["kanserve"] / "pb"
 LAYERS = {
     "kanexport": [
         {"errors", "manifest"},
-        {"graph", "formats", "options"},
+        {"graph", "formats", "options", "compare"},
         {"unary", "bases", "steps", "checkpoint"},
         {"ir"},
         {"lower", "evaluate", "rows", "readers"},

@@ -15,6 +15,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+
 from kanserve.config import Settings
 from kanserve.rpc.status import CODES
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from kanserve import cli, config
 from kanserve.commands import serve
-
 from tests.cli.running import CLEAN, COMMAND, Server, checkpoint, document, kanserve
 
 HEAVY = ("numpy", "grpc", "google.protobuf", "onnx", "onnxruntime", "pydantic", "rich", "structlog", "torch")

@@ -11,6 +11,7 @@ import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2
+
 from kanserve.pb import grpc_service_pb2 as oip
 from kanserve.rpc import bulk
 from kanserve.rpc.client import Client, ClientError, Model, Tensor

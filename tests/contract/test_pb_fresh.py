@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from kanserve.pb import __main__ as generator
 from kanserve.pb import grpc_service_pb2, kan_pb2, model_config_pb2, pool
 

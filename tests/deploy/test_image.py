@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from kanserve import config
 
 ROOT = Path(__file__).parents[2]

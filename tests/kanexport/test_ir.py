@@ -133,5 +133,5 @@ def test_invalid_affines(scale: np.ndarray, bias: np.ndarray) -> None:
 def test_unknown_functions_name_the_known_ones() -> None:
     for lookup, name in ((unary.symbolic, "sinx"), (unary.activation, "mish"), (unary.symbolic, ["sin"])):
         with pytest.raises(UnknownFunction) as caught:
-            lookup(name)  # type: ignore[arg-type]
+            lookup(name)
         assert "sin" in caught.value.hint

@@ -18,6 +18,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+
 from kanserve.pb import grpc_service_pb2 as pb
 
 INFERENCE = "/inference.GRPCInferenceService/"

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 import grpc
 import numpy as np
 import pytest
+
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
-
 from tests.kanserve import toy
 from tests.kanserve.running import INFERENCE, KAN, Server, request
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
 from kanserve.errors import BadRequest, Exhausted, Unsupported
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2

@@ -6,9 +6,8 @@ import dataclasses
 import typing
 from collections.abc import Iterator
 
-from kanserve.pb import kan_pb2
-
 from kanexport.manifest import Manifest
+from kanserve.pb import kan_pb2
 
 PRIVATE = {
     "format": "the server understands it or does not load it",

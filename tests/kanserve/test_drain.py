@@ -13,8 +13,8 @@ import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2
-from kanserve.pb import grpc_service_pb2 as pb
 
+from kanserve.pb import grpc_service_pb2 as pb
 from tests.kanserve import toy
 from tests.kanserve.running import INFERENCE, Server, launched, request, serving, wait_until
 

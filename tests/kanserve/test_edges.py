@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from kanserve import backends
 from kanserve.interpret import select
 from kanserve.metrics import Metrics
@@ -14,7 +15,6 @@ from kanserve.models import edges
 from kanserve.models.loading import Loader
 from kanserve.pb import kan_pb2
 from kanserve.repository import layout
-
 from tests.kanserve import toy
 from tests.kanserve.running import KAN, Server
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from kanserve.errors import ConfigError, LoadError, LoadReason
-from kanserve.repository import layout
 
 from kanexport import manifest as contract
 from kanexport.manifest import FileEntry
+from kanserve.errors import ConfigError, LoadError, LoadReason
+from kanserve.repository import layout
 from tests.kanserve import toy
 
 

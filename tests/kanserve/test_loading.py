@@ -12,6 +12,9 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
+
+from kanexport import manifest as contract
 from kanserve import backends
 from kanserve.errors import ConfigError, LoadError, LoadReason
 from kanserve.metrics import Metrics
@@ -22,9 +25,6 @@ from kanserve.models.registry import TRANSITIONS, Event, Registry, State
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from kanserve.repository import layout
-from onnx import TensorProto, helper
-
-from kanexport import manifest as contract
 from tests.kanserve import toy
 from tests.kanserve.running import INFERENCE, KAN, request, serving
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
 from kanserve import metrics
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
-from prometheus_client.parser import text_string_to_metric_families
-
 from tests.kanserve import toy
 from tests.kanserve.running import INFERENCE, KAN, Server, request, serving
 

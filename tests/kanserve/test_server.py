@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
+from onnx import TensorProto, helper, numpy_helper
+
 from kanserve.errors import KanserveError
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.rpc import status
 from kanserve.rpc.inference import InferenceService
 from kanserve.threads import budget
-from onnx import TensorProto, helper, numpy_helper
-
 from tests.kanserve import toy
 from tests.kanserve.running import INFERENCE, Server, request, serving, wait_until
 

@@ -1,0 +1,81 @@
+"""The largest difference between two arrays: how large, relative to what, and where."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """`scale`: the least magnitude that errors are relative to. `change`: asked only
+    beyond the tolerance, what rounding nodes and weights alone does here, relative;
+    `excuse`: how many times that is allowed."""
+
+    tolerance: float
+    scale: float
+    change: Callable[[], float]
+    excuse: float
+
+
+@dataclass
+class LargestError:
+    """The largest error seen so far, and where."""
+
+    max_abs: float = 0.0
+    max_rel: float = 0.0
+    excess: float = 0.0  # largest error over its allowance
+    condition: float = 0.0  # what rounding the nodes changes, where that is what excuses an error
+    where: str = ""
+
+    def add(self, found: Array, expected: Array, allowance: Allowance, where: Callable[[tuple[int, ...]], str]) -> None:
+        """Take in one comparison; `where` names an element by its index."""
+        if expected.size == 0:
+            return
+        finite = np.isfinite(expected)
+        same = np.where(finite, np.isfinite(found), _same_class(found, expected))
+        if not same.all():
+            at = tuple(int(v) for v in np.argwhere(~same)[0])
+            self._take(math.inf, math.inf, math.inf, f"{where(at)}: {found[at]} where {expected[at]} is expected")
+            return
+        if not finite.any():
+            return
+        with np.errstate(invalid="ignore"):
+            error = np.where(finite, np.abs(found - expected), 0.0)
+        at = tuple(int(v) for v in np.unravel_index(int(error.argmax()), error.shape))
+        scale = max(float(np.abs(expected[finite]).max()), allowance.scale)
+        largest = float(error[at])
+        rel = largest / scale if scale > 0 else (0.0 if largest == 0 else math.inf)
+        change = allowance.change() if allowance.tolerance < rel < math.inf else 0.0
+        self.condition = max(self.condition, change)
+        self._take(largest, rel, rel / (allowance.tolerance + allowance.excuse * change), where(at))
+
+    def _take(self, largest: float, rel: float, excess: float, where: str) -> None:
+        if rel >= self.max_rel:
+            self.where = where
+        self.max_abs, self.max_rel = max(self.max_abs, largest), max(self.max_rel, rel)
+        self.excess = max(self.excess, excess)
+
+
+def _same_class(found: Array, expected: Array) -> npt.NDArray[np.bool_]:
+    nan = np.isnan(found) & np.isnan(expected)
+    return np.asarray(nan | ((found == expected) & np.isinf(expected)))
+
+
+def relative_change(a: Array, b: Array) -> float:
+    """The largest relative difference where both are finite."""
+    both = np.isfinite(a) & np.isfinite(b)
+    scale = magnitude(a)
+    return float(np.abs(a[both] - b[both]).max()) / scale if both.any() and scale > 0 else 0.0
+
+
+def magnitude(a: Array) -> float:
+    """The largest finite magnitude, or zero."""
+    finite = a[np.isfinite(a)]
+    return float(np.abs(finite).max()) if finite.size else 0.0
