@@ -138,7 +138,7 @@ class _Prover:
                 if found[name].shape != shape:
                     raise VerificationFailed(f"{count} rows give {name} of shape {found[name].shape}, not {shape}")
             if count:
-                self.zone("one row", part)
+                self.zone("single", part)
 
 
 @dataclass(frozen=True, slots=True)

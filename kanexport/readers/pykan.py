@@ -65,7 +65,7 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
         except InvalidKan as error:
             text = error.message if "layer" in error.message else f"layer {index}: {error.message}"
             raise type(error)(f"{checkpoint.path}: {text}", hint=error.hint) from error
-    n_inputs, select = _selection(config, options, layers[0].sources)
+    n_inputs, select = _selection(checkpoint, options, layers[0].sources)
     if select is not None:
         layers[0] = dataclasses.replace(layers[0], before=(select,))
     dtype = readers.storage_dtype([checkpoint.tensors[f"act_fun.{i}.coef"] for i in range(depth)])
@@ -258,7 +258,7 @@ def _base_function(checkpoint: Checkpoint, config: dict[str, Any], options: Opti
     )
 
 
-def _selection(config: dict[str, Any], options: Options, sources: int) -> tuple[int, Select | None]:
+def _selection(checkpoint: Checkpoint, options: Options, sources: int) -> tuple[int, Select | None]:
     """The model's own number of inputs, and which of them the network reads.
 
     `prune_input` keeps the selection in no file. It does leave a trace: the base
@@ -269,10 +269,10 @@ def _selection(config: dict[str, Any], options: Options, sources: int) -> tuple[
     if total is not None and len(total) != 1:
         raise OptionError("option n_inputs is one number, such as n_inputs=4")
     if chosen is None:
-        base = config.get("base_fun_name")
+        base = (checkpoint.config or {}).get("base_fun_name")
         if isinstance(base, Tagged) and base.name.endswith("SiLU"):
             raise OptionError(
-                "the checkpoint was written after prune_input, which keeps in no file which inputs remained",
+                f"{checkpoint.path}: the checkpoint was written after prune_input, which keeps in no file which inputs remained",
                 hint=f"give model.input_id, {sources} numbers: --option input_id=0,2 "
                 "(and --option n_inputs=N, the number of inputs before pruning)",
             )
