@@ -272,7 +272,8 @@ def _selection(checkpoint: Checkpoint, options: Options, sources: int) -> tuple[
         base = (checkpoint.config or {}).get("base_fun_name")
         if isinstance(base, Tagged) and base.name.endswith("SiLU"):
             raise OptionError(
-                f"{checkpoint.path}: the checkpoint was written after prune_input, which keeps in no file which inputs remained",
+                f"{checkpoint.path}: the checkpoint was written after prune_input, which keeps in no file "
+                "which inputs remained",
                 hint=f"give model.input_id, {sources} numbers: --option input_id=0,2 "
                 "(and --option n_inputs=N, the number of inputs before pruning)",
             )
