@@ -124,6 +124,12 @@ class _Machine:
             raise CheckpointError("the pickle takes a value that is not there")
         return self.stack.pop()
 
+    def drop(self) -> None:
+        """Forget the top of the stack, a mark included."""
+        if not self.stack:
+            raise CheckpointError("the pickle drops a value that is not there")
+        del self.stack[-1]
+
     def pop_to_mark(self) -> list[Any]:
         for at in range(len(self.stack) - 1, -1, -1):
             if self.stack[at] is _MARK:
@@ -201,7 +207,7 @@ _EFFECTS: dict[str, Callable[[_Machine, Any], None]] = {
     "NEWTRUE": lambda m, a: m.stack.append(True),
     "NEWFALSE": lambda m, a: m.stack.append(False),
     "MARK": lambda m, a: m.stack.append(_MARK),
-    "POP": lambda m, a: m.stack.pop() and None if m.stack else m.pop(),
+    "POP": lambda m, a: m.drop(),
     "POP_MARK": lambda m, a: m.pop_to_mark().clear(),
     "EMPTY_DICT": lambda m, a: m.stack.append({}),
     "EMPTY_LIST": lambda m, a: m.stack.append([]),
