@@ -24,7 +24,6 @@ from rich.table import Table
 
 from kanexport.errors import ExportError
 from kanexport.export import MAX_BATCH_SIZE, Request, Result, export
-from kanexport.manifest import Manifest
 from kanexport.verify import OUTPUT_TOLERANCE
 
 EXAMPLES = """examples:
@@ -130,7 +129,7 @@ def _document(result: Result) -> dict[str, Any]:
         "directory": str(result.directory),
         "family": manifest.source.family,
         "family_reason": manifest.source.family_reason,
-        "widths": _widths(manifest),
+        "widths": list(manifest.widths),
         "edge_class": manifest.edge_class,
         "options": {"given": manifest.source.options_given, "assumed": manifest.source.options_assumed},
         "verification": dataclasses.asdict(manifest.verification),
@@ -139,14 +138,10 @@ def _document(result: Result) -> dict[str, Any]:
     }
 
 
-def _widths(manifest: Manifest) -> list[int]:
-    return [manifest.input.shape[1], *(layer.sources for layer in manifest.layers[1:]), manifest.output.shape[1]]
-
-
 def _show(result: Result) -> None:
     manifest = result.manifest
     console = Console(highlight=False)
-    widths = " → ".join(str(n) for n in _widths(manifest))
+    widths = " → ".join(str(n) for n in manifest.widths)
     edges = sum(layer.active_edges for layer in manifest.layers)
     console.print(
         f"[bold]{manifest.name}[/] version {manifest.version}: {manifest.source.family}, {widths}, {edges} edges"

@@ -193,6 +193,11 @@ class Manifest:
     files: tuple[FileEntry, ...]
     notes: tuple[str, ...]
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Columns of the input, nodes between the layers, columns of the output."""
+        return (self.input.shape[1], *(layer.sources for layer in self.layers[1:]), self.output.shape[1])
+
     def file(self, path: str) -> FileEntry:
         """The entry of one listed file. Raises ManifestError if it is not listed."""
         for entry in self.files:

@@ -66,12 +66,22 @@ def test_the_readme_runs_from_top_to_bottom(desk: tuple[Path, dict[str, str]]) -
             done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
             assert done.returncode == 0, f"{shlex.join(command)}: {done.stderr}"
             assert done.stdout or "--output" in command, shlex.join(command)
+        _run_python_of(ROOT / "docs" / "serving.md", environment)
     finally:
         for server in servers:
             server.send_signal(signal.SIGTERM)
             assert server.wait(timeout=SECONDS) == 0
     with np.load(folder / "edges.npz") as arrays:
         assert arrays["layer0_edges"].shape == (8, 64, 16)
+
+
+def _run_python_of(document: Path, environment: dict[str, str]) -> None:
+    """The document's Python, against the README's server."""
+    (snippet,) = re.findall(r"^```python\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
+    snippet = snippet.replace("127.0.0.1:8001", f"127.0.0.1:{environment['KANSERVE_GRPC_PORT']}")
+    done = subprocess.run([sys.executable, "-c", snippet], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "(2, 2, 5)" in done.stdout
 
 
 def test_the_story_stands_on_the_first_screen() -> None:

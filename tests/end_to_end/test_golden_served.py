@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -71,3 +72,13 @@ def test_every_edge_through_the_command_line(case: Case, served, tmp_path: Path,
         assert error <= EDGE_TOLERANCE
         scale = np.maximum(np.abs(expected), 1.0)
         assert np.nanmax(np.abs(values - expected) / scale) <= EDGE_TOLERANCE
+
+
+@pytest.mark.parametrize("where", ["server", "folder"])
+def test_widths_count_nodes_after_multiplication(served, where: str) -> None:
+    place = ["--url", served.url] if where == "server" else [str(served.repository)]
+    command = [sys.executable, "-m", "kanserve", "models", *place, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    listed = {model["name"]: model for model in json.loads(done.stdout)["models"]}
+    assert listed["pykan-mult-affine"]["widths"] == [2, 3, 1]  # two sums and a product, of four subnodes
+    assert listed["efficient-kan-digits"]["widths"] == [64, 16, 10]

@@ -121,7 +121,7 @@ def _stored(name: str, folder: Path) -> Row:
         version=version,
         state=COMPLETE,
         family=found.source.family,
-        widths=(found.input.shape[-1], *(layer.destinations for layer in found.layers)),
+        widths=found.widths,
         edge_class=found.edge_class,
         verified_error=max(finite, default=math.nan),
         size=sum(entry.size for entry in found.files),

@@ -107,8 +107,8 @@ class Description:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Columns of the input, then the destinations of every layer."""
-        return (self.input.shape[-1], *(layer.destinations for layer in self.layers))
+        """Columns of the input, nodes between the layers, columns of the output."""
+        return (self.input.shape[-1], *(layer.sources for layer in self.layers[1:]), self.output.shape[-1])
 
 
 @dataclass(frozen=True, slots=True)

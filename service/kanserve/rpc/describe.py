@@ -176,12 +176,10 @@ def _duration(message: pb.StatisticDuration, duration: Duration) -> None:
 def _facts(info: ModelInfo) -> dict[str, str]:
     facts = {"kan.digest": info.digest}
     if info.manifest is not None:
-        layers = info.manifest.layers
-        widths = [layer.sources for layer in layers] + [layer.destinations for layer in layers[-1:]]
         facts |= {
             "kan.family": info.manifest.source.family,
             "kan.edge_class": info.manifest.edge_class,
-            "kan.widths": ",".join(map(str, widths)),
+            "kan.widths": ",".join(map(str, info.manifest.widths)),
             "kan.format": str(info.manifest.format),
         }
     return facts
