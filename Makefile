@@ -55,10 +55,11 @@ proto: setup ## Regenerate service/kanserve/pb from proto/
 
 lock: setup ## Renew requirements/*.txt from pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@for extra in dev serve; do \
-		out=$$(test $$extra = dev && echo dev || echo server); \
-		$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-			--no-annotate --no-emit-index-url pyproject.toml --extra $$extra -o requirements/$$out.txt; done
+	@compile="$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-annotate --no-emit-index-url --upgrade"; \
+	$$compile pyproject.toml --extra dev -o requirements/dev.txt; \
+	$$compile pyproject.toml --extra serve -o requirements/server.txt; \
+	echo 'hatchling>=1.26' | $$compile - -o requirements/build.txt
 
 container: setup ## Build the server image and prove it with podman
 	@bash service/deploy/container-test.sh
