@@ -119,9 +119,6 @@ class Graph:
     def mul(self, a: Value, b: Value) -> Value:
         return self.op("Mul", a, b)
 
-    def div(self, a: Value, b: Value) -> Value:
-        return self.op("Div", a, b)
-
     def pow(self, a: Value, exponent: float) -> Value:
         return self.op("Pow", a, self.const(exponent))
 

@@ -104,10 +104,10 @@ class Layer:
         return active
 
     def support(self) -> Support:
-        """The support of the layer's narrowest basis: splines before activations."""
-        supports = [t.basis for t in self.terms if t.basis.compact] or [t.basis for t in self.terms]
-        if supports:
-            return supports[0].support(self.sources)
+        """The support of the first compact basis, else of the first: splines before activations."""
+        ordered = sorted((term.basis for term in self.terms), key=lambda basis: not basis.compact)
+        if ordered:
+            return ordered[0].support(self.sources)
         one = np.ones(self.sources)
         return Support((-one, one), (-2 * one, 2 * one), np.zeros((1, self.sources)))
 

@@ -65,10 +65,6 @@ def _gelu_tanh(x: Array) -> Array:
     return np.asarray(0.5 * x * (1 + np.tanh(inner)))
 
 
-def _emit_cos(g: Graph, x: Value) -> Value:
-    return g.op("Cos", x)
-
-
 def _power(n: int) -> Unary:
     def emit(g: Graph, x: Value) -> Value:
         # Products, not Pow: exact for negative numbers and as fast.
@@ -110,7 +106,7 @@ ACTIVATIONS = _table(
     Unary("sigmoid", _sigmoid, _op("Sigmoid")),
     Unary("tanh", np.tanh, _op("Tanh")),
     Unary("sin", np.sin, _op("Sin")),
-    Unary("cos", np.cos, _emit_cos),
+    Unary("cos", np.cos, _op("Cos")),
     Unary("softplus", lambda x: np.logaddexp(0, x), _op("Softplus")),
     Unary("gelu", lambda x: 0.5 * x * (1 + _erf(x * math.sqrt(0.5))), _emit_gelu),
     Unary("gelu_tanh", _gelu_tanh, _emit_gelu_tanh),
@@ -128,7 +124,7 @@ SYMBOLIC = _table(
     Unary("log", np.log, _op("Log")),
     Unary("abs", np.abs, _op("Abs")),
     Unary("sin", np.sin, _op("Sin")),
-    Unary("cos", np.cos, _emit_cos),
+    Unary("cos", np.cos, _op("Cos")),
     Unary("tan", np.tan, _op("Tan")),
     Unary("tanh", np.tanh, _op("Tanh")),
     Unary("sgn", np.sign, _op("Sign")),

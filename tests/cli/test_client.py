@@ -14,9 +14,12 @@ from grpc_health.v1 import health_pb2
 
 from kanserve.pb import grpc_service_pb2 as oip
 from kanserve.rpc import bulk
-from kanserve.rpc.client import Client, ClientError, Model, Tensor
+from kanserve.rpc.client import Client, ClientError, Model
+from kanserve.tensors import TensorInfo
 
-MODEL = Model("m", ("1",), "onnxruntime_onnx", (Tensor("x", "FP32", (-1, 3)),), (Tensor("y", "FP32", (-1, 3)),), 0)
+MODEL = Model(
+    "m", ("1",), "onnxruntime_onnx", (TensorInfo("x", "FP32", (-1, 3)),), (TensorInfo("y", "FP32", (-1, 3)),), 0
+)
 Answer = Callable[[bytes, grpc.ServicerContext], bytes]
 
 

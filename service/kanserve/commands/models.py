@@ -20,7 +20,7 @@ PLAIN = "PLAIN"  # model.onnx without a manifest; served with --plain-onnx only
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One model version. Unknown facts are empty, NaN or -1."""
+    """One model version. Unknown facts are empty, NaN or None."""
 
     name: str
     version: str
@@ -30,7 +30,7 @@ class Row:
     widths: tuple[int, ...] = ()
     edge_class: str = ""
     verified_error: float = math.nan  # largest relative error of the outputs, from the export
-    size: int = -1  # bytes; known for folders
+    size: int | None = None  # bytes; known for folders
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -143,6 +143,6 @@ def _print_table(source: str, rows: list[Row]) -> None:
             " → ".join(str(width) for width in row.widths),
             row.edge_class,
             "" if math.isnan(row.verified_error) else f"{row.verified_error:.1e}",
-            "" if row.size < 0 else f"{row.size / 1024:,.0f} KiB",
+            "" if row.size is None else f"{row.size / 1024:,.0f} KiB",
         )
     tables.show(table)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from kanserve.commands.common import CommandError
-from kanserve.rpc.client import DTYPES, Tensor
+from kanserve.tensors import DTYPES, TensorInfo
 
 SUFFIXES = (".npy", ".npz", ".csv", ".json")
 WORDS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
@@ -32,7 +32,7 @@ class Raw:
     data: bytes
 
 
-def parse(raw: Raw, tensor: Tensor, *, array: str = "") -> Any:
+def parse(raw: Raw, tensor: TensorInfo, *, array: str = "") -> Any:
     """Rows for `tensor`, shaped [rows, *tensor.shape[1:]], in its dtype. Raises CommandError.
 
     `array` picks one array of an .npz.
@@ -71,7 +71,7 @@ def _sniff(data: bytes) -> str:
     return ".json" if data.lstrip()[:1] in (b"[", b"{") else ".csv"
 
 
-def _parse(name: str, kind: str, data: bytes, tensor: Tensor, array: str) -> Any:
+def _parse(name: str, kind: str, data: bytes, tensor: TensorInfo, array: str) -> Any:
     if kind == ".npy":
         return _load_npy(name, data)
     if kind == ".npz":
@@ -90,7 +90,7 @@ def _load_npy(name: str, data: bytes) -> Any:
         raise CommandError(f"{name} is not an .npy file of numbers: {error}") from error
 
 
-def _load_npz(name: str, data: bytes, tensor: Tensor, array: str) -> Any:
+def _load_npz(name: str, data: bytes, tensor: TensorInfo, array: str) -> Any:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             names = list(archive.files)
@@ -172,7 +172,7 @@ def _numbers(name: str, value: Any, where: str) -> Any:
     return value
 
 
-def _fit(name: str, values: Any, tensor: Tensor) -> Any:
+def _fit(name: str, values: Any, tensor: TensorInfo) -> Any:
     """To the model's shape and dtype, without losing a finite number."""
     expected = tensor.shape[1:]
     if values.ndim == 1 and len(expected) == 1:

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from kanserve.rpc.client import DTYPES, Answer, Client, ClientError, Description, Layer, LayerValues, Model
+from kanserve.rpc.client import Answer, Client, ClientError, Description, Layer, LayerValues, Model
+from kanserve.tensors import DTYPES
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]  # rows done, rows in all
@@ -166,4 +167,4 @@ def _shifted(progress: Progress | None, done: int, count: int) -> Progress | Non
 
 
 def _row_bytes(rows: Any, datatype: str) -> int:
-    return int(np.prod(rows.shape[1:])) * np.dtype(DTYPES[datatype]).itemsize
+    return int(np.prod(rows.shape[1:])) * DTYPES[datatype].itemsize

@@ -19,6 +19,7 @@ from google.protobuf.message import Message
 
 from kanserve.pb import grpc_service_pb2 as oip
 from kanserve.pb import kan_pb2 as kan
+from kanserve.tensors import DTYPES, TensorInfo
 
 M = TypeVar("M", bound=Message)
 
@@ -28,10 +29,6 @@ HEALTH = "/grpc.health.v1.Health/Check"
 HEALTH_STATES = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
 RETRIES = 3
 FIRST_BACK_OFF = 0.1  # seconds; doubles, with jitter
-DTYPES = {
-    "FP32": "<f4", "FP64": "<f8", "FP16": "<f2", "INT8": "i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8",
-    "UINT8": "u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "BOOL": "?",
-}  # fmt: skip
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 INPUT_CODES = (
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -54,23 +51,14 @@ class ClientError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Tensor:
-    """An input or output. `shape` has -1 for what varies, the batch included."""
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Model:
     """What inference needs to know. `max_batch_size` 0: no batch dimension is promised."""
 
     name: str
     versions: tuple[str, ...]
     platform: str
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
     max_batch_size: int
 
 
@@ -95,11 +83,10 @@ class Description:
     digest: str
     family: str
     edge_class: str
-    input: Tensor
-    output: Tensor
+    input: TensorInfo
+    output: TensorInfo
     layers: tuple[Layer, ...]
     verified_error: float
-    edges_error: float
     max_batch_size: int
     max_rows: int  # of one edge query
     max_response_bytes: int
@@ -190,8 +177,8 @@ class Client:
             name=meta.name,
             versions=tuple(meta.versions),
             platform=meta.platform,
-            inputs=tuple(Tensor(t.name, t.datatype, tuple(t.shape)) for t in meta.inputs),
-            outputs=tuple(Tensor(t.name, t.datatype, tuple(t.shape)) for t in meta.outputs),
+            inputs=tuple(TensorInfo(t.name, t.datatype, tuple(t.shape)) for t in meta.inputs),
+            outputs=tuple(TensorInfo(t.name, t.datatype, tuple(t.shape)) for t in meta.outputs),
             max_batch_size=config.config.max_batch_size,
         )
 
@@ -201,7 +188,7 @@ class Client:
         answer: kan.DescribeModelResponse = self._call(KAN + "DescribeModel", request, kan.DescribeModelResponse)
         return description_from_pb(answer)
 
-    def infer(self, tensor: Tensor, rows: Any, *, model: str, version: str = "") -> Answer:
+    def infer(self, tensor: TensorInfo, rows: Any, *, model: str, version: str = "") -> Answer:
         """One request: `rows` into the input `tensor`; every output as an array by name."""
         request = oip.ModelInferRequest(model_name=model, model_version=version)
         request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=rows.shape)
@@ -298,11 +285,10 @@ def description_from_pb(answer: kan.DescribeModelResponse) -> Description:
         digest=answer.digest,
         family=answer.family,
         edge_class=answer.edge_class,
-        input=Tensor(answer.input.name, answer.input.datatype, tuple(answer.input.shape)),
-        output=Tensor(answer.output.name, answer.output.datatype, tuple(answer.output.shape)),
+        input=TensorInfo(answer.input.name, answer.input.datatype, tuple(answer.input.shape)),
+        output=TensorInfo(answer.output.name, answer.output.datatype, tuple(answer.output.shape)),
         layers=tuple(_layer_from_pb(layer) for layer in answer.layers),
         verified_error=max((zone.outputs_max_rel for zone in finite), default=float("nan")),
-        edges_error=max((zone.edges_max_rel for zone in finite), default=float("nan")),
         max_batch_size=answer.max_batch_size,
         max_rows=answer.limits.max_rows,
         max_response_bytes=answer.limits.max_response_bytes,
