@@ -82,3 +82,4 @@ def test_widths_count_nodes_after_multiplication(served, where: str) -> None:
     listed = {model["name"]: model for model in json.loads(done.stdout)["models"]}
     assert listed["pykan-mult-affine"]["widths"] == [2, 3, 1]  # two sums and a product, of four subnodes
     assert listed["efficient-kan-digits"]["widths"] == [64, 16, 10]
+    assert (listed["efficient-kan-digits"]["size"] is None) == (where == "server")  # not on the wire
