@@ -45,6 +45,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--version", type=int, default=1, help="version number (default: 1)")
     add("--family", help="the library that wrote the checkpoint, if the file leaves it open")
     add("--option", action="append", default=[], metavar="KEY=VALUE", help="a fact the checkpoint does not hold")
+    add(
+        "--architecture", type=Path, metavar="FILE", help="a list of steps (TOML), where the file leaves the order open"
+    )
     add("--dtype", choices=("float32", "float64"), default="float32", help="precision of the graph")
     add("--max-batch-size", type=int, default=MAX_BATCH_SIZE, help=f"rows per request (default: {MAX_BATCH_SIZE})")
     add("--tolerance", type=float, default=OUTPUT_TOLERANCE, help="largest relative error of outputs allowed")
@@ -61,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
         version=args.version,
         family=args.family,
         options=tuple(args.option),
+        architecture=args.architecture,
         dtype=args.dtype,
         max_batch_size=args.max_batch_size,
         tolerance=args.tolerance,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kanexport.ir import Kan, Layer
+from kanexport.ir import EdgeTerm, Kan, Layer, Term
 from kanexport.lower import EDGES
 from kanexport.manifest import BasisInfo, LayerInfo, SymbolicEdge
 
@@ -21,15 +21,7 @@ def _layer(layer: Layer, at: int, node_tensor: str) -> LayerInfo:
     return LayerInfo(
         sources=layer.sources,
         destinations=layer.destinations,
-        bases=tuple(
-            BasisInfo(
-                kind=term.basis.kind,
-                functions=term.basis.functions,
-                parameters=term.basis.parameters(),
-                knots=tuple(map(tuple, term.basis.knots().tolist())),
-            )
-            for term in layer.terms
-        ),
+        bases=tuple(_basis(term) for term in layer.terms),
         before=tuple(step.describe() for step in layer.before),
         after=tuple(step.describe() for step in layer.after),
         mask=() if (layer.mask == 1).all() else tuple(map(tuple, layer.mask.tolist())),
@@ -51,4 +43,18 @@ def _layer(layer: Layer, at: int, node_tensor: str) -> LayerInfo:
         node_tensor=node_tensor,
         edges_file=edges_file(at),
         edges_tensor=EDGES,
+        name=layer.name,
+        edge_class="B" if layer.mixes else "A",
+    )
+
+
+def _basis(term: Term) -> BasisInfo:
+    if isinstance(term, EdgeTerm):
+        return BasisInfo(kind=term.kind, functions=term.functions, parameters={}, knots=(), per_edge=True)
+    return BasisInfo(
+        kind=term.kind,
+        functions=term.functions,
+        parameters=term.basis.parameters(),
+        knots=tuple(map(tuple, term.basis.knots().tolist())),
+        before=tuple(step.describe() for step in term.before),
     )

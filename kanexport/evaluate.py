@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.ir import Kan, Layer, SymbolicEdge
+from kanexport.ir import BasisTerm, EdgeTerm, Kan, Layer, SymbolicEdge
 
 Array = npt.NDArray[np.float64]
 
@@ -60,18 +60,13 @@ def evaluate(kan: Kan, x: Array, *, jitter: Jitter | None = None) -> Trace:
 def edges(layer: Layer, x: Array, jitter: Jitter | None = None) -> Iterator[tuple[slice, Array, Array]]:
     """Edge values of a layer from its input vector, in pieces: which rows, the values
     [b, I, O], and per row the largest finite magnitude met, [b]."""
-    coefs = _coefs(layer, jitter)
     with np.errstate(all="ignore"):
         for step in layer.before:
             x = step.evaluate(x)
         rows = max(1, CHUNK_NUMBERS // layer.mask.size)
         for start in range(0, len(x), rows):
             part = slice(start, min(start + rows, len(x)))
-            yield part, *_edges(layer, coefs, x[part], jitter)
-
-
-def _coefs(layer: Layer, jitter: Jitter | None) -> list[Array]:
-    return [term.coef if jitter is None else jitter.shake(term.coef) for term in layer.terms]
+            yield part, *_edges(layer, x[part], jitter)
 
 
 def _sums(layer: Layer, x: Array, jitter: Jitter | None) -> tuple[Array, Array]:
@@ -81,9 +76,15 @@ def _sums(layer: Layer, x: Array, jitter: Jitter | None) -> tuple[Array, Array]:
         x = step.evaluate(x)
     total = np.zeros((len(x), layer.destinations))
     bound = np.zeros(len(x))
-    for term, coef in zip(layer.terms, _coefs(layer, jitter), strict=True):
-        flat = term.basis.evaluate(x).reshape(len(x), -1)  # [B, K * I]
-        weights = (coef * layer.mask[:, :, None]).transpose(2, 0, 1).reshape(flat.shape[1], -1)
+    for term in layer.terms:
+        if isinstance(term, EdgeTerm):
+            for part, values in _edge_term(term, x, jitter):
+                values = values * layer.mask
+                total[part] += values.sum(axis=1)
+                bound[part] = np.maximum(bound[part], _peak(values))
+            continue
+        flat = _basis(term, x).reshape(len(x), -1)  # [B, K * I]
+        weights = (_shaken(term.coef, jitter) * layer.mask[:, :, None]).transpose(2, 0, 1).reshape(flat.shape[1], -1)
         total += flat @ weights
         bound = np.maximum(bound, _peak(flat) * np.abs(weights).max(initial=0))
     for edge, inner, value in _symbolic(layer, x, jitter):
@@ -94,11 +95,15 @@ def _sums(layer: Layer, x: Array, jitter: Jitter | None) -> tuple[Array, Array]:
     return total + layer.bias, np.maximum(bound, _peak(total))
 
 
-def _edges(layer: Layer, coefs: list[Array], x: Array, jitter: Jitter | None) -> tuple[Array, Array]:
+def _edges(layer: Layer, x: Array, jitter: Jitter | None) -> tuple[Array, Array]:
     total = np.zeros((len(x), layer.sources, layer.destinations))
-    for term, coef in zip(layer.terms, coefs, strict=True):
-        by_source = term.basis.evaluate(x).transpose(2, 0, 1)  # [I, B, K]
-        total += (by_source @ coef.transpose(0, 2, 1)).transpose(1, 0, 2)
+    for term in layer.terms:
+        if isinstance(term, EdgeTerm):
+            for part, values in _edge_term(term, x, jitter):
+                total[part] += values
+            continue
+        by_source = _basis(term, x).transpose(2, 0, 1)  # [I, B, K]
+        total += (by_source @ _shaken(term.coef, jitter).transpose(0, 2, 1)).transpose(1, 0, 2)
     total *= layer.mask
     peak = _peak(total)
     for edge, inner, value in _symbolic(layer, x, jitter):
@@ -106,6 +111,27 @@ def _edges(layer: Layer, coefs: list[Array], x: Array, jitter: Jitter | None) ->
         peak = np.maximum(peak, _peak(inner[:, None]))
     total[~np.isfinite(x)[:, :, None] & layer.spread] = np.nan
     return total, np.maximum(peak, _peak(total))
+
+
+def _basis(term: BasisTerm, x: Array) -> Array:
+    """[B, I] -> [B, K, I]"""
+    for step in term.before:
+        x = step.evaluate(x)
+    return term.basis.evaluate(x)
+
+
+def _edge_term(term: EdgeTerm, x: Array, jitter: Jitter | None) -> Iterator[tuple[slice, Array]]:
+    """Which rows, and their values [b, I, O], before the mask."""
+    centre, rate, coef = (_shaken(array, jitter) for array in (term.centre, term.rate, term.coef))
+    rows = max(1, CHUNK_NUMBERS // coef.size)
+    for start in range(0, len(x), rows):
+        part = slice(start, min(start + rows, len(x)))
+        inner = (x[part, :, None, None] - centre) * rate
+        yield part, (term.function.evaluate(inner) * coef).sum(axis=3)
+
+
+def _shaken(array: Array, jitter: Jitter | None) -> Array:
+    return array if jitter is None else jitter.shake(array)
 
 
 def _symbolic(layer: Layer, x: Array, jitter: Jitter | None) -> Iterator[tuple[SymbolicEdge, Array, Array]]:

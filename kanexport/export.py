@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kanexport import checkpoint, describe, graph, lower, manifest, pack, readers, verify
+from kanexport import architecture, checkpoint, describe, graph, lower, manifest, pack, readers, verify
+from kanexport.checkpoint import Checkpoint
 from kanexport.errors import OptionError
 from kanexport.ir import Kan
 from kanexport.manifest import FileEntry, Manifest, Source
@@ -29,6 +30,7 @@ class Request:
     version: int = 1
     family: str | None = None
     options: tuple[str, ...] = ()  # "key=value"
+    architecture: Path | None = None  # the user's own list of steps
     dtype: str = "float32"
     max_batch_size: int = MAX_BATCH_SIZE
     tolerance: float = verify.OUTPUT_TOLERANCE
@@ -53,9 +55,8 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
     name = request.name or loaded.stem
     pack.check_target(request.repository, name, request.version, force=request.force)
     options = Options.parse(request.options)
-    reader, reason = readers.detect(loaded, request.family)
-    kan = reader.read(loaded, options)
-    options.finish(reader.FAMILY)
+    kan, family, reason = _read(loaded, request, options)
+    options.finish(family)
     lowered = lower.lower(kan, request.dtype)
     proof = verify.verify(kan, lowered, request.dtype, tolerance=request.tolerance, advance=advance)
     files = {manifest.MODEL_FILE: lowered.model} | {
@@ -74,7 +75,7 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
         output=_tensor(lower.OUTPUT, request.dtype, kan.n_outputs),
         layers=describe.layers(kan, lowered.node_tensors),
         source=Source(
-            family=reader.FAMILY,
+            family=family,
             family_reason=reason,
             dtype=kan.dtype,
             files=loaded.files,
@@ -90,6 +91,17 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
         notes=kan.notes + proof.notes + _notes(kan, request.dtype),
     )
     return Result(pack.pack(request.repository, document, files, force=request.force), document)
+
+
+def _read(loaded: Checkpoint, request: Request, options: Options) -> tuple[Kan, str, str]:
+    """The network, its family, and why that family."""
+    if request.architecture is not None:
+        if request.family is not None:
+            raise OptionError("--family and --architecture exclude each other; a step has family = ...")
+        kan, family = readers.assemble(loaded, architecture.load(request.architecture), options)
+        return kan, family, "given with --architecture"
+    reader, reason = readers.detect(loaded, request.family)
+    return readers.read(reader, loaded, options), reader.FAMILY, reason
 
 
 def _check(request: Request) -> None:

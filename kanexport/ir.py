@@ -2,11 +2,14 @@
 
 Every edge from source i to destination j of a layer carries
 
-    phi_ji(x) = mask_ij * sum over terms, functions c of coef_ijc * basis_c(x_i)
-              + sum over its symbolic functions of m * (c * f(a * x_i + b) + d)
+    phi_ji(x) = mask_ij * sum over basis terms, functions c of coef_ijc * basis_c(x_i)
+              + mask_ij * sum over edge terms, c of coef_ijc * f((x_i - centre_ijc) * rate_ijc)
+              + its symbolic function: m * (c * f(a * x_i + b) + d)
 
 and a destination is the sum of its edges plus a bias. Steps before (select
-columns, later normalise) and after (affine, products) act on whole vectors.
+columns, normalise) and after (affine, products) act on whole vectors; a basis
+term can have steps of its own, where one branch sees the normalised sources and
+another the raw ones.
 Invalid values cannot be constructed. Weights are float64 here, whatever the
 checkpoint stored; `Kan.dtype` remembers.
 """
@@ -14,6 +17,7 @@ checkpoint stored; `Kan.dtype` remembers.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,10 +32,76 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BasisTerm:
-    """A basis shared by all edges of a layer, and each edge's coefficients [I, O, K]."""
+    """A basis shared by all edges of a layer, and each edge's coefficients [I, O, K].
+
+    `before`: steps from the layer's sources to what this term alone reads.
+    """
 
     basis: Basis
     coef: Array
+    before: tuple[Step, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        return self.basis.kind
+
+    @property
+    def functions(self) -> int:
+        return self.basis.functions
+
+    def support(self, sources: int) -> Support:
+        return self.basis.support(sources)
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raises InvalidKan where the parts do not fit a layer of `shape` [I, O]."""
+        expected = (*shape, self.functions)
+        if self.coef.shape != expected:
+            raise InvalidKan(f"coefficients of {self.kind} have shape {self.coef.shape}, expected {expected}")
+        if self.basis.sources not in (None, shape[0]):
+            raise InvalidKan(f"{self.kind} is made for {self.basis.sources} sources, the layer has {shape[0]}")
+        for step in self.before:
+            if step.width_out(shape[0]) != shape[0]:
+                raise InvalidKan(f"a step before {self.kind} changes the number of sources")
+        _require_finite(self.coef, f"{self.kind} coefficient")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EdgeTerm:
+    """coef * function((x - centre) * rate), all [I, O, K]: one function, such as a
+    wavelet, that every edge shifts and stretches for itself."""
+
+    function: Unary
+    centre: Array
+    rate: Array
+    coef: Array
+
+    before: ClassVar[tuple[Step, ...]] = ()
+
+    @property
+    def kind(self) -> str:
+        return self.function.name
+
+    @property
+    def functions(self) -> int:
+        return int(self.coef.shape[2])
+
+    def support(self, sources: int) -> Support:
+        """One width around the centres of a source's edges, and four."""
+        width = 1 / np.maximum(np.abs(self.rate), 1e-30)
+        low, high = ((self.centre + side * width) for side in (-1, 1))
+        far, beyond = ((self.centre + side * width) for side in (-4, 4))
+        core = (low.min(axis=(1, 2)), high.max(axis=(1, 2)))
+        return Support(core, (far.min(axis=(1, 2)), beyond.max(axis=(1, 2))), np.linspace(*core, 9))
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raises InvalidKan where the parts do not fit a layer of `shape` [I, O]."""
+        for name, array in (("coefficient", self.coef), ("centre", self.centre), ("rate", self.rate)):
+            if array.ndim != 3 or array.shape[:2] != shape or array.shape != self.coef.shape:
+                raise InvalidKan(f"{self.kind} {name} has shape {array.shape}, expected {shape} and functions")
+            _require_finite(array, f"{self.kind} {name}")
+
+
+Term = BasisTerm | EdgeTerm
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +120,8 @@ class SymbolicEdge:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer:
-    """One layer. `mask` [I, O] multiplies the basis terms; `bias` [O].
+    """One layer. `mask` [I, O] multiplies the terms; `bias` [O]. `name`: what its
+    library or module calls it, if there is something to call it by.
 
     `spread` [I, O] marks edges that become NaN for a non-finite source, whatever
     their functions: where a library multiplies the source by unused functions as
@@ -58,13 +129,14 @@ class Layer:
     value, and the other terms follow IEEE arithmetic.
     """
 
-    terms: tuple[BasisTerm, ...]
+    terms: tuple[Term, ...]
     mask: Array
     bias: Array
     spread: npt.NDArray[np.bool_]
     symbolic: tuple[SymbolicEdge, ...] = ()
     before: tuple[Step, ...] = ()
     after: tuple[Step, ...] = ()
+    name: str = ""
 
     @property
     def sources(self) -> int:
@@ -85,16 +157,16 @@ class Layer:
         _require_finite(self.mask, "mask")
         _require_finite(self.bias, "bias")
         for term in self.terms:
-            expected = (*shape, term.basis.functions)
-            if term.coef.shape != expected:
-                raise InvalidKan(f"coefficients of {term.basis.kind} have shape {term.coef.shape}, expected {expected}")
-            if term.basis.sources not in (None, shape[0]):
-                raise InvalidKan(f"{term.basis.kind} has {term.basis.sources} rows of knots for {shape[0]} sources")
-            _require_finite(term.coef, f"{term.basis.kind} coefficient")
+            term.check(shape)
         for edge in self.symbolic:
             _check_symbolic(edge, shape)
         if len({(edge.source, edge.destination) for edge in self.symbolic}) < len(self.symbolic):
             raise InvalidKan("an edge carries more than one symbolic function")
+
+    @property
+    def mixes(self) -> bool:
+        """Whether an edge depends on other nodes of the row than its source: class B."""
+        return any(step.mixes for step in (*self.before, *(s for term in self.terms for s in term.before)))
 
     def active(self) -> npt.NDArray[np.bool_]:
         """[I, O]: edges that can contribute."""
@@ -104,10 +176,9 @@ class Layer:
         return active
 
     def support(self) -> Support:
-        """The support of the first compact basis, else of the first: splines before activations."""
-        ordered = sorted((term.basis for term in self.terms), key=lambda basis: not basis.compact)
-        if ordered:
-            return ordered[0].support(self.sources)
+        """Of the term that says most about where the layer lives: the one with most functions."""
+        if self.terms:
+            return max(self.terms, key=lambda term: term.functions).support(self.sources)
         one = np.ones(self.sources)
         return Support((-one, one), (-2 * one, 2 * one), np.zeros((1, self.sources)))
 
@@ -131,7 +202,7 @@ class Kan:
     @property
     def edge_class(self) -> str:
         """A: an edge depends on its source alone; B: on the whole row."""
-        return "B" if any(step.mixes for layer in self.layers for step in layer.before) else "A"
+        return "B" if any(layer.mixes for layer in self.layers) else "A"
 
     def __post_init__(self) -> None:
         if not self.layers:

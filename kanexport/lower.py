@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.graph import Graph, Value
-from kanexport.ir import BasisTerm, Kan, Layer, SymbolicEdge
+from kanexport.ir import BasisTerm, EdgeTerm, Kan, Layer, SymbolicEdge
 
 INPUT = "x"
 OUTPUT = "y"
@@ -72,6 +72,9 @@ def _sums(g: Graph, layer: Layer, x: Value) -> Value:
     """[B, I] -> [B, O]: the sum over the sources of every edge, plus the bias."""
     total = _start(g, layer, x)
     for term in layer.terms:
+        if isinstance(term, EdgeTerm):
+            total = g.add(total, g.sum(_edge_term(g, layer, term, x), axis=1))
+            continue
         basis, coef = _term(g, layer, term, x)
         if term.basis.functions > 1:
             basis = g.reshape(basis, 0, term.basis.functions * layer.sources)
@@ -107,6 +110,9 @@ def _edge_values(g: Graph, layer: Layer, x: Value) -> Value:
     """[B, I] -> [B, I, O]: every edge by itself."""
     parts = []
     for term in layer.terms:
+        if isinstance(term, EdgeTerm):
+            parts.append(_edge_term(g, layer, term, x))
+            continue
         basis, coef = _term(g, layer, term, x)
         if term.basis.functions == 1:
             column = g.reshape(basis, 0, layer.sources, 1)
@@ -127,12 +133,32 @@ def _edge_values(g: Graph, layer: Layer, x: Value) -> Value:
 
 def _term(g: Graph, layer: Layer, term: BasisTerm, x: Value) -> tuple[Value, Array]:
     """The emitted basis [B, K, I], or [B, I] where K is 1, and the coefficients [I, O, K] that belong to it."""
+    for step in term.before:
+        x = step.emit(g, x)
     if term.basis.compact and not layer.spread.all():
         low = g.const(term.basis.support(layer.sources).outer[0])
         x = g.op("Where", g.op("IsNaN", x), low, x)
     with np.errstate(over="ignore"):  # the graph refuses what is not finite
         coef = term.coef * layer.mask[:, :, None] * term.basis.emitted_scale(g)
     return term.basis.emit(g, x, layer.sources), coef
+
+
+def _edge_term(g: Graph, layer: Layer, term: EdgeTerm, x: Value) -> Value:
+    """[B, I] -> [B, I, O]: a function that every edge shifts and stretches for itself."""
+    if term.functions == 1:  # a reduction less
+        centre, rate, coef = (
+            term.centre[None, :, :, 0],
+            term.rate[None, :, :, 0],
+            (term.coef * layer.mask[:, :, None])[None, :, :, 0],
+        )
+        inner = g.mul(g.sub(g.reshape(x, 0, layer.sources, 1), g.const(centre)), g.const(rate))
+        return g.mul(term.function.emit(g, inner), g.const(coef))
+    # [B, I, K, O]: the reduction over K then runs over whole rows of O.
+    centre, rate, coef = (
+        a.transpose(0, 2, 1)[None] for a in (term.centre, term.rate, term.coef * layer.mask[:, :, None])
+    )
+    inner = g.mul(g.sub(g.reshape(x, 0, layer.sources, 1, 1), g.const(centre)), g.const(rate))
+    return g.sum(g.mul(term.function.emit(g, inner), g.const(coef)), axis=2)
 
 
 def _symbolic_columns(g: Graph, layer: Layer, x: Value) -> tuple[Value, list[SymbolicEdge]]:

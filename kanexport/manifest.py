@@ -13,11 +13,12 @@ import json
 import math
 import types
 import typing
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, 2)  # 2 added fields with defaults; what 1 lacks has its default
 FILE_NAME = "manifest.json"
 MODEL_FILE = "model.onnx"
 SIZE_LIMIT = 256 * 2**20  # bytes; a manifest beyond this is not ours
@@ -48,21 +49,46 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodeStep:
+    """A step on the nodes of a layer.
+
+    select: `indices` are the columns kept. product: `indices` are the group
+    sizes of consecutive values. affine: x * scale + bias. layernorm: the same
+    after (x - mean) / sqrt(variance + epsilon). prelu: `scale` are the slopes below
+    zero. function: `function` of every node.
+    """
+
+    kind: str
+    indices: tuple[int, ...] = ()
+    scale: tuple[float, ...] = ()
+    bias: tuple[float, ...] = ()
+    epsilon: float = 0.0
+    function: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BasisInfo:
     """One family of 1-d functions that all edges of a layer share.
 
     `knots` has one row per source, or a single row where all sources share it.
+    `per_edge`: every edge shifts and stretches the function for itself.
+    `before`: steps between the layer's sources and what this family reads.
     """
 
     kind: str
     functions: int
     parameters: dict[str, str]
     knots: tuple[tuple[float, ...], ...]
+    per_edge: bool = False
+    before: tuple[NodeStep, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SymbolicEdge:
-    """phi(x) = mask * (c * function(a * x + b) + d), added to the numeric part."""
+    """phi(x) = mask * (c * function(a * x + b) + d), added to the numeric part.
+
+    `expression`: the function in terms of x, where its name alone does not tell.
+    """
 
     source: int
     destination: int
@@ -72,25 +98,13 @@ class SymbolicEdge:
     c: float
     d: float
     mask: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeStep:
-    """A step on the nodes of a layer: `select`, `affine` or `product`.
-
-    select: `indices` are the columns kept. product: `indices` are the group
-    sizes of consecutive values. affine: x * scale + bias.
-    """
-
-    kind: str
-    indices: tuple[int, ...] = ()
-    scale: tuple[float, ...] = ()
-    bias: tuple[float, ...] = ()
+    expression: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerInfo:
     """One KAN layer. `mask` is [sources][destinations], empty where all are 1.
+    `name` is the module's or the library's, or empty. `edge_class` as in Manifest.
 
     `node_tensor` is the tensor of `model.onnx` that feeds this layer: the graph
     input for layer 0, an additional graph output for the others. `edges_file`
@@ -109,6 +123,9 @@ class LayerInfo:
     node_tensor: str
     edges_file: str
     edges_tensor: str
+    name: str = ""
+    edge_class: str = ""  # empty: the model's
+    positions: tuple[int, ...] = ()  # axes between the rows and the nodes, such as tokens or pixels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,12 +240,12 @@ def loads(data: bytes) -> Manifest:
     if not isinstance(document, dict):
         raise ManifestError("manifest is not a JSON object")
     found = document.get("format")
-    if found != FORMAT:
+    if found not in READABLE:
         raise ManifestError(
-            f"manifest has format {found!r}, this program understands {FORMAT}; "
+            f"manifest has format {found!r}, this program understands {' and '.join(map(str, READABLE))}; "
             "export the model again with a matching kanexport"
         )
-    return _build(Manifest, document, "manifest")
+    return _build(Manifest, document, "manifest", defaults=found != FORMAT)
 
 
 def load(directory: Path) -> Manifest:
@@ -240,34 +257,37 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not allowed")
 
 
-def _build(kind: type[T], value: Any, where: str) -> T:
-    """Build one dataclass from a JSON object, field by field."""
+def _build(kind: type[T], value: Any, where: str, *, defaults: bool) -> T:
+    """Build one dataclass from a JSON object, field by field. `defaults`: an older
+    format may lack the fields that have one."""
     if not isinstance(value, dict):
         raise ManifestError(f"{where}: expected an object, found {_name(value)}")
     hints = typing.get_type_hints(kind)
     unknown = sorted(set(value) - set(hints))
     if unknown:
         raise ManifestError(f"{where}: unknown key {unknown[0]!r}")
-    missing = [name for name in hints if name not in value]
+    optional = {field.name for field in dataclasses.fields(typing.cast(Any, kind)) if field.default is not MISSING}
+    missing = [name for name in hints if name not in value and not (defaults and name in optional)]
     if missing:
         raise ManifestError(f"{where}: key {missing[0]!r} is missing")
-    return kind(**{name: _convert(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})
+    present = {name: hint for name, hint in hints.items() if name in value}
+    return kind(**{name: _convert(hint, value[name], f"{where}.{name}", defaults) for name, hint in present.items()})
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
+def _convert(hint: Any, value: Any, where: str, defaults: bool) -> Any:
     """Convert one JSON value to the type of its field, refusing anything else."""
     origin = typing.get_origin(hint)
     if origin is tuple:
         item = typing.get_args(hint)[0]
         if not isinstance(value, list):
             raise ManifestError(f"{where}: expected a list, found {_name(value)}")
-        return tuple(_convert(item, entry, f"{where}[{at}]") for at, entry in enumerate(value))
+        return tuple(_convert(item, entry, f"{where}[{at}]", defaults) for at, entry in enumerate(value))
     if origin is dict:
         if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
             raise ManifestError(f"{where}: expected an object of strings, found {_name(value)}")
         return value
     if dataclasses.is_dataclass(hint) and not isinstance(hint, types.GenericAlias):
-        return _build(typing.cast(type, hint), value, where)
+        return _build(typing.cast(type, hint), value, where, defaults=defaults)
     return _scalar(hint, value, where)
 
 
@@ -280,7 +300,7 @@ def _scalar(hint: type, value: Any, where: str) -> Any:
         if not math.isfinite(number):
             raise ManifestError(f"{where}: number is not finite")
         return number
-    if hint in (int, str) and isinstance(value, hint) and not isinstance(value, bool):
+    if hint in (int, str, bool) and isinstance(value, hint) and isinstance(value, bool) == (hint is bool):
         return value
     raise ManifestError(f"{where}: expected {hint.__name__}, found {_name(value)}")
 

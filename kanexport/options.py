@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 from kanexport.errors import OptionError
 
@@ -43,6 +44,34 @@ class Options:
         if value is None:
             self.assumed[key] = default
             return default
+        return value
+
+    def number(self, key: str, default: str) -> float:
+        """A finite number, or the default, which is then recorded as assumed. Raises OptionError."""
+        text = self.text(key, default)
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise OptionError(f"option {key} is {text[:80]!r}, expected a number such as {key}={default}")
+        return value
+
+    def integer(self, key: str, *, at_least: int = 0) -> int | None:
+        """One integer, if given. Raises OptionError."""
+        found = self.integers(key)
+        if found is None:
+            return None
+        if len(found) != 1 or found[0] < at_least:
+            raise OptionError(f"option {key} is {self.given[key][:80]!r}, expected one integer, {at_least} or more")
+        return found[0]
+
+    def choice(self, key: str, known: Iterable[str], default: str) -> str:
+        """One of a few names, or the default, which is then recorded as assumed. Raises OptionError."""
+        names = tuple(known)
+        value = self.text(key, default).lower()
+        if value not in names:
+            raise OptionError(f"option {key} is {value[:80]!r}", hint="known: " + ", ".join(names))
         return value
 
     def integers(self, key: str) -> tuple[int, ...] | None:

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.ir import Layer
-from kanexport.steps import Select
+from kanexport.steps import Affine, Select
 
 Array = npt.NDArray[np.float64]
 
@@ -37,8 +37,10 @@ def zone_rows(layer: Layer, width: int, seed: int) -> dict[str, Array]:
 
 
 def _knots(points: Array, *, neighbours: bool) -> Array:
-    """Every point itself, and its float32 neighbours."""
-    single = points.astype(np.float32)
+    """Every point itself, and its float32 neighbours. Each source is at another of
+    its points, since a row of equal values says nothing to a normalisation."""
+    place = (np.arange(len(points))[:, None] + np.arange(points.shape[1])) % len(points)
+    single = np.take_along_axis(points, place, axis=0).astype(np.float32)
     if not neighbours:
         return single.astype(np.float64)
     beside = [np.nextafter(single, np.float32(side)) for side in (-np.inf, np.inf)]
@@ -59,8 +61,10 @@ def _nonfinite(row: Array) -> Array:
 
 
 def _widen(layer: Layer, rows: Array, width: int) -> Array:
-    """From the layer's sources back to its input vector, undoing a selection."""
+    """From the layer's sources back to its input vector, undoing selections and scalings."""
     for step in reversed(layer.before):
+        if isinstance(step, Affine):
+            rows = (rows - step.bias) / np.where(step.scale == 0, 1, step.scale)
         if isinstance(step, Select):
             wide = np.full((len(rows), width), 0.25)
             wide[:, list(step.indices)] = rows

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from kanexport.errors import InvalidKan
 from kanexport.manifest import NodeStep
+from kanexport.unary import Unary
 
 if TYPE_CHECKING:
     from kanexport.graph import Graph, Value
@@ -126,3 +127,98 @@ class Product:
 
     def describe(self) -> NodeStep:
         return NodeStep(kind="product", indices=self.groups)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerNorm:
+    """(x - mean) / sqrt(var + epsilon) * scale + bias over the nodes of a row, with the
+    variance divided by N: torch.nn.LayerNorm over the last axis."""
+
+    scale: Array
+    bias: Array
+    epsilon: float
+
+    mixes = True
+
+    def __post_init__(self) -> None:
+        Affine(self.scale, self.bias)
+        if not 0 <= self.epsilon < np.inf:
+            raise InvalidKan(f"the epsilon of a normalisation is {self.epsilon}, expected a small number, not negative")
+
+    def width_out(self, width_in: int) -> int:
+        if len(self.scale) != width_in:
+            raise InvalidKan(f"a normalisation of {len(self.scale)} nodes is given {width_in}")
+        return width_in
+
+    def evaluate(self, x: Array) -> Array:
+        apart = x - x.mean(axis=1, keepdims=True)
+        variance = (apart**2).mean(axis=1, keepdims=True)
+        return np.asarray(apart / np.sqrt(variance + self.epsilon) * self.scale + self.bias)
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        # By hand: onnxruntime's LayerNormalization takes mean(x^2) - mean(x)^2, which far
+        # from zero loses every digit, or is negative. The mean is taken off twice, since
+        # its rounding is as large as the differences where the nodes are nearly equal.
+        share = g.const(1 / len(self.scale))
+        apart = x
+        for _ in range(2):
+            apart = g.sub(apart, g.mul(g.sum(apart, axis=1, keepdims=True), share))
+        variance = g.mul(g.sum(g.mul(apart, apart), axis=1, keepdims=True), share)
+        deviation = g.op("Sqrt", g.add(variance, g.const(self.epsilon)))
+        return g.add(g.mul(g.op("Div", apart, deviation), g.const(self.scale)), g.const(self.bias))
+
+    def describe(self) -> NodeStep:
+        return NodeStep(
+            kind="layernorm",
+            scale=tuple(self.scale.tolist()),
+            bias=tuple(self.bias.tolist()),
+            epsilon=self.epsilon,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Elementwise:
+    """The same function of every node, such as tanh between two layers."""
+
+    function: Unary
+
+    mixes = False
+
+    def width_out(self, width_in: int) -> int:
+        return width_in
+
+    def evaluate(self, x: Array) -> Array:
+        return self.function.evaluate(x)
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        return self.function.emit(g, x)
+
+    def describe(self) -> NodeStep:
+        return NodeStep(kind="function", function=self.function.name)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PRelu:
+    """x where positive, slope * x elsewhere; one slope, or one per node."""
+
+    slope: Array
+
+    mixes = False
+
+    def __post_init__(self) -> None:
+        if self.slope.ndim != 1 or not len(self.slope) or not np.isfinite(self.slope).all():
+            raise InvalidKan(f"PReLU slopes of shape {self.slope.shape} must be one or more finite numbers")
+
+    def width_out(self, width_in: int) -> int:
+        if len(self.slope) not in (1, width_in):
+            raise InvalidKan(f"PReLU has {len(self.slope)} slopes for {width_in} nodes")
+        return width_in
+
+    def evaluate(self, x: Array) -> Array:
+        return np.where(x > 0, x, self.slope * x)
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        return g.op("PRelu", x, g.const(self.slope))
+
+    def describe(self) -> NodeStep:
+        return NodeStep(kind="prelu", scale=tuple(self.slope.tolist()))

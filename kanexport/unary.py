@@ -50,8 +50,26 @@ def _erf(x: Array) -> Array:
     return found
 
 
+ERF_TERMS = 110  # enough for 17 digits up to ERF_END
+ERF_END = 6.0  # beyond, erf is 1 in float64
+
+
+def _emit_erf(g: Graph, x: Value) -> Value:
+    """onnxruntime has Erf in float32 only. In float64: the series 2/sqrt(pi) exp(-x^2)
+    sum_n 2^n x^(2n+1) / (2n+1)!! (DLMF 7.6.2), whose terms all have one sign."""
+    if g.dtype == np.float32:
+        return g.op("Erf", x)
+    x = g.clip(x, -ERF_END, ERF_END)
+    square = g.mul(x, x)
+    total = g.const(1.0)
+    for n in range(ERF_TERMS, 0, -1):
+        total = g.add(g.mul(total, g.mul(square, g.const(2 / (2 * n + 1)))), g.const(1.0))
+    outer = g.mul(g.op("Exp", g.op("Neg", square)), g.const(2 / math.sqrt(math.pi)))
+    return g.mul(g.mul(x, outer), total)
+
+
 def _emit_gelu(g: Graph, x: Value) -> Value:
-    erf = g.op("Erf", g.mul(x, g.const(math.sqrt(0.5))))
+    erf = _emit_erf(g, g.mul(x, g.const(math.sqrt(0.5))))
     return g.mul(g.mul(x, g.const(0.5)), g.add(erf, g.const(1.0)))
 
 

@@ -18,9 +18,10 @@ GENERATED = PACKAGES["kanserve"] / "pb"
 LAYERS = {
     "kanexport": [
         {"errors", "manifest"},
-        {"graph", "formats", "options", "compare"},
-        {"unary", "bases", "steps", "checkpoint"},
+        {"graph", "formats", "options", "compare", "architecture"},
+        {"unary", "bases", "steps", "checkpoint", "parts"},
         {"ir"},
+        {"stack"},
         {"lower", "evaluate", "rows", "readers"},
         {"describe", "verify", "pack"},
         {"export"},

@@ -1,42 +1,121 @@
 """From the tensors of one library to a `Kan`; one file each, found by its name.
 
-A reader module has `FAMILY`, `matches(checkpoint) -> str` (why it fits, or
-empty) and `read(checkpoint, options) -> Kan`. Adding a library is adding a file.
+A reader module has `FAMILY` and one of two forms:
+
+* layer by layer: `KEYS`, the tensors of a layer, and `layer(part, options) -> Layer`;
+  `fits(part) -> bool` where shapes have to tell it from another library. Finding the
+  layers, their order and what stands between them is common to all (`stack.py`).
+* whole: `matches(checkpoint) -> str` (why it fits, or empty) and
+  `read(checkpoint, options) -> Kan`.
+
+Adding a library is adding a file.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import pkgutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import numpy as np
-import numpy.typing as npt
 
+from kanexport import stack, unary
+from kanexport.architecture import StepSpec
+from kanexport.bases.activation import Activation
 from kanexport.checkpoint import Checkpoint
-from kanexport.errors import FamilyError, InvalidKan
-from kanexport.ir import Kan
+from kanexport.errors import ExportError, FamilyError, InvalidKan
+from kanexport.ir import BasisTerm, Kan, Layer
 from kanexport.options import Options
-
-Array = npt.NDArray[np.float64]
+from kanexport.parts import Keys, Part, Tensors, storage_dtype
+from kanexport.steps import Affine, Elementwise, Select, Step
 
 
 class Reader(Protocol):
-    """What a reader module offers."""
+    """What turns a checkpoint into a network."""
 
-    FAMILY: str
+    @property
+    def FAMILY(self) -> str: ...
 
     def matches(self, checkpoint: Checkpoint) -> str:
         """Why the checkpoint is of this family, or an empty text."""
 
     def read(self, checkpoint: Checkpoint, options: Options) -> Kan:
-        """Raises InvalidKan, OptionError or CheckpointError."""
+        """Raises ExportError."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerReader:
+    """The common part of all readers that work layer by layer."""
+
+    module: Any
+
+    @property
+    def FAMILY(self) -> str:
+        return str(self.module.FAMILY)
+
+    @property
+    def keys(self) -> Keys:
+        return cast(Keys, self.module.KEYS)
+
+    def fits(self, part: Part) -> bool:
+        """Whether the tensors under a prefix have the shapes of this library's layer."""
+        found = getattr(self.module, "fits", None)
+        return bool(found(part)) if found else True
+
+    def layer(self, part: Part, options: Options) -> Layer:
+        """One layer. Raises InvalidKan or OptionError, naming the layer."""
+        try:
+            return cast(Layer, self.module.layer(part, options))
+        except InvalidKan as error:
+            where = part.prefix.removesuffix(".") or "(lone)"
+            raise type(error)(f"layer {where}: {error.message}", hint=error.hint) from error
+
+    def matches(self, checkpoint: Checkpoint) -> str:
+        found = stack.prefixes(checkpoint.tensors, self.keys)
+        if not found or not all(self.fits(Part(checkpoint.tensors, prefix)) for prefix in found):
+            return ""
+        return f"{', '.join(self.keys.required)} in {len(found)} layer{'s' * (len(found) > 1)}"
+
+    def read(self, checkpoint: Checkpoint, options: Options) -> Kan:
+        """The layers in order, with the modules between them that the file tells of."""
+        tensors, root = checkpoint.tensors, options.optional("prefix") or ""
+        found = stack.prefixes(tensors, self.keys, root)
+        if not found:
+            raise InvalidKan(
+                f"no {self.FAMILY} layer ({', '.join(self.keys.required)}) is there"
+                + (f" under the prefix {root[:80]!r}" if root else "")
+            )
+        layers = {prefix: self.layer(Part(tensors, prefix), options) for prefix in found}
+        between = stack.between(tensors, self.keys, found, root)
+        order = stack.arrange({p: (layer.sources, layer.destinations) for p, layer in layers.items()}, between)
+        kinds = {other.prefix: other for other in between}
+        if between:
+            options.assumed["architecture"] = " -> ".join(
+                name.removesuffix(".") + (f" ({kinds[name].kind})" if name in kinds else "") for name in order
+            )
+        items: list[Layer | Step] = [
+            layers[name]
+            if name in layers
+            else stack.norm(Part(tensors, name), options, kinds[name].kind, kinds[name].width)
+            for name in order
+        ]
+        own = [tensors[prefix + name] for prefix in found for name in self.keys.required]
+        return stack.chain(items, storage_dtype(own))
 
 
 def readers() -> dict[str, Reader]:
     """All readers of this folder by family name."""
-    modules = [importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)]
-    return {str(cast(Any, module).FAMILY): cast(Reader, module) for module in modules}
+    modules = [cast(Any, importlib.import_module(f"{__name__}.{m.name}")) for m in pkgutil.iter_modules(__path__)]
+    found = [module if hasattr(module, "read") else LayerReader(module) for module in modules]
+    return {str(reader.FAMILY): cast(Reader, reader) for reader in found}
+
+
+def layer_readers() -> dict[str, LayerReader]:
+    """Those that read layer by layer."""
+    return {name: reader for name, reader in readers().items() if isinstance(reader, LayerReader)}
 
 
 def detect(checkpoint: Checkpoint, family: str | None) -> tuple[Reader, str]:
@@ -59,30 +138,99 @@ def detect(checkpoint: Checkpoint, family: str | None) -> tuple[Reader, str]:
     )
 
 
-def tensor(checkpoint: Checkpoint, key: str, shape: tuple[int, ...]) -> Array:
-    """A tensor of exactly that shape, as float64. Raises InvalidKan naming the key."""
-    value = checkpoint.tensors.get(key)
-    if value is None:
-        raise InvalidKan(f"{checkpoint.path}: tensor {key!r} is missing")
-    if value.shape != shape:
-        raise InvalidKan(f"{checkpoint.path}: tensor {key!r} has shape {value.shape}, expected {shape}")
-    return real(value, key)
+def detect_layer(tensors: Tensors, prefix: str) -> LayerReader:
+    """The reader for one layer. Raises FamilyError with what was found."""
+    part = Part(tensors, prefix)
+    fitting = [
+        reader
+        for reader in layer_readers().values()
+        if prefix in stack.prefixes(tensors, reader.keys, prefix) and reader.fits(part)
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    names = [key.removeprefix(prefix) for key in tensors if key.startswith(prefix)]
+    what = f"fit {' and '.join(r.FAMILY for r in fitting)}" if fitting else "fit no known KAN layer"
+    raise FamilyError(f"the tensors under {prefix!r} ({', '.join(names[:6]) or 'none'}) {what}")
 
 
-def real(value: npt.NDArray[Any], key: str) -> Array:
-    """As float64. Values that are not finite pass; `Layer` refuses them by name."""
-    if value.dtype.kind not in "fiub":
-        raise InvalidKan(f"tensor {key!r} is {value.dtype}, expected real numbers")
-    with np.errstate(invalid="ignore"):  # a signalling NaN
-        return value.astype(np.float64)
+def read(reader: Reader, checkpoint: Checkpoint, options: Options) -> Kan:
+    """`reader.read`, with the file named in every error."""
+    try:
+        return reader.read(checkpoint, options)
+    except ExportError as error:
+        if str(checkpoint.path) in error.message:
+            raise
+        raise type(error)(f"{checkpoint.path}: {error.message}", hint=error.hint) from error
 
 
-def product(a: Array, b: Array) -> Array:
-    """a * b, where not all may be finite."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return np.asarray(a * b)
+def assemble(checkpoint: Checkpoint, steps: Sequence[StepSpec], options: Options) -> tuple[Kan, str]:
+    """A network from the user's own list of steps, and its families. Raises ExportError."""
+    items: list[Layer | Step] = []
+    families: dict[str, None] = {}
+    for at, spec in enumerate(steps, start=1):
+        try:
+            made, family = _item(checkpoint, spec, options)
+        except ExportError as error:
+            raise type(error)(f"step {at} ({spec.kind}): {error.message}", hint=error.hint) from error
+        items += made
+        families |= dict.fromkeys(family)
+    used = [
+        value
+        for key, value in checkpoint.tensors.items()
+        if any(spec.kind == "layer" and key.startswith(_prefix(spec)) for spec in steps)
+    ]
+    return stack.chain(items, storage_dtype(used)), "+".join(families)
 
 
-def storage_dtype(tensors: list[npt.NDArray[Any]]) -> str:
-    """ "float64" if a tensor is stored so, else "float32" (which holds the 16-bit types)."""
-    return "float64" if any(value.dtype == np.float64 for value in tensors) else "float32"
+def _item(checkpoint: Checkpoint, spec: StepSpec, options: Options) -> tuple[list[Layer | Step], list[str]]:
+    """The layer or step of one entry, and the family of a layer."""
+    tensors = checkpoint.tensors
+    if spec.kind in ("layer", "linear", "layernorm", "batchnorm", "prelu"):
+        part = Part(tensors, _prefix(spec))
+        if not any(key.startswith(part.prefix) for key in tensors):
+            raise InvalidKan(
+                f"no tensor's name starts with {part.prefix!r}", hint=f"keys: {', '.join(list(tensors)[:8])}"
+            )
+        if spec.kind == "layer":
+            reader = _layer_reader(spec, tensors)
+            return [dataclasses.replace(reader.layer(part, options), name=part.prefix.removesuffix("."))], [
+                reader.FAMILY
+            ]
+        if spec.kind == "linear":
+            return [dataclasses.replace(linear(part), name=part.prefix.removesuffix("."))], []
+        if "epsilon" in spec.settings:
+            options = Options({f"{spec.kind}_eps": repr(spec.settings["epsilon"])})
+        shape = part.shape("weight")
+        return [stack.norm(part, options, spec.kind, shape[0] if len(shape) == 1 else 0)], []
+    if spec.kind == "function":
+        return [Elementwise(unary.activation(spec.value))], []
+    if spec.kind == "affine":
+        scale, bias = (np.array(spec.settings[name], dtype=np.float64) for name in ("scale", "bias"))
+        return [Affine(scale, bias)], []
+    return ([Select(tuple(spec.settings["inputs"]))] if spec.kind == "select" else []), []
+
+
+def linear(part: Part) -> Layer:
+    """torch.nn.Linear: a KAN layer whose edges are straight lines. Raises InvalidKan."""
+    weight = part.tensor("weight", None, None)
+    m, n = weight.shape
+    return Layer(
+        terms=(BasisTerm(Activation(unary.activation("identity")), weight.T[:, :, None]),),
+        mask=np.ones((n, m)),
+        bias=part.tensor("bias", m) if part.has("bias") else np.zeros(m),
+        spread=np.zeros((n, m), dtype=bool),
+    )
+
+
+def _prefix(spec: StepSpec) -> str:
+    return f"{spec.value}." if spec.value else ""
+
+
+def _layer_reader(spec: StepSpec, tensors: Tensors) -> LayerReader:
+    family = spec.settings.get("family")
+    if family is None:
+        return detect_layer(tensors, _prefix(spec))
+    known = layer_readers()
+    if family not in known:
+        raise FamilyError(f"family {family[:80]!r} is not read layer by layer", hint="known: " + ", ".join(known))
+    return known[family]

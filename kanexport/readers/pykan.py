@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kanexport import readers, unary
+from kanexport import parts, unary
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.checkpoint import CONFIG, Checkpoint
@@ -68,7 +68,7 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
     n_inputs, select = _selection(checkpoint, options, layers[0].sources)
     if select is not None:
         layers[0] = dataclasses.replace(layers[0], before=(select,))
-    dtype = readers.storage_dtype([checkpoint.tensors[f"act_fun.{i}.coef"] for i in range(depth)])
+    dtype = parts.storage_dtype([checkpoint.tensors[f"act_fun.{i}.coef"] for i in range(depth)])
     return Kan(n_inputs, tuple(layers), dtype, tuple(notes))
 
 
@@ -80,8 +80,8 @@ def _layer(
     enabled: bool,
     notes: list[str],
 ) -> Layer:
-    def part(name: str, *shape: int) -> readers.Array:
-        return readers.tensor(checkpoint, f"act_fun.{index}.{name}", shape)
+    def part(name: str, *shape: int) -> parts.Array:
+        return parts.tensor(checkpoint.tensors, f"act_fun.{index}.{name}", shape)
 
     raw = {name: checkpoint.tensors.get(f"act_fun.{index}.{name}") for name in ("coef", "grid")}
     coef, grid = raw["coef"], raw["grid"]
@@ -97,7 +97,7 @@ def _layer(
         )
     knots = part("grid", n, grid.shape[1])
     spline = BSpline(knots, grid.shape[1] - functions - 1)
-    scaled = readers.product(part("coef", n, m, functions), part("scale_sp", n, m)[:, :, None])
+    scaled = parts.product(part("coef", n, m, functions), part("scale_sp", n, m)[:, :, None])
     return Layer(
         terms=(BasisTerm(spline, scaled), BasisTerm(base, part("scale_base", n, m)[:, :, None])),
         mask=part("mask", n, m),
@@ -175,15 +175,15 @@ def _affine(checkpoint: Checkpoint, kind: str, index: int, count: int) -> Affine
     names = (f"{kind}_scale_{index}", f"{kind}_bias_{index}")
     if not any(name in checkpoint.tensors for name in names):
         return None
-    return Affine(*(readers.tensor(checkpoint, name, (count,)) for name in names))
+    return Affine(*(parts.tensor(checkpoint.tensors, name, (count,)) for name in names))
 
 
 def _symbolic(
     checkpoint: Checkpoint, index: int, shape: tuple[int, int], enabled: bool, notes: list[str]
 ) -> tuple[SymbolicEdge, ...]:
     n, m = shape
-    mask = readers.tensor(checkpoint, f"symbolic_fun.{index}.mask", (m, n))
-    affine = readers.tensor(checkpoint, f"symbolic_fun.{index}.affine", (m, n, 4))
+    mask = parts.tensor(checkpoint.tensors, f"symbolic_fun.{index}.mask", (m, n))
+    affine = parts.tensor(checkpoint.tensors, f"symbolic_fun.{index}.affine", (m, n, 4))
     if not enabled:
         if mask.any():
             count = int(np.count_nonzero(mask))

@@ -52,7 +52,7 @@ def test_edges_add_up_to_the_sums(exported) -> None:
     nodes = {"x": reference["x"], **run(result.directory / "model.onnx", {"x": reference["x"]})}
     for index, layer in enumerate(result.manifest.layers):
         values = run(result.directory / layer.edges_file, {layer.node_tensor: nodes[layer.node_tensor]})
-        sums = values[layer.edges_tensor].sum(axis=1)
+        sums = values[layer.edges_tensor].sum(axis=1) + np.array(layer.bias or 0.0)
         assert relative_error(sums, reference[f"layer{index}_pre"]) <= EDGE_TOLERANCE
 
 

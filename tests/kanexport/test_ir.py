@@ -60,7 +60,7 @@ BAD_LAYERS: dict[str, tuple[Callable[[], Layer], str]] = {
     ),
     "coefficient shape": (lambda: layer(terms=(BasisTerm(spline(), np.ones((3, 2, 5))),)), "expected"),
     "coefficient count": (lambda: layer(terms=(BasisTerm(SILU, np.ones((2, 3, 2))),)), "expected"),
-    "knots for other sources": (lambda: layer(terms=(BasisTerm(spline(4), np.ones((2, 3, 5))),)), "4 rows of knots"),
+    "knots for other sources": (lambda: layer(terms=(BasisTerm(spline(4), np.ones((2, 3, 5))),)), "made for 4 sources"),
     "edge outside": (lambda: layer(symbolic=(edge(source=2),)), "outside"),
     "edge negative": (lambda: layer(symbolic=(edge(destination=-1),)), "outside"),
     "edge NaN": (lambda: layer(symbolic=(edge(c=np.nan),)), "not finite"),

@@ -5,13 +5,14 @@ and the manifest's reference rows give the manifest's answers, here, on this dev
 from __future__ import annotations
 
 import functools
+import math
 import time
 from dataclasses import dataclass
 
 import numpy as np
 
 from kanexport import manifest as contract
-from kanexport.manifest import Manifest
+from kanexport.manifest import BasisInfo, LayerInfo, Manifest
 from kanserve.backends import Backend, Session
 from kanserve.errors import Exhausted, KanserveError, LoadError, LoadReason
 from kanserve.metrics import Metrics
@@ -152,8 +153,14 @@ def _chunk_rows(manifest: Manifest | None) -> int:
     if manifest is None or manifest.edge_class == "C":
         return 0
     item = DTYPES[manifest.input.datatype].itemsize
-    widest = max((layer.sources * basis.functions for layer in manifest.layers for basis in layer.bases), default=1)
+    widest = max((_width(layer, basis) for layer in manifest.layers for basis in layer.bases), default=1)
     return max(16, CHUNK_BYTES // (item * widest))
+
+
+def _width(layer: LayerInfo, basis: BasisInfo) -> int:
+    """Numbers that a basis makes of one row."""
+    per_function = layer.sources * (layer.destinations if basis.per_edge else 1) * math.prod(layer.positions)
+    return per_function * basis.functions
 
 
 def _inline_rows(info: ModelInfo, session: Session) -> int:

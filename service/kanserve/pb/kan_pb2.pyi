@@ -56,7 +56,7 @@ class TensorInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., datatype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Layer(_message.Message):
-    __slots__ = ("index", "sources", "destinations", "bases", "before", "after", "mask", "bias", "symbolic", "active_edges")
+    __slots__ = ("index", "sources", "destinations", "bases", "before", "after", "mask", "bias", "symbolic", "active_edges", "name", "edge_class", "positions")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     SOURCES_FIELD_NUMBER: _ClassVar[int]
     DESTINATIONS_FIELD_NUMBER: _ClassVar[int]
@@ -67,6 +67,9 @@ class Layer(_message.Message):
     BIAS_FIELD_NUMBER: _ClassVar[int]
     SYMBOLIC_FIELD_NUMBER: _ClassVar[int]
     ACTIVE_EDGES_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    EDGE_CLASS_FIELD_NUMBER: _ClassVar[int]
+    POSITIONS_FIELD_NUMBER: _ClassVar[int]
     index: int
     sources: int
     destinations: int
@@ -77,10 +80,13 @@ class Layer(_message.Message):
     bias: bytes
     symbolic: _containers.RepeatedCompositeFieldContainer[SymbolicEdge]
     active_edges: int
-    def __init__(self, index: _Optional[int] = ..., sources: _Optional[int] = ..., destinations: _Optional[int] = ..., bases: _Optional[_Iterable[_Union[Basis, _Mapping]]] = ..., before: _Optional[_Iterable[_Union[NodeStep, _Mapping]]] = ..., after: _Optional[_Iterable[_Union[NodeStep, _Mapping]]] = ..., mask: _Optional[bytes] = ..., bias: _Optional[bytes] = ..., symbolic: _Optional[_Iterable[_Union[SymbolicEdge, _Mapping]]] = ..., active_edges: _Optional[int] = ...) -> None: ...
+    name: str
+    edge_class: str
+    positions: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, index: _Optional[int] = ..., sources: _Optional[int] = ..., destinations: _Optional[int] = ..., bases: _Optional[_Iterable[_Union[Basis, _Mapping]]] = ..., before: _Optional[_Iterable[_Union[NodeStep, _Mapping]]] = ..., after: _Optional[_Iterable[_Union[NodeStep, _Mapping]]] = ..., mask: _Optional[bytes] = ..., bias: _Optional[bytes] = ..., symbolic: _Optional[_Iterable[_Union[SymbolicEdge, _Mapping]]] = ..., active_edges: _Optional[int] = ..., name: _Optional[str] = ..., edge_class: _Optional[str] = ..., positions: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Basis(_message.Message):
-    __slots__ = ("kind", "functions", "parameters", "knots", "knot_rows")
+    __slots__ = ("kind", "functions", "parameters", "knots", "knot_rows", "per_edge", "before")
     class ParametersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -93,27 +99,35 @@ class Basis(_message.Message):
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     KNOTS_FIELD_NUMBER: _ClassVar[int]
     KNOT_ROWS_FIELD_NUMBER: _ClassVar[int]
+    PER_EDGE_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
     kind: str
     functions: int
     parameters: _containers.ScalarMap[str, str]
     knots: bytes
     knot_rows: int
-    def __init__(self, kind: _Optional[str] = ..., functions: _Optional[int] = ..., parameters: _Optional[_Mapping[str, str]] = ..., knots: _Optional[bytes] = ..., knot_rows: _Optional[int] = ...) -> None: ...
+    per_edge: bool
+    before: _containers.RepeatedCompositeFieldContainer[NodeStep]
+    def __init__(self, kind: _Optional[str] = ..., functions: _Optional[int] = ..., parameters: _Optional[_Mapping[str, str]] = ..., knots: _Optional[bytes] = ..., knot_rows: _Optional[int] = ..., per_edge: _Optional[bool] = ..., before: _Optional[_Iterable[_Union[NodeStep, _Mapping]]] = ...) -> None: ...
 
 class NodeStep(_message.Message):
-    __slots__ = ("kind", "indices", "scale", "bias")
+    __slots__ = ("kind", "indices", "scale", "bias", "epsilon", "function")
     KIND_FIELD_NUMBER: _ClassVar[int]
     INDICES_FIELD_NUMBER: _ClassVar[int]
     SCALE_FIELD_NUMBER: _ClassVar[int]
     BIAS_FIELD_NUMBER: _ClassVar[int]
+    EPSILON_FIELD_NUMBER: _ClassVar[int]
+    FUNCTION_FIELD_NUMBER: _ClassVar[int]
     kind: str
     indices: _containers.RepeatedScalarFieldContainer[int]
     scale: bytes
     bias: bytes
-    def __init__(self, kind: _Optional[str] = ..., indices: _Optional[_Iterable[int]] = ..., scale: _Optional[bytes] = ..., bias: _Optional[bytes] = ...) -> None: ...
+    epsilon: float
+    function: str
+    def __init__(self, kind: _Optional[str] = ..., indices: _Optional[_Iterable[int]] = ..., scale: _Optional[bytes] = ..., bias: _Optional[bytes] = ..., epsilon: _Optional[float] = ..., function: _Optional[str] = ...) -> None: ...
 
 class SymbolicEdge(_message.Message):
-    __slots__ = ("source", "destination", "function", "a", "b", "c", "d", "mask")
+    __slots__ = ("source", "destination", "function", "a", "b", "c", "d", "mask", "expression")
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     DESTINATION_FIELD_NUMBER: _ClassVar[int]
     FUNCTION_FIELD_NUMBER: _ClassVar[int]
@@ -122,6 +136,7 @@ class SymbolicEdge(_message.Message):
     C_FIELD_NUMBER: _ClassVar[int]
     D_FIELD_NUMBER: _ClassVar[int]
     MASK_FIELD_NUMBER: _ClassVar[int]
+    EXPRESSION_FIELD_NUMBER: _ClassVar[int]
     source: int
     destination: int
     function: str
@@ -130,7 +145,8 @@ class SymbolicEdge(_message.Message):
     c: float
     d: float
     mask: float
-    def __init__(self, source: _Optional[int] = ..., destination: _Optional[int] = ..., function: _Optional[str] = ..., a: _Optional[float] = ..., b: _Optional[float] = ..., c: _Optional[float] = ..., d: _Optional[float] = ..., mask: _Optional[float] = ...) -> None: ...
+    expression: str
+    def __init__(self, source: _Optional[int] = ..., destination: _Optional[int] = ..., function: _Optional[str] = ..., a: _Optional[float] = ..., b: _Optional[float] = ..., c: _Optional[float] = ..., d: _Optional[float] = ..., mask: _Optional[float] = ..., expression: _Optional[str] = ...) -> None: ...
 
 class Source(_message.Message):
     __slots__ = ("files", "exporter_version", "options_given", "options_assumed")

@@ -122,6 +122,9 @@ def _layer(index: int, layer: LayerInfo) -> kan_pb2.Layer:
         mask=_packed(layer.mask, "<f4"),
         bias=_packed(layer.bias, "<f8"),
         active_edges=layer.active_edges,
+        name=layer.name,
+        edge_class=layer.edge_class,
+        positions=layer.positions,
     )
     for edge in layer.symbolic:
         message.symbolic.add(
@@ -133,6 +136,7 @@ def _layer(index: int, layer: LayerInfo) -> kan_pb2.Layer:
             c=edge.c,
             d=edge.d,
             mask=edge.mask,
+            expression=edge.expression,
         )
     return message
 
@@ -144,6 +148,8 @@ def _basis(basis: BasisInfo) -> kan_pb2.Basis:
         parameters=basis.parameters,
         knots=_packed(basis.knots, "<f8"),
         knot_rows=len(basis.knots),
+        per_edge=basis.per_edge,
+        before=[_step(step) for step in basis.before],
     )
 
 
@@ -153,6 +159,8 @@ def _step(step: NodeStep) -> kan_pb2.NodeStep:
         indices=step.indices,
         scale=_packed(step.scale, "<f8"),
         bias=_packed(step.bias, "<f8"),
+        epsilon=step.epsilon,
+        function=step.function,
     )
 
 

@@ -1,0 +1,101 @@
+"""The user's own list of steps, where a state dict leaves the order open.
+
+    [[step]]
+    layer = "kan1"           # the key prefix of a KAN layer; its library is recognised
+    [[step]]
+    layernorm = "ln1"        # epsilon = 1e-5
+    [[step]]
+    function = "tanh"        # any base activation
+    [[step]]
+    layer = "kan2"
+    family = "chebykan"      # only where it is not recognised
+
+The kinds of a step are the keys of `KINDS`.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kanexport.errors import OptionError
+
+# What may stand beside the kind in a step.
+KINDS: dict[str, frozenset[str]] = {
+    "layer": frozenset({"family"}),
+    "linear": frozenset(),
+    "layernorm": frozenset({"epsilon"}),
+    "batchnorm": frozenset({"epsilon"}),
+    "prelu": frozenset(),
+    "function": frozenset(),
+    "dropout": frozenset(),
+    "affine": frozenset({"scale", "bias"}),
+    "select": frozenset({"inputs"}),
+}
+SIZE_LIMIT, STEP_LIMIT, LIST_LIMIT = 2**20, 10_000, 100_000
+SEE = "see docs/architecture.md"
+
+
+@dataclass(frozen=True, slots=True)
+class StepSpec:
+    """One step: its kind, the key prefix or name it is given with, and its settings."""
+
+    kind: str
+    value: Any
+    settings: dict[str, Any]
+
+
+def load(path: Path) -> tuple[StepSpec, ...]:
+    """Read a step list. Raises OptionError, naming the step and what is wrong."""
+    try:
+        if path.stat().st_size > SIZE_LIMIT:
+            raise OptionError(f"{path} is larger than {SIZE_LIMIT} bytes", hint=SEE)
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OptionError(f"{path} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise OptionError(f"{path} is not TOML: {str(error)[:200]}", hint=SEE) from error
+    steps = document.pop("step", None)
+    if document or not isinstance(steps, list) or not 1 <= len(steps) <= STEP_LIMIT:
+        raise OptionError(f"{path}: expected a list of [[step]] tables and nothing else", hint=SEE)
+    try:
+        return tuple(_step(at, step) for at, step in enumerate(steps, start=1))
+    except OptionError as error:
+        raise OptionError(f"{path}: {error.message}", hint=error.hint) from error
+
+
+def _step(at: int, step: Any) -> StepSpec:
+    kinds = [kind for kind in KINDS if isinstance(step, dict) and kind in step]
+    if len(kinds) != 1:
+        found = ", ".join(map(str, step)) if isinstance(step, dict) else repr(step)
+        raise OptionError(f"step {at} ({found[:80]}) must have one of: {', '.join(KINDS)}", hint=SEE)
+    kind = kinds[0]
+    settings = {key: value for key, value in step.items() if key != kind}
+    unknown = sorted(set(settings) - KINDS[kind])
+    if unknown:
+        raise OptionError(f"step {at} ({kind}) has no setting {unknown[0]!r}", hint=SEE)
+    value = step[kind]
+    if kind in ("dropout", "affine", "select"):
+        _check_lists(at, kind, settings)
+    elif not isinstance(value, str):
+        raise OptionError(f"step {at}: {kind} is {value!r:.80}, expected a text", hint=SEE)
+    if not isinstance(settings.get("family", ""), str):
+        raise OptionError(f"step {at}: family must be a text", hint=SEE)
+    epsilon = settings.get("epsilon", 1e-5)
+    if not isinstance(epsilon, int | float) or isinstance(epsilon, bool) or not 0 <= epsilon < 1:
+        raise OptionError(f"step {at}: epsilon is {epsilon!r:.80}, expected a small number", hint=SEE)
+    return StepSpec(kind, value, settings)
+
+
+def _check_lists(at: int, kind: str, settings: dict[str, Any]) -> None:
+    if kind == "dropout":
+        return  # nothing at inference
+    wanted = KINDS[kind]
+    number = int if kind == "select" else int | float
+    for name in wanted:
+        values = settings.get(name)
+        fits = isinstance(values, list) and 0 < len(values) <= LIST_LIMIT
+        if not fits or not all(isinstance(v, number) and not isinstance(v, bool) for v in values or ()):
+            raise OptionError(f"step {at} ({kind}) needs {name} = [numbers]", hint=SEE)

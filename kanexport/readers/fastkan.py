@@ -1,0 +1,53 @@
+"""FastKAN: Gaussians on normalised inputs beside a base branch on raw ones.
+
+Source: ZiyaoLi/fast-kan, FastKANLayer.forward, for n inputs, m outputs, K centres g:
+
+    h   = LayerNorm(x)                       (absent with use_layernorm=False)
+    y_j = sum_i sum_c V[j, i K + c] exp(-((h_i - g_c) / d)^2)
+        + sum_i W_ji act(x_i) + beta_j       (absent with use_base_update=False)
+
+`d` is a Python number and in no file; the library's default is the centres' spacing,
+(g_max - g_min) / (K - 1). `base_activation` is a function, SiLU by default.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kanexport import stack, unary
+from kanexport.bases.activation import Activation
+from kanexport.bases.gaussian import Gaussian
+from kanexport.errors import InvalidKan
+from kanexport.ir import BasisTerm, Layer
+from kanexport.options import Options
+from kanexport.parts import Keys, Part
+from kanexport.steps import Step
+
+FAMILY = "fastkan"
+KEYS = Keys(
+    required={"rbf.grid": 1, "spline_linear.weight": 2},
+    optional={"layernorm.weight": 1, "layernorm.bias": 1, "base_linear.weight": 2, "base_linear.bias": 1},
+    absent=("rbf.inv_denominator",),  # FasterKAN's
+)
+
+
+def layer(part: Part, options: Options) -> Layer:
+    """One FastKANLayer. Raises InvalidKan or OptionError."""
+    centres = part.tensor("rbf.grid", None)
+    m, columns = part.shape("spline_linear.weight")
+    if columns % len(centres):
+        raise InvalidKan(f"spline_linear.weight has {columns} columns, no multiple of the {len(centres)} centres")
+    n = columns // len(centres)
+    weights = part.tensor("spline_linear.weight", m, columns).reshape(m, n, len(centres))
+    spacing = (centres[-1] - centres[0]) / max(1, len(centres) - 1)
+    basis = Gaussian(centres, options.number("denominator", repr(float(spacing))))
+    before: tuple[Step, ...] = ()
+    if part.has("layernorm.weight"):
+        before = (stack.norm(Part(part.tensors, part.prefix + "layernorm."), options, "layernorm", n),)
+    terms = [BasisTerm(basis, weights.transpose(1, 0, 2), before)]
+    bias = np.zeros(m)
+    if part.has("base_linear.weight"):
+        activation = Activation(unary.activation(options.text("base_activation", "silu").lower()))
+        terms.append(BasisTerm(activation, part.tensor("base_linear.weight", m, n).T[:, :, None]))
+        bias = part.tensor("base_linear.bias", m)
+    return Layer(tuple(terms), mask=np.ones((n, m)), bias=bias, spread=np.zeros((n, m), dtype=bool))
