@@ -83,7 +83,7 @@ def _sums(layer: Layer, x: Array, jitter: Jitter | None) -> tuple[Array, Array]:
                 total[part] += values.sum(axis=1)
                 bound[part] = np.maximum(bound[part], _peak(values))
             continue
-        flat = _basis(term, x).reshape(len(x), -1)  # [B, K * I]
+        flat = _basis(term, x).reshape(len(x), layer.sources * term.functions)  # [B, K * I]
         weights = (_shaken(term.coef, jitter) * layer.mask[:, :, None]).transpose(2, 0, 1).reshape(flat.shape[1], -1)
         total += flat @ weights
         bound = np.maximum(bound, _peak(flat) * np.abs(weights).max(initial=0))

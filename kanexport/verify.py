@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ import onnxruntime
 from kanexport import evaluate, rows
 from kanexport.compare import Allowance, LargestError, magnitude, relative_change
 from kanexport.errors import InvalidKan, VerificationFailed
+from kanexport.evaluate import Jitter, Trace
 from kanexport.ir import Kan, Layer
 from kanexport.lower import INPUT, OUTPUT, Lowered
 from kanexport.manifest import Reference, Verification, Zone
@@ -53,11 +54,35 @@ def _edge(layer: int) -> Callable[[tuple[int, ...]], str]:
     return lambda at: f"({layer},{at[1]},{at[2]})"
 
 
+class Subject(Protocol):
+    """What a graph is held against: its layers, and what it means in float64."""
+
+    @property
+    def layers(self) -> tuple[Layer, ...]: ...
+
+    def evaluate(self, x: Array, jitter: Jitter | None = None) -> Trace:
+        """Rows [B, ...] to outputs [B, ...] and the layers' input vectors [B, *positions, width]."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Network:
+    """A Kan as the subject of its own proof."""
+
+    kan: Kan
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        return self.kan.layers
+
+    def evaluate(self, x: Array, jitter: Jitter | None = None) -> Trace:
+        return evaluate.evaluate(self.kan, x, jitter=jitter)
+
+
 class _Prover:
     """Sessions of one lowered model, and the errors found so far."""
 
-    def __init__(self, kan: Kan, lowered: Lowered, dtype: str, tolerance: float) -> None:
-        self.kan, self.lowered, self.dtype = kan, lowered, np.dtype(dtype)
+    def __init__(self, subject: Subject, lowered: Lowered, dtype: str, tolerance: float) -> None:
+        self.subject, self.lowered, self.dtype = subject, lowered, np.dtype(dtype)
         self.tolerance, self.edge_tolerance = tolerance, tolerance * EDGE_TOLERANCE / OUTPUT_TOLERANCE
         # Who asks for less than the usual tolerance wants no more excused than that.
         self.excuse = CONDITION * min(1.0, tolerance / OUTPUT_TOLERANCE)
@@ -73,6 +98,7 @@ class _Prover:
         return {INPUT: x, **_run(self.session, {INPUT: x.astype(self.dtype)})}
 
     def edge_values(self, index: int, nodes: Array) -> Array:
+        """[B, n] -> [B, I, O]"""
         name = self.lowered.node_tensors[index]
         return next(iter(_run(self.edge_sessions[index], {name: nodes.astype(self.dtype)}).values()))
 
@@ -80,8 +106,8 @@ class _Prover:
         """Outputs, and the edges of every layer from the graph's own nodes."""
         errors = self.zones.setdefault(name, _ZoneErrors())
         errors.rows += len(x)
-        trace = evaluate.evaluate(self.kan, x)
-        shaken = functools.cache(lambda: [evaluate.evaluate(self.kan, x, jitter=jitter) for jitter in self.jitters])
+        trace = self.subject.evaluate(x)
+        shaken = functools.cache(lambda: [self.subject.evaluate(x, jitter) for jitter in self.jitters])
         found = self.run(x)
         keep = trace.peak < OVERFLOW
         if name == "inside" and not keep.any():
@@ -89,18 +115,23 @@ class _Prover:
                 f"every row inside the grid gives values beyond {OVERFLOW:g}; nothing can be proved there",
                 hint="the training has diverged; export an earlier checkpoint",
             )
-        y = trace.y[keep]
-        allowance = self._allow(-1, self.tolerance, y, lambda: [other.y[keep] for other in shaken()])
-        errors.outputs.add(found[OUTPUT][keep], y, allowance, _output)
-        for index, layer in enumerate(self.kan.layers):
-            nodes, exact = found[self.lowered.node_tensors[index]][keep], trace.inputs[index][keep]
-            moved = functools.partial(lambda at: [other.inputs[at][keep] for other in shaken()], index)
+        y = _table(trace.y[keep])
+        allowance = self._allow(-1, self.tolerance, y, lambda: [_table(other.y[keep]) for other in shaken()])
+        errors.outputs.add(_table(found[OUTPUT][keep]), y, allowance, _output)
+        for index, layer in enumerate(self.subject.layers):
+            nodes, exact = found[self.lowered.node_tensors[index]], trace.inputs[index]
+            if nodes.shape != exact.shape:
+                raise VerificationFailed(f"layer {index} is fed {nodes.shape} by the graph, not {exact.shape}")
+            nodes, exact = _vectors(nodes[keep]), _vectors(exact[keep])
+            moved = functools.partial(lambda at: [_vectors(other.inputs[at][keep]) for other in shaken()], index)
             self._edges(errors, index, layer, nodes, exact, moved)
 
     def layer_zone(self, name: str, index: int, x: Array) -> None:
         """The edges of one layer from rows made for it."""
         moved = functools.cache(lambda: [jitter.shake(x) for jitter in self.jitters])
-        self._edges(self.zones[name], index, self.kan.layers[index], x, x, moved)
+        # `rows` counts rows of the model; a zone without any counts the layer's.
+        errors = self.zones.setdefault(name, _ZoneErrors(rows=len(x)))
+        self._edges(errors, index, self.subject.layers[index], x, x, moved)
 
     def _edges(
         self,
@@ -129,11 +160,12 @@ class _Prover:
         for count in (0, 1):
             part = x[:count]
             found = self.run(part)
-            shapes: dict[str, tuple[int, ...]] = {OUTPUT: (count, self.kan.n_outputs)}
-            for index, layer in enumerate(self.kan.layers):
-                edges = self.edge_values(index, found[self.lowered.node_tensors[index]])
-                shapes[f"edges of layer {index}"] = (count, layer.sources, layer.destinations)
-                found[f"edges of layer {index}"] = edges
+            trace = self.subject.evaluate(part)
+            shapes = {OUTPUT: trace.y.shape}
+            for index, (layer, exact) in enumerate(zip(self.subject.layers, trace.inputs, strict=True)):
+                nodes = _vectors(found[self.lowered.node_tensors[index]])
+                shapes[f"edges of layer {index}"] = (len(_vectors(exact)), layer.sources, layer.destinations)
+                found[f"edges of layer {index}"] = self.edge_values(index, nodes)
             for name, shape in shapes.items():
                 if found[name].shape != shape:
                     raise VerificationFailed(f"{count} rows give {name} of shape {found[name].shape}, not {shape}")
@@ -163,20 +195,41 @@ def verify(
     `advance(done, total)` is called as it goes. Raises VerificationFailed, naming
     zone, place and error, and InvalidKan if the runtime cannot run the graph.
     """
-    prover = _Prover(kan, lowered, dtype, tolerance)
-    widths = kan.widths()
-    made = [rows.zone_rows(layer, width, seed=index) for index, (layer, width) in _layers(kan, widths)]
-    total, done = len(rows.ZONES) * len(made), 0
-    for name in rows.ZONES:
-        prover.zone(name, made[0][name])
-        for index, zones in enumerate(made):
-            if index:  # the first layer's rows went through `zone`
-                prover.layer_zone(name, index, zones[name])
+    made = [
+        rows.zone_rows(layer, width, seed=index)
+        for index, (layer, width) in enumerate(zip(kan.layers, kan.widths(), strict=False))
+    ]
+    # The first layer's rows are the network's.
+    own: list[dict[str, Array]] = [{}, *made[1:]]
+    return prove(_Network(kan), lowered, dtype, zones=made[0], layers=own, tolerance=tolerance, advance=advance)
+
+
+def prove(
+    subject: Subject,
+    lowered: Lowered,
+    dtype: str,
+    *,
+    zones: dict[str, Array],
+    layers: list[dict[str, Array]],
+    tolerance: float,
+    advance: Callable[[int, int], None],
+) -> Proof:
+    """As `verify`, from rows given by zone: the model's, the one "inside" first, and
+    each layer's own. Raises VerificationFailed and InvalidKan."""
+    prover = _Prover(subject, lowered, dtype, tolerance)
+    names = dict.fromkeys([*zones, *(name for made in layers for name in made)])
+    total, done = len(names) * len(layers), 0
+    for name in names:
+        if name in zones:
+            prover.zone(name, zones[name])
+        for index, made in enumerate(layers):
+            if name in made:
+                prover.layer_zone(name, index, made[name])
             done += 1
             advance(done, total)
-    prover.batches(made[0]["inside"])
+    prover.batches(zones["inside"])
     _judge(prover)
-    reference = _reference(prover, made[0]["inside"])
+    reference = _reference(prover, zones["inside"])
     notes = _excuses(prover)
     if not reference.inputs:
         notes.append("no row inside the grid gives finite outputs only, so the server has no reference rows to check")
@@ -186,8 +239,8 @@ def verify(
 def _reference(prover: _Prover, x: Array) -> Reference:
     """Rows whose answer is finite and does not hang on rounding, so that it holds on
     other machines too."""
-    y = evaluate.evaluate(prover.kan, x).y
-    moved = [evaluate.evaluate(prover.kan, x, jitter=jitter).y for jitter in prover.jitters]
+    y = _table(prover.subject.evaluate(x).y)
+    moved = [_table(prover.subject.evaluate(x, jitter).y) for jitter in prover.jitters]
     tolerance = prover.tolerance * SLACK
     with np.errstate(invalid="ignore"):
         change = CONDITION * np.max([np.abs(other - y).max(axis=1) for other in moved], axis=0) / (magnitude(y) or 1.0)
@@ -195,7 +248,7 @@ def _reference(prover: _Prover, x: Array) -> Reference:
     chosen = finite[np.argsort(change[finite], kind="stable")][:REFERENCE_ROWS]
     tolerance = max(tolerance, float(change[chosen].max(initial=0)))
     return Reference(
-        inputs=tuple(map(tuple, x[chosen].tolist())),
+        inputs=tuple(map(tuple, _table(x[chosen]).tolist())),
         outputs=tuple(map(tuple, y[chosen].tolist())),
         tolerance=tolerance,
     )
@@ -211,8 +264,14 @@ def _excuses(prover: _Prover) -> list[str]:
     ]
 
 
-def _layers(kan: Kan, widths: tuple[int, ...]) -> list[tuple[int, tuple[Layer, int]]]:
-    return list(enumerate(zip(kan.layers, widths, strict=False)))
+def _table(values: Array) -> Array:
+    """[B, ...] -> [B, N]"""
+    return values.reshape(len(values), -1 if len(values) else int(np.prod(values.shape[1:])))
+
+
+def _vectors(nodes: Array) -> Array:
+    """[B, *positions, n] -> [B * positions, n]"""
+    return nodes.reshape(-1, nodes.shape[-1])
 
 
 def _judge(prover: _Prover) -> None:
