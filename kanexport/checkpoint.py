@@ -8,18 +8,15 @@ three files with one prefix; `PREFIX`, or any of the three, names it, and
 from __future__ import annotations
 
 import hashlib
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import safetensors
-import safetensors.numpy
 
 from kanexport.errors import CheckpointError
-from kanexport.formats import torchzip, yamlfile
+from kanexport.formats import safetensorsfile, torchzip, yamlfile
 from kanexport.formats.pickles import SAVE_STATE_DICT
 from kanexport.manifest import SourceFile
 
@@ -115,8 +112,8 @@ def _parse(data: bytes) -> dict[str, Array]:
         return _named(_unwrap(torchzip.read(data)))
     if data.startswith(LEGACY_MAGIC):
         raise CheckpointError("the file has torch's format of before 1.6", hint=f"load it once, then {SAVE_STATE_DICT}")
-    if len(data) > 8 and data[8:9] == b"{" and struct.unpack("<Q", data[:8])[0] < len(data):
-        return _named(_safetensors(data))
+    if safetensorsfile.looks_like(data[:9], len(data)):
+        return _named(safetensorsfile.read(data))
     raise CheckpointError(
         f"the file ({len(data)} bytes) is neither a torch.save archive nor safetensors",
         hint=f"{SAVE_STATE_DICT}; or copy the file again if it was one",
@@ -127,13 +124,6 @@ def _named(tensors: dict[str, Array]) -> dict[str, Array]:
     if any(len(key) > KEY_LIMIT for key in tensors):
         raise CheckpointError(f"a tensor's name has more than {KEY_LIMIT} characters")
     return tensors
-
-
-def _safetensors(data: bytes) -> dict[str, Array]:
-    try:
-        return dict(safetensors.numpy.load(data))
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError("the safetensors file is damaged or holds a type that is not read") from error
 
 
 def _unwrap(value: dict[str, Any]) -> dict[str, Array]:

@@ -17,6 +17,7 @@ from kanexport.manifest import FileEntry, Manifest, Source
 from kanexport.options import Options
 
 DATATYPES = {"float32": "FP32", "float64": "FP64"}
+DIGITS = {"float16": "3.3 decimal digits each", "bfloat16": "2.4 decimal digits each"}  # 11 and 8 bits
 MAX_BATCH_SIZE = 1024
 
 
@@ -120,4 +121,9 @@ def _tensor(name: str, dtype: str, columns: int) -> manifest.TensorSpec:
 def _notes(kan: Kan, dtype: str) -> tuple[str, ...]:
     if kan.dtype == "float64" and dtype == "float32":
         return ("the checkpoint is float64 and the graph float32; --dtype float64 keeps full precision",)
+    if kan.dtype in DIGITS:
+        return (
+            f"the checkpoint's weights are {kan.dtype}, {DIGITS[kan.dtype]}; the graph computes with these values in "
+            f"{dtype}, and a source that computes in {kan.dtype} rounds more than that",
+        )
     return ()

@@ -185,7 +185,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Kan:
-    """A whole network. `dtype` is the checkpoint's: "float32" or "float64".
+    """A whole network. `dtype` is the checkpoint's, one of `parts.STORAGE_DTYPES`.
 
     `notes`: what a reader of the numbers should know, one sentence each.
     """

@@ -11,9 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.errors import InvalidKan
+from kanexport.formats import bfloat16
 
 Array = npt.NDArray[np.float64]
 Tensors = Mapping[str, npt.NDArray[Any]]
+
+# Of the weights in a file, widest first.
+STORAGE_DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +87,10 @@ def product(a: Array, b: Array) -> Array:
 
 
 def storage_dtype(tensors: list[npt.NDArray[Any]]) -> str:
-    """ "float64" if a tensor is stored so, else "float32" (which holds the 16-bit types)."""
-    return "float64" if any(value.dtype == np.float64 for value in tensors) else "float32"
+    """The widest type of number among the tensors, as their file has it: "float64",
+    "float32", "float16" or "bfloat16"; "float32" where there is none."""
+    found = {bfloat16.stored(value) for value in tensors}
+    return next((name for name in STORAGE_DTYPES if name in found), "float32")
 
 
 def natural(text: str) -> list[tuple[int, int, str]]:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.errors import CheckpointError
-from kanexport.formats import pickles
+from kanexport.formats import bfloat16, pickles
 from kanexport.formats.pickles import TensorRef
 
 MAGIC = b"PK\x03\x04"
@@ -34,7 +34,7 @@ DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError
 
 Array = npt.NDArray[Any]
 
-# torch storage class -> numpy type. BFloat16 is widened below.
+# torch storage class -> numpy type. BFloat16 is widened.
 STORAGE_TYPES = {
     "FloatStorage": "f4",
     "DoubleStorage": "f8",
@@ -185,7 +185,7 @@ def _copy(ref: TensorRef, flat: Array) -> Array:
         steps = [step * flat.itemsize if n > 1 else 0 for n, step in zip(ref.size, ref.stride, strict=True)]
         view = np.lib.stride_tricks.as_strided(flat[ref.offset :], ref.size, steps, writeable=False)
     if ref.storage.kind == "BFloat16Storage":
-        return np.ascontiguousarray(view.astype("u4") << 16).view("f4").reshape(ref.size)
+        return bfloat16.widen(view)
     return np.array(view, dtype=flat.dtype.newbyteorder("="), order="C")
 
 
