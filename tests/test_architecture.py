@@ -25,6 +25,8 @@ LAYERS = {
         {"lower", "evaluate", "rows", "readers"},
         {"describe", "verify", "pack"},
         {"export"},
+        {"show"},
+        {"worker", "folder"},
         {"cli"},
         {"__main__"},
     ],

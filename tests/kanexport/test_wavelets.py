@@ -1,0 +1,241 @@
+"""Wavelets: operators against formulas, and the two libraries' layers against loops."""
+
+from __future__ import annotations
+
+import cmath
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import safetensors.numpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kanexport import checkpoint, evaluate, readers
+from kanexport.errors import ExportError, InvalidKan, OptionError
+from kanexport.export import Request, Result, export
+from kanexport.graph import Graph
+from kanexport.ir import Kan
+from kanexport.options import Options
+from kanexport.readers.wav_kan import hamming
+from kanexport.wavelets import WAVELETS, rates
+
+NAMES = sorted(WAVELETS)
+# In float64 Meyer's formula itself loses a digit to cancellation; the operators do not.
+TOLERANCES = {"float32": 2e-6, "float64": 2e-14}
+INSIDE = np.concatenate([np.linspace(-8, 8, 641), [0.0, -0.0, 0.5, -0.5, 0.75, 1.0, -1.0, 1e-3, -1e-20]])
+
+
+def meyer(u: float) -> float:
+    v = abs(u)
+    t = 2 * v - 1
+    fall = math.cos(math.pi / 2 * (t**4 * (35 - 84 * t + 70 * t**2 - 20 * t**3)))
+    return math.sin(math.pi * v) * (1 if v <= 0.5 else 0 if v >= 1 else fall)
+
+
+FORMULAS = {
+    "mexican_hat": lambda u: 2 / (math.sqrt(3) * math.pi**0.25) * (u * u - 1) * math.exp(-u * u / 2),
+    "morlet": lambda u: cmath.exp(5j * u - u * u / 2).real,
+    "dog": lambda u: -u * math.exp(-u * u / 2),
+    "meyer": meyer,
+    "shannon": lambda u: math.sin(u) / u if u else 1.0,
+}
+
+
+def emitted(name: str, x: np.ndarray, dtype: str) -> np.ndarray:
+    g = Graph("wavelet", dtype)
+    model = g.build({"f": (WAVELETS[name].emit(g, g.input("x", 1)), (1,))})
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    return session.run(["f"], {"x": x.astype(dtype)[:, None]})[0][:, 0]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("name", NAMES)
+def test_operators_and_evaluation_follow_the_formula(name: str, dtype: str) -> None:
+    x = INSIDE.astype(dtype).astype(np.float64)
+    expected = np.array([FORMULAS[name](u) for u in x.tolist()])
+    np.testing.assert_allclose(WAVELETS[name].evaluate(x), expected, rtol=0, atol=2e-15)
+    np.testing.assert_allclose(emitted(name, x, dtype), expected, rtol=0, atol=TOLERANCES[dtype])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("name", NAMES)
+def test_far_away_they_vanish_and_what_is_not_finite_is_nan(name: str, dtype: str) -> None:
+    far = np.array([50.0, -50.0, 1e6, -1e20, 1e30])
+    assert np.abs(WAVELETS[name].evaluate(far)).max() <= 0.02
+    assert np.abs(emitted(name, far, dtype)).max() <= 0.02
+    spoilt = np.array([np.nan, np.inf, -np.inf])
+    with np.errstate(invalid="ignore"):
+        assert np.isnan(WAVELETS[name].evaluate(spoilt)).all()
+    assert np.isnan(emitted(name, spoilt, dtype)).all()
+
+
+@given(st.integers(1, 60))
+@settings(max_examples=30, deadline=None)
+def test_the_hamming_window_is_torchs(count: int) -> None:
+    torch = pytest.importorskip("torch")
+    np.testing.assert_allclose(
+        hamming(count), torch.hamming_window(count, periodic=False, dtype=torch.float64), rtol=0, atol=1e-15
+    )
+
+
+def test_a_width_of_zero_names_its_edge() -> None:
+    widths = np.ones((3, 2, 4))
+    widths[2, 1, 3] = 0
+    with pytest.raises(InvalidKan, match="wavelet 3 on edge 1 -> 2 is 0"):
+        rates(widths)
+
+
+def wav_layer(n: int, m: int, seed: int = 0, *, prefix: str = "") -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    tensors = {
+        "scale": rng.uniform(0.3, 2, size=(m, n)) * rng.choice([-1, 1], size=(m, n)),
+        "translation": rng.normal(size=(m, n)),
+        "weight1": rng.normal(size=(m, n)),
+        "wavelet_weights": rng.normal(size=(m, n)),
+        "bn.weight": rng.normal(size=m),
+        "bn.bias": rng.normal(size=m),
+        "bn.running_mean": rng.normal(size=m),
+        "bn.running_var": rng.uniform(0.1, 3, size=m),
+        "bn.num_batches_tracked": np.array(7),
+    }
+    return {prefix + k: v.astype(np.int64 if v.dtype.kind == "i" else np.float32) for k, v in tensors.items()}
+
+
+def torch_layer(n: int, m: int, count: int, seed: int = 0, *, prefix: str = "") -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    tensors = {
+        "base_weight": rng.normal(size=(m, n)),
+        "wavelet_weights": rng.normal(size=(m, n, count)),
+        "mu": rng.normal(size=(m, n, count)),
+        "scale": rng.uniform(0.3, 2, size=(m, n, count)),
+    }
+    return {prefix + k: v.astype(np.float32) for k, v in tensors.items()}
+
+
+def save(folder: Path, tensors: dict[str, Any]) -> Path:
+    path = folder / "model.safetensors"
+    path.write_bytes(safetensors.numpy.save({key: np.ascontiguousarray(value) for key, value in tensors.items()}))
+    return path
+
+
+def read(folder: Path, tensors: dict[str, Any], *pairs: str) -> tuple[Kan, Options]:
+    loaded, options = checkpoint.load(save(folder, tensors)), Options.parse(pairs)
+    return readers.read(readers.detect(loaded, None)[0], loaded, options), options
+
+
+def edge_values(kan: Kan, at: int, x: np.ndarray) -> np.ndarray:
+    return np.concatenate([values for _, values, _ in evaluate.edges(kan.layers[at], x)])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("n", "m"), [(3, 2), (1, 4), (4, 4)])
+def test_a_wav_kan_layer(tmp_path: Path, name: str, n: int, m: int) -> None:
+    tensors = wav_layer(n, m)
+    kan, _ = read(tmp_path, tensors, f"wavelet_type={name}")
+    x = np.random.default_rng(3).normal(size=(9, n))
+    t, s, w = (tensors[key].astype(float) for key in ("translation", "scale", "wavelet_weights"))
+    window = [0.54 - 0.46 * math.cos(2 * math.pi * i / (n - 1)) if n > 1 else 1.0 for i in range(n)]
+    expected = np.zeros((9, n, m))
+    for b, i, j in np.ndindex(*expected.shape):
+        factor = window[i] if name == "shannon" else 1.0
+        expected[b, i, j] = w[j, i] * factor * FORMULAS[name]((x[b, i] - t[j, i]) / s[j, i])
+    np.testing.assert_allclose(edge_values(kan, 0, x), expected, rtol=0, atol=1e-13)
+    bn = {key: tensors[f"bn.{key}"].astype(float) for key in ("weight", "bias", "running_mean", "running_var")}
+    y = (expected.sum(axis=1) - bn["running_mean"]) / np.sqrt(bn["running_var"] + 1e-5) * bn["weight"] + bn["bias"]
+    np.testing.assert_allclose(evaluate.evaluate(kan, x).y, y, rtol=0, atol=1e-12)
+
+
+def test_a_torch_wavelet_kan_layer(tmp_path: Path) -> None:
+    tensors = torch_layer(3, 2, 4)
+    kan, options = read(tmp_path, tensors, "epsilon=0.25")
+    exact = {key: value.astype(np.float64) for key, value in tensors.items()}
+    x = np.random.default_rng(3).normal(size=(9, 3))
+    expected = np.zeros((9, 3, 2))
+    for b, i, j in np.ndindex(*expected.shape):
+        expected[b, i, j] = exact["base_weight"][j, i] * x[b, i] / (1 + math.exp(-x[b, i]))
+        for k in range(4):
+            u = (x[b, i] - exact["mu"][j, i, k]) / (exact["scale"][j, i, k] + 0.25)
+            expected[b, i, j] += exact["wavelet_weights"][j, i, k] * FORMULAS["morlet"](u)
+    np.testing.assert_allclose(edge_values(kan, 0, x), expected, rtol=0, atol=1e-12)
+    assert options.assumed == {}
+    assert read(tmp_path, tensors)[1].assumed == {"epsilon": "1e-5"}
+
+
+MODELS = {
+    "wav-kan": lambda: wav_layer(3, 4, prefix="layers.0.") | wav_layer(4, 2, 1, prefix="layers.1."),
+    "torch-wavelet-kan": lambda: torch_layer(3, 4, 2, prefix="0.") | torch_layer(4, 2, 5, 1, prefix="1."),
+}
+
+
+def exported(folder: Path, tensors: dict[str, Any], *options: str, dtype: str = "float32") -> Result:
+    return export(Request(path=save(folder, tensors), repository=folder / "models", options=options, dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("family", MODELS)
+def test_models_export_and_the_proof_holds(tmp_path: Path, family: str, dtype: str) -> None:
+    result = exported(tmp_path, MODELS[family](), dtype=dtype)
+    assert result.manifest.source.family == family
+    assert result.manifest.widths == (3, 4, 2)
+    assert result.manifest.layers[0].bases[0].per_edge
+    assert result.manifest.edge_class == "A"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_wavelet_exports(tmp_path: Path, name: str) -> None:
+    result = exported(tmp_path, MODELS["wav-kan"](), f"wavelet_type={name}")
+    assert [basis.kind for basis in result.manifest.layers[1].bases] == [name]
+
+
+def test_what_is_not_in_the_file_is_assumed_and_recorded(tmp_path: Path) -> None:
+    assumed = exported(tmp_path, MODELS["wav-kan"]()).manifest.source.options_assumed
+    assert assumed == {"wavelet_type": "mexican_hat", "batchnorm_eps": "1e-5"}
+
+
+def refuse(folder: Path, tensors: dict[str, Any], *options: str) -> ExportError:
+    with pytest.raises(ExportError) as caught:
+        exported(folder, tensors, *options)
+    assert not (folder / "models").exists()
+    return caught.value
+
+
+def test_a_layer_without_its_normalisation_is_read_and_one_of_batches_refused(tmp_path: Path) -> None:
+    tensors = wav_layer(3, 2)
+    bare = {key: value for key, value in tensors.items() if not key.startswith("bn.")}
+    assert read(tmp_path, bare)[0].layers[0].after == ()
+    batches = {key: value for key, value in tensors.items() if "running" not in key}
+    assert "normalises every batch by itself" in refuse(tmp_path, batches).message
+
+
+def test_bad_values_are_refused_by_name(tmp_path: Path) -> None:
+    tensors = MODELS["wav-kan"]()
+    tensors["layers.1.scale"][1, 3] = 0
+    assert "layer layers.1: the scale of wavelet 0 on edge 3 -> 1 is 0" in refuse(tmp_path, tensors).message
+    tensors["layers.1.scale"][1, 3] = np.nan
+    assert "layer layers.1: mexican_hat rate at [3, 1, 0]" in refuse(tmp_path, tensors).message
+    tensors = MODELS["wav-kan"]()
+    tensors["layers.0.bn.running_var"][2] = -1
+    assert "layers.0.bn.running_var" in refuse(tmp_path, tensors).message
+    tensors = MODELS["torch-wavelet-kan"]()
+    tensors["1.scale"][0, 2, 4] = -1e-5
+    exact = repr(float(np.float32(1e-5)))  # as the file stores it
+    assert "wavelet 4 on edge 2 -> 0 is 0" in refuse(tmp_path, tensors, f"epsilon={exact}").message
+
+
+def test_an_unknown_wavelet_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    error = refuse(tmp_path, MODELS["wav-kan"](), "wavelet_type=haar")
+    assert isinstance(error, OptionError)
+    assert "meyer" in error.hint
+
+
+@pytest.mark.parametrize("key", ["scale", "translation", "wavelet_weights", "bn.running_var", "bn.bias"])
+def test_shapes_that_do_not_fit_are_refused_by_key(tmp_path: Path, key: str) -> None:
+    tensors = wav_layer(3, 2)
+    tensors[key] = np.concatenate([tensors[key], tensors[key]])
+    error = refuse(tmp_path, tensors)
+    assert isinstance(error, InvalidKan)
+    assert "has shape" in error.message
