@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import signal
 import sys
@@ -18,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Table
 
+from kanexport import show
 from kanexport.errors import ExportError
-from kanexport.export import MAX_BATCH_SIZE, Request, Result, export
+from kanexport.export import MAX_BATCH_SIZE, Request, export
 from kanexport.verify import OUTPUT_TOLERANCE
 
 EXAMPLES = """examples:
@@ -76,9 +74,9 @@ def run(args: argparse.Namespace) -> int:
     except ExportError as error:
         return _fail(error, as_json=args.json)
     if args.json:
-        print(json.dumps(_document(result)))
+        print(json.dumps(show.document(result)))
     else:
-        _show(result)
+        show.result(result)
     return 0
 
 
@@ -117,54 +115,8 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
 
 def _fail(error: ExportError, *, as_json: bool) -> int:
     if as_json:
-        kind = type(error).__name__
-        print(json.dumps({"error": {"kind": kind, "message": error.message, "hint": error.hint}}))
-    print(f"error: {_printable(error.message)}", file=sys.stderr)
+        print(json.dumps({"error": show.failure(error)}))
+    print(f"error: {show.printable(error.message)}", file=sys.stderr)
     if error.hint:
-        print(f"  help: {_printable(error.hint)}", file=sys.stderr)
+        print(f"  help: {show.printable(error.hint)}", file=sys.stderr)
     return error.exit_code
-
-
-def _document(result: Result) -> dict[str, Any]:
-    manifest = result.manifest
-    return {
-        "name": manifest.name,
-        "version": manifest.version,
-        "directory": str(result.directory),
-        "family": manifest.source.family,
-        "family_reason": manifest.source.family_reason,
-        "widths": list(manifest.widths),
-        "edge_class": manifest.edge_class,
-        "options": {"given": manifest.source.options_given, "assumed": manifest.source.options_assumed},
-        "verification": dataclasses.asdict(manifest.verification),
-        "files": {entry.path: entry.size for entry in manifest.files},
-        "notes": list(manifest.notes),
-    }
-
-
-def _show(result: Result) -> None:
-    manifest = result.manifest
-    console = Console(highlight=False)
-    widths = " → ".join(str(n) for n in manifest.widths)
-    edges = sum(layer.active_edges for layer in manifest.layers)
-    console.print(
-        f"[bold]{manifest.name}[/] version {manifest.version}: {manifest.source.family}, {widths}, {edges} edges"
-    )
-    assumed = ", ".join(f"{key}={value}" for key, value in manifest.source.options_assumed.items())
-    if assumed:
-        console.print(f"assumed, since the file does not tell: {escape(assumed)}")
-    for note in manifest.notes:
-        console.print(f"note: {escape(_printable(note))}")
-    table = Table(title="largest errors against float64", title_justify="left")
-    for heading in ("zone", "rows", "outputs rel.", "abs.", "edges rel.", "abs.", "worst"):
-        table.add_column(heading, justify="left" if heading in ("zone", "worst") else "right", no_wrap=True)
-    for zone in manifest.verification.zones:
-        errors = (zone.outputs_max_rel, zone.outputs_max_abs, zone.edges_max_rel, zone.edges_max_abs)
-        table.add_row(zone.name, str(zone.rows), *(f"{error:.1e}" for error in errors), zone.worst_edge)
-    console.print(table)
-    console.print(f"written to {escape(str(result.directory))}", soft_wrap=True)
-
-
-def _printable(text: str) -> str:
-    """Names from a file reach the terminal, but its control sequences do not."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -1,0 +1,71 @@
+"""What an export found, for people and for machines."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from kanexport.errors import ExportError
+from kanexport.export import Result
+
+
+def document(result: Result) -> dict[str, Any]:
+    """One export as `--json` prints it."""
+    manifest = result.manifest
+    return {
+        "name": manifest.name,
+        "version": manifest.version,
+        "directory": str(result.directory),
+        "family": manifest.source.family,
+        "family_reason": manifest.source.family_reason,
+        "dtype": manifest.source.dtype,
+        "widths": list(manifest.widths),
+        "edge_class": manifest.edge_class,
+        "options": {"given": manifest.source.options_given, "assumed": manifest.source.options_assumed},
+        "verification": dataclasses.asdict(manifest.verification),
+        "files": {entry.path: entry.size for entry in manifest.files},
+        "notes": list(manifest.notes),
+    }
+
+
+def failure(error: ExportError) -> dict[str, str]:
+    """One error as `--json` prints it."""
+    return {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
+
+
+def result(result: Result) -> None:
+    """Print one export as a table."""
+    manifest = result.manifest
+    console = Console(highlight=False)
+    edges = sum(layer.active_edges for layer in manifest.layers)
+    console.print(
+        f"[bold]{manifest.name}[/] version {manifest.version}: {manifest.source.family}, "
+        f"{widths(list(manifest.widths))}, {edges} edges"
+    )
+    assumed = ", ".join(f"{key}={value}" for key, value in manifest.source.options_assumed.items())
+    if assumed:
+        console.print(f"assumed, since the file does not tell: {escape(printable(assumed))}")
+    for note in manifest.notes:
+        console.print(f"note: {escape(printable(note))}")
+    table = Table(title="largest errors against float64", title_justify="left")
+    for heading in ("zone", "rows", "outputs rel.", "abs.", "edges rel.", "abs.", "worst"):
+        table.add_column(heading, justify="left" if heading in ("zone", "worst") else "right", no_wrap=True)
+    for zone in manifest.verification.zones:
+        errors = (zone.outputs_max_rel, zone.outputs_max_abs, zone.edges_max_rel, zone.edges_max_abs)
+        table.add_row(zone.name, str(zone.rows), *(f"{error:.1e}" for error in errors), zone.worst_edge)
+    console.print(table)
+    console.print(f"written to {escape(str(result.directory))}", soft_wrap=True)
+
+
+def widths(numbers: list[int]) -> str:
+    """2 → 5 → 1"""
+    return " → ".join(map(str, numbers))
+
+
+def printable(text: str) -> str:
+    """Names from a file reach the terminal, but its control sequences do not."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
