@@ -8,7 +8,7 @@ three files with one prefix; `PREFIX`, or any of the three, names it, and
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,15 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "kan", "weights")
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Everything that was read: tensors by key, the config if there is one."""
+    """Everything that was read: tensors by key, the config if there is one, and what
+    a library or a training script saved beside the state dict, which may be anything."""
 
     path: Path  # as the user named it
     stem: str
     tensors: dict[str, Array]
     config: dict[str, Any] | None
     files: tuple[SourceFile, ...]
+    beside: dict[str, Any] = field(default_factory=dict)
 
 
 def load(path: Path) -> Checkpoint:
@@ -49,7 +51,7 @@ def load(path: Path) -> Checkpoint:
     files = []
     data = _read(state)
     files.append(SourceFile(name=state.name, sha256=hashlib.sha256(data).hexdigest()))
-    tensors = _tensors(data, state)
+    tensors, beside = _tensors(data, state)
     settings = None
     if config is not None:
         raw = _read(config)
@@ -59,7 +61,7 @@ def load(path: Path) -> Checkpoint:
         except CheckpointError as error:
             raise _name_file(error, config) from error
     prefix = str(state.name).removesuffix(STATE) if config is not None else state.stem
-    return Checkpoint(path, prefix, tensors, settings, tuple(files))
+    return Checkpoint(path, prefix, tensors, settings, tuple(files), beside)
 
 
 def _locate(path: Path) -> tuple[Path, Path | None]:
@@ -100,20 +102,22 @@ def _read(path: Path) -> bytes:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _tensors(data: bytes, path: Path) -> dict[str, Array]:
+def _tensors(data: bytes, path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
     try:
         return _parse(data)
     except CheckpointError as error:
         raise _name_file(error, path) from error
 
 
-def _parse(data: bytes) -> dict[str, Array]:
+def _parse(data: bytes) -> tuple[dict[str, Array], dict[str, Any]]:
+    """The tensors, and what lies beside them."""
     if data.startswith(torchzip.MAGIC):
-        return _named(_unwrap(torchzip.read(data)))
+        tensors, beside = _unwrap(torchzip.read(data))
+        return _named(tensors), beside
     if data.startswith(LEGACY_MAGIC):
         raise CheckpointError("the file has torch's format of before 1.6", hint=f"load it once, then {SAVE_STATE_DICT}")
     if safetensorsfile.looks_like(data[:9], len(data)):
-        return _named(safetensorsfile.read(data))
+        return _named(safetensorsfile.read(data)), {}
     raise CheckpointError(
         f"the file ({len(data)} bytes) is neither a torch.save archive nor safetensors",
         hint=f"{SAVE_STATE_DICT}; or copy the file again if it was one",
@@ -126,18 +130,21 @@ def _named(tensors: dict[str, Array]) -> dict[str, Array]:
     return tensors
 
 
-def _unwrap(value: dict[str, Any]) -> dict[str, Array]:
+def _unwrap(value: dict[str, Any]) -> tuple[dict[str, Array], dict[str, Any]]:
     """Training scripts wrap the state dict; take the tensors one level down."""
+    beside: dict[str, Any] = {}
     for _ in range(3):
         own = {key: item for key, item in value.items() if isinstance(item, np.ndarray)}
         inner = {key: item for key, item in value.items() if isinstance(item, dict) and item}
         named = [key for key in WRAPPERS if key in inner]
         # A loss or a step count may lie beside the state dict as a tensor of its own.
         if own and not named:
-            return own
+            return own, beside
         if not named and len(inner) != 1:
             break
-        value = inner[named[0]] if named else next(iter(inner.values()))
+        chosen = named[0] if named else next(iter(inner))
+        beside = {key: item for key, item in value.items() if key != chosen}
+        value = inner[chosen]
     raise CheckpointError(
         f"the file holds no tensors under {', '.join(sorted(value)[:6])[:KEY_LIMIT] or 'any key'}",
         hint=SAVE_STATE_DICT,

@@ -21,7 +21,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from kanexport import show
 from kanexport.errors import ExportError
-from kanexport.export import MAX_BATCH_SIZE, Request, export
+from kanexport.export import Request, export
+from kanexport.publish import MAX_BATCH_SIZE
 from kanexport.verify import OUTPUT_TOLERANCE
 
 EXAMPLES = """examples:

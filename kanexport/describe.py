@@ -14,10 +14,11 @@ def edges_file(layer: int) -> str:
 
 def layers(kan: Kan, node_tensors: tuple[str, ...]) -> tuple[LayerInfo, ...]:
     """One entry per layer; `node_tensors` names what feeds each."""
-    return tuple(_layer(layer, at, name) for at, (layer, name) in enumerate(zip(kan.layers, node_tensors, strict=True)))
+    return tuple(layer(one, at, name) for at, (one, name) in enumerate(zip(kan.layers, node_tensors, strict=True)))
 
 
-def _layer(layer: Layer, at: int, node_tensor: str) -> LayerInfo:
+def layer(layer: Layer, at: int, node_tensor: str) -> LayerInfo:
+    """One layer, the `at`-th of its model."""
     return LayerInfo(
         sources=layer.sources,
         destinations=layer.destinations,

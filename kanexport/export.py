@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import datetime
-import hashlib
-import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kanexport import architecture, checkpoint, describe, graph, lower, manifest, pack, readers, verify
+from kanexport import architecture, checkpoint, describe, graph, lower, readers, verify
 from kanexport.checkpoint import Checkpoint
 from kanexport.errors import OptionError
 from kanexport.ir import Kan
-from kanexport.manifest import FileEntry, Manifest, Source
+from kanexport.manifest import Source
 from kanexport.options import Options
+from kanexport.publish import MAX_BATCH_SIZE, Model, Result, Target, publish
 
-DATATYPES = {"float32": "FP32", "float64": "FP64"}
+ARCHITECTURE = "given with --architecture"
 DIGITS = {"float16": "3.3 decimal digits each", "bfloat16": "2.4 decimal digits each"}  # 11 and 8 bits
-MAX_BATCH_SIZE = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,14 +33,7 @@ class Request:
     max_batch_size: int = MAX_BATCH_SIZE
     tolerance: float = verify.OUTPUT_TOLERANCE
     force: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """The folder that appeared, and what its manifest says."""
-
-    directory: Path
-    manifest: Manifest
+    shared: bool = False  # options and architecture are for many files; this one may have no use for them
 
 
 def export(request: Request, *, advance: Callable[[int, int], None] = lambda done, total: None) -> Result:
@@ -51,47 +41,42 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
 
     Raises ExportError; then nothing in the repository has changed.
     """
-    _check(request)
     loaded = checkpoint.load(request.path)
-    name = request.name or loaded.stem
-    pack.check_target(request.repository, name, request.version, force=request.force)
+    target = Target(
+        repository=request.repository,
+        name=request.name or loaded.stem,
+        version=request.version,
+        dtype=request.dtype,
+        max_batch_size=request.max_batch_size,
+        tolerance=request.tolerance,
+        force=request.force,
+    )
+    target.check()
     options = Options.parse(request.options)
     kan, family, reason = _read(loaded, request, options)
-    options.finish(family)
+    options.finish(family, shared=request.shared)
     lowered = lower.lower(kan, request.dtype)
     proof = verify.verify(kan, lowered, request.dtype, tolerance=request.tolerance, advance=advance)
-    files = {manifest.MODEL_FILE: lowered.model} | {
-        describe.edges_file(at): model for at, model in enumerate(lowered.edges)
-    }
-    document = Manifest(
-        format=manifest.FORMAT,
-        name=name,
-        version=request.version,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        exporter_version=importlib.metadata.version("kanserve"),
+    source = Source(
+        family=family,
+        family_reason=reason,
+        dtype=kan.dtype,
+        files=loaded.files,
+        options_given=options.given,
+        options_assumed=options.assumed,
+    )
+    made = Model(
+        lowered=lowered,
+        proof=proof,
+        layers=describe.layers(kan, lowered.node_tensors),
         edge_class=kan.edge_class,
         opset=graph.OPSET,
-        max_batch_size=request.max_batch_size,
-        input=_tensor(lower.INPUT, request.dtype, kan.n_inputs),
-        output=_tensor(lower.OUTPUT, request.dtype, kan.n_outputs),
-        layers=describe.layers(kan, lowered.node_tensors),
-        source=Source(
-            family=family,
-            family_reason=reason,
-            dtype=kan.dtype,
-            files=loaded.files,
-            options_given=options.given,
-            options_assumed=options.assumed,
-        ),
-        verification=proof.verification,
-        reference=proof.reference,
-        files=tuple(
-            FileEntry(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
-            for path, data in files.items()
-        ),
-        notes=kan.notes + proof.notes + _notes(kan, request.dtype),
+        input_shape=(kan.n_inputs,),
+        output_shape=(kan.n_outputs,),
+        source=source,
+        notes=kan.notes + _notes(kan, request.dtype),
     )
-    return Result(pack.pack(request.repository, document, files, force=request.force), document)
+    return publish(target, made)
 
 
 def _read(loaded: Checkpoint, request: Request, options: Options) -> tuple[Kan, str, str]:
@@ -99,23 +84,12 @@ def _read(loaded: Checkpoint, request: Request, options: Options) -> tuple[Kan, 
     if request.architecture is not None:
         if request.family is not None:
             raise OptionError("--family and --architecture exclude each other; a step has family = ...")
-        kan, family = readers.assemble(loaded, architecture.load(request.architecture), options)
-        return kan, family, "given with --architecture"
+        steps = architecture.load(request.architecture)
+        if not request.shared or readers.holds(loaded, steps):
+            kan, family = readers.assemble(loaded, steps, options)
+            return kan, family, ARCHITECTURE
     reader, reason = readers.detect(loaded, request.family)
     return readers.read(reader, loaded, options), reader.FAMILY, reason
-
-
-def _check(request: Request) -> None:
-    if request.dtype not in DATATYPES:
-        raise OptionError(f"dtype is {request.dtype!r}, expected float32 or float64")
-    if not 1 <= request.max_batch_size <= 2**31 - 1:
-        raise OptionError(f"max batch size is {request.max_batch_size}, expected 1 or more")
-    if not 0 < request.tolerance < 1:
-        raise OptionError(f"tolerance is {request.tolerance}, expected a number between 0 and 1")
-
-
-def _tensor(name: str, dtype: str, columns: int) -> manifest.TensorSpec:
-    return manifest.TensorSpec(name=name, datatype=DATATYPES[dtype], shape=(-1, columns))
 
 
 def _notes(kan: Kan, dtype: str) -> tuple[str, ...]:

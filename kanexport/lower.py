@@ -36,13 +36,14 @@ def lower(kan: Kan, dtype: str) -> Lowered:
     """Lower a network in "float32" or "float64"."""
     names = tuple(INPUT if at == 0 else f"layer{at}_in" for at in range(len(kan.layers)))
     edges = tuple(
-        _edge_graph(layer, name, width, dtype)
+        edge_graph(layer, name, width, dtype)
         for layer, name, width in zip(kan.layers, names, kan.widths(), strict=False)
     )
-    return Lowered(_serving_graph(kan, names, dtype), edges, names)
+    return Lowered(serving_graph(kan, names, dtype), edges, names)
 
 
-def _serving_graph(kan: Kan, names: tuple[str, ...], dtype: str) -> bytes:
+def serving_graph(kan: Kan, names: tuple[str, ...], dtype: str) -> bytes:
+    """x [B, n] to y [B, m], with the input of every layer but the first under its name."""
     g = Graph("kan", dtype)
     x = g.input(INPUT, kan.n_inputs)
     outputs: dict[str, tuple[Value, tuple[int, ...]]] = {}
@@ -59,7 +60,8 @@ def _serving_graph(kan: Kan, names: tuple[str, ...], dtype: str) -> bytes:
     return g.build({OUTPUT: outputs.pop(OUTPUT), **outputs})
 
 
-def _edge_graph(layer: Layer, name: str, width: int, dtype: str) -> bytes:
+def edge_graph(layer: Layer, name: str, width: int, dtype: str) -> bytes:
+    """A layer's input vector [B, width] to the values of its edges [B, I, O]."""
     g = Graph("edges", dtype)
     x = g.input(name, width)
     for step in layer.before:

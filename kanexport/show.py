@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from kanexport.errors import ExportError
-from kanexport.export import Result
+from kanexport.publish import Result
 
 
 def document(result: Result) -> dict[str, Any]:

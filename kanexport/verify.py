@@ -157,14 +157,14 @@ class _Prover:
 
     def batches(self, x: Array) -> None:
         """No rows give no rows, and one row by itself gives what it gives among many."""
+        trace = self.subject.evaluate(x[:1])
         for count in (0, 1):
             part = x[:count]
             found = self.run(part)
-            trace = self.subject.evaluate(part)
-            shapes = {OUTPUT: trace.y.shape}
+            shapes = {OUTPUT: (count, *trace.y.shape[1:])}
             for index, (layer, exact) in enumerate(zip(self.subject.layers, trace.inputs, strict=True)):
                 nodes = _vectors(found[self.lowered.node_tensors[index]])
-                shapes[f"edges of layer {index}"] = (len(_vectors(exact)), layer.sources, layer.destinations)
+                shapes[f"edges of layer {index}"] = (count * len(_vectors(exact)), layer.sources, layer.destinations)
                 found[f"edges of layer {index}"] = self.edge_values(index, nodes)
             for name, shape in shapes.items():
                 if found[name].shape != shape:

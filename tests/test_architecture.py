@@ -24,7 +24,8 @@ LAYERS = {
         {"stack"},
         {"lower", "evaluate", "rows", "readers"},
         {"describe", "verify", "pack"},
-        {"export"},
+        {"publish"},
+        {"export", "hybrid"},
         {"show"},
         {"worker", "folder"},
         {"cli"},
@@ -47,9 +48,9 @@ STRANGERS = [{"backends", "repository", "interpret"}]
 
 # A library with a home is imported nowhere else.
 HOMES = {
-    "onnx": {"kanexport/graph.py"},
+    "onnx": {"kanexport/graph.py", "kanexport/hybrid/splice.py"},
     "onnxruntime": {"kanexport/verify.py", "service/kanserve/backends/ort.py"},
-    "torch": set(),
+    "torch": {"kanexport/hybrid/"},
     "pickle": set(),
     "prometheus_client": {"service/kanserve/metrics.py"},
     "kanserve.pb": {"service/kanserve/rpc/"},

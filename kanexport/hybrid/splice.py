@@ -1,0 +1,150 @@
+"""Placeholders in a traced graph replaced by our lowering of their layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from kanexport.errors import InvalidKan
+from kanexport.hybrid.capture import COLUMN, FLAT
+from kanexport.hybrid.trace import DOMAIN, Hole
+from kanexport.lower import INPUT, OUTPUT
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What goes into one call of a hole: `model` maps x [rows, n] to y [rows, m] with the
+    input of every inner layer as a further output. `nodes` are (tensor of the model,
+    name among the whole graph's outputs), `axes` the shape of the layer's rows with
+    -1 at the batch, None where they have no place among the rows of a request."""
+
+    hole: Hole
+    model: bytes
+    nodes: tuple[tuple[str, str], ...]
+    axes: tuple[int, ...] | None
+
+
+def splice(traced: bytes, bodies: Sequence[Body]) -> bytes:
+    """Fill the placeholders in their order of execution. Raises InvalidKan."""
+    model = onnx.load_model_from_string(traced)
+    graph = model.graph
+    writer = _Writer(graph)
+    waiting = list(bodies)
+    for node in graph.node:
+        if node.domain != DOMAIN:
+            writer.nodes.append(node)
+            continue
+        index = onnx.helper.get_attribute_value(node.attribute[0])
+        if not waiting or waiting[0].hole.index != index:
+            raise InvalidKan("the traced graph runs its KAN layers in another order than the module")
+        writer.fill(node, waiting.pop(0))
+    if waiting:
+        raise InvalidKan(f"the traced graph lacks {len(waiting)} KAN layers that the module runs")
+    _finish(model, writer)
+    onnx.checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString())
+
+
+def _finish(model: Any, writer: _Writer) -> None:
+    """Our names for input and output, the vectors of nodes as outputs, and nothing about the machine."""
+    graph = model.graph
+    del graph.node[:]
+    graph.node.extend(writer.nodes)
+    graph.output.extend(writer.outputs)
+    names = {graph.input[0].name: INPUT, graph.output[0].name: OUTPUT}
+    taken = {name for node in graph.node for name in (*node.input, *node.output)} - set(names)
+    names |= {name: f"{name}_" for name in (INPUT, OUTPUT) if name in taken and name not in names}
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+        node.doc_string = ""
+        del node.metadata_props[:]
+    for tensor in graph.initializer:
+        tensor.name = names.get(tensor.name, tensor.name)
+        tensor.doc_string = ""
+        del tensor.metadata_props[:]
+    for value in (*graph.input, *graph.output):
+        value.name = names.get(value.name, value.name)
+        value.doc_string = ""
+        del value.metadata_props[:]
+    graph.output[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    del graph.value_info[:]
+    del graph.metadata_props[:]
+    del model.metadata_props[:]
+    graph.doc_string = model.doc_string = ""
+    graph.name, model.producer_name, model.producer_version = "kan", DOMAIN, ""
+    kept = [entry for entry in model.opset_import if entry.domain != DOMAIN]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+
+
+class _Writer:
+    """The nodes of the new graph, and the outputs they add."""
+
+    def __init__(self, graph: Any) -> None:
+        self.graph = graph
+        self.nodes: list[Any] = []
+        self.outputs: list[Any] = []
+        self._calls = 0
+
+    def fill(self, node: Any, body: Body) -> None:
+        """In place of one placeholder: rows of vectors in, our graph, the module's own shape out."""
+        prefix = f"kan{self._calls}/"
+        self._calls += 1
+        inner = onnx.load_model_from_string(body.model)
+        n, m = body.hole.sources, body.hole.destinations
+        flat = self._node("Reshape", prefix + "rows", node.input[0], self._index(prefix + "in", [-1, n]))
+        names = {INPUT: flat}
+        for part in inner.graph.node:
+            part.input[:] = [names.get(name, prefix + name) for name in part.input]
+            part.output[:] = [prefix + name for name in part.output]
+            part.name = prefix + part.name
+            self.nodes.append(part)
+        for tensor in inner.graph.initializer:
+            tensor.name = prefix + tensor.name
+            self.graph.initializer.append(tensor)
+        self._shape(body.hole.form, prefix, node, m)
+        types = {value.name: value.type.tensor_type for value in (*inner.graph.input, *inner.graph.output)}
+        for tensor, name in body.nodes:
+            assert body.axes is not None
+            self._expose(names.get(tensor, prefix + tensor), name, types[tensor], body.axes)
+
+    def _shape(self, form: str, prefix: str, node: Any, m: int) -> None:
+        y, out = prefix + OUTPUT, node.output[0]
+        if form in (FLAT, COLUMN):
+            shape = [-1, m] if form == FLAT else [-1, m, 1]
+            self._node("Reshape", out, y, self._index(prefix + "out", shape))
+            return
+        whole = self._node("Shape", prefix + "shape", node.input[0])
+        first, last = (self._index(prefix + name, [at]) for name, at in (("first", 0), ("last", -1)))
+        lead = self._node("Slice", prefix + "lead", whole, first, last)
+        joined = self._node("Concat", prefix + "joined", lead, self._index(prefix + "width", [m]), axis=0)
+        self._node("Reshape", out, y, joined)
+
+    def _expose(self, tensor: str, name: str, kind: Any, axes: tuple[int, ...]) -> None:
+        """[rows of the layer, n] as an output [batch, *positions, n]."""
+        width = kind.shape.dim[1].dim_value
+        at = axes.index(-1)
+        if at == 0:
+            self._node("Reshape", name, tensor, self._index(name + "/shape", [*axes, width]))
+        else:
+            whole = self._node("Reshape", name + "/whole", tensor, self._index(name + "/shape", [*axes, width]))
+            order = [at, *(axis for axis in range(len(axes) + 1) if axis != at)]
+            self._node("Transpose", name, whole, perm=order)
+        positions = [axis for axis in axes if axis != -1]
+        helper = onnx.helper
+        self.outputs.append(helper.make_tensor_value_info(name, kind.elem_type, ["batch", *positions, width]))
+
+    def _node(self, kind: str, output: str, *inputs: str, **attributes: Any) -> str:
+        helper = onnx.helper
+        self.nodes.append(helper.make_node(kind, list(inputs), [output], name=output, **attributes))
+        return output
+
+    def _index(self, name: str, values: list[int]) -> str:
+        self.graph.initializer.append(numpy_helper.from_array(np.array(values, dtype=np.int64), name))
+        return name
