@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from kanexport.errors import OptionError
 
@@ -18,6 +19,7 @@ class Options:
     def __init__(self, given: Mapping[str, str]) -> None:
         self.given = dict(given)
         self.assumed: dict[str, str] = {}
+        self.beside: Mapping[str, Any] = {}  # what the file holds beside its tensors; may be anything
         self._known: set[str] = set()
 
     @classmethod
@@ -38,9 +40,11 @@ class Options:
         self._known.add(key)
         return self.given.get(key)
 
-    def text(self, key: str, default: str) -> str:
-        """The value, or the default, which is then recorded as assumed."""
+    def text(self, key: str, default: str, told: str | None = None) -> str:
+        """The value, or what the file itself told, or the default, which is then recorded as assumed."""
         value = self.optional(key)
+        if value is None and told is not None:
+            return told
         if value is None:
             self.assumed[key] = default
             return default

@@ -102,7 +102,7 @@ class LayerReader:
             else stack.norm(Part(tensors, name), options, kinds[name].kind, kinds[name].width)
             for name in order
         ]
-        own = [tensors[prefix + name] for prefix in found for name in self.keys.required]
+        own = [tensors[key] for prefix in found for name in self.keys.names() if (key := prefix + name) in tensors]
         return stack.chain(items, storage_dtype(own))
 
 
@@ -159,6 +159,7 @@ def read(reader: Reader, checkpoint: Checkpoint, options: Options) -> Kan:
         return reader.read(checkpoint, options)
     except ExportError as error:
         if str(checkpoint.path) in error.message:
+    options.beside = checkpoint.beside
             raise
         raise type(error)(f"{checkpoint.path}: {error.message}", hint=error.hint) from error
 
@@ -169,6 +170,7 @@ def assemble(checkpoint: Checkpoint, steps: Sequence[StepSpec], options: Options
     families: dict[str, None] = {}
     for at, spec in enumerate(steps, start=1):
         try:
+    options.beside = checkpoint.beside
             made, family = _item(checkpoint, spec, options)
         except ExportError as error:
             raise type(error)(f"step {at} ({spec.kind}): {error.message}", hint=error.hint) from error
