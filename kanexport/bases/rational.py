@@ -1,0 +1,128 @@
+"""Rational functions, the same for every edge of a source: P(x) / Q(x); K = 1.
+
+Source: Adamdad/rational_kat_cu, src/rational_kernel_group.cu and rational_triton.py, for
+coefficients a_0 .. a_n and b_1 .. b_m:
+
+    r(x) = (a_0 + a_1 x + .. + a_n x^n) / (1 + |b_1| |x| + .. + |b_m| |x|^m)
+
+The pure-torch fallback of the same library has x^k in the denominator instead of |x|^k
+(`signed`), so that it differs for negative x, and has poles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.bases import Basis, Support
+from kanexport.errors import InvalidKan
+
+if TYPE_CHECKING:
+    from kanexport.graph import Graph, Value
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rational:
+    """`numerator` [I, n + 1] holds a_0 first, `denominator` [I, m] b_1."""
+
+    numerator: Array
+    denominator: Array
+    signed: bool = False
+
+    kind = "rational"
+    compact = False
+    functions = 1
+
+    def __post_init__(self) -> None:
+        shapes = self.numerator.shape, self.denominator.shape
+        if any(len(shape) != 2 or 0 in shape for shape in shapes) or shapes[0][0] != shapes[1][0]:
+            raise InvalidKan(f"coefficients of shapes {shapes[0]} and {shapes[1]} are no rational functions of sources")
+        if not (np.isfinite(self.numerator).all() and np.isfinite(self.denominator).all()):
+            raise InvalidKan("a coefficient of a rational function is not finite")
+
+    @property
+    def sources(self) -> int | None:
+        return len(self.numerator)
+
+    @property
+    def degree(self) -> int:
+        """The highest power with a coefficient that is not zero, above or below; 1 or more."""
+        above = np.flatnonzero(self.numerator.any(axis=0))
+        below = np.flatnonzero(self.denominator.any(axis=0)) + 1
+        return int(max(1, above.max(initial=1), below.max(initial=1)))
+
+    def evaluate(self, x: Array) -> Array:
+        inner = x if self.signed else np.abs(x)
+        above, below = np.zeros_like(x), np.zeros_like(x)
+        for a in self.numerator.T[::-1]:
+            above = above * x + a
+        for b in np.abs(self.denominator).T[::-1]:
+            below = (below + b) * inner
+        return np.asarray((above / (below + 1))[:, None, :])
+
+    def emit(self, g: Graph, x: Value, sources: int) -> Value:
+        """Both polynomials in z = x s with s = 1 / max(1, |x|), times s^degree: then no power
+        overflows, where in float32 the fifth of 1e8 would."""
+        size = g.op("Abs", x)
+        small = g.op("Reciprocal", g.op("Max", size, g.const(1.0)))
+        z = g.mul(x, small)
+        powers = [small]
+        for _ in range(self.degree - 1):
+            powers.append(g.mul(powers[-1], small))
+        ones = np.ones((len(self.denominator), 1))
+        below = np.concatenate([ones, np.abs(self.denominator)], axis=1)
+        above = _homogeneous(g, self.numerator, z, powers)
+        return g.op("Div", above, _homogeneous(g, below, z if self.signed else g.op("Abs", z), powers))
+
+    def emitted_scale(self, g: Graph) -> float:
+        return 1.0
+
+    def support(self, sources: int) -> Support:
+        """Upstream fits its initial functions on [-3, 3]; zero is where |x| has its kink."""
+        one = np.ones(sources)
+        return Support((-3 * one, 3 * one), (-10 * one, 10 * one), np.zeros((1, sources)))
+
+    def parameters(self) -> dict[str, str]:
+        pairs = np.concatenate([self.numerator, self.denominator], axis=1)
+        return {
+            "degrees": f"{self.numerator.shape[1] - 1}/{self.denominator.shape[1]}",
+            "denominator": "signed" if self.signed else "abs",
+            "groups": str(len(np.unique(pairs, axis=0))),
+        }
+
+    def knots(self) -> Array:
+        return np.zeros((0, 0))
+
+
+def _homogeneous(g: Graph, coefficients: Array, z: Value, powers: list[Value]) -> Value:
+    """sum_k c_k z^k s^(degree - k) by Horner's scheme; `powers` are s, s^2, .. s^degree."""
+    total: Value | None = None
+    for missing in range(len(powers) + 1):
+        total = None if total is None else g.mul(total, z)
+        column = coefficients[:, len(powers) - missing : len(powers) - missing + 1]
+        if not column.any():
+            continue
+        row = g.const(column.T)
+        part = row if missing == 0 else g.mul(powers[missing - 1], row)
+        total = part if total is None else g.add(total, part)
+    return g.mul(z, g.const(0.0)) if total is None else total
+
+
+def examples() -> list[Basis]:
+    rng = np.random.default_rng(0)
+    identity = np.tile([0.0, 1.0, 0.0, 0.0, 0.0, 0.0], (3, 1))
+    gelu = np.array([-0.00153969, 0.51692871, 0.44075827, 0.0972553, -0.00884418, -0.00378675])
+    below = np.array([-0.14171056, -0.06481231, -0.0444695, 0.01283776])
+    return [
+        Rational(identity, np.zeros((3, 4))),
+        Rational(np.tile(gelu, (3, 1)), np.tile(below, (3, 1))),
+        Rational(rng.normal(size=(3, 6)), rng.normal(size=(3, 4))),
+        Rational(rng.normal(size=(3, 3)), rng.normal(size=(3, 4))),
+        Rational(np.zeros((3, 2)), rng.normal(size=(3, 2))),
+        Rational(rng.normal(size=(3, 6)), np.abs(rng.normal(size=(3, 4))) * [0, 1, 0, 1], signed=True),
+    ]

@@ -1,0 +1,224 @@
+"""GR-KAN: rational functions shared by groups of channels, each followed by a Linear.
+
+Source: Adamdad/kat, katransformer.KAN.forward, and KAT_Group of Adamdad/rational_kat_cu:
+
+    x -> act1 -> dropout -> fc1 -> act2 -> dropout -> fc2
+
+where act is the rational function of `bases/rational.py` with one numerator [1, 6] and one
+denominator [groups, 4]; of n channels, channel i belongs to group i // (n / groups). An edge
+is W_ji r(x_i), and the Linear's bias belongs to the node. Which denominator trained the
+model (the kernels' |x|^k, or x^k of the pure-torch fallback) is in no file.
+
+A state dict has no order, so the reader knows these: KAT's names, one rational and one
+Linear, children of a Sequential by number, and numbered blocks of any of them. Everything
+else is told with --option order=.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kanexport import readers, stack
+from kanexport.bases.rational import Rational
+from kanexport.checkpoint import Checkpoint
+from kanexport.errors import FamilyError, InvalidKan, OptionError
+from kanexport.ir import BasisTerm, Kan, Layer
+from kanexport.options import Options
+from kanexport.parts import Array, Keys, Part, Tensors, natural, storage_dtype
+from kanexport.steps import Step
+
+FAMILY = "gr-kan"
+ABOVE, BELOW = "weight_numerator", "weight_denominator"
+RATIONAL, LINEAR = "rational", "linear"
+OWN = Keys(required={}, optional={ABOVE: 2, BELOW: 2, "weight": 2, "bias": 1})
+GIVE_ORDER = "give it: --option order=act1,fc1,act2,fc2, with the file's own names, from input to output"
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A module of the file: its key prefix ("mlp.act1."), what it is, and its width if it is a step."""
+
+    prefix: str
+    kind: str
+    width: int = 0
+
+    @property
+    def parent(self) -> str:
+        return re.sub(r"[^.]*\.$", "", self.prefix)
+
+    @property
+    def number(self) -> int | None:
+        found = re.search(r"(\d+)\.$", self.prefix)
+        return int(found[1]) if found else None
+
+    @property
+    def numbered(self) -> bool:
+        """Whether it has a number for a name: a child of a Sequential."""
+        return self.name.rpartition(".")[2].isdecimal()
+
+    @property
+    def name(self) -> str:
+        return self.prefix.removesuffix(".")
+
+
+def matches(checkpoint: Checkpoint) -> str:
+    found = _rationals(checkpoint.tensors, "")
+    return f"{ABOVE} and {BELOW} in {len(found)} module{'s' * (len(found) > 1)}" if found else ""
+
+
+def read(checkpoint: Checkpoint, options: Options) -> Kan:
+    """The rational functions and Linears in their order. Raises FamilyError, InvalidKan or OptionError."""
+    tensors, root = checkpoint.tensors, options.optional("prefix") or ""
+    modules = _modules(tensors, root)
+    order = _given(modules, options, root) or _found(modules, options)
+    signed = options.choice("denominator", ("abs", "signed"), "abs") == "signed"
+    groups = options.integer("num_groups", at_least=1)
+    items: list[Layer | Step] = []
+    for before, module in zip([None, *order[:-1]], order, strict=True):
+        part = Part(tensors, module.prefix)
+        if module.kind == LINEAR and before is not None and before.kind == RATIONAL:
+            items.append(_layer(Part(tensors, before.prefix), part, groups, signed=signed))
+        elif module.kind == LINEAR:
+            items.append(readers.linear(part))
+        elif module.kind != RATIONAL:
+            items.append(stack.norm(part, options, module.kind, module.width))
+    used = [value for key, value in tensors.items() if any(key.startswith(m.prefix) for m in order)]
+    return stack.chain(items, storage_dtype(used))
+
+
+def _layer(rational: Part, linear: Part, groups: int | None, *, signed: bool) -> Layer:
+    """A rational function of every source, and the weights of its edges. Raises InvalidKan or OptionError."""
+    plain = readers.linear(linear)
+    above, below = (_rows(rational, name, plain.sources, groups) for name in (ABOVE, BELOW))
+    try:
+        basis = Rational(above, below, signed)
+    except InvalidKan as error:
+        raise InvalidKan(f"{rational.prefix}*: {error.message}", hint=error.hint) from error
+    (identity,) = plain.terms
+    assert isinstance(identity, BasisTerm)
+    return Layer((BasisTerm(basis, identity.coef),), plain.mask, plain.bias, plain.spread)
+
+
+def _rows(part: Part, name: str, sources: int, groups: int | None) -> Array:
+    """Coefficients of every source [sources, K], from one row, or one a group."""
+    shape = part.shape(name)
+    values = part.tensor(name, *((None,) * max(1, min(2, len(shape)))))
+    values = values.reshape(-1, values.shape[-1])
+    count = len(values)
+    if groups is not None and count not in (1, groups):
+        raise OptionError(f"num_groups is {groups}, but {part.prefix}{name} has {count} rows")
+    if sources % count:
+        raise InvalidKan(
+            f"{part.prefix}{name} has {count} groups, which do not divide the {sources} channels it acts on"
+        )
+    return np.repeat(values, sources // count, axis=0)
+
+
+def _rationals(tensors: Tensors, root: str) -> list[str]:
+    found = [key.removesuffix(ABOVE) for key in tensors if key.startswith(root) and key.endswith(ABOVE)]
+    return [p for p in found if (p == "" or p.endswith(".")) and p + BELOW in tensors]
+
+
+def _modules(tensors: Tensors, root: str) -> list[Module]:
+    """All modules under a prefix, in natural order. Raises FamilyError for one that is not recognised."""
+    rationals = _rationals(tensors, root)
+    if not rationals:
+        raise InvalidKan(f"there is no {ABOVE} with a {BELOW} under the prefix {root[:80]!r}")
+    linears = [
+        key.removesuffix("weight")
+        for key, value in tensors.items()
+        if key.startswith(root) and key.endswith(".weight") and len(value.shape) == 2
+    ]
+    others = stack.between(tensors, OWN, [*rationals, *linears], root)
+    found = [Module(prefix, RATIONAL) for prefix in rationals] + [Module(prefix, LINEAR) for prefix in linears]
+    found += [Module(other.prefix, other.kind, other.width) for other in others]
+    return sorted(found, key=lambda module: natural(module.prefix))
+
+
+def _given(modules: Sequence[Module], options: Options, root: str) -> list[Module]:
+    """The user's order, or an empty list. Raises OptionError."""
+    text = options.optional("order")
+    if text is None:
+        return []
+    known = {module.name: module for module in modules} | {module.name.removeprefix(root): module for module in modules}
+    names = [name.strip() for name in text.split(",")]
+    unknown = [name for name in names if name not in known]
+    chosen = [known.get(name) for name in names]
+    missing = [module.name for module in modules if module.kind in (RATIONAL, LINEAR) and module not in chosen]
+    if unknown or missing or len(set(names)) < len(names):
+        what = f"names {unknown[0]!r:.80}" if unknown else f"leaves out {missing[0]}" if missing else "names one twice"
+        raise OptionError(f"option order {what}", hint="the file has " + ", ".join(module.name for module in modules))
+    order = [known[name] for name in names]
+    _refuse_loose(order)
+    return order
+
+
+def _found(modules: Sequence[Module], options: Options) -> list[Module]:
+    """The order that the names tell; but for a Sequential's, it is recorded as assumed.
+    Raises FamilyError where they tell none."""
+    blocks: dict[str, list[Module]] = {}
+    for module in modules:
+        blocks.setdefault(module.parent, []).append(module)
+    parents = sorted(blocks, key=natural)
+    if len(parents) > 1:
+        numbers = [Module(parent, "").number for parent in parents]
+        first = numbers[0] or 0
+        same = len({re.sub(r"\d+\.$", "", parent) for parent in parents}) == 1
+        if not same or numbers != list(range(first, first + len(parents))):
+            raise FamilyError(
+                f"rational functions and what goes with them lie in {len(parents)} places: "
+                f"{', '.join(repr(parent) for parent in parents[:4])}",
+                hint=f"choose one with --option prefix={parents[0]}, or, if they follow one another, {GIVE_ORDER}",
+            )
+    order = [module for parent in parents for module in _block(blocks[parent])]
+    _refuse_loose(order)
+    numbers = [module.number if module.numbered else None for module in order]
+    if len(parents) > 1 or None in numbers or numbers != list(range(numbers[0] or 0, (numbers[0] or 0) + len(order))):
+        options.assumed["order"] = ",".join(module.name for module in order)
+    return order
+
+
+def _block(modules: list[Module]) -> list[Module]:
+    """The order of the modules of one parent."""
+    if all(module.numbered for module in modules):
+        return _sequential(modules)
+    acts = [module for module in modules if module.kind == RATIONAL]
+    linears = [module for module in modules if module.kind == LINEAR]
+    pairs = {module.number: module for module in linears}
+    if len(modules) == len(acts) + len(linears) and len(acts) == len(linears) == len(pairs):
+        if len(acts) == 1:
+            return [*acts, *linears]
+        if {module.number for module in acts} == set(pairs) and None not in pairs:
+            return [both for act in sorted(acts, key=lambda m: m.number or 0) for both in (act, pairs[act.number])]
+    raise FamilyError(
+        f"the file does not tell in which order {', '.join(module.name for module in modules)} follow", hint=GIVE_ORDER
+    )
+
+
+def _sequential(modules: list[Module]) -> list[Module]:
+    """Children of a Sequential. Between a rational and its Linear, KAT has a dropout; elsewhere a
+    number without weights may be anything."""
+    for before, after in itertools.pairwise(modules):
+        gap = (after.number or 0) - (before.number or 0) - 1
+        dropout = gap == 1 and before.kind == RATIONAL and after.kind == LINEAR
+        if gap and not dropout:
+            raise FamilyError(
+                f"{before.prefix}* is followed by {after.prefix}*; the file does not tell what stands between",
+                hint=f"if it does nothing at inference, {GIVE_ORDER}",
+            )
+    return modules
+
+
+def _refuse_loose(order: Sequence[Module]) -> None:
+    for module, following in zip(order, [*order[1:], None], strict=True):
+        if module.kind == RATIONAL and (following is None or following.kind != LINEAR):
+            what = "nothing" if following is None else f"{following.name} ({following.kind})"
+            raise FamilyError(
+                f"{module.name} is followed by {what}; a rational function is read with the Linear after it",
+                hint=GIVE_ORDER,
+            )

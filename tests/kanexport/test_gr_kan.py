@@ -1,0 +1,242 @@
+"""GR-KAN: KAT's MLP, lone layers, Sequentials and blocks, against the formula with loops."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import safetensors.numpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kanexport import checkpoint, evaluate, readers
+from kanexport.bases.rational import Rational
+from kanexport.errors import ExportError, FamilyError, InvalidKan, OptionError
+from kanexport.export import Request, export
+from kanexport.graph import Graph
+from kanexport.ir import Kan
+from kanexport.options import Options
+
+
+def act(groups: int, seed: int, *, rows: int = 1, above: int = 6, below: int = 4) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    return {
+        "weight_numerator": rng.normal(size=(rows, above)).astype(np.float32),
+        "weight_denominator": rng.normal(size=(groups, below)).astype(np.float32),
+    }
+
+
+def fc(n: int, m: int, seed: int, *, bias: bool = True) -> dict[str, Any]:
+    rng = np.random.default_rng(seed + 100)
+    found = {"weight": rng.normal(size=(m, n)).astype(np.float32) / 3}
+    return found | ({"bias": rng.normal(size=m).astype(np.float32)} if bias else {})
+
+
+def model(parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return {f"{prefix}.{key}": value for prefix, tensors in parts.items() for key, value in tensors.items()}
+
+
+def kat(prefix: str = "", n: int = 8, hidden: int = 4, m: int = 3) -> dict[str, Any]:
+    """The key order of the library: fc1, act1, act2, fc2."""
+    return model(
+        {
+            f"{prefix}fc1": fc(n, hidden, 1),
+            f"{prefix}act1": act(4, 2),
+            f"{prefix}act2": act(2, 3),
+            f"{prefix}fc2": fc(hidden, m, 4),
+        }
+    )
+
+
+def rational(x: float, above: Any, below: Any, *, signed: bool) -> float:
+    inner = x if signed else abs(x)
+    top = sum(float(a) * x**k for k, a in enumerate(above))
+    return top / (1 + sum(abs(float(b)) * inner ** (k + 1) for k, b in enumerate(below)))
+
+
+def expected(tensors: dict[str, Any], order: list[str], x: np.ndarray, *, signed: bool = False) -> list[np.ndarray]:
+    """Edge values of each (act, fc) pair, and the output last."""
+    found = []
+    for first, second in zip(order[::2], order[1::2], strict=True):
+        above, below = (tensors[f"{first}.weight_{name}"] for name in ("numerator", "denominator"))
+        weight = tensors[f"{second}.weight"].astype(np.float64)
+        m, n = weight.shape
+        edges = np.zeros((len(x), n, m))
+        for b, i, j in np.ndindex(*edges.shape):
+            group = i // (n // len(below))
+            row = above[group if len(above) > 1 else 0]
+            edges[b, i, j] = weight[j, i] * rational(x[b, i], row, below[group], signed=signed)
+        found.append(edges)
+        x = edges.sum(axis=1) + tensors.get(f"{second}.bias", np.zeros(m)).astype(np.float64)
+    return [*found, x]
+
+
+def save(folder: Path, tensors: dict[str, Any]) -> Path:
+    path = folder / "model.safetensors"
+    path.write_bytes(safetensors.numpy.save({key: np.ascontiguousarray(value) for key, value in tensors.items()}))
+    return path
+
+
+def read(folder: Path, tensors: dict[str, Any], *pairs: str) -> tuple[Kan, Options]:
+    loaded, options = checkpoint.load(save(folder, tensors)), Options.parse(pairs)
+    reader, _ = readers.detect(loaded, None)
+    assert reader.FAMILY == "gr-kan"
+    return readers.read(reader, loaded, options), options
+
+
+def check(folder: Path, tensors: dict[str, Any], order: list[str], *pairs: str) -> Options:
+    """Every edge and the output against the loops."""
+    kan, options = read(folder, tensors, *pairs)
+    x = np.random.default_rng(7).normal(size=(11, kan.n_inputs)) * 2
+    *edges, y = expected(tensors, order, x, signed="denominator=signed" in pairs)
+    trace = evaluate.evaluate(kan, x)
+    for layer, inputs, values in zip(kan.layers, trace.inputs, edges, strict=True):
+        found = np.concatenate([part for _, part, _ in evaluate.edges(layer, inputs)])
+        np.testing.assert_allclose(found, values, rtol=0, atol=1e-11 * np.abs(values).max())
+    np.testing.assert_allclose(trace.y, y, rtol=0, atol=1e-11 * np.abs(y).max())
+    return options
+
+
+KAT = ["act1", "fc1", "act2", "fc2"]
+
+
+@pytest.mark.parametrize("prefix", ["", "mlp.", "blocks.3.mlp."])
+def test_kats_mlp_at_any_prefix(tmp_path: Path, prefix: str) -> None:
+    order = [prefix + name for name in KAT]
+    options = check(tmp_path, kat(prefix), order)
+    assert options.assumed == {"denominator": "abs", "order": ",".join(order)}
+
+
+def test_the_fallbacks_denominator_is_an_option(tmp_path: Path) -> None:
+    options = check(tmp_path, kat(), KAT, "denominator=signed")
+    assert options.given == {"denominator": "signed"}
+    x = np.full((1, 8), -1.0)
+    kernel, fallback = (
+        evaluate.evaluate(read(tmp_path, kat(), p)[0], x).y for p in ("denominator=abs", "denominator=signed")
+    )
+    assert np.abs(kernel - fallback).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("rational", "linear"), ("act", "fc"), ("0", "1"), ("net.0", "net.1"), ("layer.act", "layer.proj"), ("2", "4")],
+)
+def test_a_lone_layer(tmp_path: Path, names: tuple[str, str]) -> None:
+    first, second = names
+    check(tmp_path, model({second: fc(6, 6, 1, bias=False), first: act(3, 2)}), [first, second])
+
+
+def test_a_sequential_knows_its_order(tmp_path: Path) -> None:
+    order = [str(at) for at in range(12)]
+    parts = {name: act(1, at) if at % 2 == 0 else fc(2, 2, at) for at, name in enumerate(order)}
+    options = check(tmp_path, model(dict(sorted(parts.items()))), order)
+    assert "order" not in options.assumed
+
+
+def test_numbered_blocks_follow_one_another(tmp_path: Path) -> None:
+    lone = model(
+        {"layers.0.act": act(2, 1), "layers.0.fc": fc(4, 2, 2), "layers.1.act": act(1, 3), "layers.1.fc": fc(2, 3, 4)}
+    )
+    check(tmp_path, lone, ["layers.0.act", "layers.0.fc", "layers.1.act", "layers.1.fc"])
+    both = kat("blocks.0.mlp.", m=8) | kat("blocks.1.mlp.")
+    error = refuse(tmp_path, both)
+    assert isinstance(error, FamilyError)
+    assert "2 places" in error.message
+    assert "prefix=blocks.0.mlp." in error.hint
+    check(tmp_path, both, ["blocks.1.mlp." + name for name in KAT], "prefix=blocks.1.mlp.")
+    everything = [f"blocks.{at}.mlp.{name}" for at in (0, 1) for name in KAT]
+    check(tmp_path, both, everything, "order=" + ",".join(everything))
+
+
+def test_an_order_of_ones_own(tmp_path: Path) -> None:
+    """rational_kat_cu's example: fc1, activation, fc2."""
+    tensors = model({"fc1": fc(3, 4, 1), "activation": act(2, 2), "fc2": fc(4, 2, 3)})
+    error = refuse(tmp_path, tensors)
+    assert isinstance(error, FamilyError)
+    assert "--option order=" in error.hint
+    kan, _ = read(tmp_path, tensors, "order=fc1, activation, fc2")
+    x = np.random.default_rng(0).normal(size=(5, 3))
+    hidden = x @ tensors["fc1.weight"].astype(float).T + tensors["fc1.bias"]
+    y = expected(tensors, ["activation", "fc2"], hidden)[-1]
+    np.testing.assert_allclose(evaluate.evaluate(kan, x).y, y, rtol=0, atol=1e-12)
+    for text, what in (
+        ("fc1,fc2", "leaves out activation"),
+        ("fc1,act,fc2", "'act'"),
+        ("fc1,activation,fc2,fc1", "twice"),
+    ):
+        assert what in refuse(tmp_path, tensors, f"order={text}").message
+    assert "followed by nothing" in refuse(tmp_path, tensors, "order=fc2,fc1,activation").message
+
+
+def test_a_normalisation_between_is_used_where_its_place_is_known(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    norm = {"weight": rng.normal(size=4).astype(np.float32), "bias": rng.normal(size=4).astype(np.float32)}
+    tensors = model({"0": norm, "1": act(2, 2), "2": fc(4, 2, 3)})
+    kan, options = read(tmp_path, tensors)
+    assert kan.edge_class == "B"
+    assert options.assumed == {"denominator": "abs", "layernorm_eps": "1e-5"}
+    named = kat() | model({"norm": norm})
+    assert isinstance(refuse(tmp_path, named), FamilyError)
+    check(tmp_path, named, KAT, "order=act1,fc1,act2,fc2")  # KAT itself keeps a norm it never calls
+
+
+def refuse(folder: Path, tensors: dict[str, Any], *options: str) -> ExportError:
+    with pytest.raises(ExportError) as caught:
+        export(Request(path=save(folder, tensors), repository=folder / "models", options=options))
+    assert not (folder / "models").exists()
+    return caught.value
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+    tensors = model({"act": act(4, 1), "fc": fc(6, 2, 2)})
+    assert "4 groups, which do not divide the 6 channels" in refuse(tmp_path, tensors).message
+    assert "num_groups is 3" in refuse(tmp_path, tensors, "num_groups=3").message
+    assert isinstance(refuse(tmp_path, tensors, "denominator=maybe"), OptionError)
+    wrong = kat()
+    wrong["act2.weight_denominator"][1, 2] = np.nan
+    error = refuse(tmp_path, wrong)
+    assert isinstance(error, InvalidKan)
+    assert "act2." in error.message
+    gap = model({"0": act(1, 1), "1": fc(2, 2, 2), "3": act(1, 3), "4": fc(2, 2, 4)})
+    assert "1.* is followed by 3.*" in refuse(tmp_path, gap).message
+    check(tmp_path, gap, ["0", "1", "3", "4"], "order=0,1,3,4")
+    foreign = kat("mlp.") | {"conv.weight": np.ones((2, 2, 3, 3), np.float32)}
+    assert "conv.weight" in refuse(tmp_path, foreign).message
+    check(tmp_path, foreign, ["mlp." + name for name in KAT], "prefix=mlp.")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_proof_holds_far_outside(tmp_path: Path, dtype: str) -> None:
+    """Three layers of polynomials of degree five: naive powers would overflow in float32."""
+    tensors = model(
+        {"0": act(2, 1), "1": fc(4, 4, 2), "2": act(2, 3), "3": fc(4, 4, 4), "4": act(4, 5), "5": fc(4, 2, 6)}
+    )
+    tensors["0.weight_denominator"][:] = 0  # |b| has no slope at its initial zero, so it stays
+    result = export(Request(path=save(tmp_path, tensors), repository=tmp_path / "models", dtype=dtype))
+    assert [basis.kind for layer in result.manifest.layers for basis in layer.bases] == ["rational"] * 3
+    assert result.manifest.layers[0].bases[0].parameters["degrees"] == "5/4"
+
+
+@given(st.integers(2, 7), st.integers(1, 5), st.booleans(), st.integers(0, 2**32 - 1))
+@settings(max_examples=40, deadline=None)
+def test_rational_functions_survive_emission(above: int, below: int, signed: bool, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    drop = rng.random((2, above)) < 0.2
+    basis = Rational(
+        rng.normal(size=(2, above)) * ~drop, rng.normal(size=(2, below)) * (rng.random((2, below)) < 0.7), signed
+    )
+    x = np.concatenate([rng.normal(size=(60, 2)), 10 ** rng.uniform(0, 6, size=(20, 2))])
+    g = Graph("rational", "float64")
+    session = onnxruntime.InferenceSession(g.build({"b": (basis.emit(g, g.input("x", 2), 2), (2,))}))
+    found, exact = session.run(["b"], {"x": x})[0], basis.evaluate(x)[:, 0]
+    # Beside a pole, or a zero, the sums cancel: errors are relative to what is added up.
+    powers = np.abs(x)[:, :, None] ** np.arange(max(above, below + 1))
+    above_sum = (powers[:, :, :above] * np.abs(basis.numerator)).sum(axis=2)
+    below_sum = 1 + (powers[:, :, 1 : below + 1] * np.abs(basis.denominator)).sum(axis=2)
+    inner = x if signed else np.abs(x)
+    below_exact = np.abs(1 + (inner[:, :, None] ** np.arange(1, below + 1) * np.abs(basis.denominator)).sum(axis=2))
+    bound = 1e-14 * (above_sum / below_exact) * (below_sum / below_exact)
+    assert (np.abs(found - exact) <= bound + 1e-300).all()
