@@ -41,7 +41,8 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSpec:
-    """A graph input or output. `datatype` is FP32 or FP64, `shape` starts with -1."""
+    """A graph input or output. `datatype` is FP32 or FP64. `shape` starts with -1 for
+    the rows; the other extents are known, such as (-1, 3) or (-1, 1, 8, 8)."""
 
     name: str
     datatype: str
@@ -106,9 +107,10 @@ class LayerInfo:
     """One KAN layer. `mask` is [sources][destinations], empty where all are 1.
     `name` is the module's or the library's, or empty. `edge_class` as in Manifest.
 
-    `node_tensor` is the tensor of `model.onnx` that feeds this layer: the graph
-    input for layer 0, an additional graph output for the others. `edges_file`
-    maps a tensor of that name to edge values [rows, sources, destinations].
+    `node_tensor` is the tensor of `model.onnx` that feeds this layer,
+    [rows, *positions, n]: the graph input if the layer reads it as it is, otherwise
+    an additional graph output. `edges_file` maps a tensor of that name, with rows and
+    positions as one axis [N, n], to edge values [N, sources, destinations].
     """
 
     sources: int
@@ -142,7 +144,7 @@ class Source:
 
     family: str
     family_reason: str
-    dtype: str  # float32 or float64, as stored in the checkpoint
+    dtype: str  # float64, float32, float16 or bfloat16, as stored in the checkpoint
     files: tuple[SourceFile, ...]
     options_given: dict[str, str]
     options_assumed: dict[str, str]
@@ -178,7 +180,8 @@ class Verification:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """Rows with known answers; the server runs them before it says ready.
+    """Rows with known answers; the server runs them before it says ready. Each row
+    is flat, in C order, whatever the shape of the tensor.
 
     `outputs` come from the float64 evaluation; `tolerance` is relative to
     their largest magnitude. No rows: the model has none with finite outputs only.
@@ -198,7 +201,7 @@ class Manifest:
     version: int
     created: str  # RFC 3339, UTC
     exporter_version: str
-    edge_class: str  # A, B or C
+    edge_class: str  # A, B or C, the largest of the layers; C is not served
     opset: int
     max_batch_size: int
     input: TensorSpec
@@ -211,9 +214,14 @@ class Manifest:
     notes: tuple[str, ...]
 
     @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """What a row is on its way; see `row_shapes`."""
+        return row_shapes(self.input.shape, self.layers, self.output.shape)
+
+    @property
     def widths(self) -> tuple[int, ...]:
-        """Columns of the input, nodes between the layers, columns of the output."""
-        return (self.input.shape[1], *(layer.sources for layer in self.layers[1:]), self.output.shape[1])
+        """How many numbers each of `shapes` holds."""
+        return tuple(math.prod(shape) for shape in self.shapes)
 
     def file(self, path: str) -> FileEntry:
         """The entry of one listed file. Raises ManifestError if it is not listed."""
@@ -221,6 +229,27 @@ class Manifest:
             if entry.path == path:
                 return entry
         raise ManifestError(f"{path} is not listed among the files of {self.name}")
+
+
+def row_shapes(
+    given: tuple[int, ...], layers: tuple[LayerInfo, ...], result: tuple[int, ...]
+) -> tuple[tuple[int, ...], ...]:
+    """A row of the input tensor, (*positions, sources) of each layer, a row of the
+    output tensor, such as ((1, 8, 8), (64,), (10,)). Both tensors have their batch
+    axis. Layer 0 is left out if its nodes are the row, or columns selected from it.
+    """
+    row = given[1:]
+    nodes = [(*layer.positions, layer.sources) for layer in layers]
+    if nodes and (
+        nodes[0] == row or (len(row) == len(nodes[0]) == 1 and any(step.kind == "select" for step in layers[0].before))
+    ):
+        del nodes[0]
+    return (row, *nodes, result[1:])
+
+
+def arrows(shapes: tuple[tuple[int, ...], ...]) -> str:
+    """For people: "1x8x8 → 64 → 10"."""
+    return " → ".join("x".join(map(str, shape)) for shape in shapes)
 
 
 def dumps(manifest: Manifest) -> bytes:

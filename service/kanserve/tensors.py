@@ -95,14 +95,15 @@ class InferResponse:
 
 @dataclass(frozen=True, slots=True)
 class EdgeRequest:
-    """An edge query. `rows` are packed, [row_count, columns]; empty lists mean all."""
+    """An edge query. `rows` are packed, [row_count, ...]; empty lists mean all. Layers
+    are given by index or by name."""
 
     model: str
     version: str
     id: str
     rows: bytes
     row_count: int
-    layers: tuple[int, ...] = ()
+    layers: tuple[int | str, ...] = ()
     sources: tuple[int, ...] = ()
     destinations: tuple[int, ...] = ()
     top_k: int = 0
@@ -111,7 +112,8 @@ class EdgeRequest:
 
 @dataclass(frozen=True, slots=True)
 class LayerEdges:
-    """Edge values of one layer: float32 [B, S, D], or [B, k] when picked by top-k.
+    """Edge values of one layer: float32 [B, *positions, S, D], or [B, *positions, k]
+    when picked by top-k.
 
     `sources` and `destinations` name the axes; with top-k they pair up, one edge
     per column, strongest first.

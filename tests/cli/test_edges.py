@@ -124,10 +124,13 @@ def test_non_finite_rows_still_make_a_table(server: Server) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--layer", 7), "no layer 7: its layers are 0 to 1"),
+        (("--layer", 7), "layer 7 does not exist: the model has 2 layers, numbered 0 to 1"),
         (("--layer", 0, "--source", 99), "99"),
         (("--layer", 0, "--destination", 99), "99"),
-        (("--layer", "x"), "invalid"),
+        (
+            ("--layer", "head"),
+            "layer 'head' does not exist: the model's 2 layers have no names, they are numbered 0 to 1",
+        ),
         (("--output", "edges.csv"), ".npz"),
     ],
 )

@@ -92,14 +92,15 @@ def test_chunks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     loader = Loader(backend, "cpu", 1, Metrics())
     session = backend.create(bundle.files["model.onnx"], device="cpu", threads=1)
     graphs = loader._graphs(bundle, bundle.manifest)
-    plans = select.plan([(3, 4), (4, 2)], layers=[], sources=[2, 1], destinations=[], top_k=top_k)
+    shapes = [select.LayerShape(3, 4), select.LayerShape(4, 2)]
+    plans = select.plan(shapes, layers=[], sources=[2, 1], destinations=[], top_k=top_k)
     rows = ROWS.astype(np.float32)
 
     def compute() -> tuple[edges.LayerEdges, ...]:
         return edges.compute(session, "x", graphs, plans, rows, threading.Event())
 
     whole = compute()
-    monkeypatch.setattr(edges, "CHUNK_BYTES", 100)  # two rows of layer 0, three of layer 1
+    monkeypatch.setattr(edges, "CHUNK_BYTES", 100)  # two rows of layer 0, three of layer 1; nodes of three rows
     for a, b in zip(whole, compute(), strict=True):
         assert (a.sources, a.destinations) == (b.sources, b.destinations)
         np.testing.assert_allclose(a.values, b.values, rtol=1e-6)

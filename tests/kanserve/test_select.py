@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,8 +12,13 @@ from hypothesis.extra import numpy as hnp
 
 from kanserve.errors import BadRequest
 from kanserve.interpret import select
+from kanserve.pb import kan_pb2
 
-SHAPES = [(3, 4), (4, 2), (1, 5)]
+SHAPES = [
+    select.LayerShape(3, 4, name="stem"),
+    select.LayerShape(4, 2, (6, 6), "head.layers.0"),
+    select.LayerShape(1, 5, name="stem"),
+]
 floats = st.floats(-1e3, 1e3, width=32) | st.sampled_from([float("nan"), float("inf"), 0.0])
 cubes = hnp.arrays(np.float32, hnp.array_shapes(min_dims=3, max_dims=3, max_side=5), elements=floats)
 
@@ -22,7 +29,8 @@ def selections(draw: st.DrawFn) -> tuple[np.ndarray, select.LayerPlan]:
     sources = draw(st.lists(st.integers(0, values.shape[1] - 1), unique=True))
     destinations = draw(st.lists(st.integers(0, values.shape[2] - 1), unique=True))
     k = draw(st.integers(0, 30))
-    (plan,) = select.plan([values.shape[1:]], layers=[], sources=sources, destinations=destinations, top_k=k)
+    shape = select.LayerShape(*values.shape[1:])
+    (plan,) = select.plan([shape], layers=[], sources=sources, destinations=destinations, top_k=k)
     assert plan.sources == tuple(sources or range(values.shape[1]))
     assert plan.destinations == tuple(destinations or range(values.shape[2]))
     return values, plan
@@ -71,10 +79,35 @@ def test_ties_go_by_position() -> None:
 
 @given(st.integers(0, 5000), st.integers(0, 10))
 def test_the_size_is_bounded_before_anything_is_computed(rows: int, k: int) -> None:
-    for plan in select.plan(SHAPES, layers=[], sources=[], destinations=[], top_k=k):
+    for plan, positions in zip(
+        select.plan(SHAPES, layers=[], sources=[], destinations=[], top_k=k), (1, 36, 1), strict=True
+    ):
         edges = min(k, len(plan.sources) * len(plan.destinations)) or len(plan.sources) * len(plan.destinations)
-        assert plan.values(rows) == rows * edges
-        assert plan.response_bytes(rows) >= rows * edges * 4
+        assert math.prod(plan.shape(rows)) == rows * positions * edges
+        assert plan.response_bytes(rows) >= rows * positions * edges * 4
+
+
+@given(st.integers(0, 300), st.integers(0, 9), st.lists(st.integers(1, 300), max_size=3).map(tuple))
+def test_no_answer_is_larger_than_its_bound(rows: int, k: int, positions: tuple[int, ...]) -> None:
+    shape = select.LayerShape(3, 2, positions)
+    (plan,) = select.plan([shape], layers=[], sources=[], destinations=[], top_k=k)
+    edges = {"sources": range(k), "destinations": range(k)} if k else {"sources": range(3), "destinations": range(2)}
+    message = kan_pb2.LayerEdges(layer=0, shape=plan.shape(rows), **edges)
+    size = 4 * math.prod(plan.shape(rows))
+    assert plan.response_bytes(rows) >= size + message.ByteSize() + 16  # tags and lengths of values and message
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ((), (0, 1, 2)),
+        ((2, "head.layers.0"), (2, 1)),
+        (("stem",), (0, 2)),  # a module that runs twice
+        (("head.layers.0", "stem"), (1, 0, 2)),
+    ],
+)
+def test_layers_by_index_and_by_name(wanted: tuple[int | str, ...], found: tuple[int, ...]) -> None:
+    assert select.find([shape.name for shape in SHAPES], wanted) == found
 
 
 @pytest.mark.parametrize(
@@ -84,10 +117,28 @@ def test_the_size_is_bounded_before_anything_is_computed(rows: int, k: int) -> N
         ({"sources": [1]}, "layer 2 has 1 sources"),
         ({"layers": [1], "destinations": [2]}, "layer 1 has 2 destinations"),
         ({"layers": [0, 0]}, "layer 0 is named twice"),
+        ({"layers": [2, "stem"]}, "layer 2 is named twice"),
+        (
+            {"layers": ["tail"]},
+            "layer 'tail' does not exist: the model has 'stem', 'head.layers.0'; its 3 layers are also numbered 0 to 2",
+        ),
+        ({"layers": ["x" * 9000]}, r"^layer 'x{64}\.\.\.' does not exist"),
         ({"layers": [0], "sources": [1, 2, 1]}, "source 1 is named twice"),
     ],
 )
-def test_wrong_indices_are_named(selection: dict[str, list[int]], text: str) -> None:
+def test_what_does_not_exist_is_named(selection: dict[str, list[int | str]], text: str) -> None:
     full = {"layers": [], "sources": [], "destinations": [], **selection}
     with pytest.raises(BadRequest, match=text):
         select.plan(SHAPES, top_k=0, **full)
+
+
+def test_a_model_without_names_says_so() -> None:
+    with pytest.raises(BadRequest, match="the model's 2 layers have no names, they are numbered 0 to 1"):
+        select.find(["", ""], ["head"])
+    with pytest.raises(BadRequest, match="no names"):
+        select.find(["", ""], [""])
+
+
+def test_many_names_are_counted() -> None:
+    with pytest.raises(BadRequest, match="'n19' and 80 more; its 100 layers"):
+        select.find([f"n{at}" for at in range(100)], ["head"])

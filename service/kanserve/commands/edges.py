@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from kanexport.manifest import arrows
 from kanserve.commands import remote, results, rows, tables
 from kanserve.commands.common import add_client_options, index, note, print_json
 from kanserve.rpc import bulk
-from kanserve.rpc.client import Description, Layer, LayerValues
+from kanserve.rpc.client import LayerValues
+from kanserve.rpc.description import Description
 
 BARS = "▁▂▃▄▅▆▇█"
 BINS = 16
@@ -20,12 +22,13 @@ BINS = 16
 
 @dataclass(frozen=True, slots=True)
 class Strength:
-    """One edge over all rows: mean and extremes of phi, and a histogram of its values.
+    """One edge over all rows and positions: mean and extremes of phi, and a histogram of its values.
 
     `share` is its part of the summed mean magnitudes of the edges that were asked for in its layer.
     """
 
     layer: int
+    layer_name: str
     source: int
     destination: int
     mean_abs: float
@@ -44,7 +47,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--array", default="", metavar="NAME", help="which array of an .npz")
     several: dict[str, Any] = {"type": index, "action": "append", "default": [], "metavar": "N"}
-    parser.add_argument("--layer", help="only this layer (may be repeated; default: all)", **several)
+    parser.add_argument(
+        "--layer",
+        type=layer,
+        action="append",
+        default=[],
+        metavar="LAYER",
+        help="only this layer, by its index or its name (may be repeated; default: all)",
+    )
     parser.add_argument("--source", help="only edges from this node (may be repeated)", **several)
     parser.add_argument("--destination", help="only edges to this node (may be repeated)", **several)
     parser.add_argument(
@@ -53,8 +63,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output",
         metavar="FILE.npz",
-        help="write layer{l}_edges, float32 (rows, source, destination); with --top-k (rows, k); with a "
-        "selection also layer{l}_sources and layer{l}_destinations. Without it: a table of the strongest",
+        help="write layer{l}_edges, float32 (rows, *positions, source, destination); with --top-k "
+        "(rows, *positions, k); with a selection also layer{l}_sources and layer{l}_destinations. "
+        "Without it: a table of the strongest",
     )
     parser.add_argument("--show", type=index, default=20, metavar="N", help="edges in the table (20)")
     parser.add_argument("--model-version", default="", metavar="N", help="default: the highest that is ready")
@@ -73,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
                 client,
                 described,
                 values,
-                layers=_unique(args.layer),
+                layers=tuple(dict.fromkeys(args.layer)),
                 sources=_unique(args.source),
                 destinations=_unique(args.destination),
                 top_k=args.top_k,
@@ -82,44 +93,58 @@ def run(args: argparse.Namespace) -> int:
             if args.output:
                 return _write(args, described, list(found))
             total = 0
+            asked = []
             strongest = []
-            for layer in found:
-                total += layer.values[:1].size
-                strongest += measure(described.layers[layer.layer], layer, most=args.show)
+            for part in found:
+                asked.append(part.layer)
+                pairs = _pairs(described, part)
+                total += len(pairs)
+                strongest += measure(described, part, pairs, most=args.show)
     strongest.sort(key=lambda edge: (-_rank(edge.mean_abs), edge.layer, edge.source, edge.destination))
     shown = strongest[: args.show]
     if args.json:
-        print_json({**_facts(described, len(values)), "edges": [asdict(edge) for edge in shown]})
+        print_json({**_facts(described, asked, len(values)), "edges": [asdict(edge) for edge in shown]})
     else:
-        _print_table(described, shown, total=total, row_count=len(values))
+        _print_table(described, asked, shown, total=total, row_count=len(values))
     return 0
 
 
-def measure(layer: Layer, found: LayerValues, *, most: int) -> list[Strength]:
-    """The strongest edges of one answer. NaN counts as the strongest: it is what to look at."""
-    values = found.values
-    if values.ndim == 3:
-        sources, destinations = np.meshgrid(found.sources, found.destinations, indexing="ij")
-        pairs = list(zip(sources.ravel().tolist(), destinations.ravel().tolist(), strict=True))
-        values = values.reshape(len(values), len(pairs))
-    else:
-        pairs = list(zip(found.sources.tolist(), found.destinations.tolist(), strict=True))
-    if not len(values) or not pairs:
+def layer(text: str) -> int | str:
+    """An argparse type: a whole number is an index, anything else a name."""
+    return index(text) if text.isdecimal() else text
+
+
+def _pairs(described: Description, found: LayerValues) -> list[tuple[int, int]]:
+    """Source and destination along the last axis of values, or along the last two."""
+    positions = described.layers[found.layer].positions
+    if found.values.ndim == 1 + len(positions) + 1:
+        return list(zip(found.sources.tolist(), found.destinations.tolist(), strict=True))
+    return [(source, destination) for source in found.sources.tolist() for destination in found.destinations.tolist()]
+
+
+def measure(described: Description, found: LayerValues, pairs: list[tuple[int, int]], *, most: int) -> list[Strength]:
+    """The strongest edges of one answer, over rows and positions. NaN counts as the
+    strongest: it is what to look at."""
+    if not found.values.size:
         return []
+    layer = described.layers[found.layer]
+    symbolic = {(edge.source, edge.destination): edge.function for edge in layer.symbolic}
+    values = found.values.reshape(-1, len(pairs))
     mean_abs = np.abs(values).mean(axis=0, dtype=np.float64)
     minimum, maximum = values.min(axis=0), values.max(axis=0)
     total = float(np.nansum(mean_abs)) or 1.0
     order = np.argsort(-np.where(np.isnan(mean_abs), np.inf, mean_abs), kind="stable")
     return [
         Strength(
-            layer=layer.index,
+            layer=found.layer,
+            layer_name=layer.name,
             source=pairs[at][0],
             destination=pairs[at][1],
             mean_abs=float(mean_abs[at]),
             share=float(mean_abs[at]) / total,
             minimum=float(minimum[at]),
             maximum=float(maximum[at]),
-            symbolic=layer.symbolic.get(pairs[at], ""),
+            symbolic=symbolic.get(pairs[at], ""),
             histogram=_histogram(values[:, at]),
         )
         for at in order[:most].tolist()
@@ -158,33 +183,47 @@ def _write(args: argparse.Namespace, described: Description, found: list[LayerVa
     shapes = {name: list(array.shape) for name, array in arrays.items()}
     if args.json:
         count = len(found[0].values) if found else 0
-        print_json({**_facts(described, count), "output": args.output, "shapes": shapes})
+        asked = [layer.layer for layer in found]
+        print_json({**_facts(described, asked, count), "output": args.output, "shapes": shapes})
     else:
         note(f"{args.output}: {', '.join(f'{name} {shape}' for name, shape in shapes.items())}")
     return 0
 
 
-def _facts(described: Description, row_count: int) -> dict[str, Any]:
+def _facts(described: Description, asked: list[int], row_count: int) -> dict[str, Any]:
     return {
         "model": described.name,
         "version": described.version,
         "digest": described.digest,
         "edge_class": described.edge_class,
         "rows": row_count,
+        "layers": [
+            {
+                "index": at,
+                "name": described.layers[at].name,
+                "edge_class": described.layers[at].edge_class,
+                "positions": described.layers[at].positions,
+            }
+            for at in asked
+        ],
     }
 
 
-def _print_table(described: Description, shown: list[Strength], *, total: int, row_count: int) -> None:
-    widths = " → ".join(str(width) for width in described.widths)
+def _print_table(
+    described: Description, asked: list[int], shown: list[Strength], *, total: int, row_count: int
+) -> None:
+    caption = f"{len(shown)} of {total} edges, by mean |φ|; share is of the edges asked for in the layer"
     table = tables.make(
-        f"{described.name} version {described.version}: {described.family}, {widths}; {row_count} rows",
+        f"{described.name} version {described.version}: {described.family}, {arrows(described.shapes)}; "
+        f"{row_count} rows",
         ("edge", "mean |φ|", "share", "min", "max", "values, min to max", "symbolic"),
         numbers=("mean |φ|", "share", "min", "max"),
-        caption=f"{len(shown)} of {total} edges, by mean |φ|; share is of the edges asked for in the layer",
+        caption="\n".join([caption, *_remarks(described, asked)]),
     )
     for edge in shown:
-        table.add_row(
-            f"{edge.layer}: {edge.source} → {edge.destination}",
+        tables.add(
+            table,
+            f"{edge.layer}{_named(edge.layer_name)}: {edge.source} → {edge.destination}",
             f"{edge.mean_abs:.4g}",
             f"{edge.share:.1%}",
             f"{edge.minimum:.4g}",
@@ -193,6 +232,26 @@ def _print_table(described: Description, shown: list[Strength], *, total: int, r
             edge.symbolic,
         )
     tables.show(table)
+
+
+def _remarks(described: Description, asked: list[int]) -> list[str]:
+    """What a reader must know of the layers in the table."""
+    mixed = [str(at) for at in asked if described.layers[at].edge_class == "B"]
+    spread = [
+        f"layer {at} runs at {' x '.join(map(str, described.layers[at].positions))}"
+        for at in asked
+        if described.layers[at].positions
+    ]
+    found = []
+    if spread:
+        found.append(f"positions: {', '.join(spread)}; the figures are over rows and positions")
+    if mixed:
+        found.append(f"class B, where a value depends on all sources of its row: layer {', '.join(mixed)}")
+    return found
+
+
+def _named(name: str) -> str:
+    return f" ({name})" if name else ""
 
 
 def _unique(values: list[int]) -> tuple[int, ...]:

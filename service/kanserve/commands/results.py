@@ -49,11 +49,13 @@ def write(target: str, arrays: Mapping[str, Any]) -> None:
 
 
 def csv_text(name: str, values: Any) -> str:
-    """A header and one line per row. Floats are written so that they read back as they were."""
+    """A header and one line per row, each row flat in C order under names such as y[0] or
+    y[0][1]. Floats are written so that they read back as they were."""
     table = values.reshape(len(values), int(np.prod(values.shape[1:])))
+    places = ["".join(f"[{at}]" for at in place) for place in np.ndindex(values.shape[1:])]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([f"{name}[{column}]" for column in range(table.shape[1])])
+    writer.writerow([f"{name}{place}" for place in places])
     writer.writerows([[str(value) for value in row] for row in table])
     return out.getvalue()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import sys
 import zipfile
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ class Raw:
 def parse(raw: Raw, tensor: TensorInfo, *, array: str = "") -> Any:
     """Rows for `tensor`, shaped [rows, *tensor.shape[1:]], in its dtype. Raises CommandError.
 
+    A file may hold each row flat, in C order, as a CSV must, and may hold one row alone.
     `array` picks one array of an .npz.
     """
     values = _parse(raw.name, raw.kind, raw.data, tensor, array)
@@ -172,17 +174,30 @@ def _numbers(name: str, value: Any, where: str) -> Any:
     return value
 
 
+def _reshape(values: Any, expected: tuple[int, ...]) -> Any:
+    """One row alone, flat rows and no rows into [rows, *expected]; anything else as it is."""
+    if values.shape[0] == 0:
+        return values.reshape(0, *(1 if size < 0 else size for size in expected))
+    if values.ndim == 1 and len(expected) == 1:
+        return values[:, None] if expected == (1,) else values[None, :]
+    if len(expected) < 2 or -1 in expected:
+        return values
+    size = math.prod(expected)
+    flat = values.shape[-1] == size and values.ndim <= 2
+    return values.reshape(-1, *expected) if flat or values.shape == expected else values
+
+
 def _fit(name: str, values: Any, tensor: TensorInfo) -> Any:
     """To the model's shape and dtype, without losing a finite number."""
-    expected = tensor.shape[1:]
-    if values.ndim == 1 and len(expected) == 1:
-        values = values[:, None] if expected == (1,) else values[None, :]
-    if values.shape[0] == 0:
-        values = values.reshape(0, *(1 if size < 0 else size for size in expected))
-    found = values.shape[1:]
+    if values.ndim == 0:
+        raise CommandError(f"{name} holds a single number without an axis; rows were expected")
+    values = _reshape(values, tensor.shape[1:])
+    expected, found = tensor.shape[1:], values.shape[1:]
     if len(found) != len(expected) or any(want not in (-1, have) for want, have in zip(expected, found, strict=True)):
         shape = f"{found[0]} columns" if len(found) == 1 else f"shape {values.shape}"
         want = f"{expected[0]} columns" if len(expected) == 1 else f"shape {tensor.shape}"
+        if len(expected) > 1 and -1 not in expected:
+            want += f", flat {math.prod(expected)} values a row"
         raise CommandError(f"{name} has {shape}; the model's input {tensor.name!r} has {want}")
     if tensor.datatype not in DTYPES:
         raise CommandError(f"the model's input {tensor.name!r} is {tensor.datatype}, which this command cannot send")

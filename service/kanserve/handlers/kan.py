@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from kanexport.manifest import Manifest
 from kanserve.errors import BadRequest, Exhausted
 from kanserve.interpret import select
-from kanserve.interpret.select import LayerPlan
+from kanserve.interpret.select import LayerPlan, LayerShape
 from kanserve.models.edges import missing
 from kanserve.models.registry import Registry
 from kanserve.tensors import DTYPES, Array, EdgeRequest, EdgeResponse, ModelInfo
@@ -36,7 +37,7 @@ class Kan:
         info, manifest = self.describe(request.model, str(model.info.version))
         rows = self._rows(info, request)
         plans = select.plan(
-            [(layer.sources, layer.destinations) for layer in manifest.layers],
+            [LayerShape(layer.sources, layer.destinations, layer.positions, layer.name) for layer in manifest.layers],
             layers=request.layers,
             sources=request.sources,
             destinations=request.destinations,
@@ -48,7 +49,7 @@ class Kan:
         return EdgeResponse(info.name, info.version, request.id, info.digest, layers)
 
     def _rows(self, info: ModelInfo, request: EdgeRequest) -> Array:
-        """Packed rows -> [B, n]. Raises BadRequest, Exhausted."""
+        """Packed rows -> [B, ...], shaped as the input. Raises BadRequest, Exhausted."""
         if request.row_count > self.max_query_rows:
             raise Exhausted(
                 f"{request.row_count} rows asked for, one query may have {self.max_query_rows}; "
@@ -67,9 +68,9 @@ class Kan:
     def _bound(self, plans: tuple[LayerPlan, ...], rows: int) -> None:
         needed = sum(plan.response_bytes(rows) for plan in plans)
         if needed > self.max_response_bytes:
-            edges = sum(plan.values(1) for plan in plans)
+            values = sum(math.prod(plan.shape(1)) for plan in plans)
             raise Exhausted(
-                f"the answer takes {needed} bytes ({rows} rows x {edges} edges), "
+                f"the answer takes {needed} bytes ({rows} rows x {values} edge values a row), "
                 f"the limit is {self.max_response_bytes}; ask for fewer layers, sources or destinations, "
                 "set top_k, or send fewer rows"
             )

@@ -1,10 +1,12 @@
 """Which edges a query means, how large the answer is, and picking them out.
 
-Shapes: B rows, S sources, D destinations; s and d the selected ones; k edges.
+Shapes: N times that a layer runs, rows x positions; S sources, D destinations; s and
+d the selected ones; k edges.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +19,20 @@ VALUE_BYTES = 4  # sent as float32
 INDEX_BYTES = 5  # at most, packed
 LAYER_BYTES = 64  # names and lengths around one layer
 
+KNOWN_LIMIT = 20  # names in an error
+NAME_LIMIT = 64  # characters of a name in an error
+
 Floats = NDArray[np.floating]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    """What a selection needs to know of a layer."""
+
+    sources: int
+    destinations: int
+    positions: tuple[int, ...] = ()
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,42 +43,64 @@ class LayerPlan:
     sources: tuple[int, ...]
     destinations: tuple[int, ...]
     top_k: int
+    positions: tuple[int, ...] = ()
 
-    def values(self, rows: int) -> int:
-        """How many values the answer holds."""
-        return rows * (self.top_k or len(self.sources) * len(self.destinations))
+    def shape(self, rows: int) -> tuple[int, ...]:
+        """Shape of the answer: [rows, *positions, s, d], or [rows, *positions, k]."""
+        edges = (self.top_k,) if self.top_k else (len(self.sources), len(self.destinations))
+        return (rows, *self.positions, *edges)
 
     def response_bytes(self, rows: int) -> int:
         """An upper bound of the bytes on the wire, known before anything is computed."""
         indices = 2 * self.top_k or len(self.sources) + len(self.destinations)
-        return self.values(rows) * VALUE_BYTES + indices * INDEX_BYTES + LAYER_BYTES
+        indices += len(self.positions)
+        return math.prod(self.shape(rows)) * VALUE_BYTES + indices * INDEX_BYTES + LAYER_BYTES
 
 
 def plan(
-    shapes: Sequence[tuple[int, int]],
+    shapes: Sequence[LayerShape],
     *,
-    layers: Sequence[int],
+    layers: Sequence[int | str],
     sources: Sequence[int],
     destinations: Sequence[int],
     top_k: int,
 ) -> tuple[LayerPlan, ...]:
-    """Resolve a selection against layers of the given (S, D); an empty list means all.
+    """Resolve a selection against the layers of a model; an empty list means all.
 
-    Raises BadRequest for an index that does not exist in a selected layer or is
-    named twice. `top_k` beyond the selected edges keeps them all.
+    Raises BadRequest for what does not exist in a selected layer or is named
+    twice. `top_k` beyond the selected edges keeps them all.
     """
-    chosen = _resolve(layers, len(shapes), "layer", "the model")
     plans = []
-    for layer in chosen:
-        wide, deep = shapes[layer]
-        rows = _resolve(sources, wide, "source", f"layer {layer}")
-        columns = _resolve(destinations, deep, "destination", f"layer {layer}")
-        plans.append(LayerPlan(layer, rows, columns, min(top_k, len(rows) * len(columns))))
+    for layer in find([shape.name for shape in shapes], layers):
+        shape = shapes[layer]
+        rows = _resolve(sources, shape.sources, "source", f"layer {layer}")
+        columns = _resolve(destinations, shape.destinations, "destination", f"layer {layer}")
+        plans.append(LayerPlan(layer, rows, columns, min(top_k, len(rows) * len(columns)), shape.positions))
     return tuple(plans)
 
 
+def find(names: Sequence[str], wanted: Sequence[int | str]) -> tuple[int, ...]:
+    """Indices of the layers meant by index or by name, in this order; all if none is
+    named. `names` are those of the model's layers, "" for one without. A name that
+    several layers have means all of them. Raises BadRequest naming those there are.
+    """
+    named: dict[str, list[int]] = {}
+    for at, name in enumerate(names):
+        if name:
+            named.setdefault(name, []).append(at)
+    chosen: list[int] = []
+    for item in wanted:
+        if not isinstance(item, str):
+            chosen.append(item)
+        elif item in named:
+            chosen += named[item]
+        else:
+            raise BadRequest(f"layer {_quoted(item)} does not exist: {_known(list(named), len(names))}")
+    return _resolve(chosen, len(names), "layer", "the model")
+
+
 def pick(values: Floats, layer: LayerPlan) -> Floats:
-    """[B, S, D] -> [B, s, d], in the order that was asked for."""
+    """[N, S, D] -> [N, s, d], in the order that was asked for."""
     if len(layer.sources) != values.shape[1] or layer.sources != tuple(range(values.shape[1])):
         values = values[:, list(layer.sources), :]
     if len(layer.destinations) != values.shape[2] or layer.destinations != tuple(range(values.shape[2])):
@@ -72,7 +109,7 @@ def pick(values: Floats, layer: LayerPlan) -> Floats:
 
 
 def strengths(values: Floats) -> Floats:
-    """The largest magnitude of each edge over the rows: [B, s, d] -> [s, d]; 0 without rows.
+    """The largest magnitude of each edge: [N, s, d] -> [s, d]; 0 without rows.
 
     NaN counts as infinite: an edge that broke is what a reader must see first.
     """
@@ -99,3 +136,16 @@ def _resolve(wanted: Sequence[int], size: int, what: str, where: str) -> tuple[i
         twice = next(index for at, index in enumerate(wanted) if index in wanted[:at])
         raise BadRequest(f"{what} {twice} is named twice; name each {what} once")
     return tuple(wanted)
+
+
+def _known(names: Sequence[str], count: int) -> str:
+    numbers = f"numbered 0 to {count - 1}"
+    if not names:
+        return f"the model's {count} layers have no names, they are {numbers}"
+    shown = ", ".join(map(_quoted, names[:KNOWN_LIMIT]))
+    more = f" and {len(names) - KNOWN_LIMIT} more" if len(names) > KNOWN_LIMIT else ""
+    return f"the model has {shown}{more}; its {count} layers are also {numbers}"
+
+
+def _quoted(name: str) -> str:
+    return repr(name if len(name) <= NAME_LIMIT else f"{name[:NAME_LIMIT]}...")

@@ -1,13 +1,15 @@
 """What the edges of a model did with given rows: one small graph per layer, made when asked for.
 
-Memory is bounded by working through the rows in chunks; a chunk of one layer
-holds at most CHUNK_BYTES of edge values.
+Memory is bounded by working through rows and positions in chunks: a chunk of one
+layer holds at most CHUNK_BYTES of edge values, a piece of rows at most CHUNK_BYTES
+of node vectors. A layer runs N times, once at every position of every row.
 """
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
 import numpy as np
@@ -22,6 +24,8 @@ from kanserve.tensors import Array, LayerEdges
 
 CHUNK_BYTES = 32 * 2**20
 
+Floats = NDArray[np.floating]
+
 
 class Cancelled(Exception):
     """Raised inside the worker; never leaves it."""
@@ -30,15 +34,13 @@ class Cancelled(Exception):
 class LayerGraph:
     """The edge graph of one layer. Used by one thread; the session appears at first use."""
 
-    def __init__(self, layer: LayerInfo, create: Callable[[], Session], *, whole_batch: bool) -> None:
-        """`whole_batch`: the values depend on all rows together, so they cannot be chunked."""
+    def __init__(self, layer: LayerInfo, create: Callable[[], Session]) -> None:
         self.layer = layer
-        self.whole_batch = whole_batch
         self._create: Callable[[], Session] | None = create  # holds the bytes until then
         self._session: Session | None = None
 
-    def run(self, nodes: Array) -> NDArray[np.floating]:
-        """Node vector [B, n] -> edge values [B, S, D]."""
+    def run(self, nodes: Array) -> Floats:
+        """Node vectors [N, n] -> edge values [N, S, D]."""
         if self._session is None:
             assert self._create is not None
             try:
@@ -50,7 +52,7 @@ class LayerGraph:
         expected = (nodes.shape[0], self.layer.sources, self.layer.destinations)
         if values.shape != expected or values.dtype.kind != "f":
             raise BackendError(f"edge graph gave {values.dtype}{values.shape}, expected {expected}")
-        return cast("NDArray[np.floating]", values)
+        return cast("Floats", values)
 
 
 def compute(
@@ -60,87 +62,132 @@ def compute(
     plans: tuple[LayerPlan, ...],
     rows: Array,
     cancelled: threading.Event,
+    *,
+    piece_rows: int = 0,
 ) -> tuple[LayerEdges, ...]:
-    """Edge values of the planned layers for `rows` [B, n]; runs in a worker thread.
+    """Edge values of the planned layers for `rows` [B, ...]; runs in a worker thread.
 
-    The serving graph computes the node vectors, only those that are needed. The
-    graph's input is the node vector of layer 0. Raises Cancelled between chunks.
+    The serving graph computes the node vectors, only those that are needed, for at
+    most `piece_rows` rows at a time (0: no such limit). Raises Cancelled between chunks.
     """
-    names = [graphs[plan.layer].layer.node_tensor for plan in plans]
-    wanted = sorted({name for name in names if name != input_name})
-    found = dict(zip(wanted, session.run(wanted, {input_name: rows}), strict=True)) if wanted else {}
-    nodes = {input_name: rows, **found}
-    return tuple(
-        _layer(graphs[plan.layer], plan, nodes[name], cancelled) for plan, name in zip(plans, names, strict=True)
-    )
+    nodes = _Nodes(session, input_name, [graphs[plan.layer].layer for plan in plans], rows, piece_rows)
+    share = CHUNK_BYTES // max(1, len(plans))
+    answers = [_Answer(graphs[plan.layer], plan, len(rows), share) for plan in plans]
+    _work(nodes, answers, cancelled)
+    again = [answer for answer in answers if not answer.settle()]
+    if again:
+        _work(nodes, again, cancelled)
+    return tuple(answer.result() for answer in answers)
 
 
-def _layer(graph: LayerGraph, plan: LayerPlan, nodes: Array, cancelled: threading.Event) -> LayerEdges:
-    count = nodes.shape[0]
-    if count == 0:
-        return _empty(plan)
-    if plan.top_k:
-        return _strongest(graph, plan, nodes, cancelled)
-    values = np.empty((count, len(plan.sources), len(plan.destinations)), np.float32)
-    for start, part in _chunks(graph, nodes, cancelled):
-        values[start : start + len(part)] = _single(select.pick(part, plan))
-    return LayerEdges(plan.layer, plan.sources, plan.destinations, values)
+class _Nodes:
+    """The node vectors of some layers, a piece of rows at a time. Computed once if all
+    of them are small, otherwise again whenever they are gone through."""
+
+    def __init__(
+        self, session: Session, input_name: str, layers: Sequence[LayerInfo], rows: Array, piece_rows: int
+    ) -> None:
+        self._session = session
+        self._input = input_name
+        self._rows = rows
+        self._wanted = sorted({layer.node_tensor for layer in layers} - {input_name})
+        size = sum(math.prod(layer.positions) * layer.sources for layer in layers) * rows.dtype.itemsize
+        self._step = max(1, min(piece_rows or len(rows), CHUNK_BYTES // max(size, 1)))
+        self._kept: dict[int, dict[str, Array]] | None = {} if size * len(rows) <= CHUNK_BYTES else None
+
+    def __iter__(self) -> Iterator[tuple[int, int, dict[str, Array]]]:
+        """First row, number of rows, and the node tensors by name [rows, *positions, n]."""
+        for start in range(0, len(self._rows), self._step):
+            piece = self._rows[start : start + self._step]
+            found = self._kept.get(start) if self._kept is not None else None
+            if found is None:
+                found = {self._input: piece}
+                if self._wanted:
+                    computed = self._session.run(self._wanted, {self._input: piece})
+                    found |= dict(zip(self._wanted, computed, strict=True))
+                if self._kept is not None:
+                    self._kept[start] = found
+            yield start, len(piece), found
 
 
-def _strongest(graph: LayerGraph, plan: LayerPlan, nodes: Array, cancelled: threading.Event) -> LayerEdges:
-    """Two passes, so that the unselected values are never all in memory; one if they fit a chunk."""
-    strength = np.zeros((len(plan.sources), len(plan.destinations)))
-    kept: NDArray[np.floating] | None = None
-    for _, part in _chunks(graph, nodes, cancelled):
-        picked = select.pick(part, plan)
-        strength = np.maximum(strength, select.strengths(picked))
-        kept = picked if len(picked) == nodes.shape[0] else None
-    rows, columns = select.strongest(strength, plan.top_k)
-    values = np.empty((nodes.shape[0], plan.top_k), np.float32)
-    if kept is not None:
-        values[:] = _single(kept[:, rows, columns])
-    else:
-        for start, part in _chunks(graph, nodes, cancelled):
-            values[start : start + len(part)] = _single(select.pick(part, plan)[:, rows, columns])
-    return LayerEdges(
-        plan.layer,
-        tuple(plan.sources[at] for at in rows),
-        tuple(plan.destinations[at] for at in columns),
-        values,
-    )
+class _Answer:
+    """One layer's edge values in the making.
+
+    With top-k it first measures which edges are the strongest; the values come from
+    what was kept meanwhile if that fits `share` bytes, or else from a second pass.
+    """
+
+    def __init__(self, graph: LayerGraph, plan: LayerPlan, rows: int, share: int) -> None:
+        self.graph = graph
+        self._plan = plan
+        self._shape = plan.shape(rows)
+        self._per_row = math.prod(plan.positions)
+        self._strength = np.zeros((len(plan.sources), len(plan.destinations)))
+        self._chosen: tuple[NDArray[np.intp], NDArray[np.intp]] | None = None
+        size = rows * self._per_row * self._strength.size * 8
+        self._kept: list[Floats] | None = [] if plan.top_k and size <= share else None
+        self._values = np.empty((rows * self._per_row, *self._shape[1 + len(plan.positions) :]), np.float32)
+
+    def flat(self, nodes: Array, rows: int) -> Array:
+        """[rows, *positions, n] -> [N, n]. Raises BackendError for another shape."""
+        if nodes.ndim < 2 or nodes.shape[:-1] != (rows, *self._plan.positions):
+            tensor = self.graph.layer.node_tensor
+            raise BackendError(f"{tensor} has shape {nodes.shape}, expected {(rows, *self._plan.positions, 'n')}")
+        return np.ascontiguousarray(nodes).reshape(-1, nodes.shape[-1])
+
+    def chunk(self, nodes: Array) -> int:
+        """How many node vectors make a chunk of edge values."""
+        size = self.graph.layer.sources * self.graph.layer.destinations * nodes.dtype.itemsize
+        return max(1, CHUNK_BYTES // max(size, 1))
+
+    def add(self, row: int, offset: int, values: Floats) -> None:
+        """Edge values [n, S, D], those of `row` from its position `offset` on."""
+        picked = select.pick(values, self._plan)
+        if self._plan.top_k and self._chosen is None:
+            self._strength = np.maximum(self._strength, select.strengths(picked))
+            if self._kept is not None:
+                self._kept.append(picked)
+            return
+        self._fill(row * self._per_row + offset, picked)
+
+    def settle(self) -> bool:
+        """After the first pass: choose the strongest edges. False if their values are to come."""
+        if not self._plan.top_k:
+            return True
+        self._chosen = select.strongest(self._strength, self._plan.top_k)
+        at = 0
+        for picked in self._kept or ():
+            self._fill(at, picked)
+            at += len(picked)
+        return self._kept is not None
+
+    def result(self) -> LayerEdges:
+        """The answer, when every value is there."""
+        sources, destinations = self._plan.sources, self._plan.destinations
+        if self._chosen is not None:
+            rows, columns = self._chosen
+            sources = tuple(sources[at] for at in rows)
+            destinations = tuple(destinations[at] for at in columns)
+        return LayerEdges(self._plan.layer, sources, destinations, self._values.reshape(self._shape))
+
+    def _fill(self, at: int, picked: Floats) -> None:
+        if self._chosen is not None:
+            rows, columns = self._chosen
+            picked = picked[:, rows, columns]
+        # What is too large for float32 becomes infinite, as the format says.
+        with np.errstate(over="ignore"):
+            self._values[at : at + len(picked)] = picked.astype(np.float32)
 
 
-def _chunks(graph: LayerGraph, nodes: Array, cancelled: threading.Event) -> Iterator[tuple[int, NDArray[np.floating]]]:
-    per_row = graph.layer.sources * graph.layer.destinations * nodes.dtype.itemsize
-    step = nodes.shape[0] if graph.whole_batch else max(1, CHUNK_BYTES // max(per_row, 1))
-    for start in range(0, nodes.shape[0], step):
-        if cancelled.is_set():
-            raise Cancelled
-        yield start, graph.run(np.ascontiguousarray(nodes[start : start + step]))
-
-
-def _single(values: NDArray[np.floating]) -> NDArray[np.float32]:
-    """To float32; what is too large for it becomes infinite, as the format says."""
-    with np.errstate(over="ignore"):
-        return values.astype(np.float32)
-
-
-def _empty(plan: LayerPlan) -> LayerEdges:
-    """No rows: no magnitudes either, so top-k falls back to the order of the edges."""
-    if not plan.top_k:
-        return LayerEdges(
-            plan.layer,
-            plan.sources,
-            plan.destinations,
-            np.empty((0, len(plan.sources), len(plan.destinations)), np.float32),
-        )
-    rows, columns = np.unravel_index(np.arange(plan.top_k), (len(plan.sources), len(plan.destinations)))
-    return LayerEdges(
-        plan.layer,
-        tuple(plan.sources[at] for at in rows),
-        tuple(plan.destinations[at] for at in columns),
-        np.empty((0, plan.top_k), np.float32),
-    )
+def _work(nodes: _Nodes, answers: list[_Answer], cancelled: threading.Event) -> None:
+    for row, count, found in nodes:
+        for answer in answers:
+            vectors = answer.flat(found[answer.graph.layer.node_tensor], count)
+            step = answer.chunk(vectors)
+            for offset in range(0, len(vectors), step):
+                if cancelled.is_set():
+                    raise Cancelled
+                answer.add(row, offset, answer.graph.run(vectors[offset : offset + step]))
 
 
 def missing(name: str) -> NotPossible:

@@ -8,8 +8,10 @@ import functools
 import math
 import time
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kanexport import manifest as contract
 from kanexport.manifest import BasisInfo, LayerInfo, Manifest
@@ -21,12 +23,15 @@ from kanserve.models.model import Model
 from kanserve.repository.layout import Bundle
 from kanserve.tensors import DTYPES, Array, ModelInfo, TensorInfo
 
+T = TypeVar("T", bound=np.generic)
+
 PLAIN_BATCH = 1024  # rows of one request where no manifest says otherwise
 # The widest intermediate of a piece should stay in a core's cache. Measured on
 # [784, 64, 10], G = 5, 1024 rows: 19.4 ms in pieces of 64 rows, 61 ms in one piece.
 CHUNK_BYTES = 2 * 2**20
 INLINE_SECONDS = 200e-6  # what the event loop may be held for; a hop to a thread and back costs more
 PROBES = 5
+SERVED_CLASSES = ("A", "B")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,6 @@ class Loader:
                     device=self.device,
                     threads=self.threads,
                 ),
-                whole_batch=manifest.edge_class == "C",
             )
             for layer in manifest.layers
         )
@@ -79,22 +83,10 @@ def _info(bundle: Bundle, session: Session) -> ModelInfo:
         batched = all(len(t.shape) > 1 and t.shape[0] == -1 for t in tensors)
         size = PLAIN_BATCH if batched else 0
         return ModelInfo(bundle.name, bundle.version, size, session.inputs, session.outputs, bundle.digest)
-    inputs = {tensor.name: tensor for tensor in session.inputs}
-    outputs = {tensor.name: tensor for tensor in session.outputs}
     given = TensorInfo(manifest.input.name, manifest.input.datatype, manifest.input.shape)
     wanted = TensorInfo(manifest.output.name, manifest.output.datatype, manifest.output.shape)
-    if set(inputs) != {given.name} or not _fits(given, inputs[given.name]):
-        raise LoadError(LoadReason.MISMATCH, f"the graph's inputs are not the manifest's '{given.name}'")
-    if wanted.name not in outputs or not _fits(wanted, outputs[wanted.name]):
-        raise LoadError(LoadReason.MISMATCH, f"the graph has no output like the manifest's '{wanted.name}'")
-    if manifest.max_batch_size < 1:
-        raise LoadError(LoadReason.MANIFEST, f"max_batch_size is {manifest.max_batch_size}, not positive")
-    listed = {entry.path for entry in manifest.files}
-    for at, layer in enumerate(manifest.layers):
-        if layer.node_tensor != given.name and layer.node_tensor not in outputs:
-            raise LoadError(LoadReason.MISMATCH, f"layer {at}: the graph has no '{layer.node_tensor}'")
-        if layer.edges_file not in listed:
-            raise LoadError(LoadReason.MANIFEST, f"layer {at}: {layer.edges_file!r} is not a listed file")
+    _check_manifest(manifest)
+    _check_graph(manifest, given, wanted, session)
     return ModelInfo(
         manifest.name,
         manifest.version,
@@ -104,6 +96,61 @@ def _info(bundle: Bundle, session: Session) -> ModelInfo:
         bundle.digest,
         manifest,
     )
+
+
+def _check_manifest(manifest: Manifest) -> None:
+    """What the server relies on. Raises LoadError."""
+    if manifest.max_batch_size < 1:
+        raise LoadError(LoadReason.MANIFEST, f"max_batch_size is {manifest.max_batch_size}, not positive")
+    for tensor in (manifest.input, manifest.output):
+        if min(tensor.shape[1:], default=0) < 1:
+            raise LoadError(
+                LoadReason.MANIFEST, f"'{tensor.name}' has shape {list(tensor.shape)}: the size of a row is not known"
+            )
+    _check_class("the model", manifest.edge_class)
+    listed = {entry.path for entry in manifest.files}
+    for at, layer in enumerate(manifest.layers):
+        if layer.edge_class:
+            _check_class(f"layer {at}", layer.edge_class)
+        if min(layer.sources, layer.destinations, *layer.positions) < 1:
+            raise LoadError(LoadReason.MANIFEST, f"layer {at} has no sources, no destinations or no positions")
+        if layer.edges_file not in listed:
+            raise LoadError(LoadReason.MANIFEST, f"layer {at}: {layer.edges_file!r} is not a listed file")
+
+
+def _check_class(what: str, edge_class: str) -> None:
+    """NOTE: class C is refused, since the same row would get other answers in other
+    company: clients, chunks and dynamic batching decide which rows meet. A model
+    whose ranges were frozen when it was exported is of class A or B."""
+    if edge_class == "C":
+        raise LoadError(
+            LoadReason.MANIFEST,
+            f"{what} is of edge class C: a row's answer depends on the other rows of its batch; "
+            "export it with what it takes from the batch frozen",
+        )
+    if edge_class not in SERVED_CLASSES:
+        raise LoadError(LoadReason.MANIFEST, f"{what} is of edge class {edge_class!r}; A and B are known")
+
+
+def _check_graph(manifest: Manifest, given: TensorInfo, wanted: TensorInfo, session: Session) -> None:
+    """The graph has the tensors of the manifest. Raises LoadError."""
+    inputs = {tensor.name: tensor for tensor in session.inputs}
+    outputs = {tensor.name: tensor for tensor in session.outputs}
+    if set(inputs) != {given.name} or not _fits(given, inputs[given.name]):
+        raise LoadError(LoadReason.MISMATCH, f"the graph's inputs are not the manifest's '{given.name}'")
+    if wanted.name not in outputs or not _fits(wanted, outputs[wanted.name]):
+        raise LoadError(LoadReason.MISMATCH, f"the graph has no output like the manifest's '{wanted.name}'")
+    for at, layer in enumerate(manifest.layers):
+        node = given if layer.node_tensor == given.name else outputs.get(layer.node_tensor)
+        if node is None:
+            raise LoadError(LoadReason.MISMATCH, f"layer {at}: the graph has no '{layer.node_tensor}'")
+        expected = TensorInfo(node.name, given.datatype, (-1, *layer.positions, node.shape[-1] if node.shape else -1))
+        if not _fits(expected, node):
+            raise LoadError(
+                LoadReason.MISMATCH,
+                f"layer {at}: '{node.name}' is {node.datatype} {list(node.shape)}, expected {given.datatype} "
+                f"[rows, *positions, nodes] with positions {list(layer.positions)}",
+            )
 
 
 def _fits(claim: TensorInfo, found: TensorInfo) -> bool:
@@ -123,10 +170,12 @@ def _prove(manifest: Manifest, info: ModelInfo, session: Session) -> None:
     if not reference.inputs:
         return  # a model that is NaN somewhere on every row; its notes say so
     try:
-        rows = np.asarray(reference.inputs, DTYPES[info.inputs[0].datatype])
-        expected = np.asarray(reference.outputs, np.float64)
+        flat = np.asarray(reference.inputs, DTYPES[info.inputs[0].datatype])
+        answers = np.asarray(reference.outputs, np.float64)
     except ValueError as error:
         raise LoadError(LoadReason.MANIFEST, "the reference rows differ in length") from error
+    rows = _shaped(flat, info.inputs[0])
+    expected = _shaped(answers, info.outputs[0])
     try:
         (found,) = session.run([info.outputs[0].name], {info.inputs[0].name: rows})
     except Exhausted as error:
@@ -148,13 +197,26 @@ def _prove(manifest: Manifest, info: ModelInfo, session: Session) -> None:
         )
 
 
+def _shaped(flat: NDArray[T], tensor: TensorInfo) -> NDArray[T]:
+    """Flat reference rows in the shape of their tensor. Raises LoadError."""
+    size = math.prod(tensor.shape[1:])
+    if flat.shape[1:] != (size,):
+        raise LoadError(
+            LoadReason.MANIFEST,
+            f"a reference row of '{tensor.name}' holds {math.prod(flat.shape[1:])} numbers, expected {size}",
+        )
+    return flat.reshape(len(flat), *tensor.shape[1:])
+
+
 def _chunk_rows(manifest: Manifest | None) -> int:
-    """Rows whose basis values fill CHUNK_BYTES; 0 if rows must stay together, or may."""
-    if manifest is None or manifest.edge_class == "C":
+    """Rows whose basis values fill CHUNK_BYTES; 0 if nobody knows whether they may be parted."""
+    if manifest is None:
         return 0
     item = DTYPES[manifest.input.datatype].itemsize
     widest = max((_width(layer, basis) for layer in manifest.layers for basis in layer.bases), default=1)
-    return max(16, CHUNK_BYTES // (item * widest))
+    # No matrix product should have less than 16 rows; positions count as rows.
+    positions = max((math.prod(layer.positions) for layer in manifest.layers), default=1)
+    return max(1, 16 // positions, CHUNK_BYTES // (item * widest))
 
 
 def _width(layer: LayerInfo, basis: BasisInfo) -> int:

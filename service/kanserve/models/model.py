@@ -115,7 +115,7 @@ class Model:
     async def edges(
         self, plans: tuple[LayerPlan, ...], rows: Array, *, deadline: float | None
     ) -> tuple[LayerEdges, ...]:
-        """Edge values of the planned layers for `rows` [B, n].
+        """Edge values of the planned layers for `rows` [B, ...], shaped as the input.
 
         Raises NotPossible without edge graphs, QueueFull, DeadlineExceeded, Exhausted,
         BackendError. When the caller gives up, the work stops at the next chunk.
@@ -142,7 +142,15 @@ class Model:
     ) -> tuple[LayerEdges, ...]:
         if deadline is not None and time.monotonic() > deadline:
             raise DeadlineExceeded
-        return edges.compute(self._session, self.info.inputs[0].name, self._graphs, plans, rows, cancelled)
+        return edges.compute(
+            self._session,
+            self.info.inputs[0].name,
+            self._graphs,
+            plans,
+            rows,
+            cancelled,
+            piece_rows=self._chunk_rows,
+        )
 
     def close(self) -> None:
         """Let running work end, drop what waits, join the threads. Blocks."""

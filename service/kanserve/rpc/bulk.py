@@ -6,12 +6,17 @@ limits than it announces is served too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 
-from kanserve.rpc.client import Answer, Client, ClientError, Description, Layer, LayerValues, Model
+from kanexport.manifest import LayerInfo
+from kanserve.errors import BadRequest
+from kanserve.interpret import select
+from kanserve.rpc.client import Answer, Client, ClientError, LayerValues, Model
+from kanserve.rpc.description import Description
 from kanserve.tensors import DTYPES
 
 T = TypeVar("T")
@@ -22,7 +27,7 @@ RESPONSE_SHARE = 0.9  # of the announced bound; the rest is for names, shapes an
 
 
 def infer(client: Client, model: Model, rows: Any, *, version: str = "", progress: Progress | None = None) -> Answer:
-    """Outputs by name for all `rows` [rows, columns], in order. Raises ClientError."""
+    """Outputs by name for all `rows` [rows, ...], in order. Raises ClientError."""
     tensor = model.inputs[0]
     most = model.max_batch_size or max(1, len(rows))
     most = min(most, REQUEST_BYTES // max(1, _row_bytes(rows, tensor.datatype)))
@@ -37,27 +42,24 @@ def edges(
     described: Description,
     rows: Any,
     *,
-    layers: tuple[int, ...] = (),
+    layers: Sequence[int | str] = (),
     sources: tuple[int, ...] = (),
     destinations: tuple[int, ...] = (),
     top_k: int = 0,
     progress: Progress | None = None,
 ) -> Iterator[LayerValues]:
-    """Edge values of the chosen layers, one layer after the other. Raises ClientError.
+    """Edge values of the layers chosen by index or name, one layer after the other.
+    Raises ClientError.
 
     With `top_k`, the strongest edges over *all* rows, also when they travel in several requests.
     """
-    wanted = layers or tuple(layer.index for layer in described.layers)
+    try:
+        wanted = select.find([layer.name for layer in described.layers], layers)
+    except BadRequest as error:
+        raise ClientError(f"model {described.name!r}: {error}", code="INVALID_ARGUMENT", input_is_wrong=True) from error
     for done, index in enumerate(wanted):
-        if index >= len(described.layers):
-            known = f"its layers are 0 to {len(described.layers) - 1}"
-            raise ClientError(
-                f"model {described.name!r} has no layer {index}: {known}",
-                code="INVALID_ARGUMENT",
-                input_is_wrong=True,
-            )
         report = _shifted(progress, done, len(wanted))
-        query = _LayerQuery(client, described, described.layers[index], sources, destinations, report)
+        query = _LayerQuery(client, described, index, sources, destinations, report)
         yield query.strongest(rows, top_k) if top_k else query.all(rows)
 
 
@@ -68,57 +70,89 @@ class _LayerQuery:
         self,
         client: Client,
         described: Description,
-        layer: Layer,
+        index: int,
         sources: tuple[int, ...],
         destinations: tuple[int, ...],
         progress: Progress | None,
     ) -> None:
         self.client = client
         self.described = described
-        self.layer = layer
+        self.index = index
+        self.layer: LayerInfo = described.layers[index]
         self.sources = sources
         self.destinations = destinations
         self.progress = progress
 
     def all(self, rows: Any) -> LayerValues:
-        """Every selected edge: [rows, sources, destinations]."""
-        per_row = (len(self.sources) or self.layer.sources) * (len(self.destinations) or self.layer.destinations)
-        parts = self._ask(rows, per_row, self.sources, self.destinations, 0)
-        first = parts[0]
-        values = np.concatenate([part.values for part in parts])
-        return LayerValues(first.layer, first.sources, first.destinations, values)
+        """Every selected edge: [rows, *positions, sources, destinations]."""
+        return self._every(rows, self.sources, self.destinations)
 
     def strongest(self, rows: Any, top_k: int) -> LayerValues:
-        """The `top_k` edges of largest magnitude over all rows: [rows, k].
+        """The `top_k` edges of largest magnitude over rows and positions: [rows, *positions, k].
 
         An edge among the strongest overall is among the strongest of the part
         where it peaks, so the parts' answers hold every candidate.
         """
-        edges = self.layer.sources * self.layer.destinations
-        parts = self._ask(rows, min(top_k, edges), self.sources, self.destinations, top_k)
+        edges = min(top_k, self.layer.sources * self.layer.destinations)
+        per_row = edges * math.prod(self.layer.positions)
+        parts = self._ask(rows, per_row, self.sources, self.destinations, top_k, self.progress)
         if len(parts) == 1:
             return parts[0]
         peaks: dict[tuple[int, int], float] = {}
         for part in parts:
-            magnitude = np.abs(part.values).max(axis=0, initial=0.0)
+            flat = part.values.reshape(-1, len(part.sources))
+            magnitude = np.abs(flat).max(axis=0, initial=0.0)
             strength = np.where(np.isnan(magnitude), np.inf, magnitude)
             for edge in zip(part.sources.tolist(), part.destinations.tolist(), strength.tolist(), strict=True):
                 peaks[edge[:2]] = max(peaks.get(edge[:2], 0.0), edge[2])
         chosen = sorted(peaks, key=lambda edge: (-peaks[edge], edge))[:top_k]
         sources = tuple(sorted({source for source, _ in chosen}))
         destinations = tuple(sorted({destination for _, destination in chosen}))
-        parts = self._ask(rows, len(sources) * len(destinations), sources, destinations, 0)
-        at = [(sources.index(source), destinations.index(destination)) for source, destination in chosen]
-        row, column = np.array(at).T
+        values = self._every(rows, sources, destinations).values
+        row, column = np.array([(sources.index(i), destinations.index(j)) for i, j in chosen]).T
         return LayerValues(
-            layer=self.layer.index,
+            layer=self.index,
             sources=np.array([source for source, _ in chosen], np.int64),
             destinations=np.array([destination for _, destination in chosen], np.int64),
-            values=np.concatenate([part.values[:, row, column] for part in parts]),
+            values=values[..., row, column],
         )
 
+    def _every(self, rows: Any, sources: tuple[int, ...], destinations: tuple[int, ...]) -> LayerValues:
+        """All edges between some nodes, a few destinations at a time where the positions
+        of a single row would not fit an answer."""
+        per_destination = (len(sources) or self.layer.sources) * math.prod(self.layer.positions)
+        most = max(1, self._most_values() // max(1, per_destination))
+        every = destinations or tuple(range(self.layer.destinations))
+        groups = [every[at : at + most] for at in range(0, len(every), most)]
+        if len(groups) == 1:
+            groups = [destinations]
+        found: list[LayerValues] = []
+        for done, some in enumerate(groups):
+            per_row = per_destination * (len(some) or len(every))
+            parts = self._ask(rows, per_row, sources, some, 0, _shifted(self.progress, done, len(groups)))
+            values = np.concatenate([part.values for part in parts])
+            found.append(LayerValues(self.index, parts[0].sources, parts[0].destinations, values))
+        if len(found) == 1:
+            return found[0]
+        return LayerValues(
+            layer=self.index,
+            sources=found[0].sources,
+            destinations=np.concatenate([part.destinations for part in found]),
+            values=np.concatenate([part.values for part in found], axis=-1),
+        )
+
+    def _most_values(self) -> int:
+        """Of one answer."""
+        return int(self.described.max_response_bytes * RESPONSE_SHARE) // select.VALUE_BYTES
+
     def _ask(
-        self, rows: Any, per_row: int, sources: tuple[int, ...], destinations: tuple[int, ...], top_k: int
+        self,
+        rows: Any,
+        per_row: int,
+        sources: tuple[int, ...],
+        destinations: tuple[int, ...],
+        top_k: int,
+        progress: Progress | None,
     ) -> list[LayerValues]:
         """The layer's answers for consecutive parts of `rows`; `per_row` is how many values a row gives."""
 
@@ -126,17 +160,17 @@ class _LayerQuery:
             found = self.client.edges(
                 self.described,
                 part,
-                layers=(self.layer.index,),
+                layers=(self.index,),
                 sources=sources,
                 destinations=destinations,
                 top_k=top_k,
             )
             return found[0]
 
-        most = int(self.described.max_response_bytes * RESPONSE_SHARE) // max(1, per_row * 4)
+        most = self._most_values() // max(1, per_row)
         most = min(most, self.described.max_rows)
         most = min(most, REQUEST_BYTES // max(1, _row_bytes(rows, self.described.input.datatype)))
-        return _split(rows, most, call, self.progress)
+        return _split(rows, most, call, progress)
 
 
 def _split(rows: Any, most: int, call: Callable[[Any], T], progress: Progress | None) -> list[T]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ from google.protobuf.message import Message
 
 from kanserve.pb import grpc_service_pb2 as oip
 from kanserve.pb import kan_pb2 as kan
+from kanserve.rpc.description import Description, from_pb
 from kanserve.tensors import DTYPES, TensorInfo
 
 M = TypeVar("M", bound=Message)
@@ -63,42 +64,6 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
-    """One KAN layer. `symbolic` maps (source, destination) to a function name."""
-
-    index: int
-    sources: int
-    destinations: int
-    bases: tuple[str, ...]
-    active_edges: int
-    symbolic: dict[tuple[int, int], str]
-
-
-@dataclass(frozen=True, slots=True)
-class Description:
-    """A served KAN. `verified_error` is the largest relative output error over the finite zones."""
-
-    name: str
-    version: str
-    digest: str
-    family: str
-    edge_class: str
-    input: TensorInfo
-    output: TensorInfo
-    layers: tuple[Layer, ...]
-    verified_error: float
-    max_batch_size: int
-    max_rows: int  # of one edge query
-    max_response_bytes: int
-    notes: tuple[str, ...]
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Columns of the input, nodes between the layers, columns of the output."""
-        return (self.input.shape[-1], *(layer.sources for layer in self.layers[1:]), self.output.shape[-1])
-
-
-@dataclass(frozen=True, slots=True)
 class IndexEntry:
     """A model version of the server's repository, whether or not it serves."""
 
@@ -118,7 +83,8 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class LayerValues:
-    """Edge values. `values` is float32 [rows, sources, destinations], or with top-k [rows, k]."""
+    """Edge values. `values` is float32 [rows, *positions, sources, destinations], or with
+    top-k [rows, *positions, k]."""
 
     layer: int
     sources: np.ndarray[Any, np.dtype[np.int64]]
@@ -186,7 +152,7 @@ class Client:
         """The KAN behind a model. Raises ClientError (NOT_FOUND)."""
         request = kan.DescribeModelRequest(model_name=name, model_version=version)
         answer: kan.DescribeModelResponse = self._call(KAN + "DescribeModel", request, kan.DescribeModelResponse)
-        return description_from_pb(answer)
+        return from_pb(answer)
 
     def infer(self, tensor: TensorInfo, rows: Any, *, model: str, version: str = "") -> Answer:
         """One request: `rows` into the input `tensor`; every output as an array by name."""
@@ -210,19 +176,21 @@ class Client:
         described: Description,
         rows: Any,
         *,
-        layers: tuple[int, ...] = (),
+        layers: Sequence[int | str] = (),
         sources: tuple[int, ...] = (),
         destinations: tuple[int, ...] = (),
         top_k: int = 0,
     ) -> tuple[LayerValues, ...]:
-        """One edge query: values of the selected edges for `rows` [rows, columns]."""
+        """One edge query: values of the selected edges for `rows` [rows, ...], shaped as the
+        model's input. Layers by index or by name; the answer has the indices first."""
         packed = np.ascontiguousarray(rows, DTYPES[described.input.datatype])
         request = kan.QueryEdgesRequest(
             model_name=described.name,
             model_version=described.version,
             rows=packed.tobytes(),
             row_count=len(packed),
-            layers=layers,
+            layers=[layer for layer in layers if isinstance(layer, int)],
+            layer_names=[layer for layer in layers if isinstance(layer, str)],
             sources=sources,
             destinations=destinations,
             top_k=top_k,
@@ -274,37 +242,6 @@ class Client:
         elif code not in (*INPUT_CODES, grpc.StatusCode.RESOURCE_EXHAUSTED):
             text = f"the server at {self.url} failed ({code.name}): {text}"
         return ClientError(text, code=code.name, input_is_wrong=code in INPUT_CODES)
-
-
-def description_from_pb(answer: kan.DescribeModelResponse) -> Description:
-    """The answer of DescribeModel as plain values."""
-    finite = [zone for zone in answer.verification.zones if zone.name != "nonfinite"]
-    return Description(
-        name=answer.model_name,
-        version=answer.model_version,
-        digest=answer.digest,
-        family=answer.family,
-        edge_class=answer.edge_class,
-        input=TensorInfo(answer.input.name, answer.input.datatype, tuple(answer.input.shape)),
-        output=TensorInfo(answer.output.name, answer.output.datatype, tuple(answer.output.shape)),
-        layers=tuple(_layer_from_pb(layer) for layer in answer.layers),
-        verified_error=max((zone.outputs_max_rel for zone in finite), default=float("nan")),
-        max_batch_size=answer.max_batch_size,
-        max_rows=answer.limits.max_rows,
-        max_response_bytes=answer.limits.max_response_bytes,
-        notes=tuple(answer.notes),
-    )
-
-
-def _layer_from_pb(layer: kan.Layer) -> Layer:
-    return Layer(
-        index=layer.index,
-        sources=layer.sources,
-        destinations=layer.destinations,
-        bases=tuple(basis.kind for basis in layer.bases),
-        active_edges=layer.active_edges,
-        symbolic={(edge.source, edge.destination): edge.function for edge in layer.symbolic},
-    )
 
 
 def _bytes(request: Message | bytes) -> bytes:

@@ -98,7 +98,7 @@ def response_to_pb(response: InferResponse) -> pb.ModelInferResponse:
 
 def edges_from_pb(message: kan_pb2.QueryEdgesRequest, *, deadline: float | None) -> EdgeRequest:
     """QueryEdgesRequest -> EdgeRequest. Raises BadRequest for lists longer than any layer is wide."""
-    for name in ("layers", "sources", "destinations"):
+    for name in ("layers", "layer_names", "sources", "destinations"):
         _at_most(name, getattr(message, name), INDEX_LIMIT)
     return EdgeRequest(
         model=message.model_name,
@@ -106,7 +106,7 @@ def edges_from_pb(message: kan_pb2.QueryEdgesRequest, *, deadline: float | None)
         id=message.id,
         rows=message.rows,
         row_count=message.row_count,
-        layers=tuple(message.layers),
+        layers=(*message.layers, *message.layer_names),
         sources=tuple(message.sources),
         destinations=tuple(message.destinations),
         top_k=message.top_k,

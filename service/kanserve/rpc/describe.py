@@ -187,7 +187,7 @@ def _facts(info: ModelInfo) -> dict[str, str]:
         facts |= {
             "kan.family": info.manifest.source.family,
             "kan.edge_class": info.manifest.edge_class,
-            "kan.widths": ",".join(map(str, info.manifest.widths)),
+            "kan.widths": ",".join("x".join(map(str, shape)) for shape in info.manifest.shapes),
             "kan.format": str(info.manifest.format),
         }
     return facts

@@ -1,0 +1,133 @@
+"""A served KAN as a client knows it: the answer of DescribeModel in the manifest's own
+nouns. The way back of `describe.py`, which a client installation cannot import.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kanexport import manifest
+from kanexport.manifest import BasisInfo, LayerInfo, NodeStep, SymbolicEdge
+from kanserve.pb import kan_pb2 as kan
+from kanserve.tensors import TensorInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A served KAN. `verified_error` is the largest relative output error over the finite zones.
+
+    A layer's `edge_class` is never empty here; its `node_tensor`, `edges_file` and
+    `edges_tensor` are, being the server's own business.
+    """
+
+    name: str
+    version: str
+    digest: str
+    family: str
+    edge_class: str
+    input: TensorInfo
+    output: TensorInfo
+    layers: tuple[LayerInfo, ...]
+    verified_error: float
+    max_batch_size: int
+    max_rows: int  # of one edge query
+    max_response_bytes: int
+    notes: tuple[str, ...]
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """What a row is on its way, as `manifest.row_shapes` has it."""
+        return manifest.row_shapes(self.input.shape, self.layers, self.output.shape)
+
+
+def from_pb(answer: kan.DescribeModelResponse) -> Description:
+    """The answer of DescribeModel as plain values."""
+    finite = [zone for zone in answer.verification.zones if zone.name != "nonfinite"]
+    return Description(
+        name=answer.model_name,
+        version=answer.model_version,
+        digest=answer.digest,
+        family=answer.family,
+        edge_class=answer.edge_class,
+        input=TensorInfo(answer.input.name, answer.input.datatype, tuple(answer.input.shape)),
+        output=TensorInfo(answer.output.name, answer.output.datatype, tuple(answer.output.shape)),
+        layers=tuple(_layer(layer, answer.edge_class) for layer in answer.layers),
+        verified_error=max((zone.outputs_max_rel for zone in finite), default=math.nan),
+        max_batch_size=answer.max_batch_size,
+        max_rows=answer.limits.max_rows,
+        max_response_bytes=answer.limits.max_response_bytes,
+        notes=tuple(answer.notes),
+    )
+
+
+def _layer(layer: kan.Layer, edge_class: str) -> LayerInfo:
+    return LayerInfo(
+        sources=layer.sources,
+        destinations=layer.destinations,
+        bases=tuple(_basis(basis) for basis in layer.bases),
+        before=_steps(layer.before),
+        after=_steps(layer.after),
+        mask=_table(layer.mask, "<f4", layer.sources),
+        bias=_vector(layer.bias),
+        symbolic=tuple(_symbolic(edge) for edge in layer.symbolic),
+        active_edges=layer.active_edges,
+        node_tensor="",
+        edges_file="",
+        edges_tensor="",
+        name=layer.name,
+        edge_class=layer.edge_class or edge_class,
+        positions=tuple(layer.positions),
+    )
+
+
+def _basis(basis: kan.Basis) -> BasisInfo:
+    return BasisInfo(
+        kind=basis.kind,
+        functions=basis.functions,
+        parameters=dict(basis.parameters),
+        knots=_table(basis.knots, "<f8", basis.knot_rows),
+        per_edge=basis.per_edge,
+        before=_steps(basis.before),
+    )
+
+
+def _symbolic(edge: kan.SymbolicEdge) -> SymbolicEdge:
+    return SymbolicEdge(
+        source=edge.source,
+        destination=edge.destination,
+        function=edge.function,
+        a=edge.a,
+        b=edge.b,
+        c=edge.c,
+        d=edge.d,
+        mask=edge.mask,
+        expression=edge.expression,
+    )
+
+
+def _steps(steps: Sequence[kan.NodeStep]) -> tuple[NodeStep, ...]:
+    return tuple(
+        NodeStep(
+            kind=step.kind,
+            indices=tuple(step.indices),
+            scale=_vector(step.scale),
+            bias=_vector(step.bias),
+            epsilon=step.epsilon,
+            function=step.function,
+        )
+        for step in steps
+    )
+
+
+def _vector(packed: bytes) -> tuple[float, ...]:
+    return tuple(np.frombuffer(packed, "<f8").tolist())
+
+
+def _table(packed: bytes, dtype: str, rows: int) -> tuple[tuple[float, ...], ...]:
+    if not packed:
+        return ()
+    return tuple(map(tuple, np.frombuffer(packed, dtype).reshape(rows, -1).tolist()))
