@@ -19,7 +19,7 @@ LAYERS = {
     "kanexport": [
         {"errors", "manifest"},
         {"graph", "formats", "options", "compare", "architecture"},
-        {"unary", "wavelets", "bases", "steps", "checkpoint", "parts"},
+        {"unary", "wavelets", "bases", "steps", "checkpoint", "parts", "spacing"},
         {"ir"},
         {"stack"},
         {"lower", "evaluate", "rows", "readers"},

@@ -31,6 +31,27 @@ Array = npt.NDArray[np.float64]
 UNIFORM_TOLERANCE = 1e-6
 # No input is that large, and float32 still holds a hundred times the span.
 KNOT_LIMIT = 1e30
+# What `emit_uniform_cubic` leaves to the coefficients.
+CUBIC_SCALE = 8 / 6
+
+
+def emit_uniform_cubic(g: Graph, x: Value, centres: Array, step: float) -> Value:
+    """[B, 1, I] -> [B, K, I]: cubic splines of one step around centres [K], divided by CUBIC_SCALE.
+
+    ((2-d)+^3 - 4 (1-d)+^3) / 8 with d = |x - centre| / step, in seven passes.
+    """
+    distance = g.op("Abs", g.sub(x, g.const(centres[None, :, None])))
+    half = 2.0 ** (-1 / 3)
+    wide = _fade(g, distance, -0.5 / step, 1.0)
+    narrow = _fade(g, distance, -half / step, half)
+    return g.sub(g.pow(wide, 3.0), g.pow(narrow, 3.0))
+
+
+def _fade(g: Graph, distance: Value, slope: float, start: float) -> Value:
+    """(start + slope * distance)+, at most 1. HardSigmoid is all of it in one."""
+    if g.dtype == np.float32:
+        return g.hard_sigmoid(distance, alpha=slope, beta=start)
+    return g.op("Relu", g.add(g.mul(distance, g.const(slope)), g.const(start)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,7 +115,7 @@ class BSpline:
         return self.degree == 3 and self.step is not None and np.dtype(dtype) == np.float32
 
     def emitted_scale(self, g: Graph) -> float:
-        return 8 / 6 if self.closed_form(g.dtype) else 1.0
+        return CUBIC_SCALE if self.closed_form(g.dtype) else 1.0
 
     def evaluate(self, x: Array) -> Array:
         t = self.extended.T[None]  # [1, T, I]
@@ -113,19 +134,9 @@ class BSpline:
         return self._emit_ramps(g, x, sources)
 
     def _emit_uniform_cubic(self, g: Graph, x: Value) -> Value:
-        """((2-d)+^3 - 4 (1-d)+^3) / 8 with d = |x - centre| / step, in seven passes.
-
-        HardSigmoid is a multiply-add and a clip in one; the factor 8/6 is left to
-        the coefficients (`emitted_scale`).
-        """
         step = self.step
         assert step is not None
-        centres = self.extended[0, 2:-2]
-        distance = g.op("Abs", g.sub(x, g.const(centres[None, :, None])))
-        half = 2.0 ** (-1 / 3)
-        wide = g.hard_sigmoid(distance, alpha=-0.5 / step, beta=1.0)
-        narrow = g.hard_sigmoid(distance, alpha=-half / step, beta=half)
-        return g.sub(g.pow(wide, 3.0), g.pow(narrow, 3.0))
+        return emit_uniform_cubic(g, x, self.extended[0, 2:-2], step)
 
     def _emit_ramps(self, g: Graph, x: Value, sources: int) -> Value:
         """Any knots, without comparisons.

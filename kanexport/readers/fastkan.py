@@ -7,14 +7,15 @@ Source: ZiyaoLi/fast-kan, FastKANLayer.forward, for n inputs, m outputs, K centr
         + sum_i W_ji act(x_i) + beta_j       (absent with use_base_update=False)
 
 `d` is a Python number and in no file; the library's default is the centres' spacing,
-(g_max - g_min) / (K - 1). `base_activation` is a function, SiLU by default.
+(g_max - g_min) / (K - 1). `base_activation` is a function, SiLU by default. Copies of
+the layer are read as well where `base_linear` has no bias.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from kanexport import stack, unary
+from kanexport import spacing, stack, unary
 from kanexport.bases.activation import Activation
 from kanexport.bases.gaussian import Gaussian
 from kanexport.errors import InvalidKan
@@ -39,8 +40,7 @@ def layer(part: Part, options: Options) -> Layer:
         raise InvalidKan(f"spline_linear.weight has {columns} columns, no multiple of the {len(centres)} centres")
     n = columns // len(centres)
     weights = part.tensor("spline_linear.weight", m, columns).reshape(m, n, len(centres))
-    spacing = (centres[-1] - centres[0]) / max(1, len(centres) - 1)
-    basis = Gaussian(centres, options.number("denominator", repr(float(spacing))))
+    basis = Gaussian(centres, spacing.denominator(centres, options))
     before: tuple[Step, ...] = ()
     if part.has("layernorm.weight"):
         before = (stack.norm(Part(part.tensors, part.prefix + "layernorm."), options, "layernorm", n),)
@@ -49,5 +49,5 @@ def layer(part: Part, options: Options) -> Layer:
     if part.has("base_linear.weight"):
         activation = Activation(unary.activation(options.text("base_activation", "silu").lower()))
         terms.append(BasisTerm(activation, part.tensor("base_linear.weight", m, n).T[:, :, None]))
-        bias = part.tensor("base_linear.bias", m)
+        bias = part.tensor("base_linear.bias", m) if part.has("base_linear.bias") else bias
     return Layer(tuple(terms), mask=np.ones((n, m)), bias=bias, spread=np.zeros((n, m), dtype=bool))

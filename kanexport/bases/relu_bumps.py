@@ -1,0 +1,99 @@
+"""Products of two ramps, squared: ((x - l)+ (h - x)+ r)^2, with ends of its own for every source.
+
+Source: ReLU-KAN's ReLUKANLayer (quiqi/relu_kan), where l and h are trained and r is fixed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.bases import Basis, Support
+from kanexport.errors import InvalidKan
+
+if TYPE_CHECKING:
+    from kanexport.graph import Graph, Value
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReluBumps:
+    """`low` and `high` [I, K]; `rate` is r. A function whose ends have crossed is zero."""
+
+    low: Array
+    high: Array
+    rate: float
+
+    kind = "relu-bumps"
+    compact = True
+
+    def __post_init__(self) -> None:
+        if self.low.ndim != 2 or self.low.shape != self.high.shape or 0 in self.low.shape:
+            raise InvalidKan(f"ends of shapes {self.low.shape} and {self.high.shape}, expected [sources, functions]")
+        for name, ends in (("low", self.low), ("high", self.high)):
+            bad = np.argwhere(~np.isfinite(ends))
+            if len(bad):
+                source, at = (int(v) for v in bad[0])
+                raise InvalidKan(f"{name} end {at} of source {source} is {float(ends[source, at])!r}")
+        if not 0 < self.rate < np.inf:
+            raise InvalidKan(f"the rate of the functions is {self.rate}, expected a number above 0")
+
+    @property
+    def functions(self) -> int:
+        return int(self.low.shape[1])
+
+    @property
+    def sources(self) -> int | None:
+        return len(self.low)
+
+    def evaluate(self, x: Array) -> Array:
+        # Non-finite values are outside of every function.
+        u = np.where(np.isfinite(x), x, self.support(len(self.low)).outer[0])[:, None, :]
+        return np.asarray((np.maximum(u - self.low.T, 0) * np.maximum(self.high.T - u, 0) * self.rate) ** 2)
+
+    def emit(self, g: Graph, x: Value, sources: int) -> Value:
+        # Outside there is nothing, and infinity times zero would be NaN.
+        low, high = self.support(sources).outer
+        x = g.reshape(g.op("Min", g.op("Max", x, g.const(low)), g.const(high)), 0, 1, sources)
+        # The product is positive between the ends; where they have crossed they are put
+        # together, and it never is.
+        end = np.maximum(self.low, self.high)
+        root = np.sqrt(self.rate)
+        rising = g.mul(g.sub(x, g.const(self.low.T[None])), g.const(root))
+        falling = g.mul(g.sub(g.const(end.T[None]), x), g.const(root))
+        bump = g.op("Relu", g.mul(rising, falling))
+        return g.reshape(g.mul(bump, bump), *((0, sources) if self.functions == 1 else (0, self.functions, sources)))
+
+    def emitted_scale(self, g: Graph) -> float:
+        return 1.0
+
+    def support(self, sources: int) -> Support:
+        """The outermost ends, and the middle half of what lies between them."""
+        high = np.maximum(self.low, self.high)
+        first, last = self.low.min(axis=1), high.max(axis=1)
+        quarter = (last - first) / 4
+        points = np.concatenate([self.low, high], axis=1).T
+        return Support((first + quarter, last - quarter), (first, last), points)
+
+    def parameters(self) -> dict[str, str]:
+        return {"rate": repr(self.rate)}
+
+    def knots(self) -> Array:
+        return np.sort(np.concatenate([self.low, self.high], axis=1), axis=1)
+
+
+def examples() -> list[Basis]:
+    rng = np.random.default_rng(0)
+    found: list[Basis] = []
+    for grid, k in ((5, 3), (1, 0), (8, 4)):
+        low = np.tile(np.arange(-k, grid) / grid, (3, 1))
+        high = low + (k + 1) / grid
+        rate = 4 * grid**2 / (k + 1) ** 2
+        moved = rng.normal(0, 0.3 / grid, size=(2, *low.shape))
+        found += [ReluBumps(low, high, rate), ReluBumps(low + moved[0], high + moved[1], rate)]
+    crossed = np.array([[0.5, 0.0], [0.2, 0.3], [0.1, 0.1]])
+    return [*found, ReluBumps(crossed, np.array([[0.1, 0.4], [0.6, 0.2], [0.1, 0.0]]), 2.0)]

@@ -1,0 +1,72 @@
+"""Squared hyperbolic secants on shared centres: sech^2((x - g_c) * r) = 1 - tanh^2.
+
+Source: FasterKAN's ReflectionalSwitchFunction (AthanasiosDelis/faster-kan).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.bases import Basis, Support
+from kanexport.errors import InvalidKan
+
+if TYPE_CHECKING:
+    from kanexport.graph import Graph, Value
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sech2:
+    """One function per centre [K]; `rate` is r."""
+
+    centres: Array
+    rate: float = 1.0
+
+    kind = "sech2"
+    compact = False
+    sources = None
+
+    def __post_init__(self) -> None:
+        if self.centres.ndim != 1 or not len(self.centres) or not np.isfinite(self.centres).all():
+            raise InvalidKan(f"centres of shape {self.centres.shape} must be one or more finite numbers")
+        if not np.isfinite(self.rate):
+            raise InvalidKan(f"the rate of the functions is {self.rate}, expected a finite number")
+
+    @property
+    def functions(self) -> int:
+        return len(self.centres)
+
+    def evaluate(self, x: Array) -> Array:
+        e = np.exp(-2 * np.abs((x[:, None, :] - self.centres[:, None]) * self.rate))
+        return np.asarray(4 * e / (1 + e) ** 2)
+
+    def emit(self, g: Graph, x: Value, sources: int) -> Value:
+        # Not 1 - tanh^2, whose difference has lost its digits where the function is small.
+        apart = g.op("Abs", g.sub(g.reshape(x, 0, 1, sources), g.const(self.centres[None, :, None])))
+        e = g.op("Exp", g.mul(apart, g.const(-2 * abs(self.rate))))
+        above = g.add(e, g.const(1.0))
+        value = g.op("Div", e, g.mul(above, above))
+        return g.reshape(value, *((0, sources) if self.functions == 1 else (0, self.functions, sources)))
+
+    def emitted_scale(self, g: Graph) -> float:
+        return 4.0
+
+    def support(self, sources: int) -> Support:
+        low, high = (np.full(sources, edge) for edge in (self.centres.min(), self.centres.max()))
+        reach = 3 / max(abs(self.rate), 1e-3)
+        return Support((low, high), (low - reach, high + reach), np.repeat(self.centres[:, None], sources, axis=1))
+
+    def parameters(self) -> dict[str, str]:
+        return {"rate": repr(self.rate)}
+
+    def knots(self) -> Array:
+        return self.centres[None]
+
+
+def examples() -> list[Basis]:
+    return [Sech2(np.linspace(-1.2, 1.2, 8)), Sech2(np.linspace(-1.2, 0.2, 5), 0.5), Sech2(np.array([0.3]), -3.0)]

@@ -1,0 +1,50 @@
+"""FasterKAN: squared hyperbolic secants on normalised inputs, without base branch and bias.
+
+Source: AthanasiosDelis/faster-kan, FasterKANLayer.forward, for n inputs, m outputs, K centres g:
+
+    h   = LayerNorm(x)
+    y_j = sum_i sum_c V[j, i K + c] (1 - tanh((h_i - g_c) r)^2)
+
+with r = 1: `rbf.inv_denominator` is stored, but the Python forward computes the product
+with it and then does not use it. The CUDA code of the same repository (cuda/cpp) does,
+so the option inv_denominator=used takes r from the file.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kanexport import stack
+from kanexport.bases.sech2 import Sech2
+from kanexport.errors import InvalidKan
+from kanexport.ir import BasisTerm, Layer
+from kanexport.options import Options
+from kanexport.parts import Keys, Part
+from kanexport.steps import Step
+
+FAMILY = "fasterkan"
+KEYS = Keys(
+    required={"rbf.grid": 1, "rbf.inv_denominator": 0, "spline_linear.weight": 2},
+    optional={"layernorm.weight": 1, "layernorm.bias": 1},
+)
+
+
+def layer(part: Part, options: Options) -> Layer:
+    """One FasterKANLayer. Raises InvalidKan or OptionError."""
+    centres = part.tensor("rbf.grid", None)
+    m, columns = part.shape("spline_linear.weight")
+    if columns % len(centres):
+        raise InvalidKan(f"spline_linear.weight has {columns} columns, no multiple of the {len(centres)} centres")
+    n = columns // len(centres)
+    weights = part.tensor("spline_linear.weight", m, columns).reshape(m, n, len(centres))
+    used = options.choice("inv_denominator", ("unused", "used"), "unused") == "used"
+    basis = Sech2(centres, float(part.tensor("rbf.inv_denominator")) if used else 1.0)
+    before: tuple[Step, ...] = ()
+    if part.has("layernorm.weight"):
+        before = (stack.norm(Part(part.tensors, part.prefix + "layernorm."), options, "layernorm", n),)
+    return Layer(
+        terms=(BasisTerm(basis, weights.transpose(1, 0, 2), before),),
+        mask=np.ones((n, m)),
+        bias=np.zeros(m),
+        spread=np.zeros((n, m), dtype=bool),
+    )

@@ -1,0 +1,60 @@
+"""inkan since 0.4: uniform cubic splines and a base branch in one packed weight.
+
+Source: inkan 0.5.2, KANLayer.forward with dim=1, for n inputs, m outputs, K = G + 3 splines:
+
+    y_j = sum_i sum_c P[j, i K + c] N((x_i - s_0) / h - c) + sum_i P[j, n K + i] act(x_i)
+
+with P `weight` [m, n K + n], s `grid_starts` [K], of which only the first is used, and N
+the cubic B-spline on the knots 0..4. `h` is a Python number and in no file; it follows
+from the starts. `base_activation` is a class, SiLU by default. inkan before 0.4 writes
+what flashkan writes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kanexport import spacing, unary
+from kanexport.bases.activation import Activation
+from kanexport.bases.bspline import BSpline
+from kanexport.errors import InvalidKan
+from kanexport.ir import BasisTerm, Layer
+from kanexport.options import Options
+from kanexport.parts import Keys, Part
+
+FAMILY = "inkan"
+KEYS = Keys(
+    required={"grid_starts": 1, "weight": 2},
+    optional={},
+    absent=("spline_weight", "base_weight"),  # flashkan's
+)
+
+
+def layer(part: Part, options: Options) -> Layer:
+    """One KANLayer with dim=1. Raises InvalidKan or OptionError."""
+    starts = part.tensor("grid_starts", None)
+    m, columns = part.shape("weight")
+    count = len(starts)
+    n, rest = divmod(columns, count + 1)
+    if rest or not n:
+        surface = columns == count * count + 2
+        raise InvalidKan(
+            f"weight has {columns} columns, expected sources * ({count} splines + 1)",
+            hint="a layer with dim=2 is a surface over two inputs, which no edge of one input can carry"
+            if surface
+            else "",
+        )
+    weight = part.tensor("weight", m, columns)
+    coef = weight[:, : n * count].reshape(m, n, count)
+    step = spacing.cubic_step(starts, options)
+    knots = starts[0] + step * np.arange(count + 4)
+    activation = Activation(unary.activation(options.text("base_activation", "silu").lower()))
+    return Layer(
+        terms=(
+            BasisTerm(BSpline(np.tile(knots, (n, 1)), 3), coef.transpose(1, 0, 2)),
+            BasisTerm(activation, weight[:, n * count :].T[:, :, None]),
+        ),
+        mask=np.ones((n, m)),
+        bias=np.zeros(m),
+        spread=np.zeros((n, m), dtype=bool),
+    )

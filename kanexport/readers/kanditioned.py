@@ -1,0 +1,58 @@
+"""KANditioned: piecewise linear functions on equally spaced points.
+
+Source: KANditioned 1.0.4, KANLayer.forward, for n inputs, m outputs and P points on
+[-w/2, w/2]: the line through the two points beside x_i, or beyond the ends through the
+last two; all `impl` choices compute that. The values v at the points are
+
+    variant "B-spline":       v_ipj = kan_weight[i, p, j]
+    variant "parallel_scan":  v_ipj = sum_q (p - q)+ r_weight[i, q, j] + (q - p)+ l_weight[i, q, j]
+
+`w` is a Python number, the constructor's `spline_width`, and in no file; its default is
+4, and the option has both names. The buffers
+`local_bias` and `feature_offset` hold indices.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kanexport.bases.hats import Hats
+from kanexport.errors import InvalidKan
+from kanexport.ir import BasisTerm, Layer
+from kanexport.options import Options
+from kanexport.parts import Array, Keys, Part
+
+FAMILY = "kanditioned"
+KEYS = Keys(
+    required={"local_bias": 3, "feature_offset": 2},
+    optional={"kan_weight": 3, "r_weight": 3, "l_weight": 3},
+)
+
+
+def layer(part: Part, options: Options) -> Layer:
+    """One KANLayer. Raises InvalidKan or OptionError."""
+    values = _values(part)
+    n, points, m = values.shape
+    own = options.optional("spline_width") is not None
+    basis = Hats(points, options.number("spline_width" if own else "w", "4.0"))
+    return Layer(
+        terms=(BasisTerm(basis, Hats.coefficients(values)),),
+        mask=np.ones((n, m)),
+        bias=np.zeros(m),
+        spread=np.zeros((n, m), dtype=bool),
+    )
+
+
+def _values(part: Part) -> Array:
+    """[n, P, m]"""
+    n, points = part.shape("feature_offset")[1], part.shape("local_bias")[1]
+    if part.has("kan_weight"):
+        return part.tensor("kan_weight", n, points, None)
+    if not part.has("r_weight"):
+        raise InvalidKan("there is neither kan_weight nor r_weight and l_weight")
+    right = part.tensor("r_weight", n, points, None)
+    left = part.tensor("l_weight", *right.shape)
+    apart = np.arange(points)[:, None] - np.arange(points)  # [p, q]
+    with np.errstate(over="ignore", invalid="ignore"):  # the layer refuses what is not finite
+        rising = np.einsum("pq,iqj->ipj", np.maximum(apart, 0), right)
+        return np.asarray(rising + np.einsum("pq,iqj->ipj", np.maximum(-apart, 0), left))

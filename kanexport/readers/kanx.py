@@ -1,0 +1,80 @@
+"""KANX's torch layers: efficient-kan's names with other axes, and a grid that is extended on the way.
+
+Source: kanx 0.2.1, kanx.torch.layers.KANLinear.forward (MatrixKANLinear is the same
+function), for n inputs and m outputs:
+
+    y_j = sum_i W_ij act(x_i) + sum_i sum_c S_ijc B_c(x_i; t_i)
+
+with W `base_weight` [n, m], S `spline_weight` [n, m, G + k] and `grid` [n, G + 1]. The
+knots t_i are the grid and k more on each side, (grid_i[G] - grid_i[0]) / G apart. Its
+`save()` writes the activation's name beside the state dict; elsewhere SiLU is assumed.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+
+from kanexport import unary
+from kanexport.bases.activation import Activation
+from kanexport.bases.bspline import BSpline
+from kanexport.errors import InvalidKan
+from kanexport.ir import BasisTerm, Layer
+from kanexport.options import Options
+from kanexport.parts import Array, Keys, Part
+
+FAMILY = "kanx"
+KEYS = Keys(required={"base_weight": 2, "spline_weight": 3, "grid": 2}, optional={}, absent=("spline_scaler",))
+
+ALIASES = {"swish": "silu", "linear": "identity"}
+
+
+def fits(part: Part) -> bool:
+    """The grid must have the length of knots that are not extended, G + 1 <= G + k: a
+    longer one is efficient-kan's, which has the same names, with other axes."""
+    return part.shape("grid")[1] <= part.shape("spline_weight")[2]
+
+
+def layer(part: Part, options: Options) -> Layer:
+    """One KANLinear. Raises InvalidKan or OptionError."""
+    n, m, functions = part.shape("spline_weight")
+    if not fits(part) or part.shape("grid")[1] < 2:
+        raise InvalidKan(
+            f"grid has shape {part.shape('grid')}, expected (sources, G + 1) with G >= 1 and, for the "
+            f"{functions} functions of spline_weight, G + k = {functions} with k >= 1",
+            hint="a grid that is longer than the functions are many is efficient-kan's layer, which has other axes",
+        )
+    grid = part.tensor("grid", n, None)
+    degree = functions - grid.shape[1] + 1
+    name = options.text("base_activation", "silu", told=_told(options.beside, part.prefix)).lower()
+    activation = Activation(unary.activation(ALIASES.get(name, name)))
+    return Layer(
+        terms=(
+            BasisTerm(BSpline(extended(grid, degree), degree), part.tensor("spline_weight", n, m, functions)),
+            BasisTerm(activation, part.tensor("base_weight", n, m)[:, :, None]),
+        ),
+        mask=np.ones((n, m)),
+        bias=np.zeros(m),
+        # The basis of a non-finite value is NaN there, and its product reaches every sum.
+        spread=np.ones((n, m), dtype=bool),
+    )
+
+
+def extended(grid: Array, degree: int) -> Array:
+    """Knots [I, G + 2k + 1] from grids [I, G + 1]: `degree` more on each side, a mean cell apart."""
+    step = (grid[:, -1:] - grid[:, :1]) / (grid.shape[1] - 1)
+    beyond = np.arange(1, degree + 1)
+    return np.concatenate([grid[:, :1] - step * beyond[::-1], grid, grid[:, -1:] + step * beyond], axis=1)
+
+
+def _told(beside: Any, prefix: str) -> str | None:
+    """The activation that KANX's `save()` wrote for the layer of that number, if it did."""
+    found: Any = beside.get("defaults")
+    layers, number = beside.get("layers_spec"), re.search(r"(\d+)\.$", prefix)
+    names = [found.get("base_activation")] if isinstance(found, dict) else []
+    if isinstance(layers, list) and number and int(number[1]) < len(layers):
+        own = layers[int(number[1])]
+        names = [own.get("base_activation"), *names] if isinstance(own, dict) else names
+    return next((name for name in names if isinstance(name, str)), None)
