@@ -1,0 +1,104 @@
+"""Harmonics: cos(x) .. cos(K x), sin(x) .. sin(K x). There is no constant.
+
+Source: GistNoesis/FourierKAN, NaiveFourierKANLayer.forward; GraphKAN has a copy.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.bases import Basis, Support
+from kanexport.errors import InvalidKan
+
+if TYPE_CHECKING:
+    from kanexport.graph import Graph, Value
+
+Array = npt.NDArray[np.float64]
+
+# 2 pi in three parts; the first two have 8 and 11 bits, so that their products with a
+# number of turns up to 2^13 are exact in float32 (W. J. Cody and W. Waite, 1980).
+TURN = 2 * math.pi
+FIRST = 201 / 32
+SECOND = round((TURN - FIRST) * 2**20) / 2**20
+THIRD = TURN - FIRST - SECOND
+# An angle is a number of cells and the rest: cells times a harmonic is an exact integer.
+CELLS = 4096
+CELL = TURN / CELLS
+CELL_FIRST = round(CELL * 2**21) / 2**21
+# Up to so many harmonics, one product keeps enough digits: an angle below 50 is good to 4e-6.
+SINGLE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Fourier:
+    """`harmonics` is K; the functions are K cosines and then K sines."""
+
+    harmonics: int
+
+    kind = "fourier"
+    compact = False
+    sources = None
+
+    def __post_init__(self) -> None:
+        if self.harmonics < 1:
+            raise InvalidKan("a Fourier series needs at least one harmonic")
+
+    @property
+    def functions(self) -> int:
+        return 2 * self.harmonics
+
+    def evaluate(self, x: Array) -> Array:
+        angles = x[:, None, :] * np.arange(1.0, self.harmonics + 1)[:, None]
+        return np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+
+    def emit(self, g: Graph, x: Value, sources: int) -> Value:
+        x = g.reshape(x, 0, 1, sources)
+        order = g.const(np.arange(1, self.harmonics + 1)[:, None])
+        if g.dtype == np.float64:
+            angles = g.mul(x, order)
+        elif self.harmonics <= SINGLE:
+            near, rest = _reduced(g, x)
+            angles = g.mul(g.sub(near, rest), order)
+        else:
+            angles = _exact_angles(g, x, order)
+        return g.op("Concat", g.op("Cos", angles), g.op("Sin", angles), axis=1)
+
+    def emitted_scale(self, g: Graph) -> float:
+        return 1.0
+
+    def support(self, sources: int) -> Support:
+        half = np.full(sources, math.pi)
+        return Support((-half, half), (-2 * half, 2 * half), np.linspace(-half, half, 17))
+
+    def parameters(self) -> dict[str, str]:
+        return {"harmonics": str(self.harmonics)}
+
+    def knots(self) -> Array:
+        return np.zeros((0, 0))
+
+
+def _reduced(g: Graph, x: Value) -> tuple[Value, Value]:
+    """x modulo 2 pi as near - rest, without which K x is rounded to a share of K |x|.
+    `near` is exact and `rest` small, for |x| up to 5e4; below pi they are x and zero."""
+    turns = g.op("Round", g.mul(x, g.const(1 / TURN)))
+    near = g.sub(g.sub(x, g.mul(turns, g.const(FIRST))), g.mul(turns, g.const(SECOND)))
+    return near, g.mul(turns, g.const(THIRD))
+
+
+def _exact_angles(g: Graph, x: Value, order: Value) -> Value:
+    """order * x modulo 2 pi to 2e-7, for any order below 4096."""
+    near, rest = _reduced(g, x)
+    cells = g.op("Round", g.mul(near, g.const(1 / CELL)))  # up to 2049: exact products below
+    fine = g.sub(g.sub(near, g.mul(cells, g.const(CELL_FIRST))), g.mul(cells, g.const(CELL - CELL_FIRST)))
+    whole = g.mul(cells, order)
+    whole = g.sub(whole, g.mul(g.op("Round", g.mul(whole, g.const(1 / CELLS))), g.const(CELLS)))
+    return g.add(g.mul(whole, g.const(CELL)), g.mul(g.sub(fine, rest), order))
+
+
+def examples() -> list[Basis]:
+    return [Fourier(1), Fourier(5), Fourier(64), Fourier(300)]

@@ -1,0 +1,259 @@
+"""Polynomials P_0 .. P_D of a source squashed to [-1, 1], by a three-term recurrence.
+
+    P_0 = first,   P_1 = A_0 u + B_0,   P_{n+1} = (A_n u + B_n) P_n - C_n P_{n-1}
+
+with u = tanh(x), or x scaled from a range. All KANs with polynomials on their edges
+are this formula with other constants; the families at the end of the file name the
+source of theirs. `outer` is a function that a library applies to every polynomial.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport import unary
+from kanexport.bases import Basis, Support
+from kanexport.errors import InvalidKan
+from kanexport.squash import Range, Squash, Tanh, emit_squashed
+from kanexport.unary import Unary
+
+if TYPE_CHECKING:
+    from kanexport.graph import Graph, Value
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Polynomial:
+    """`steps` [D, 3] holds A_n, B_n and C_n; C_0 is not used.
+
+    `from_ends`: emit by differences from the nearer end of [-1, 1]; needs polynomials
+    that are not zero there. `settings`: what the manifest shall say besides the degree.
+    """
+
+    kind: str
+    steps: Array
+    first: float = 1.0
+    squash: Squash = field(default_factory=Tanh)
+    outer: Unary | None = None
+    from_ends: bool = False
+    settings: tuple[tuple[str, float], ...] = ()
+
+    compact = False
+    sources = None
+
+    def __post_init__(self) -> None:
+        if self.steps.shape[1:] != (3,) or not np.isfinite(self.steps).all():
+            raise InvalidKan(f"the recurrence of {self.kind} is no finite table of three columns")
+
+    @property
+    def functions(self) -> int:
+        return len(self.steps) + 1
+
+    def evaluate(self, x: Array) -> Array:
+        found = np.stack(self._chain(self.squash.evaluate(x)), axis=1)
+        return self.outer.evaluate(found) if self.outer else found
+
+    def _chain(self, u: Array) -> list[Array]:
+        """P_0 .. P_D of u; NaN for NaN in P_0 as well."""
+        chain = [self.first + 0 * u]
+        for n, (a, b, c) in enumerate(self.steps):
+            chain.append((a * u + b) * chain[n] - c * chain[n - 1] if n else a * u + b)
+        return chain
+
+    def emit(self, g: Graph, x: Value, sources: int) -> Value:
+        x = g.reshape(x, 0, 1, sources)
+        if self.from_ends:
+            found = self._emit_from_ends(g, x)
+        else:
+            found = self._joined(g, self._emit_chain(g, emit_squashed(g, self.squash, x)))
+        found = self.outer.emit(g, found) if self.outer else found
+        return found if self.functions > 1 else g.reshape(found, 0, sources)
+
+    def _emit_chain(self, g: Graph, u: Value) -> list[Value]:
+        chain = [_plus(g, g.mul(u, g.const(0.0)), self.first)]
+        scaled = {a: _times(g, u, a) for a in self.steps[:, 0].tolist()}
+        for n, (a, b, c) in enumerate(self.steps.tolist()):
+            linear = _plus(g, scaled[a], b)
+            chain.append(g.sub(g.mul(linear, chain[n]), _times(g, chain[n - 1], c)) if n else linear)
+        return chain
+
+    def _emit_from_ends(self, g: Graph, x: Value) -> Value:
+        """With w = 1 - |u|, small and exact where the polynomials are steepest: u itself
+        would be rounded to 6e-8 there, and P_D' is of the order D^2. Reinsch's form."""
+        sign, w = self.squash.emit(g, x)
+        above = self._emit_differences(g, w, 1.0)
+        if not self.steps[:, 1].any():  # P_n(-u) = (-1)^n P_n(u)
+            return self._joined(g, [g.mul(p, sign) if n % 2 else p for n, p in enumerate(above)])
+        below = self._joined(g, self._emit_differences(g, w, -1.0))
+        return g.op("Where", g.op("Less", sign, g.const(0.0)), below, self._joined(g, above))
+
+    def _emit_differences(self, g: Graph, w: Value, end: float) -> list[Value]:
+        """P_0 .. P_D at end * (1 - w). With r_n = P_{n+1}(end) / P_n(end):
+
+        E_{n+1} = C_n / r_{n-1} E_n - end A_n w P_n,   P_{n+1} = r_n P_n + E_{n+1}
+        """
+        ratios = self.end_ratios(end)
+        chain = [_plus(g, g.mul(w, g.const(0.0)), self.first)]
+        step = chain[0]  # replaced before it is used
+        scaled = {a: _times(g, w, end * a) for a in self.steps[:, 0].tolist()}
+        for n, (a, _, c) in enumerate(self.steps.tolist()):
+            fall = g.mul(scaled[a], chain[n])
+            step = g.sub(_times(g, step, c / ratios[n - 1]), fall) if n else g.op("Neg", fall)
+            chain.append(g.add(_times(g, chain[n], ratios[n]), step))
+        return chain
+
+    def end_ratios(self, end: float) -> list[float]:
+        """r_0 .. r_{D-1}. Infinite or NaN after a polynomial that is zero at that end."""
+        with np.errstate(all="ignore"):
+            values = np.array(self._chain(np.array(end)))
+            found = values[1:] / values[:-1]
+        return [1.0 if abs(ratio - 1) < 1e-13 else float(ratio) for ratio in found]
+
+    @staticmethod
+    def _joined(g: Graph, chain: list[Value]) -> Value:
+        return g.op("Concat", *chain, axis=1) if len(chain) > 1 else chain[0]
+
+    def emitted_scale(self, g: Graph) -> float:
+        return 1.0
+
+    def support(self, sources: int) -> Support:
+        core, outer = self.squash.support(sources)
+        return Support(core, outer, np.linspace(*core, 2 * self.functions + 1))
+
+    def parameters(self) -> dict[str, str]:
+        shown = {name: repr(value) for name, value in self.settings}
+        outer = {"outer": self.outer.name} if self.outer else {}
+        return {"degree": str(len(self.steps)), "of": self.squash.name, **outer, **shown}
+
+    def knots(self) -> Array:
+        return np.zeros((0, 0))
+
+
+def _times(g: Graph, x: Value, factor: float) -> Value:
+    return x if factor == 1 else g.mul(x, g.const(factor))
+
+
+def _plus(g: Graph, x: Value, shift: float) -> Value:
+    return x if shift == 0 else g.add(x, g.const(shift))
+
+
+def _steps(degree: int, a: npt.ArrayLike, b: npt.ArrayLike, c: npt.ArrayLike, start: tuple[float, float]) -> Array:
+    """The table of A_n, B_n, C_n for n = 0 .. degree - 1; `start` is A_0, B_0."""
+    table = np.stack(np.broadcast_arrays(*(np.asarray(v, np.float64) for v in (a, b, c)), np.zeros(degree))[:3], axis=1)
+    table[:1] = (*start, 0.0)
+    return table
+
+
+def chebyshev(degree: int, squash: Squash | None = None) -> Polynomial:
+    """T_n. Source: SynodicMonth/ChebyKAN, ChebyKANLayer, whose cos(n acos(u)) is the same."""
+    steps = _steps(degree, 2, 0, 1, (1, 0))
+    return Polynomial("chebyshev", steps, squash=squash or Tanh(), from_ends=True)
+
+
+def legendre(degree: int, squash: Squash | None = None) -> Polynomial:
+    """P_n. Source: OrthogPolyKANs, LegendreKANLayer; torchkan, KAL_Net.compute_legendre_polynomials."""
+    n = np.arange(degree)
+    steps = _steps(degree, (2 * n + 1) / (n + 1), 0, n / (n + 1), (1, 0))
+    return Polynomial("legendre", steps, squash=squash or Tanh(), from_ends=True)
+
+
+def chebyshev2(degree: int) -> Polynomial:
+    """U_n. Source: OrthogPolyKANs, Cheby2KANLayer."""
+    return Polynomial("chebyshev2", _steps(degree, 2, 0, 1, (2, 0)), from_ends=True)
+
+
+def gegenbauer(degree: int, alpha: float) -> Polynomial:
+    """C_n^(alpha). Source: OrthogPolyKANs, GegenbauerKANLayer."""
+    n = np.arange(degree)
+    steps = _steps(degree, 2 * (n + alpha) / (n + 1), 0, (n + 2 * alpha - 1) / (n + 1), (2 * alpha, 0))
+    return _from_ends(Polynomial("gegenbauer", steps, settings=(("alpha", alpha),)))
+
+
+def jacobi(degree: int, a: float, b: float) -> Polynomial:
+    """P_n^(a, b). Source: SpaceLearner/JacobiKAN, JacobiKANLayer."""
+    i = np.arange(degree) + 1.0
+    with np.errstate(all="ignore"):  # the constructor refuses what is not finite
+        low = 2 * i * (i + a + b) * (2 * i + a + b - 2)
+        first = (2 * i + a + b) * (2 * i + a + b - 1) / (2 * i * (i + a + b))
+        second = (2 * i + a + b - 1) * (a * a - b * b) / low
+        third = 2 * (i + a - 1) * (i + b - 1) * (2 * i + a + b) / low
+    steps = _steps(degree, first, second, third, ((a + b + 2) / 2, (a - b) / 2))
+    return _from_ends(Polynomial("jacobi", steps, settings=(("a", a), ("b", b))))
+
+
+def jacobi_orthogpoly(degree: int, a: float, b: float) -> Polynomial:
+    """What OrthogPolyKANs' JacobiKANLayer computes: two of its three terms differ from the
+    Jacobi polynomials', and weights are trained to them as they are."""
+    n = np.arange(degree) + 1.0
+    s = 2 * n + a + b
+    with np.errstate(all="ignore"):
+        low = 2 * n * (n + a + b) * (s - 2)
+        first = (s - 1) * s * (s - 2) / low
+        second = -(s - 1) * (a * a - b * b) / low
+        third = (n + a + b - 1) * (n + a - 1) * (n + b - 1) * s / low
+    steps = _steps(degree, first, second, third, ((a + b + 2) / 2, (a - b) / 2))
+    return Polynomial("jacobi-orthogpoly", steps, settings=(("a", a), ("b", b)))
+
+
+def hermite(degree: int) -> Polynomial:
+    """H_n, of physics. Source: OrthogPolyKANs, HermiteKANLayer."""
+    return Polynomial("hermite", _steps(degree, 2, 0, 2.0 * np.arange(degree), (2, 0)))
+
+
+def laguerre(degree: int, alpha: float) -> Polynomial:
+    """L_n^(alpha). Source: OrthogPolyKANs, LaguerreKANLayer."""
+    n = np.arange(degree)
+    steps = _steps(degree, -1 / (n + 1), (2 * n + 1 + alpha) / (n + 1), (n + alpha) / (n + 1), (-1, 1 + alpha))
+    return Polynomial("laguerre", steps, settings=(("alpha", alpha),))
+
+
+def bessel(degree: int) -> Polynomial:
+    """y_n. Source: OrthogPolyKANs, BesselKANLayer."""
+    return Polynomial("bessel", _steps(degree, 2.0 * np.arange(degree) + 1, 0, -1, (1, 1)))
+
+
+def fibonacci(degree: int) -> Polynomial:
+    """F_n, from F_0 = 0. Source: OrthogPolyKANs, FibonacciKANLayer."""
+    return Polynomial("fibonacci", _steps(degree, 1, 0, -1, (0, 1)), first=0.0)
+
+
+def lucas(degree: int) -> Polynomial:
+    """L_n, from L_0 = 2. Source: OrthogPolyKANs, LucasKANLayer."""
+    return Polynomial("lucas", _steps(degree, 1, 0, -1, (1, 0)), first=2.0)
+
+
+def gram(beta: Array, outer: Unary) -> Polynomial:
+    """Polynomials with trained constants `beta` [D + 1], each through a function.
+
+    Source: torch-conv-kan, GRAMLayer: P_{n+1} = u P_n - b(n, n + 1) P_{n-1} with
+    b(n, m) = (m + n)(m - n) n^2 (4 n^2 - 1) / m^2 * beta_n.
+    """
+    n = np.arange(len(beta) - 1, dtype=np.float64)
+    with np.errstate(all="ignore"):  # the constructor refuses what is not finite
+        third = (2 * n + 1) * n**2 * (4 * n**2 - 1) / (n + 1) ** 2 * beta[:-1]
+    return Polynomial("gram", _steps(len(n), 1, 0, third, (1, 0)), outer=outer)
+
+
+def _from_ends(made: Polynomial) -> Polynomial:
+    """The same, emitted from the ends if no polynomial is zero there."""
+    ratios = np.array([made.end_ratios(end) for end in (1.0, -1.0)])
+    fits = bool(np.isfinite(ratios).all() and ratios.all())
+    return dataclasses.replace(made, from_ends=fits)
+
+
+def examples() -> list[Basis]:
+    rng = np.random.default_rng(0)
+    found: list[Basis] = []
+    for degree in (0, 1, 2, 5, 12):
+        found += [chebyshev(degree), legendre(degree), chebyshev2(degree), hermite(degree), bessel(degree)]
+        found += [fibonacci(degree), lucas(degree), laguerre(degree, 1.5), gegenbauer(degree, 0.75)]
+        found += [jacobi(degree, 1, 1), jacobi(degree, 0.5, 2), jacobi_orthogpoly(degree, 2, 1)]
+        found += [gram(rng.normal(size=degree + 1) / 20, unary.activation("silu"))]
+        found += [make(degree, Range(-1.5, 4)) for make in (chebyshev, legendre)]
+    return found

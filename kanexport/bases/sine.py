@@ -1,0 +1,95 @@
+"""Sines of common frequencies, each source with phases of its own: sin(w_c x + p_ci).
+
+Source: ereinha/SineKAN, SineKANLayer.forward.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.bases import Basis, Support
+from kanexport.errors import InvalidKan
+
+if TYPE_CHECKING:
+    from kanexport.graph import Graph, Value
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sine:
+    """Frequencies [K] and phases [K, I]."""
+
+    frequencies: Array
+    phases: Array
+
+    kind = "sine"
+    compact = False
+
+    def __post_init__(self) -> None:
+        if self.phases.ndim != 2 or self.frequencies.shape != self.phases.shape[:1] or not self.phases.size:
+            raise InvalidKan(f"frequencies {self.frequencies.shape} and phases {self.phases.shape} do not fit")
+        if not (np.isfinite(self.frequencies).all() and np.isfinite(self.phases).all()):
+            raise InvalidKan("a frequency or a phase is not finite")
+
+    @property
+    def functions(self) -> int:
+        return len(self.frequencies)
+
+    @property
+    def sources(self) -> int:
+        return int(self.phases.shape[1])
+
+    def evaluate(self, x: Array) -> Array:
+        return np.sin(x[:, None, :] * self.frequencies[:, None] + self.phases)
+
+    def emit(self, g: Graph, x: Value, sources: int) -> Value:
+        x = g.reshape(x, 0, 1, sources)
+        frequencies = self.frequencies[:, None]
+        if g.dtype == np.float64:
+            angles = g.add(g.mul(x, g.const(frequencies)), g.const(self.phases))
+        else:
+            small = np.remainder(self.phases + math.pi, 2 * math.pi) - math.pi
+            angles = g.add(_exact_product(g, x, frequencies), g.const(small))
+        found = g.op("Sin", angles)
+        return found if self.functions > 1 else g.reshape(found, 0, sources)
+
+    def emitted_scale(self, g: Graph) -> float:
+        return 1.0
+
+    def support(self, sources: int) -> Support:
+        half = np.full(sources, math.pi)
+        return Support((-half, half), (-2 * half, 2 * half), np.linspace(-half, half, 17))
+
+    def parameters(self) -> dict[str, str]:
+        return {"frequencies": ", ".join(f"{w:.6g}" for w in self.frequencies[:8].tolist())}
+
+    def knots(self) -> Array:
+        return np.zeros((0, 0))
+
+
+def _exact_product(g: Graph, x: Value, frequencies: Array) -> Value:
+    """frequencies * x modulo 2 pi, which one product would round to a share of itself.
+
+    Both are split into halves of 12 bits (T. J. Dekker, 1971), so that the product of the
+    upper halves, in turns, is exact, and its whole turns can be taken off.
+    """
+    turns = frequencies / (2 * math.pi)
+    upper = np.ldexp(np.round(np.ldexp(np.frexp(turns)[0], 12)), np.frexp(turns)[1] - 12)
+    swollen = g.mul(x, g.const(2.0**12 + 1))
+    x_upper = g.sub(swollen, g.sub(swollen, x))
+    product = g.mul(x_upper, g.const(upper))
+    partial = g.mul(g.sub(product, g.op("Round", product)), g.const(2 * math.pi))
+    rest = g.mul(x_upper, g.const((turns - upper) * (2 * math.pi)))
+    return g.add(partial, g.add(rest, g.mul(g.sub(x, x_upper), g.const(frequencies))))
+
+
+def examples() -> list[Basis]:
+    rng = np.random.default_rng(0)
+    frequencies = [np.arange(1.0, 2), np.arange(1.0, 5) / 5, rng.normal(size=6), np.array([0.0, -300.0])]
+    return [Sine(each, rng.uniform(0, 9, size=(len(each), 3))) for each in frequencies]
