@@ -155,22 +155,22 @@ def detect_layer(tensors: Tensors, prefix: str) -> LayerReader:
 
 def read(reader: Reader, checkpoint: Checkpoint, options: Options) -> Kan:
     """`reader.read`, with the file named in every error."""
+    options.beside = checkpoint.beside
     try:
         return reader.read(checkpoint, options)
     except ExportError as error:
         if str(checkpoint.path) in error.message:
-    options.beside = checkpoint.beside
             raise
         raise type(error)(f"{checkpoint.path}: {error.message}", hint=error.hint) from error
 
 
 def assemble(checkpoint: Checkpoint, steps: Sequence[StepSpec], options: Options) -> tuple[Kan, str]:
     """A network from the user's own list of steps, and its families. Raises ExportError."""
+    options.beside = checkpoint.beside
     items: list[Layer | Step] = []
     families: dict[str, None] = {}
     for at, spec in enumerate(steps, start=1):
         try:
-    options.beside = checkpoint.beside
             made, family = _item(checkpoint, spec, options)
         except ExportError as error:
             raise type(error)(f"step {at} ({spec.kind}): {error.message}", hint=error.hint) from error
