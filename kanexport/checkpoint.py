@@ -89,7 +89,7 @@ def _locate(path: Path) -> tuple[Path, Path | None]:
 def _prefixes(folder: Path) -> str:
     found = sorted(str(p).removesuffix(STATE) for p in folder.glob(f"*{STATE}"))[:8]
     found += sorted(str(p) for p in folder.glob("*") if p.suffix in (".pt", ".pth", ".safetensors"))[:8]
-    return "name one checkpoint: " + ", ".join(found) if found else "name a checkpoint file"
+    return "name one checkpoint" + (f": {', '.join(found)}" if found else "") + ", or export all with --recursive"
 
 
 def _read(path: Path) -> bytes:

@@ -2,7 +2,8 @@
 
 Results go to stdout, progress and errors to stderr; `--json` prints one document.
 Exit codes: 0 exported, 2 the checkpoint or the command is wrong, 3 the graph
-failed its verification, 1 anything else.
+failed its verification, 4 some checkpoint of a folder was refused (or an option
+was of no use to any), 1 anything else.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 
-from kanexport import show
-from kanexport.errors import ExportError
+from kanexport import show, sweep
+from kanexport.errors import ExportError, OptionError
 from kanexport.export import Request, export
 from kanexport.publish import MAX_BATCH_SIZE
 from kanexport.verify import OUTPUT_TOLERANCE
@@ -29,6 +31,7 @@ EXAMPLES = """examples:
   kanserve export model/0.5 --repository models --name wine     pykan: the prefix, or any of its files
   kanserve export digits.pt --repository models --name digits   efficient-kan: .pt, .pth, .safetensors
   kanserve export pruned --repository models --option input_id=0,2 --option n_inputs=4
+  kanserve export experiments --recursive --repository models --report report.json
 """
 
 
@@ -45,6 +48,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--family", help="the library that wrote the checkpoint, if the file leaves it open")
     add("--option", action="append", default=[], metavar="KEY=VALUE", help="a fact the checkpoint does not hold")
     add(
+        "--symbolic",
+        action="append",
+        default=[],
+        metavar="L,S,D=NAME",
+        help="the function of a symbolic edge (layer, source, destination) that the checkpoint does not name",
+    )
+    add(
         "--architecture", type=Path, metavar="FILE", help="a list of steps (TOML), where the file leaves the order open"
     )
     add("--dtype", choices=("float32", "float64"), default="float32", help="precision of the graph")
@@ -52,6 +62,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--tolerance", type=float, default=OUTPUT_TOLERANCE, help="largest relative error of outputs allowed")
     add("--force", action="store_true", help="replace the version if it exists")
     add("--json", action="store_true", help="print one JSON document")
+    add("--recursive", action="store_true", help="export every checkpoint below a folder; see docs/checkpoints.md")
+    add("--report", type=Path, metavar="FILE", help="with --recursive: write what became of each, as JSON")
+    add("--time-limit", type=float, default=sweep.SECONDS, metavar="SECONDS", help="with --recursive: for one file")
+    add("--memory-limit", type=int, default=sweep.MEMORY, metavar="MIB", help="with --recursive: for one file")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
         version=args.version,
         family=args.family,
         options=tuple(args.option),
+        symbolic=tuple(args.symbolic),
         architecture=args.architecture,
         dtype=args.dtype,
         max_batch_size=args.max_batch_size,
@@ -70,8 +85,13 @@ def run(args: argparse.Namespace) -> int:
         force=args.force,
     )
     try:
-        with _terminable(), _progress() as advance:
-            result = export(request, advance=advance)
+        with _terminable():
+            if args.recursive:
+                return _folder(request, args)
+            if args.report is not None:
+                raise OptionError("--report is for --recursive")
+            with _progress() as advance:
+                result = export(request, advance=advance)
     except ExportError as error:
         return _fail(error, as_json=args.json)
     if args.json:
@@ -79,6 +99,25 @@ def run(args: argparse.Namespace) -> int:
     else:
         show.result(result)
     return 0
+
+
+def _folder(request: Request, args: argparse.Namespace) -> int:
+    """Export a folder's checkpoints. Raises ExportError where none can be tried."""
+    if args.report is not None and (args.report.is_dir() or not args.report.parent.is_dir()):
+        raise OptionError(f"--report {args.report} cannot be written", hint="name a file in a folder that is there")
+    with _progress_of_files() as advance:
+        report = sweep.sweep(request, seconds=args.time_limit, memory=args.memory_limit, advance=advance)
+    document = sweep.document(report)
+    if args.report is not None:
+        try:
+            args.report.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise OptionError(f"--report {args.report} cannot be written: {error.strerror}") from error
+    if args.json:
+        print(json.dumps(document))
+    else:
+        show.folder(document)
+    return report.exit_code
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -112,6 +151,20 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("verify", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextlib.contextmanager
+def _progress_of_files() -> Iterator[Callable[[int, int, str], None]]:
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda done, total, place: None
+        return
+    columns = (TextColumn("exporting"), BarColumn(), TextColumn("{task.completed}/{task.total} {task.fields[place]}"))
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("export", total=None, place="")
+        yield lambda done, total, place: bar.update(
+            task, completed=done, total=total, place=escape(show.printable(place))
+        )
 
 
 def _fail(error: ExportError, *, as_json: bool) -> int:

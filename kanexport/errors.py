@@ -8,6 +8,8 @@
     ├── InvalidKan               weights, knots or shapes that are no KAN
     │   └── UnknownFunction      a function name outside the known table
     ├── RepositoryError          the model repository refuses the result
+    ├── LimitExceeded            a file of a folder took more time or memory than allowed
+    ├── Crashed                  the exporter itself failed on a file of a folder
     └── VerificationFailed       exit 3: the graph does not match the weights
 
 Messages name the thing, what was found and what was expected; `hint` says what
@@ -54,6 +56,16 @@ class UnknownFunction(InvalidKan):
 
 class RepositoryError(ExportError):
     """The version exists already, or the folder cannot be written."""
+
+
+class LimitExceeded(ExportError):
+    """The export of one file needed more time or memory than it was given."""
+
+
+class Crashed(ExportError):
+    """The exporter failed where it should have refused: a fault of ours."""
+
+    ADVICE = "this is a fault of the exporter; please report it with the file, or how it was made"
 
 
 class VerificationFailed(ExportError):

@@ -28,6 +28,7 @@ class Request:
     version: int = 1
     family: str | None = None
     options: tuple[str, ...] = ()  # "key=value"
+    symbolic: tuple[str, ...] = ()  # "layer,source,destination=name"
     architecture: Path | None = None  # the user's own list of steps
     dtype: str = "float32"
     max_batch_size: int = MAX_BATCH_SIZE
@@ -52,7 +53,7 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
         force=request.force,
     )
     target.check()
-    options = Options.parse(request.options)
+    options = Options.parse(request.options, symbolic=request.symbolic)
     kan, family, reason = _read(loaded, request, options)
     options.finish(family, shared=request.shared)
     lowered = lower.lower(kan, request.dtype)

@@ -8,9 +8,12 @@ from typing import Any
 
 from kanexport.errors import OptionError
 
+SYMBOLIC = "symbolic "  # before an edge such as "1,3,0", the key of a --symbolic in `Options.given`
+INDEX_DIGITS = 9
+
 
 class Options:
-    """The `--option key=value` pairs of one export.
+    """The `--option key=value` pairs of one export, and what `--symbolic` says of edges.
 
     A reader asks for what it needs; what it assumed instead, and what was given
     but never asked for, is known afterwards.
@@ -23,8 +26,8 @@ class Options:
         self._known: set[str] = set()
 
     @classmethod
-    def parse(cls, pairs: Sequence[str]) -> Options:
-        """From "key=value" texts. Raises OptionError."""
+    def parse(cls, pairs: Sequence[str], *, symbolic: Sequence[str] = ()) -> Options:
+        """From "key=value" texts, and "layer,source,destination=name" ones. Raises OptionError."""
         given: dict[str, str] = {}
         for pair in pairs:
             key, equals, value = pair.partition("=")
@@ -33,7 +36,16 @@ class Options:
             if key.strip() in given:
                 raise OptionError(f"option {key.strip()!r} is given twice")
             given[key.strip()] = value.strip()
+        for text in symbolic:
+            place, name = _symbolic(text)
+            if SYMBOLIC + place in given:
+                raise OptionError(f"--symbolic {place} is given twice")
+            given[SYMBOLIC + place] = name
         return cls(given)
+
+    def symbolic(self, edge: tuple[int, int, int]) -> str | None:
+        """The name of an edge's function, if given; (layer, source, destination)."""
+        return self.optional(SYMBOLIC + ",".join(map(str, edge)))
 
     def optional(self, key: str) -> str | None:
         """The value if given."""
@@ -88,9 +100,28 @@ class Options:
             raise OptionError(f"option {key} is {value[:80]!r}, expected integers such as {key}=0,2")
         return tuple(int(part) for part in parts)
 
-    def finish(self, family: str) -> None:
-        """Raises OptionError if something was given that no reader asked for."""
+    def finish(self, family: str, *, shared: bool = False) -> None:
+        """Raises OptionError if something was given that no reader asked for. `shared`:
+        the options are for many files, and what this one has no use for is dropped."""
         unknown = sorted(set(self.given) - self._known)
-        if unknown:
-            known = ", ".join(sorted(self._known)) or "none"
+        if shared:
+            for key in unknown:
+                del self.given[key]
+        elif unknown and unknown[0].startswith(SYMBOLIC):
+            raise OptionError(f"--{unknown[0]}={self.given[unknown[0]]:.80}: the model has no such symbolic edge")
+        elif unknown:
+            known = ", ".join(sorted(key for key in self._known if " " not in key)) or "none"
             raise OptionError(f"family {family} has no option {unknown[0]!r}", hint=f"it knows: {known}")
+
+
+def _symbolic(text: str) -> tuple[str, str]:
+    """ "1,3,0=sin" as the edge's key "1,3,0" and the name. Raises OptionError."""
+    place, equals, name = text.partition("=")
+    parts = [part.strip() for part in place.split(",")]
+    fits = len(parts) == 3 and all(part.isdecimal() and len(part) <= INDEX_DIGITS for part in parts)
+    if not equals or not fits or not name.strip():
+        raise OptionError(
+            f"--symbolic {text[:80]!r} is malformed",
+            hint="write --symbolic LAYER,SOURCE,DESTINATION=NAME, counted from 0",
+        )
+    return ",".join(str(int(part)) for part in parts), name.strip()

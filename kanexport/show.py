@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -59,6 +60,35 @@ def result(result: Result) -> None:
         table.add_row(zone.name, str(zone.rows), *(f"{error:.1e}" for error in errors), zone.worst_edge)
     console.print(table)
     console.print(f"written to {escape(str(result.directory))}", soft_wrap=True)
+
+
+def folder(report: dict[str, Any]) -> None:
+    """Print the report of a folder (`sweep.document`): what was exported, how well, and
+    why the rest was refused."""
+    console = Console(highlight=False)
+    table = Table(title="largest relative errors against float64", title_justify="left", box=box.SIMPLE)
+    table.add_column("file", overflow="fold", min_width=28)
+    for heading in ("family", "widths", "class", "outputs", "edges"):
+        numbers = heading in ("outputs", "edges")
+        table.add_column(heading, justify="right" if numbers else "left", no_wrap=heading != "widths")
+    refused = []
+    for entry in report["files"]:
+        place = escape(printable(entry["path"]))
+        if entry["status"] == "refused":
+            table.add_row(place, "[red]refused[/]", entry["error"]["kind"])
+            refused.append((place, entry["error"]))
+        else:
+            errors = (f"{entry[key]:.1e}" for key in ("outputs_max_rel", "edges_max_rel"))
+            table.add_row(place, entry["family"], widths(entry["widths"]), entry["edge_class"], *errors)
+    console.print(table)
+    for place, error in refused:
+        _, _, message = error["message"].rpartition(f"{report['root']}/{place}: ")
+        console.print(f"[bold]{place}[/]: {error['kind']}: {escape(printable(message))}", soft_wrap=True)
+        if error["hint"]:
+            console.print(f"  help: {escape(printable(error['hint']))}", soft_wrap=True)
+    for given in report["unused"]:
+        console.print(f"[bold]{escape(printable(given))}[/] was of no use to any exported file", soft_wrap=True)
+    console.print(f"{report['exported']} of {report['tried']} exported")
 
 
 def widths(numbers: list[int]) -> str:

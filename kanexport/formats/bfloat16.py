@@ -6,6 +6,7 @@ carries the name it was stored under as numpy metadata; everything else sees flo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 _KEY = "stored"
-_WIDENED: np.dtype[np.float32] = np.dtype(np.float32, metadata={_KEY: "bfloat16"})  # type: ignore[call-overload]  # the stubs lack metadata
+_WIDENED = np.dtype(np.float32, metadata={_KEY: "bfloat16"})
 
 
 def widen(bits: Array) -> Array:
@@ -25,4 +26,5 @@ def widen(bits: Array) -> Array:
 
 def stored(array: Array) -> str:
     """The type the file had: "bfloat16", or the array's own."""
-    return str((array.dtype.metadata or {}).get(_KEY, array.dtype.name))
+    metadata: Mapping[str, Any] = array.dtype.metadata or {}
+    return str(metadata.get(_KEY, array.dtype.name))

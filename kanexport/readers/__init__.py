@@ -33,6 +33,10 @@ from kanexport.parts import Keys, Part, Tensors, storage_dtype
 from kanexport.steps import Affine, Elementwise, Select, Step
 
 
+# The kinds of a step that name tensors.
+WEIGHTED = ("layer", "linear", "layernorm", "batchnorm", "prelu")
+
+
 class Reader(Protocol):
     """What turns a checkpoint into a network."""
 
@@ -184,10 +188,16 @@ def assemble(checkpoint: Checkpoint, steps: Sequence[StepSpec], options: Options
     return stack.chain(items, storage_dtype(used)), "+".join(families)
 
 
+def holds(checkpoint: Checkpoint, steps: Sequence[StepSpec]) -> bool:
+    """Whether the checkpoint has tensors under every key that the steps name."""
+    named = [_prefix(spec) for spec in steps if spec.kind in WEIGHTED]
+    return all(any(key.startswith(prefix) for key in checkpoint.tensors) for prefix in named)
+
+
 def _item(checkpoint: Checkpoint, spec: StepSpec, options: Options) -> tuple[list[Layer | Step], list[str]]:
     """The layer or step of one entry, and the family of a layer."""
     tensors = checkpoint.tensors
-    if spec.kind in ("layer", "linear", "layernorm", "batchnorm", "prelu"):
+    if spec.kind in WEIGHTED:
         part = Part(tensors, _prefix(spec))
         if not any(key.startswith(part.prefix) for key in tensors):
             raise InvalidKan(
