@@ -13,8 +13,8 @@ help: ## Show this list
 
 setup: $(VENV)/.ready ## Build .venv with everything that installs here
 
-# Torch is for the tests' oracle and the benchmarks alone; the product never
-# imports it, and a machine without it loses those tests and nothing else.
+# Torch is for exporting modules, the tests' oracle and the benchmarks; a machine
+# without it loses those, and exports and serves checkpoints all the same.
 $(VENV)/.ready: pyproject.toml requirements/dev.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
 		"kanserve needs Python 3.11 to 3.13, found %d.%d; choose one with make PYTHON=python3.13" % v)'
@@ -25,8 +25,8 @@ $(VENV)/.ready: pyproject.toml requirements/dev.txt
 		--only-binary :all: -r requirements/dev.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@if [ "$(TORCH)" = 0 ]; then echo "== leaving out torch: TORCH=0 =="; else \
-		echo "== installing torch, for the tests' oracle (TORCH=0 leaves it out) =="; \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[torch]' \
+		echo "== installing torch, for exporting modules (TORCH=0 leaves it out) =="; \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[torch,layers]' \
 		|| echo "torch does not install here; the tests that compare with it are skipped"; fi
 	@touch $@
 

@@ -155,10 +155,10 @@ class _Prover:
             tolerance, scale, lambda: max(relative_change(exact, other) for other in shaken()), self.excuse
         )
 
-    def batches(self, x: Array) -> None:
+    def batches(self, x: Array, *, empty: bool) -> None:
         """No rows give no rows, and one row by itself gives what it gives among many."""
         trace = self.subject.evaluate(x[:1])
-        for count in (0, 1):
+        for count in (0, 1) if empty else (1,):
             part = x[:count]
             found = self.run(part)
             shapes = {OUTPUT: (count, *trace.y.shape[1:])}
@@ -213,9 +213,10 @@ def prove(
     layers: list[dict[str, Array]],
     tolerance: float,
     advance: Callable[[int, int], None],
+    empty: bool = True,
 ) -> Proof:
     """As `verify`, from rows given by zone: the model's, the one "inside" first, and
-    each layer's own. Raises VerificationFailed and InvalidKan."""
+    each layer's own. `empty`: whether a batch of no rows must be answered. Raises VerificationFailed and InvalidKan."""
     prover = _Prover(subject, lowered, dtype, tolerance)
     names = dict.fromkeys([*zones, *(name for made in layers for name in made)])
     total, done = len(names) * len(layers), 0
@@ -227,7 +228,7 @@ def prove(
                 prover.layer_zone(name, index, made[name])
             done += 1
             advance(done, total)
-    prover.batches(zones["inside"])
+    prover.batches(zones["inside"], empty=empty)
     _judge(prover)
     reference = _reference(prover, zones["inside"])
     notes = _excuses(prover)
@@ -339,5 +340,9 @@ def _session(model: bytes) -> Any:
 
 def _run(session: Any, feeds: dict[str, npt.NDArray[Any]]) -> dict[str, Array]:
     names = [output.name for output in session.get_outputs()]
-    values = session.run(names, feeds)
+    try:
+        values = session.run(names, feeds)
+    except Exception as error:  # as above
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
+        raise VerificationFailed(f"the graph does not run on {shapes}: {str(error)[:200]}") from error
     return {name: np.asarray(value, dtype=np.float64) for name, value in zip(names, values, strict=True)}

@@ -49,7 +49,8 @@ STRANGERS = [{"backends", "repository", "interpret"}]
 
 # A library with a home is imported nowhere else.
 HOMES = {
-    "onnx": {"kanexport/graph.py", "kanexport/hybrid/splice.py"},
+    "onnx": {"kanexport/graph.py", "kanexport/hybrid/splice.py", "kanexport/hybrid/trace.py"},
+    "onnxscript": {"kanexport/hybrid/trace.py"},
     "onnxruntime": {"kanexport/verify.py", "service/kanserve/backends/ort.py"},
     "torch": {"kanexport/hybrid/"},
     "pickle": set(),

@@ -58,7 +58,7 @@ class Oracle:
         `jitter` shakes the rows and what goes into those submodules."""
         calls: list[Call] = []
         x = torch.from_numpy(rows if jitter is None else jitter.shake(rows)).to(self.dtype)
-        with _watched(self.module, kans or {}, calls, jitter), torch.no_grad(), _default(self.dtype):
+        with _watched(self.module, kans or {}, calls, jitter), torch.no_grad(), plain(self.dtype):
             y = self.module(x)
         return _array(_only(y)), calls
 
@@ -73,12 +73,14 @@ def _frozen(module: nn.Module) -> nn.Module:
 
 
 @contextlib.contextmanager
-def _default(dtype: torch.dtype) -> Iterator[None]:
-    """Some layers allocate in the default type whatever their weights are."""
+def plain(dtype: torch.dtype, *, compile_too: bool = False) -> Iterator[None]:
+    """Some layers allocate in the default type whatever their weights are, and some
+    compile themselves, which takes half a minute and is left out."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        yield
+        with torch.compiler.set_stance("default" if compile_too else "force_eager"):
+            yield
     finally:
         torch.set_default_dtype(before)
 

@@ -95,7 +95,14 @@ def convert(
         )
     ]
     proof = verify.prove(
-        plan, lowered, target.dtype, zones=_zones(x), layers=own, tolerance=target.tolerance, advance=advance
+        plan,
+        lowered,
+        target.dtype,
+        zones=_zones(x),
+        layers=own,
+        tolerance=target.tolerance,
+        advance=advance,
+        empty=False,  # many modules cannot take a batch of no rows, and so neither can their graphs
     )
     made = Model(
         lowered=lowered,

@@ -124,7 +124,8 @@ class _Writer:
         first, last = (self._index(prefix + name, [at]) for name, at in (("first", 0), ("last", -1)))
         lead = self._node("Slice", prefix + "lead", whole, first, last)
         joined = self._node("Concat", prefix + "joined", lead, self._index(prefix + "width", [m]), axis=0)
-        self._node("Reshape", out, y, joined)
+        # A batch of no rows is zero somewhere in that shape, and means it.
+        self._node("Reshape", out, y, joined, allowzero=1)
 
     def _expose(self, tensor: str, name: str, kind: Any, axes: tuple[int, ...]) -> None:
         """[rows of the layer, n] as an output [batch, *positions, n]."""

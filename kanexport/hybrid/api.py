@@ -1,0 +1,47 @@
+"""`kanexport.export`: a living module, from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from kanexport.hybrid.convert import convert
+from kanexport.publish import MAX_BATCH_SIZE, Result, Target
+from kanexport.verify import OUTPUT_TOLERANCE
+
+
+def export(
+    module: nn.Module,
+    example_inputs: Any,
+    *,
+    name: str,
+    repository: str | Path = "models",
+    version: int = 1,
+    options: Mapping[str, object] | None = None,
+    dtype: str = "float32",
+    max_batch_size: int = MAX_BATCH_SIZE,
+    tolerance: float = OUTPUT_TOLERANCE,
+    force: bool = False,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> Result:
+    """Export a module that contains KAN layers into a model repository.
+
+    `example_inputs`: rows as the module takes them, [rows, ...], a tensor or array (or a
+    tuple of one); the proof is made with them, so real rows are better than random ones.
+    `options`: what neither tensors nor attributes tell, as in `--option`. Returns where
+    the version lies and its manifest. Raises ExportError; then nothing was written.
+    """
+    target = Target(
+        repository=Path(repository),
+        name=name,
+        version=version,
+        dtype=dtype,
+        max_batch_size=max_batch_size,
+        tolerance=tolerance,
+        force=force,
+    )
+    given = {key: str(value) for key, value in (options or {}).items()}
+    return convert(module, example_inputs, target, options=given, advance=advance)

@@ -1,0 +1,141 @@
+"""`kanserve export --module pkg.mod:factory`: the user's code makes the module, a
+checkpoint its weights, a file or a shape the example rows.
+
+The one place where code that comes with a model runs: because its user names it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from kanexport import checkpoint
+from kanexport.errors import CheckpointError, OptionError
+from kanexport.hybrid.capture import first_line
+from kanexport.hybrid.convert import convert
+from kanexport.manifest import SourceFile
+from kanexport.options import Options
+from kanexport.publish import Result, Target
+
+RANDOM_ROWS = 32
+ROWS_LIMIT, NUMBERS_LIMIT = 1024, 100_000_000
+# What DataParallel and torch.compile put before every key.
+WRAPPERS = ("module.", "_orig_mod.")
+
+
+def run(
+    factory: str,
+    weights: Path | None,
+    example: Path | None,
+    input_shape: str | None,
+    target: Target,
+    options: tuple[str, ...],
+    advance: Callable[[int, int], None],
+) -> Result:
+    """Export what a factory makes. Raises ExportError."""
+    target.check()
+    given = Options.parse(options).given
+    with _importable(Path.cwd()):
+        module, rows = _make(factory)
+        files = _load(module, weights) if weights is not None else ()
+        if example is not None:
+            rows = _read(example)
+        elif input_shape is not None:
+            rows = _draw(input_shape)
+        if rows is None:
+            raise OptionError(
+                "a module does not tell what it takes",
+                hint="give some rows with --example rows.npy, or their shape with --input-shape 1,8,8; "
+                "or let the factory return (module, example rows)",
+            )
+        return convert(module, rows, target, options=given, files=files, advance=advance)
+
+
+@contextlib.contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """As if Python had been started here."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(str(folder))
+
+
+def _make(factory: str) -> tuple[nn.Module, Any]:
+    """The module, and the example rows if the factory gives them too."""
+    name, colon, function = factory.partition(":")
+    if not colon or not name or not function:
+        raise OptionError(f"--module is {factory[:80]!r}, expected package.module:factory")
+    try:
+        make = getattr(importlib.import_module(name), function)
+        made = make()
+    except Exception as error:
+        raise OptionError(
+            f"{factory[:200]} cannot be used: {first_line(error)}",
+            hint="name an importable function that takes nothing and returns the torch.nn.Module",
+        ) from error
+    module, rows = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(module, nn.Module):
+        raise OptionError(f"{factory[:200]} returned {type(module).__name__}, expected a torch.nn.Module")
+    return module, rows
+
+
+def _load(module: nn.Module, path: Path) -> tuple[SourceFile, ...]:
+    """Weights through our own reader, which executes nothing. Raises CheckpointError."""
+    loaded = checkpoint.load(path)
+    wanted = module.state_dict()
+    state = _unwrapped(loaded.tensors, wanted)
+    missing, extra = [key for key in wanted if key not in state], [key for key in state if key not in wanted]
+    if missing or extra:
+        some = ", ".join([f"-{key}" for key in missing[:4]] + [f"+{key}" for key in extra[:4]])
+        raise CheckpointError(
+            f"{path}: the weights are not this module's: {len(missing)} tensors are missing, {len(extra)} are unknown "
+            f"({some})",
+            hint="the factory must build the module with the sizes it was trained with",
+        )
+    for key, value in state.items():
+        if value.shape != tuple(wanted[key].shape):
+            raise CheckpointError(f"{path}: {key} has shape {value.shape}, the module has {tuple(wanted[key].shape)}")
+    module.load_state_dict({key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in state.items()})
+    return loaded.files
+
+
+def _unwrapped(tensors: Mapping[str, npt.NDArray[Any]], wanted: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
+    state = dict(tensors)
+    for wrapper in WRAPPERS:
+        if state and all(key.startswith(wrapper) for key in state) and not all(k.startswith(wrapper) for k in wanted):
+            state = {key.removeprefix(wrapper): value for key, value in state.items()}
+    return state
+
+
+def _read(path: Path) -> npt.NDArray[Any]:
+    try:
+        if path.suffix == ".csv":
+            rows = np.loadtxt(path, delimiter=",", ndmin=2, dtype=np.float32, max_rows=ROWS_LIMIT)
+        else:
+            rows = np.load(path, allow_pickle=False, mmap_mode="r")
+        if not isinstance(rows, np.ndarray):
+            raise OptionError(f"{path} holds several arrays, expected one (.npy)")
+        return np.array(rows[:ROWS_LIMIT])
+    except (OSError, ValueError, EOFError) as error:
+        raise OptionError(
+            f"{path} cannot be read as rows: {first_line(error)}", hint="numpy.save('rows.npy', rows), or a .csv"
+        ) from error
+
+
+def _draw(shape: str) -> npt.NDArray[np.float32]:
+    parts = [part.strip() for part in shape.replace("x", ",").split(",")]
+    sizes = [int(part) if part.isdecimal() and len(part) < 10 else 0 for part in parts]
+    if not all(sizes) or RANDOM_ROWS * int(np.prod(sizes, dtype=object)) > NUMBERS_LIMIT:
+        raise OptionError(f"--input-shape is {shape[:80]!r}, expected the shape of one row, such as 1,8,8")
+    return np.random.default_rng(0).normal(size=(RANDOM_ROWS, *sizes)).astype(np.float32)
