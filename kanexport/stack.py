@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,7 @@ EPSILON = "1e-5"  # torch's default in every normalisation
 NORM = frozenset({"weight", "bias"})
 BATCH_NORM = NORM | {"running_mean", "running_var"}
 COUNTER = "num_batches_tracked"
+CHAIN_LIMIT = 6  # layers whose order is looked for
 GIVE_ARCHITECTURE = "list the steps in a file, and give it with --architecture layers.toml (see docs/architecture.md)"
 
 
@@ -86,8 +87,8 @@ def _recognise(prefix: str, names: dict[str, tuple[int, ...]], count: int) -> Be
 def arrange(layers: dict[str, tuple[int, int]], others: Sequence[Between]) -> list[str]:
     """The order of all prefixes. `layers` gives each layer's sources and destinations,
     in natural order. Raises FamilyError where the file leaves the order open."""
-    order = list(layers)
-    _refuse_places(order, others)
+    _refuse_places(list(layers), others)
+    order = list(layers) if counted(layers) else _only_chain(layers)
     if _numbered([*order, *(other.prefix for other in others)]):
         everything = sorted([*order, *(other.prefix for other in others)], key=natural)
         _refuse_gaps(everything)
@@ -102,6 +103,33 @@ def arrange(layers: dict[str, tuple[int, int]], others: Sequence[Between]) -> li
                 f"{' and '.join(names)} may both stand before layer {gap} of {len(order)}", hint=GIVE_ARCHITECTURE
             )
     return [name for gap in range(len(order) + 1) for name in (*placed.get(gap, []), *order[gap : gap + 1])]
+
+
+def counted(names: Iterable[str]) -> bool:
+    """Whether the names differ in their numbers alone, so that these tell the order."""
+    return len({re.sub(r"\d+", "#", name) for name in names}) == 1
+
+
+def _only_chain(layers: dict[str, tuple[int, int]]) -> list[str]:
+    """The one order of the layers in which each takes what the one before gives."""
+    some = itertools.islice(_chains((), layers), 2)
+    found = [list(chain) for chain in some] if len(layers) <= CHAIN_LIMIT else []
+    if len(found) != 1:
+        sides = [f"{name.removesuffix('.')} ({n} to {m})" for name, (n, m) in layers.items()]
+        raise FamilyError(
+            f"the file does not tell the order of the KAN layers {', '.join(sides[:6])}",
+            hint=f"{GIVE_ARCHITECTURE}, or export the layers one by one with --option prefix=KEY_PREFIX",
+        )
+    return found[0]
+
+
+def _chains(start: tuple[str, ...], layers: dict[str, tuple[int, int]]) -> Iterator[tuple[str, ...]]:
+    """All orders that begin with `start` and in which the widths fit."""
+    if len(start) == len(layers):
+        yield start
+    for name in layers:
+        if name not in start and (not start or layers[start[-1]][1] == layers[name][0]):
+            yield from _chains((*start, name), layers)
 
 
 def _place(other: Between, order: list[str], layers: dict[str, tuple[int, int]]) -> int:

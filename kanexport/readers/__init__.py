@@ -72,6 +72,10 @@ class LayerReader:
     def layer(self, part: Part, options: Options) -> Layer:
         """One layer. Raises InvalidKan or OptionError, naming the layer."""
         try:
+            for name, ndim in self.keys.required.items():
+                if len(part.shape(name)) != ndim or not part.has(name):
+                    found = f"has shape {part.shape(name)}" if part.has(name) else "is missing"
+                    raise InvalidKan(f"tensor {part.prefix + name!r} {found}, expected one of {ndim} axes")
             return cast(Layer, self.module.layer(part, options))
         except InvalidKan as error:
             where = part.prefix.removesuffix(".") or "(lone)"
@@ -96,7 +100,7 @@ class LayerReader:
         between = stack.between(tensors, self.keys, found, root)
         order = stack.arrange({p: (layer.sources, layer.destinations) for p, layer in layers.items()}, between)
         kinds = {other.prefix: other for other in between}
-        if between:
+        if between or not stack.counted(found):
             options.assumed["architecture"] = " -> ".join(
                 name.removesuffix(".") + (f" ({kinds[name].kind})" if name in kinds else "") for name in order
             )

@@ -34,9 +34,10 @@ MOVED, NEARER = 0.25, 3.0
 
 def layer(part: Part, options: Options) -> Layer:
     """One ReLUKANLayer. Raises InvalidKan or OptionError."""
-    n, count = part.shape("phase_low")
+    low = part.tensor("phase_low", None, None)
+    n, count = low.shape
     m = part.shape("equal_size_conv.weight")[0]
-    low, high = part.tensor("phase_low", n, count), part.tensor("phase_height", n, count)
+    high = part.tensor("phase_height", n, count)
     coef = part.tensor("equal_size_conv.weight", m, 1, count, n).reshape(m, n, count)
     grid, k = _sizes(low, high, options)
     return Layer(

@@ -1,0 +1,358 @@
+"""Random models of many KAN libraries, trained nowhere, through the library itself and through kanexport.
+
+    pip install torch safetensors -e '.[export]'                   # an environment of its own
+    PYTHONPATH=folders/of/the/libraries python tests/oracle/against_libraries.py --count 100
+
+Not part of the suite: the libraries are a dozen, and most are in no package registry. Each
+is imported by its own name; those that cannot be are named and skipped. Outputs and every
+edge value of the library in float64 are held against the float64 evaluation, NaN and
+infinities included, and every model must export, which verifies the graphs.
+
+A family is one function below: from a random source to a model, its layers, how to silence
+all sources of a layer but one, and the options its file does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import copy
+import math
+import random
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from kanexport import checkpoint, evaluate, readers
+from kanexport.errors import ExportError
+from kanexport.export import Request, export
+from kanexport.options import Options
+
+TOLERANCE = 1e-12
+RANGES = [(-1.0, 1.0), (-2.0, 2.0), (-1.2, 0.2), (0.0, 1.0), (-3.3, 1.7), (-0.1, 10.0)]
+ACTIVATIONS = {"silu": torch.nn.SiLU, "tanh": torch.nn.Tanh, "gelu": torch.nn.GELU, "identity": torch.nn.Identity}
+
+
+@dataclass
+class Made:
+    """A model to be saved; `silence(layer, source, sources)` leaves that source alone, without bias."""
+
+    model: torch.nn.Module
+    layers: list[Any]
+    widths: list[int]
+    silence: Callable[[Any, Any, int], None]
+    options: tuple[str, ...] = ()
+    save: Callable[[Path], object] | None = None
+    fixed: tuple[str, ...] = ("grid",)  # parts of the names of tensors that training leaves alone
+    axes: int = 2  # of the library's inputs
+    reach: float = 2.0  # of the ordinary rows
+    nan: bool = True  # False: the library crashes
+    tolerance: float = TOLERANCE
+
+
+def sizes(rng: random.Random, least: int = 1) -> list[int]:
+    depth = rng.choice([1, 1, 2, 3])
+    if rng.random() < 0.25:
+        return [rng.randint(max(least, 2), 5)] * (depth + 1)  # square
+    return [rng.randint(least, 6) for _ in range(depth)] + [rng.randint(1, 6)]
+
+
+def zero(others: Any, *views: Any) -> None:
+    """Views with the sources first."""
+    for view in views:
+        view[others] = 0
+
+
+def fastkan(rng: random.Random) -> Made:
+    from fastkan import FastKANLayer
+
+    norm, base = rng.random() < 0.6, rng.random() < 0.7
+    widths, (low, high), count = sizes(rng, least=2 if norm else 1), rng.choice(RANGES), rng.choice([1, 2, 5, 8, 13])
+    name, wide = rng.choice(list(ACTIVATIONS)), count == 1 or rng.random() < 0.3
+    layers = []
+    for n, m in zip(widths, widths[1:], strict=False):
+        layer = FastKANLayer(n, m, low, high, max(count, 2), base, norm and n > 1, ACTIVATIONS[name]())
+        if count == 1:  # the constructor would divide by zero
+            layer.rbf.grid.data = layer.rbf.grid.data[:1]
+            layer.spline_linear.weight.data = layer.spline_linear.weight.data[:, :n]
+        layer.rbf.denominator = 0.8 if wide else layer.rbf.denominator
+        layers.append(layer)
+    options = (*(("denominator=0.8",) if wide else ()), *((f"base_activation={name}",) if base else ()))
+
+    def silence(layer: Any, others: Any, n: int) -> None:
+        zero(others, layer.spline_linear.weight.unflatten(1, (n, -1)).movedim(1, 0))
+        if base:
+            zero(others, layer.base_linear.weight.T)
+            layer.base_linear.bias.zero_()
+
+    return Made(torch.nn.Sequential(*layers), layers, widths, silence, options)
+
+
+def fasterkan(rng: random.Random) -> Made:
+    from fasterkan import FasterKAN
+
+    widths, (low, high) = sizes(rng), rng.choice(RANGES)
+    model = FasterKAN(widths, low, high, rng.choice([1, 2, 5, 8, 13]), inv_denominator=rng.choice([0.5, 3.0]))
+
+    def silence(layer: Any, others: Any, n: int) -> None:
+        zero(others, layer.spline_linear.weight.unflatten(1, (n, -1)).movedim(1, 0))
+
+    return Made(model, list(model.layers), widths, silence)
+
+
+def rbf_kan(rng: random.Random) -> Made:
+    from Fast_RBF_KAN import RBFKAN
+
+    widths, (low, high), base = sizes(rng), rng.choice(RANGES), rng.random() < 0.8
+    name = rng.choice(list(ACTIVATIONS))
+    model = RBFKAN(widths, low, high, rng.choice([2, 5, 8, 13]), base, ACTIVATIONS[name]())
+
+    def silence(layer: Any, others: Any, n: int) -> None:
+        zero(others, layer.rbf_linear.spline_weight.unflatten(0, (n, -1)))
+        if base:
+            zero(others, layer.base_linear.weight.T)
+            layer.base_linear.bias.zero_()
+
+    return Made(model, list(model.layers), widths, silence, (f"base_activation={name}",) if base else ())
+
+
+def relu_kan(rng: random.Random) -> Made:
+    from torch_relu_kan import ReLUKAN
+
+    widths, grid, k = sizes(rng), rng.choice([1, 2, 5, 10]), rng.choice([0, 1, 2, 3, 5])
+    model = ReLUKAN(widths, grid, k)
+
+    def silence(layer: Any, others: Any, n: int) -> None:
+        layer.phase_height[others] = layer.phase_low[others]  # the kernel's axes are not the sources
+        layer.equal_size_conv.bias.zero_()
+
+    options = rng.choice([(f"grid={grid}", f"k={k}"), (f"grid={grid}",), (f"k={k}",)])
+    return Made(model, list(model.rk_layers), widths, silence, options, axes=3)
+
+
+def inkan(rng: random.Random) -> Made:
+    from inkan import KANLayer
+
+    widths, name, grid = sizes(rng), rng.choice(list(ACTIVATIONS)), rng.choice([1, 2, 5, 8, 40])
+    span, way = rng.choice(RANGES), rng.choice(["dense", "direct", "auto"])
+    layers = [
+        KANLayer(n, m, grid, 3, 1, ACTIVATIONS[name], span, compile_basis=False, contraction=way)
+        for n, m in zip(widths, widths[1:], strict=False)
+    ]
+
+    def silence(layer: Any, others: Any, n: int) -> None:
+        zero(others, layer.spline_weight.movedim(1, 0), layer.base_weight.T)
+
+    return Made(torch.nn.Sequential(*layers), layers, widths, silence, (f"base_activation={name}",))
+
+
+def flashkan(rng: random.Random) -> Made:
+    import flashkan.layer
+
+    flashkan.layer.bspline_basis = flashkan.basis.bspline_basis_eager
+    widths, name, grid = sizes(rng), rng.choice(["silu", "gelu"]), rng.choice([1, 2, 5, 8, 20])
+    layers = [
+        flashkan.layer.KANLayer(n, m, grid, 3, ACTIVATIONS[name], rng.choice(RANGES))
+        for n, m in zip(widths, widths[1:], strict=False)
+    ]
+
+    def silence(layer: Any, others: Any, n: int) -> None:
+        zero(others, layer.spline_weight.movedim(1, 0), layer.base_weight.T)
+
+    # Truncated powers cancel, in float64 too.
+    options = (f"base_activation={name}",)
+    return Made(torch.nn.Sequential(*layers), layers, widths, silence, options, tolerance=1e-8)
+
+
+def kanditioned(rng: random.Random) -> Made:
+    from KANditioned.kan_layer import KANLayer
+
+    widths, width, variant = sizes(rng), rng.choice([4.0, 1.0, 7.3]), rng.choice(["B-spline", "parallel_scan"])
+    points, way = rng.choice([2, 3, 8, 32]), rng.choice(["embedding_bag", "embedding"])
+    layers = [
+        KANLayer(n, m, "random_normal", points, width, variant, way) for n, m in zip(widths, widths[1:], strict=False)
+    ]
+
+    def silence(layer: Any, others: Any, n: int) -> None:
+        zero(others, *layer.parameters())
+
+    options = (f"w={width}",) if width != 4.0 else ()
+    return Made(torch.nn.Sequential(*layers), layers, widths, silence, options, nan=False)
+
+
+def kanx(rng: random.Random) -> Made:
+    from kanx.torch import KAN
+
+    widths, names = sizes(rng), list(ACTIVATIONS)
+    common = {"grid_size": rng.choice([1, 2, 5, 8, 20]), "spline_order": rng.choice([1, 2, 3, 3, 5])}
+    common |= {"grid_range": rng.choice(RANGES), "base_activation": rng.choice(names)}
+    spec: Any = widths
+    if rng.random() < 0.3:
+        sides = zip(widths, widths[1:], strict=False)
+        spec = [{"in_features": n, "out_features": m, "base_activation": rng.choice(names)} for n, m in sides]
+    model = KAN(spec, **common)
+    if rng.random() < 0.5 and torch.get_default_dtype() == torch.float32:
+        for layer in model:
+            layer.grid_eps = 0.7
+        model.update_grid_from_samples(torch.rand(60, widths[0]))
+
+    def silence(layer: Any, others: Any, n: int) -> None:
+        zero(others, layer.spline_weight, layer.base_weight)
+
+    bare = spec is widths and rng.random() < 0.3
+    options = (f"base_activation={common['base_activation']}",) if bare else ()
+    return Made(model, list(model), widths, silence, options, save=None if bare else model.save)
+
+
+def efficient_kan(rng: random.Random) -> Made:
+    from efficient_kan import KANLinear
+
+    widths, name, scaler = sizes(rng), rng.choice(list(ACTIVATIONS)), rng.random() < 0.6
+    sizes_ = {"grid_size": rng.choice([1, 2, 5, 8, 20]), "spline_order": rng.choice([1, 2, 3, 3, 5])}
+    settings = {"enable_standalone_scale_spline": scaler, "base_activation": ACTIVATIONS[name]}
+    settings |= {"grid_range": rng.choice(RANGES)}
+    layers = [KANLinear(n, m, **sizes_, **settings) for n, m in zip(widths, widths[1:], strict=False)]
+
+    def silence(layer: Any, others: Any, n: int) -> None:
+        zero(others, layer.spline_weight.movedim(1, 0), layer.base_weight.T)
+
+    return Made(torch.nn.Sequential(*layers), layers, widths, silence, (f"base_activation={name}",))
+
+
+FAMILIES: dict[str, Callable[[random.Random], Made]] = {
+    "fastkan": fastkan,
+    "fasterkan": fasterkan,
+    "rbf-kan": rbf_kan,
+    "relu-kan": relu_kan,
+    "inkan": inkan,
+    "flashkan": flashkan,
+    "kanditioned": kanditioned,
+    "kanx": kanx,
+    "efficient-kan": efficient_kan,
+}
+
+
+@torch.no_grad()
+def disturb(made: Made, rng: random.Random) -> None:
+    for name, value in made.model.named_parameters():
+        if not any(part in name for part in made.fixed):
+            size = 0.02 if "phase" in name else 0.4
+            value += size * torch.randn_like(value)
+
+
+def write(made: Made, folder: Path, rng: random.Random) -> Path:
+    state = {key: value.contiguous() for key, value in made.model.state_dict().items()}
+    prefix = rng.choice(["", "", "module.", "model.kan."]) if made.save is None else ""
+    if made.save is None and len(made.layers) == 1 and rng.random() < 0.5:
+        state = {key.removeprefix("layers.").removeprefix("rk_layers.")[2:]: value for key, value in state.items()}
+    state = {prefix + key: value for key, value in state.items()}
+    if made.save is None and rng.random() < 0.3:
+        safetensors.torch.save_file(state, folder / "m.safetensors")
+        return folder / "m.safetensors"
+    if made.save is not None:
+        made.save(folder / "m.pt")
+    else:
+        torch.save(state, folder / "m.pt")
+    return folder / "m.pt"
+
+
+def rows(made: Made) -> torch.Tensor:
+    n = made.widths[0]
+    inside = (torch.rand(30, n) * 2 - 1) * made.reach
+    odd = torch.full((3 if made.nan else 0, n), 0.1)
+    if made.nan:
+        odd[0, 0], odd[1, -1], odd[2, 0] = float("nan"), float("inf"), -float("inf")
+    return torch.cat([inside, inside[:8] * 2, inside[:4] * 6, odd]).float().double()
+
+
+@torch.no_grad()
+def truth(made: Made, x: torch.Tensor) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
+    """Outputs, each layer's inputs, and each layer's edges [B, I, O], by the library in float64."""
+    inputs, edges = [], []
+    for layer, n in zip(copy.deepcopy(made.layers), made.widths, strict=False):
+        exact = layer.double()
+        shaped = x[:, :, None] if made.axes == 3 else x
+        inputs.append(x.numpy())
+        columns = []
+        for source in range(n):
+            alone = copy.deepcopy(exact)
+            made.silence(alone, torch.arange(n) != source, n)
+            columns.append(alone(shaped).reshape(len(x), -1).numpy())
+        edges.append(np.stack(columns, axis=1))
+        x = exact(shaped).reshape(len(x), -1)
+    return x.numpy(), inputs, edges
+
+
+def difference(found: np.ndarray, expected: np.ndarray) -> float:
+    finite = np.isfinite(expected)
+    if not np.array_equal(np.isfinite(found), finite):
+        return math.inf
+    scale = np.abs(expected[finite]).max(initial=0.0) or 1.0
+    return float(np.abs(found[finite] - expected[finite]).max(initial=0.0)) / scale
+
+
+def compare(family: str, seed: int, folder: Path) -> tuple[str, float]:
+    """One model: "same", or what is wrong with it; and the largest relative difference."""
+    rng = random.Random(f"{family} {seed}")
+    torch.manual_seed(seed)
+    torch.set_default_dtype(torch.float64 if rng.random() < 0.15 else torch.float32)
+    made = FAMILIES[family](rng)
+    disturb(made, rng)
+    path = write(made, folder, rng)
+    torch.set_default_dtype(torch.float32)
+    x = rows(made)
+    y, inputs, edges = truth(made, x)
+    try:
+        loaded = checkpoint.load(path)
+        reader, _ = readers.detect(loaded, None)
+        if reader.FAMILY != family:
+            return f"is read as {reader.FAMILY}", math.inf
+        kan = readers.read(reader, loaded, Options.parse(made.options))
+        trace = evaluate.evaluate(kan, x.numpy())
+        ordinary = slice(0, len(x) - 3 if made.nan else None)
+        errors = [difference(trace.y, y)]
+        for layer, nodes, expected in zip(kan.layers, inputs, edges, strict=True):
+            found = np.concatenate([values for _, values, _ in evaluate.edges(layer, nodes)])
+            errors.append(difference(found[ordinary], expected[ordinary]))
+        export(Request(path=path, repository=folder / "models", options=made.options))
+    except ExportError as error:
+        return f"{type(error).__name__}: {error.message.replace(str(folder), '')[:200]}", math.inf
+    return ("same" if max(errors) <= made.tolerance else f"differs by {max(errors):.1e}"), max(errors)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Random models through their libraries and through kanexport.")
+    parser.add_argument("--count", type=int, default=50, help="models of each family")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--family", action="append", choices=list(FAMILIES))
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    bad = 0
+    for family in args.family or FAMILIES:
+        outcomes: collections.Counter[str] = collections.Counter()
+        worst = 0.0
+        for seed in range(args.seed, args.seed + args.count):
+            try:
+                with tempfile.TemporaryDirectory() as folder:
+                    outcome, error = compare(family, seed, Path(folder))
+            except ImportError as missing:
+                print(f"{family}: skipped, {missing}")
+                break
+            outcomes[outcome.partition(":")[0]] += 1
+            worst = max(worst, error)
+            if outcome != "same":
+                print(f"{family}, seed {seed}: {outcome}", flush=True)
+        bad += outcomes.total() - outcomes["same"]
+        print(f"{family}: {dict(outcomes)}, largest difference {worst:.1e}", flush=True)
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
