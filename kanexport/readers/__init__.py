@@ -72,10 +72,7 @@ class LayerReader:
     def layer(self, part: Part, options: Options) -> Layer:
         """One layer. Raises InvalidKan or OptionError, naming the layer."""
         try:
-            for name, ndim in self.keys.required.items():
-                if len(part.shape(name)) != ndim or not part.has(name):
-                    found = f"has shape {part.shape(name)}" if part.has(name) else "is missing"
-                    raise InvalidKan(f"tensor {part.prefix + name!r} {found}, expected one of {ndim} axes")
+            part.require(self.keys)
             return cast(Layer, self.module.layer(part, options))
         except InvalidKan as error:
             where = part.prefix.removesuffix(".") or "(lone)"

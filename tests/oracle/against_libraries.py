@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import collections
 import copy
+import itertools
 import math
 import random
 import tempfile
@@ -77,7 +78,7 @@ def fastkan(rng: random.Random) -> Made:
     widths, (low, high), count = sizes(rng, least=2 if norm else 1), rng.choice(RANGES), rng.choice([1, 2, 5, 8, 13])
     name, wide = rng.choice(list(ACTIVATIONS)), count == 1 or rng.random() < 0.3
     layers = []
-    for n, m in zip(widths, widths[1:], strict=False):
+    for n, m in itertools.pairwise(widths):
         layer = FastKANLayer(n, m, low, high, max(count, 2), base, norm and n > 1, ACTIVATIONS[name]())
         if count == 1:  # the constructor would divide by zero
             layer.rbf.grid.data = layer.rbf.grid.data[:1]
@@ -144,7 +145,7 @@ def inkan(rng: random.Random) -> Made:
     span, way = rng.choice(RANGES), rng.choice(["dense", "direct", "auto"])
     layers = [
         KANLayer(n, m, grid, 3, 1, ACTIVATIONS[name], span, compile_basis=False, contraction=way)
-        for n, m in zip(widths, widths[1:], strict=False)
+        for n, m in itertools.pairwise(widths)
     ]
 
     def silence(layer: Any, others: Any, n: int) -> None:
@@ -160,7 +161,7 @@ def flashkan(rng: random.Random) -> Made:
     widths, name, grid = sizes(rng), rng.choice(["silu", "gelu"]), rng.choice([1, 2, 5, 8, 20])
     layers = [
         flashkan.layer.KANLayer(n, m, grid, 3, ACTIVATIONS[name], rng.choice(RANGES))
-        for n, m in zip(widths, widths[1:], strict=False)
+        for n, m in itertools.pairwise(widths)
     ]
 
     def silence(layer: Any, others: Any, n: int) -> None:
@@ -176,9 +177,7 @@ def kanditioned(rng: random.Random) -> Made:
 
     widths, width, variant = sizes(rng), rng.choice([4.0, 1.0, 7.3]), rng.choice(["B-spline", "parallel_scan"])
     points, way = rng.choice([2, 3, 8, 32]), rng.choice(["embedding_bag", "embedding"])
-    layers = [
-        KANLayer(n, m, "random_normal", points, width, variant, way) for n, m in zip(widths, widths[1:], strict=False)
-    ]
+    layers = [KANLayer(n, m, "random_normal", points, width, variant, way) for n, m in itertools.pairwise(widths)]
 
     def silence(layer: Any, others: Any, n: int) -> None:
         zero(others, *layer.parameters())
@@ -195,7 +194,7 @@ def kanx(rng: random.Random) -> Made:
     common |= {"grid_range": rng.choice(RANGES), "base_activation": rng.choice(names)}
     spec: Any = widths
     if rng.random() < 0.3:
-        sides = zip(widths, widths[1:], strict=False)
+        sides = itertools.pairwise(widths)
         spec = [{"in_features": n, "out_features": m, "base_activation": rng.choice(names)} for n, m in sides]
     model = KAN(spec, **common)
     if rng.random() < 0.5 and torch.get_default_dtype() == torch.float32:
@@ -218,7 +217,7 @@ def efficient_kan(rng: random.Random) -> Made:
     sizes_ = {"grid_size": rng.choice([1, 2, 5, 8, 20]), "spline_order": rng.choice([1, 2, 3, 3, 5])}
     settings = {"enable_standalone_scale_spline": scaler, "base_activation": ACTIVATIONS[name]}
     settings |= {"grid_range": rng.choice(RANGES)}
-    layers = [KANLinear(n, m, **sizes_, **settings) for n, m in zip(widths, widths[1:], strict=False)]
+    layers = [KANLinear(n, m, **sizes_, **settings) for n, m in itertools.pairwise(widths)]
 
     def silence(layer: Any, others: Any, n: int) -> None:
         zero(others, layer.spline_weight.movedim(1, 0), layer.base_weight.T)
@@ -312,7 +311,7 @@ def compare(family: str, seed: int, folder: Path) -> tuple[str, float]:
     try:
         loaded = checkpoint.load(path)
         reader, _ = readers.detect(loaded, None)
-        if reader.FAMILY != family:
+        if family != reader.FAMILY:
             return f"is read as {reader.FAMILY}", math.inf
         kan = readers.read(reader, loaded, Options.parse(made.options))
         trace = evaluate.evaluate(kan, x.numpy())
