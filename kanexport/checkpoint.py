@@ -131,24 +131,45 @@ def _named(tensors: dict[str, Array]) -> dict[str, Array]:
 
 
 def _unwrap(value: dict[str, Any]) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Training scripts wrap the state dict; take the tensors one level down."""
+    """Training scripts wrap the state dict, one to three levels deep; its tensors, and
+    what lies beside it. Raises CheckpointError where there is none, or a choice."""
     beside: dict[str, Any] = {}
     for _ in range(3):
         own = {key: item for key, item in value.items() if isinstance(item, np.ndarray)}
         inner = {key: item for key, item in value.items() if isinstance(item, dict) and item}
-        named = [key for key in WRAPPERS if key in inner]
-        # A loss or a step count may lie beside the state dict as a tensor of its own.
-        if own and not named:
-            return own, beside
-        if not named and len(inner) != 1:
+        chosen = _wrapped(own, inner)
+        if chosen is None:
+            if own:
+                return own, beside
             break
-        chosen = named[0] if named else next(iter(inner))
         beside = {key: item for key, item in value.items() if key != chosen}
         value = inner[chosen]
-    raise CheckpointError(
-        f"the file holds no tensors under {', '.join(sorted(value)[:6])[:KEY_LIMIT] or 'any key'}",
-        hint=SAVE_STATE_DICT,
-    )
+    held = [key for key, item in inner.items() if _count(item)]
+    if len(held) > 1:
+        raise CheckpointError(f"the file holds tensors under {_list(held)}: which are meant?", hint=SAVE_STATE_DICT)
+    raise CheckpointError(f"the file holds no tensors under {_list(sorted(value)) or 'any key'}", hint=SAVE_STATE_DICT)
+
+
+def _wrapped(own: dict[str, Array], inner: dict[str, dict[str, Any]]) -> str | None:
+    """The key of the dictionary to go on with; None where the tensors are here, or it is open.
+
+    A loss or a mean may lie beside the state dict as a tensor of its own."""
+    named = [key for key in WRAPPERS if key in inner]
+    held = [key for key, item in inner.items() if _count(item)]
+    if named:
+        return named[0]
+    if len(held) == 1 and _count(inner[held[0]]) > len(own):
+        return held[0]
+    return next(iter(inner)) if len(inner) == 1 and not own else None
+
+
+def _count(value: dict[str, Any]) -> int:
+    """Tensors that lie in a dictionary itself. An optimizer has its own further down."""
+    return sum(isinstance(item, np.ndarray) for item in value.values())
+
+
+def _list(keys: list[str]) -> str:
+    return ", ".join(keys[:6])[:KEY_LIMIT]
 
 
 def _name_file(error: CheckpointError, path: Path) -> CheckpointError:

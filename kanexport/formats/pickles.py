@@ -9,6 +9,7 @@ import, no call into what a file names, no attribute set on anything.
 
 from __future__ import annotations
 
+import functools
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,6 +58,14 @@ class TensorRef:
     stride: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Opaque:
+    """A value of a known harmless kind that no weights need, such as a numpy number
+    among a training script's losses: its name, and nothing of what it is made of."""
+
+    name: str
+
+
 class _Mark:
     """The stack marker."""
 
@@ -90,6 +99,19 @@ def _ordered_dict(args: tuple[Any, ...]) -> dict[Any, Any]:
     return {}
 
 
+# Numpy's numbers and arrays, and what their pickles are made with.
+OPAQUE = frozenset(
+    f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")
+) | {"numpy.dtype", "_codecs.encode"}
+ARRAY = Name("numpy", "ndarray")  # an argument of `_reconstruct`
+
+
+def _opaque(name: str, args: tuple[Any, ...]) -> Opaque:
+    if len(args) < 2:
+        raise CheckpointError(f"the pickle calls {name} with unfit arguments")
+    return Opaque(name)
+
+
 # What REDUCE may mean. Each takes the argument tuple and returns inert data.
 REBUILDERS: dict[str, Callable[[tuple[Any, ...]], Any]] = {
     "collections.OrderedDict": _ordered_dict,
@@ -98,6 +120,7 @@ REBUILDERS: dict[str, Callable[[tuple[Any, ...]], Any]] = {
     "torch._utils._rebuild_parameter": _first,
     "torch.Size": lambda args: tuple(args[0]) if isinstance(args[0], list | tuple) else (),
     "torch.device": lambda args: args[0] if isinstance(args[0], str) else "",
+    **{name: functools.partial(_opaque, name) for name in OPAQUE},
 }
 # Names that may stand as values: dtypes and storage classes.
 VALUE_MODULES = ("torch", "torch.storage")
@@ -107,7 +130,7 @@ VALUE_NAMES = frozenset(_DTYPES) | {name + "Storage" for name in _STORAGES}
 
 
 def _allowed(name: Name) -> bool:
-    if str(name) in REBUILDERS:
+    if str(name) in REBUILDERS or name == ARRAY:
         return True
     return name.module in VALUE_MODULES and name.name in VALUE_NAMES
 
@@ -179,7 +202,8 @@ class _Machine:
     def build(self) -> None:
         # State on an OrderedDict is torch's `_metadata`: version numbers, not weights.
         self.pop()
-        self.top(dict)
+        if not (self.stack and isinstance(self.stack[-1], Opaque)):
+            self.top(dict)
 
     def persistent(self) -> None:
         value = self.pop()

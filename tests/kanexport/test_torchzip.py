@@ -18,7 +18,7 @@ import pytest
 
 from kanexport import checkpoint
 from kanexport.errors import CheckpointError
-from kanexport.formats import torchzip
+from kanexport.formats import pickles, torchzip
 
 EMPTY = b"\x80\x02}."
 ONE_TENSOR = (
@@ -127,6 +127,45 @@ def test_every_protocol_torch_can_write(torch: Any, protocol: int) -> None:
     assert list(found) == list(expected)
     for key in expected:
         np.testing.assert_array_equal(found[key], expected[key])
+
+
+def test_numpy_values_among_a_scripts_own_are_inert(torch: Any) -> None:
+    """Losses and scalers are often numpy's; they come through as nothing but a name."""
+    value = {
+        "model_state": {"w": torch.ones(2)},
+        "best_loss": np.float64(0.5),
+        "history": [np.float32(1), np.int64(3), np.bool_(True)],
+        "mean": np.arange(6.0).reshape(2, 3),
+        "names": np.array(["a", "b"]),
+    }
+    for protocol in (2, 3, 4):
+        found = torchzip.read(saved(torch, value, pickle_protocol=protocol))
+        assert found["model_state"]["w"].tolist() == [1, 1]
+        assert isinstance(found["best_loss"], pickles.Opaque)
+        assert all(isinstance(item, pickles.Opaque) for item in (*found["history"], found["mean"], found["names"]))
+
+
+def test_the_state_dict_is_found_among_what_a_script_saves_beside_it(torch: Any, tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 3)
+    adam = torch.optim.Adam(model.parameters())
+    model(torch.ones(1, 2)).sum().backward()
+    adam.step()
+    state, extra = model.state_dict(), {"epoch": 3, "loss": torch.tensor(0.5), "optimizer": adam.state_dict()}
+    for wrapped in (
+        {"model_state": state, **extra},
+        {"checkpoint": {"model": state, **extra}},
+        {"anything": state, "config": {"width": [2, 3]}},
+        {"state_dict": {"net": state}, "ema": state},
+    ):
+        torch.save(wrapped, tmp_path / "model.pt")
+        loaded = checkpoint.load(tmp_path / "model.pt")
+        assert list(loaded.tensors) == ["weight", "bias"], wrapped.keys()
+    torch.save({"generator": state, "discriminator": state}, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match="tensors under generator, discriminator: which"):
+        checkpoint.load(tmp_path / "model.pt")
+    torch.save({"optimizer": adam.state_dict(), "epoch": 3}, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match="holds (no )?tensors under"):
+        checkpoint.load(tmp_path / "model.pt")
 
 
 def test_a_view_of_a_large_storage_is_copied_small(torch: Any) -> None:
@@ -244,7 +283,7 @@ def test_a_deflated_entry_unpacks_no_further_than_it_claims(torch_zip: Callable[
     (tmp_path / "bomb.pt").write_bytes(_directory_says(data, "archive/data/0", file_size=16))
     script = """
 import pathlib, resource, sys
-from kanexport.formats import torchzip
+from kanexport.formats import pickles, torchzip
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     torchzip.read(pathlib.Path(sys.argv[1]).read_bytes())
