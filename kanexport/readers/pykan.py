@@ -25,11 +25,12 @@ from kanexport import parts, unary
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.checkpoint import CONFIG, Checkpoint
-from kanexport.errors import CheckpointError, InvalidKan, OptionError, UnknownFunction
+from kanexport.errors import CheckpointError, InvalidKan, OptionError
 from kanexport.formats.yamlfile import Tagged
 from kanexport.ir import BasisTerm, Kan, Layer, SymbolicEdge
 from kanexport.options import Options
 from kanexport.steps import Affine, Product, Select, Step
+from kanexport.symbolic import Library, short
 
 FAMILY = "pykan"
 
@@ -56,12 +57,13 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
     base = _base_function(checkpoint, config, options)
     enabled = config.get("symbolic_enabled", True)
     if not isinstance(enabled, bool):
-        raise InvalidKan(f"{checkpoint.path}: symbolic_enabled is {_short(enabled)}, expected true or false")
+        raise InvalidKan(f"{checkpoint.path}: symbolic_enabled is {short(enabled)}, expected true or false")
     notes: list[str] = []
     layers = []
+    library = Library(options) if enabled else None
     for index in range(depth):
         try:
-            layers.append(_layer(checkpoint, index, widths, base, enabled, notes))
+            layers.append(_layer(checkpoint, index, widths, base, library, notes))
         except InvalidKan as error:
             text = error.message if "layer" in error.message else f"layer {index}: {error.message}"
             raise type(error)(f"{checkpoint.path}: {text}", hint=error.hint) from error
@@ -77,7 +79,7 @@ def _layer(
     index: int,
     widths: list[tuple[int, tuple[int, ...]]],
     base: Activation,
-    enabled: bool,
+    library: Library | None,
     notes: list[str],
 ) -> Layer:
     def part(name: str, *shape: int) -> parts.Array:
@@ -102,9 +104,9 @@ def _layer(
         terms=(BasisTerm(spline, scaled), BasisTerm(base, part("scale_base", n, m)[:, :, None])),
         mask=part("mask", n, m),
         bias=np.zeros(m),
-        symbolic=_symbolic(checkpoint, index, (n, m), enabled, notes),
+        symbolic=_symbolic(checkpoint, index, (n, m), library, notes),
         after=_after(checkpoint, index, n_sum, arities),
-        spread=_spread(checkpoint, index, (n, m), enabled),
+        spread=_spread(checkpoint, index, (n, m), library),
     )
 
 
@@ -117,7 +119,7 @@ def _widths(checkpoint: Checkpoint, config: dict[str, Any], depth: int) -> list[
     width = config.get("width")
     if not isinstance(width, list | tuple) or len(width) != depth + 1 or depth < 1:
         raise InvalidKan(
-            f"{checkpoint.path}: width is {_short(width)}, expected a list of {depth + 1} entries "
+            f"{checkpoint.path}: width is {short(width)}, expected a list of {depth + 1} entries "
             f"for {depth} layers of weights"
         )
     bound = 1 + max(max(t.shape, default=0) for t in checkpoint.tensors.values())
@@ -126,7 +128,7 @@ def _widths(checkpoint: Checkpoint, config: dict[str, Any], depth: int) -> list[
         pair = [entry, 0] if isinstance(entry, int) else entry
         if not _integers(pair, bound) or len(pair) != 2:
             raise InvalidKan(
-                f"{checkpoint.path}: width[{at}] is {_short(entry)}, expected [sum nodes, multiplication nodes] "
+                f"{checkpoint.path}: width[{at}] is {short(entry)}, expected [sum nodes, multiplication nodes] "
                 "that fit the weights"
             )
         levels.append((pair[0], _arities(checkpoint, config, at, pair[1], bound)))
@@ -144,7 +146,7 @@ def _arities(checkpoint: Checkpoint, config: dict[str, Any], at: int, count: int
         found = None
     if not _integers(found, bound) or len(found) != count or any(a < 1 for a in found):
         raise InvalidKan(
-            f"{checkpoint.path}: mult_arity is {_short(arity)}, expected one number, or a list with "
+            f"{checkpoint.path}: mult_arity is {short(arity)}, expected one number, or a list with "
             f"{count} numbers for level {at}"
         )
     return tuple(found)
@@ -179,53 +181,45 @@ def _affine(checkpoint: Checkpoint, kind: str, index: int, count: int) -> Affine
 
 
 def _symbolic(
-    checkpoint: Checkpoint, index: int, shape: tuple[int, int], enabled: bool, notes: list[str]
+    checkpoint: Checkpoint, index: int, shape: tuple[int, int], library: Library | None, notes: list[str]
 ) -> tuple[SymbolicEdge, ...]:
     n, m = shape
     mask = parts.tensor(checkpoint.tensors, f"symbolic_fun.{index}.mask", (m, n))
     affine = parts.tensor(checkpoint.tensors, f"symbolic_fun.{index}.affine", (m, n, 4))
-    if not enabled:
+    if library is None:
         if mask.any():
             count = int(np.count_nonzero(mask))
             notes.append(
                 f"layer {index}: {count} symbolic edges are off, because the checkpoint says symbolic_enabled: false"
             )
         return ()
-    names = _names(checkpoint, index, shape)
+    names = _names(checkpoint, index, shape, library)
     edges = []
     for j in range(m):
         for i in range(n):
             factor, name = float(mask[j, i]), names[j][i]
             if name == "0" and factor == 0:
                 continue
-            if factor == 0 and name not in unary.SYMBOLIC:
-                notes.append(f"edge ({index},{i},{j}): its masked symbolic function {_short(name)} is left out")
+            if factor == 0 and not library.known(name):
+                notes.append(f"edge ({index},{i},{j}): its masked symbolic function {short(name)} is left out")
                 continue
             a, b, c, d = affine[j, i].tolist()
-            edges.append(SymbolicEdge(i, j, _function(name, index, i, j), a, b, c, d, factor))
+            edges.append(SymbolicEdge(i, j, library.function(name, (index, i, j)), a, b, c, d, factor))
     return tuple(edges)
 
 
-def _spread(checkpoint: Checkpoint, index: int, shape: tuple[int, int], enabled: bool) -> npt.NDArray[np.bool_]:
+def _spread(
+    checkpoint: Checkpoint, index: int, shape: tuple[int, int], library: Library | None
+) -> npt.NDArray[np.bool_]:
     """[n, m]: edges without a function of their own. pykan multiplies the source by
     zero there, and so turns a non-finite one into NaN."""
-    if not enabled:
+    if library is None:
         return np.zeros(shape, dtype=bool)
-    return np.array([[name == "0" for name in row] for row in _names(checkpoint, index, shape)], dtype=bool).T
+    names = _names(checkpoint, index, shape, library)
+    return np.array([[name == "0" for name in row] for row in names], dtype=bool).T
 
 
-def _function(name: Any, index: int, i: int, j: int) -> unary.Unary:
-    try:
-        return unary.symbolic(name)
-    except UnknownFunction as error:
-        raise UnknownFunction(
-            f"edge ({index},{i},{j}) uses symbolic function {_short(name)}, which is not in pykan's table",
-            hint="functions added with add_symbolic are in no file; refit the edge with a function of the table: "
-            + ", ".join(unary.SYMBOLIC),
-        ) from error
-
-
-def _names(checkpoint: Checkpoint, index: int, shape: tuple[int, int]) -> list[list[Any]]:
+def _names(checkpoint: Checkpoint, index: int, shape: tuple[int, int], library: Library) -> list[list[Any]]:
     """[destination][source] function names; absent means that every edge has '0'."""
     n, m = shape
     assert checkpoint.config is not None
@@ -233,7 +227,8 @@ def _names(checkpoint: Checkpoint, index: int, shape: tuple[int, int]) -> list[l
     fits = isinstance(names, list) and len(names) == m
     if not fits or not all(isinstance(row, list) and len(row) == n for row in names):
         raise InvalidKan(f"layer {index}: symbolic.funs_name.{index} is not a list of {m} rows with {n} names")
-    return [[name if isinstance(name, Tagged) else str(name) for name in row] for row in names]
+    found = [[name if isinstance(name, Tagged) else str(name) for name in row] for row in names]
+    return [[library.name((index, i, j), name) for i, name in enumerate(row)] for j, row in enumerate(found)]
 
 
 def _base_function(checkpoint: Checkpoint, config: dict[str, Any], options: Options) -> Activation:
@@ -245,13 +240,13 @@ def _base_function(checkpoint: Checkpoint, config: dict[str, Any], options: Opti
     if isinstance(found, str) and found in unary.ACTIVATIONS:
         return Activation(unary.activation(found))
     if isinstance(found, Tagged) and found.name.startswith("torch."):
-        short = found.name.rpartition(".")[2].lower()
+        last = found.name.rpartition(".")[2].lower()
         settings = found.value if isinstance(found.value, dict) else {}
         if settings.get("approximate") == "tanh":
-            short = "gelu_tanh"
-        if short in unary.ACTIVATIONS and settings.get("beta", 1) == 1:
-            return Activation(unary.activation(short))
-    what = found.name if isinstance(found, Tagged) else _short(found)
+            last = "gelu_tanh"
+        if last in unary.ACTIVATIONS and settings.get("beta", 1) == 1:
+            return Activation(unary.activation(last))
+    what = found.name if isinstance(found, Tagged) else short(found)
     raise OptionError(
         f"{checkpoint.path}: the base function {what} is not in the file, only its name",
         hint="give it with --option base_fun=NAME, one of " + ", ".join(unary.ACTIVATIONS),
@@ -290,8 +285,3 @@ def _selection(checkpoint: Checkpoint, options: Options, sources: int) -> tuple[
     if max(chosen) >= count:
         raise OptionError(f"input_id names column {max(chosen)}, but n_inputs is {count}")
     return count, Select(chosen)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

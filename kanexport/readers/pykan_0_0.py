@@ -1,0 +1,159 @@
+"""pykan 0.0.x: a bare state dict, as `save_ckpt` writes it; one grid an edge, not extended.
+
+Source: pykan 0.0.5, KAN.forward and its layers, the same in 0.0.1 to 0.0.3. For n sources,
+m destinations, the flat edge e = j n + i, and base SiLU unless told otherwise:
+
+    y_j = sum_i mask_e (scale_base_e base(x_i) + scale_sp_e sum_c coef_ec B_c(x_i; grid_e))
+        + sum_i symmask_ji (c f(a x_i + b) + d) + bias_j
+
+`grid` [m n, G + 1] is extended when it is used, by k steps of its mean width on each side.
+A value that is not finite makes the basis NaN, which reaches every sum, masked or not.
+The names of symbolic functions, and which edges `lock` made share one function, are in no file;
+nor is whether symbolic edges are on at all (`symbolic_enabled`, a constructor argument).
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from kanexport import parts, unary
+from kanexport.bases.activation import Activation
+from kanexport.bases.bspline import BSpline
+from kanexport.checkpoint import Checkpoint
+from kanexport.errors import InvalidKan, OptionError
+from kanexport.ir import BasisTerm, Kan, Layer, SymbolicEdge
+from kanexport.options import Options
+from kanexport.parts import Array, Tensors
+from kanexport.symbolic import Library, place
+
+FAMILY = "pykan-0.0"
+
+LOCK_NOTE = (
+    "pykan 0.0 stores nowhere which edges `lock` made share one function; every edge was read with its own, "
+    "so a model with locked edges differs from this export"
+)
+
+
+def matches(checkpoint: Checkpoint) -> str:
+    coef, mask = (checkpoint.tensors.get(f"act_fun.0.{name}") for name in ("coef", "mask"))
+    if coef is not None and mask is not None and (coef.ndim, mask.ndim) == (2, 1):
+        return "act_fun.0.coef has two axes, act_fun.0.mask one"
+    return ""
+
+
+def read(checkpoint: Checkpoint, options: Options) -> Kan:
+    """Read the state. Raises InvalidKan or OptionError."""
+    tensors = checkpoint.tensors
+    depth = len([key for key in tensors if re.fullmatch(r"act_fun\.\d+\.coef", key)])
+    if not depth:
+        raise InvalidKan("there is no act_fun.0.coef")
+    base = Activation(unary.activation(options.text("base_fun", "silu").lower()))
+    symbols = _Symbols(tensors, depth, options)
+    layers = []
+    for index in range(depth):
+        try:
+            layers.append(_layer(checkpoint, index, base, symbols))
+        except InvalidKan as error:
+            text = error.message if error.message.startswith("edge (") else f"layer {index}: {error.message}"
+            raise type(error)(text, hint=error.hint) from error
+    dtype = parts.storage_dtype([tensors[f"act_fun.{index}.coef"] for index in range(depth)])
+    return Kan(layers[0].sources, tuple(layers), dtype, (LOCK_NOTE, *symbols.notes))
+
+
+def _layer(checkpoint: Checkpoint, index: int, base: Activation, symbols: _Symbols) -> Layer:
+    tensors = checkpoint.tensors
+    bias = parts.tensor(tensors, f"biases.{index}.weight", (1, None))[0]
+    coef = parts.tensor(tensors, f"act_fun.{index}.coef", (None, None))
+    size, m = len(coef), len(bias)
+    if size % m:
+        raise InvalidKan(f"act_fun.{index}.coef has {size} edges, no multiple of the {m} biases")
+    n = size // m
+
+    def edges(name: str, *columns: int | None) -> Array:
+        """[m n, ...] -> [n, m, ...]"""
+        flat = parts.tensor(tensors, f"act_fun.{index}.{name}", (size, *columns))
+        return flat.reshape(m, n, *flat.shape[1:]).swapaxes(0, 1)
+
+    scaled = parts.product(edges("coef", coef.shape[1]), edges("scale_sp")[:, :, None])
+    return Layer(
+        terms=(*_splines(edges("grid", None), scaled), BasisTerm(base, edges("scale_base")[:, :, None])),
+        mask=edges("mask"),
+        bias=bias,
+        symbolic=symbols.edges(index, (n, m)),
+        spread=np.ones((n, m), dtype=bool),
+    )
+
+
+def _splines(grid: Array, coef: Array) -> list[BasisTerm]:
+    """As many terms as a source has different grids: term t has every source's t-th, and the
+    coefficients of the edges with that grid. Grids [n, m, G + 1], coefficients [n, m, G + k]."""
+    degree = coef.shape[2] - grid.shape[2] + 1
+    if degree < 1 or grid.shape[2] < 2:
+        raise InvalidKan(
+            f"grids of {grid.shape[2]} knots and {coef.shape[2]} coefficients an edge are no spline: "
+            "expected G + 1 and G + k, with k >= 1 and G >= 1"
+        )
+    found = [np.unique(rows, axis=0, return_inverse=True) for rows in grid]
+    which = np.stack([inverse.reshape(-1) for _, inverse in found])  # [n, m]
+    terms = []
+    for at in range(int(which.max()) + 1):
+        # A source with fewer grids repeats its first, with coefficients of zero.
+        rows = np.stack([different[at if at < len(different) else 0] for different, _ in found])
+        terms.append(BasisTerm(BSpline(_extend(rows, degree), degree), coef * (which == at)[:, :, None]))
+    return terms
+
+
+def _extend(grid: Array, degree: int) -> Array:
+    """[n, G + 1] -> [n, G + 2k + 1]: one mean step at a time, as `B_batch` does."""
+    with np.errstate(over="ignore", invalid="ignore"):  # the spline refuses what is not finite
+        step = (grid[:, -1:] - grid[:, :1]) / (grid.shape[1] - 1)
+        for _ in range(degree):
+            grid = np.concatenate([grid[:, :1] - step, grid, grid[:, -1:] + step], axis=1)
+    return grid
+
+
+class _Symbols:
+    """The symbolic edges of all layers. Raises OptionError listing those without a name."""
+
+    def __init__(self, tensors: Tensors, depth: int, options: Options) -> None:
+        self._tensors, self._library = tensors, Library(options)
+        self.notes: list[str] = []
+        masks = {at: tensors.get(f"symbolic_fun.{at}.mask") for at in range(depth)}
+        on = {at: np.argwhere(mask) for at, mask in masks.items() if mask is not None and mask.ndim == 2}
+        found = [(at, int(i), int(j)) for at, places in on.items() for j, i in places]
+        enabled = options.optional("symbolic_enabled") if not found else options.text("symbolic_enabled", "true")
+        if enabled not in (None, "true", "false"):
+            raise OptionError(f"option symbolic_enabled is {enabled!r:.80}, expected true or false")
+        self._enabled = enabled != "false"
+        if not self._enabled:
+            self.notes.append(f"{len(found)} symbolic edges are off, as --option symbolic_enabled=false says")
+            return
+        nameless = [edge for edge in found if self._library.name(edge, None) is None]
+        if nameless:
+            raise OptionError(
+                f"{len(nameless)} symbolic edges (layer,source,destination) have no function, since pykan 0.0 stores "
+                f"no names: {', '.join(f'({place(edge)})' for edge in nameless)}",
+                hint=" ".join(f"--symbolic {place(edge)}=NAME" for edge in nameless[:3])
+                + (" ..." if len(nameless) > 3 else "")
+                + ", with NAME one of "
+                + ", ".join(unary.SYMBOLIC),
+            )
+
+    def edges(self, index: int, shape: tuple[int, int]) -> tuple[SymbolicEdge, ...]:
+        """Of one layer [n, m]; the tensors are [m, n]. A masked edge is kept where it has a
+        name: pykan multiplies by the mask, so that it still gives NaN where its function does."""
+        n, m = shape
+        if not self._enabled or f"symbolic_fun.{index}.mask" not in self._tensors:
+            return ()
+        mask = parts.tensor(self._tensors, f"symbolic_fun.{index}.mask", (m, n))
+        affine = parts.tensor(self._tensors, f"symbolic_fun.{index}.affine", (m, n, 4))
+        found = []
+        for j, i in np.ndindex(m, n):
+            name = self._library.name((index, i, j), None)
+            if name is not None:
+                a, b, c, d = affine[j, i].tolist()
+                function = self._library.function(name, (index, i, j))
+                found.append(SymbolicEdge(i, j, function, a, b, c, d, float(mask[j, i])))
+        return tuple(found)
