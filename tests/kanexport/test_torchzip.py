@@ -164,7 +164,7 @@ def test_the_state_dict_is_found_among_what_a_script_saves_beside_it(torch: Any,
     with pytest.raises(CheckpointError, match="tensors under generator, discriminator: which"):
         checkpoint.load(tmp_path / "model.pt")
     torch.save({"optimizer": adam.state_dict(), "epoch": 3}, tmp_path / "model.pt")
-    with pytest.raises(CheckpointError, match="holds (no )?tensors under"):
+    with pytest.raises(CheckpointError, match=r"holds (no )?tensors under"):
         checkpoint.load(tmp_path / "model.pt")
 
 
