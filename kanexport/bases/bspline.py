@@ -56,10 +56,15 @@ def _fade(g: Graph, distance: Value, slope: float, start: float) -> Value:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BSpline:
-    """Extended knots [I, T], strictly increasing along T; K = T - degree - 1."""
+    """Extended knots [I, T], strictly increasing along T; K = T - degree - 1.
+
+    `repeated`: knots may stand on one spot, and 0 / 0 in the recursion counts as 0, as
+    KANX has it. Elsewhere it is NaN, and such knots are refused.
+    """
 
     extended: Array
     degree: int
+    repeated: bool = False
 
     kind = "bspline"
     compact = True
@@ -70,11 +75,12 @@ class BSpline:
                 f"knots of shape {self.extended.shape} and degree {self.degree} are no spline: "
                 "expected [sources, G + 2k + 1] with k >= 1 and G >= 1"
             )
-        bad = np.argwhere(~(np.diff(self.extended, axis=1) > 0))
+        gaps = np.diff(self.extended, axis=1)
+        bad = np.argwhere(~(gaps >= 0 if self.repeated else gaps > 0))
         if len(bad):
             source, at = (int(v) for v in bad[0])
             raise InvalidKan(
-                f"knots of source {source} are not strictly increasing: "
+                f"knots of source {source} are not {'' if self.repeated else 'strictly '}increasing: "
                 f"{float(self.extended[source, at])!r} is followed by {float(self.extended[source, at + 1])!r}",
                 hint="a grid adapted to constant or discrete inputs can collapse; train without "
                 "grid updates on that input, or jitter it",
@@ -107,7 +113,8 @@ class BSpline:
         row = self.extended[0]
         step = (row[-1] - row[0]) / (len(row) - 1)
         ideal = row[0] + step * np.arange(len(row))
-        return float(step) if np.max(np.abs(row - ideal)) <= UNIFORM_TOLERANCE * step else None
+        uniform = step > 0 and np.max(np.abs(row - ideal)) <= UNIFORM_TOLERANCE * step
+        return float(step) if uniform else None
 
     def closed_form(self, dtype: npt.DTypeLike) -> bool:
         """Whether the uniform cubic form serves. Never in float64, whose point is to
@@ -123,8 +130,10 @@ class BSpline:
         u = np.where(np.isfinite(x), x, self.extended[:, 0] - 1)[:, None, :]
         basis = ((u >= t[:, :-1]) & (u < t[:, 1:])).astype(np.float64)
         for p in range(1, self.degree + 1):
-            left = (u - t[:, : -p - 1]) / (t[:, p:-1] - t[:, : -p - 1]) * basis[:, :-1]
-            right = (t[:, p + 1 :] - u) / (t[:, p + 1 :] - t[:, 1:-p]) * basis[:, 1:]
+            width = t[:, p:] - t[:, :-p]
+            width = np.where(width == 0, 1, width)  # where the basis is zero
+            left = (u - t[:, : -p - 1]) / width[:, :-1] * basis[:, :-1]
+            right = (t[:, p + 1 :] - u) / width[:, 1:] * basis[:, 1:]
             basis = left + right
         return basis  # [B, K, I]
 
@@ -139,7 +148,7 @@ class BSpline:
         return emit_uniform_cubic(g, x, self.extended[0, 2:-2], step)
 
     def _emit_ramps(self, g: Graph, x: Value, sources: int) -> Value:
-        """Any knots, without comparisons.
+        """Any knots, with a comparison only where they repeat.
 
         With w_c = (x - t_c) / (t_{c+p} - t_c), degree 1 is a difference of clipped
         ramps, and B_c^p = w_c B_c + (1 - w_{c+1}) B_{c+1} needs each product once.
@@ -156,11 +165,16 @@ class BSpline:
         basis = g.const(1.0)
         for p in range(1, self.degree + 1):
             rows = count - p
-            with np.errstate(over="ignore"):  # the graph refuses what is not finite
-                inverse = g.const(1 / (t[p:] - t[:-p])[None])
+            width = t[p:] - t[:-p]
+            flat = width == 0
+            with np.errstate(over="ignore", divide="ignore"):  # the graph refuses what is not finite
+                inverse = g.const(np.where(flat, 0, 1 / width)[None])
             ramp = g.mul(g.slice(offsets, 0, rows, axis=1), inverse)
             if p == 1:
                 up = g.clip(ramp, 0.0, 1.0)
+                if flat.any():  # over a cell without width the ramp is a step, up at its knot
+                    step = g.cast(g.op("GreaterOrEqual", g.slice(offsets, 0, rows, axis=1), g.const(0.0)))
+                    up = g.op("Where", g.truth(flat[None]), step, up)
                 basis = g.sub(g.slice(up, 0, rows - 1, axis=1), g.slice(up, 1, rows, axis=1))
             else:
                 up = g.mul(ramp, basis)
@@ -195,4 +209,6 @@ def examples() -> list[Basis]:
             for extended in (uniform, knots):
                 # Stored knots are float32 in nearly every checkpoint.
                 found.append(BSpline(extended.astype(np.float32).astype(np.float64), degree))
-    return found
+        row = np.concatenate([np.arange(-degree, 1), [0, 0.5, 0.5, 0.5, 1], 1.0 + np.arange(1, degree + 1)])
+        found.append(BSpline(np.tile(row, (3, 1)), degree, repeated=True))
+    return [*found, BSpline(np.full((3, 9), 0.25), 3, repeated=True)]

@@ -6,8 +6,9 @@ function), for n inputs and m outputs:
     y_j = sum_i W_ij act(x_i) + sum_i sum_c S_ijc B_c(x_i; t_i)
 
 with W `base_weight` [n, m], S `spline_weight` [n, m, G + k] and `grid` [n, G + 1]. The
-knots t_i are the grid and k more on each side, (grid_i[G] - grid_i[0]) / G apart. Its
-`save()` writes the activation's name beside the state dict; elsewhere SiLU is assumed.
+knots t_i are the grid and k more on each side, (grid_i[G] - grid_i[0]) / G apart, and may
+repeat: a denominator of zero in the recursion is replaced by 1. Its `save()` writes the
+activation's name beside the state dict; elsewhere SiLU is assumed.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ def layer(part: Part, options: Options) -> Layer:
     activation = Activation(unary.activation(ALIASES.get(name, name)))
     return Layer(
         terms=(
-            BasisTerm(BSpline(extended(grid, degree), degree), part.tensor("spline_weight", n, m, functions)),
+            BasisTerm(
+                BSpline(extended(grid, degree), degree, repeated=True), part.tensor("spline_weight", n, m, functions)
+            ),
             BasisTerm(activation, part.tensor("base_weight", n, m)[:, :, None]),
         ),
         mask=np.ones((n, m)),

@@ -198,9 +198,10 @@ def kanx(rng: random.Random) -> Made:
         spec = [{"in_features": n, "out_features": m, "base_activation": rng.choice(names)} for n, m in sides]
     model = KAN(spec, **common)
     if rng.random() < 0.5 and torch.get_default_dtype() == torch.float32:
+        whole = rng.random() < 0.5  # few values, and a grid of nothing but them: knots repeat
         for layer in model:
-            layer.grid_eps = 0.7
-        model.update_grid_from_samples(torch.rand(60, widths[0]))
+            layer.grid_eps = 1.0 if whole else 0.7
+        model.update_grid_from_samples(torch.randint(0, 4, (60, widths[0])) / 3 if whole else torch.rand(60, widths[0]))
 
     def silence(layer: Any, others: Any, n: int) -> None:
         zero(others, layer.spline_weight, layer.base_weight)
