@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from kanexport import manifest
 from kanexport.export import Request, export
-from kanexport.manifest import FORMAT, Manifest, ManifestError
+from kanexport.manifest import FORMAT, LayerInfo, Manifest, ManifestError, NodeStep
 
 TEXT = st.text(max_size=12)
 NUMBER = st.floats(allow_nan=False, allow_infinity=False)
@@ -154,3 +154,27 @@ def test_the_module_brings_no_heavy_library_with_it() -> None:
     loaded = set(json.loads(done.stdout.replace("'", '"')))
     assert "kanexport" in loaded
     assert not loaded & {"numpy", "onnx", "onnxruntime", "torch", "safetensors", "yaml", "rich", "google"}
+
+
+def layer(sources: int, *, positions: tuple[int, ...] = (), before: tuple[NodeStep, ...] = ()) -> LayerInfo:
+    empty = {name: () for name in ("bases", "after", "mask", "bias", "symbolic")}
+    texts = {name: "" for name in ("node_tensor", "edges_file", "edges_tensor")}
+    return LayerInfo(
+        sources=sources, destinations=2, before=before, active_edges=0, positions=positions, **empty, **texts
+    )
+
+
+@pytest.mark.parametrize(
+    ("given_shape", "layers", "words"),
+    [
+        ((-1, 3), (layer(3), layer(4)), "3 → 4 → 2"),
+        ((-1, 9), (layer(3, before=(NodeStep(kind="select", indices=(0, 4, 8)),)), layer(4)), "9 → 4 → 2"),
+        ((-1, 9), (layer(3), layer(4)), "9 → 3 → 4 → 2"),  # something else stands before the first layer
+        ((-1, 1, 8, 8), (layer(64),), "1x8x8 → 64 → 2"),
+        ((-1, 8, 5), (layer(5, positions=(8,)), layer(7, positions=(8,))), "8x5 → 8x7 → 2"),
+        ((-1, 8, 5), (layer(9, positions=(6, 6)),), "8x5 → 6x6x9 → 2"),
+        ((-1, 1, 8, 8), (), "1x8x8 → 2"),
+    ],
+)
+def test_shapes_on_the_way_of_a_row(given_shape: tuple[int, ...], layers: tuple[LayerInfo, ...], words: str) -> None:
+    assert manifest.arrows(manifest.row_shapes(given_shape, layers, (-1, 2))) == words

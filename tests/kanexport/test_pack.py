@@ -257,3 +257,16 @@ def test_triton_understands_the_config(packed: Callable[..., Path], source: Path
         assert [(t.name, list(t.dims), t.data_type) for t in tensors] == [
             (spec.name, list(spec.shape[1:]), model_config_pb2.DataType.Value(f"TYPE_{spec.datatype}"))
         ]
+
+
+def test_the_config_has_every_axis_of_a_row(source: Path) -> None:
+    text_format = pytest.importorskip("google.protobuf.text_format")
+    model_config_pb2 = pytest.importorskip("kanserve.pb.model_config_pb2")
+    document: Manifest = manifest.load(source)
+    shaped = dataclasses.replace(
+        document,
+        input=dataclasses.replace(document.input, shape=(-1, 1, 8, 8)),
+        output=dataclasses.replace(document.output, shape=(-1, 4, 10)),
+    )
+    config = text_format.Parse(pack.triton_config(shaped).decode(), model_config_pb2.ModelConfig())
+    assert [list(tensor.dims) for tensor in (*config.input, *config.output)] == [[1, 8, 8], [4, 10]]

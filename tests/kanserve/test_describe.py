@@ -1,4 +1,4 @@
-"""Every field of the manifest reaches a client, or is listed here with the reason why not."""
+"""Every field of the manifest reaches a client as it is, or is listed here with the reason why not."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ import dataclasses
 import typing
 from collections.abc import Iterator
 
-from kanexport.manifest import Manifest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kanexport.manifest import BasisInfo, LayerInfo, Manifest, NodeStep, SymbolicEdge
 from kanserve.pb import kan_pb2
+from kanserve.rpc import describe, description
+from kanserve.tensors import ModelInfo, TensorInfo
+from tests.kanserve import toy
 
 PRIVATE = {
     "format": "the server understands it or does not load it",
@@ -52,3 +58,87 @@ def test_every_field_is_exposed_or_private_for_a_reason() -> None:
     exposed = set(messages(kan_pb2.DescribeModelResponse.DESCRIPTOR))
     assert set(PRIVATE) <= found
     assert {RENAMED.get(name, name) for name in found - set(PRIVATE)} <= exposed
+
+
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+COUNTS = st.integers(0, 2**32 - 1)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+VECTORS = st.lists(NUMBERS, max_size=3).map(tuple)
+
+
+def tables(elements: st.SearchStrategy[float], rows: int) -> st.SearchStrategy[tuple[tuple[float, ...], ...]]:
+    """[rows, n] for some n, or empty."""
+    filled = st.integers(1, 3).flatmap(lambda n: st.tuples(*[st.tuples(*[elements] * n)] * rows))
+    return st.just(()) | filled if rows else st.just(())
+
+
+STEPS = st.lists(
+    st.builds(
+        NodeStep,
+        kind=TEXT,
+        indices=st.lists(COUNTS, max_size=3).map(tuple),
+        scale=VECTORS,
+        bias=VECTORS,
+        epsilon=NUMBERS,
+        function=TEXT,
+    ),
+    max_size=2,
+).map(tuple)
+BASES = st.integers(0, 2).flatmap(
+    lambda rows: st.builds(
+        BasisInfo,
+        kind=TEXT,
+        functions=COUNTS,
+        parameters=st.dictionaries(TEXT, TEXT, max_size=2),
+        knots=tables(NUMBERS, rows),
+        per_edge=st.booleans(),
+        before=STEPS,
+    )
+)
+EDGES = st.builds(
+    SymbolicEdge,
+    source=COUNTS,
+    destination=COUNTS,
+    function=TEXT,
+    **dict.fromkeys(("a", "b", "c", "d", "mask"), NUMBERS),
+    expression=TEXT,
+)
+LAYERS = st.integers(1, 3).flatmap(
+    lambda sources: st.builds(
+        LayerInfo,
+        sources=st.just(sources),
+        destinations=COUNTS,
+        bases=st.lists(BASES, max_size=2).map(tuple),
+        before=STEPS,
+        after=STEPS,
+        mask=tables(st.floats(width=32, allow_nan=False, allow_infinity=False), sources),
+        bias=VECTORS,
+        symbolic=st.lists(EDGES, max_size=2).map(tuple),
+        active_edges=COUNTS,
+        node_tensor=st.just(""),
+        edges_file=st.just(""),
+        edges_tensor=st.just(""),
+        name=TEXT,
+        edge_class=st.sampled_from("AB"),
+        positions=st.lists(COUNTS, max_size=2).map(tuple),
+    )
+)
+
+
+@given(st.lists(LAYERS, max_size=2).map(tuple))
+@settings(max_examples=60, deadline=None)
+def test_a_client_has_the_layers_of_the_manifest(layers: tuple[LayerInfo, ...]) -> None:
+    manifest = dataclasses.replace(toy.manifest("toy"), layers=layers)
+    tensors = [TensorInfo(spec.name, spec.datatype, spec.shape) for spec in (manifest.input, manifest.output)]
+    info = ModelInfo("toy", 1, 64, (tensors[0],), (tensors[1],), "d", manifest)
+    sent = describe.describe(info, manifest, kan_pb2.QueryLimits(max_rows=1)).SerializeToString()
+    found = description.from_pb(kan_pb2.DescribeModelResponse.FromString(sent))
+    assert found.layers == layers
+    assert found.shapes == manifest.shapes
+
+
+def test_a_layer_of_an_old_manifest_has_the_class_of_its_model() -> None:
+    manifest = dataclasses.replace(toy.manifest("toy"), edge_class="B")
+    info = ModelInfo("toy", 1, 64, (TensorInfo("x", "FP32", (-1, 3)),), (TensorInfo("y", "FP32", (-1, 2)),), "d")
+    sent = describe.describe(info, manifest, kan_pb2.QueryLimits())
+    assert [layer.edge_class for layer in description.from_pb(sent).layers] == ["B", "B"]

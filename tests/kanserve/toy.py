@@ -53,7 +53,7 @@ def graph(datatype: str = "FP32", *, external: bool = False) -> bytes:
         helper.make_node("MatMul", ["t", "W0"], ["layer1_in"]),
         helper.make_node("MatMul", ["layer1_in", "W1"], ["y"]),
     ]
-    return _model(nodes, [("x", ["B", 3])], [("y", ["B", 2]), ("layer1_in", ["B", 4])], weights, kind)
+    return model(nodes, [("x", ["B", 3])], [("y", ["B", 2]), ("layer1_in", ["B", 4])], weights, kind)
 
 
 def edge_graph(layer: int, datatype: str = "FP32") -> bytes:
@@ -69,7 +69,7 @@ def edge_graph(layer: int, datatype: str = "FP32") -> bytes:
         helper.make_node("Unsqueeze", ["n", "axis"], ["u"]),
         helper.make_node("Mul", ["u", "W"], ["edges"]),
     ]
-    return _model(nodes, [(name, ["B", wide])], [("edges", ["B", *weight.shape])], values, kind)
+    return model(nodes, [(name, ["B", wide])], [("edges", ["B", *weight.shape])], values, kind)
 
 
 def write(
@@ -92,13 +92,17 @@ def write(
     }
     for path, data in files.items():
         (target / path).write_bytes(data)
-    save(target, _manifest(name, version, datatype, tolerance, reference_scale, files))
+    listed = tuple(
+        FileEntry(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest()) for path, data in files.items()
+    )
+    save(target, dataclasses.replace(manifest(name, version, datatype, tolerance, reference_scale), files=listed))
     return target
 
 
-def _manifest(
-    name: str, version: int, datatype: str, tolerance: float, scale: float, files: dict[str, bytes]
+def manifest(
+    name: str, version: int = 1, datatype: str = "FP32", tolerance: float = 1e-5, scale: float = 1.0
 ) -> Manifest:
+    """What the toy is, without its files."""
     rows = np.linspace(-2, 2, 12).reshape(4, 3)
     return Manifest(
         format=contract.FORMAT,
@@ -126,10 +130,7 @@ def _manifest(
             outputs=tuple(map(tuple, (outputs(rows) * scale).tolist())),
             tolerance=tolerance,
         ),
-        files=tuple(
-            FileEntry(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
-            for path, data in files.items()
-        ),
+        files=(),
         notes=("a toy",),
     )
 
@@ -149,13 +150,13 @@ def write_slow(repository: Path, name: str = "slow", *, steps: int = 12, size: i
     ]
     directory = repository / name / "1"
     directory.mkdir(parents=True)
-    data = _model(nodes, [("x", [1, 1])], [("y", [1, 1])], constants, TensorProto.FLOAT)
+    data = model(nodes, [("x", [1, 1])], [("y", [1, 1])], constants, TensorProto.FLOAT)
     (directory / contract.MODEL_FILE).write_bytes(data)
 
 
-def save(directory: Path, manifest: Manifest) -> None:
+def save(directory: Path, found: Manifest) -> None:
     """Write the manifest."""
-    (directory / contract.FILE_NAME).write_bytes(contract.dumps(manifest))
+    (directory / contract.FILE_NAME).write_bytes(contract.dumps(found))
 
 
 def edit(directory: Path, **changes: object) -> None:
@@ -180,10 +181,10 @@ def _layer(sources: int, destinations: int, node_tensor: str, at: int) -> LayerI
     )
 
 
-def _model(nodes: list, inputs: list, outputs_: list, values: list, kind: int) -> bytes:
+def model(nodes: list, inputs: list, outputs_: list, values: list, kind: int) -> bytes:
     tensors = [
         [helper.make_tensor_value_info(name, kind, shape) for name, shape in group] for group in (inputs, outputs_)
     ]
     body = helper.make_graph(nodes, "toy", *tensors, values)
-    model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    return model.SerializeToString()
+    made = helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return made.SerializeToString()

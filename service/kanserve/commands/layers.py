@@ -71,7 +71,7 @@ def basis(info: BasisInfo) -> str:
     """Such as "bspline, 8 functions (degree 3, intervals 5) of layernorm"."""
     text = info.kind if info.functions == 1 else f"{info.kind}, {info.functions} functions"
     if info.parameters:
-        text += f" ({', '.join(f'{key} {value}' for key, value in info.parameters.items())})"
+        text += f" ({', '.join(f'{key} {value}' for key, value in sorted(info.parameters.items()))})"
     if info.per_edge:
         text += ", shifted and stretched by each edge"
     return f"{text} of {steps(info.before)}" if info.before else text

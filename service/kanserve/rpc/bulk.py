@@ -23,7 +23,6 @@ T = TypeVar("T")
 Progress = Callable[[int, int], None]  # rows done, rows in all
 
 REQUEST_BYTES = 3 * 2**20  # of tensor data; servers take 4 MiB messages by default
-RESPONSE_SHARE = 0.9  # of the announced bound; the rest is for names, shapes and indices
 
 
 def infer(client: Client, model: Model, rows: Any, *, version: str = "", progress: Progress | None = None) -> Answer:
@@ -94,8 +93,8 @@ class _LayerQuery:
         where it peaks, so the parts' answers hold every candidate.
         """
         edges = min(top_k, self.layer.sources * self.layer.destinations)
-        per_row = edges * math.prod(self.layer.positions)
-        parts = self._ask(rows, per_row, self.sources, self.destinations, top_k, self.progress)
+        fit = self._most_values(2 * edges) // (edges * math.prod(self.layer.positions) or 1)
+        parts = self._ask(rows, fit, self.sources, self.destinations, top_k, self.progress)
         if len(parts) == 1:
             return parts[0]
         peaks: dict[tuple[int, int], float] = {}
@@ -120,16 +119,18 @@ class _LayerQuery:
     def _every(self, rows: Any, sources: tuple[int, ...], destinations: tuple[int, ...]) -> LayerValues:
         """All edges between some nodes, a few destinations at a time where the positions
         of a single row would not fit an answer."""
-        per_destination = (len(sources) or self.layer.sources) * math.prod(self.layer.positions)
-        most = max(1, self._most_values() // max(1, per_destination))
+        wide = len(sources) or self.layer.sources
+        per_destination = wide * math.prod(self.layer.positions)
         every = destinations or tuple(range(self.layer.destinations))
+        most = max(1, self._most_values(wide + len(every)) // max(1, per_destination))
         groups = [every[at : at + most] for at in range(0, len(every), most)]
         if len(groups) == 1:
             groups = [destinations]
         found: list[LayerValues] = []
         for done, some in enumerate(groups):
-            per_row = per_destination * (len(some) or len(every))
-            parts = self._ask(rows, per_row, sources, some, 0, _shifted(self.progress, done, len(groups)))
+            count = len(some) or len(every)
+            fit = self._most_values(wide + count) // (per_destination * count or 1)
+            parts = self._ask(rows, fit, sources, some, 0, _shifted(self.progress, done, len(groups)))
             values = np.concatenate([part.values for part in parts])
             found.append(LayerValues(self.index, parts[0].sources, parts[0].destinations, values))
         if len(found) == 1:
@@ -141,20 +142,21 @@ class _LayerQuery:
             values=np.concatenate([part.values for part in found], axis=-1),
         )
 
-    def _most_values(self) -> int:
-        """Of one answer."""
-        return int(self.described.max_response_bytes * RESPONSE_SHARE) // select.VALUE_BYTES
+    def _most_values(self, indices: int) -> int:
+        """How many values fit one answer that names so many nodes."""
+        names = (indices + len(self.layer.positions)) * select.INDEX_BYTES + select.LAYER_BYTES
+        return max(0, self.described.max_response_bytes - names) // select.VALUE_BYTES
 
     def _ask(
         self,
         rows: Any,
-        per_row: int,
+        fit: int,
         sources: tuple[int, ...],
         destinations: tuple[int, ...],
         top_k: int,
         progress: Progress | None,
     ) -> list[LayerValues]:
-        """The layer's answers for consecutive parts of `rows`; `per_row` is how many values a row gives."""
+        """The layer's answers for consecutive parts of `rows`; `fit` is how many rows fit one of them."""
 
         def call(part: Any) -> LayerValues:
             found = self.client.edges(
@@ -167,8 +169,7 @@ class _LayerQuery:
             )
             return found[0]
 
-        most = self._most_values() // max(1, per_row)
-        most = min(most, self.described.max_rows)
+        most = min(fit, self.described.max_rows)
         most = min(most, REQUEST_BYTES // max(1, _row_bytes(rows, self.described.input.datatype)))
         return _split(rows, most, call, progress)
 
