@@ -76,8 +76,12 @@ class Graph:
         return self._store(np.ascontiguousarray(array, dtype=np.bool_))
 
     def cast(self, a: Value) -> Value:
-        """Booleans or integers to the graph's type."""
+        """Booleans, integers or float32 to the graph's type."""
         return self.op("Cast", a, to=_onnx_type(self.dtype))
+
+    def single(self, a: Value) -> Value:
+        """To float32, for an operator that onnxruntime has in no other type."""
+        return self.op("Cast", a, to=_onnx_type(np.dtype(np.float32)))
 
     def _store(self, array: Array) -> Value:
         key = (array.dtype.str, array.shape, array.tobytes())

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from kanexport import precise
 from kanexport.errors import UnknownFunction
 
 if TYPE_CHECKING:
@@ -50,26 +51,8 @@ def _erf(x: Array) -> Array:
     return found
 
 
-ERF_TERMS = 110  # enough for 17 digits up to ERF_END
-ERF_END = 6.0  # beyond, erf is 1 in float64
-
-
-def _emit_erf(g: Graph, x: Value) -> Value:
-    """onnxruntime has Erf in float32 only. In float64: the series 2/sqrt(pi) exp(-x^2)
-    sum_n 2^n x^(2n+1) / (2n+1)!! (DLMF 7.6.2), whose terms all have one sign."""
-    if g.dtype == np.float32:
-        return g.op("Erf", x)
-    x = g.clip(x, -ERF_END, ERF_END)
-    square = g.mul(x, x)
-    total = g.const(1.0)
-    for n in range(ERF_TERMS, 0, -1):
-        total = g.add(g.mul(total, g.mul(square, g.const(2 / (2 * n + 1)))), g.const(1.0))
-    outer = g.mul(g.op("Exp", g.op("Neg", square)), g.const(2 / math.sqrt(math.pi)))
-    return g.mul(g.mul(x, outer), total)
-
-
 def _emit_gelu(g: Graph, x: Value) -> Value:
-    erf = _emit_erf(g, g.mul(x, g.const(math.sqrt(0.5))))
+    erf = precise.erf(g, g.mul(x, g.const(math.sqrt(0.5))))
     return g.mul(g.mul(x, g.const(0.5)), g.add(erf, g.const(1.0)))
 
 
@@ -125,7 +108,7 @@ ACTIVATIONS = _table(
     Unary("tanh", np.tanh, _op("Tanh")),
     Unary("sin", np.sin, _op("Sin")),
     Unary("cos", np.cos, _op("Cos")),
-    Unary("softplus", lambda x: np.logaddexp(0, x), _op("Softplus")),
+    Unary("softplus", lambda x: np.logaddexp(0, x), precise.softplus),
     Unary("gelu", lambda x: 0.5 * x * (1 + _erf(x * math.sqrt(0.5))), _emit_gelu),
     Unary("gelu_tanh", _gelu_tanh, _emit_gelu_tanh),
 )
@@ -143,17 +126,17 @@ SYMBOLIC = _table(
     Unary("abs", np.abs, _op("Abs")),
     Unary("sin", np.sin, _op("Sin")),
     Unary("cos", np.cos, _op("Cos")),
-    Unary("tan", np.tan, _op("Tan")),
+    Unary("tan", np.tan, precise.tan),
     Unary("tanh", np.tanh, _op("Tanh")),
     Unary("sgn", np.sign, _op("Sign")),
-    Unary("arcsin", np.arcsin, _op("Asin")),
-    Unary("arccos", np.arccos, _op("Acos")),
-    Unary("arctan", np.arctan, _op("Atan")),
-    Unary("arctanh", np.arctanh, _op("Atanh")),
+    Unary("arcsin", np.arcsin, precise.arcsin),
+    Unary("arccos", np.arccos, precise.arccos),
+    Unary("arctan", np.arctan, precise.arctan),
+    Unary("arctanh", np.arctanh, precise.arctanh),
     Unary("0", lambda x: x * 0, lambda g, x: g.mul(x, g.const(0.0))),
     Unary("gaussian", lambda x: np.exp(-(x**2)), lambda g, x: g.op("Exp", g.op("Neg", g.mul(x, x)))),
     Unary("sigmoid", _sigmoid, _op("Sigmoid")),
-    Unary("cosh", np.cosh, _op("Cosh")),
+    Unary("cosh", np.cosh, precise.cosh),
 )
 
 
