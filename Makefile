@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PROTO_VENV := .venv-proto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench proto lock container clean
+.PHONY: help setup demo test check format bench families proto lock container clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,9 @@ format: setup ## Format the code
 
 bench: setup ## Compare our graph with torch's own export
 	@$(BIN)/python benchmarks/graph_vs_torch_export.py
+
+families: setup ## Measure every family against its library, and write the README's table
+	@$(BIN)/python benchmarks/families.py
 
 # protoc's package needs a newer protobuf than tritonclient allows, hence its own environment.
 proto: setup ## Regenerate service/kanserve/pb from proto/

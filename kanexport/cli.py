@@ -24,13 +24,14 @@ from rich.progress import BarColumn, Progress, TextColumn
 from kanexport import show, sweep
 from kanexport.errors import ExportError, OptionError
 from kanexport.export import Request, export
-from kanexport.publish import MAX_BATCH_SIZE
+from kanexport.publish import MAX_BATCH_SIZE, Result, Target
 from kanexport.verify import OUTPUT_TOLERANCE
 
 EXAMPLES = """examples:
   kanserve export model/0.5 --repository models --name wine     pykan: the prefix, or any of its files
   kanserve export digits.pt --repository models --name digits   efficient-kan: .pt, .pth, .safetensors
   kanserve export pruned --repository models --option input_id=0,2 --option n_inputs=4
+  kanserve export --module nets:make --checkpoint net.pt --example rows.npy   a module with KAN layers in it
   kanserve export experiments --recursive --repository models --report report.json
 """
 
@@ -41,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add("checkpoint", type=Path, help="the checkpoint file, or pykan's prefix")
+    add("path", nargs="?", type=Path, metavar="checkpoint", help="the checkpoint file, or pykan's prefix")
     add("--repository", type=Path, default=Path("models"), help="the model repository (default: models)")
     add("--name", default="", help="model name (default: the checkpoint's)")
     add("--version", type=int, default=1, help="version number (default: 1)")
@@ -64,14 +65,53 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print one JSON document")
     add("--recursive", action="store_true", help="export every checkpoint below a folder; see docs/checkpoints.md")
     add("--report", type=Path, metavar="FILE", help="with --recursive: write what became of each, as JSON")
+    modules = parser.add_argument_group("modules with KAN layers in them (needs torch)").add_argument
+    modules("--module", metavar="PKG.MOD:FACTORY", help="a function of yours that makes the torch module")
+    modules("--checkpoint", type=Path, metavar="FILE", help="with --module: its weights (default: as it was made)")
+    modules("--example", type=Path, metavar="FILE", help="with --module: rows as it takes them, .npy or .csv")
+    modules("--input-shape", metavar="1,8,8", help="with --module: the shape of one row, to try it with random ones")
     add("--time-limit", type=float, default=sweep.SECONDS, metavar="SECONDS", help="with --recursive: for one file")
     add("--memory-limit", type=int, default=sweep.MEMORY, metavar="MIB", help="with --recursive: for one file")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run an export from parsed arguments; the exit code."""
-    request = Request(
-        path=args.checkpoint,
+    try:
+        _check(args)
+        with _terminable():
+            if args.recursive:
+                return _folder(_request(args), args)
+            with _progress() as advance:
+                result = _module(args, advance) if args.module else export(_request(args), advance=advance)
+    except ExportError as error:
+        return _fail(error, as_json=args.json)
+    if args.json:
+        print(json.dumps(show.document(result)))
+    else:
+        show.result(result)
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse arguments that contradict each other. Raises OptionError."""
+    if args.report is not None and not args.recursive:
+        raise OptionError("--report is for --recursive")
+    if args.module:
+        for name in ("path", "family", "architecture", "recursive", "symbolic"):
+            if getattr(args, name):
+                shown = "a checkpoint as an argument" if name == "path" else f"--{name}"
+                raise OptionError(f"--module and {shown} exclude each other", hint="its weights: --checkpoint FILE")
+        return
+    for name in ("checkpoint", "example", "input_shape"):
+        if getattr(args, name) is not None:
+            raise OptionError(f"--{name.replace('_', '-')} is for --module")
+    if args.path is None:
+        raise OptionError("no checkpoint is given", hint="kanserve export FILE, or a module with --module")
+
+
+def _request(args: argparse.Namespace) -> Request:
+    return Request(
+        path=args.path,
         repository=args.repository,
         name=args.name,
         version=args.version,
@@ -84,21 +124,27 @@ def run(args: argparse.Namespace) -> int:
         tolerance=args.tolerance,
         force=args.force,
     )
+
+
+def _module(args: argparse.Namespace, advance: Callable[[int, int], None]) -> Result:
+    """Export what a factory makes. Raises ExportError, also where torch is missing."""
     try:
-        with _terminable():
-            if args.recursive:
-                return _folder(request, args)
-            if args.report is not None:
-                raise OptionError("--report is for --recursive")
-            with _progress() as advance:
-                result = export(request, advance=advance)
-    except ExportError as error:
-        return _fail(error, as_json=args.json)
-    if args.json:
-        print(json.dumps(show.document(result)))
-    else:
-        show.result(result)
-    return 0
+        from kanexport.hybrid import command
+    except ModuleNotFoundError as error:
+        raise OptionError(
+            f"--module needs {error.name}, which is not installed", hint="pip install 'kanserve[torch]'"
+        ) from error
+    target = Target(
+        repository=args.repository,
+        name=args.name or args.module.rpartition(":")[2],
+        version=args.version,
+        dtype=args.dtype,
+        max_batch_size=args.max_batch_size,
+        tolerance=args.tolerance,
+        force=args.force,
+    )
+    options = tuple(args.option)
+    return command.run(args.module, args.checkpoint, args.example, args.input_shape, target, options, advance)
 
 
 def _folder(request: Request, args: argparse.Namespace) -> int:

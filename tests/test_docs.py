@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -15,6 +16,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from golden_cases import EDGE_TOLERANCE, OUTPUT_TOLERANCE, OWN
 
 from kanserve.config import Settings
 from kanserve.rpc.status import CODES
@@ -118,3 +120,18 @@ def test_every_setting_and_status_is_documented() -> None:
         assert f"`{name}`" in document, name
     for code in CODES.values():
         assert f"| {code.name} |" in document, code
+
+
+def test_the_table_of_families_is_whole_and_keeps_its_promise() -> None:
+    """`make families` measures and writes it; what does not need measuring is checked here."""
+    begin, end = "<!-- families: written by `make families` -->", "<!-- end of families -->"
+    rows = [line.strip("|").split("|") for line in README.partition(begin)[2].partition(end)[0].splitlines() if line]
+    table = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows[2:]}
+    facts = [json.loads(path.read_text()) for path in OWN.glob("*/case.json")]
+    assert set(table) == {case["family"] for case in facts}
+    for family, (count, outputs, edges, classes) in table.items():
+        own = [case for case in facts if case["family"] == family]
+        assert int(count) == len(own), family
+        assert set(classes.split(", ")) == {case["edge_class"] for case in own}, family
+        assert float(outputs) <= OUTPUT_TOLERANCE
+        assert float(edges) <= EDGE_TOLERANCE

@@ -1,0 +1,134 @@
+"""How far is the served model from the trained one? Family by family, for the README.
+
+    make families        prints the table and puts it into README.md
+
+Every golden checkpoint is exported from its files with its own arguments, served on
+loopback, and asked over gRPC for the rows whose outputs and edge values its library
+computed in float64. Errors are relative to the largest magnitude, in each group of
+rows for outputs and in each layer for edges. Hybrids have no edge values from their
+library; theirs are the largest of the export's own proof.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+import hybrid_modules  # noqa: E402 - beside the tests
+from golden_cases import OWN, cases, relative_error  # noqa: E402 - beside the tests
+
+from kanexport.export import Request, export  # noqa: E402 - after the path
+from kanexport.hybrid.convert import convert  # noqa: E402 - as above
+from kanexport.publish import Result, Target  # noqa: E402 - as above
+from kanserve.rpc.client import Client  # noqa: E402 - as above
+
+HYBRIDS = {
+    "hybrid-cnn-efficient-kan": hybrid_modules.GoldenCnn,
+    "hybrid-transformer-fastkan": hybrid_modules.GoldenTransformer,
+}
+BEGIN, END = "<!-- families: written by `make families` -->\n", "<!-- end of families -->"
+STOP_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One case as it was served."""
+
+    family: str
+    output_error: float
+    edge_error: float
+    edge_class: str
+
+
+def export_all(models: Path) -> dict[str, tuple[dict[str, Any], Path, Result]]:
+    """Facts, folder and result of every case."""
+    found = {}
+    for case in track([case for case in cases() if OWN in case.path.parents], "exporting"):
+        result = export(Request(path=case.path, repository=models, name=case.name, options=case.options))
+        found[case.name] = (case.facts, case.path.parent, result)
+    for name, make in HYBRIDS.items():
+        folder, module = OWN / name, make()
+        module.load_state_dict(torch.load(folder / "model.pt", weights_only=True))
+        with np.load(folder / "reference.npz") as arrays:
+            result = convert(module, arrays["x"], Target(repository=models, name=name), options={})
+        found[name] = (json.loads((folder / "case.json").read_text()), folder, result)
+    return found
+
+
+@contextlib.contextmanager
+def serving(models: Path) -> Iterator[str]:
+    """A server on free ports; its gRPC address. Stopped in any case."""
+    command = [sys.executable, "-m", "kanserve", "serve", str(models), "--grpc-port", "0", "--metrics-port", "0"]
+    process = subprocess.Popen([*command, "--log-format", "json"], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        for line in process.stderr:
+            event = json.loads(line)
+            if event["event"] == "serving":
+                yield event["grpc"]
+                return
+        raise SystemExit("the server ended before it was ready")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=STOP_SECONDS)
+
+
+def measure(client: Client, name: str, facts: dict[str, Any], folder: Path, result: Result) -> Measured:
+    """Ask for the case's rows and compare."""
+    with np.load(folder / "reference.npz") as arrays:
+        reference = dict(arrays)
+    described = client.describe(name)
+    y = client.infer(described.input, reference["x"], model=name).outputs["y"]
+    outputs = max(relative_error(y[rows], reference["y64"][rows]) for rows in facts["row_groups"].values())
+    if "layer0_edges" in reference:
+        layers = client.edges(described, reference["x"])
+        edges = max(relative_error(layer.values, reference[f"layer{layer.layer}_edges"]) for layer in layers)
+    else:
+        edges = max(zone.edges_max_rel for zone in result.manifest.verification.zones)
+    return Measured(facts["family"], outputs, edges, described.edge_class)
+
+
+def table(measured: list[Measured]) -> str:
+    """Markdown, one line per family."""
+    lines = ["| family | cases | largest output error | largest edge error | edge class |", "|---|---|---|---|---|"]
+    for family in sorted({case.family for case in measured}, key=lambda name: (name == "hybrid", name)):
+        own = [case for case in measured if case.family == family]
+        classes = ", ".join(sorted({case.edge_class for case in own}))
+        outputs, edges = max(case.output_error for case in own), max(case.edge_error for case in own)
+        lines.append(f"| {family} | {len(own)} | {outputs:.1e} | {edges:.1e} | {classes} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory(prefix="kanserve-families-") as folder:
+        models = Path(folder)
+        exported = export_all(models)
+        with serving(models) as url, Client(url) as client:
+            measured = [measure(client, name, *entry) for name, entry in exported.items()]
+    text = table(measured)
+    print(text)
+    readme = (ROOT / "README.md").read_text()
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if begin and end:
+        (ROOT / "README.md").write_text(before + begin + text + end + after)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
