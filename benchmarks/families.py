@@ -32,8 +32,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 import hybrid_modules  # noqa: E402 - beside the tests
 from golden_cases import OWN, cases, relative_error  # noqa: E402 - beside the tests
 
-from kanexport.export import Request, export  # noqa: E402 - after the path
 from kanexport.hybrid.convert import convert  # noqa: E402 - as above
+from kanexport.pipeline import Request, export  # noqa: E402 - after the path
 from kanexport.publish import Result, Target  # noqa: E402 - as above
 from kanserve.rpc.client import Client  # noqa: E402 - as above
 

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from kanexport import show, sweep
 from kanexport.errors import ExportError, OptionError
-from kanexport.export import Request, export
+from kanexport.pipeline import Request, export
 from kanexport.publish import MAX_BATCH_SIZE, Result, Target
 from kanexport.verify import OUTPUT_TOLERANCE
 

@@ -22,9 +22,9 @@ from typing import Any
 
 from kanexport import architecture, folder, worker
 from kanexport.errors import CheckpointError, Crashed, ExportError, LimitExceeded, OptionError
-from kanexport.export import ARCHITECTURE, Request
 from kanexport.options import Options
 from kanexport.pack import check_target
+from kanexport.pipeline import ARCHITECTURE, Request
 from kanexport.show import failure
 
 FORMAT = 1  # of the report

@@ -17,7 +17,7 @@ from typing import Any
 
 from kanexport import show
 from kanexport.errors import Crashed, ExportError, LimitExceeded
-from kanexport.export import Request, export
+from kanexport.pipeline import Request, export
 
 
 def encode(request: Request, memory: int) -> bytes:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from kanexport import export, manifest
+from kanexport import manifest, pipeline
+from kanexport.publish import Result
 from kanserve.pb import grpc_service_pb2, kan_pb2
 
 OLD_MANIFESTS = sorted((Path(__file__).parent / "golden" / "manifest" / "v1").glob("*.json"))
@@ -22,9 +24,20 @@ def test_the_commands() -> None:
 
 
 def test_the_python_door() -> None:
-    fields = {field.name for field in dataclasses.fields(export.Request)}
+    fields = {field.name for field in dataclasses.fields(pipeline.Request)}
     assert {"path", "repository", "name", "version", "family", "options", "dtype", "tolerance", "force"} <= fields
-    assert {field.name for field in dataclasses.fields(export.Result)} == {"directory", "manifest"}
+    assert {field.name for field in dataclasses.fields(Result)} == {"directory", "manifest"}
+
+
+def test_the_door_for_modules() -> None:
+    pytest.importorskip("torch")
+    import kanexport
+
+    names = list(inspect.signature(kanexport.export).parameters)
+    assert names[:2] == ["module", "example_inputs"]
+    assert {"name", "repository", "version", "options", "dtype", "tolerance", "force"} <= set(names)
+    with pytest.raises(AttributeError, match="has no attribute 'import_'"):
+        kanexport.import_  # noqa: B018 - the access is what is tried
 
 
 def test_the_services() -> None:

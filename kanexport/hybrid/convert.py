@@ -85,21 +85,12 @@ def convert(
     x = _rows(example)
     plan = make_plan(module, x, options)
     lowered = _lower(plan, x, target.dtype)
-    own = [
-        rows.zone_rows(layer, layer_width, seed=at)
-        for at, (layer, layer_width) in enumerate(
-            (layer, width)
-            for use in plan.uses
-            if use.axes is not None
-            for layer, width in zip(use.kan.layers, use.kan.widths(), strict=False)
-        )
-    ]
     proof = verify.prove(
         plan,
         lowered,
         target.dtype,
         zones=_zones(x),
-        layers=own,
+        layers=_own_rows(plan),
         tolerance=target.tolerance,
         advance=advance,
         empty=False,  # many modules cannot take a batch of no rows, and so neither can their graphs
@@ -235,6 +226,17 @@ def _zones(x: Array) -> dict[str, Array]:
         "zeros": np.zeros((1, *x.shape[1:])),
     }
     return {name: made.astype(np.float32).astype(np.float64) for name, made in zones.items()}
+
+
+def _own_rows(plan: Plan) -> list[dict[str, Array]]:
+    """Rows by zone for each layer that can be queried, so that it meets each of its knots."""
+    layers = [
+        pair
+        for use in plan.uses
+        if use.axes is not None
+        for pair in zip(use.kan.layers, use.kan.widths(), strict=False)
+    ]
+    return [rows.zone_rows(layer, width, seed=at) for at, (layer, width) in enumerate(layers)]
 
 
 def _describe(plan: Plan, lowered: Lowered) -> tuple[LayerInfo, ...]:

@@ -15,7 +15,7 @@ import safetensors.numpy
 
 from kanexport import checkpoint, readers
 from kanexport.errors import ExportError, FamilyError, InvalidKan
-from kanexport.export import Request, Result, export
+from kanexport.pipeline import Request, Result, export
 
 ACTS = {"silu": lambda u: u / (1 + math.exp(-u)), "tanh": math.tanh, "identity": lambda u: u}
 

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from kanexport import cli, folder, sweep, worker
 from kanexport.errors import CheckpointError, ExportError, OptionError, RepositoryError
-from kanexport.export import Request
 from kanexport.folder import Item
+from kanexport.pipeline import Request
 
 Golden = Callable[[str], tuple[Path, tuple[str, ...]]]
 ZIP = b"PK\x03\x04" + bytes(22)

@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from golden_cases import EDGE_TOLERANCE, Case, cases, relative_error
 
-from kanexport.export import Request, Result, export
+from kanexport.pipeline import Request, Result, export
 
 
 @pytest.fixture(scope="module", params=cases(), ids=lambda case: case.name)

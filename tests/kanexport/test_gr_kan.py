@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from kanexport import checkpoint, evaluate, readers
 from kanexport.bases.rational import Rational
 from kanexport.errors import ExportError, FamilyError, InvalidKan, OptionError
-from kanexport.export import Request, export
 from kanexport.graph import Graph
 from kanexport.ir import Kan
 from kanexport.options import Options
+from kanexport.pipeline import Request, export
 
 
 def act(groups: int, seed: int, *, rows: int = 1, above: int = 6, below: int = 4) -> dict[str, Any]:

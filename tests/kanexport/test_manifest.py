@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanexport import manifest
-from kanexport.export import Request, export
 from kanexport.manifest import FORMAT, LayerInfo, Manifest, ManifestError, NodeStep
+from kanexport.pipeline import Request, export
 
 TEXT = st.text(max_size=12)
 NUMBER = st.floats(allow_nan=False, allow_infinity=False)

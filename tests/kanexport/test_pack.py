@@ -16,8 +16,8 @@ import pytest
 
 from kanexport import manifest, pack
 from kanexport.errors import RepositoryError
-from kanexport.export import Request, export
 from kanexport.manifest import Manifest
+from kanexport.pipeline import Request, export
 
 KILLS = 10
 # A child that packs versions 1, 2, 3, ... for ever, replacing them with --force semantics.

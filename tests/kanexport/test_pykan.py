@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from kanexport.export import Request, Result, export
+from kanexport.pipeline import Request, Result, export
 
 SYMBOLIC = {
     "x": lambda u: u,

@@ -13,9 +13,9 @@ import safetensors.numpy
 
 from kanexport import checkpoint, evaluate, readers
 from kanexport.errors import ExportError, InvalidKan, OptionError, UnknownFunction
-from kanexport.export import Request, Result, export
 from kanexport.ir import Kan
 from kanexport.options import Options
+from kanexport.pipeline import Request, Result, export
 
 FUNCTIONS = {"sin": math.sin, "x^2": lambda u: u * u, "cosh": math.cosh, "sigmoid": lambda u: 1 / (1 + math.exp(-u))}
 

@@ -13,8 +13,8 @@ import yaml
 
 from kanexport import checkpoint, readers
 from kanexport.errors import CheckpointError, ExportError, FamilyError, InvalidKan, OptionError, UnknownFunction
-from kanexport.export import Request, export
 from kanexport.options import Options
+from kanexport.pipeline import Request, export
 
 
 def refuse(tmp_path: Path, path: Path, *options: str, family: str | None = None) -> ExportError:

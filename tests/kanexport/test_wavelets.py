@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from kanexport import checkpoint, evaluate, readers
 from kanexport.errors import ExportError, InvalidKan, OptionError
-from kanexport.export import Request, Result, export
 from kanexport.graph import Graph
 from kanexport.ir import Kan
 from kanexport.options import Options
+from kanexport.pipeline import Request, Result, export
 from kanexport.readers.wav_kan import hamming
 from kanexport.wavelets import WAVELETS, rates
 

@@ -31,8 +31,8 @@ from kan.utils import SYMBOLIC_LIB
 
 from kanexport import checkpoint, evaluate, readers
 from kanexport.errors import ExportError
-from kanexport.export import Request, export
 from kanexport.options import Options
+from kanexport.pipeline import Request, export
 
 FUNCTIONS = [name for name in SYMBOLIC_LIB if name != "0"]
 BASES = ["silu", "silu", "identity", "zero", torch.tanh, torch.nn.Tanh(), torch.nn.GELU()]
