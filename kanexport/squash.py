@@ -6,13 +6,15 @@ steepest, w keeps all its digits, while u itself would be rounded to 6e-8.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.errors import InvalidKan
+from kanexport.errors import InvalidKan, OptionError
+from kanexport.options import Options
 
 if TYPE_CHECKING:
     from kanexport.graph import Graph, Value
@@ -85,3 +87,31 @@ def emit_squashed(g: Graph, squash: Squash, x: Value) -> Value:
     """u itself. Not by Tanh: onnxruntime's is off by up to 2e-7 in float32."""
     sign, rest = squash.emit(g, x)
     return g.mul(sign, g.sub(g.const(1.0), rest))
+
+
+def frozen(options: Options, at: int, count: int) -> Range:
+    """The range of layer `at` of `count`, from the options x_min and x_max, of a library that
+    scales by the smallest and largest source of each batch. Raises OptionError."""
+    names = ("x_min", "x_max")
+    given = [options.optional(name) for name in names]
+    if None in given:
+        raise OptionError(
+            "the library scales a layer's sources by the smallest and largest of the whole batch, so that a row's "
+            f"output depends on the other rows; the ranges must be frozen, and {' and '.join(names)} are not given",
+            hint="run the training rows through the model once, note x.min() and x.max() before each of its "
+            f"{count} layers, and give --option x_min=A,B,... --option x_max=C,D,...",
+        )
+    low, high = (_numbers(name, text or "", count)[at] for name, text in zip(names, given, strict=True))
+    if not low < high:
+        raise OptionError(f"x_min of layer {at} is {low!r}, and x_max {high!r}: expected a range, low < high")
+    return Range(low, high)
+
+
+def _numbers(name: str, text: str, count: int) -> list[float]:
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if len(found) != count or not all(map(math.isfinite, found)):
+        raise OptionError(f"option {name} is {text[:80]!r}, expected {count} numbers with commas, one for each layer")
+    return found

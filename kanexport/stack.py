@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,15 @@ BATCH_NORM = NORM | {"running_mean", "running_var"}
 COUNTER = "num_batches_tracked"
 CHAIN_LIMIT = 6  # layers whose order is looked for
 GIVE_ARCHITECTURE = "list the steps in a file, and give it with --architecture layers.toml (see docs/architecture.md)"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerKind:
+    """One of several kinds of layers that a reader module reads: a member of its FAMILIES."""
+
+    FAMILY: str
+    KEYS: Keys
+    layer: Callable[[Part, Options], Layer]
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,7 +171,8 @@ def chebyshev2(degree: int) -> Polynomial:
 def gegenbauer(degree: int, alpha: float) -> Polynomial:
     """C_n^(alpha). Source: OrthogPolyKANs, GegenbauerKANLayer."""
     n = np.arange(degree)
-    steps = _steps(degree, 2 * (n + alpha) / (n + 1), 0, (n + 2 * alpha - 1) / (n + 1), (2 * alpha, 0))
+    with np.errstate(all="ignore"):  # the constructor refuses what is not finite
+        steps = _steps(degree, 2 * (n + alpha) / (n + 1), 0, (n + 2 * alpha - 1) / (n + 1), (2 * alpha, 0))
     return _from_ends(Polynomial("gegenbauer", steps, settings=(("alpha", alpha),)))
 
 

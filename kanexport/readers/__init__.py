@@ -8,7 +8,8 @@ A reader module has `FAMILY` and one of two forms:
 * whole: `matches(checkpoint) -> str` (why it fits, or empty) and
   `read(checkpoint, options) -> Kan`.
 
-Adding a library is adding a file.
+A module of a library with many kinds of layers has `FAMILIES` instead, objects with all
+that. Adding a library is adding a file.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ from kanexport.ir import BasisTerm, Kan, Layer
 from kanexport.options import Options
 from kanexport.parts import Keys, Part, Tensors, storage_dtype
 from kanexport.steps import Affine, Elementwise, Select, Step
-
 
 # The kinds of a step that name tensors.
 WEIGHTED = ("layer", "linear", "layernorm", "batchnorm", "prelu")
@@ -114,7 +114,8 @@ class LayerReader:
 def readers() -> dict[str, Reader]:
     """All readers of this folder by family name."""
     modules = [cast(Any, importlib.import_module(f"{__name__}.{m.name}")) for m in pkgutil.iter_modules(__path__)]
-    found = [module if hasattr(module, "read") else LayerReader(module) for module in modules]
+    members = [member for module in modules for member in getattr(module, "FAMILIES", (module,))]
+    found = [member if hasattr(member, "read") else LayerReader(member) for member in members]
     return {str(reader.FAMILY): cast(Reader, reader) for reader in found}
 
 

@@ -1,0 +1,146 @@
+"""torch-conv-kan: the layers of its fully connected networks, kans/layers.py.
+
+Source: IvanDrokin/torch-conv-kan, commit 7a0e83c, for n inputs, m outputs:
+
+    y = act( LayerNorm( sum_i W_ji act(x_i) + sum_i sum_d C_ijd P_d(x_i) ) )
+
+    KALNLayer        Legendre of x scaled by the range of the batch: read with frozen ranges
+    GRAMLayer        act(Gram polynomials of tanh x), with trained constants
+    JacobiKANLayer   P^(a, b) of tanh x
+    BernsteinKANLayer  de Casteljau's scheme on ones: every function is 1, C a constant
+    KANLayer         B-splines, and PReLU in place of the last act; its grid is in no file
+
+act is SiLU, GELU in KANLayer. Layers are in a list with Dropouts, which have no weights;
+where those leave gaps in the numbers, --architecture is needed. The ChebyKANLayer and
+FastKANLayer are those of ChebyKAN and FastKAN. BottleNeckGRAMLayer projects its sources
+first, so that its polynomials are on no edge: it is refused.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kanexport import stack, unary
+from kanexport.bases import Basis, polynomial
+from kanexport.bases.activation import Activation
+from kanexport.bases.bspline import BSpline
+from kanexport.bases.polynomial import Polynomial
+from kanexport.errors import InvalidKan, OptionError
+from kanexport.ir import BasisTerm, Layer
+from kanexport.options import Options
+from kanexport.parts import Array, Keys, Part
+from kanexport.squash import frozen
+from kanexport.stack import LayerKind
+from kanexport.steps import Elementwise, Step
+from kanexport.unary import Unary
+
+
+def kaln(part: Part, options: Options) -> Layer:
+    """One KALNLayer. Raises InvalidKan or OptionError."""
+    m, n = part.tensor("base_weight", None, None).shape
+    weights = part.tensor("poly_weight", m, None)
+    degree = max(1, weights.shape[1] // n) - 1
+    coef = part.tensor("poly_weight", m, n * (degree + 1)).reshape(m, n, degree + 1).transpose(1, 0, 2)
+    found = stack.prefixes(part.tensors, KALN)
+    chosen = [prefix for prefix in found if prefix.startswith(options.optional("prefix") or "")]
+    layers = chosen if part.prefix in chosen else [part.prefix]
+    basis = polynomial.legendre(degree, frozen(options, layers.index(part.prefix), len(layers)))
+    return _layer(part, options, ("base_weight", "layer_norm."), basis, coef, "silu")
+
+
+def kagn(part: Part, options: Options) -> Layer:
+    """One GRAMLayer. Raises InvalidKan or OptionError."""
+    if part.has("inner_proj.weight"):
+        raise InvalidKan("a BottleNeckGRAMLayer projects its sources first: its polynomials are on no edge")
+    coef = part.tensor("grams_basis_weights", None, None, None)
+    basis = polynomial.gram(part.tensor("beta_weights", coef.shape[2]), _activation(options, "silu"))
+    return _layer(part, options, ("base_weights", "norm."), basis, coef, "silu")
+
+
+def kajn(part: Part, options: Options) -> Layer:
+    """One JacobiKANLayer. Raises InvalidKan or OptionError."""
+    coef = part.tensor("jacobi_coeffs", None, None, None)
+    a, b = options.number("jacobi_a", "1.0"), options.number("jacobi_b", "1.0")
+    return _layer(part, options, ("base_weights", "norm."), polynomial.jacobi(coef.shape[2] - 1, a, b), coef, "silu")
+
+
+def kabn(part: Part, options: Options) -> Layer:
+    """One BernsteinKANLayer. Raises InvalidKan or OptionError."""
+    coef = part.tensor("bernstein_coeffs", None, None, None)
+    with np.errstate(over="ignore", invalid="ignore"):  # the layer refuses what is not finite
+        total = coef.sum(axis=2, keepdims=True)
+    return _layer(part, options, ("base_weights", "norm."), Polynomial("constant", np.zeros((0, 3))), total, "silu")
+
+
+def spline(part: Part, options: Options) -> Layer:
+    """One KANLayer. Raises InvalidKan or OptionError."""
+    m, n, functions = part.tensor("spline_weight", None, None, None).shape
+    k = options.integer("spline_order", at_least=1)
+    if k is None:
+        k = 3
+        options.assumed["spline_order"] = "3"
+    if functions <= k:
+        raise OptionError(f"spline_order is {k}, but a layer has {functions} functions, expected more")
+    low, high = options.number("grid_min", "-1.0"), options.number("grid_max", "1.0")
+    # The library rounds its knots to float32, in a way that depends on the processor.
+    with np.errstate(all="ignore"):  # the basis refuses what is not finite
+        step = (high - low) / (functions - k)
+        knots = np.linspace(low - step * k, high + step * k, functions + k + 1)
+    coef = part.tensor("spline_weight", m, n, functions).transpose(1, 0, 2)
+    return _layer(
+        part, options, ("base_weight", "layer_norm."), BSpline(np.tile(knots, (n, 1)), k), coef, "gelu", prelu=True
+    )
+
+
+def _layer(
+    part: Part,
+    options: Options,
+    names: tuple[str, str],  # of the base weights and of the normalisation
+    basis: Basis,
+    coef: Array,
+    default: str,
+    *,
+    prelu: bool = False,
+) -> Layer:
+    n, m, _ = coef.shape
+    activation = _activation(options, default)
+    last: Step = Elementwise(activation)
+    if prelu:
+        last = stack.norm(Part(part.tensors, part.prefix + "prelu."), options, "prelu", m)
+    return Layer(
+        terms=(BasisTerm(basis, coef), BasisTerm(Activation(activation), part.tensor(names[0], m, n).T[:, :, None])),
+        mask=np.ones((n, m)),
+        bias=np.zeros(m),
+        # The basis of a non-finite value is NaN there, and its product reaches every sum.
+        spread=np.full((n, m), isinstance(basis, BSpline)),
+        after=(stack.norm(Part(part.tensors, part.prefix + names[1]), options, "layernorm", m), last),
+    )
+
+
+def _activation(options: Options, default: str) -> Unary:
+    return unary.activation(options.text("base_activation", default).lower())
+
+
+def _keys(
+    names: dict[str, int], norm: str, optional: dict[str, int] | None = None, absent: tuple[str, ...] = ()
+) -> Keys:
+    return Keys(names | {f"{norm}.weight": 1, f"{norm}.bias": 1}, optional or {}, absent)
+
+
+KALN = _keys({"poly_weight": 2, "base_weight": 2}, "layer_norm")
+PROJECTIONS = {
+    f"{side}_proj.{name}": ndim for side in ("inner", "outer") for name, ndim in (("weight", 2), ("bias", 1))
+}
+FAMILIES: tuple[LayerKind, ...] = (
+    LayerKind("kaln", KALN, kaln),
+    LayerKind(
+        "kagn", _keys({"grams_basis_weights": 3, "beta_weights": 1, "base_weights": 2}, "norm", PROJECTIONS), kagn
+    ),
+    LayerKind("kajn", _keys({"jacobi_coeffs": 3, "base_weights": 2}, "norm"), kajn),
+    LayerKind("kabn", _keys({"bernstein_coeffs": 3, "base_weights": 2}, "norm"), kabn),
+    LayerKind(
+        "torch-conv-kan",
+        _keys({"spline_weight": 3, "base_weight": 2, "prelu.weight": 1}, "layer_norm", absent=("grid",)),
+        spline,
+    ),
+)

@@ -1,0 +1,158 @@
+"""torchkan: whole models whose layers lie in parallel lists, `base_weights.0` and so on.
+
+Source: 1ssb/torchkan, torchkan.KAN.forward (the PyPI package torchkan 0.1.1 is empty), for
+every layer l, also the last:
+
+    z_j = sum_i W_ji act(x_i) + sum_i sum_c S_jic B_c(x_i; grid_i),   x <- PReLU(LayerNorm(z))
+
+with W `base_weights.l` [m, n], S `spline_weights.l` [m, n, G + k], extended knots `grid_l`
+[n, G + 2k + 1]; act is GELU by default. And KALnet.KAL_Net.forward (KACnet.KAC_Net with
+Chebyshev polynomials), with D + 1 polynomials in `poly_weights.l` [m, n (D + 1)]:
+
+    z_j = sum_i W_ji act(x_i) + sum_i sum_d P_jid L_d(u_i),   x <- act(LayerNorm(z))
+
+with act SiLU by default and u = 2 (x - lowest) / (highest - lowest) - 1, where lowest and
+highest are taken over all sources and all rows of the batch: a row's output depends on the
+other rows. It is read only with ranges that the user freezes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from kanexport import stack, unary
+from kanexport.bases import polynomial
+from kanexport.bases.activation import Activation
+from kanexport.bases.bspline import BSpline
+from kanexport.checkpoint import Checkpoint
+from kanexport.errors import FamilyError
+from kanexport.ir import BasisTerm, Kan, Layer
+from kanexport.options import Options
+from kanexport.parts import Part, Tensors, storage_dtype
+from kanexport.squash import frozen
+from kanexport.steps import Elementwise, Step
+from kanexport.unary import Unary
+
+
+@dataclass(frozen=True, slots=True)
+class Lists:
+    """A model in parallel lists. `keys`: the tensors of one layer, {} for its number, the
+    one that names the family first. `layer(part, at, count, options)` reads one."""
+
+    FAMILY: str
+    keys: tuple[str, ...]
+    layer: Callable[[Part, int, int, Options], Layer]
+    notes: tuple[str, ...] = ()
+
+    def matches(self, checkpoint: Checkpoint) -> str:
+        """Why the checkpoint is of this family, or an empty text."""
+        roots = self._roots(checkpoint.tensors, "")
+        return f"{self.keys[0].format(0)} beside {self.keys[1].format(0)}" if roots else ""
+
+    def read(self, checkpoint: Checkpoint, options: Options) -> Kan:
+        """Raises ExportError."""
+        tensors, start = checkpoint.tensors, options.optional("prefix") or ""
+        roots = self._roots(tensors, start)
+        if len(roots) != 1:
+            raise FamilyError(
+                f"{self.keys[0].format(0)} is there {len(roots)} times" + (f" under {start[:80]!r}" if start else ""),
+                hint="choose one with --option prefix=KEY_PREFIX",
+            )
+        root = roots[0]
+        count = 0
+        while root + self.keys[0].format(count) in tensors:
+            count += 1
+        own = [root + key.format(at) for at in range(count) for key in self.keys]
+        others = [key for key in tensors if key.startswith(start) and key not in own]
+        if others:
+            raise FamilyError(
+                f"beside {count} layers of {self.FAMILY} there are other tensors, such as "
+                f"{others[0]!r} {tensors[others[0]].shape}",
+                hint="a KAN that is a part of a larger model is exported by itself with --option prefix=KEY_PREFIX, "
+                "a whole module with --module",
+            )
+        layers = [self.layer(Part(tensors, root), at, count, options) for at in range(count)]
+        return stack.chain(layers, storage_dtype([tensors[key] for key in own if key in tensors]), self.notes)
+
+    def _roots(self, tensors: Tensors, start: str) -> list[str]:
+        first, second = (key.format(0) for key in self.keys[:2])
+        found = (key.removesuffix(first) for key in tensors if key.endswith(first) and key.startswith(start))
+        return [root for root in found if re.fullmatch(r"|.*\.", root) and root + second in tensors]
+
+
+def spline_layer(part: Part, at: int, count: int, options: Options) -> Layer:
+    """Layer `at` of torchkan.KAN. Raises InvalidKan or OptionError."""
+    base = part.tensor(f"base_weights.{at}", None, None)
+    m, n = base.shape
+    coef = part.tensor(f"spline_weights.{at}", m, n, None)
+    grid = part.tensor(f"grid_{at}", n, None)
+    basis = BSpline(grid, grid.shape[1] - coef.shape[2] - 1)
+    activation = unary.activation(options.text("base_activation", "gelu").lower())
+    prelu = stack.norm(Part(part.tensors, f"{part.prefix}prelus.{at}."), options, "prelu", m)
+    return Layer(
+        terms=(BasisTerm(basis, coef.transpose(1, 0, 2)), _base(activation, base)),
+        mask=np.ones((n, m)),
+        bias=np.zeros(m),
+        # The basis of a non-finite value is NaN there, and its product reaches every sum.
+        spread=np.ones((n, m), dtype=bool),
+        after=(_norm(part, at, options, m), prelu),
+    )
+
+
+def polynomial_layer(part: Part, at: int, count: int, options: Options) -> Layer:
+    """Layer `at` of KAL_Net or KAC_Net. Raises InvalidKan or OptionError."""
+    scaled = frozen(options, at, count)
+    make = POLYNOMIALS[options.choice("polynomial", POLYNOMIALS, "legendre")]
+    activation = unary.activation(options.text("base_activation", "silu").lower())
+    base = part.tensor(f"base_weights.{at}", None, None)
+    m, n = base.shape
+    weights = part.tensor(f"poly_weights.{at}", m, None)
+    degree = max(1, weights.shape[1] // n) - 1
+    coef = part.tensor(f"poly_weights.{at}", m, n * (degree + 1)).reshape(m, n, degree + 1)
+    return Layer(
+        terms=(BasisTerm(make(degree, scaled), coef.transpose(1, 0, 2)), _base(activation, base)),
+        mask=np.ones((n, m)),
+        bias=np.zeros(m),
+        spread=np.zeros((n, m), dtype=bool),
+        after=(_norm(part, at, options, m), Elementwise(activation)),
+    )
+
+
+POLYNOMIALS = {"legendre": polynomial.legendre, "chebyshev": polynomial.chebyshev}
+
+
+def _base(activation: Unary, weights: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> BasisTerm:
+    return BasisTerm(Activation(activation), weights.T[:, :, None])
+
+
+def _norm(part: Part, at: int, options: Options, width: int) -> Step:
+    return stack.norm(Part(part.tensors, f"{part.prefix}layer_norms.{at}."), options, "layernorm", width)
+
+
+FAMILIES = (
+    Lists(
+        "torchkan",
+        (
+            "spline_weights.{}",
+            "base_weights.{}",
+            "grid_{}",
+            "layer_norms.{}.weight",
+            "layer_norms.{}.bias",
+            "prelus.{}.weight",
+        ),
+        spline_layer,
+    ),
+    Lists(
+        "kal-net",
+        ("poly_weights.{}", "base_weights.{}", "layer_norms.{}.weight", "layer_norms.{}.bias"),
+        polynomial_layer,
+        (
+            "the library takes the range of each layer's sources from the batch; here it is frozen, so that rows are "
+            "independent, and results differ where a batch has another range",
+        ),
+    ),
+)
