@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from kanexport.errors import ExportError
+from kanexport.manifest import arrows
 from kanexport.publish import Result
 
 
@@ -45,7 +46,7 @@ def result(result: Result) -> None:
     edges = sum(layer.active_edges for layer in manifest.layers)
     console.print(
         f"[bold]{manifest.name}[/] version {manifest.version}: {manifest.source.family}, "
-        f"{widths(list(manifest.widths))}, {edges} edges"
+        f"{arrows(manifest.shapes)}, {edges} edges"
     )
     assumed = ", ".join(f"{key}={value}" for key, value in manifest.source.options_assumed.items())
     if assumed:

@@ -102,7 +102,7 @@ def test_no_answer_is_larger_than_its_bound(rows: int, k: int, positions: tuple[
     [
         ((), (0, 1, 2)),
         ((2, "head.layers.0"), (2, 1)),
-        (("stem",), (0, 2)),  # a module that runs twice
+        (("stem",), (0, 2)),
         (("head.layers.0", "stem"), (1, 0, 2)),
     ],
 )
