@@ -32,6 +32,7 @@ def layer(layer: Layer, at: int, node_tensor: str) -> LayerInfo:
                 source=edge.source,
                 destination=edge.destination,
                 function=edge.function.name,
+                expression=edge.function.expression,
                 a=edge.a,
                 b=edge.b,
                 c=edge.c,

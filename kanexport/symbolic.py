@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from kanexport import unary
-from kanexport.errors import OptionError, UnknownFunction
+from kanexport import singularity, unary
+from kanexport.errors import InvalidKan, OptionError, UnknownFunction
 from kanexport.options import Options
 
 Edge = tuple[int, int, int]
+LIMITS = (1e-3, 1e9)  # of y_th; float32 holds all thresholds and slopes between
 
 
 def place(edge: Edge) -> str:
@@ -20,10 +21,14 @@ def place(edge: Edge) -> str:
 
 
 class Library:
-    """Names and functions of one export."""
+    """Names and functions of one export. `avoids`: whether the library has variants of its
+    functions without singularities, which --option singularity=avoid then chooses.
+    Raises OptionError."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, *, avoids: bool = False) -> None:
         self._options = options
+        self._limit = _limit(options) if avoids else None
+        self.notes: list[str] = []
 
     def name(self, edge: Edge, found: Any) -> Any:
         """What the edge's function is called: as the file has it (None: it has no names), or as
@@ -39,15 +44,49 @@ class Library:
         """Whether there is a function of that name."""
         return isinstance(name, str) and name in unary.SYMBOLIC
 
+    def computes(self, name: Any) -> bool:
+        """Whether the function is known, and has a meaning as it is asked for."""
+        return self.known(name) and (self._limit is None or name != singularity.BROKEN)
+
+    def _avoiding(self, name: str, limit: float, edge: Edge) -> unary.Unary:
+        if name == singularity.BROKEN:
+            raise InvalidKan(
+                f"edge ({place(edge)}) uses {name}, whose singularity-avoiding variant is broken in pykan: it fails, "
+                "or takes the value of another row",
+                hint="export without --option singularity=avoid, or refit the edge with another function",
+            )
+        if name == singularity.FAILING:
+            self.notes.append(
+                f"edge ({place(edge)}): pykan itself fails to compute {name} without its singularities (its function "
+                "returns three values where two are expected); exported is the value that is meant, its last"
+            )
+        return singularity.avoiding(name, limit)
+
     def function(self, name: Any, edge: Edge) -> unary.Unary:
         """The function of an edge. Raises UnknownFunction, naming the edge."""
         if self.known(name):
-            return unary.symbolic(name)
+            return unary.symbolic(name) if self._limit is None else self._avoiding(name, self._limit, edge)
         raise UnknownFunction(
             f"edge ({place(edge)}) uses symbolic function {short(name)}, which is not in pykan's table",
             hint="functions added with add_symbolic are in no file; refit the edge with a function of the table: "
             + ", ".join(unary.SYMBOLIC),
         )
+
+
+def _limit(options: Options) -> float | None:
+    """pykan's `y_th`, if singularities are to be avoided."""
+    chosen = options.optional("singularity")
+    if chosen not in (None, "plain", "avoid"):
+        raise OptionError(f"option singularity is {chosen[:80]!r}", hint="known: plain, avoid")
+    if chosen != "avoid":
+        if options.optional("y_th") is not None:
+            raise OptionError("option y_th is for --option singularity=avoid")
+        return None
+    limit = options.number("y_th", "10")
+    low, high = LIMITS
+    if not low <= limit <= high:
+        raise OptionError(f"option y_th is {limit:g}, expected a number from {low:g} to {high:g}")
+    return limit
 
 
 def short(value: Any) -> str:

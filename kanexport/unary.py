@@ -29,11 +29,15 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Unary:
-    """A function of one number. `evaluate` is float64, `emit` the same as operators."""
+    """A function of one number. `evaluate` is float64, `emit` the same as operators.
+
+    `expression`: what it is in terms of x, in Python's syntax, where the name does not tell.
+    """
 
     name: str
     evaluate: Callable[[Array], Array]
     emit: Callable[[Graph, Value], Value]
+    expression: str = ""
 
 
 def _op(kind: str) -> Callable[[Graph, Value], Value]:
@@ -95,16 +99,32 @@ def _three_halves(g: Graph, x: Value) -> Value:
     return g.mul(g.mul(root, root), root)
 
 
+def _one_and_exp(g: Graph, x: Value) -> Value:
+    """1 + exp(-x), for the logistic function. Not by Sigmoid: onnxruntime's is exact to 1e-8,
+    which is no digit of a small value, and a normalisation that follows makes small values large."""
+    return g.add(g.op("Exp", g.op("Neg", x)), g.const(1.0))
+
+
+def _sign(x: Array) -> Array:
+    return np.asarray((x > 0).astype(np.float64) - (x < 0))
+
+
+def _emit_sign(g: Graph, x: Value) -> Value:
+    # torch's sign of NaN is 0, onnxruntime's and numpy's NaN.
+    zero = g.const(0.0)
+    return g.sub(g.cast(g.op("Greater", x, zero)), g.cast(g.op("Less", x, zero)))
+
+
 def _table(*functions: Unary) -> dict[str, Unary]:
     return {function.name: function for function in functions}
 
 
 ACTIVATIONS = _table(
-    Unary("silu", lambda x: x * _sigmoid(x), lambda g, x: g.mul(x, g.op("Sigmoid", x))),
+    Unary("silu", lambda x: x * _sigmoid(x), lambda g, x: g.op("Div", x, _one_and_exp(g, x))),
     Unary("identity", lambda x: x, lambda g, x: x),
     Unary("zero", lambda x: x * 0, lambda g, x: g.mul(x, g.const(0.0))),
     Unary("relu", lambda x: np.maximum(x, 0), _op("Relu")),
-    Unary("sigmoid", _sigmoid, _op("Sigmoid")),
+    Unary("sigmoid", _sigmoid, lambda g, x: g.op("Reciprocal", _one_and_exp(g, x))),
     Unary("tanh", np.tanh, _op("Tanh")),
     Unary("sin", np.sin, _op("Sin")),
     Unary("cos", np.cos, _op("Cos")),
@@ -128,14 +148,14 @@ SYMBOLIC = _table(
     Unary("cos", np.cos, _op("Cos")),
     Unary("tan", np.tan, precise.tan),
     Unary("tanh", np.tanh, _op("Tanh")),
-    Unary("sgn", np.sign, _op("Sign")),
+    Unary("sgn", _sign, _emit_sign),
     Unary("arcsin", np.arcsin, precise.arcsin),
     Unary("arccos", np.arccos, precise.arccos),
     Unary("arctan", np.arctan, precise.arctan),
     Unary("arctanh", np.arctanh, precise.arctanh),
     Unary("0", lambda x: x * 0, lambda g, x: g.mul(x, g.const(0.0))),
     Unary("gaussian", lambda x: np.exp(-(x**2)), lambda g, x: g.op("Exp", g.op("Neg", g.mul(x, x)))),
-    Unary("sigmoid", _sigmoid, _op("Sigmoid")),
+    Unary("sigmoid", _sigmoid, lambda g, x: g.op("Reciprocal", _one_and_exp(g, x))),
     Unary("cosh", np.cosh, precise.cosh),
 )
 

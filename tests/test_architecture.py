@@ -19,7 +19,7 @@ LAYERS = {
     "kanexport": [
         {"errors", "manifest"},
         {"graph", "formats", "options", "compare", "architecture"},
-        {"precise", "unary", "squash", "symbolic", "wavelets", "bases", "steps", "checkpoint", "parts", "spacing"},
+        {"precise", "unary", "singularity", "squash", "symbolic", "wavelets", "bases", "steps", "checkpoint", "parts", "spacing"},
         {"ir"},
         {"stack"},
         {"lower", "evaluate", "rows", "readers"},

@@ -60,13 +60,14 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
         raise InvalidKan(f"{checkpoint.path}: symbolic_enabled is {short(enabled)}, expected true or false")
     notes: list[str] = []
     layers = []
-    library = Library(options) if enabled else None
+    library = Library(options, avoids=True) if enabled else None
     for index in range(depth):
         try:
             layers.append(_layer(checkpoint, index, widths, base, library, notes))
         except InvalidKan as error:
             text = error.message if "layer" in error.message else f"layer {index}: {error.message}"
             raise type(error)(f"{checkpoint.path}: {text}", hint=error.hint) from error
+    notes += library.notes if library is not None else []
     n_inputs, select = _selection(checkpoint, options, layers[0].sources)
     if select is not None:
         layers[0] = dataclasses.replace(layers[0], before=(select,))
@@ -200,7 +201,7 @@ def _symbolic(
             factor, name = float(mask[j, i]), names[j][i]
             if name == "0" and factor == 0:
                 continue
-            if factor == 0 and not library.known(name):
+            if factor == 0 and not library.computes(name):
                 notes.append(f"edge ({index},{i},{j}): its masked symbolic function {short(name)} is left out")
                 continue
             a, b, c, d = affine[j, i].tolist()
