@@ -203,6 +203,7 @@ EDGES: list[tuple[str, kan_pb2.QueryEdgesRequest, Code, str]] = [
     ("version", edges(model_version="9"), Code.NOT_FOUND, "version 9 is not found"),
     ("bytes", edges(row_count=3), Code.INVALID_ARGUMENT, "rows holds 24 bytes, but 3 rows"),
     ("layer", edges(layers=[2]), Code.INVALID_ARGUMENT, "layer 2 does not exist: the model has 2 layers"),
+    ("name", edges(layer_names=["h"]), Code.INVALID_ARGUMENT, "layer 'h' does not exist: the model's 2 layers have no"),
     ("source", edges(layers=[0], sources=[3]), Code.INVALID_ARGUMENT, "layer 0 has 3 sources"),
     ("destination", edges(destinations=[2]), Code.INVALID_ARGUMENT, "layer 1 has 2 destinations"),
     ("twice", edges(layers=[1, 1]), Code.INVALID_ARGUMENT, "layer 1 is named twice"),

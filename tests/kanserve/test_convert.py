@@ -181,6 +181,9 @@ def test_a_shape_or_a_selection_cannot_be_endless() -> None:
     message.inputs.add(name="x", datatype="FP32", shape=[1] * 17)
     with pytest.raises(BadRequest, match="shape has 17 entries"):
         convert.request_from_pb(message, deadline=None)
-    query = kan_pb2.QueryEdgesRequest(sources=[1] * 70000)
-    with pytest.raises(BadRequest, match="sources has 70000 entries"):
-        convert.edges_from_pb(query, deadline=None)
+    for query, name in (
+        (kan_pb2.QueryEdgesRequest(sources=[1] * 70000), "sources"),
+        (kan_pb2.QueryEdgesRequest(layer_names=["a"] * 70000), "layer_names"),
+    ):
+        with pytest.raises(BadRequest, match=f"{name} has 70000 entries"):
+            convert.edges_from_pb(query, deadline=None)
