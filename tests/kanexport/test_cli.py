@@ -135,5 +135,5 @@ def test_the_help_shows_commands_that_parse(capsys: pytest.CaptureFixture[str]) 
     cli.configure(parser)
     for example in examples:
         parsed = parser.parse_args(example.split())
-        assert parsed.checkpoint
+        assert parsed.path or parsed.module
         assert parsed.repository == Path("models")
