@@ -54,11 +54,12 @@ class Part:
         return () if found is None else found.shape
 
     def require(self, keys: Keys) -> None:
-        """Raises InvalidKan if a required tensor is missing, or has another number of axes."""
+        """Raises InvalidKan if a required tensor is missing, empty, or has another number of axes."""
         for name, ndim in keys.required.items():
-            if not self.has(name) or len(self.shape(name)) != ndim:
-                found = f"has shape {self.shape(name)}" if self.has(name) else "is missing"
-                raise InvalidKan(f"tensor {self.prefix + name!r} {found}, expected one of {ndim} axes")
+            shape = self.shape(name)
+            if not self.has(name) or len(shape) != ndim or 0 in shape:
+                found = f"has shape {shape}" if self.has(name) else "is missing"
+                raise InvalidKan(f"tensor {self.prefix + name!r} {found}, expected {ndim} axes, none of length 0")
 
     def tensor(self, name: str, *shape: int | None) -> Array:
         """A tensor of that shape (None: any length), as float64. Raises InvalidKan naming the key."""

@@ -39,6 +39,10 @@ def layer(part: Part, options: Options) -> Layer:
     m = part.shape("equal_size_conv.weight")[0]
     high = part.tensor("phase_height", n, count)
     coef = part.tensor("equal_size_conv.weight", m, 1, count, n).reshape(m, n, count)
+    for name, ends in (("phase_low", low), ("phase_height", high)):
+        bad = np.argwhere(~np.isfinite(ends))
+        if len(bad):
+            raise InvalidKan(f"{name} at {bad[0].tolist()} is {float(ends[tuple(bad[0])])!r}, expected a finite number")
     grid, k = _sizes(low, high, options)
     return Layer(
         terms=(BasisTerm(ReluBumps(low, high, 4 * grid**2 / (k + 1) ** 2), coef.transpose(1, 0, 2)),),
@@ -71,8 +75,6 @@ def _sizes(low: Array, high: Array, options: Options) -> tuple[int, int]:
 def _told(low: Array, high: Array) -> int:
     """The k whose initial ends, l_c = (c - k) / G and h_c = (c + 1) / G, are near the trained ones."""
     count = low.shape[1]
-    if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        raise InvalidKan("phase_low or phase_height is not finite", hint="the training has diverged")
     at = np.arange(count)
     moved = np.array(
         [

@@ -1,0 +1,78 @@
+"""Small checkpoints made in tests: written, exported, and held against formulas with loops."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from kanexport import checkpoint, evaluate, readers
+from kanexport.errors import ExportError
+from kanexport.ir import Kan
+from kanexport.manifest import Manifest
+from kanexport.options import Options
+from kanexport.pipeline import Request, export
+
+Tensors = dict[str, Any]
+# From a layer's tensors in float64 and one row of its sources to its edges [I][O].
+Edges = Callable[[Tensors, list[float]], Sequence[Sequence[float]]]
+
+
+def silu(u: float) -> float:
+    return u / (1 + math.exp(-u))
+
+
+def save(folder: Path, tensors: Tensors) -> Path:
+    path = folder / "model.safetensors"
+    path.write_bytes(safetensors.numpy.save({key: np.array(value, order="C") for key, value in tensors.items()}))
+    return path
+
+
+def stacked(layers: Sequence[Tensors], prefix: str = "layers.") -> Tensors:
+    """The layers' tensors under `prefix` and their numbers."""
+    return {f"{prefix}{at}.{key}": value for at, layer in enumerate(layers) for key, value in layer.items()}
+
+
+def under(tensors: Tensors, prefix: str) -> Tensors:
+    return {key.removeprefix(prefix): v.astype(np.float64) for key, v in tensors.items() if key.startswith(prefix)}
+
+
+def read(path: Path, *options: str) -> tuple[Kan, str]:
+    """The network, and the family that its tensors were recognised as."""
+    loaded = checkpoint.load(path)
+    reader, _ = readers.detect(loaded, None)
+    return readers.read(reader, loaded, Options.parse(options)), reader.FAMILY
+
+
+def check(
+    path: Path, tensors: Tensors, edges: Edges, *options: str, prefixes: Sequence[str] = ("",), bias: str = ""
+) -> Manifest:
+    """Every edge of every layer of a saved checkpoint against `edges`, and every sum; then
+    export, which proves the graphs. `bias`: the tensor that is added to the sums."""
+    kan, family = read(path, *options)
+    trace = evaluate.evaluate(kan, np.random.default_rng(5).uniform(-3, 3, size=(12, kan.n_inputs)))
+    sums = [*trace.inputs[1:], trace.y]
+    for layer, prefix, nodes, after in zip(kan.layers, prefixes, trace.inputs, sums, strict=True):
+        part = under(tensors, prefix)
+        found = np.concatenate([values for _, values, _ in evaluate.edges(layer, nodes)])
+        expected = np.array([edges(part, row) for row in nodes.tolist()])
+        assert found.shape == expected.shape
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+        total = expected.sum(axis=1) + part.get(bias, 0)
+        np.testing.assert_allclose(after, total, rtol=0, atol=1e-11 * max(1.0, np.abs(total).max()))
+    result = export(Request(path=path, repository=path.parent / "models", options=options, force=True))
+    assert result.manifest.source.family == family
+    return result.manifest
+
+
+def refuse(folder: Path, tensors: Tensors, *options: str, family: str | None = None) -> ExportError:
+    """The error of an export that leaves nothing behind."""
+    with pytest.raises(ExportError) as caught:
+        export(Request(path=save(folder, tensors), repository=folder / "no", options=options, family=family))
+    assert not (folder / "no").exists()
+    return caught.value
