@@ -56,6 +56,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="the function of a symbolic edge (layer, source, destination) that the checkpoint does not name",
     )
     add(
+        "--function",
+        action="append",
+        default=[],
+        metavar="NAME=EXPR",
+        help='a symbolic function of your own, such as xsinx="x*sin(x)"; no checkpoint holds those',
+    )
+    add(
         "--architecture", type=Path, metavar="FILE", help="a list of steps (TOML), where the file leaves the order open"
     )
     add("--dtype", choices=("float32", "float64"), default="float32", help="precision of the graph")
@@ -97,7 +104,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.report is not None and not args.recursive:
         raise OptionError("--report is for --recursive")
     if args.module:
-        for name in ("path", "family", "architecture", "recursive", "symbolic"):
+        for name in ("path", "family", "architecture", "recursive", "symbolic", "function"):
             if getattr(args, name):
                 shown = "a checkpoint as an argument" if name == "path" else f"--{name}"
                 raise OptionError(f"--module and {shown} exclude each other", hint="its weights: --checkpoint FILE")
@@ -118,6 +125,7 @@ def _request(args: argparse.Namespace) -> Request:
         family=args.family,
         options=tuple(args.option),
         symbolic=tuple(args.symbolic),
+        functions=tuple(args.function),
         architecture=args.architecture,
         dtype=args.dtype,
         max_batch_size=args.max_batch_size,

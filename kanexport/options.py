@@ -8,12 +8,13 @@ from typing import Any
 
 from kanexport.errors import OptionError
 
-SYMBOLIC = "symbolic "  # before an edge such as "1,3,0", the key of a --symbolic in `Options.given`
-INDEX_DIGITS = 9
+# Before an edge such as "1,3,0" and a name: the keys of --symbolic and --function in `Options.given`.
+SYMBOLIC, FUNCTION = "symbolic ", "function "
+INDEX_DIGITS, NAME_LENGTH = 9, 100
 
 
 class Options:
-    """The `--option key=value` pairs of one export, and what `--symbolic` says of edges.
+    """The `--option key=value` pairs of one export, and what `--symbolic` and `--function` say.
 
     A reader asks for what it needs; what it assumed instead, and what was given
     but never asked for, is known afterwards.
@@ -26,8 +27,8 @@ class Options:
         self._known: set[str] = set()
 
     @classmethod
-    def parse(cls, pairs: Sequence[str], *, symbolic: Sequence[str] = ()) -> Options:
-        """From "key=value" texts, and "layer,source,destination=name" ones. Raises OptionError."""
+    def parse(cls, pairs: Sequence[str], *, symbolic: Sequence[str] = (), functions: Sequence[str] = ()) -> Options:
+        """From "key=value", "layer,source,destination=name" and "name=expression" texts. Raises OptionError."""
         given: dict[str, str] = {}
         for pair in pairs:
             key, equals, value = pair.partition("=")
@@ -41,7 +42,20 @@ class Options:
             if SYMBOLIC + place in given:
                 raise OptionError(f"--symbolic {place} is given twice")
             given[SYMBOLIC + place] = name
+        for text in functions:
+            name, expression = _function(text)
+            if FUNCTION + name in given:
+                raise OptionError(f"--function {name} is given twice")
+            given[FUNCTION + name] = expression
         return cls(given)
+
+    def functions(self) -> dict[str, str]:
+        """All functions given by name, as text; `function` asks for one."""
+        return {key.removeprefix(FUNCTION): value for key, value in self.given.items() if key.startswith(FUNCTION)}
+
+    def function(self, name: str) -> str | None:
+        """The user's own function of that name, as text."""
+        return self.optional(FUNCTION + name)
 
     def symbolic(self, edge: tuple[int, int, int]) -> str | None:
         """The name of an edge's function, if given; (layer, source, destination)."""
@@ -109,6 +123,8 @@ class Options:
                 del self.given[key]
         elif unknown and unknown[0].startswith(SYMBOLIC):
             raise OptionError(f"--{unknown[0]}={self.given[unknown[0]]:.80}: the model has no such symbolic edge")
+        elif unknown and unknown[0].startswith(FUNCTION):
+            raise OptionError(f"--{unknown[0]}: no symbolic edge of the model uses a function of that name")
         elif unknown:
             known = ", ".join(sorted(key for key in self._known if " " not in key)) or "none"
             raise OptionError(f"family {family} has no option {unknown[0]!r}", hint=f"it knows: {known}")
@@ -125,3 +141,11 @@ def _symbolic(text: str) -> tuple[str, str]:
             hint="write --symbolic LAYER,SOURCE,DESTINATION=NAME, counted from 0",
         )
     return ",".join(str(int(part)) for part in parts), name.strip()
+
+
+def _function(text: str) -> tuple[str, str]:
+    """ "xsinx=x*sin(x)" as name and expression. Raises OptionError."""
+    name, equals, expression = (part.strip() for part in text.partition("="))
+    if not equals or not name or not expression or not name.isprintable() or len(name) > NAME_LENGTH:
+        raise OptionError(f"--function {text[:80]!r} is malformed", hint='write --function NAME="EXPRESSION IN x"')
+    return name, expression

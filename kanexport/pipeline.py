@@ -29,6 +29,7 @@ class Request:
     family: str | None = None
     options: tuple[str, ...] = ()  # "key=value"
     symbolic: tuple[str, ...] = ()  # "layer,source,destination=name"
+    functions: tuple[str, ...] = ()  # "name=expression in x"
     architecture: Path | None = None  # the user's own list of steps
     dtype: str = "float32"
     max_batch_size: int = MAX_BATCH_SIZE
@@ -53,7 +54,7 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
         force=request.force,
     )
     target.check()
-    options = Options.parse(request.options, symbolic=request.symbolic)
+    options = Options.parse(request.options, symbolic=request.symbolic, functions=request.functions)
     kan, family, reason = _read(loaded, request, options)
     options.finish(family, shared=request.shared)
     lowered = lower.lower(kan, request.dtype)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kanexport import singularity, unary
+from kanexport import expression, singularity, unary
 from kanexport.errors import InvalidKan, OptionError, UnknownFunction
 from kanexport.options import Options
 
@@ -28,6 +28,7 @@ class Library:
     def __init__(self, options: Options, *, avoids: bool = False) -> None:
         self._options = options
         self._limit = _limit(options) if avoids else None
+        self._own = {name: _own(name, text) for name, text in options.functions().items()}
         self.notes: list[str] = []
 
     def name(self, edge: Edge, found: Any) -> Any:
@@ -42,13 +43,18 @@ class Library:
 
     def known(self, name: Any) -> bool:
         """Whether there is a function of that name."""
-        return isinstance(name, str) and name in unary.SYMBOLIC
+        return isinstance(name, str) and (name in unary.SYMBOLIC or name in self._own)
 
     def computes(self, name: Any) -> bool:
         """Whether the function is known, and has a meaning as it is asked for."""
-        return self.known(name) and (self._limit is None or name != singularity.BROKEN)
+        return self.known(name) and (self._limit is None or name not in (singularity.BROKEN, *self._own))
 
     def _avoiding(self, name: str, limit: float, edge: Edge) -> unary.Unary:
+        if name in self._own:
+            raise InvalidKan(
+                f"edge ({place(edge)}) uses {name!r}, your own function, which has no variant without singularities",
+                hint="export without --option singularity=avoid",
+            )
         if name == singularity.BROKEN:
             raise InvalidKan(
                 f"edge ({place(edge)}) uses {name}, whose singularity-avoiding variant is broken in pykan: it fails, "
@@ -65,12 +71,32 @@ class Library:
     def function(self, name: Any, edge: Edge) -> unary.Unary:
         """The function of an edge. Raises UnknownFunction, naming the edge."""
         if self.known(name):
-            return unary.symbolic(name) if self._limit is None else self._avoiding(name, self._limit, edge)
+            self._options.function(name)
+            if self._limit is not None:
+                return self._avoiding(name, self._limit, edge)
+            return self._own[name] if name in self._own else unary.symbolic(name)
+        usable = isinstance(name, str) and name and name.isprintable() and "=" not in name
+        ways = f"--function {name}=..." if usable else f"--symbolic {place(edge)}=NAME --function NAME=..."
         raise UnknownFunction(
-            f"edge ({place(edge)}) uses symbolic function {short(name)}, which is not in pykan's table",
-            hint="functions added with add_symbolic are in no file; refit the edge with a function of the table: "
-            + ", ".join(unary.SYMBOLIC),
+            f"edge ({place(edge)}) uses symbolic function {short(name)}, which is not in pykan's table; "
+            f"give it with {ways}",
+            hint=f'an expression such as "x*sin(x)", made of {expression.GRAMMAR}',
         )
+
+
+def base(options: Options, name: str) -> unary.Unary:
+    """A base function of that name: the user's own, or one of the table. Raises OptionError or UnknownFunction."""
+    text = options.function(name)
+    if text is None or name.lower() in unary.ACTIVATIONS:
+        return unary.activation(name.lower())
+    return expression.function(name, text)
+
+
+def _own(name: str, text: str) -> unary.Unary:
+    """A user's function. Raises OptionError."""
+    if name in unary.SYMBOLIC:
+        raise OptionError(f"--function {name}: pykan's table has a function of that name", hint="choose another name")
+    return expression.function(name, text)
 
 
 def _limit(options: Options) -> float | None:

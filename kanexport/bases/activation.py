@@ -45,7 +45,7 @@ class Activation:
         return Support((-one, one), (-3 * one, 3 * one), np.zeros((1, sources)))
 
     def parameters(self) -> dict[str, str]:
-        return {}
+        return {"expression": self.function.expression} if self.function.expression else {}
 
     def knots(self) -> Array:
         return np.zeros((0, 0))

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kanexport import parts, unary
+from kanexport import parts, symbolic, unary
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.checkpoint import CONFIG, Checkpoint
@@ -237,7 +237,7 @@ def _base_function(checkpoint: Checkpoint, config: dict[str, Any], options: Opti
     given = options.optional("base_fun")
     found = config.get("base_fun_name", "silu")
     if given is not None:
-        return Activation(unary.activation(given.lower()))
+        return Activation(symbolic.base(options, given))
     if isinstance(found, str) and found in unary.ACTIVATIONS:
         return Activation(unary.activation(found))
     if isinstance(found, Tagged) and found.name.startswith("torch."):
@@ -250,7 +250,9 @@ def _base_function(checkpoint: Checkpoint, config: dict[str, Any], options: Opti
     what = found.name if isinstance(found, Tagged) else short(found)
     raise OptionError(
         f"{checkpoint.path}: the base function {what} is not in the file, only its name",
-        hint="give it with --option base_fun=NAME, one of " + ", ".join(unary.ACTIVATIONS),
+        hint="give it with --option base_fun=NAME, one of "
+        + ", ".join(unary.ACTIVATIONS)
+        + '; or a function of your own: --option base_fun=NAME --function NAME="x*tanh(x)"',
     )
 
 

@@ -18,7 +18,7 @@ import re
 
 import numpy as np
 
-from kanexport import parts, unary
+from kanexport import parts, symbolic, unary
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.checkpoint import Checkpoint
@@ -49,7 +49,7 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
     depth = len([key for key in tensors if re.fullmatch(r"act_fun\.\d+\.coef", key)])
     if not depth:
         raise InvalidKan("there is no act_fun.0.coef")
-    base = Activation(unary.activation(options.text("base_fun", "silu").lower()))
+    base = Activation(symbolic.base(options, options.text("base_fun", "silu")))
     symbols = _Symbols(tensors, depth, options)
     layers = []
     for index in range(depth):

@@ -1,0 +1,293 @@
+"""Functions that users write down: what is allowed computes as Python would, the rest is refused."""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kanexport import checkpoint, evaluate, readers
+from kanexport.errors import ExportError, InvalidKan, OptionError, UnknownFunction
+from kanexport.expression import DEPTH, FUNCTIONS, LENGTH, POWER, function
+from kanexport.graph import Graph
+from kanexport.options import Options
+from kanexport.pipeline import Request, Result, export
+from kanexport.unary import SYMBOLIC, Unary
+
+DTYPES = ("float32", "float64")
+X = np.concatenate([np.linspace(-3, 3, 121), [1e-3, -1e-3, 20.0, -20.0]])
+
+# Texts, and the same in numpy.
+TEXTS = {
+    "x*sin(x)": lambda x: x * np.sin(x),
+    "sin(x)": np.sin,
+    "-x**2": lambda x: -(x**2),
+    "2**x": lambda x: 2.0**x,
+    "x**0.5": lambda x: x**0.5,
+    "x**-3": lambda x: x**-3.0,
+    "x**16 - x**17/1e3": lambda x: x**16 - x**17 / 1e3,
+    "(x - 1)*(x + +1)": lambda x: (x - 1) * (x + 1),
+    "exp(-x**2/2)/(2*pi)**0.5": lambda x: np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi),
+    "x/(1 + abs(x)) + e - 1e-3": lambda x: x / (1 + np.abs(x)) + math.e - 1e-3,
+    "log(x)": np.log,
+    "1/x + sgn(x)*arctan(gaussian(x))": lambda x: 1 / x + np.sign(x) * np.arctan(np.exp(-(x**2))),
+    "0*x + 3": lambda x: 0 * x + 3,
+    "x**0": lambda x: x**0,
+    "cosh(tanh(sigmoid(x)))": lambda x: np.cosh(np.tanh(1 / (1 + np.exp(-x)))),
+    "tan(arcsin(x/3)) + arccos(x/3)*arctanh(x/4) + sqrt(abs(x))": lambda x: (
+        np.tan(np.arcsin(x / 3)) + np.arccos(x / 3) * np.arctanh(x / 4) + np.sqrt(np.abs(x))
+    ),
+}
+
+
+def run(made: Unary, x: np.ndarray, dtype: str) -> np.ndarray:
+    g = Graph("f", dtype)
+    model = g.build({"f": (made.emit(g, g.input("x", 1)), (1,))})
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    return session.run(["f"], {"x": x.astype(dtype)[:, None]})[0][:, 0]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("text", TEXTS)
+def test_texts_compute_what_they_say(text: str, dtype: str) -> None:
+    made = function("own", f"  {text} ")
+    assert (made.name, made.expression) == ("own", text)
+    x = X.astype(dtype).astype(np.float64)
+    with np.errstate(all="ignore"):
+        expected = TEXTS[text](x)
+        np.testing.assert_allclose(made.evaluate(x), expected, rtol=1e-13, atol=1e-13)
+        moved = np.abs(made.evaluate(x * (1 + 2 * np.finfo(dtype).eps)) - expected)
+    found = run(made, x, dtype)
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
+    keep = (np.abs(expected) < 1e30) & np.isfinite(moved)  # not at an end of a domain
+    assert keep.sum() > 50
+    error, size = np.abs(found[keep] - expected[keep]), np.maximum(1, np.abs(expected[keep]))
+    assert (error <= 4 * moved[keep] + 30 * np.finfo(dtype).eps * size).all()
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_values_that_are_not_finite_agree(text: str) -> None:
+    made, x = function("own", text), np.array([np.nan, np.inf, -np.inf, 0.0])
+    with np.errstate(all="ignore"):
+        expected = made.evaluate(x)
+    for dtype in DTYPES:
+        np.testing.assert_allclose(run(made, x, dtype), expected, rtol=1e-5, atol=1e-6)
+
+
+def trees(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    pairs = st.tuples(inner, st.sampled_from("+-*/"), inner).map(lambda t: f"({t[0]} {t[1]} {t[2]})")
+    calls = st.tuples(st.sampled_from(sorted(FUNCTIONS)), inner).map(lambda t: f"{t[0]}({t[1]})")
+    powers = st.tuples(inner, st.integers(-POWER - 2, POWER + 2)).map(lambda t: f"({t[0]})**{t[1]}")
+    return st.one_of(pairs, calls, powers, inner.map(lambda t: f"-{t}"))
+
+
+LEAVES = st.one_of(st.just("x"), st.sampled_from(["pi", "e", "2", "0.5", "1e-2"]), st.floats(0, 9).map(repr))
+NUMPY = {name: made.evaluate for name, made in SYMBOLIC.items() if name in FUNCTIONS}
+NUMPY |= {"pi": np.float64(math.pi), "e": np.float64(math.e), "number": np.float64}
+
+
+class _Numbers(ast.NodeTransformer):
+    """Numbers become numpy's: Python's own raise an error where numpy is infinite."""
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        return ast.Call(ast.Name("number", ast.Load()), [node], [])
+
+
+@given(st.recursive(LEAVES, trees, max_leaves=10))
+@settings(max_examples=150, deadline=None)
+def test_random_expressions_compute_what_python_computes(text: str) -> None:
+    x = np.linspace(-2, 2, 9)
+    tree = ast.fix_missing_locations(_Numbers().visit(ast.parse(text, mode="eval")))
+    with np.errstate(all="ignore"):
+        value = eval(compile(tree, "text", "eval"), {"__builtins__": {}}, {**NUMPY, "x": x})
+        expected = np.broadcast_to(value, x.shape)
+    try:
+        made = function("own", text)
+    except OptionError as error:
+        assert re.search("does not depend|a part of it is", error.message)  # noqa: PT017 - one of two ends
+        return
+    with np.errstate(all="ignore"):
+        found = made.evaluate(x)
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-300)
+
+
+HOSTILE = [
+    "__import__('os').system('true')",
+    "().__class__.__bases__",
+    "x.real",
+    "x[0]",
+    "[x for x in (1, 2)]",
+    "lambda x: x",
+    "x if x > 0 else 0",
+    "x > 0",
+    "x and 1",
+    "x @ x",
+    "x // 2",
+    "x % 2",
+    "x ^ 2",
+    "~x",
+    "'text'",
+    "True*x",
+    "1j*x",
+    "x = 1",
+    "x; x",
+    "print(x)",
+    "sin",
+    "sin()",
+    "sin(x, x)",
+    "sin(x=x)",
+    "sin(*x)",
+    "x(x)",
+    "2(x)",
+    "y",
+    "x^2(x)",
+    "f'{x}'",
+    "(x := 2)",
+    "",
+    " ",
+    "x +",
+    "(x",
+    "\x00",
+    "\uff58",  # a letter that Python reads as x
+    "x\n+1",
+    "\x1b[31mx",
+    "# x",
+    "1/0 + x",
+    "log(-1)*x",
+    "9**9**9**9*x",
+    "1e999*x",
+    "9" * 400 + "*x",
+    "3",
+    "pi*e",
+    "-" * 400 + "x",
+    "[" + "-" * 400 + "x]",
+    "(" * 150 + "x" + ")" * 150 + "+" * 100,
+    "sin(" * (DEPTH + 1) + "x" + ")" * (DEPTH + 1),
+    "x+" * LENGTH + "x",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_everything_else_is_refused(text: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        function("own", text)
+    assert caught.value.hint
+    assert len(caught.value.message) < 400
+
+
+@given(st.text(max_size=60))
+@settings(max_examples=150, deadline=None)
+def test_any_text_is_a_function_or_a_typed_error(text: str) -> None:
+    try:
+        made = function("own", text)
+    except OptionError:
+        return
+    with np.errstate(all="ignore"):
+        assert made.evaluate(X).shape == X.shape
+
+
+def test_a_power_written_as_in_pykans_names_gets_advice() -> None:
+    with pytest.raises(OptionError) as caught:
+        function("own", "x^2 + 1")
+    assert "**" in caught.value.hint
+
+
+def model(pykan: Any, name: Any = "xsinx", mask: float = 1.0) -> Any:
+    toy = pykan([2, 4, 1], seed=2)
+    toy.symbolic(1, 3, 0, name, (1.25, 0.5, -0.5, 0.25), mask)
+    toy.tensors["act_fun.1.mask"][3, 0] = 0
+    return toy
+
+
+def exported(folder: Path, toy: Any, *functions: str, **settings: Any) -> Result:
+    return export(Request(path=toy.write(folder), repository=folder / "models", functions=functions, **settings))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_function_of_add_symbolic_is_given_with_the_export(pykan: Any, tmp_path: Path, dtype: str) -> None:
+    result = exported(tmp_path, model(pykan), "xsinx = x*sin(x)", dtype=dtype)
+    (edge,) = result.manifest.layers[1].symbolic
+    assert (edge.function, edge.expression) == ("xsinx", "x*sin(x)")
+    assert result.manifest.source.options_given == {"function xsinx": "x*sin(x)"}
+    loaded = checkpoint.load(tmp_path / "toy")
+    kan = readers.readers()["pykan"].read(loaded, Options.parse((), functions=("xsinx=x*sin(x)",)))
+    x = np.random.default_rng(0).normal(size=(20, 4))
+    values = np.concatenate([part for _, part, _ in evaluate.edges(kan.layers[1], x)])[:, 3, 0]
+    u = 1.25 * x[:, 3] + 0.5
+    np.testing.assert_allclose(values, -0.5 * u * np.sin(u) + 0.25, rtol=0, atol=1e-14)
+
+
+def refuse(folder: Path, toy: Any, *functions: str, **settings: Any) -> ExportError:
+    with pytest.raises(ExportError) as caught:
+        exported(folder, toy, *functions, **settings)
+    assert not (folder / "models").exists()
+    return caught.value
+
+
+def test_the_error_names_the_edge_and_the_option(pykan: Any, tmp_path: Path) -> None:
+    error = refuse(tmp_path, model(pykan, "foo"))
+    assert isinstance(error, UnknownFunction)
+    wanted = "edge (1,3,0) uses symbolic function 'foo', which is not in pykan's table; give it with --function foo=..."
+    assert error.message.endswith(wanted)
+
+
+def test_functions_of_one_name_are_told_apart_by_their_edges(pykan: Any, tmp_path: Path) -> None:
+    """pykan calls every function that was fixed as an object 'anonymous'."""
+    toy = model(pykan, "anonymous")
+    toy.symbolic(1, 0, 0, "anonymous", (1, 0, 1, 0))
+    result = exported(tmp_path, toy, "anonymous=x**2*cos(x)", "bump=gaussian(x)*x", symbolic=("1,0,0=bump",))
+    assert [(edge.source, edge.function) for edge in result.manifest.layers[1].symbolic] == [
+        (0, "bump"),
+        (3, "anonymous"),
+    ]
+    error = refuse(tmp_path / "..", model(pykan, "sin"), symbolic=("1,3,0=cos",))
+    assert "edge (1,3,0) is 'sin' in the file" in error.message
+
+
+def test_a_masked_edge_of_a_given_function_still_poisons(pykan: Any, tmp_path: Path) -> None:
+    loaded = checkpoint.load(model(pykan, "own", mask=0.0).write(tmp_path))
+    kan = readers.readers()["pykan"].read(loaded, Options.parse((), functions=("own=log(x)",)))
+    assert [edge.mask for edge in kan.layers[1].symbolic] == [0.0]
+    values = np.concatenate([part for _, part, _ in evaluate.edges(kan.layers[1], np.array([[0, 0, 0, -9.0]]))])
+    assert np.isnan(values[0, 3, 0])
+
+
+WRONG = {
+    ("xsinx=x*sin(x)", "xsinx=x"): "twice",
+    ("xsinx",): "malformed",
+    ("=x",): "malformed",
+    ("xsinx=",): "malformed",
+    ("xsinx=x*sinn(x)",): "'sinn' is not known",
+    ("xsinx=x", "other=x"): "no symbolic edge of the model uses",
+    ("xsinx=x", "sin=x"): "pykan's table has a function of that name",
+}
+
+
+@pytest.mark.parametrize("functions", WRONG)
+def test_functions_that_do_not_fit_are_refused(pykan: Any, tmp_path: Path, functions: tuple[str, ...]) -> None:
+    error = refuse(tmp_path, model(pykan), *functions)
+    assert isinstance(error, OptionError)
+    assert WRONG[functions] in error.message
+
+
+def test_a_function_of_ones_own_has_no_variant_without_singularities(pykan: Any, tmp_path: Path) -> None:
+    error = refuse(tmp_path, model(pykan), "xsinx=x*sin(x)", options=("singularity=avoid",))
+    assert isinstance(error, InvalidKan)
+    assert "edge (1,3,0)" in error.message
+
+
+def test_a_base_function_can_be_ones_own(pykan: Any, tmp_path: Path) -> None:
+    result = exported(tmp_path, pykan([2, 2]), "mine=x*tanh(exp(x))", options=("base_fun=mine",))
+    (basis,) = [basis for basis in result.manifest.layers[0].bases if basis.kind == "mine"]
+    assert basis.parameters == {"expression": "x*tanh(exp(x))"}
+    with pytest.raises(UnknownFunction, match="base activation 'mine'"):
+        exported(tmp_path, pykan([2, 2]), options=("base_fun=mine",), name="other")
