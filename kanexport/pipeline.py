@@ -37,6 +37,10 @@ class Request:
     force: bool = False
     shared: bool = False  # options and architecture are for many files; this one may have no use for them
 
+    def facts(self) -> Options:
+        """What the user says that no file holds. Raises OptionError."""
+        return Options.parse(self.options, symbolic=self.symbolic, functions=self.functions)
+
 
 def export(request: Request, *, advance: Callable[[int, int], None] = lambda done, total: None) -> Result:
     """Export one checkpoint. `advance(done, total)` follows the verification.
@@ -54,7 +58,7 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
         force=request.force,
     )
     target.check()
-    options = Options.parse(request.options, symbolic=request.symbolic, functions=request.functions)
+    options = request.facts()
     kan, family, reason = _read(loaded, request, options)
     options.finish(family, shared=request.shared)
     lowered = lower.lower(kan, request.dtype)

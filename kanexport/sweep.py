@@ -22,7 +22,6 @@ from typing import Any
 
 from kanexport import architecture, folder, worker
 from kanexport.errors import CheckpointError, Crashed, ExportError, LimitExceeded, OptionError
-from kanexport.options import Options
 from kanexport.pack import check_target
 from kanexport.pipeline import ARCHITECTURE, Request
 from kanexport.show import failure
@@ -119,7 +118,7 @@ def _file(row: Row) -> dict[str, Any]:
 def _check(request: Request, seconds: float, memory: int) -> None:
     """What is wrong for every file is said once."""
     check_target(request.repository, request.name or "model", request.version, force=True)
-    Options.parse(request.options)
+    request.facts()
     if request.architecture is not None:
         architecture.load(request.architecture)
     if not 0 < seconds < 10**6:
@@ -132,7 +131,7 @@ def _unused(request: Request, rows: list[Row]) -> tuple[str, ...]:
     """A misspelt option must not pass in silence: the files took the default instead."""
     results = [row.result for row in rows if row.result is not None]
     used = {key for result in results for key in result["options"]["given"]}
-    unused = [f"--option {key}" for key in Options.parse(request.options).given if key not in used]
+    unused = [f"--{'' if ' ' in key else 'option '}{key}" for key in request.facts().given if key not in used]
     if request.architecture is not None and not any(r["family_reason"] == ARCHITECTURE for r in results):
         unused.append("--architecture")
     return tuple(unused)

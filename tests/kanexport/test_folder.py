@@ -218,6 +218,14 @@ def test_options_go_where_they_are_known_and_are_missed_where_they_are_not(mixed
     assert report.exit_code == 4
 
 
+def test_functions_of_ones_own_go_where_an_edge_uses_them(mixed: Path, tmp_path: Path) -> None:
+    given = ("mystery=x*sin(x)", "other=x")
+    report = sweep.sweep(Request(path=mixed, repository=tmp_path / "models", functions=given, symbolic=("7,0,0=sin",)))
+    used = {row.place: row.result["options"]["given"] for row in report.rows if row.result}
+    assert used == {"sub/wine.pt": {}, "toy": {}, "foreign": {"function mystery": "x*sin(x)"}}
+    assert report.unused == ("--symbolic 7,0,0", "--function other")
+
+
 def test_an_architecture_is_for_the_files_that_have_its_keys(mixed: Path, tmp_path: Path) -> None:
     steps = tmp_path / "steps.toml"
     steps.write_text('[[step]]\nlayer="layers.0"\n[[step]]\nfunction="tanh"\n[[step]]\nlayer="layers.1"\n')
@@ -320,6 +328,8 @@ def test_requests_reach_the_process_whole() -> None:
         path=Path("a\udcff.pt"),
         repository=Path("models"),
         options=("a=1", "b=2"),
+        symbolic=("0,0,0=sin",),
+        functions=("f=x",),
         architecture=Path("steps.toml"),
         family="pykan",
         version=3,
