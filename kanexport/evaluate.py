@@ -52,6 +52,8 @@ def evaluate(kan: Kan, x: Array, *, jitter: Jitter | None = None) -> Trace:
             x, peak = _sums(layer, x, jitter)
             peaks += [peak, _peak(x)]
             for step in layer.after:
+                if step.mixes:  # a normalisation squares
+                    peaks.append(_peak(x) ** 2)
                 x = step.evaluate(x)
                 peaks.append(_peak(x))
     return Trace(x, tuple(inputs), np.max(peaks, axis=0))

@@ -1,7 +1,7 @@
 """From any source to [-1, 1], where polynomials live: tanh, or a scaled range.
 
-Both are emitted as a sign and the rest w = 1 - |u|. Near the ends, where polynomials are
-steepest, w keeps all its digits, while u itself would be rounded to 6e-8.
+Both have a second emission, as a sign and the rest w = 1 - |u|. Near the ends, where most
+polynomials are steepest, w keeps all its digits, while u itself would be rounded to 6e-8.
 """
 
 from __future__ import annotations
@@ -29,8 +29,11 @@ class Squash(Protocol):
     def name(self) -> str: ...
     def evaluate(self, x: Array) -> Array: ...
 
-    def emit(self, g: Graph, x: Value) -> tuple[Value, Value]:
-        """The sign of u, and the rest 1 - |u|."""
+    def emit(self, g: Graph, x: Value) -> Value:
+        """u, with all its digits near zero."""
+
+    def emit_rest(self, g: Graph, x: Value) -> tuple[Value, Value]:
+        """The sign of u, and the rest 1 - |u|, with all its digits near the ends."""
 
     def support(self, sources: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         """Core and outer ends, as in `Support`."""
@@ -45,7 +48,13 @@ class Tanh:
     def evaluate(self, x: Array) -> Array:
         return np.tanh(x)
 
-    def emit(self, g: Graph, x: Value) -> tuple[Value, Value]:
+    def emit(self, g: Graph, x: Value) -> Value:
+        # onnxruntime's Tanh alone is off by up to 2e-7 where u is large.
+        sign, rest = self.emit_rest(g, x)
+        small = g.op("Greater", rest, g.const(0.75))
+        return g.op("Where", small, g.op("Tanh", x), g.mul(sign, g.sub(g.const(1.0), rest)))
+
+    def emit_rest(self, g: Graph, x: Value) -> tuple[Value, Value]:
         # 1 - tanh|x| = 2 e / (1 + e) with e = exp(-2|x|). Not by Sigmoid: onnxruntime's
         # is exact to 1e-8, not to a share of so small a value.
         e = g.op("Exp", g.mul(g.op("Abs", x), g.const(-2.0)))
@@ -72,7 +81,11 @@ class Range:
     def evaluate(self, x: Array) -> Array:
         return 2 * (x - self.low) / (self.high - self.low) - 1
 
-    def emit(self, g: Graph, x: Value) -> tuple[Value, Value]:
+    def emit(self, g: Graph, x: Value) -> Value:
+        middle, slope = (self.low + self.high) / 2, 2 / (self.high - self.low)
+        return g.mul(g.sub(x, g.const(middle)), g.const(slope))
+
+    def emit_rest(self, g: Graph, x: Value) -> tuple[Value, Value]:
         nearest = g.op("Min", g.sub(g.const(self.high), x), g.sub(x, g.const(self.low)))
         middle = g.const((self.low + self.high) / 2)
         return g.op("Sign", g.sub(x, middle)), g.mul(nearest, g.const(2 / (self.high - self.low)))
@@ -81,12 +94,6 @@ class Range:
         low, high = np.full(sources, self.low), np.full(sources, self.high)
         reach = (high - low) / 4
         return (low, high), (low - reach, high + reach)
-
-
-def emit_squashed(g: Graph, squash: Squash, x: Value) -> Value:
-    """u itself. Not by Tanh: onnxruntime's is off by up to 2e-7 in float32."""
-    sign, rest = squash.emit(g, x)
-    return g.mul(sign, g.sub(g.const(1.0), rest))
 
 
 def frozen(options: Options, at: int, count: int) -> Range:

@@ -55,14 +55,41 @@ def _erf(x: Array) -> Array:
     return found
 
 
+# The normal distribution's tail Q(a) = (1 - erf(a / sqrt 2)) / 2 for a >= 0, as
+# exp(-a^2 / 2) (c_1 t + ... + c_8 t^8) with t = 1 / (1 + 0.3 a): a least-maximum fit of
+# our own on [0, 14], good to 1.5e-7 of the value.
+TAIL = (
+    0.119629299,
+    0.120753955,
+    0.0999135014,
+    0.128561596,
+    -0.0536835856,
+    0.206353442,
+    -0.157203046,
+    0.0356747653,
+)
+TAIL_SLOPE = 0.3
+
+
 def _emit_gelu(g: Graph, x: Value) -> Value:
-    erf = precise.erf(g, g.mul(x, g.const(math.sqrt(0.5))))
-    return g.mul(g.mul(x, g.const(0.5)), g.add(erf, g.const(1.0)))
+    """x times the normal distribution function. In float32 from its tail, since 1 + erf
+    leaves no digit of it below -5; a normalisation that follows makes small values large."""
+    if g.dtype == np.float64:
+        erf = precise.erf(g, g.mul(x, g.const(math.sqrt(0.5))))
+        return g.mul(g.mul(x, g.const(0.5)), g.add(erf, g.const(1.0)))
+    t = g.op("Reciprocal", g.add(g.mul(g.op("Abs", x), g.const(TAIL_SLOPE)), g.const(1.0)))
+    series = g.const(TAIL[-1])
+    for c in TAIL[-2::-1]:
+        series = g.add(g.mul(series, t), g.const(c))
+    tail = g.mul(g.op("Exp", g.mul(g.mul(x, x), g.const(-0.5))), g.mul(series, t))
+    below = g.op("Less", x, g.const(0.0))
+    return g.mul(x, g.op("Where", below, tail, g.sub(g.const(1.0), tail)))
 
 
 def _emit_gelu_tanh(g: Graph, x: Value) -> Value:
+    """x (1 + tanh u) / 2 = x / (1 + exp(-2 u))."""
     inner = g.mul(g.add(x, g.mul(g.pow(x, 3.0), g.const(0.044715))), g.const(math.sqrt(2 / math.pi)))
-    return g.mul(g.mul(x, g.const(0.5)), g.add(g.op("Tanh", inner), g.const(1.0)))
+    return g.op("Div", x, _one_and_exp(g, g.add(inner, inner)))
 
 
 def _gelu_tanh(x: Array) -> Array:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from kanexport import unary
 from kanexport.bases import Basis, Support
 from kanexport.errors import InvalidKan
-from kanexport.squash import Range, Squash, Tanh, emit_squashed
+from kanexport.squash import Range, Squash, Tanh
 from kanexport.unary import Unary
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Polynomial:
         if self.from_ends:
             found = self._emit_from_ends(g, x)
         else:
-            found = self._joined(g, self._emit_chain(g, emit_squashed(g, self.squash, x)))
+            found = self._joined(g, self._emit_chain(g, self.squash.emit(g, x)))
         found = self.outer.emit(g, found) if self.outer else found
         return found if self.functions > 1 else g.reshape(found, 0, sources)
 
@@ -86,7 +86,7 @@ class Polynomial:
     def _emit_from_ends(self, g: Graph, x: Value) -> Value:
         """With w = 1 - |u|, small and exact where the polynomials are steepest: u itself
         would be rounded to 6e-8 there, and P_D' is of the order D^2. Reinsch's form."""
-        sign, w = self.squash.emit(g, x)
+        sign, w = self.squash.emit_rest(g, x)
         above = self._emit_differences(g, w, 1.0)
         if not self.steps[:, 1].any():  # P_n(-u) = (-1)^n P_n(u)
             return self._joined(g, [g.mul(p, sign) if n % 2 else p for n, p in enumerate(above)])

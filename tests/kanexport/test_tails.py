@@ -1,0 +1,34 @@
+"""Activations keep their digits where they are small: a normalisation makes small values large."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from kanexport import unary
+from kanexport.graph import Graph
+
+TAILS = {
+    "silu": lambda x: x / (1 + math.exp(-x)),
+    "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
+    "gelu": lambda x: x * math.erfc(-x * math.sqrt(0.5)) / 2,
+    "gelu_tanh": lambda x: x / (1 + math.exp(-2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+}
+
+
+@pytest.mark.parametrize(("name", "start", "tolerance"), [
+    ("silu", -80, 5e-7),
+    ("sigmoid", -80, 5e-7),
+    ("gelu", -8, 5e-6),  # exp(-x^2 / 2) takes the rounding of its exponent
+    ("gelu_tanh", -8, 3e-5),
+])  # fmt: skip
+def test_relative_errors_in_float32(name: str, start: float, tolerance: float) -> None:
+    g = Graph("tail", "float32")
+    model = g.build({"y": (unary.activation(name).emit(g, g.input("x", 1)), (1,))})
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    x = np.linspace(start, 10, 5000, dtype=np.float32)
+    found = session.run(["y"], {"x": x[:, None]})[0][:, 0]
+    np.testing.assert_allclose(found, [TAILS[name](float(v)) for v in x], rtol=tolerance, atol=1e-35)
