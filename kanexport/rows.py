@@ -32,7 +32,7 @@ def zone_rows(layer: Layer, width: int, seed: int) -> dict[str, Array]:
         "far": np.concatenate([first - reach * span, last + reach * span]),
         "nonfinite": _nonfinite(rng.uniform(low, high)),
     }
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         return {name: _widen(layer, rows, width).astype(np.float32).astype(np.float64) for name, rows in zones.items()}
 
 

@@ -163,7 +163,8 @@ def read(reader: Reader, checkpoint: Checkpoint, options: Options) -> Kan:
     """`reader.read`, with the file named in every error."""
     options.beside = checkpoint.beside
     try:
-        return reader.read(checkpoint, options)
+        with _quiet():
+            return reader.read(checkpoint, options)
     except ExportError as error:
         if str(checkpoint.path) in error.message:
             raise
@@ -177,7 +178,8 @@ def assemble(checkpoint: Checkpoint, steps: Sequence[StepSpec], options: Options
     families: dict[str, None] = {}
     for at, spec in enumerate(steps, start=1):
         try:
-            made, family = _item(checkpoint, spec, options)
+            with _quiet():
+                made, family = _item(checkpoint, spec, options)
         except ExportError as error:
             raise type(error)(f"step {at} ({spec.kind}): {error.message}", hint=error.hint) from error
         items += made
@@ -222,6 +224,11 @@ def _item(checkpoint: Checkpoint, spec: StepSpec, options: Options) -> tuple[lis
         scale, bias = (np.array(spec.settings[name], dtype=np.float64) for name in ("scale", "bias"))
         return [Affine(scale, bias)], []
     return ([Select(tuple(spec.settings["inputs"]))] if spec.kind == "select" else []), []
+
+
+def _quiet() -> np.errstate:
+    """What is not finite is refused by name when a layer is made; numpy need not warn before."""
+    return np.errstate(over="ignore", invalid="ignore", divide="ignore")
 
 
 def linear(part: Part) -> Layer:
