@@ -66,13 +66,19 @@ class Options:
         self._known.add(key)
         return self.given.get(key)
 
+    def assume(self, key: str, value: str) -> None:
+        """Record what was assumed; where layers differ, every value once."""
+        known = self.assumed.get(key)
+        if known is None or value not in known.split(", "):
+            self.assumed[key] = value if known is None else f"{known}, {value}"
+
     def text(self, key: str, default: str, told: str | None = None) -> str:
         """The value, or what the file itself told, or the default, which is then recorded as assumed."""
         value = self.optional(key)
         if value is None and told is not None:
             return told
         if value is None:
-            self.assumed[key] = default
+            self.assume(key, default)
             return default
         return value
 

@@ -75,7 +75,8 @@ class BSpline:
                 f"knots of shape {self.extended.shape} and degree {self.degree} are no spline: "
                 "expected [sources, G + 2k + 1] with k >= 1 and G >= 1"
             )
-        gaps = np.diff(self.extended, axis=1)
+        with np.errstate(invalid="ignore", over="ignore"):  # refused below
+            gaps = np.diff(self.extended, axis=1)
         bad = np.argwhere(~(gaps >= 0 if self.repeated else gaps > 0))
         if len(bad):
             source, at = (int(v) for v in bad[0])

@@ -67,9 +67,10 @@ def layer(part: Part, options: Options) -> Layer:
 
 def extended(grid: Array, degree: int) -> Array:
     """Knots [I, G + 2k + 1] from grids [I, G + 1]: `degree` more on each side, a mean cell apart."""
-    step = (grid[:, -1:] - grid[:, :1]) / (grid.shape[1] - 1)
     beyond = np.arange(1, degree + 1)
-    return np.concatenate([grid[:, :1] - step * beyond[::-1], grid, grid[:, -1:] + step * beyond], axis=1)
+    with np.errstate(invalid="ignore", over="ignore"):  # the basis refuses what is not finite
+        step = (grid[:, -1:] - grid[:, :1]) / (grid.shape[1] - 1)
+        return np.concatenate([grid[:, :1] - step * beyond[::-1], grid, grid[:, -1:] + step * beyond], axis=1)
 
 
 def _told(beside: Any, prefix: str) -> str | None:

@@ -59,7 +59,8 @@ def _sizes(low: Array, high: Array, options: Options) -> tuple[int, int]:
     grid, k = options.integer("grid", at_least=1), options.integer("k")
     if grid is None and k is None:
         k = _told(low, high)
-        options.assumed["grid"], options.assumed["k"] = str(count - k), str(k)
+        options.assume("grid", str(count - k))
+        options.assume("k", str(k))
     grid = count - k if grid is None and k is not None else grid
     k = count - grid if k is None and grid is not None else k
     assert grid is not None

@@ -11,6 +11,7 @@ import pytest
 from small_checkpoints import check, read, refuse, save, silu, stacked
 
 from kanexport.errors import FamilyError, InvalidKan, OptionError
+from kanexport.pipeline import Request, export
 
 RANGE = (-1.5, 2.5)
 
@@ -101,7 +102,10 @@ def test_a_stack_of_fastkan_layers_of_two_grids_in_float64(tmp_path: Path) -> No
     tensors = stacked(layers)
     kan, _ = read(save(tmp_path, tensors))
     assert kan.dtype == "float64"
-    assert [layer.terms[0].basis.denominator for layer in kan.layers] == [(0.2 + 1.2) / 4, 1.0]  # type: ignore[union-attr]
+    spacings = [(0.2 - -1.2) / 4, 1.0]
+    assert [layer.terms[0].basis.denominator for layer in kan.layers] == spacings  # type: ignore[union-attr]
+    result = export(Request(path=tmp_path / "model.safetensors", repository=tmp_path / "assumed"))
+    assert result.manifest.source.options_assumed["denominator"] == f"{spacings[0]!r}, {spacings[1]!r}"
     manifest = check(
         save(tmp_path, tensors), tensors, gaussians(0.7), "denominator=0.7",
         prefixes=("layers.0.", "layers.1."), bias="base_linear.bias",
