@@ -7,6 +7,7 @@ are in graphs of their own, because onnxruntime computes outputs nobody asks for
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.graph import Graph, Value
-from kanexport.ir import BasisTerm, EdgeTerm, Kan, Layer, SymbolicEdge
+from kanexport.ir import BasisTerm, EdgeTerm, Kan, Layer, SymbolicEdge, Term
 
 INPUT = "x"
 OUTPUT = "y"
@@ -50,7 +51,7 @@ def serving_graph(kan: Kan, names: tuple[str, ...], dtype: str) -> bytes:
     for at, (layer, width) in enumerate(zip(kan.layers, kan.widths()[1:], strict=True)):
         for step in layer.before:
             x = step.emit(g, x)
-        x = _sums(g, layer, x)
+        x = _sums(g, _live(layer), x)
         for step in layer.after:
             x = step.emit(g, x)
         last = at == len(kan.layers) - 1
@@ -67,7 +68,27 @@ def edge_graph(layer: Layer, name: str, width: int, dtype: str) -> bytes:
     for step in layer.before:
         x = step.emit(g, x)
     shape = (layer.sources, layer.destinations)
-    return g.build({EDGES: (_edge_values(g, layer, x), shape)})
+    return g.build({EDGES: (_edge_values(g, _live(layer), x), shape)})
+
+
+def _live(layer: Layer) -> Layer:
+    """The layer without the terms that every edge multiplies by zero: a network whose edges
+    are all symbolic needs no basis. What such a term does remains: 0 * NaN is NaN."""
+    idle = [term for term in layer.terms if _idle(layer, term)]
+    spoils = not all(isinstance(term, BasisTerm) and term.basis.compact for term in idle)
+    terms = tuple(term for term in layer.terms if term not in idle)
+    return dataclasses.replace(layer, terms=terms, spread=layer.spread | spoils) if idle else layer
+
+
+def _idle(layer: Layer, term: Term) -> bool:
+    """Whether a term adds nothing to finite values, and to others nothing, or NaN on every edge."""
+    if not isinstance(term, BasisTerm) or term.before or (term.coef * layer.mask[:, :, None]).any():
+        return False
+    if term.basis.compact or layer.spread.all():
+        return True
+    with np.errstate(all="ignore"):
+        values = term.basis.evaluate(np.array([[np.nan], [np.inf], [-np.inf]]) * np.ones(layer.sources))
+    return not np.isfinite(values).all(axis=1).any()
 
 
 def _sums(g: Graph, layer: Layer, x: Value) -> Value:
@@ -127,7 +148,7 @@ def _edge_values(g: Graph, layer: Layer, x: Value) -> Value:
         parts.append(_symbolic_edges(g, layer, x))
     parts = parts or [g.const(np.zeros((1, layer.sources, layer.destinations)))]
     total = functools.reduce(g.add, parts)
-    if layer.spread.all() and layer.terms:
+    if layer.spread.all():
         return g.add(total, g.reshape(g.sub(x, x), 0, layer.sources, 1))
     spoilt = g.op("And", g.reshape(_nonfinite(g, x), 0, layer.sources, 1), g.truth(layer.spread[None]))
     return g.op("Where", spoilt, g.nan(), total)

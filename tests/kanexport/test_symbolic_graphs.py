@@ -1,0 +1,101 @@
+"""Networks whose edges are all symbolic have no basis in their graphs, and mean what they meant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from kanexport import checkpoint, evaluate, lower, readers
+from kanexport.ir import Kan
+from kanexport.options import Options
+from kanexport.pipeline import Request, export
+
+# What symbolic functions, affine values and sums are made of.
+PLAIN = {"Gather", "Mul", "Add", "Concat", "Pad", "Reshape", "ReduceSum", "Sub", "Identity"}
+
+
+def operators(model: bytes) -> set[str]:
+    return {node.op_type for node in onnx.load_model_from_string(model).graph.node}
+
+
+def read(path: Path, *options: str) -> Kan:
+    loaded = checkpoint.load(path)
+    return readers.read(readers.readers()["pykan"], loaded, Options.parse(options))
+
+
+def symbolic(pykan: Any, base: str = "silu", names: tuple[str, str] = ("sin", "x^2")) -> Any:
+    """[2, 2, 1] with a function of the table on every edge."""
+    toy = pykan([2, 2, 1], seed=1)
+    toy.config["base_fun_name"] = base
+    for at, (n, m) in enumerate(((2, 2), (2, 1))):
+        toy.tensors[f"act_fun.{at}.mask"][:] = 0
+        for i, j in np.ndindex(n, m):
+            toy.symbolic(at, i, j, names[(i + j) % 2], (1.5, 0.25 * i, 0.5, 0.1))
+    return toy
+
+
+def test_the_golden_symbolic_model_has_no_basis(
+    golden: Callable[[str], tuple[Path, tuple[str, ...]]], tmp_path: Path
+) -> None:
+    path, _ = golden("pykan-hello-symbolic")
+    result = export(Request(path=path, repository=tmp_path))
+    assert operators((result.directory / "model.onnx").read_bytes()) <= PLAIN | {"Sin", "Exp"}
+    for layer in result.manifest.layers:
+        assert operators((result.directory / layer.edges_file).read_bytes()) <= PLAIN | {"Sin", "Exp"}
+        assert [basis.kind for basis in layer.bases] == ["bspline", "silu"]  # the checkpoint still has them
+
+
+@pytest.mark.parametrize("base", ["silu", "identity", "zero"])
+def test_a_base_that_spoils_every_value_leaves_only_that_behind(pykan: Any, tmp_path: Path, base: str) -> None:
+    path = symbolic(pykan, base).write(tmp_path)
+    lowered = lower.lower(read(path), "float32")
+    assert all(operators(model) <= PLAIN | {"Sin"} for model in (lowered.model, *lowered.edges))
+    kan = read(path)
+    y = evaluate.evaluate(kan, np.array([[np.nan, 0], [0, np.inf], [0, 0]])).y
+    assert np.isnan(y[:, 0]).tolist() == [True, True, False]
+    export(Request(path=path, repository=tmp_path / "models"))  # the proof has such rows
+
+
+@pytest.mark.parametrize("base", ["tanh", "sigmoid", "relu"])
+def test_a_base_that_is_bounded_stays(pykan: Any, tmp_path: Path, base: str) -> None:
+    """tanh(inf) * 0 is 0, tanh(NaN) * 0 is NaN: no rule for all values that are not finite."""
+    path = symbolic(pykan, base).write(tmp_path)
+    found = operators(lower.lower(read(path), "float32").model)
+    assert found - PLAIN - {"Sin"}
+    assert not found & {"HardSigmoid", "Pow", "Clip"}  # but the spline is gone
+    export(Request(path=path, repository=tmp_path / "models"))
+
+
+def test_one_numeric_edge_keeps_the_bases_of_its_layer(pykan: Any, tmp_path: Path) -> None:
+    toy = symbolic(pykan)
+    toy.tensors["act_fun.1.mask"][1, 0] = 1e-3
+    lowered = lower.lower(read(toy.write(tmp_path)), "float32")
+    assert operators(lowered.edges[0]) <= PLAIN | {"Sin"}
+    assert "MatMul" in operators(lowered.edges[1])
+    export(Request(path=tmp_path / "toy", repository=tmp_path / "models"))
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_network_without_any_live_edge_is_constant(pykan: Any, tmp_path: Path, enabled: bool) -> None:
+    toy = pykan([2, 3, 1])
+    toy.config["symbolic_enabled"] = enabled
+    for at in (0, 1):
+        toy.tensors[f"act_fun.{at}.mask"][:] = 0
+    lowered = lower.lower(read(toy.write(tmp_path)), "float32")
+    assert operators(lowered.model) <= PLAIN
+    export(Request(path=tmp_path / "toy", repository=tmp_path / "models"))
+
+
+@pytest.mark.parametrize("name", ["log", "arctan", "abs"])
+def test_edges_off_and_on_spoil_what_pykan_spoils(pykan: Any, tmp_path: Path, name: str) -> None:
+    """Some edges without a function, whose sources spoil through `x*0`, beside symbolic ones."""
+    toy = symbolic(pykan, "tanh", (name, "tanh"))
+    toy.symbolic(0, 0, 0, "0", (1, 0, 1, 0), 0.0)
+    kan = read(toy.write(tmp_path))
+    assert kan.layers[0].spread.tolist() == [[True, False], [False, False]]
+    export(Request(path=tmp_path / "toy", repository=tmp_path / "models"))
