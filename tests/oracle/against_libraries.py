@@ -33,8 +33,8 @@ import torch
 
 from kanexport import checkpoint, evaluate, readers
 from kanexport.errors import ExportError
-from kanexport.export import Request, export
 from kanexport.options import Options
+from kanexport.pipeline import Request, export
 
 TOLERANCE = 1e-12
 RANGES = [(-1.0, 1.0), (-2.0, 2.0), (-1.2, 0.2), (0.0, 1.0), (-3.3, 1.7), (-0.1, 10.0)]
@@ -169,7 +169,7 @@ def flashkan(rng: random.Random) -> Made:
 
     # Truncated powers cancel, in float64 too.
     options = (f"base_activation={name}",)
-    return Made(torch.nn.Sequential(*layers), layers, widths, silence, options, tolerance=1e-8)
+    return Made(torch.nn.Sequential(*layers), layers, widths, silence, options, tolerance=1e-7)
 
 
 def kanditioned(rng: random.Random) -> Made:
