@@ -10,7 +10,9 @@
     layer = "kan2"
     family = "chebykan"      # only where it is not recognised
 
-The kinds of a step are the keys of `KINDS`.
+A layer, linear, layernorm, batchnorm or prelu is given by its key prefix, "" for tensors
+without one. `dropout = 0.1` does nothing; `affine = ""` has scale and bias, `select = ""` has
+inputs, the columns that are kept, `of` how many. The kinds of a step are the keys of `KINDS`.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ KINDS: dict[str, frozenset[str]] = {
     "function": frozenset(),
     "dropout": frozenset(),
     "affine": frozenset({"scale", "bias"}),
-    "select": frozenset({"inputs"}),
+    "select": frozenset({"inputs", "of"}),
 }
 SIZE_LIMIT, STEP_LIMIT, LIST_LIMIT = 2**20, 10_000, 100_000
 SEE = "see docs/architecture.md"
@@ -92,10 +94,18 @@ def _step(at: int, step: Any) -> StepSpec:
 def _check_lists(at: int, kind: str, settings: dict[str, Any]) -> None:
     if kind == "dropout":
         return  # nothing at inference
-    wanted = KINDS[kind]
     number = int if kind == "select" else int | float
-    for name in wanted:
+    for name in KINDS[kind] - {"of"}:
         values = settings.get(name)
         fits = isinstance(values, list) and 0 < len(values) <= LIST_LIMIT
         if not fits or not all(isinstance(v, number) and not isinstance(v, bool) for v in values or ()):
             raise OptionError(f"step {at} ({kind}) needs {name} = [numbers]", hint=SEE)
+    if kind == "select":
+        _check_columns(at, settings["inputs"], settings.get("of", max(settings["inputs"]) + 1))
+
+
+def _check_columns(at: int, inputs: list[int], count: Any) -> None:
+    if not isinstance(count, int) or isinstance(count, bool) or not 0 < count <= LIST_LIMIT:
+        raise OptionError(f"step {at} (select) is of {count!r:.80} columns, expected 1 to {LIST_LIMIT}", hint=SEE)
+    if not all(0 <= column < count for column in inputs):
+        raise OptionError(f"step {at} (select) has a column outside 0 to {count - 1}", hint=SEE)

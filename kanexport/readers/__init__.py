@@ -23,7 +23,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from kanexport import stack, unary
+from kanexport import order, stack, unary
 from kanexport.architecture import StepSpec
 from kanexport.bases.activation import Activation
 from kanexport.checkpoint import Checkpoint
@@ -95,20 +95,22 @@ class LayerReader:
             )
         layers = {prefix: self.layer(Part(tensors, prefix), options) for prefix in found}
         between = stack.between(tensors, self.keys, found, root)
-        order = stack.arrange({p: (layer.sources, layer.destinations) for p, layer in layers.items()}, between)
+        names = order.arrange({p: (layer.sources, layer.destinations) for p, layer in layers.items()}, between)
         kinds = {other.prefix: other for other in between}
-        if between or not stack.counted(found):
+        if between or not order.counted(found):
             options.assumed["architecture"] = " -> ".join(
-                name.removesuffix(".") + (f" ({kinds[name].kind})" if name in kinds else "") for name in order
+                name.removesuffix(".") + (f" ({kinds[name].kind})" if name in kinds else "") for name in names
             )
         items: list[Layer | Step] = [
             layers[name]
             if name in layers
             else stack.norm(Part(tensors, name), options, kinds[name].kind, kinds[name].width)
-            for name in order
+            for name in names
         ]
         own = [tensors[key] for prefix in found for name in self.keys.names() if (key := prefix + name) in tensors]
-        return stack.chain(items, storage_dtype(own))
+        first = order.starts_late(names, root)
+        notes = (f"the numbers of the modules start at {first}: what stood before has no weights, and is left out",)
+        return stack.chain(items, storage_dtype(own), notes if first else ())
 
 
 def readers() -> dict[str, Reader]:
@@ -172,24 +174,31 @@ def read(reader: Reader, checkpoint: Checkpoint, options: Options) -> Kan:
 
 
 def assemble(checkpoint: Checkpoint, steps: Sequence[StepSpec], options: Options) -> tuple[Kan, str]:
-    """A network from the user's own list of steps, and its families. Raises ExportError."""
+    """A network from the user's own list of steps, and its families. Tensors that no step
+    names are noted. Raises ExportError."""
     options.beside = checkpoint.beside
-    items: list[Layer | Step] = []
-    families: dict[str, None] = {}
+    made: list[_Item] = []
     for at, spec in enumerate(steps, start=1):
         try:
             with _quiet():
-                made, family = _item(checkpoint, spec, options)
+                made.append(_item(checkpoint, spec, options))
         except ExportError as error:
             raise type(error)(f"step {at} ({spec.kind}): {error.message}", hint=error.hint) from error
-        items += made
-        families |= dict.fromkeys(family)
-    used = [
-        value
-        for key, value in checkpoint.tensors.items()
-        if any(spec.kind == "layer" and key.startswith(_prefix(spec)) for spec in steps)
-    ]
-    return stack.chain(items, storage_dtype(used)), "+".join(families)
+    tensors = checkpoint.tensors
+    used = {key for item in made for key in item.used}
+    left = [key for key in tensors if key not in used]
+    notes = (
+        f"{len(left)} tensors that no step names are not part of the export, such as "
+        f"{', '.join(f'{key} {tensors[key].shape}' for key in left[:3])}",
+    )
+    width = next((item.takes for item in made if item.takes is not None), None)
+    kan = stack.chain(
+        [item.made for item in made if item.made is not None],
+        storage_dtype([tensors[key] for key in used]),
+        notes if left else (),
+        n_inputs=width,
+    )
+    return kan, "+".join(dict.fromkeys(item.family for item in made if item.family)) or "linear"
 
 
 def holds(checkpoint: Checkpoint, steps: Sequence[StepSpec]) -> bool:
@@ -198,32 +207,50 @@ def holds(checkpoint: Checkpoint, steps: Sequence[StepSpec]) -> bool:
     return all(any(key.startswith(prefix) for key in checkpoint.tensors) for prefix in named)
 
 
-def _item(checkpoint: Checkpoint, spec: StepSpec, options: Options) -> tuple[list[Layer | Step], list[str]]:
-    """The layer or step of one entry, and the family of a layer."""
-    tensors = checkpoint.tensors
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """What one entry of a step list became. `takes`: its width, where it is fixed."""
+
+    made: Layer | Step | None
+    takes: int | None = None
+    used: tuple[str, ...] = ()
+    family: str = ""
+
+
+def _item(checkpoint: Checkpoint, spec: StepSpec, options: Options) -> _Item:
+    settings = spec.settings
     if spec.kind in WEIGHTED:
-        part = Part(tensors, _prefix(spec))
-        if not any(key.startswith(part.prefix) for key in tensors):
-            raise InvalidKan(
-                f"no tensor's name starts with {part.prefix!r}", hint=f"keys: {', '.join(list(tensors)[:8])}"
-            )
-        if spec.kind == "layer":
-            reader = _layer_reader(spec, tensors)
-            return [dataclasses.replace(reader.layer(part, options), name=part.prefix.removesuffix("."))], [
-                reader.FAMILY
-            ]
-        if spec.kind == "linear":
-            return [dataclasses.replace(linear(part), name=part.prefix.removesuffix("."))], []
-        if "epsilon" in spec.settings:
-            options = Options({f"{spec.kind}_eps": repr(spec.settings["epsilon"])})
-        shape = part.shape("weight")
-        return [stack.norm(part, options, spec.kind, shape[0] if len(shape) == 1 else 0)], []
+        return _weighted(Part(checkpoint.tensors, _prefix(spec)), spec, options)
     if spec.kind == "function":
-        return [Elementwise(unary.activation(spec.value))], []
+        return _Item(Elementwise(unary.activation(spec.value)))
     if spec.kind == "affine":
-        scale, bias = (np.array(spec.settings[name], dtype=np.float64) for name in ("scale", "bias"))
-        return [Affine(scale, bias)], []
-    return ([Select(tuple(spec.settings["inputs"]))] if spec.kind == "select" else []), []
+        scale, bias = (np.array(settings[name], dtype=np.float64) for name in ("scale", "bias"))
+        return _Item(Affine(scale, bias), len(scale))
+    if spec.kind == "select":
+        return _Item(Select(tuple(settings["inputs"])), settings.get("of", max(settings["inputs"]) + 1))
+    return _Item(None)  # dropout: nothing at inference
+
+
+def _weighted(part: Part, spec: StepSpec, options: Options) -> _Item:
+    """The layer, or the step with weights, under a prefix."""
+    tensors, name = part.tensors, part.prefix.removesuffix(".")
+    if not any(key.startswith(part.prefix) for key in tensors):
+        raise InvalidKan(f"no tensor's name starts with {part.prefix!r}", hint=f"keys: {', '.join(list(tensors)[:8])}")
+    if spec.kind == "layer":
+        reader = _layer_reader(spec, tensors)
+        layer, names, family = reader.layer(part, options), reader.keys.names(), reader.FAMILY
+        used = tuple(part.prefix + key for key in names if part.has(key))
+        return _Item(dataclasses.replace(layer, name=name), layer.sources, used, family)
+    used = tuple(part.prefix + key for key in (*stack.BATCH_NORM, stack.COUNTER) if part.has(key))
+    if spec.kind == "linear":
+        layer = dataclasses.replace(linear(part), name=name)
+        return _Item(layer, layer.sources, used)
+    if "epsilon" in spec.settings:
+        options = Options({f"{spec.kind}_eps": repr(spec.settings["epsilon"])})
+    shape = part.shape("weight" if part.has("weight") else "running_var")
+    width = shape[0] if len(shape) == 1 else 0
+    step = stack.norm(part, options, spec.kind, width)
+    return _Item(step, None if spec.kind == "prelu" and width == 1 else width, used)
 
 
 def _quiet() -> np.errstate:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import onnxruntime
@@ -11,7 +12,7 @@ import pytest
 from kanexport import unary
 from kanexport.graph import Graph
 
-TAILS = {
+TAILS: dict[str, Callable[[float], float]] = {
     "silu": lambda x: x / (1 + math.exp(-x)),
     "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
     "gelu": lambda x: x * math.erfc(-x * math.sqrt(0.5)) / 2,
