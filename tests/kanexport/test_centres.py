@@ -103,7 +103,7 @@ def test_a_stack_of_fastkan_layers_of_two_grids_in_float64(tmp_path: Path) -> No
     kan, _ = read(save(tmp_path, tensors))
     assert kan.dtype == "float64"
     spacings = [(0.2 - -1.2) / 4, 1.0]
-    assert [layer.terms[0].basis.denominator for layer in kan.layers] == spacings  # type: ignore[union-attr]
+    assert [layer.terms[0].basis.denominator for layer in kan.layers] == spacings
     result = export(Request(path=tmp_path / "model.safetensors", repository=tmp_path / "assumed"))
     assert result.manifest.source.options_assumed["denominator"] == f"{spacings[0]!r}, {spacings[1]!r}"
     manifest = check(

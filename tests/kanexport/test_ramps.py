@@ -106,7 +106,7 @@ def test_relu_kan_from_one_of_its_numbers_or_from_its_ends(tmp_path: Path) -> No
 @pytest.mark.parametrize(("grid", "k"), [(g, k) for g in (1, 2, 5, 20) for k in (0, 1, 2, 3, 5)])
 def test_ends_near_their_start_tell_k_and_others_ask(tmp_path: Path, grid: int, k: int) -> None:
     kan, _ = read(save(tmp_path, relu_kan(3, 2, grid, k, moved=0.05)))
-    assert kan.layers[0].terms[0].basis.rate == 4 * grid**2 / (k + 1) ** 2  # type: ignore[union-attr]
+    assert kan.layers[0].terms[0].basis.rate == 4 * grid**2 / (k + 1) ** 2
     error = refuse(tmp_path, relu_kan(3, 2, grid, k, moved=2.0))
     assert isinstance(error, OptionError)
     assert f"its {grid + k} trained functions" in error.message
