@@ -25,6 +25,7 @@ LAYERS = {
             "singularity",
             "expression",
             "squash",
+            "order",
             "symbolic",
             "wavelets",
             "bases",
