@@ -19,7 +19,7 @@ OLD_MANIFESTS = sorted((Path(__file__).parent / "golden" / "manifest" / "v1").gl
 
 def test_the_commands() -> None:
     done = subprocess.run([sys.executable, "-m", "kanserve", "--help"], capture_output=True, text=True, check=True)
-    for command in ("export", "serve", "infer", "edges", "models", "health"):
+    for command in ("export", "serve", "infer", "edges", "formula", "models", "health"):
         assert f"    {command} " in done.stdout
 
 

@@ -35,6 +35,7 @@ COMMANDS = {
     "serve": Command("kanserve.commands.serve", "serve a repository over gRPC", "serve"),
     "infer": Command("kanserve.commands.infer", "run rows through a served model"),
     "edges": Command("kanserve.commands.edges", "ask what every edge did with rows"),
+    "formula": Command("kanserve.commands.formula", "print the closed form of a symbolic model"),
     "models": Command("kanserve.commands.models", "list what a server or a repository folder holds"),
     "health": Command("kanserve.commands.health", "ask a server whether it is healthy"),
 }

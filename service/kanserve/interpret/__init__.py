@@ -1,1 +1,1 @@
-"""Pure numpy behind the KAN service: no files, no wire, no metrics."""
+"""Pure functions behind the KAN service and its client: no files, no wire, no metrics."""

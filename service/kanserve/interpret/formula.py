@@ -1,0 +1,125 @@
+"""The closed form of a network whose edges are all symbolic, as text.
+
+An edge contributes mask * (c * f(a * x + b) + d); sums, products, selections and affine steps
+are carried out on the text, so that an output is a formula of the inputs alone. Affine values
+are multiplied out, and straight lines run into the sums they belong to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kanexport.manifest import LayerInfo, NodeStep, SymbolicEdge
+from kanserve.interpret.terms import ATOM, FUNCTIONS, FormulaError, Linear, Text, applied, product, total
+
+# Functions by name, where the name is not the text: of symbolic edges, and of steps.
+TEXTS = {
+    **{f"x^{n}": f"x**{n}" for n in (2, 3, 4, 5)},
+    **{f"1/x^{n}": f"1/x**{n}" for n in (2, 3, 4, 5)},
+    **{name: f"{name}(x)" for name in FUNCTIONS},
+    "x": "x",
+    "0": "0",
+    "1/x": "1/x",
+    "x^0.5": "sqrt(x)",
+    "x^1.5": "sqrt(x)**3",
+    "1/sqrt(x)": "1/sqrt(x)",
+    "1/x^0.5": "1/sqrt(x)",
+}
+STEP_TEXTS = {
+    **{name: TEXTS[name] for name in ("tanh", "sin", "cos", "sigmoid")},
+    "identity": "x",
+    "zero": "0",
+    "silu": "x*sigmoid(x)",
+    "relu": "x if x > 0 else 0",
+    "softplus": "log(1 + exp(x))",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Formula:
+    """`name` = `expression`. Names are x0, x1, ... for inputs, y0, ... for outputs, and
+    h1_0, ... for the nodes between, by layer, where those are asked for."""
+
+    name: str
+    expression: str
+
+
+def formulas(inputs: int, layers: Sequence[LayerInfo], *, digits: int, by_layer: bool = False) -> tuple[Formula, ...]:
+    """One formula for each output, of the inputs alone; or, `by_layer`, one for each node, of the
+    nodes before it. `digits` are significant. Raises FormulaError naming the first numeric edge,
+    or the step or function that has no closed form."""
+    nodes = [Linear.of(Text(f"x{at}", ATOM)) for at in range(inputs)]
+    found: list[Formula] = []
+    for index, layer in enumerate(layers):
+        _refuse_numeric(index, layer)
+        nodes = _steps(index, layer.before, nodes, digits)
+        nodes = _steps(index, layer.after, _sums(index, layer, nodes, digits), digits)
+        if by_layer and index < len(layers) - 1:
+            names = [f"h{index + 1}_{at}" for at in range(len(nodes))]
+            found += [Formula(name, node.render(digits).text) for name, node in zip(names, nodes, strict=True)]
+            nodes = [Linear.of(Text(name, ATOM)) for name in names]
+    outputs = [Formula(f"y{at}", node.render(digits).text) for at, node in enumerate(nodes)]
+    return (*found, *outputs)
+
+
+def _refuse_numeric(index: int, layer: LayerInfo) -> None:
+    if layer.positions:
+        raise FormulaError(f"layer {index} runs at every position of a row; there is no single closed form")
+    if not layer.bases:
+        return
+    for source in range(layer.sources):
+        for destination in range(layer.destinations):
+            if not layer.mask or layer.mask[source][destination] != 0:
+                kinds = ", ".join(basis.kind for basis in layer.bases)
+                raise FormulaError(
+                    f"edge ({index},{source},{destination}) is numeric ({kinds}), so there is no closed form"
+                )
+
+
+def _sums(index: int, layer: LayerInfo, nodes: list[Linear], digits: int) -> list[Linear]:
+    """What the edges of a layer add up to, with its bias."""
+    incoming: list[list[Linear]] = [[Linear((), bias)] for bias in layer.bias or (0.0,) * layer.destinations]
+    for edge in sorted(layer.symbolic, key=lambda edge: edge.source):
+        if edge.mask != 0:
+            incoming[edge.destination].append(_edge(index, edge, nodes[edge.source], digits))
+    return [total(parts) for parts in incoming]
+
+
+def _edge(index: int, edge: SymbolicEdge, node: Linear, digits: int) -> Linear:
+    inner = node.affine(edge.a, edge.b)
+    text = edge.expression or TEXTS.get(edge.function, "")
+    scale, shift = edge.mask * edge.c, edge.mask * edge.d
+    where = f"edge ({index},{edge.source},{edge.destination})"
+    if not text:
+        raise FormulaError(f"{where}: function {edge.function!r:.80} is not known by name")
+    try:
+        return _function(text, inner, digits).affine(scale, shift)
+    except FormulaError as error:
+        raise FormulaError(f"{where}: {error}") from error
+
+
+def _function(text: str, inner: Linear, digits: int) -> Linear:
+    """A straight line stays a sum; anything else becomes one text."""
+    if text == "x":
+        return inner
+    if text == "0":
+        return Linear()
+    return Linear.of(applied(text, inner.render(digits), digits))
+
+
+def _steps(index: int, steps: Sequence[NodeStep], nodes: list[Linear], digits: int) -> list[Linear]:
+    for step in steps:
+        if step.kind == "select":
+            nodes = [nodes[at] for at in step.indices]
+        elif step.kind == "affine":
+            nodes = [node.affine(a, b) for node, a, b in zip(nodes, step.scale, step.bias, strict=True)]
+        elif step.kind == "product":
+            rest = iter(nodes)
+            nodes = [product([next(rest) for _ in range(count)], digits) for count in step.indices]
+        elif step.kind == "function" and step.function in STEP_TEXTS:
+            nodes = [_function(STEP_TEXTS[step.function], node, digits) for node in nodes]
+        else:
+            what = step.function if step.kind == "function" else step.kind
+            raise FormulaError(f"layer {index} has a step {what!r:.80}, which has no closed form here")
+    return nodes

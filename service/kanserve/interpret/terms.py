@@ -1,0 +1,172 @@
+"""Formulas as text: parts that know how tightly they bind, sums of them, and a reader of
+one function's expression. The result is in Python's syntax, and nothing is ever executed.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+# How tightly a text binds, from the loosest.
+CONDITION, SUM, PRODUCT, SIGN, POWER, ATOM = range(6)
+LIMIT = 100_000  # characters of one formula
+EXPRESSION_LIMIT = 2_000  # of one function's text
+EXACT = 17  # significant digits that tell every float64 apart
+FUNCTIONS = frozenset(
+    {"sqrt", "exp", "log", "abs", "sin", "cos", "tan", "tanh", "cosh", "sigmoid", "gaussian", "sgn"}
+    | {"arcsin", "arccos", "arctan", "arctanh"}
+)
+CONSTANTS = frozenset({"pi", "e"})
+OPERATORS: dict[type, tuple[str, int, int, int]] = {  # text, its rank, and what its sides must have
+    ast.Add: (" + ", SUM, SUM, SUM),
+    ast.Sub: (" - ", SUM, SUM, PRODUCT),
+    ast.Mult: ("*", PRODUCT, PRODUCT, POWER),
+    ast.Div: ("/", PRODUCT, PRODUCT, POWER),
+    ast.Mod: (" % ", PRODUCT, PRODUCT, POWER),
+    ast.Pow: ("**", POWER, ATOM, ATOM),
+}
+COMPARISONS: dict[type, str] = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">="}
+
+
+class FormulaError(ValueError):
+    """There is no closed form, or it is too long; the text says where and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A part of a formula and how tightly it binds."""
+
+    text: str
+    rank: int
+
+    def __post_init__(self) -> None:
+        if len(self.text) > LIMIT:
+            raise FormulaError(f"the formula has more than {LIMIT} characters")
+
+    def within(self, rank: int) -> str:
+        """In parentheses, if it binds more loosely than that."""
+        return self.text if self.rank >= rank else f"({self.text})"
+
+
+def number(value: float, digits: int) -> Text:
+    """With so many significant digits; from `EXACT` on, the shortest text that reads back the same."""
+    text = repr(value) if digits >= EXACT else f"{value:.{digits}g}"
+    text = text.removesuffix(".0")
+    return Text(text, SIGN if text.startswith("-") else ATOM)
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """constant + the sum of factor * text."""
+
+    terms: tuple[tuple[float, Text], ...] = ()
+    constant: float = 0.0
+
+    @classmethod
+    def of(cls, text: Text) -> Linear:
+        """One text by itself."""
+        return cls(((1.0, text),))
+
+    def affine(self, scale: float, shift: float) -> Linear:
+        """self * scale + shift"""
+        return Linear(tuple((scale * factor, text) for factor, text in self.terms), self.constant * scale + shift)
+
+    def render(self, digits: int) -> Text:
+        """As text, the constant last."""
+        parts: list[tuple[bool, Text]] = []  # is negative, and the magnitude
+        for factor, text in self.terms:
+            if factor == 0:
+                continue
+            size = number(abs(factor), digits)
+            body = text if size.text == "1" else Text(f"{size.text}*{text.within(POWER)}", PRODUCT)
+            parts.append((factor < 0, body))
+        if self.constant != 0 or not parts:
+            parts.append((self.constant < 0, number(abs(self.constant), digits)))
+        negative, first = parts[0]
+        if len(parts) == 1 and not negative:
+            return first
+        # A sign binds more tightly than % does; before a product it changes nothing.
+        tight = first.rank != PRODUCT or " % " in first.text
+        start = f"-{first.within(POWER if tight else PRODUCT)}" if negative else first.within(SUM)
+        rest = "".join(f" {'-' if minus else '+'} {part.within(PRODUCT)}" for minus, part in parts[1:])
+        return Text(start + rest, SUM)
+
+
+def total(parts: Iterable[Linear]) -> Linear:
+    """The sum; equal texts are put together."""
+    factors: dict[Text, float] = {}
+    constant = 0.0
+    for part in parts:
+        constant += part.constant
+        for factor, text in part.terms:
+            factors[text] = factors.get(text, 0.0) + factor
+    return Linear(tuple((factor, text) for text, factor in factors.items()), constant)
+
+
+def product(parts: Iterable[Linear], digits: int) -> Linear:
+    """The product; the factors of single texts are put together in front."""
+    front, texts = 1.0, []
+    for part in parts:
+        live = [(factor, text) for factor, text in part.terms if factor != 0]
+        if not live:
+            front *= part.constant
+        elif len(live) == 1 and part.constant == 0:
+            front *= live[0][0]
+            texts.append(live[0][1])
+        else:
+            texts.append(part.render(digits))
+    if not texts:
+        return Linear((), front)
+    if len(texts) == 1:
+        return Linear(((front, texts[0]),))
+    first, *rest = texts
+    text = Text("*".join([first.within(PRODUCT), *(other.within(POWER) for other in rest)]), PRODUCT)
+    return Linear(((front, text),))
+
+
+def applied(expression: str, inner: Text, digits: int) -> Text:
+    """The text of a function of x with `inner` in the place of x. Raises FormulaError."""
+    if len(expression) > EXPRESSION_LIMIT:
+        raise FormulaError(f"a function's text has {len(expression)} characters, more than {EXPRESSION_LIMIT}")
+    try:
+        return _text(ast.parse(expression, mode="eval").body, inner, digits)
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        if isinstance(error, FormulaError):
+            raise
+        raise FormulaError(f"{expression[:80]!r} is no expression") from error
+
+
+def _text(node: ast.AST, x: Text, digits: int) -> Text:
+    match node:
+        case ast.Name(id="x"):
+            return x
+        case ast.Name(id=name) if name in CONSTANTS:
+            return Text(name, ATOM)
+        case ast.Constant(value=bool()):
+            raise FormulaError(f"{ast.unparse(node)} is not understood")
+        case ast.Constant(value=int() | float() as value):
+            return number(value, digits) if isinstance(value, float) else Text(str(value), ATOM)
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return Text(f"-{_text(operand, x, digits).within(POWER)}", SIGN)
+        case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+            return _text(operand, x, digits)
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS:
+            sign, rank, left_rank, right_rank = OPERATORS[type(op)]
+            sides = _text(left, x, digits).within(left_rank), _text(right, x, digits).within(right_rank)
+            return Text(sides[0] + sign + sides[1], rank)
+        case ast.Call(func=ast.Name(id=name), args=[argument], keywords=[]) if name in FUNCTIONS:
+            return _call(name, _text(argument, x, digits))
+        case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in COMPARISONS:
+            sides = _text(left, x, digits).within(SUM), _text(right, x, digits).within(SUM)
+            return Text(f"{sides[0]} {COMPARISONS[type(op)]} {sides[1]}", CONDITION)
+        case ast.IfExp(test=ast.Compare() as test, body=body, orelse=other):
+            first, condition, second = (_text(part, x, digits) for part in (body, test, other))
+            return Text(f"{first.within(SUM)} if {condition.text} else {second.within(SUM)}", CONDITION)
+    raise FormulaError(f"{ast.unparse(node)[:80]!r} is not understood")
+
+
+def _call(name: str, argument: Text) -> Text:
+    if name == "gaussian":
+        return Text(f"exp(-{argument.within(ATOM)}**2)", ATOM)
+    return Text(f"{name}({argument.text})", ATOM)
