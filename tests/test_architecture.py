@@ -26,6 +26,7 @@ LAYERS = {
             "expression",
             "squash",
             "order",
+            "refused",
             "symbolic",
             "wavelets",
             "bases",

@@ -23,12 +23,12 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from kanexport import order, stack, unary
+from kanexport import order, refused, stack, unary
 from kanexport.architecture import StepSpec
 from kanexport.bases.activation import Activation
 from kanexport.checkpoint import Checkpoint
 from kanexport.errors import ExportError, FamilyError, InvalidKan
-from kanexport.ir import BasisTerm, Kan, Layer
+from kanexport.ir import LAYER_LIMIT, BasisTerm, Kan, Layer
 from kanexport.options import Options
 from kanexport.parts import Keys, Part, Tensors, storage_dtype
 from kanexport.steps import Affine, Elementwise, Select, Step
@@ -93,6 +93,8 @@ class LayerReader:
                 f"no {self.FAMILY} layer ({', '.join(self.keys.required)}) is there"
                 + (f" under the prefix {root[:80]!r}" if root else "")
             )
+        if len(found) > LAYER_LIMIT:
+            raise InvalidKan(f"there are {len(found)} {self.FAMILY} layers, more than {LAYER_LIMIT}")
         layers = {prefix: self.layer(Part(tensors, prefix), options) for prefix in found}
         between = stack.between(tensors, self.keys, found, root)
         names = order.arrange({p: (layer.sources, layer.destinations) for p, layer in layers.items()}, between)
@@ -141,7 +143,8 @@ def detect(checkpoint: Checkpoint, family: str | None) -> tuple[Reader, str]:
         raise FamilyError(f"the tensors fit {' and '.join(fitting)}", hint=f"say which: --family {' | '.join(fitting)}")
     keys = ", ".join(f"{key} {value.shape}" for key, value in list(checkpoint.tensors.items())[:5])
     raise FamilyError(
-        f"{checkpoint.path}: no known KAN library writes these tensors: {keys}",
+        f"{checkpoint.path}: "
+        + (refused.reason(checkpoint.tensors) or f"no known KAN library writes these tensors: {keys}"),
         hint=f"families that are read: {', '.join(known)}",
     )
 

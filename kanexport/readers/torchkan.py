@@ -29,7 +29,7 @@ from kanexport.bases import polynomial
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.checkpoint import Checkpoint
-from kanexport.errors import FamilyError
+from kanexport.errors import FamilyError, InvalidKan
 from kanexport.ir import BasisTerm, Kan, Layer
 from kanexport.options import Options
 from kanexport.parts import Part, Tensors, storage_dtype
@@ -67,6 +67,9 @@ class Lists:
         while root + self.keys[0].format(count) in tensors:
             count += 1
         own = [root + key.format(at) for at in range(count) for key in self.keys]
+        missing = [key for key in own if key not in tensors]
+        if missing:
+            raise InvalidKan(f"tensor {missing[0]!r} is missing")
         others = [key for key in tensors if key.startswith(start) and key not in own]
         if others:
             raise FamilyError(
@@ -76,7 +79,7 @@ class Lists:
                 "a whole module with --module",
             )
         layers = [self.layer(Part(tensors, root), at, count, options) for at in range(count)]
-        return stack.chain(layers, storage_dtype([tensors[key] for key in own if key in tensors]), self.notes)
+        return stack.chain(layers, storage_dtype([tensors[key] for key in own]), self.notes)
 
     def _roots(self, tensors: Tensors, start: str) -> list[str]:
         first, second = (key.format(0) for key in self.keys[:2])
