@@ -50,6 +50,7 @@ class Made:
     widths: list[int]
     silence: Callable[[Any, Any, int], None]
     options: tuple[str, ...] = ()
+    symbolic: tuple[str, ...] = ()  # as --symbolic
     save: Callable[[Path], object] | None = None
     fixed: tuple[str, ...] = ("grid",)  # parts of the names of tensors that training leaves alone
     axes: int = 2  # of the library's inputs
@@ -226,6 +227,121 @@ def efficient_kan(rng: random.Random) -> Made:
     return Made(torch.nn.Sequential(*layers), layers, widths, silence, (f"base_activation={name}",))
 
 
+def wav_kan(rng: random.Random) -> Made:
+    from KAN import KAN  # Wav-KAN's file; it imports torchvision and tqdm without need
+
+    widths, name = sizes(rng), rng.choice(["mexican_hat", "morlet", "dog", "meyer", "shannon"])
+    model = KAN(widths, name).eval()
+    for layer in model.layers:
+        layer.scale.data = (0.2 + 2 * torch.rand_like(layer.scale)) * torch.randn_like(layer.scale).sign()
+        layer.bn.running_mean.normal_()
+        layer.bn.running_var.uniform_(0.1, 4)
+
+    def silence(layer: Any, others: Any, n: int) -> None:
+        zero(others, layer.wavelet_weights.T)
+        layer.bn = torch.nn.Identity()  # edges are before it
+
+    return Made(model, list(model.layers), widths, silence, (f"wavelet_type={name}",), fixed=("scale",))
+
+
+def torch_wavelet_kan(rng: random.Random) -> Made:
+    from torch_wavelet_kan import WaveletKANLayer
+
+    widths, epsilon = sizes(rng), rng.choice([1e-5, 0.1])
+    layers = [WaveletKANLayer(n, m, rng.randint(1, 6), epsilon) for n, m in itertools.pairwise(widths)]
+
+    def silence(layer: Any, others: Any, n: int) -> None:
+        zero(others, layer.base_weight.T, layer.wavelet_weights.movedim(1, 0))
+
+    model = torch.nn.Sequential(*layers)
+    return Made(model, layers, widths, silence, (f"epsilon={epsilon}",), fixed=("scale",))
+
+
+class Rational(torch.nn.Module):
+    """A KAT_Group and the Linear after it. `kernel`: the Triton code, on the CPU with
+    TRITON_INTERPRET=1; else the pure-torch fallback, whose denominator has signs."""
+
+    def __init__(self, n: int, m: int, groups: int, mode: str, *, kernel: bool) -> None:
+        from kat_rational.kat_1dgroup_torch import KAT_Group_Torch
+        from kat_rational.rational_triton import rational_fwd_triton
+
+        super().__init__()
+        default = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32)  # the library makes no other
+        self.act = KAT_Group_Torch(groups, mode).to(default)
+        torch.set_default_dtype(default)
+        self.fc = torch.nn.Linear(n, m)
+        self.compute = rational_fwd_triton if kernel else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.compute is None:
+            return self.fc(self.act(x[:, None])[:, 0])
+        above = self.act.weight_numerator.repeat(self.act.num_groups, 1)
+        found = self.compute(x.contiguous(), above, self.act.weight_denominator.contiguous(), self.act.num_groups)
+        return self.fc(found)
+
+
+def gr_kan(rng: random.Random) -> Made:
+    groups, kernel = rng.choice([1, 2, 4]), rng.random() < 0.5
+    widths = [groups * rng.randint(1, 3) for _ in range(rng.choice([1, 2, 3]))] + [rng.randint(1, 5)]
+    modes = ["identity", "gelu", "swish", "tanh"]
+    layers = [Rational(n, m, groups, rng.choice(modes), kernel=kernel) for n, m in itertools.pairwise(widths)]
+
+    def silence(layer: Any, others: Any, n: int) -> None:
+        zero(others, layer.fc.weight.T)
+        layer.fc.bias.zero_()
+
+    options = (f"denominator={'abs' if kernel else 'signed'}",)
+    # Without the kernel's |x| there are poles.
+    return Made(torch.nn.Sequential(*layers), layers, widths, silence, options, tolerance=1e-12 if kernel else 1e-7)
+
+
+class EarlyPykan(torch.nn.Module):
+    """One layer of pykan 0.0 with its symbolic functions and its bias."""
+
+    def __init__(self, model: Any, at: int) -> None:
+        super().__init__()
+        self.act, self.symbols, self.bias = model.act_fun[at], model.symbolic_fun[at], model.biases[at]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(x)[0] + self.symbols(x)[0] + self.bias.weight
+
+
+def pykan_0_0(rng: random.Random) -> Made:
+    import kan
+
+    if hasattr(kan, "MultKAN"):
+        raise ImportError("the kan that is installed is not pykan 0.0")
+    # Finite everywhere: a silenced edge is multiplied by zero, and 0 * NaN is NaN.
+    names = ["x", "x^2", "x^3", "abs", "sin", "tanh", "sigmoid", "sgn", "arctan", "gaussian"]
+    widths, default = sizes(rng), torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)  # the library makes no other
+    grid, k = rng.choice([1, 3, 5, 10]), rng.choice([1, 2, 3, 3, 5])
+    model = kan.KAN(widths, grid, k, grid_eps=rng.choice([0.02, 0.5, 1.0]))
+    model.update_grid_from_samples(torch.rand(80, widths[0]) * 4 - 2)
+    symbolic = []
+    for at, (n, m) in enumerate(itertools.pairwise(widths)):
+        if rng.random() < 0.5:  # knots of their own for every edge
+            model.act_fun[at].grid.data += torch.rand(n * m, 1)
+        for i, j in np.ndindex(n, m):
+            if rng.random() < 0.25:
+                name = rng.choice(names)
+                model.fix_symbolic(at, i, j, name, fit_params_bool=False, verbose=False)
+                model.act_fun[at].mask.data[j * n + i] = rng.choice([0.0, 0.0, 0.5])
+                symbolic.append(f"{at},{i},{j}={name}")
+
+    torch.set_default_dtype(default)
+    model.to(default)
+
+    def silence(layer: Any, others: Any, n: int) -> None:
+        zero(others, layer.act.mask.view(-1, n).T, layer.symbols.mask.T)
+        layer.bias.weight.zero_()
+
+    layers = [EarlyPykan(model, at) for at in range(model.depth)]
+    save = lambda path: torch.save(model.state_dict(), path)  # noqa: E731 - a name would say no more
+    return Made(model, layers, widths, silence, symbolic=tuple(symbolic), save=save, fixed=("grid", "mask"))
+
+
 FAMILIES: dict[str, Callable[[random.Random], Made]] = {
     "fastkan": fastkan,
     "fasterkan": fasterkan,
@@ -236,6 +352,10 @@ FAMILIES: dict[str, Callable[[random.Random], Made]] = {
     "kanditioned": kanditioned,
     "kanx": kanx,
     "efficient-kan": efficient_kan,
+    "wav-kan": wav_kan,
+    "torch-wavelet-kan": torch_wavelet_kan,
+    "gr-kan": gr_kan,
+    "pykan-0.0": pykan_0_0,
 }
 
 
@@ -314,14 +434,14 @@ def compare(family: str, seed: int, folder: Path) -> tuple[str, float]:
         reader, _ = readers.detect(loaded, None)
         if family != reader.FAMILY:
             return f"is read as {reader.FAMILY}", math.inf
-        kan = readers.read(reader, loaded, Options.parse(made.options))
+        kan = readers.read(reader, loaded, Options.parse(made.options, symbolic=made.symbolic))
         trace = evaluate.evaluate(kan, x.numpy())
         ordinary = slice(0, len(x) - 3 if made.nan else None)
         errors = [difference(trace.y, y)]
         for layer, nodes, expected in zip(kan.layers, inputs, edges, strict=True):
             found = np.concatenate([values for _, values, _ in evaluate.edges(layer, nodes)])
             errors.append(difference(found[ordinary], expected[ordinary]))
-        export(Request(path=path, repository=folder / "models", options=made.options))
+        export(Request(path=path, repository=folder / "models", options=made.options, symbolic=made.symbolic))
     except ExportError as error:
         return f"{type(error).__name__}: {error.message.replace(str(folder), '')[:200]}", math.inf
     return ("same" if max(errors) <= made.tolerance else f"differs by {max(errors):.1e}"), max(errors)
