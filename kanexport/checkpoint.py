@@ -125,6 +125,8 @@ def _parse(data: bytes) -> tuple[dict[str, Array], dict[str, Any]]:
 
 
 def _named(tensors: dict[str, Array]) -> dict[str, Array]:
+    if len(tensors) > safetensorsfile.TENSOR_LIMIT:
+        raise CheckpointError(f"the file holds {len(tensors)} tensors, more than {safetensorsfile.TENSOR_LIMIT}")
     if any(len(key) > KEY_LIMIT for key in tensors):
         raise CheckpointError(f"a tensor's name has more than {KEY_LIMIT} characters")
     return tensors

@@ -29,6 +29,9 @@ from kanexport.unary import Unary
 
 Array = npt.NDArray[np.float64]
 
+FUNCTION_LIMIT = 4096  # of one edge; trained KANs have up to a thousand
+LAYER_LIMIT = 256
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BasisTerm:
@@ -54,6 +57,7 @@ class BasisTerm:
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Raises InvalidKan where the parts do not fit a layer of `shape` [I, O]."""
+        _check_functions(self.kind, self.functions)
         expected = (*shape, self.functions)
         if self.coef.shape != expected:
             raise InvalidKan(f"coefficients of {self.kind} have shape {self.coef.shape}, expected {expected}")
@@ -98,6 +102,7 @@ class EdgeTerm:
         for name, array in (("coefficient", self.coef), ("centre", self.centre), ("rate", self.rate)):
             if array.ndim != 3 or array.shape[:2] != shape or array.shape != self.coef.shape:
                 raise InvalidKan(f"{self.kind} {name} has shape {array.shape}, expected {shape} and functions")
+            _check_functions(self.kind, self.functions)
             _require_finite(array, f"{self.kind} {name}")
 
 
@@ -207,6 +212,8 @@ class Kan:
     def __post_init__(self) -> None:
         if not self.layers:
             raise InvalidKan("a KAN needs at least one layer")
+        if len(self.layers) > LAYER_LIMIT:
+            raise InvalidKan(f"the KAN has {len(self.layers)} layers, more than {LAYER_LIMIT}")
         self.widths()
 
     def widths(self) -> tuple[int, ...]:
@@ -224,6 +231,11 @@ class Kan:
                 width = step.width_out(width)
             widths.append(width)
         return tuple(widths)
+
+
+def _check_functions(kind: str, count: int) -> None:
+    if not 1 <= count <= FUNCTION_LIMIT:
+        raise InvalidKan(f"{kind} has {count} functions an edge, expected 1 to {FUNCTION_LIMIT}")
 
 
 def _require_finite(array: Array, what: str) -> None:

@@ -12,13 +12,21 @@ Array = npt.NDArray[np.float64]
 
 ZONES = ("inside", "extension", "knots", "far", "nonfinite")
 EDGE_BUDGET = 6_000_000  # edge values computed per zone and layer
+BASIS_BUDGET = 4_000_000  # basis values held at a time
 
 
-def zone_rows(layer: Layer, width: int, seed: int) -> dict[str, Array]:
-    """Rows [B, width] of a layer's input vector, by zone; all representable in float32."""
+def basis_size(layer: Layer) -> int:
+    """Basis values that one row of a layer takes: a small file can have many."""
+    return layer.sources * max((term.functions for term in layer.terms), default=1)
+
+
+def zone_rows(layer: Layer, width: int, seed: int, *, size: int = 0) -> dict[str, Array]:
+    """Rows [B, width] of a layer's input vector, by zone; all representable in float32.
+    `size`: the largest `basis_size` that a row meets on its way, if larger than the layer's."""
     rng = np.random.default_rng(seed)
     support = layer.support()
-    count = int(np.clip(EDGE_BUDGET // layer.mask.size, 3, 32))
+    most = max(3, BASIS_BUDGET // max(size, basis_size(layer)))
+    count = int(np.clip(EDGE_BUDGET // layer.mask.size, 3, min(32, most)))
     (low, high), (first, last) = support.core, support.outer
     span = last - first
     below = rng.uniform(first, low, size=(count, len(low)))
@@ -28,7 +36,7 @@ def zone_rows(layer: Layer, width: int, seed: int) -> dict[str, Array]:
     zones = {
         "inside": rng.uniform(low, high, size=(count, len(low))),
         "extension": np.where(side, below, above),
-        "knots": _knots(support.points, neighbours=support.points.shape[0] * layer.mask.size <= EDGE_BUDGET),
+        "knots": _knots(support.points, most, neighbours=support.points.shape[0] * layer.mask.size <= EDGE_BUDGET),
         "far": np.concatenate([first - reach * span, last + reach * span]),
         "nonfinite": _nonfinite(rng.uniform(low, high)),
     }
@@ -36,9 +44,14 @@ def zone_rows(layer: Layer, width: int, seed: int) -> dict[str, Array]:
         return {name: _widen(layer, rows, width).astype(np.float32).astype(np.float64) for name, rows in zones.items()}
 
 
-def _knots(points: Array, *, neighbours: bool) -> Array:
-    """Every point itself, and its float32 neighbours. Each source is at another of
-    its points, since a row of equal values says nothing to a normalisation."""
+def _knots(points: Array, most: int, *, neighbours: bool) -> Array:
+    """Every point itself, and its float32 neighbours; of too many, `most` evenly. Each source
+    is at another of its points, since a row of equal values says nothing to a normalisation."""
+    if len(points) * (3 if neighbours else 1) > most:
+        neighbours = neighbours and most >= 9
+        points = points[
+            np.unique(np.linspace(0, len(points) - 1, most // (3 if neighbours else 1)).round().astype(int))
+        ]
     place = (np.arange(len(points))[:, None] + np.arange(points.shape[1])) % len(points)
     single = np.take_along_axis(points, place, axis=0).astype(np.float32)
     if not neighbours:

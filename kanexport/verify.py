@@ -195,8 +195,9 @@ def verify(
     `advance(done, total)` is called as it goes. Raises VerificationFailed, naming
     zone, place and error, and InvalidKan if the runtime cannot run the graph.
     """
+    size = max(map(rows.basis_size, kan.layers))
     made = [
-        rows.zone_rows(layer, width, seed=index)
+        rows.zone_rows(layer, width, seed=index, size=size)
         for index, (layer, width) in enumerate(zip(kan.layers, kan.widths(), strict=False))
     ]
     # The first layer's rows are the network's.

@@ -21,7 +21,7 @@ from kanexport.formats import bfloat16
 from kanexport.formats.pickles import AXES_LIMIT, NUMBER_LIMIT, SAVE_STATE_DICT
 
 HEADER_LIMIT = 16 * 2**20  # bytes
-TENSOR_LIMIT = 100_000
+TENSOR_LIMIT = 30_000
 NAME_LIMIT = 200  # characters of a name that an error repeats
 METADATA = "__metadata__"
 FIELDS = {"dtype", "shape", "data_offsets"}

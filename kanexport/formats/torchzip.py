@@ -27,7 +27,7 @@ MAGIC = b"PK\x03\x04"
 PICKLE_LIMIT = 64 * 2**20  # bytes
 TOTAL_LIMIT = 2 * 2**30  # bytes, all entries unpacked
 RATIO_LIMIT = 20  # unpacked to packed; torch stores, so real files have 1
-ENTRY_LIMIT = 100_000
+ENTRY_LIMIT = 50_000
 EMPTY_LIMIT = 2**40  # product of the other axes of a tensor without values
 PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError, ValueError)
@@ -148,6 +148,8 @@ class _Resolver:
         result: dict[str, Any] = {}
         for key, item in value.items():
             name = str(key)
+            if name in result:  # 0 and "0"
+                raise CheckpointError(f"the file has two values under the name {name[:80]!r}")
             self.budget.take(0)
             if isinstance(item, TensorRef):
                 result[name] = self.tensor(item, name[: pickles.NAME_LIMIT])
