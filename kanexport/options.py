@@ -11,6 +11,8 @@ from kanexport.errors import OptionError
 # Before an edge such as "1,3,0" and a name: the keys of --symbolic and --function in `Options.given`.
 SYMBOLIC, FUNCTION = "symbolic ", "function "
 INDEX_DIGITS, NAME_LENGTH = 9, 100
+# The same fact under the names that two libraries have for it.
+ALIASES = {"base_fun": "base_activation", "base_activation": "base_fun"}
 
 
 class Options:
@@ -62,7 +64,10 @@ class Options:
         return self.optional(SYMBOLIC + ",".join(map(str, edge)))
 
     def optional(self, key: str) -> str | None:
-        """The value if given."""
+        """The value if given, also under another library's name for it."""
+        alias = ALIASES.get(key)
+        if alias is not None and key not in self.given and alias in self.given:
+            key = alias
         self._known.add(key)
         return self.given.get(key)
 

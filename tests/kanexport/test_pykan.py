@@ -292,3 +292,11 @@ def test_nan_reaches_what_pykan_says(pykan: Any, tmp_path: Path) -> None:
     assert np.isnan(edges[0][0, 0]).all()
     np.testing.assert_allclose(edges[0][1, 1], toy.tensors["act_fun.0.scale_base"][1], rtol=1e-6)
     assert np.isfinite(y[1]).all()
+
+
+def test_a_base_function_may_be_given_under_either_name(pykan: Any, tmp_path: Path) -> None:
+    path = pykan([2, 2]).write(tmp_path)
+    for key in ("base_fun", "base_activation"):
+        result = export(Request(path=path, repository=tmp_path / key, options=(f"{key}=tanh",)))
+        assert result.manifest.layers[0].bases[1].kind == "tanh"
+        assert result.manifest.source.options_given == {key: "tanh"}
