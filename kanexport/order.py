@@ -38,12 +38,13 @@ class Between:
 def arrange(layers: Sides, others: Sequence[Between]) -> list[str]:
     """The order of all prefixes. `layers` gives each layer's sources and destinations,
     in natural order. Raises FamilyError where the file leaves the order open."""
-    names = _places([*layers, *(other.prefix for other in others)])
-    _refuse_homes([names[prefix] for prefix in layers], [names[other.prefix] for other in others])
-    sides = {names[prefix]: side for prefix, side in layers.items()}
-    modules = [Between(names[other.prefix], other.kind, other.width) for other in others]
-    prefixes = {name: prefix for prefix, name in names.items()}
-    return [prefixes[name] for name in _arrange(sides, modules)]
+    _refuse_inner(list(layers), others)
+    names = {_unwrapped(prefix): prefix for prefix in layers}
+    if len(names) < len(layers):
+        names = {prefix: prefix for prefix in layers}
+    sides = {name: layers[prefix] for name, prefix in names.items()}
+    _refuse_homes(list(sides), [other.prefix for other in others])
+    return [names.get(name, name) for name in _arrange(sides, others)]
 
 
 def _arrange(layers: Sides, others: Sequence[Between]) -> list[str]:
@@ -77,18 +78,10 @@ def starts_late(order: Sequence[str], root: str) -> int:
     return int(first[2]) if first and _numbered(order) and len(root) <= len(first[1]) else 0
 
 
-def _places(prefixes: Sequence[str]) -> dict[str, str]:
-    """By prefix, a name for its place: without the wrappers that hold nothing else, as in
-    `layers.0.module.`."""
-    found = {}
-    for prefix in prefixes:
-        name = prefix
-        while wrapped := re.fullmatch(r"(.*\.)[^.]*[^.\d]\.", name):
-            if sum(other.startswith(wrapped[1]) for other in prefixes) > 1:
-                break
-            name = wrapped[1]
-        found[prefix] = name
-    return found
+def _unwrapped(prefix: str) -> str:
+    """The place of a layer in a wrapper that adds nothing: OrthogPolyKANs' OrthogPolyKANLayer,
+    torch-conv-kan's L1."""
+    return re.sub(r"(?<=\.)(layer|module)\.$", "", prefix)
 
 
 def _only_chain(layers: Sides) -> list[str]:
@@ -163,6 +156,18 @@ def _number(name: str) -> int | None:
 def _numbered(names: Sequence[str]) -> bool:
     """Whether all are numbered children of one parent: a Sequential, whose order is known."""
     return len({re.sub(r"\d+\.$", "", name) for name in names}) == 1 and all(re.search(r"\d+\.$", n) for n in names)
+
+
+def _refuse_inner(layers: Sequence[str], others: Sequence[Between]) -> None:
+    """A module inside of a layer is no step beside it."""
+    inner = [(other, layer) for other in others for layer in layers if other.prefix.startswith(layer)]
+    if inner:
+        other, layer = inner[0]
+        raise FamilyError(
+            f"{other.prefix}* ({other.kind}) lies inside of the layer {layer.removesuffix('.') or '(lone)'}, "
+            "which does more than the library's own",
+            hint=GIVE_ARCHITECTURE,
+        )
 
 
 def _refuse_homes(layers: Sequence[str], others: Sequence[str]) -> None:
