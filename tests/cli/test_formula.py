@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kanexport import manifest
 from tests.cli.running import Server, document, kanserve, serving
 from tests.formula_text import columns
 from tests.kanexport.conftest import PykanCheckpoint
@@ -49,6 +52,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     mixed = symbolic([2, 3, 1], ["sin"])
     mixed.tensors["act_fun.1.mask"][2, 0] = 1
     add("mixed", mixed.write(folder))
+    shutil.copytree(folder / "models" / "hello", folder / "models" / "module")
+    place = folder / "models" / "module" / "1"
+    known = manifest.load(place)
+    hybrid = dataclasses.replace(known, name="module", source=dataclasses.replace(known.source, family="hybrid"))
+    (place / manifest.FILE_NAME).write_bytes(manifest.dumps(hybrid))
     with serving(folder / "models", folder / "log") as running:
         yield running
 
@@ -93,6 +101,12 @@ def test_a_numeric_edge_is_refused_by_name(server: Server) -> None:
     done = kanserve("formula", "mixed", "--url", server.url)
     assert done.returncode == 2
     assert "edge (1,2,0) is numeric (bspline, silu)" in done.stderr
+
+
+def test_a_module_around_symbolic_layers_is_no_formula(server: Server) -> None:
+    done = kanserve("formula", "module", "--url", server.url)
+    assert done.returncode == 2
+    assert "what stands around them" in done.stderr
 
 
 def test_what_cannot_be_answered_is_wrong_input(server: Server) -> None:

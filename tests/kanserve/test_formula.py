@@ -209,6 +209,11 @@ def test_what_has_no_closed_form_is_said(reason: str) -> None:
         text(REFUSED[reason], inputs=1)
 
 
+def test_no_layers_are_no_formula() -> None:
+    with pytest.raises(FormulaError, match="no KAN layer"):
+        text()
+
+
 def test_a_formula_does_not_outgrow_its_limit() -> None:
     deep = [layer(1, 1, edge(0, 0, "own", expression="x*sin(x) + x*cos(x)"))] * 40
     with pytest.raises(FormulaError, match="more than 100000 characters"):

@@ -11,6 +11,7 @@ from kanserve.interpret import formula
 from kanserve.interpret.terms import EXACT, LIMIT, FormulaError
 
 DIGITS = 6
+HYBRID = "hybrid"  # the family of a torch module with KAN layers in it
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +29,11 @@ def run(args: argparse.Namespace) -> int:
     """Returns 0, or raises CommandError."""
     with remote.connection(args) as client:
         described = client.describe(args.name, args.model_version)
+    if described.family == HYBRID:
+        raise CommandError(
+            f"{described.name} version {described.version} is a module with KAN layers in it; "
+            "what stands around them is not described, so there is no closed form"
+        )
     columns = described.input.shape[-1]
     try:
         found = formula.formulas(columns, described.layers, digits=args.digits, by_layer=args.by_layer)

@@ -49,6 +49,8 @@ def formulas(inputs: int, layers: Sequence[LayerInfo], *, digits: int, by_layer:
     """One formula for each output, of the inputs alone; or, `by_layer`, one for each node, of the
     nodes before it. `digits` are significant. Raises FormulaError naming the first numeric edge,
     or the step or function that has no closed form."""
+    if not layers:
+        raise FormulaError("the model has no KAN layer that is described")
     nodes = [Linear.of(Text(f"x{at}", ATOM)) for at in range(inputs)]
     found: list[Formula] = []
     for index, layer in enumerate(layers):
