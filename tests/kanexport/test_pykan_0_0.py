@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from kanexport import checkpoint, evaluate, readers
+from kanexport import checkpoint, cli, evaluate, readers
 from kanexport.errors import ExportError, InvalidKan, OptionError, UnknownFunction
 from kanexport.ir import Kan
 from kanexport.options import Options
@@ -165,6 +166,17 @@ def test_symbolic_edges_take_their_names_from_the_user(tmp_path: Path) -> None:
     ]
     given = result.manifest.source.options_given
     assert given == {"symbolic 0,1,0": "sin", "symbolic 0,0,2": "cosh", "symbolic 1,2,0": "x^2"}
+
+
+def test_the_command_takes_names_and_functions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tensors = with_symbols()
+    given = [f"--symbolic={text}" for text in ("0,1,0=sin", "0,0,2=mine", "1,2,0=mine")]
+    folder = tmp_path / "models"
+    arguments = [str(save(tmp_path, tensors)), "--repository", str(folder), *given, "--function", "mine=x**2"]
+    assert cli.main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["options"]["given"]["function mine"] == "x**2"
+    assert cli.main([*arguments[:-2], "--force"]) == 2
+    assert "give it with --function mine=..." in capsys.readouterr().err
 
 
 def test_edges_without_a_name_are_listed_and_the_option_told(tmp_path: Path) -> None:
