@@ -31,6 +31,7 @@ Array = npt.NDArray[np.float64]
 UNIFORM_TOLERANCE = 1e-6
 # No input is that large, and float32 still holds a hundred times the span.
 KNOT_LIMIT = 1e30
+DEGREE_LIMIT = 32  # every degree is a level of the recursion
 # What `emit_uniform_cubic` leaves to the coefficients.
 CUBIC_SCALE = 8 / 6
 
@@ -74,6 +75,11 @@ class BSpline:
             raise InvalidKan(
                 f"knots of shape {self.extended.shape} and degree {self.degree} are no spline: "
                 "expected [sources, G + 2k + 1] with k >= 1 and G >= 1"
+            )
+        if self.degree > DEGREE_LIMIT:
+            raise InvalidKan(
+                f"{self.functions} functions on {self.extended.shape[1]} knots make splines of degree {self.degree}, "
+                f"more than {DEGREE_LIMIT}"
             )
         with np.errstate(invalid="ignore", over="ignore"):  # refused below
             gaps = np.diff(self.extended, axis=1)

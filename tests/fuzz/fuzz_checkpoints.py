@@ -1,17 +1,24 @@
-"""Mutated checkpoints against the readers: a typed error or success, and nothing else.
+"""Mutated checkpoints against the exporter: a typed error or success, and nothing else.
 
-Run it for as long as you like; the test suite runs a few thousand of the same:
+Five kinds of damage: to the bytes of a file, to its tensors, to pykan's config, to the
+texts of options, and to a list of steps (`--architecture`). What is still read is
+lowered; one in `--verify` is proved as well. Run it for as long as you like; the test
+suite runs a few thousand of the same:
 
-    python tests/fuzz/fuzz_checkpoints.py --seconds 120 --seed 7
+    python tests/fuzz/fuzz_checkpoints.py --seconds 600 --seed 7
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import dataclasses
+import faulthandler
 import io
 import json
 import random
+import resource
+import signal
 import struct
 import sys
 import tempfile
@@ -22,17 +29,25 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import yaml
 from golden_cases import cases
+from mutations import mutate
 
-from kanexport import checkpoint, readers
+from kanexport import architecture, checkpoint, lower, readers, stack, verify
+from kanexport.checkpoint import Checkpoint
 from kanexport.errors import ExportError
+from kanexport.formats.yamlfile import Tagged
 from kanexport.options import Options
 
 SIZE_LIMIT = 200_000  # bytes; larger files only make it slower
-SLOW = 5.0  # seconds of one case that count as a finding
+SLOW = 2.0  # seconds of processor time for one case that count as a finding
+HANG = 60  # seconds after which a case is broken off
+MEMORY = 2 * 2**30  # bytes of address space
+MESSAGE = 3000  # characters
 INTERESTING = (
     b"\x00",
     b"\xff",
@@ -50,15 +65,56 @@ INTERESTING = (
     b"[",
 )
 NUMBERS = (0, 1, -1, 2**31 - 1, 2**32 - 1, 2**63 - 1, 1_000_000)
+TEXTS = (
+    "",
+    "0",
+    "1",
+    "-1",
+    "nan",
+    "inf",
+    "1e308",
+    "1e-308",
+    "999999999",
+    "0,1",
+    "0,0",
+    "x" * 999,
+    "٣",
+    "1_0",
+    "\x1b[2J",
+)
+TEXTS += ("silu", "tanh", "mexican_hat", "yes", "avoid", "layers.0.", ".", "1.5", "3", "8", "100000", "None", "²")
+VALUES: tuple[Any, ...] = (
+    0,
+    -1,
+    1.5,
+    10**9,
+    2**70,
+    "",
+    "text",
+    None,
+    True,
+    [],
+    [[]],
+    {},
+    [0, 1],
+    float("nan"),
+    Tagged("x:y.z", []),
+)
+STEPS = ('layer="{}"', 'linear="{}"', 'layernorm="{}"', 'batchnorm="{}"', 'prelu="{}"')
+MORE_STEPS = ('function="tanh"', "dropout=0.1", "affine=true\nscale=[2.0]\nbias=[1.0]", "select=true\ninputs=[0]")
+SETTINGS = ('family="{}"', "epsilon=0.0", "epsilon=1e300", "x=1", "inputs=[0,1]", "scale=[nan]", "bias=[]")
 
 
 @dataclass(frozen=True)
 class Seed:
-    """The files of one checkpoint, by what follows the prefix, and its options."""
+    """One golden checkpoint: its files by what follows the prefix, its options, and it read."""
 
     name: str
     files: dict[str, bytes]
     options: tuple[str, ...]
+    loaded: Checkpoint
+    known: tuple[str, ...]  # the options its reader asks for
+    steps: tuple[str, ...]  # key prefixes of its layers
 
 
 @dataclass(frozen=True)
@@ -67,18 +123,31 @@ class Finding:
 
     number: int
     seed: Seed
+    what: str
     text: str
+    files: dict[str, bytes] = dataclasses.field(default_factory=dict)
 
 
 def seeds() -> list[Seed]:
-    """The golden checkpoints, the small ones."""
+    """The golden checkpoints of all families, the small ones."""
     found = []
     for case in cases():
-        paths = [case.path] if case.path.is_file() else [Path(f"{case.path}{end}") for end in ("_state", "_config.yml")]
-        files = {path.name.removeprefix("model"): path.read_bytes() for path in paths}
-        if sum(map(len, files.values())) < SIZE_LIMIT:
-            found.append(Seed(case.name, files, case.options))
+        if "family" in case.facts and not case.name.startswith("hybrid"):
+            paths = [case.path] if case.path.is_file() else [Path(f"{case.path}{e}") for e in ("_state", "_config.yml")]
+            files = {path.name.removeprefix("model"): path.read_bytes() for path in paths}
+            if sum(map(len, files.values())) < SIZE_LIMIT:
+                found.append(_seed(case.name, case.path, files, case.options))
     return found
+
+
+def _seed(name: str, path: Path, files: dict[str, bytes], given: tuple[str, ...]) -> Seed:
+    loaded, options = checkpoint.load(path), Options.parse(given)
+    reader, _ = readers.detect(loaded, None)
+    readers.read(reader, loaded, options)
+    steps = {key.rpartition(".")[0] for key in loaded.tensors}
+    if isinstance(reader, readers.LayerReader):
+        steps = {prefix.removesuffix(".") for prefix in stack.prefixes(loaded.tensors, reader.keys)}
+    return Seed(name, files, given, loaded, tuple(sorted(options._known)), tuple(sorted(steps)))
 
 
 def scramble(rng: random.Random, data: bytes) -> bytes:
@@ -122,53 +191,141 @@ def scramble_inside(rng: random.Random, data: bytes) -> bytes:
     return target.getvalue()
 
 
-def mutate(rng: random.Random, seed: Seed) -> dict[str, bytes]:
-    """The seed's files with one of them changed."""
-    chosen = rng.choice(sorted(seed.files))
-    data = seed.files[chosen]
-    inside = data.startswith(b"PK") and rng.random() < 0.7
-    return {**seed.files, chosen: scramble_inside(rng, data) if inside else scramble(rng, data)}
+@dataclass(frozen=True)
+class Case:
+    """One mutated input. `files` replace the seed's; else `loaded` is what they gave."""
+
+    what: str
+    files: dict[str, bytes] | None = None
+    loaded: Checkpoint | None = None
+    options: tuple[str, ...] | None = None
+    steps: bytes | None = None
 
 
-def attempt(folder: Path, files: dict[str, bytes], options: tuple[str, ...]) -> str:
-    """Read a checkpoint as export does; "read", or the kind of the typed error."""
-    for end, data in files.items():
-        (folder / f"model{end}").write_bytes(data)
-    path = folder / ("model.pt" if ".pt" in files else "model")
+def damage(rng: random.Random, seed: Seed) -> Case:
+    """A mutation of one of the five kinds."""
+    kind = rng.random()
+    if kind < 0.45:
+        chosen = rng.choice(sorted(seed.files))
+        data = seed.files[chosen]
+        inside = data.startswith(b"PK") and rng.random() < 0.7
+        changed = scramble_inside(rng, data) if inside else scramble(rng, data)
+        return Case(f"bytes of {chosen}", files={**seed.files, chosen: changed})
+    if kind < 0.8:
+        what, tensors = mutate(rng, seed.loaded.tensors)
+        return Case(what, loaded=dataclasses.replace(seed.loaded, tensors=tensors))
+    if kind < 0.85 and seed.loaded.config is not None:
+        config = dict(seed.loaded.config)
+        key = rng.choice(sorted(config))
+        config[key] = rng.choice(VALUES)
+        return Case(f"config {key}={config[key]!r}", loaded=dataclasses.replace(seed.loaded, config=config))
+    if kind < 0.92:
+        given = tuple(_option(rng, seed) for _ in range(rng.choice((1, 1, 2))))
+        return Case(f"options {given}", loaded=seed.loaded, options=given)
+    text = _steps(rng, seed)
+    return Case(f"steps {text[:300]!r}", loaded=seed.loaded, steps=text)
+
+
+def _option(rng: random.Random, seed: Seed) -> str:
+    key = rng.choice((*seed.known, "prefix", "x", ""))
+    text = f"{key}={rng.choice(TEXTS)}"
+    return scramble(rng, text.encode()).decode(errors="replace") if rng.random() < 0.2 else text
+
+
+def _steps(rng: random.Random, seed: Seed) -> bytes:
+    """The seed's layers as a list of steps, spoilt in one of several ways."""
+    names = list(seed.steps)
+    entries = [STEPS[0].format(name) for name in names]
+    for _ in range(rng.choice((0, 1, 2, 3))):
+        kind = rng.choice((*STEPS, *MORE_STEPS)).format(rng.choice((*names, "", "nowhere")))
+        entries.insert(rng.randrange(len(entries) + 1), kind)
+    if rng.random() < 0.5:
+        at = rng.randrange(len(entries))
+        entries[at] += "\n" + rng.choice(SETTINGS).format(rng.choice((seed.name, "pykan", "efficient-kan", "")))
+    text = "".join(f"[[step]]\n{entry}\n" for entry in entries).encode()
+    return scramble(rng, text) if rng.random() < 0.5 else text
+
+
+def attempt(folder: Path, seed: Seed, case: Case, *, prove: bool) -> str:
+    """Read and lower as export does; "exported", "lowered", or the kind of the typed error."""
     try:
-        loaded = checkpoint.load(path)
-        given = Options.parse(options)
-        reader, _ = readers.detect(loaded, None)
-        reader.read(loaded, given)
-        given.finish(reader.FAMILY)
+        loaded = case.loaded
+        if case.files is not None:
+            for end, data in case.files.items():
+                (folder / f"model{end}").write_bytes(data)
+            end = next((end for end in case.files if end.startswith(".")), "")
+            loaded = checkpoint.load(folder / f"model{end}")
+        assert loaded is not None
+        given = Options.parse(seed.options if case.options is None else case.options)
+        if case.steps is not None:
+            (folder / "steps.toml").write_bytes(case.steps)
+            kan, family = readers.assemble(loaded, architecture.load(folder / "steps.toml"), given)
+        else:
+            reader, _ = readers.detect(loaded, None)
+            kan, family = readers.read(reader, loaded, given), reader.FAMILY
+        given.finish(family)
+        lowered = lower.lower(kan, "float32")
+        if prove:
+            verify.verify(kan, lowered, "float32")
     except ExportError as error:
-        if not error.message:
+        if not error.message or len(error.message) + len(error.hint) > MESSAGE:
             raise
         return type(error).__name__
-    return "read"
+    return "proved" if prove else "lowered"
 
 
-def fuzz(rng: random.Random, folder: Path, count: int, seconds: float) -> Iterator[str | Finding]:
+def fuzz(
+    rng: random.Random, folder: Path, count: int, seconds: float, *, verify_every: int = 0
+) -> Iterator[str | Finding]:
     """Outcomes of `count` mutations, or of as many as fit into the time."""
     known, end = seeds(), time.monotonic() + seconds
     for number in range(count):
         if time.monotonic() > end:
             return
         seed = rng.choice(known)
-        files = mutate(rng, seed)
-        started = time.monotonic()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            case = damage(rng, seed)
+        started = time.process_time()
+        files = case.files or ({"steps.toml": case.steps} if case.steps else {})
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _watched():
                 warnings.simplefilter("error")
-                outcome = attempt(folder, files, seed.options)
+                outcome = attempt(folder, seed, case, prove=verify_every > 0 and number % verify_every == 0)
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 raise
-            yield Finding(number, Seed(seed.name, files, seed.options), traceback.format_exc())
+            yield Finding(number, seed, case.what, traceback.format_exc(), files)
             continue
-        if time.monotonic() - started > SLOW:
-            yield Finding(number, Seed(seed.name, files, seed.options), f"took {time.monotonic() - started:.1f} s")
-        yield outcome
+        taken = time.process_time() - started
+        yield Finding(number, seed, case.what, f"took {taken:.1f} s", files) if taken > SLOW else outcome
+
+
+class Hanging(BaseException):
+    """Raised into a case that does not end."""
+
+
+class _watched:
+    """A case that hangs is broken off, where it runs Python at all."""
+
+    def __enter__(self) -> None:
+        def stop(number: int, frame: Any) -> None:
+            raise Hanging(f"after {HANG} s")
+
+        self.before = signal.signal(signal.SIGALRM, stop)
+        signal.alarm(HANG)
+
+    def __exit__(self, *exception: object) -> None:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, self.before)
+
+
+def _keep(folder: Path, name: str, finding: Finding) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    told = {"seed": finding.seed.name, "what": finding.what, "text": finding.text}
+    (folder / f"{name}.yml").write_text(yaml.safe_dump(told))
+    for end, data in finding.files.items():
+        (folder / f"{name}{end}").write_bytes(data)
 
 
 def main() -> int:
@@ -176,19 +333,27 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=10**9, help="mutations to try (default: until the time is up)")
     parser.add_argument("--seconds", type=float, default=60.0, help="time to spend (default: 60)")
     parser.add_argument("--seed", type=int, default=0, help="start of the random sequence (default: 0)")
+    parser.add_argument("--verify", type=int, default=200, help="prove one in so many (default: 200; 0: none)")
     parser.add_argument("--keep", type=Path, help="folder for the inputs of findings")
     args = parser.parse_args()
+    faulthandler.enable()
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     outcomes: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory() as folder:
-        for outcome in fuzz(random.Random(args.seed), Path(folder), args.count, args.seconds):
+        found = fuzz(random.Random(args.seed), Path(folder), args.count, args.seconds, verify_every=args.verify)
+        for outcome in found:
             outcomes["finding" if isinstance(outcome, Finding) else outcome] += 1
             if isinstance(outcome, Finding):
-                print(f"finding {outcome.number} from {outcome.seed.name}:\n{outcome.text}", file=sys.stderr)
+                print(
+                    f"finding {outcome.number} from {outcome.seed.name}, {outcome.what}:\n{outcome.text}",
+                    file=sys.stderr,
+                    flush=True,
+                )
                 if args.keep:
-                    args.keep.mkdir(parents=True, exist_ok=True)
-                    for end, data in outcome.seed.files.items():
-                        (args.keep / f"{args.seed}-{outcome.number}{end}").write_bytes(data)
-    print(json.dumps({"tried": outcomes.total(), "outcomes": dict(outcomes.most_common())}))
+                    _keep(args.keep, f"{args.seed}-{outcome.number}", outcome)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    told = {"tried": outcomes.total(), "outcomes": dict(outcomes.most_common()), "peak_memory_mib": memory}
+    print(json.dumps(told))
     return 1 if outcomes["finding"] else 0
 
 
