@@ -101,7 +101,7 @@ def _check_lists(at: int, kind: str, settings: dict[str, Any]) -> None:
         if not fits or not all(isinstance(v, number) and not isinstance(v, bool) for v in values or ()):
             raise OptionError(f"step {at} ({kind}) needs {name} = [numbers]", hint=SEE)
     if kind == "select":
-        _check_columns(at, settings["inputs"], settings.get("of", max(settings["inputs"]) + 1))
+        _check_columns(at, settings["inputs"], settings.get("of", max(1, max(settings["inputs"]) + 1)))
 
 
 def _check_columns(at: int, inputs: list[int], count: Any) -> None:
