@@ -132,7 +132,7 @@ def _modules(tensors: Tensors, root: str) -> list[Module]:
     linears = [
         key.removesuffix("weight")
         for key, value in tensors.items()
-        if key.startswith(root) and key.endswith(".weight") and len(value.shape) == 2
+        if key.startswith(root) and f".{key}".endswith(".weight") and len(value.shape) == 2
     ]
     others = stack.between(tensors, OWN, [*rationals, *linears], root)
     found = [Module(prefix, RATIONAL) for prefix in rationals] + [Module(prefix, LINEAR) for prefix in linears]
@@ -177,9 +177,11 @@ def _found(modules: Sequence[Module], options: Options) -> list[Module]:
             )
     order = [module for parent in parents for module in _block(blocks[parent])]
     _refuse_loose(order)
-    numbers = [module.number if module.numbered else None for module in order]
-    if len(parents) > 1 or None in numbers or numbers != list(range(numbers[0] or 0, (numbers[0] or 0) + len(order))):
-        options.assumed["order"] = ",".join(module.name for module in order)
+    names = list(dict.fromkeys(module.name for module in order))
+    first = order[0].number or 0
+    known = len(parents) == 1 and [m.number for m in order if m.numbered] == [*range(first, first + len(order))]
+    if len(names) > 1 and not known:
+        options.assumed["order"] = ",".join(names)
     return order
 
 
@@ -204,6 +206,8 @@ def _sequential(modules: list[Module]) -> list[Module]:
     """Children of a Sequential. Between a rational and its Linear, KAT has a dropout; elsewhere a
     number without weights may be anything."""
     for before, after in itertools.pairwise(modules):
+        if before.prefix == after.prefix:  # one module with the tensors of both
+            continue
         gap = (after.number or 0) - (before.number or 0) - 1
         dropout = gap == 1 and before.kind == RATIONAL and after.kind == LINEAR
         if gap and not dropout:

@@ -129,6 +129,19 @@ def test_a_lone_layer(tmp_path: Path, names: tuple[str, str]) -> None:
     check(tmp_path, model({second: fc(6, 6, 1, bias=False), first: act(3, 2)}), [first, second])
 
 
+@pytest.mark.parametrize("prefix", ["", "layer.", "layers.0."])
+def test_a_layer_can_be_one_module(tmp_path: Path, prefix: str) -> None:
+    both = {prefix + key: value for key, value in (act(2, 1) | fc(4, 3, 2)).items()}
+    kan, options = read(tmp_path, both)
+    apart = model({"act": act(2, 1), "fc": fc(4, 3, 2)})
+    x = np.random.default_rng(7).normal(size=(5, 4))
+    np.testing.assert_allclose(evaluate.evaluate(kan, x).y, expected(apart, ["act", "fc"], x)[-1], rtol=0, atol=1e-12)
+    assert options.assumed == {"denominator": "abs"}
+    if prefix == "layers.0.":
+        twice = both | {"layers.1." + key: value for key, value in (act(1, 3) | fc(3, 2, 4)).items()}
+        assert [layer.destinations for layer in read(tmp_path, twice)[0].layers] == [3, 2]
+
+
 def test_a_sequential_knows_its_order(tmp_path: Path) -> None:
     order = [str(at) for at in range(12)]
     parts = {name: act(1, at) if at % 2 == 0 else fc(2, 2, at) for at, name in enumerate(order)}
