@@ -87,8 +87,10 @@ class Library:
 def base(options: Options, name: str) -> unary.Unary:
     """A base function of that name: the user's own, or one of the table. Raises OptionError or UnknownFunction."""
     text = options.function(name)
-    if text is None or name.lower() in unary.ACTIVATIONS:
+    if text is None:
         return unary.activation(name.lower())
+    if name.lower() in unary.ACTIVATIONS:
+        raise OptionError(f"--function {name}: there is a base function of that name", hint="choose another name")
     return expression.function(name, text)
 
 

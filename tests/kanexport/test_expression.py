@@ -289,5 +289,7 @@ def test_a_base_function_can_be_ones_own(pykan: Any, tmp_path: Path) -> None:
     result = exported(tmp_path, pykan([2, 2]), "mine=x*tanh(exp(x))", options=("base_fun=mine",))
     (basis,) = [basis for basis in result.manifest.layers[0].bases if basis.kind == "mine"]
     assert basis.parameters == {"expression": "x*tanh(exp(x))"}
+    with pytest.raises(OptionError, match="there is a base function of that name"):
+        exported(tmp_path, pykan([2, 2]), "SiLU=x", options=("base_fun=SiLU",), name="other")
     with pytest.raises(UnknownFunction, match="base activation 'mine'"):
         exported(tmp_path, pykan([2, 2]), options=("base_fun=mine",), name="other")
