@@ -12,6 +12,7 @@ Array = npt.NDArray[np.float64]
 
 ZONES = ("inside", "extension", "knots", "far", "nonfinite")
 EDGE_BUDGET = 6_000_000  # edge values computed per zone and layer
+FARTHEST = 1e30
 BASIS_BUDGET = 4_000_000  # basis values held at a time
 
 
@@ -27,7 +28,7 @@ def zone_rows(layer: Layer, width: int, seed: int, *, size: int = 0) -> dict[str
     support = layer.support()
     most = max(3, BASIS_BUDGET // max(size, basis_size(layer)))
     count = int(np.clip(EDGE_BUDGET // layer.mask.size, 3, min(32, most)))
-    (low, high), (first, last) = support.core, support.outer
+    (low, high), (first, last) = (tuple(map(_bounded, pair)) for pair in (support.core, support.outer))
     span = last - first
     below = rng.uniform(first, low, size=(count, len(low)))
     above = rng.uniform(high, last, size=(count, len(low)))
@@ -36,12 +37,17 @@ def zone_rows(layer: Layer, width: int, seed: int, *, size: int = 0) -> dict[str
     zones = {
         "inside": rng.uniform(low, high, size=(count, len(low))),
         "extension": np.where(side, below, above),
-        "knots": _knots(support.points, most, neighbours=support.points.shape[0] * layer.mask.size <= EDGE_BUDGET),
+        "knots": _knots(_bounded(support.points), most, neighbours=support.points.shape[0] * layer.mask.size <= EDGE_BUDGET),
         "far": np.concatenate([first - reach * span, last + reach * span]),
         "nonfinite": _nonfinite(rng.uniform(low, high)),
     }
     with np.errstate(invalid="ignore", over="ignore"):
         return {name: _widen(layer, rows, width).astype(np.float32).astype(np.float64) for name, rows in zones.items()}
+
+
+def _bounded(values: Array) -> Array:
+    """No input is that large, and a range must be finite."""
+    return np.clip(np.nan_to_num(values), -FARTHEST, FARTHEST)
 
 
 def _knots(points: Array, most: int, *, neighbours: bool) -> Array:
