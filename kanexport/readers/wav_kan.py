@@ -4,19 +4,22 @@ Source: zavareh1/Wav-KAN, KAN.py, KANLinear.forward, for n inputs, m outputs:
 
     y = BN( sum_i w_ji psi((x_i - t_ji) / s_ji) )
 
-with w `wavelet_weights`, t `translation`, s `scale`, all [m, n]. `weight1` is stored and dead:
-the base branch is computed and not added. Which wavelet psi is, is in no file. The Shannon
-wavelet is multiplied by a Hamming window over the n inputs, not over x; that is a factor of
-each source, and goes into the weights. The normalisation's epsilon is in no file either.
+with w `wavelet_weights`, t `translation`, s `scale`, all [m, n]. `weight1` [m, n] is stored and
+dead: the base branch is computed and not added. torch-conv-kan's WavKANLayer has the same keys
+and adds it, sum_i weight1_ji SiLU(x_i), before the BN: base_branch=added. Which wavelet psi is,
+is in no file. The Shannon wavelet is multiplied by a Hamming window over the n inputs, not over
+x; that is a factor of each source, and goes into the weights. The normalisation's epsilon is in
+no file either.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from kanexport import stack, wavelets
+from kanexport import stack, unary, wavelets
+from kanexport.bases.activation import Activation
 from kanexport.errors import InvalidKan
-from kanexport.ir import EdgeTerm, Layer
+from kanexport.ir import BasisTerm, EdgeTerm, Layer, Term
 from kanexport.options import Options
 from kanexport.parts import Keys, Part, product
 from kanexport.steps import Step
@@ -48,8 +51,11 @@ def layer(part: Part, options: Options) -> Layer:
         rate=wavelets.rates(part.tensor("scale", m, n)[:, :, None]),
         coef=weights.T[:, :, None],
     )
+    terms: tuple[Term, ...] = (term,)
+    if part.has("weight1") and options.choice("base_branch", ("dead", "added"), "dead") == "added":
+        terms += (BasisTerm(Activation(unary.activation("silu")), part.tensor("weight1", m, n).T[:, :, None]),)
     return Layer(
-        (term,),
+        terms,
         mask=np.ones((n, m)),
         bias=np.zeros(m),
         spread=np.zeros((n, m), dtype=bool),

@@ -193,7 +193,17 @@ def test_every_wavelet_exports(tmp_path: Path, name: str) -> None:
 
 def test_what_is_not_in_the_file_is_assumed_and_recorded(tmp_path: Path) -> None:
     assumed = exported(tmp_path, MODELS["wav-kan"]()).manifest.source.options_assumed
-    assert assumed == {"wavelet_type": "mexican_hat", "batchnorm_eps": "1e-5"}
+    assert assumed == {"wavelet_type": "mexican_hat", "batchnorm_eps": "1e-5", "base_branch": "dead"}
+
+
+def test_the_base_branch_of_torch_conv_kan(tmp_path: Path) -> None:
+    """The same keys, with a branch that Wav-KAN computes and drops."""
+    tensors = wav_layer(3, 4)
+    kans = [read(tmp_path, tensors, f"base_branch={way}")[0] for way in ("dead", "added")]
+    x = np.random.default_rng(0).normal(size=(5, kans[0].n_inputs))
+    dead, added = (np.concatenate([v for _, v, _ in evaluate.edges(kan.layers[0], x)]) for kan in kans)
+    silu = x / (1 + np.exp(-x))
+    np.testing.assert_allclose(added - dead, silu[:, :, None] * tensors["weight1"].T.astype(np.float64), atol=1e-12)
 
 
 def refuse(folder: Path, tensors: dict[str, Any], *options: str) -> ExportError:
