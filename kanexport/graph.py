@@ -45,6 +45,7 @@ class Graph:
         self._inputs: list[Any] = []
         self._initializers: list[Any] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], Value] = {}
+        self._nearly_one: dict[str, float] = {}  # float64 constants
         self._count = 0
 
     def input(self, name: str, columns: int) -> Value:
@@ -61,7 +62,10 @@ class Graph:
                 f"a weight, or a product or quotient of weights, is too large for {self.dtype.name}",
                 hint="export with --dtype float64, or train again with smaller weights",
             )
-        return self._store(stored)
+        value = self._store(stored)
+        if stored.size == 1 and 0 < abs(stored.item() - 1) < 1e-7:
+            self._nearly_one[value.name] = stored.item()
+        return value
 
     def index(self, array: npt.ArrayLike) -> Value:
         """A constant of int64, for shapes, axes and indices."""
@@ -93,6 +97,10 @@ class Graph:
 
     def op(self, kind: str, *inputs: Value, **attributes: Any) -> Value:
         """Append one operator with one output."""
+        if kind in ("Mul", "Div"):
+            for at, value in enumerate(inputs):
+                if value.name in self._nearly_one:
+                    return self._in_two(kind, inputs, at)
         self._count += 1
         output = f"{kind.lower()}{self._count}"
         self._nodes.append(
@@ -101,6 +109,13 @@ class Graph:
             )
         )
         return Value(output)
+
+    def _in_two(self, kind: str, inputs: Sequence[Value], at: int) -> Value:
+        """A product or quotient with twice the constant, and half of that (or twice).
+        onnxruntime takes a scalar that is 1 in float32 for 1, in float64 graphs too."""
+        doubled = self.const(2 * self._nearly_one[inputs[at].name])
+        found = self.op(kind, *inputs[:at], doubled, *inputs[at + 1 :])
+        return self.mul(found, self.const(2.0 if (kind, at) == ("Div", 1) else 0.5))
 
     def rename(self, value: Value, name: str) -> Value:
         """Give the value that was made last the name of a graph output."""
