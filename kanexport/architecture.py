@@ -17,6 +17,7 @@ inputs, the columns that are kept, `of` how many. The kinds of a step are the ke
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,9 @@ KINDS: dict[str, frozenset[str]] = {
     "select": frozenset({"inputs", "of"}),
 }
 SIZE_LIMIT, STEP_LIMIT, LIST_LIMIT = 2**20, 10_000, 100_000
+TEXT_LIMIT = 500  # characters of a key prefix or name
+NUMBER_LIMIT = 1e30
+DOTS_LIMIT = 64  # in one key; tomllib takes quadratic time over them
 SEE = "see docs/architecture.md"
 
 
@@ -52,12 +56,10 @@ class StepSpec:
 def load(path: Path) -> tuple[StepSpec, ...]:
     """Read a step list. Raises OptionError, naming the step and what is wrong."""
     try:
-        if path.stat().st_size > SIZE_LIMIT:
-            raise OptionError(f"{path} is larger than {SIZE_LIMIT} bytes", hint=SEE)
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(_text(path))
     except OSError as error:
         raise OptionError(f"{path} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # no text, no TOML, or a number of thousands of digits
         raise OptionError(f"{path} is not TOML: {str(error)[:200]}", hint=SEE) from error
     steps = document.pop("step", None)
     if document or not isinstance(steps, list) or not 1 <= len(steps) <= STEP_LIMIT:
@@ -66,6 +68,19 @@ def load(path: Path) -> tuple[StepSpec, ...]:
         return tuple(_step(at, step) for at, step in enumerate(steps, start=1))
     except OptionError as error:
         raise OptionError(f"{path}: {error.message}", hint=error.hint) from error
+
+
+def _text(path: Path) -> str:
+    """What the file holds, where it is one that TOML's parser is quick with."""
+    if not path.is_file():
+        raise OptionError(f"{path} is no file", hint=SEE)
+    if path.stat().st_size > SIZE_LIMIT:
+        raise OptionError(f"{path} is larger than {SIZE_LIMIT} bytes", hint=SEE)
+    text = path.read_text(encoding="utf-8")
+    keys = re.split(r"[^\w.\"'-]+", text.replace(" ", "").replace("\t", ""))
+    if any(key.count(".") > DOTS_LIMIT for key in keys):
+        raise OptionError(f"{path} has a key of more than {DOTS_LIMIT} parts", hint=SEE)
+    return text
 
 
 def _step(at: int, step: Any) -> StepSpec:
@@ -81,8 +96,8 @@ def _step(at: int, step: Any) -> StepSpec:
     value = step[kind]
     if kind in ("dropout", "affine", "select"):
         _check_lists(at, kind, settings)
-    elif not isinstance(value, str):
-        raise OptionError(f"step {at}: {kind} is {value!r:.80}, expected a text", hint=SEE)
+    elif not isinstance(value, str) or len(value) > TEXT_LIMIT:
+        raise OptionError(f"step {at}: {kind} is {value!r:.80}, expected a text of {TEXT_LIMIT} at most", hint=SEE)
     if not isinstance(settings.get("family", ""), str):
         raise OptionError(f"step {at}: family must be a text", hint=SEE)
     epsilon = settings.get("epsilon", 1e-5)
@@ -98,7 +113,9 @@ def _check_lists(at: int, kind: str, settings: dict[str, Any]) -> None:
     for name in KINDS[kind] - {"of"}:
         values = settings.get(name)
         fits = isinstance(values, list) and 0 < len(values) <= LIST_LIMIT
-        if not fits or not all(isinstance(v, number) and not isinstance(v, bool) for v in values or ()):
+        if not fits or not all(
+            isinstance(v, number) and not isinstance(v, bool) and abs(v) < NUMBER_LIMIT for v in values or ()
+        ):
             raise OptionError(f"step {at} ({kind}) needs {name} = [numbers]", hint=SEE)
     if kind == "select":
         _check_columns(at, settings["inputs"], settings.get("of", max(1, max(settings["inputs"]) + 1)))

@@ -7,13 +7,16 @@ are in graphs of their own, because onnxruntime computes outputs nobody asks for
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from kanexport.errors import InvalidKan
 from kanexport.graph import Graph, Value
 from kanexport.ir import BasisTerm, EdgeTerm, Kan, Layer, SymbolicEdge, Term
 
@@ -36,11 +39,20 @@ class Lowered:
 def lower(kan: Kan, dtype: str) -> Lowered:
     """Lower a network in "float32" or "float64"."""
     names = tuple(INPUT if at == 0 else f"layer{at}_in" for at in range(len(kan.layers)))
-    edges = tuple(
-        edge_graph(layer, name, width, dtype)
-        for layer, name, width in zip(kan.layers, names, kan.widths(), strict=False)
-    )
-    return Lowered(serving_graph(kan, names, dtype), edges, names)
+    edges = []
+    for at, (layer, name, width) in enumerate(zip(kan.layers, names, kan.widths(), strict=False)):
+        with _naming(at):
+            edges.append(edge_graph(layer, name, width, dtype))
+    return Lowered(serving_graph(kan, names, dtype), tuple(edges), names)
+
+
+@contextlib.contextmanager
+def _naming(at: int) -> Iterator[None]:
+    """Errors of a layer, such as a weight too large for float32, name it."""
+    try:
+        yield
+    except InvalidKan as error:
+        raise type(error)(f"layer {at}: {error.message}", hint=error.hint) from error
 
 
 def serving_graph(kan: Kan, names: tuple[str, ...], dtype: str) -> bytes:
@@ -49,11 +61,12 @@ def serving_graph(kan: Kan, names: tuple[str, ...], dtype: str) -> bytes:
     x = g.input(INPUT, kan.n_inputs)
     outputs: dict[str, tuple[Value, tuple[int, ...]]] = {}
     for at, (layer, width) in enumerate(zip(kan.layers, kan.widths()[1:], strict=True)):
-        for step in layer.before:
-            x = step.emit(g, x)
-        x = _sums(g, _live(layer), x)
-        for step in layer.after:
-            x = step.emit(g, x)
+        with _naming(at):
+            for step in layer.before:
+                x = step.emit(g, x)
+            x = _sums(g, _live(layer), x)
+            for step in layer.after:
+                x = step.emit(g, x)
         last = at == len(kan.layers) - 1
         name = OUTPUT if last else names[at + 1]
         x = g.rename(x, name)

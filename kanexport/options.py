@@ -94,6 +94,10 @@ class Options:
             value = float(text)
         except ValueError:
             value = math.nan
+        if not math.isfinite(value) and key not in self.given:
+            raise OptionError(
+                f"{key} follows from the weights as {text}, which is no number", hint=f"--option {key}=..."
+            )
         if not math.isfinite(value):
             raise OptionError(f"option {key} is {text[:80]!r}, expected a number such as {key}={default}")
         return value
@@ -104,7 +108,8 @@ class Options:
         if found is None:
             return None
         if len(found) != 1 or found[0] < at_least:
-            raise OptionError(f"option {key} is {self.given[key][:80]!r}, expected one integer, {at_least} or more")
+            shown = ",".join(map(str, found))
+            raise OptionError(f"option {key} is {shown[:80]!r}, expected one integer, {at_least} or more")
         return found[0]
 
     def choice(self, key: str, known: Iterable[str], default: str) -> str:

@@ -29,7 +29,7 @@ def zone_rows(layer: Layer, width: int, seed: int, *, size: int = 0) -> dict[str
     most = max(3, BASIS_BUDGET // max(size, basis_size(layer)))
     count = int(np.clip(EDGE_BUDGET // layer.mask.size, 3, min(32, most)))
     (low, high), (first, last) = (tuple(map(_bounded, pair)) for pair in (support.core, support.outer))
-    span = last - first
+    span, points = last - first, _bounded(support.points)
     below = rng.uniform(first, low, size=(count, len(low)))
     above = rng.uniform(high, last, size=(count, len(low)))
     side = rng.random((count, len(low))) < 0.5
@@ -37,7 +37,7 @@ def zone_rows(layer: Layer, width: int, seed: int, *, size: int = 0) -> dict[str
     zones = {
         "inside": rng.uniform(low, high, size=(count, len(low))),
         "extension": np.where(side, below, above),
-        "knots": _knots(_bounded(support.points), most, neighbours=support.points.shape[0] * layer.mask.size <= EDGE_BUDGET),
+        "knots": _knots(points, most, neighbours=len(points) * layer.mask.size <= EDGE_BUDGET),
         "far": np.concatenate([first - reach * span, last + reach * span]),
         "nonfinite": _nonfinite(rng.uniform(low, high)),
     }

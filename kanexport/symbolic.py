@@ -75,7 +75,7 @@ class Library:
             if self._limit is not None:
                 return self._avoiding(name, self._limit, edge)
             return self._own[name] if name in self._own else unary.symbolic(name)
-        usable = isinstance(name, str) and name and name.isprintable() and "=" not in name
+        usable = isinstance(name, str) and 0 < len(name) <= 80 and name.isprintable() and "=" not in name
         ways = f"--function {name}=..." if usable else f"--symbolic {place(edge)}=NAME --function NAME=..."
         raise UnknownFunction(
             f"edge ({place(edge)}) uses symbolic function {short(name)}, which is not in pykan's table; "

@@ -105,7 +105,7 @@ MUTATIONS: dict[str, Mutation] = {
     "axis less": _with(lambda rng, a: a[0] if a.ndim and a.shape[0] else a),
     "flat": _with(lambda rng, a: a.reshape(-1)),
     "reshape": _with(_reshaped),
-    "empty": _with(lambda rng, a: np.zeros(rng.choice(EMPTY + ((0, *a.shape[1:]), (*a.shape, 0))), a.dtype)),
+    "empty": _with(lambda rng, a: np.zeros(rng.choice((*EMPTY, (0, *a.shape[1:]), (*a.shape, 0))), a.dtype)),
     "scalar": _with(lambda rng, a: np.array(rng.choice((0.0, 1.0, -3.0))).astype(a.dtype)),
     "cut": _with(_cut),
     "grow": _with(_grow),

@@ -27,7 +27,7 @@ from kanexport import order, refused, stack, unary
 from kanexport.architecture import StepSpec
 from kanexport.bases.activation import Activation
 from kanexport.checkpoint import Checkpoint
-from kanexport.errors import ExportError, FamilyError, InvalidKan
+from kanexport.errors import ExportError, FamilyError, InvalidKan, OptionError
 from kanexport.ir import LAYER_LIMIT, BasisTerm, Kan, Layer
 from kanexport.options import Options
 from kanexport.parts import Keys, Part, Tensors, storage_dtype
@@ -74,7 +74,7 @@ class LayerReader:
         try:
             part.require(self.keys)
             return cast(Layer, self.module.layer(part, options))
-        except InvalidKan as error:
+        except (InvalidKan, OptionError) as error:
             where = part.prefix.removesuffix(".") or "(lone)"
             raise type(error)(f"layer {where}: {error.message}", hint=error.hint) from error
 
@@ -140,7 +140,8 @@ def detect(checkpoint: Checkpoint, family: str | None) -> tuple[Reader, str]:
     if len(fitting) == 1:
         return known[fitting[0]], reasons[fitting[0]]
     if fitting:
-        raise FamilyError(f"the tensors fit {' and '.join(fitting)}", hint=f"say which: --family {' | '.join(fitting)}")
+        why = " and ".join(f"{name} ({reasons[name]})" for name in fitting)
+        raise FamilyError(f"the tensors fit {why}", hint=f"say which: --family {' | '.join(fitting)}")
     keys = ", ".join(f"{key} {value.shape}" for key, value in list(checkpoint.tensors.items())[:5])
     raise FamilyError(
         f"{checkpoint.path}: "

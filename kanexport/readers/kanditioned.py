@@ -52,7 +52,12 @@ def _values(part: Part) -> Array:
         raise InvalidKan("there is neither kan_weight nor r_weight and l_weight")
     right = part.tensor("r_weight", n, points, None)
     left = part.tensor("l_weight", *right.shape)
-    apart = np.arange(points)[:, None] - np.arange(points)  # [p, q]
     with np.errstate(over="ignore", invalid="ignore"):  # the layer refuses what is not finite
-        rising = np.einsum("pq,iqj->ipj", np.maximum(apart, 0), right)
-        return np.asarray(rising + np.einsum("pq,iqj->ipj", np.maximum(-apart, 0), left))
+        return np.asarray(_ramps(right) + _ramps(left[:, ::-1])[:, ::-1])
+
+
+def _ramps(weights: Array) -> Array:
+    """sum over q of max(p - q, 0) * weights[:, q], [n, P, m]: two running sums."""
+    values = np.zeros_like(weights)
+    values[:, 1:] = np.cumsum(np.cumsum(weights, axis=1)[:, :-1], axis=1)
+    return values

@@ -33,6 +33,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import numpy as np
+import safetensors.numpy
 import yaml
 from golden_cases import cases
 from mutations import mutate
@@ -45,6 +47,32 @@ from kanexport.options import Options
 
 SIZE_LIMIT = 200_000  # bytes; larger files only make it slower
 SLOW = 2.0  # seconds of processor time for one case that count as a finding
+_NORM = {"norm.weight": (2,), "norm.bias": (2,)}
+_LAYER_NORM = {"layer_norm.weight": (2,), "layer_norm.bias": (2,)}
+_BASE = {"base_weights": (2, 3)}
+Shapes = dict[str, tuple[int, ...]]
+# Families without a golden file: the tensors of one layer of 3 sources and 2 destinations.
+MADE_UP: dict[str, tuple[Shapes, tuple[str, ...]]] = {
+    f"{name}kan": ({f"{key}_coeffs": (3, 2, 5)}, ())
+    for name, key in {
+        **{name: name for name in ("bessel", "cheby2", "gegenbauer", "hermite", "laguerre", "legendre", "lucas")},
+        "fibonacci": "fib",
+    }.items()
+} | {
+    "kanditioned": ({"kan_weight": (3, 8, 2), "local_bias": (1, 8, 1), "feature_offset": (1, 3)}, ()),
+    "kaln": ({"poly_weight": (2, 12), "base_weight": (2, 3), **_LAYER_NORM}, ("x_min=-1", "x_max=1")),
+    "kal-net": (
+        {"base_weights.0": (2, 3), "poly_weights.0": (2, 12), "layer_norms.0.weight": (2,), "layer_norms.0.bias": (2,)},
+        ("x_min=-1", "x_max=1"),
+    ),
+    "kagn": ({"grams_basis_weights": (3, 2, 4), "beta_weights": (4,), **_BASE, **_NORM}, ()),
+    "kajn": ({"jacobi_coeffs": (3, 2, 4), **_BASE, **_NORM}, ()),
+    "kabn": ({"bernstein_coeffs": (3, 2, 4), **_BASE, **_NORM}, ()),
+    "torch-conv-kan": (
+        {"spline_weight": (2, 3, 8), "base_weight": (2, 3), "prelu.weight": (1,), **_LAYER_NORM},
+        ("spline_order=3",),
+    ),
+}
 HANG = 60  # seconds after which a case is broken off
 MEMORY = 2 * 2**30  # bytes of address space
 MESSAGE = 3000  # characters
@@ -110,6 +138,7 @@ class Seed:
     """One golden checkpoint: its files by what follows the prefix, its options, and it read."""
 
     name: str
+    family: str
     files: dict[str, bytes]
     options: tuple[str, ...]
     loaded: Checkpoint
@@ -128,15 +157,21 @@ class Finding:
     files: dict[str, bytes] = dataclasses.field(default_factory=dict)
 
 
-def seeds() -> list[Seed]:
-    """The golden checkpoints of all families, the small ones."""
+def seeds(folder: Path) -> list[Seed]:
+    """The golden checkpoints, the small ones, and one made up for each family without."""
     found = []
     for case in cases():
-        if "family" in case.facts and not case.name.startswith("hybrid"):
+        if not case.name.startswith("hybrid"):
             paths = [case.path] if case.path.is_file() else [Path(f"{case.path}{e}") for e in ("_state", "_config.yml")]
             files = {path.name.removeprefix("model"): path.read_bytes() for path in paths}
             if sum(map(len, files.values())) < SIZE_LIMIT:
                 found.append(_seed(case.name, case.path, files, case.options))
+    for family, (shapes, options) in MADE_UP.items():
+        rng = np.random.default_rng(0)
+        tensors = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+        path = folder / f"{family}.safetensors"
+        path.write_bytes(safetensors.numpy.save(tensors))
+        found.append(_seed(family, path, {".safetensors": path.read_bytes()}, options))
     return found
 
 
@@ -147,7 +182,7 @@ def _seed(name: str, path: Path, files: dict[str, bytes], given: tuple[str, ...]
     steps = {key.rpartition(".")[0] for key in loaded.tensors}
     if isinstance(reader, readers.LayerReader):
         steps = {prefix.removesuffix(".") for prefix in stack.prefixes(loaded.tensors, reader.keys)}
-    return Seed(name, files, given, loaded, tuple(sorted(options._known)), tuple(sorted(steps)))
+    return Seed(name, reader.FAMILY, files, given, loaded, tuple(sorted(options._known)), tuple(sorted(steps)))
 
 
 def scramble(rng: random.Random, data: bytes) -> bytes:
@@ -278,7 +313,7 @@ def fuzz(
     rng: random.Random, folder: Path, count: int, seconds: float, *, verify_every: int = 0
 ) -> Iterator[str | Finding]:
     """Outcomes of `count` mutations, or of as many as fit into the time."""
-    known, end = seeds(), time.monotonic() + seconds
+    known, end = seeds(folder), time.monotonic() + seconds
     for number in range(count):
         if time.monotonic() > end:
             return

@@ -1,4 +1,4 @@
-"""A few thousand damaged checkpoints: each is read or refused, and nothing else escapes."""
+"""A few thousand damaged checkpoints of all families: each is exported or refused, and nothing else escapes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 SCRIPT = Path(__file__).parents[1] / "fuzz" / "fuzz_checkpoints.py"
-COUNT = 2000
+COUNT = 3000
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +26,19 @@ def fuzzer() -> ModuleType:
     return module
 
 
-def test_damaged_checkpoints_end_in_a_typed_error_or_are_read(fuzzer: ModuleType, tmp_path: Path) -> None:
+def test_damaged_checkpoints_end_in_a_typed_error_or_are_exported(fuzzer: ModuleType, tmp_path: Path) -> None:
     outcomes: collections.Counter[str] = collections.Counter()
-    for outcome in fuzzer.fuzz(random.Random(20), tmp_path, COUNT, seconds=120):
+    for outcome in fuzzer.fuzz(random.Random(20), tmp_path, COUNT, seconds=120, verify_every=100):
         if isinstance(outcome, fuzzer.Finding):
-            pytest.fail(f"mutation {outcome.number} of {outcome.seed.name}:\n{outcome.text}")
+            pytest.fail(f"mutation {outcome.number} of {outcome.seed.name}, {outcome.what}:\n{outcome.text}")
         outcomes[outcome] += 1
     # The mutations reach every part: some change nothing that matters, some are caught late.
-    assert outcomes["read"] > COUNT / 20
-    assert outcomes["CheckpointError"] > COUNT / 20
+    assert outcomes["lowered"] > COUNT / 20
+    assert outcomes["proved"] > 3
+    for kind in ("CheckpointError", "InvalidKan", "OptionError", "FamilyError"):
+        assert outcomes[kind] > COUNT / 40, kind
     assert outcomes["UnsafeCheckpoint"] > 20
-    assert outcomes["InvalidKan"] > 20
+
+
+def test_every_family_is_fuzzed(fuzzer: ModuleType, tmp_path: Path) -> None:
+    assert {seed.family for seed in fuzzer.seeds(tmp_path)} == set(fuzzer.readers.readers())
