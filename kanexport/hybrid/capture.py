@@ -1,40 +1,50 @@
-"""The module run as it is, in float64 where it can be, and what its KAN layers saw."""
+"""The module run as it is, in float64 where it can be, and what its layers saw."""
 
 from __future__ import annotations
 
 import contextlib
-import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
-from kanexport import evaluate
-from kanexport.errors import ExportError, InvalidKan
+from kanexport.errors import InvalidKan
 from kanexport.evaluate import Jitter
-from kanexport.ir import Kan
+from kanexport.hybrid.faults import first_line, place
+from kanexport.hybrid.lend import first_tensor, lent, replaced
 
 Array = npt.NDArray[np.float64]
-
-AGREEMENT = 1e-6  # relative; float64 agrees to 1e-14, a misread formula to 1e-2
-KEEP, FLAT, COLUMN = "keep", "flat", "column"  # [..., n] -> [..., m]; -> [rows, m]; -> [rows, m, 1]
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One run of a recognised submodule: its input and output as they were."""
+    """One run of a submodule: the vectors it was given, what it gave, and how it was called."""
 
     name: str
     x: Array
     y: Array
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    at: int | str  # of the vectors among both
+
+    def again(self, x: Array) -> Call | None:
+        """The same call with other vectors; None where the module does not take them."""
+        given = torch.from_numpy(x).to(_get(self.args, self.kwargs, self.at).dtype)
+        args, kwargs = _put(self.args, self.kwargs, self.at, given)
+        with contextlib.suppress(Exception), torch.no_grad():  # whatever the module's own code raises
+            y = self.module.forward(*args, **kwargs)
+            return Call(self.name, x, array(y), self.module, args, kwargs, self.at)
+        return None
 
 
 @dataclass(frozen=True, slots=True)
 class Oracle:
-    """A float64 copy of the module (float32 where it does not run in float64)."""
+    """The module in the precision that it runs in: float64, or else float32."""
 
     module: nn.Module
     dtype: torch.dtype
@@ -42,72 +52,98 @@ class Oracle:
     @classmethod
     def of(cls, module: nn.Module, rows: Array) -> Oracle:
         """Raises InvalidKan where the module does not run at all, with its own words."""
-        double = cls(_frozen(module).double(), torch.float64)
         try:
-            double.run(rows)
-        except (RuntimeError, TypeError):  # tensors that are neither parameters nor buffers stay float32
-            single = cls(_frozen(module).float(), torch.float32)
-            single.run(rows)
-            return single
-        return double
+            with lent(module, torch.float64):
+                cls(module, torch.float64).run(rows)
+        except InvalidKan:  # float32 where the code asks for it by name
+            with lent(module, torch.float32):
+                cls(module, torch.float32).run(rows)
+            return cls(module, torch.float32)
+        return cls(module, torch.float64)
 
     def run(
-        self, rows: Array, kans: Mapping[str, Kan] | None = None, jitter: Jitter | None = None
+        self,
+        rows: Array,
+        watched: Mapping[str, nn.Module] | None = None,
+        jitter: Jitter | None = None,
+        *,
+        nested: bool = False,
     ) -> tuple[Array, list[Call]]:
-        """Rows [B, ...] to the output and the calls of the named submodules, in order.
-        `jitter` shakes the rows and what goes into those submodules."""
-        calls: list[Call] = []
+        """Rows [B, ...] to the output, and the calls of the watched submodules in the order
+        in which they ended; `nested`: also those that one of them makes of another. To be
+        run while the module is lent. `jitter` shakes the rows and what goes into those
+        submodules. Raises InvalidKan with the module's own words."""
+        watch = _Watch([], jitter, nested)
         x = torch.from_numpy(rows if jitter is None else jitter.shake(rows)).to(self.dtype)
-        with _watched(self.module, kans or {}, calls, jitter), torch.no_grad(), plain(self.dtype):
-            y = self.module(x)
-        return _array(_only(y)), calls
+        forwards = [(part, watch.forward(name, part)) for name, part in (watched or {}).items()]
+        try:
+            with replaced(forwards), torch.no_grad():
+                y = self.module(x)
+        except Exception as error:  # whatever the module's code raises
+            where = place(error)
+            count = "1 row" if len(x) == 1 else f"{len(x)} rows"
+            raise InvalidKan(
+                f"the module does not run on {count} of shape {list(x.shape[1:])}: {first_line(error)}"
+                + (f" ({where})" if where else ""),
+                hint="give rows as the module takes them: --example rows.npy, or --input-shape without the batch axis",
+            ) from error
+        return array(_only(y)), watch.calls
 
 
-def single(module: nn.Module) -> nn.Module:
-    """A float32 copy for inference."""
-    return _frozen(module).float()
+@dataclass
+class _Watch:
+    calls: list[Call]
+    jitter: Jitter | None
+    nested: bool
+    inside: bool = False
+
+    def forward(self, name: str, part: nn.Module) -> Callable[..., Any]:
+        """A forward that does what the module's own does, and notes it."""
+        own = part.forward
+
+        def forward(_: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            at = first_tensor(args, kwargs)
+            if at is None or (self.inside and not self.nested):
+                return own(*args, **kwargs)
+            before, self.inside = self.inside, True
+            try:
+                return self._note(name, part, own, args, kwargs, at)
+            finally:
+                self.inside = before
+
+        return forward
+
+    def _note(
+        self,
+        name: str,
+        part: nn.Module,
+        own: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        at: int | str,
+    ) -> Any:
+        given = _get(args, kwargs, at)
+        if self.jitter is not None and given.is_floating_point():
+            shaken = torch.from_numpy(self.jitter.shake(array(given))).to(given.dtype)
+            args, kwargs = _put(args, kwargs, at, shaken)
+        # Copied before and after, because either may be changed in place by what follows.
+        x = array(_get(args, kwargs, at))
+        y = own(*args, **kwargs)
+        if isinstance(y, torch.Tensor) and given.is_floating_point() and y.is_floating_point():
+            self.calls.append(Call(name, x, array(y), part, args, kwargs, at))
+        return y
 
 
-def _frozen(module: nn.Module) -> nn.Module:
-    return copy.deepcopy(module).cpu().eval().requires_grad_(requires_grad=False)
+def _get(args: tuple[Any, ...], kwargs: dict[str, Any], at: int | str) -> Any:
+    return args[at] if isinstance(at, int) else kwargs[at]
 
 
-@contextlib.contextmanager
-def plain(dtype: torch.dtype, *, compile_too: bool = False) -> Iterator[None]:
-    """Some layers allocate in the default type whatever their weights are, and some
-    compile themselves, which takes half a minute and is left out."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.compiler.set_stance("default" if compile_too else "force_eager"):
-            yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-@contextlib.contextmanager
-def _watched(module: nn.Module, kans: Mapping[str, Kan], calls: list[Call], jitter: Jitter | None) -> Iterator[None]:
-    handles = []
-    parts = dict(module.named_modules())
-    for name in kans:
-        part = parts[name]
-
-        def after(_: nn.Module, args: tuple[object, ...], y: object, name: str = name) -> None:
-            if isinstance(y, torch.Tensor) and args and isinstance(args[0], torch.Tensor):
-                calls.append(Call(name, _array(args[0]), _array(y)))
-
-        def before(_: nn.Module, args: tuple[object, ...]) -> object:
-            if jitter is None or not args or not isinstance(args[0], torch.Tensor):
-                return None
-            shaken = torch.from_numpy(jitter.shake(_array(args[0]))).to(args[0].dtype)
-            return (shaken, *args[1:])
-
-        handles += [part.register_forward_pre_hook(before), part.register_forward_hook(after)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _put(
+    args: tuple[Any, ...], kwargs: dict[str, Any], at: int | str, value: torch.Tensor
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(at, int):
+        return (*args[:at], value, *args[at + 1 :]), kwargs
+    return args, kwargs | {at: value}
 
 
 def _only(y: object) -> torch.Tensor:
@@ -122,70 +158,6 @@ def _only(y: object) -> torch.Tensor:
     return y
 
 
-def _array(value: torch.Tensor) -> Array:
-    return value.detach().cpu().to(torch.float64).numpy()
-
-
-def form(call: Call, kan: Kan) -> str:
-    """How the layer shapes its output. Raises InvalidKan where it is none of the known ways."""
-    n, m = kan.n_inputs, kan.n_outputs
-    rows, rest = divmod(call.x.size, n)
-    if not rest:
-        if call.x.shape[-1] == n and call.y.shape == (*call.x.shape[:-1], m):
-            return KEEP
-        if call.y.shape == (rows, m):
-            return FLAT
-        if call.y.shape == (rows, m, 1):
-            return COLUMN
-    raise InvalidKan(
-        f"maps {list(call.x.shape)} to {list(call.y.shape)}, which {n} sources and {m} destinations do not"
-    )
-
-
-def agree(call: Call, kan: Kan) -> str:
-    """Why the submodule does not compute what we read, or an empty text."""
-    try:
-        form(call, kan)
-    except InvalidKan as error:
-        return error.message
-    found = evaluate.evaluate(kan, call.x.reshape(-1, kan.n_inputs)).y.reshape(-1)
-    expected = call.y.reshape(-1)
-    finite = np.isfinite(expected)
-    if not np.array_equal(np.isfinite(found), finite):
-        return "differs in what is not finite"
-    scale = np.abs(expected[finite]).max(initial=0) or 1.0
-    relative = np.abs(found - expected)[finite].max(initial=0) / scale
-    return "" if relative <= AGREEMENT else f"differs by {relative:.1e} from what its tensors tell"
-
-
-def lead(two: Call, three: Call, kan: Kan) -> tuple[int, ...] | None:
-    """Axes of a layer's vectors, -1 at the rows of the batch, from calls with 2 and 3
-    rows: (-1, 8) for 8 tokens, (8, -1) where the batch comes second. None where the
-    rows cannot be told apart."""
-    first, second = (_lead(call, kan.n_inputs) for call in (two, three))
-    if len(first) != len(second):
-        return None
-    moved = [axis for axis, (a, b) in enumerate(zip(first, second, strict=True)) if a != b]
-    if len(moved) != 1 or first[moved[0]] * 3 != second[moved[0]] * 2:
-        return None
-    axis, each = moved[0], first[moved[0]] // 2
-    if each == 1:
-        return (*first[:axis], -1, *first[axis + 1 :])
-    return (-1, each, *first[1:]) if axis == 0 else None
-
-
-def _lead(call: Call, n: int) -> tuple[int, ...]:
-    return call.x.shape[:-1] if call.x.shape[-1] == n else (call.x.size // n,)
-
-
-def by_row(flat: Array, axes: tuple[int, ...]) -> Array:
-    """[rows of the layer, n] -> [B, *positions, n]"""
-    return np.moveaxis(flat.reshape(*axes, flat.shape[-1]), axes.index(-1), 0)
-
-
-def first_line(error: BaseException) -> str:
-    """What an error of a library says, in one line without its paths."""
-    if isinstance(error, ExportError):
-        return error.message
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:300] if lines else ''}"
+def array(value: torch.Tensor) -> Array:
+    """A copy in float64."""
+    return value.detach().to("cpu", torch.float64, copy=True).numpy()

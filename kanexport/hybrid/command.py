@@ -20,8 +20,8 @@ from torch import nn
 
 from kanexport import checkpoint
 from kanexport.errors import CheckpointError, OptionError
-from kanexport.hybrid.capture import first_line
 from kanexport.hybrid.convert import convert
+from kanexport.hybrid.faults import first_line
 from kanexport.manifest import SourceFile
 from kanexport.options import Options
 from kanexport.publish import Result, Target

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,14 +12,15 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from kanexport import describe, evaluate, lower, rows, verify
-from kanexport.errors import InvalidKan, OptionError
-from kanexport.evaluate import Jitter, Trace
-from kanexport.hybrid import capture, recognise, splice, trace
-from kanexport.hybrid.capture import Call, Oracle
+from kanexport import describe, lower, rows, verify
+from kanexport.errors import OptionError
+from kanexport.hybrid import plan as planning
+from kanexport.hybrid import splice, trace
+from kanexport.hybrid.capture import Oracle
+from kanexport.hybrid.lend import lent, unwrapped
+from kanexport.hybrid.plan import FEW, Plan, Use
 from kanexport.hybrid.recognise import Whole, shown
 from kanexport.hybrid.trace import Hole
-from kanexport.ir import Kan, Layer
 from kanexport.lower import Lowered
 from kanexport.manifest import LayerInfo, Source, SourceFile
 from kanexport.publish import Model, Result, Target, publish
@@ -28,46 +28,10 @@ from kanexport.publish import Model, Result, Target, publish
 Array = npt.NDArray[np.float64]
 
 FAMILY = "hybrid"
-PROOF_ROWS, FEW = 32, 8
-INDEPENDENT = 1e-6  # relative: what the other rows of a batch may change in a row, in float64
-
-
-@dataclass(frozen=True, slots=True)
-class Use:
-    """One call of a recognised submodule. `axes`: as `capture.lead` says; None where
-    its vectors have no place among the rows, so its edges cannot be asked for."""
-
-    name: str
-    kan: Kan
-    hole: Hole
-    axes: tuple[int, ...] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """The module, the networks found in it by name, and their calls in order."""
-
-    module: Whole
-    oracle: Oracle
-    kans: dict[str, Kan]
-    families: dict[str, str]
-    uses: tuple[Use, ...]
-    notes: tuple[str, ...]
-
-    @property
-    def layers(self) -> tuple[Layer, ...]:
-        return tuple(layer for use in self.uses if use.axes is not None for layer in use.kan.layers)
-
-    def evaluate(self, x: Array, jitter: Jitter | None = None) -> Trace:
-        """The module itself, and its layers' vectors [B, *positions, n]."""
-        y, calls = self.oracle.run(x, self.kans, jitter)
-        inputs = [
-            capture.by_row(vectors, use.axes)
-            for use, call in zip(self.uses, calls, strict=True)
-            if use.axes is not None
-            for vectors in evaluate.evaluate(use.kan, call.x.reshape(-1, use.kan.n_inputs)).inputs
-        ]
-        return Trace(y, tuple(inputs), np.max([_peak(values) for values in (x, y, *inputs)], axis=0))
+PROOF_ROWS = 32
+TYPES = {"float64": torch.float64, "float32": torch.float32}
+# Of the parameters, widest first.
+STORED = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
 def convert(
@@ -79,22 +43,30 @@ def convert(
     files: tuple[SourceFile, ...] = (),
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Result:
-    """Export a module. `example`: one tensor or array of rows [B, ...], the more like real
-    data the better: the proof is made with them. Raises ExportError; then nothing changed."""
+    """Export a module; it is as it was afterwards. `example`: one tensor or array of rows
+    [B, ...], the more like real data the better: the proof is made with them. Raises
+    ExportError; then nothing changed."""
     target.check()
     x = _rows(example)
-    plan = make_plan(module, x, options)
-    lowered = _lower(plan, x, target.dtype)
-    proof = verify.prove(
-        plan,
-        lowered,
-        target.dtype,
-        zones=_zones(x),
-        layers=_own_rows(plan),
-        tolerance=target.tolerance,
-        advance=advance,
-        empty=False,  # many modules cannot take a batch of no rows, and so neither can their graphs
-    )
+    whole = Whole(unwrapped(module))
+    stored = _stored(whole)
+    oracle = Oracle.of(whole, x[:FEW])
+    with lent(whole, oracle.dtype):
+        plan = planning.make(whole, oracle, x, options)
+    with lent(whole, TYPES[target.dtype]):
+        lowered = _lower(whole, plan, x, target.dtype)
+    with lent(whole, oracle.dtype):
+        proof = verify.prove(
+            plan,
+            lowered,
+            target.dtype,
+            zones=_zones(x),
+            layers=_own_rows(plan),
+            tolerance=target.tolerance,
+            advance=advance,
+            empty=False,  # many modules cannot take a batch of no rows, and so neither can their graphs
+        )
+        output_shape = oracle.run(x[:1])[0].shape[1:]
     made = Model(
         lowered=lowered,
         proof=proof,
@@ -102,104 +74,29 @@ def convert(
         edge_class="B" if any(layer.mixes for layer in plan.layers) else "A",
         opset=trace.OPSET,
         input_shape=x.shape[1:],
-        output_shape=plan.oracle.run(x[:1])[0].shape[1:],
+        output_shape=output_shape,
         source=Source(
             family=FAMILY,
             family_reason=_reason(plan),
-            dtype=_dtype(module),
+            dtype=stored,
             files=files,
             options_given=options,
             options_assumed={},
         ),
-        notes=plan.notes,
+        notes=(*plan.notes, *_precision(stored, target.dtype, oracle)),
     )
     return publish(target, made)
 
 
-def make_plan(module: nn.Module, x: Array, options: dict[str, str]) -> Plan:
-    """Find the KAN layers of a module and check each against what the module computes.
-    Raises InvalidKan where a row's output depends on the other rows."""
-    whole = Whole(module)
-    try:
-        oracle = Oracle.of(whole, x[:FEW])
-    except Exception as error:
-        raise InvalidKan(
-            f"the module does not run on rows of shape {list(x.shape[1:])}: {capture.first_line(error)}",
-            hint="give rows as the module takes them: --example rows.npy, or --input-shape without the batch axis",
-        ) from error
-    _require_independent(oracle, x)
-    kans, families, notes = _settle(whole, oracle, x, options)
-    _, two = oracle.run(_repeat(x, 2), kans)
-    _, three = oracle.run(_repeat(x, 3), kans)
-    _, one = oracle.run(_repeat(x, 2)[1:], kans)
-    if not [call.name for call in one] == [call.name for call in two] == [call.name for call in three]:
-        raise InvalidKan("the module runs other layers for other batch sizes; it cannot become a graph")
-    index = {name: at for at, name in enumerate(kans)}
-    uses = []
-    for single, first, second in zip(one, two, three, strict=True):
-        kan = kans[first.name]
-        hole = Hole(index[first.name], kan.n_inputs, kan.n_outputs, capture.form(first, kan))
-        axes = capture.lead(first, second, kan)
-        if axes is None or not _same_row(single, first, axes, kan.n_inputs):
-            axes = None
-            notes.append(f"{shown(first.name)}: its vectors do not belong to single rows, so its edges are not queried")
-        uses.append(Use(first.name, kan, hole, axes))
-    if oracle.dtype != torch.float64:
-        notes.append("the module does not run in float64, so it was compared in float32")
-    return Plan(whole, oracle, kans, families, tuple(uses), tuple(notes))
-
-
-def _settle(
-    whole: Whole, oracle: Oracle, x: Array, options: dict[str, str]
-) -> tuple[dict[str, Kan], dict[str, str], list[str]]:
-    """Networks and families by name. What is not called as a whole, or computes something
-    else than its tensors tell, is opened and its parts are tried instead."""
-    refused: dict[str, str] = {}
-    while True:
-        found = list(recognise.candidates(whole, options, refused))
-        kans = {name: kan for name, _, kan in found}
-        _, calls = oracle.run(x[:FEW], kans)
-        wrong = {name: "" for name in kans} | {call.name: capture.agree(call, kans[call.name]) for call in calls}
-        called = {call.name for call in calls}
-        new = {name: why for name, why in wrong.items() if why or name not in called}
-        if not new:
-            break
-        refused |= new
-    families = {name: family for name, family, _ in found}
-    notes = [f"{shown(name)} looks like a KAN, but {why}; left as it is" for name, why in refused.items() if why]
-    return kans, families, notes
-
-
-def _require_independent(oracle: Oracle, x: Array) -> None:
-    """Edge class C is refused: nothing could be said about such a model row by row."""
-    part = _repeat(x, 3)
-    together, _ = oracle.run(part)
-    if len(together) != len(part):
-        raise InvalidKan(f"the module gives {len(together)} rows for {len(part)}; the first axis must be the batch")
-    alone = np.concatenate([oracle.run(part[at : at + 1])[0] for at in range(len(part))])
-    scale = np.abs(together[np.isfinite(together)]).max(initial=0) or 1.0
-    limit = INDEPENDENT if oracle.dtype == torch.float64 else 1e-4
-    if not np.allclose(alone, together, rtol=0, atol=limit * scale, equal_nan=True):
-        raise InvalidKan(
-            "the output of a row depends on the other rows of its batch (edge class C), so it cannot be served",
-            hint="freeze batch statistics: BatchNorm with track_running_stats, fixed ranges instead of batch min/max",
-        )
-
-
-def _same_row(single: Call, two: Call, axes: tuple[int, ...], n: int) -> bool:
-    """Whether the vectors of the second of two rows are those of that row alone."""
-    alone, both = (capture.by_row(call.x.reshape(-1, n), axes) for call in (single, two))
-    return bool(np.allclose(alone[0], both[1], rtol=1e-5, atol=1e-6, equal_nan=True))
-
-
-def _lower(plan: Plan, x: Array, dtype: str) -> Lowered:
-    holes = {use.name: use.hole for use in plan.uses}
-    typed = plan.oracle.module if dtype == "float64" else capture.single(plan.module)
-    traced = trace.trace(typed, x.astype(dtype), holes)
+def _lower(whole: Whole, plan: Plan, x: Array, dtype: str) -> Lowered:
+    index = {name: at for at, name in enumerate(plan.modules)}
+    holes = [Hole(index[use.name], use.kan.n_inputs, use.kan.n_outputs, use.form) for use in plan.uses]
+    by_name = {use.name: hole for use, hole in zip(plan.uses, holes, strict=True)}
+    traced = trace.trace(whole, x.astype(dtype), [(plan.modules[name], hole) for name, hole in by_name.items()])
     names: list[str] = []
     edges: list[bytes] = []
     bodies = []
-    for use in plan.uses:
+    for use, hole in zip(plan.uses, holes, strict=True):
         nodes = []
         inner = [lower.INPUT, *(f"layer{at}_in" for at in range(1, len(use.kan.layers)))]
         for layer, width, tensor in zip(use.kan.layers, use.kan.widths(), inner, strict=False):
@@ -207,7 +104,7 @@ def _lower(plan: Plan, x: Array, dtype: str) -> Lowered:
                 names.append(f"layer{len(names)}_in")
                 nodes.append((tensor, names[-1]))
                 edges.append(lower.edge_graph(layer, names[-1], width, dtype))
-        bodies.append(splice.Body(use.hole, lower.serving_graph(use.kan, tuple(inner), dtype), tuple(nodes), use.axes))
+        bodies.append(splice.Body(hole, lower.serving_graph(use.kan, tuple(inner), dtype), tuple(nodes), use.axes))
     return Lowered(splice.splice(traced, bodies), tuple(edges), tuple(names))
 
 
@@ -241,17 +138,15 @@ def _own_rows(plan: Plan) -> list[dict[str, Array]]:
 
 def _describe(plan: Plan, lowered: Lowered) -> tuple[LayerInfo, ...]:
     """As in a plain model, with names and positions."""
-    names = _names(plan.uses)
     axes = [use.axes for use in plan.uses if use.axes is not None for _ in use.kan.layers]
+    found = zip(plan.layers, lowered.node_tensors, _names(plan.uses), axes, strict=True)
     return tuple(
         dataclasses.replace(
             describe.layer(layer, at, tensor),
             name=name,
             positions=tuple(n for n in places if n != -1),
         )
-        for at, (layer, tensor, name, places) in enumerate(
-            zip(plan.layers, lowered.node_tensors, names, axes, strict=True)
-        )
+        for at, (layer, tensor, name, places) in enumerate(found)
     )
 
 
@@ -264,14 +159,16 @@ def _names(uses: Sequence[Use]) -> Iterator[str]:
         if use.axes is None:
             continue
         call = f"#{seen[use.name]}" if total[use.name] > 1 else ""
+        several = len(use.kan.layers) > 1
         for at in range(len(use.kan.layers)):
-            yield shown(use.name) + (f".{at}" if len(use.kan.layers) > 1 else "") + call
+            name = shown(f"{use.name}.{at}" if several else use.name)
+            yield name + call
 
 
 def _reason(plan: Plan) -> str:
     by_family: dict[str, list[str]] = {}
-    for name, family in plan.families.items():
-        by_family.setdefault(family, []).append(shown(name))
+    for name, reading in plan.readings.items():
+        by_family.setdefault(reading.family, []).append(shown(name))
     return "; ".join(f"{family}: {', '.join(names)}" for family, names in by_family.items()) or "no KAN layer"
 
 
@@ -280,7 +177,8 @@ def _rows(example: Any) -> Array:
     if isinstance(example, tuple | list) and len(example) == 1:
         example = example[0]
     if isinstance(example, torch.Tensor):
-        example = example.detach().cpu().numpy()
+        example = example.detach().cpu()
+        example = (example.float() if example.dtype == torch.bfloat16 else example).numpy()
     if not isinstance(example, np.ndarray) or example.dtype.kind != "f" or example.ndim < 2 or not len(example):
         what = f"{example.dtype} {example.shape}" if isinstance(example, np.ndarray) else type(example).__name__
         raise OptionError(
@@ -289,20 +187,18 @@ def _rows(example: Any) -> Array:
         )
     if not np.isfinite(example).all():
         raise OptionError("the example rows hold values that are not finite")
-    return example.astype(np.float32).astype(np.float64)
+    return np.ascontiguousarray(example, dtype=np.float32).astype(np.float64)
 
 
-def _repeat(x: Array, count: int) -> Array:
-    """So many rows, different ones where there are any."""
-    return np.resize(x, (count, *x.shape[1:]))
-
-
-def _dtype(module: nn.Module) -> str:
+def _stored(module: nn.Module) -> str:
     kinds = {parameter.dtype for parameter in module.parameters()}
-    return "float64" if torch.float64 in kinds else "float32"
+    return next((name for kind, name in STORED.items() if kind in kinds), "float32")
 
 
-def _peak(values: Array) -> Array:
-    magnitude = np.where(np.isfinite(values), np.abs(values), 0)
-    highest: Array = magnitude.reshape(len(values), -1).max(axis=1, initial=0)
-    return highest
+def _precision(stored: str, dtype: str, oracle: Oracle) -> list[str]:
+    notes = []
+    if stored in ("float16", "bfloat16"):
+        notes.append(f"the module's weights are {stored}; they are exact in {dtype}, in which it is computed now")
+    if oracle.dtype != torch.float64:
+        notes.append("the module does not run in float64, so it was compared in float32")
+    return notes

@@ -1,15 +1,18 @@
 """Which submodules are KAN layers: by the shapes of their tensors, never by their class.
 
-A submodule is taken for a KAN if a reader knows its tensors and leaves none over.
-What the tensors do not tell (a base activation, an epsilon) is on the living module
-as an attribute. Whether all of it was understood is then measured: the module and
-our evaluation must agree on what the module was given (`capture.py`).
+A submodule is a candidate if a reader knows its tensors and leaves none over. What it
+means is then read, if need be in several ways; the reading that computes what the
+submodule computed is taken, and where none does, the submodule is left as it is and its
+parts are tried.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Collection, Iterator
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,49 +21,22 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from kanexport import readers, stack, unary
+from kanexport import evaluate, readers, stack
 from kanexport.checkpoint import Checkpoint
-from kanexport.errors import ExportError
+from kanexport.errors import ExportError, InvalidKan
+from kanexport.hybrid import facts, forms
+from kanexport.hybrid.capture import Call
+from kanexport.hybrid.facts import Facts
 from kanexport.ir import Kan
-from kanexport.options import Options
 from kanexport.parts import Part, storage_dtype
 
 LINEAR = "linear"
-# Attributes that hold what readers call by an option's name, where the two differ.
-ATTRIBUTES = {
-    "base_fun": ("base_fun", "base_activation"),
-    "base_activation": ("base_activation", "base_fun", "activation", "act"),
-    "jacobi_a": ("a", "alpha"),
-    "jacobi_b": ("b", "beta"),
-    "denominator": ("rbf.denominator", "rbf_linear.denominator", "denominator"),
-    "grid": ("g", "grid_size", "G"),
-    "k": ("k", "spline_order"),
-    "w": ("w", "width"),
-    "wavelet_type": ("wavelet_type",),
-    "layernorm_eps": ("layernorm.eps",),
-    "batchnorm_eps": ("bn.eps",),
-    "epsilon": ("epsilon", "eps"),
-}
-CLASSES = {"gelu": "gelu", "silu": "silu", "swish": "silu"}
+AGREEMENT = {"float64": 1e-6, "float32": 1e-4}  # relative; float64 agrees to 1e-14, a misread formula to 1e-2
+COMPARED = 4096  # vectors of a call that are looked at
+READINGS = 64  # ways in which one submodule is read
+BEYOND = 4  # times what the example rows bring about
 
-
-class ModuleOptions(Options):
-    """Options answered by the attributes of a module, where the user did not give them."""
-
-    def __init__(self, given: dict[str, str], module: nn.Module) -> None:
-        super().__init__(given)
-        self._module = module
-
-    def optional(self, key: str) -> str | None:
-        found = super().optional(key)
-        if found is not None:
-            return found
-        for path in ATTRIBUTES.get(key, ()):
-            value = _attribute(self._module, path)
-            text = None if value is None else _text(value)
-            if text is not None:
-                return text
-        return None
+Tensors = dict[str, npt.NDArray[Any]]
 
 
 class Whole(nn.Module):
@@ -76,89 +52,214 @@ class Whole(nn.Module):
 
 def shown(name: str) -> str:
     """A submodule's name as the user knows it."""
-    return name.removeprefix("body").removeprefix(".") or "(itself)"
+    return name.replace("._orig_mod", "").removeprefix("body").removeprefix(".") or "(itself)"
 
 
-def candidates(module: Whole, options: dict[str, str], refused: Collection[str] = ()) -> Iterator[tuple[str, str, Kan]]:
-    """(name, family, network) of every submodule that looks like a KAN layer or a
-    linear one, outermost first; what lies inside of one is not looked at, unless it
-    was refused."""
-    waiting: list[tuple[str, nn.Module]] = [("body", module.body)]
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A submodule whose tensors some families know, each with the tensors it reads."""
+
+    module: nn.Module
+    families: tuple[tuple[str, readers.Reader | None, Tensors], ...]  # None: a linear layer
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A submodule as a network. `how`: what had to be assumed that nothing told."""
+
+    family: str
+    kan: Kan
+    how: str
+
+
+@dataclass
+class Verdict:
+    """What became of a candidate: a reading, or why there is none, and by how much the
+    likeliest one differs. `hint`: what to do."""
+
+    reading: Reading | None = None
+    why: str = ""
+    error: float = 0.0
+    hint: str = ""
+    family: str = ""
+    asked: set[str] = field(default_factory=set)
+
+
+def candidates(whole: nn.Module) -> dict[str, Candidate]:
+    """By name, parents before children; a module with several names has the first."""
+    found: dict[str, Candidate] = {}
+    seen: set[int] = set()
+    waiting = [("body", next(whole.children()))]
     while waiting:
-        name, inner = waiting.pop(0)
-        found = None if name in refused else _recognise(inner, options)
-        if found is not None:
-            yield name, *found
-        else:
-            waiting += [(f"{name}.{child}", part) for child, part in inner.named_children()]
-
-
-def _recognise(module: nn.Module, options: dict[str, str]) -> tuple[str, Kan] | None:
-    state = {key: value for key, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
-    if not state or any(value.is_complex() or value.is_sparse or value.is_quantized for value in state.values()):
-        return None
-    tensors = {key: _numpy(value) for key, value in state.items()}
-    if type(module) is nn.Linear:
-        layer = readers.linear(Part(tensors, ""))
-        return LINEAR, stack.chain([layer], storage_dtype(list(tensors.values())))
-    checkpoint = Checkpoint(Path(type(module).__name__), "", tensors, _config(module), ())
-    for family, reader in readers.readers().items():
-        if not _fits(reader, checkpoint):
+        name, module = waiting.pop(0)
+        if id(module) in seen:
             continue
+        seen.add(id(module))
+        waiting += [(f"{name}.{child}", part) for child, part in module.named_children()]
+        families = tuple(_families(module))
+        if families:
+            found[name] = Candidate(module, families)
+    return found
+
+
+def judge(candidate: Candidate, calls: Sequence[Call], given: Mapping[str, str], precision: str) -> Verdict:
+    """The reading of a candidate that computes what it gave in its calls, and for other
+    vectors too."""
+    tests = [*calls, *(probe for call in calls[:2] if (probe := _probe(call)) is not None)]
+    verdict = Verdict()
+    for family, read in itertools.islice(_readings(candidate, calls[0], given, verdict.asked), READINGS):
         try:
-            return family, reader.read(checkpoint, ModuleOptions(options, module))
-        except ExportError:
+            with np.errstate(all="ignore"):
+                reading = read()
+        except ExportError as error:
+            found = Verdict(why=f"cannot be read: {error.message}", hint=error.hint)
+        else:
+            found = _compare(tests, reading, precision)
+            if found.reading is not None:
+                return dataclasses.replace(found, asked=verdict.asked)
+        if not verdict.why:
+            verdict = dataclasses.replace(found, family=family, asked=verdict.asked)
+    base = facts.unknown_base(candidate.module)
+    if base and verdict.error:
+        verdict.hint = f"its base function {base} is in no table"
+    return verdict
+
+
+def _families(module: nn.Module) -> Iterator[tuple[str, readers.Reader | None, Tensors]]:
+    if isinstance(module, nn.Linear):
+        # As attributes, because a parametrised weight is stored in pieces.
+        own = {"weight": module.weight} | ({} if module.bias is None else {"bias": module.bias})
+        yield LINEAR, None, facts.arrays(own)
+        return
+    state = {key: value for key, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
+    if not state:
+        return
+    tensors = facts.arrays(state)
+    if len(tensors) < len(state):
+        return
+    unsaved = {name: value for name, value in module.named_buffers() if name not in state}
+    plain = {name: value for name, value in vars(module).items() if isinstance(value, torch.Tensor)}
+    beside = facts.arrays(unsaved | plain)
+    for family, reader in _all_readers().items():
+        if isinstance(reader, readers.LayerReader):
+            names = reader.keys.names()
+            mine = {key: beside[key] for key in names if key in beside and key not in tensors} | tensors
+            if _is_lone_layer(reader, mine):
+                yield family, reader, mine
             continue
-    return None
+        for mine in (tensors, tensors | {key: beside[key] for key in unsaved}):
+            if reader.matches(_checkpoint(module, mine)):
+                yield family, reader, mine
+            if not unsaved:
+                break
 
 
-def _fits(reader: readers.Reader, checkpoint: Checkpoint) -> bool:
-    """A lone layer with no tensor left over, or a whole network."""
-    if isinstance(reader, readers.LayerReader):
-        lone = stack.prefixes(checkpoint.tensors, reader.keys) == [""]
-        return lone and set(checkpoint.tensors) <= set(reader.keys.names()) and bool(reader.matches(checkpoint))
-    return bool(reader.matches(checkpoint))
+def _is_lone_layer(reader: readers.LayerReader, tensors: Tensors) -> bool:
+    """A layer with no tensor left over."""
+    lone = set(tensors) <= set(reader.keys.names()) and stack.prefixes(tensors, reader.keys) == [""]
+    return lone and reader.fits(Part(tensors, ""))
 
 
-def _config(module: nn.Module) -> dict[str, Any] | None:
-    """What pykan would write beside its weights, from a living pykan network."""
-    symbolic, width = getattr(module, "symbolic_fun", None), getattr(module, "width", None)
-    if not isinstance(symbolic, nn.ModuleList) or not isinstance(width, list):
-        return None
-    found = {
-        "width": [list(entry) if isinstance(entry, list | tuple) else entry for entry in width],
-        "mult_arity": getattr(module, "mult_arity", 2),
-        "base_fun_name": getattr(module, "base_fun_name", "silu"),
-        "symbolic_enabled": bool(getattr(module, "symbolic_enabled", True)),
-    }
-    names = {
-        f"symbolic.funs_name.{at}": part.funs_name for at, part in enumerate(symbolic) if hasattr(part, "funs_name")
-    }
-    return found | names
+@functools.cache
+def _all_readers() -> dict[str, readers.Reader]:
+    return readers.readers()
 
 
-def _numpy(value: torch.Tensor) -> npt.NDArray[Any]:
-    value = value.detach().cpu()
-    return np.asarray((value.float() if value.dtype == torch.bfloat16 else value).numpy())
+def _checkpoint(module: nn.Module, tensors: Tensors) -> Checkpoint:
+    return Checkpoint(Path(type(module).__name__), "", tensors, facts.pykan_config(module), ())
 
 
-def _attribute(module: nn.Module, path: str) -> Any:
-    value: Any = module
-    for name in path.split("."):
-        value = getattr(value, name, None)
-    return value
+def _readings(
+    candidate: Candidate, call: Call, given: Mapping[str, str], asked: set[str]
+) -> Iterator[tuple[str, Callable[[], Reading]]]:
+    """Every way in which a candidate may be meant, the likeliest first: as it tells; without
+    the user's options, which may be for other layers; with every other value of a choice
+    that was open; and as if it did not use some of its tensors."""
+    told = facts.told(call)
+    for family, reader, tensors in candidate.families:
+        if reader is None:
+            yield family, functools.partial(_linear, tensors)
+            continue
+        checkpoint = _checkpoint(candidate.module, tensors)
+        choices: dict[str, tuple[str, ...]] = {}
+
+        def attempt(
+            source: Checkpoint,
+            given: Mapping[str, str],
+            tried: Mapping[str, str],
+            how: str,
+            family: str = family,
+            reader: readers.Reader = reader,
+            choices: dict[str, tuple[str, ...]] = choices,
+        ) -> Callable[[], Reading]:
+            def read() -> Reading:
+                options = Facts(given, candidate.module, told, tried)
+                try:
+                    return Reading(family, reader.read(source, options), how)
+                finally:
+                    asked.update(options.asked)
+                    choices.update(options.choices)
+
+            return read
+
+        yield family, attempt(checkpoint, given, {}, "")
+        if given:
+            yield family, attempt(checkpoint, {}, {}, "without the options given")
+        for key, values in list(choices.items()):
+            for value in values:
+                yield family, attempt(checkpoint, {}, {key: value}, f"with {key}={value}")
+        for names in _optional(reader, tensors):
+            fewer = {key: value for key, value in tensors.items() if key not in names}
+            yield family, attempt(_checkpoint(candidate.module, fewer), {}, {}, f"without {', '.join(names)}")
 
 
-def _text(value: Any) -> str | None:
-    """An attribute as the text of an option: numbers, names, and functions with a known name."""
-    if isinstance(value, bool) or value is None:
-        return None
-    if isinstance(value, int | float | str):
-        return repr(value) if not isinstance(value, str) else value
-    if isinstance(value, torch.Tensor):
-        return repr(float(value)) if value.numel() == 1 else None
-    name = (value.__name__ if inspect.isroutine(value) or inspect.isclass(value) else type(value).__name__).lower()
-    if name == "gelu" and getattr(value, "approximate", "none") == "tanh":
-        return "gelu_tanh"
-    name = CLASSES.get(name, name)
-    return name if name in unary.ACTIVATIONS else None
+def _linear(tensors: Tensors) -> Reading:
+    return Reading(LINEAR, stack.chain([readers.linear(Part(tensors, ""))], storage_dtype(list(tensors.values()))), "")
+
+
+def _optional(reader: readers.Reader, tensors: Tensors) -> list[tuple[str, ...]]:
+    """Tensors that a layer need not have, by the module inside of it that they belong to."""
+    if not isinstance(reader, readers.LayerReader):
+        return []
+    groups: dict[str, tuple[str, ...]] = {}
+    for name in reader.keys.optional:
+        if name in tensors:
+            first = name.partition(".")[0]
+            groups[first] = (*groups.get(first, ()), name)
+    return list(groups.values())
+
+
+def _probe(call: Call) -> Call | None:
+    """The same call with vectors beside and beyond what the example rows bring about."""
+    finite = np.where(np.isfinite(call.x), call.x, 0)
+    noise = np.random.default_rng(0).normal(0, finite.std() or 1.0, size=call.x.shape)
+    return call.again((BEYOND * finite + noise).astype(np.float32).astype(np.float64))
+
+
+def _compare(calls: Sequence[Call], reading: Reading, precision: str) -> Verdict:
+    """The reading, if all calls computed it; else why not."""
+    error = 0.0
+    for call in calls:
+        try:
+            forms.form(call, reading.kan.n_inputs, reading.kan.n_outputs)
+        except InvalidKan as refused:
+            return Verdict(why=refused.message)
+        error = max(error, _error(call, reading.kan))
+    if error <= AGREEMENT[precision]:
+        return Verdict(reading, family=reading.family)
+    what = "differs from what its tensors tell" if np.isfinite(error) else "differs in what is not finite"
+    return Verdict(why=what, error=error if np.isfinite(error) else 0.0)
+
+
+def _error(call: Call, kan: Kan) -> float:
+    """By how much a call differs from what we read, relative; infinite where one is not finite."""
+    x, expected = call.x.reshape(-1, kan.n_inputs), call.y.reshape(-1, kan.n_outputs)
+    if len(x) > COMPARED:
+        chosen = np.random.default_rng(0).permutation(len(x))[:COMPARED]
+        x, expected = x[chosen], expected[chosen]
+    found = evaluate.evaluate(kan, x).y
+    finite = np.isfinite(expected)
+    if not np.array_equal(np.isfinite(found), finite):
+        return np.inf
+    scale = np.abs(expected[finite]).max(initial=0) or 1.0
+    return float(np.abs(found - expected)[finite].max(initial=0) / scale)

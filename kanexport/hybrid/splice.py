@@ -11,7 +11,7 @@ import onnx
 from onnx import numpy_helper
 
 from kanexport.errors import InvalidKan
-from kanexport.hybrid.capture import COLUMN, FLAT
+from kanexport.hybrid.forms import COLUMN, FLAT
 from kanexport.hybrid.trace import DOMAIN, Hole
 from kanexport.lower import INPUT, OUTPUT
 
@@ -91,23 +91,27 @@ class _Writer:
         self.nodes: list[Any] = []
         self.outputs: list[Any] = []
         self._calls = 0
+        self._known: set[str] = set()
 
     def fill(self, node: Any, body: Body) -> None:
         """In place of one placeholder: rows of vectors in, our graph, the module's own shape out."""
-        prefix = f"kan{self._calls}/"
+        prefix, shared = f"call{self._calls}/", f"kan{body.hole.index}/"
         self._calls += 1
         inner = onnx.load_model_from_string(body.model)
         n, m = body.hole.sources, body.hole.destinations
         flat = self._node("Reshape", prefix + "rows", node.input[0], self._index(prefix + "in", [-1, n]))
-        names = {INPUT: flat}
+        # A layer that runs again has the weights it had.
+        names = {INPUT: flat} | {tensor.name: shared + tensor.name for tensor in inner.graph.initializer}
         for part in inner.graph.node:
             part.input[:] = [names.get(name, prefix + name) for name in part.input]
             part.output[:] = [prefix + name for name in part.output]
             part.name = prefix + part.name
             self.nodes.append(part)
         for tensor in inner.graph.initializer:
-            tensor.name = prefix + tensor.name
-            self.graph.initializer.append(tensor)
+            tensor.name = shared + tensor.name
+            if tensor.name not in self._known:
+                self._known.add(tensor.name)
+                self.graph.initializer.append(tensor)
         self._shape(body.hole.form, prefix, node, m)
         types = {value.name: value.type.tensor_type for value in (*inner.graph.input, *inner.graph.output)}
         for tensor, name in body.nodes:

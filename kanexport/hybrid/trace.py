@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import copy
+import contextlib
+import io
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +18,20 @@ import torch
 from torch import nn
 
 from kanexport.errors import InvalidKan
-from kanexport.hybrid.capture import COLUMN, FLAT, KEEP, first_line, plain
+from kanexport.hybrid.faults import first_line, place, root
+from kanexport.hybrid.forms import COLUMN, FLAT, KEEP
+from kanexport.hybrid.lend import plain, replaced
 
 DOMAIN = "kanexport"
 PLACEHOLDER = "Layer"
 OPSET = 18  # the oldest that the exporter writes without converting
 EXAMPLE_ROWS = 3
+# Signs in torch's words, and what they mean.
+KINDS = {
+    "data-dependent": "a branch or a size depends on the values of a tensor: ",
+    "DynamicOutputShape": "the shape of a result depends on the values of a tensor: ",
+    "No ONNX function found": "ONNX has no such operator: ",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +41,7 @@ class Hole:
     index: int
     sources: int
     destinations: int
-    form: str  # as `capture.form` says
+    form: str  # as `forms.form` says
 
 
 def _shape(x: torch.Tensor, sources: int, destinations: int, form: str) -> tuple[Any, ...]:
@@ -69,52 +78,63 @@ def _schema() -> onnx.defs.OpSchema:
     )
 
 
-class _Placeholder(nn.Module):
-    def __init__(self, hole: Hole) -> None:
-        super().__init__()
-        self.hole = hole
+def _placeholder(hole: Hole) -> Callable[..., torch.Tensor]:
+    """The forward of a module that is a hole."""
+    index, sources, destinations, form = hole.index, hole.sources, hole.destinations, hole.form
 
-    def forward(self, x: torch.Tensor, *_: Any) -> torch.Tensor:
-        hole = self.hole
-        found: torch.Tensor = _layer(x, hole.index, hole.sources, hole.destinations, hole.form)
-        return found
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, torch.Tensor):
+                found: torch.Tensor = _layer(value, index, sources, destinations, form)
+                return found
+        raise TypeError("a KAN layer is called without a tensor")
+
+    return forward
 
 
 def _translate(x: Any, index: int, sources: int, destinations: int, form: str) -> Any:
     return onnxscript.values.Opset(DOMAIN, 1).Layer(x, index=index)
 
 
-def trace(module: nn.Module, rows: npt.NDArray[Any], holes: Mapping[str, Hole]) -> bytes:
-    """The ONNX model of a module of rows' type, with a free batch axis and one
-    placeholder per call of a hole. Raises InvalidKan with the exporter's first words."""
-    hollow = copy.deepcopy(module)
-    for name, hole in holes.items():
-        parent, _, child = name.rpartition(".")
-        setattr(hollow.get_submodule(parent), child, _Placeholder(hole))
+def trace(module: nn.Module, rows: npt.NDArray[Any], holes: Sequence[tuple[nn.Module, Hole]]) -> bytes:
+    """The ONNX model of a lent module of rows' type, with a free batch axis and one
+    placeholder per call of a hole. Raises InvalidKan with the exporter's first words and
+    the line of the module's code."""
     x = torch.from_numpy(np.resize(rows, (EXAMPLE_ROWS, *rows.shape[1:])))
     failures: list[Exception] = []
-    # The second way follows Python more slowly but further: through len(x), for one.
-    for strict in (False, True):
-        try:
-            model = _export(hollow.eval(), x, strict=strict)
-        except Exception as error:  # torch.export raises whatever the module's code runs into
-            failures.append(error)
-            continue
-        if model.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
-            return bytes(model.SerializeToString())
-        failures.append(ValueError("it works for batches of one size only"))
-    raise InvalidKan(
-        f"torch.export cannot follow the module: {first_line(_root(failures[0]))}",
+    with replaced((part, _placeholder(hole)) for part, hole in holes):
+        # The second way follows Python more slowly but further: through len(x), for one.
+        for strict in (False, True):
+            try:
+                model = _export(module, x, strict=strict)
+            except Exception as error:  # torch.export raises whatever the module's code runs into
+                failures.append(error)
+                continue
+            if model.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
+                return bytes(model.SerializeToString())
+            failures.append(ValueError("it works for batches of one size only"))
+    raise _refusal(failures)
+
+
+def _refusal(failures: Sequence[Exception]) -> InvalidKan:
+    """What the user can do something about: the kind of thing, torch's first words, and the line."""
+    words = first_line(root(failures[0]))
+    where = next(filter(None, map(place, failures)), "")
+    kind = next((kind for sign, kind in KINDS.items() if sign in words), "")
+    return InvalidKan(
+        f"torch.export cannot follow the module: {kind}{words.partition(' (unhinted')[0]}"
+        + (f" ({where})" if where else ""),
         hint="the forward must not branch on values nor fix the batch size; take sizes from x.shape, and leave out "
         "what is not tensor code",
-    ) from failures[0]
+    )
 
 
 def _export(module: nn.Module, x: torch.Tensor, *, strict: bool) -> Any:
     with warnings.catch_warnings(), torch.no_grad(), plain(x.dtype, compile_too=strict), _quiet():
         warnings.simplefilter("ignore")
         shapes = ({0: torch.export.Dim("batch")},)
-        exported = torch.export.export(module, (x,), dynamic_shapes=shapes, strict=strict)
+        with contextlib.redirect_stderr(io.StringIO()):  # where torch prints the graph that it did not finish
+            exported = torch.export.export(module, (x,), dynamic_shapes=shapes, strict=strict)
         if not onnx.defs.has(PLACEHOLDER, DOMAIN):
             onnx.defs.register_schema(_schema())
         table: dict[Any, Any] = {torch.ops.kanexport.layer.default: _translate}
@@ -123,12 +143,6 @@ def _export(module: nn.Module, x: torch.Tensor, *, strict: bool) -> Any:
         )
     assert program is not None
     return program.model_proto
-
-
-def _root(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
 
 
 class _quiet:

@@ -1,0 +1,169 @@
+"""What the tensors of a layer do not tell, read off the living module.
+
+A base activation, an epsilon, a wavelet's name are attributes, and sometimes arguments
+of the call. They are only ever proposals: what the module computes decides.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from kanexport import unary
+from kanexport.hybrid.capture import Call
+from kanexport.options import Options
+
+# Where options are found that libraries call by another name.
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "base_fun": ("base_fun", "base_activation"),
+    "base_activation": ("base_activation", "base_fun", "activation", "act"),
+    "jacobi_a": ("a", "alpha"),
+    "jacobi_b": ("b", "beta"),
+    "denominator": ("rbf.denominator", "rbf_linear.denominator", "denominator"),
+    "grid": ("g", "grid_size", "G"),
+    "grid_min": ("grid_range.0", "grid_min"),
+    "grid_max": ("grid_range.1", "grid_max"),
+    "k": ("k", "spline_order"),
+    "w": ("spline_width", "w", "width"),
+    "epsilon": ("epsilon", "eps"),
+}
+NORMS: dict[str, type[nn.Module] | tuple[type[nn.Module], ...]] = {
+    "layernorm_eps": nn.LayerNorm,
+    "batchnorm_eps": (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
+}
+BASES = ("base_activation", "base_fun")
+OURS = ("prefix", "order")  # options that speak of our files, not of a library's layers
+CLASSES = {"swish": "silu"}
+
+
+class Facts(Options):
+    """Options of one submodule: what is tried, else what the user gave, else what the
+    call or an attribute tells. Knows afterwards between which names there was a choice."""
+
+    def __init__(
+        self, given: Mapping[str, str], module: nn.Module, told: Mapping[str, str], tried: Mapping[str, str]
+    ) -> None:
+        super().__init__(dict(given))
+        self._module, self._told, self._tried = module, told, tried
+        self.choices: dict[str, tuple[str, ...]] = {}
+
+    @property
+    def asked(self) -> set[str]:
+        """All options that were of use."""
+        return self._known
+
+    def optional(self, key: str) -> str | None:
+        found = super().optional(key)
+        if key in BASES:
+            self.choices[key] = tuple(unary.ACTIVATIONS)
+        if key in self._tried:
+            return self._tried[key]
+        if found is not None:
+            return found
+        return self._told.get(key) or attribute(self._module, key)
+
+    def choice(self, key: str, known: Iterable[str], default: str) -> str:
+        names = tuple(known)
+        self.choices[key] = names
+        value = self.optional(key)
+        if value is not None and value.lower() not in names and key not in self.given:
+            return default  # an attribute of that name is something else
+        return super().choice(key, names, default)
+
+
+def attribute(module: nn.Module, key: str) -> str | None:
+    """An option as an attribute of the module has it."""
+    if key in OURS:
+        return None
+    if key in NORMS:
+        found = {part.eps for part in module.modules() if isinstance(part, NORMS[key])}
+        return repr(found.pop()) if len(found) == 1 else None
+    for path in ATTRIBUTES.get(key, (key,)):
+        value: Any = module
+        for name in path.split("."):
+            value = _item(value, int(name)) if name.isdecimal() else getattr(value, name, None)
+        text = None if value is None else _text(value)
+        if text is not None:
+            return text
+    return None
+
+
+def unknown_base(module: nn.Module) -> str:
+    """The name of a base function that is in no table, if the module has one."""
+    for path in ATTRIBUTES["base_activation"]:
+        value = getattr(module, path, None)
+        if callable(value) and _text(value) is None:
+            return getattr(value, "__name__", type(value).__name__)
+    return ""
+
+
+def _item(value: Any, at: int) -> Any:
+    return value[at] if isinstance(value, list | tuple) and at < len(value) else None
+
+
+def _text(value: Any) -> str | None:
+    """An attribute as the text of an option: numbers, names, and functions with a known name."""
+    if isinstance(value, bool) or value is None:
+        return None
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float | np.number):
+        return repr(value.item() if isinstance(value, np.number) else value)
+    if isinstance(value, torch.Tensor):
+        return repr(value.item()) if value.numel() == 1 else None
+    name = (value.__name__ if inspect.isroutine(value) or inspect.isclass(value) else type(value).__name__).lower()
+    if name == "gelu" and getattr(value, "approximate", "none") == "tanh":
+        return "gelu_tanh"
+    name = CLASSES.get(name, name)
+    return name if name in unary.ACTIVATIONS else None
+
+
+def arrays(tensors: Mapping[str, torch.Tensor]) -> dict[str, npt.NDArray[Any]]:
+    """Real, dense tensors as arrays of the type they have; bfloat16 has none and becomes float32."""
+    found = {}
+    for name, value in tensors.items():
+        if not (value.is_complex() or value.is_sparse or value.is_quantized or value.is_meta):
+            value = value.detach().cpu()
+            found[name] = np.asarray((value.float() if value.dtype == torch.bfloat16 else value).numpy())
+    return found
+
+
+def pykan_config(module: nn.Module) -> dict[str, Any] | None:
+    """What pykan would write beside its weights, from a living network of it."""
+    symbolic, width = getattr(module, "symbolic_fun", None), getattr(module, "width", None)
+    if not isinstance(symbolic, nn.ModuleList) or not isinstance(width, list):
+        return None
+    base = getattr(module, "base_fun_name", "silu")
+    found = {
+        "width": [list(entry) if isinstance(entry, list | tuple) else entry for entry in width],
+        "mult_arity": getattr(module, "mult_arity", 2),
+        "base_fun_name": base if isinstance(base, str) else _text(base),
+        "symbolic_enabled": bool(getattr(module, "symbolic_enabled", True)),
+    }
+    names = {
+        f"symbolic.funs_name.{at}": part.funs_name for at, part in enumerate(symbolic) if hasattr(part, "funs_name")
+    }
+    return found | names
+
+
+def told(call: Call) -> dict[str, str]:
+    """What a call says of options: pykan's selection of inputs, and its way around singularities."""
+    found: dict[str, str] = {}
+    chosen = getattr(call.module, "input_id", None)
+    if isinstance(chosen, torch.Tensor) and chosen.ndim == 1 and not chosen.is_floating_point():
+        found |= {"input_id": ",".join(map(str, chosen.tolist())), "n_inputs": str(call.x.shape[-1])}
+    try:
+        bound = inspect.signature(call.module.forward).bind(*call.args, **call.kwargs)
+    except (TypeError, ValueError):
+        return found
+    bound.apply_defaults()
+    if bound.arguments.get("singularity_avoiding"):
+        limit = _text(bound.arguments.get("y_th"))
+        found |= {"singularity": "avoid"} | ({"y_th": limit} if limit is not None else {})
+    return found

@@ -1,0 +1,62 @@
+"""What an error of the user's code or of torch says, in one line, and where it was."""
+
+from __future__ import annotations
+
+import linecache
+import re
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+from kanexport.errors import ExportError
+
+OWN = tuple(str(path.parent.parent) for path in (Path(__file__), Path(__file__).resolve()))
+PYTHON = sysconfig.get_paths()["stdlib"]
+LIBRARIES = re.compile(r"site-packages.(torch|functorch|onnx|onnxscript|onnx_ir|sympy|numpy)\b")
+QUOTED = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')  # dynamo tells frames in its text
+LENGTH = 300
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without what follows: advice for torch's own developers, paths, traces."""
+    if isinstance(error, ExportError):
+        return error.message
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:LENGTH].removesuffix(": ")
+
+
+def root(error: BaseException) -> BaseException:
+    """The error that began it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def place(error: BaseException) -> str:
+    """The innermost line of the user's own code that an error passed through, such as
+    "nets.py, line 12, in forward: if x.sum() > 0:"; empty where there is none."""
+    for one in _chain(error):
+        frames = [(f.filename, f.lineno or 0, f.name) for f in traceback.extract_tb(one.__traceback__)]
+        told = [(name, int(line), function) for name, line, function in QUOTED.findall(str(one))]
+        for found in (frames, told):
+            own = [frame for frame in found if _users(frame[0])]
+            if own:
+                name, line, function = own[-1]
+                text = linecache.getline(name, line).strip()
+                return f"{Path(name).name}, line {line}, in {function}" + (f": {text[:120]}" if text else "")
+    return ""
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """From the error that began it outwards."""
+    chain = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    yield from reversed(chain)
+
+
+def _users(name: str) -> bool:
+    if name.startswith("<") or name.startswith(OWN) or LIBRARIES.search(name):
+        return False
+    return not name.startswith(PYTHON) or "site-packages" in name

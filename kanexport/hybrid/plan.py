@@ -1,0 +1,232 @@
+"""The module as what will be proved: its KAN layers, where they run, and what it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from kanexport import evaluate
+from kanexport.errors import InvalidKan, OptionError
+from kanexport.evaluate import Jitter, Trace
+from kanexport.hybrid import forms, recognise
+from kanexport.hybrid.capture import Call, Oracle
+from kanexport.hybrid.recognise import LINEAR, Candidate, Reading, Verdict, Whole, shown
+from kanexport.ir import Kan, Layer
+
+Array = npt.NDArray[np.float64]
+
+FEW = 8  # rows that settle what a layer is
+INDEPENDENT = {torch.float64: 1e-6, torch.float32: 1e-4}  # relative: what other rows of a batch may change in a row
+NAMED = 5  # submodules in a note
+FREEZE = "freeze batch statistics: BatchNorm with track_running_stats, fixed ranges instead of batch min/max"
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One call of a recognised submodule. `form`: how it shapes its output. `axes`: as
+    `forms.lead` says; None where its vectors have no place among the rows, so that its
+    edges cannot be asked for."""
+
+    name: str
+    kan: Kan
+    form: str
+    axes: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The module, the networks found in it by name, and their calls in order."""
+
+    oracle: Oracle
+    modules: dict[str, nn.Module]
+    readings: dict[str, Reading]
+    uses: tuple[Use, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        return tuple(layer for use in self.uses if use.axes is not None for layer in use.kan.layers)
+
+    def evaluate(self, x: Array, jitter: Jitter | None = None) -> Trace:
+        """The module itself, and its layers' vectors [B, *positions, n]; while it is lent."""
+        y, calls = self.oracle.run(x, self.modules, jitter)
+        inputs = [
+            forms.by_row(vectors, use.axes)
+            for use, call in zip(self.uses, calls, strict=True)
+            if use.axes is not None
+            for vectors in evaluate.evaluate(use.kan, call.x.reshape(-1, use.kan.n_inputs)).inputs
+        ]
+        return Trace(y, tuple(inputs), np.max([_peak(values) for values in (x, y, *inputs)], axis=0))
+
+
+def make(whole: Whole, oracle: Oracle, x: Array, options: Mapping[str, str]) -> Plan:
+    """Find the KAN layers of a lent module and check each against what the module computes.
+    Raises InvalidKan where a row's output depends on the other rows, and OptionError for an
+    option that no layer has a use for."""
+    found = recognise.candidates(whole)
+    _require_independent(whole, oracle, x)
+    readings, notes = _settle(found, oracle, x, options)
+    modules = {name: found[name].module for name in readings}
+    _, two = oracle.run(_repeat(x, 2), modules)
+    _, three = oracle.run(_repeat(x, 3), modules)
+    _, one = oracle.run(_repeat(x, 2)[1:], modules)
+    if not [call.name for call in one] == [call.name for call in two] == [call.name for call in three]:
+        raise InvalidKan(
+            "the module runs other layers for other batch sizes, so it cannot become a graph",
+            hint="a loop over the rows of a batch is not needed: layers take all rows at once",
+        )
+    uses, loose = [], []
+    for single, first, second in zip(one, two, three, strict=True):
+        kan = readings[first.name].kan
+        axes = forms.lead(first, second, kan.n_inputs)
+        if axes is None or not _same_row(single, first, axes, kan.n_inputs):
+            axes = None
+            loose.append(first.name)
+        uses.append(Use(first.name, kan, forms.form(first, kan.n_inputs, kan.n_outputs), axes))
+    if loose:
+        notes.append(f"{_some(loose)}: vectors do not belong to single rows, so that edges cannot be asked for")
+    return Plan(oracle, modules, readings, tuple(uses), tuple(notes))
+
+
+def _settle(
+    found: dict[str, Candidate], oracle: Oracle, x: Array, options: Mapping[str, str]
+) -> tuple[dict[str, Reading], list[str]]:
+    """Readings by name, outermost first, and notes about what was not read, or not as it tells."""
+    _, calls = oracle.run(x[:FEW], {name: one.module for name, one in found.items()}, nested=True)
+    by_name: dict[str, list[Call]] = {}
+    for call in calls:
+        by_name.setdefault(call.name, []).append(call)
+    readings: dict[str, Reading] = {}
+    refused: dict[str, Verdict] = {}
+    asked: set[str] = set()
+    precision = "float64" if oracle.dtype == torch.float64 else "float32"
+    for name in sorted(by_name, key=list(found).index):
+        if any(parent in readings for parent in _parents(name)):
+            continue
+        verdict = recognise.judge(found[name], by_name[name], options, precision)
+        asked |= verdict.asked
+        if verdict.reading is not None:
+            readings[name] = verdict.reading
+        else:
+            refused[name] = verdict
+    _require_useful(options, asked)
+    return readings, [*_hows(readings), *_whys(refused, readings)]
+
+
+def _parents(name: str) -> Iterator[str]:
+    while "." in name:
+        name = name.rpartition(".")[0]
+        yield name
+
+
+def _hows(readings: dict[str, Reading]) -> list[str]:
+    by_how: dict[str, list[str]] = {}
+    for name, reading in readings.items():
+        if reading.how:
+            by_how.setdefault(reading.how, []).append(name)
+    return [f"{_some(names)}: read {how}, as the module computes it" for how, names in by_how.items()]
+
+
+def _whys(refused: dict[str, Verdict], readings: dict[str, Reading]) -> list[str]:
+    """What was left as it is; not what merely holds what was read, or was left for the same family."""
+    inner = {
+        (parent, family)
+        for name, family in [
+            *((name, reading.family) for name, reading in readings.items()),
+            *((name, verdict.family) for name, verdict in refused.items()),
+        ]
+        for parent in _parents(name)
+    }
+    by_why: dict[tuple[str, str, str], list[str]] = {}
+    for name, verdict in refused.items():
+        if (name, verdict.family) not in inner:
+            what = "a linear layer" if verdict.family == LINEAR else f"a layer of {verdict.family}"
+            by_why.setdefault((what, verdict.why, verdict.hint), []).append(name)
+    notes = []
+    for (what, why, hint), names in by_why.items():
+        error = max(refused[name].error for name in names)
+        more = [f"by up to {error:.1e}"] * bool(error) + [hint] * bool(hint)
+        advice = f" ({'; '.join(more)})" if more else ""
+        notes.append(f"{_some(names)}: looks like {what}, but {why}{advice}; left as it is")
+    return notes
+
+
+def _some(names: Sequence[str]) -> str:
+    unique = [shown(name) for name in dict.fromkeys(names)]
+    more = f" and {len(unique) - NAMED} more" if len(unique) > NAMED else ""
+    return ", ".join(unique[:NAMED]) + more
+
+
+def _require_useful(options: Mapping[str, str], asked: set[str]) -> None:
+    unknown = sorted(set(options) - asked)
+    if unknown:
+        known = ", ".join(sorted(key for key in asked if " " not in key))
+        raise OptionError(
+            f"no KAN layer of the module has a use for {unknown[0]!r}", hint=f"of use are: {known}" if known else ""
+        )
+
+
+def _require_independent(whole: Whole, oracle: Oracle, x: Array) -> None:
+    """Edge class C is refused: nothing could be said about such a model row by row."""
+    part, limit = _repeat(x, 3), INDEPENDENT[oracle.dtype]
+    together, _ = oracle.run(part)
+    if len(together) != len(part):
+        raise InvalidKan(f"the module gives {len(together)} rows for {len(part)}; the first axis must be the batch")
+    if not _close(oracle.run(part)[0], together, limit):
+        raise InvalidKan(
+            "the module gives different outputs for the same rows: something in it is random at inference",
+            hint="for one, functional.dropout without training=self.training",
+        )
+    try:
+        alone = np.concatenate([oracle.run(part[at : at + 1])[0] for at in range(len(part))])
+    except InvalidKan as error:
+        raise InvalidKan(f"{error.message}; rows cannot be served one by one", hint=FREEZE) from error
+    if not _close(alone, together, limit):
+        culprit = _culprit(whole, oracle, part, limit)
+        because = f", because of {culprit}" if culprit else ""
+        raise InvalidKan(
+            f"the output of a row depends on the other rows of its batch (edge class C){because}; it cannot be served",
+            hint=FREEZE,
+        )
+
+
+def _culprit(whole: Whole, oracle: Oracle, x: Array, limit: float) -> str:
+    """The first submodule, innermost first, that gives a row something else among others."""
+    modules = dict(whole.named_modules())
+    together, alone = (oracle.run(rows, modules, nested=True)[1] for rows in (x, x[:1]))
+    if [call.name for call in together] != [call.name for call in alone]:
+        return ""
+    for many, one in zip(together, alone, strict=True):
+        if many.x.size == one.x.size * len(x) and many.y.size == one.y.size * len(x):
+            first = [values.reshape(len(x), -1)[:1] for values in (many.x, many.y)]
+            given, gave = one.x.reshape(1, -1), one.y.reshape(1, -1)
+            if _close(first[0], given, limit) and not _close(first[1], gave, limit):
+                return shown(many.name) if many.name else ""
+    return ""
+
+
+def _close(found: Array, expected: Array, limit: float) -> bool:
+    scale = np.abs(expected[np.isfinite(expected)]).max(initial=0) or 1.0
+    return bool(np.allclose(found, expected, rtol=0, atol=limit * scale, equal_nan=True))
+
+
+def _same_row(single: Call, two: Call, axes: tuple[int, ...], n: int) -> bool:
+    """Whether the vectors of the second of two rows are those of that row alone."""
+    alone, both = (forms.by_row(call.x.reshape(-1, n), axes) for call in (single, two))
+    return bool(np.allclose(alone[0], both[1], rtol=1e-5, atol=1e-6, equal_nan=True))
+
+
+def _repeat(x: Array, count: int) -> Array:
+    """So many rows, different ones where there are any."""
+    return np.resize(x, (count, *x.shape[1:]))
+
+
+def _peak(values: Array) -> Array:
+    magnitude = np.where(np.isfinite(values), np.abs(values), 0)
+    highest: Array = magnitude.reshape(len(values), -1).max(axis=1, initial=0)
+    return highest
