@@ -23,6 +23,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from kanexport import show, sweep
 from kanexport.errors import ExportError, OptionError
+from kanexport.options import Options
 from kanexport.pipeline import Request, export
 from kanexport.publish import MAX_BATCH_SIZE, Result, Target
 from kanexport.verify import OUTPUT_TOLERANCE
@@ -104,7 +105,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.report is not None and not args.recursive:
         raise OptionError("--report is for --recursive")
     if args.module:
-        for name in ("path", "family", "architecture", "recursive", "symbolic", "function"):
+        for name in ("path", "family", "architecture", "recursive", "symbolic"):
             if getattr(args, name):
                 shown = "a checkpoint as an argument" if name == "path" else f"--{name}"
                 raise OptionError(f"--module and {shown} exclude each other", hint="its weights: --checkpoint FILE")
@@ -151,7 +152,7 @@ def _module(args: argparse.Namespace, advance: Callable[[int, int], None]) -> Re
         tolerance=args.tolerance,
         force=args.force,
     )
-    options = tuple(args.option)
+    options = Options.parse(tuple(args.option), functions=tuple(args.function))
     return command.run(args.module, args.checkpoint, args.example, args.input_shape, target, options, advance)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from kanexport.hybrid.convert import convert
+from kanexport.options import Options
 from kanexport.publish import MAX_BATCH_SIZE, Result, Target
 from kanexport.verify import OUTPUT_TOLERANCE
 
@@ -21,6 +22,7 @@ def export(
     repository: str | Path = "models",
     version: int = 1,
     options: Mapping[str, object] | None = None,
+    functions: Mapping[str, str] | None = None,
     dtype: str = "float32",
     max_batch_size: int = MAX_BATCH_SIZE,
     tolerance: float = OUTPUT_TOLERANCE,
@@ -31,8 +33,10 @@ def export(
 
     `example_inputs`: rows as the module takes them, [rows, ...], a tensor or array (or a
     tuple of one); the proof is made with them, so real rows are better than random ones.
-    `options`: what neither tensors nor attributes tell, as in `--option`. Returns where
-    the version lies and its manifest. Raises ExportError; then nothing was written.
+    `options`: what neither tensors nor attributes tell, as in `--option`; `functions`:
+    symbolic functions of your own by name, as expressions in x, as in `--function`.
+    The module is as it was afterwards. Returns where the version lies and its manifest.
+    Raises ExportError; then nothing was written.
     """
     target = Target(
         repository=Path(repository),
@@ -43,5 +47,8 @@ def export(
         tolerance=tolerance,
         force=force,
     )
-    given = {key: str(value) for key, value in (options or {}).items()}
-    return convert(module, example_inputs, target, options=given, advance=advance)
+    given = Options.parse(
+        [f"{key}={value}" for key, value in (options or {}).items()],
+        functions=[f"{name}={expression}" for name, expression in (functions or {}).items()],
+    )
+    return convert(module, example_inputs, target, options=given.given, advance=advance)

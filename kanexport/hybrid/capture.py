@@ -55,7 +55,10 @@ class Oracle:
         try:
             with lent(module, torch.float64):
                 cls(module, torch.float64).run(rows)
-        except InvalidKan:  # float32 where the code asks for it by name
+        except InvalidKan as error:
+            if error.__cause__ is None:  # it runs, but gives nothing that can be served
+                raise
+            # The code may ask for float32 by name.
             with lent(module, torch.float32):
                 cls(module, torch.float32).run(rows)
             return cls(module, torch.float32)

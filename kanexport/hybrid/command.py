@@ -21,15 +21,16 @@ from torch import nn
 from kanexport import checkpoint
 from kanexport.errors import CheckpointError, OptionError
 from kanexport.hybrid.convert import convert
-from kanexport.hybrid.faults import first_line
+from kanexport.hybrid.faults import first_line, place
+from kanexport.hybrid.guess import guess
+from kanexport.hybrid.lend import unwrapped
 from kanexport.manifest import SourceFile
 from kanexport.options import Options
 from kanexport.publish import Result, Target
 
 RANDOM_ROWS = 32
 ROWS_LIMIT, NUMBERS_LIMIT = 1024, 100_000_000
-# What DataParallel and torch.compile put before every key.
-WRAPPERS = ("module.", "_orig_mod.")
+COMPILED = "_orig_mod."
 
 
 def run(
@@ -38,12 +39,11 @@ def run(
     example: Path | None,
     input_shape: str | None,
     target: Target,
-    options: tuple[str, ...],
+    options: Options,
     advance: Callable[[int, int], None],
 ) -> Result:
     """Export what a factory makes. Raises ExportError."""
     target.check()
-    given = Options.parse(options).given
     with _importable(Path.cwd()):
         module, rows = _make(factory)
         files = _load(module, weights) if weights is not None else ()
@@ -51,13 +51,12 @@ def run(
             rows = _read(example)
         elif input_shape is not None:
             rows = _draw(input_shape)
+        assumed = {}
         if rows is None:
-            raise OptionError(
-                "a module does not tell what it takes",
-                hint="give some rows with --example rows.npy, or their shape with --input-shape 1,8,8; "
-                "or let the factory return (module, example rows)",
-            )
-        return convert(module, rows, target, options=given, files=files, advance=advance)
+            found = guess(module)
+            rows = _draw(",".join(map(str, found.shape)))
+            assumed["input_shape"] = str(found)
+        return convert(module, rows, target, options=options.given, assumed=assumed, files=files, advance=advance)
 
 
 @contextlib.contextmanager
@@ -79,22 +78,24 @@ def _make(factory: str) -> tuple[nn.Module, Any]:
     try:
         make = getattr(importlib.import_module(name), function)
         made = make()
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that parses arguments exits
+        where = place(error)
         raise OptionError(
-            f"{factory[:200]} cannot be used: {first_line(error)}",
+            f"{factory[:200]} cannot be used: {first_line(error)}" + (f" ({where})" if where else ""),
             hint="name an importable function that takes nothing and returns the torch.nn.Module",
         ) from error
     module, rows = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(module, nn.Module):
         raise OptionError(f"{factory[:200]} returned {type(module).__name__}, expected a torch.nn.Module")
-    return module, rows
+    return unwrapped(module), rows
 
 
 def _load(module: nn.Module, path: Path) -> tuple[SourceFile, ...]:
     """Weights through our own reader, which executes nothing. Raises CheckpointError."""
     loaded = checkpoint.load(path)
-    wanted = module.state_dict()
-    state = _unwrapped(loaded.tensors, wanted)
+    # torch.compile names what it wraps.
+    wanted = {key.replace(COMPILED, ""): value for key, value in module.state_dict().items()}
+    state = _fitting({key.replace(COMPILED, ""): value for key, value in loaded.tensors.items()}, wanted)
     missing, extra = [key for key in wanted if key not in state], [key for key in state if key not in wanted]
     if missing or extra:
         some = ", ".join([f"-{key}" for key in missing[:4]] + [f"+{key}" for key in extra[:4]])
@@ -106,16 +107,22 @@ def _load(module: nn.Module, path: Path) -> tuple[SourceFile, ...]:
     for key, value in state.items():
         if value.shape != tuple(wanted[key].shape):
             raise CheckpointError(f"{path}: {key} has shape {value.shape}, the module has {tuple(wanted[key].shape)}")
-    module.load_state_dict({key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in state.items()})
+    weights = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in state.items()}
+    module.load_state_dict({key: weights[key.replace(COMPILED, "")] for key in module.state_dict()})
     return loaded.files
 
 
-def _unwrapped(tensors: Mapping[str, npt.NDArray[Any]], wanted: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
-    state = dict(tensors)
-    for wrapper in WRAPPERS:
-        if state and all(key.startswith(wrapper) for key in state) and not all(k.startswith(wrapper) for k in wanted):
-            state = {key.removeprefix(wrapper): value for key, value in state.items()}
-    return state
+def _fitting(tensors: dict[str, npt.NDArray[Any]], wanted: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
+    """The module's own tensors where a trainer put it under a prefix: `module.` of
+    DataParallel, `model.` of many; what lies beside it there is the trainer's."""
+    if not wanted or set(wanted) <= set(tensors):
+        return tensors
+    first = next(iter(wanted))
+    starts = [key.removesuffix(first) for key in tensors if key.endswith("." + first)]
+    whole = [start for start in starts if all(start + key in tensors for key in wanted)]
+    if len(whole) != 1:
+        return tensors
+    return {key: tensors[whole[0] + key] for key in wanted}
 
 
 def _read(path: Path) -> npt.NDArray[Any]:

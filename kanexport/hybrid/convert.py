@@ -24,6 +24,7 @@ from kanexport.hybrid.trace import Hole
 from kanexport.lower import Lowered
 from kanexport.manifest import LayerInfo, Source, SourceFile
 from kanexport.publish import Model, Result, Target, publish
+from kanexport.verify import Proof
 
 Array = npt.NDArray[np.float64]
 
@@ -40,6 +41,7 @@ def convert(
     target: Target,
     *,
     options: dict[str, str],
+    assumed: dict[str, str] | None = None,
     files: tuple[SourceFile, ...] = (),
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Result:
@@ -56,17 +58,16 @@ def convert(
     with lent(whole, TYPES[target.dtype]):
         lowered = _lower(whole, plan, x, target.dtype)
     with lent(whole, oracle.dtype):
-        proof = verify.prove(
-            plan,
-            lowered,
-            target.dtype,
-            zones=_zones(x),
-            layers=_own_rows(plan),
-            tolerance=target.tolerance,
-            advance=advance,
-            empty=False,  # many modules cannot take a batch of no rows, and so neither can their graphs
-        )
+        proof = _prove(plan, lowered, x, target, advance)
         output_shape = oracle.run(x[:1])[0].shape[1:]
+    source = Source(
+        family=FAMILY,
+        family_reason=_reason(plan),
+        dtype=stored,
+        files=files,
+        options_given=options,
+        options_assumed=assumed or {},
+    )
     made = Model(
         lowered=lowered,
         proof=proof,
@@ -75,14 +76,7 @@ def convert(
         opset=trace.OPSET,
         input_shape=x.shape[1:],
         output_shape=output_shape,
-        source=Source(
-            family=FAMILY,
-            family_reason=_reason(plan),
-            dtype=stored,
-            files=files,
-            options_given=options,
-            options_assumed={},
-        ),
+        source=source,
         notes=(*plan.notes, *_precision(stored, target.dtype, oracle)),
     )
     return publish(target, made)
@@ -106,6 +100,19 @@ def _lower(whole: Whole, plan: Plan, x: Array, dtype: str) -> Lowered:
                 edges.append(lower.edge_graph(layer, names[-1], width, dtype))
         bodies.append(splice.Body(hole, lower.serving_graph(use.kan, tuple(inner), dtype), tuple(nodes), use.axes))
     return Lowered(splice.splice(traced, bodies), tuple(edges), tuple(names))
+
+
+def _prove(plan: Plan, lowered: Lowered, x: Array, target: Target, advance: Callable[[int, int], None]) -> Proof:
+    return verify.prove(
+        plan,
+        lowered,
+        target.dtype,
+        zones=_zones(x),
+        layers=_own_rows(plan),
+        tolerance=target.tolerance,
+        advance=advance,
+        empty=False,  # many modules cannot take a batch of no rows, and so neither can their graphs
+    )
 
 
 def _zones(x: Array) -> dict[str, Array]:

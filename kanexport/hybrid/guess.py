@@ -8,6 +8,8 @@ one by one. If a second one counts too, the export says so.
 
 from __future__ import annotations
 
+import itertools
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,15 +17,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from kanexport.errors import ExportError, OptionError
-from kanexport.hybrid import recognise
-from kanexport.hybrid.capture import plain
+from kanexport.errors import OptionError
+from kanexport.hybrid.lend import plain
 
-FIRST_LAYERS = 3  # how many are asked, in the order they were made in
+FIRST_MODULES = 4  # how many are asked, in the order they were made in
+USUAL = (28, 32, 64, 224, 8, 16)  # sides of pictures
 SIDES = (*range(1, 65), 80, 96, 112, 128, 160, 192, 224, 256)
 CHANNELS = (1, 3, 2, 4)  # where no convolution tells them
-ROWS, SECONDS = 3, 20.0
-CONVOLUTIONS = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
+ROWS, LARGEST, SECONDS = 3, 2_000_000, 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,10 @@ class Guess:
 
     shape: tuple[int, ...]
     other: tuple[int, ...]
+
+    def __str__(self) -> str:
+        shape, other = (",".join(map(str, found)) for found in (self.shape, self.other))
+        return f"{shape}, found by trying" + (f" ({other} runs as well; --input-shape tells it)" if other else "")
 
 
 def guess(module: nn.Module) -> Guess:
@@ -47,6 +52,7 @@ def guess(module: nn.Module) -> Guess:
                 break
             if shape not in tried and _runs(module, shape):
                 found.append(shape)
+                end = min(end, time.monotonic() + SECONDS / 10)  # for another one
             tried.add(shape)
     finally:
         for part in training:
@@ -61,30 +67,67 @@ def guess(module: nn.Module) -> Guess:
 
 
 def _likely(module: nn.Module) -> Iterator[tuple[int, ...]]:
+    """Shapes of a row, the likeliest first."""
+    firsts = list(itertools.islice(_firsts(module), FIRST_MODULES))
     tokens = _tokens(module)
-    for width, axes in _first_layers(module):
-        if axes:
-            yield from ((width, *[side] * axes) for side in reversed(SIDES[7:32]) if side % 4 == 0)
-            yield from ((width, *[side] * axes) for side in SIDES)
-        else:
-            yield from ((count, width) for count in tokens)
-            yield (width,)
-            yield from ((side, width) for side in SIDES)
-    yield from ((channels, side, side) for channels in CHANNELS for side in SIDES)
+    for widths, axes in firsts:
+        for width in widths:
+            if axes:
+                yield from ((width, *[side] * axes) for side in (*USUAL, *SIDES))
+            else:
+                yield from ((count, width) for count in tokens)
+                yield (width,)
+    for widths, axes in firsts:
+        if not axes:
+            yield from ((side, width) for width in widths for side in SIDES)
+            yield from ((width, 1) for width in widths)
+    yield from ((channels, side, side) for channels in CHANNELS for side in (*USUAL, *SIDES))
 
 
-def _first_layers(module: nn.Module) -> list[tuple[int, int]]:
-    """Columns or channels of the first layers, and the axes after them: (96, 0) or (1, 2)."""
-    found: list[tuple[int, int]] = []
-    waiting = [module]
-    while waiting and len(found) < FIRST_LAYERS:
-        part = waiting.pop(0)
-        axes = next((axes for kind, axes in CONVOLUTIONS.items() if isinstance(part, kind)), None)
-        width = _width(part)
-        if axes is not None:
-            found.append((int(part.in_channels), axes))  # type: ignore[arg-type]
-        elif width is not None:
-            found.append((width, 0))
-        else:
-            waiting = [*part.children(), *waiting]
-    return found
+def _firsts(module: nn.Module) -> Iterator[tuple[tuple[int, ...], int]]:
+    """Of the modules with tensors of their own, in the order they were made in: how many
+    columns or channels they may take, and the axes after the channels (0: columns)."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            yield (part.in_channels,), part.weight.ndim - 2
+            continue
+        own = [*part.parameters(recurse=False), *part.buffers(recurse=False)]
+        sizes = dict.fromkeys(size for tensor in own for size in reversed(tensor.shape) if size)
+        if sizes and not _has_weighted_parts(part):
+            yield tuple(sizes), 0
+
+
+def _has_weighted_parts(module: nn.Module) -> bool:
+    return any(list(part.parameters()) for part in module.children())
+
+
+def _tokens(module: nn.Module) -> list[int]:
+    """How many tokens a bare parameter of a module with parts of its own speaks of."""
+    bare = [
+        tensor
+        for part in module.modules()
+        if _has_weighted_parts(part)
+        for tensor in part.parameters(recurse=False)
+        if tensor.ndim >= 2
+    ]
+    return list(dict.fromkeys(size for tensor in bare for size in tensor.shape[-2:-1] if size > 1))
+
+
+def _runs(module: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Whether the module takes rows of that shape, and gives each its own answer."""
+    if math.prod(shape) > LARGEST:
+        return False
+    x = torch.randn(ROWS, *shape, generator=torch.Generator().manual_seed(0))
+    kinds = [tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()]
+    x = x.to(kinds[0] if kinds else x.dtype)
+    try:
+        with torch.no_grad(), plain(x.dtype):
+            together, alone = module(x), module(x[1:2])
+        return (
+            isinstance(together, torch.Tensor)
+            and together.ndim >= 2
+            and together.shape == (ROWS, *alone.shape[1:])
+            and bool(torch.allclose(together[1:2].float(), alone.float(), rtol=1e-2, atol=1e-3, equal_nan=True))
+        )
+    except Exception:  # whatever the module's code runs into with a shape that is not its own
+        return False
