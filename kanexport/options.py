@@ -138,12 +138,12 @@ class Options:
             for key in unknown:
                 del self.given[key]
         elif unknown and unknown[0].startswith(SYMBOLIC):
-            raise OptionError(f"--{unknown[0]}={self.given[unknown[0]]:.80}: the model has no such symbolic edge")
+            raise OptionError(f"--{unknown[0]:.80}={self.given[unknown[0]]:.80}: the model has no such symbolic edge")
         elif unknown and unknown[0].startswith(FUNCTION):
-            raise OptionError(f"--{unknown[0]}: no symbolic edge of the model uses a function of that name")
+            raise OptionError(f"--{unknown[0]:.80}: no symbolic edge of the model uses a function of that name")
         elif unknown:
             known = ", ".join(sorted(key for key in self._known if " " not in key)) or "none"
-            raise OptionError(f"family {family} has no option {unknown[0]!r}", hint=f"it knows: {known}")
+            raise OptionError(f"family {family} has no option {unknown[0][:80]!r}", hint=f"it knows: {known}")
 
 
 def _symbolic(text: str) -> tuple[str, str]:

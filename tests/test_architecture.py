@@ -36,7 +36,7 @@ LAYERS = {
             "spacing",
         },
         {"ir"},
-        {"stack"},
+        {"stack", "bare"},
         {"lower", "evaluate", "rows", "readers"},
         {"describe", "verify", "pack"},
         {"publish"},

@@ -1,4 +1,5 @@
-"""pykan 0.1 and 0.2: `PREFIX_config.yml` and `PREFIX_state`, as `saveckpt` writes them.
+"""pykan 0.1 and 0.2: `PREFIX_config.yml` and `PREFIX_state`, as `saveckpt` writes them,
+or a state dict alone (`bare.py`).
 
 Source: pykan 0.2.8, MultKAN.forward and its layers. For n sources, m subnodes:
 
@@ -21,11 +22,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kanexport import parts, symbolic, unary
+from kanexport import bare, parts, symbolic, unary
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
-from kanexport.checkpoint import CONFIG, Checkpoint
-from kanexport.errors import CheckpointError, InvalidKan, OptionError
+from kanexport.checkpoint import Checkpoint
+from kanexport.errors import InvalidKan, OptionError
 from kanexport.formats.yamlfile import Tagged
 from kanexport.ir import BasisTerm, Kan, Layer, SymbolicEdge
 from kanexport.options import Options
@@ -38,27 +39,26 @@ INPUT_LIMIT = 100_000  # of --option n_inputs: rows of that width are made to pr
 
 
 def matches(checkpoint: Checkpoint) -> str:
-    coef = checkpoint.tensors.get("act_fun.0.coef")
-    if coef is not None and coef.ndim == 3:
-        return "act_fun.0.coef has three axes"
-    return ""
+    found = bare.roots(checkpoint.tensors)
+    return f"{found[0]}{bare.FIRST} has three axes" if found else ""
 
 
 def read(checkpoint: Checkpoint, options: Options) -> Kan:
-    """Read config and state. Raises CheckpointError, InvalidKan or OptionError."""
+    """Read config and state. Raises FamilyError, InvalidKan or OptionError."""
+    notes: list[str] = []
+    if checkpoint.config is None:
+        checkpoint = bare.own(checkpoint, options)
+    depth = len([key for key in checkpoint.tensors if re.fullmatch(r"act_fun\.\d+\.coef", key)])
     config = checkpoint.config
     if config is None:
-        raise CheckpointError(
-            f"{checkpoint.path}: no {CONFIG} stands beside the weights",
-            hint="pykan keeps widths, multiplication nodes and symbolic names there; copy all files of the prefix",
-        )
-    depth = len([key for key in checkpoint.tensors if re.fullmatch(r"act_fun\.\d+\.coef", key)])
+        config = bare.config(checkpoint, depth, options)
+        checkpoint = dataclasses.replace(checkpoint, config=config)
+        notes.append(bare.NOTE)
     widths = _widths(checkpoint, config, depth)
     base = _base_function(checkpoint, config, options)
     enabled = config.get("symbolic_enabled", True)
     if not isinstance(enabled, bool):
         raise InvalidKan(f"{checkpoint.path}: symbolic_enabled is {short(enabled)}, expected true or false")
-    notes: list[str] = []
     layers = []
     library = Library(options, avoids=True) if enabled else None
     for index in range(depth):
