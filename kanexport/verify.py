@@ -35,7 +35,7 @@ EDGE_TOLERANCE = 5e-5
 CONDITION = 32.0
 DRAWS = 4  # of that rounding
 OVERFLOW = 1e30  # beyond this, float32 may overflow where float64 does not
-REFERENCE_ROWS = 8
+REFERENCE_ROWS, REFERENCE_NUMBERS = 8, 200_000
 SLACK = 10.0  # for other machines' order of summation, in the server's load check
 
 
@@ -123,7 +123,11 @@ class _Prover:
             if nodes.shape != exact.shape:
                 raise VerificationFailed(f"layer {index} is fed {nodes.shape} by the graph, not {exact.shape}")
             nodes, exact = _vectors(nodes[keep]), _vectors(exact[keep])
-            moved = functools.partial(lambda at: [_vectors(other.inputs[at][keep]) for other in shaken()], index)
+            some = _some(len(exact), len(x), layer)
+            moved = functools.partial(
+                lambda at, some: [_vectors(other.inputs[at][keep])[some] for other in shaken()], index, some
+            )
+            nodes, exact = nodes[some], exact[some]
             self._edges(errors, index, layer, nodes, exact, moved)
 
     def layer_zone(self, name: str, index: int, x: Array) -> None:
@@ -162,13 +166,16 @@ class _Prover:
             part = x[:count]
             found = self.run(part)
             shapes = {OUTPUT: (count, *trace.y.shape[1:])}
+            given = {OUTPUT: found[OUTPUT].shape}
             for index, (layer, exact) in enumerate(zip(self.subject.layers, trace.inputs, strict=True)):
                 nodes = _vectors(found[self.lowered.node_tensors[index]])
+                left_out = len(nodes) - len(some := _some(len(nodes), count, layer))
+                vectors, *rest = self.edge_values(index, nodes[some]).shape
+                given[f"edges of layer {index}"] = (vectors + left_out, *rest)
                 shapes[f"edges of layer {index}"] = (count * len(_vectors(exact)), layer.sources, layer.destinations)
-                found[f"edges of layer {index}"] = self.edge_values(index, nodes)
             for name, shape in shapes.items():
-                if found[name].shape != shape:
-                    raise VerificationFailed(f"{count} rows give {name} of shape {found[name].shape}, not {shape}")
+                if given[name] != shape:
+                    raise VerificationFailed(f"{count} rows give {name} of shape {given[name]}, not {shape}")
             if count:
                 self.zone("single", part)
 
@@ -247,7 +254,8 @@ def _reference(prover: _Prover, x: Array) -> Reference:
     with np.errstate(invalid="ignore"):
         change = CONDITION * np.max([np.abs(other - y).max(axis=1) for other in moved], axis=0) / (magnitude(y) or 1.0)
     finite = np.flatnonzero(np.isfinite(y).all(axis=1) & np.isfinite(change))
-    chosen = finite[np.argsort(change[finite], kind="stable")][:REFERENCE_ROWS]
+    count = max(1, min(REFERENCE_ROWS, REFERENCE_NUMBERS // (x[0].size + y[0].size)))
+    chosen = finite[np.argsort(change[finite], kind="stable")][:count]
     tolerance = max(tolerance, float(change[chosen].max(initial=0)))
     return Reference(
         inputs=tuple(map(tuple, _table(x[chosen]).tolist())),
@@ -264,6 +272,14 @@ def _excuses(prover: _Prover) -> list[str]:
         for what, error in (("outputs", zone.outputs), ("edges", zone.edges))
         if error.condition
     ]
+
+
+def _some(vectors: int, count: int, layer: Layer) -> npt.NDArray[np.intp]:
+    """Which vectors of a layer's are looked at, where `count` rows have many positions each."""
+    most = max(count, rows.EDGE_BUDGET // layer.mask.size)
+    if vectors <= most:
+        return np.arange(vectors)
+    return np.sort(np.random.default_rng(0).permutation(vectors)[:most])
 
 
 def _table(values: Array) -> Array:
@@ -326,6 +342,7 @@ def _session(model: bytes) -> Any:
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    options.enable_cpu_mem_arena = False  # a model of many layers has as many sessions
     options.log_severity_level = 4
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

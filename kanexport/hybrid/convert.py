@@ -54,11 +54,12 @@ def convert(
     stored = _stored(whole)
     oracle = Oracle.of(whole, x[:FEW])
     with lent(whole, oracle.dtype):
-        plan = planning.make(whole, oracle, x, options)
+        count = planning.affordable(whole, oracle, x, PROOF_ROWS)
+        plan = planning.make(whole, oracle, x, options, few=min(FEW, count))
     with lent(whole, TYPES[target.dtype]):
         lowered = _lower(whole, plan, x, target.dtype)
     with lent(whole, oracle.dtype):
-        proof = _prove(plan, lowered, x, target, advance)
+        proof = _prove(plan, lowered, _zones(x, count), target, advance)
         output_shape = oracle.run(x[:1])[0].shape[1:]
     source = Source(
         family=FAMILY,
@@ -102,12 +103,18 @@ def _lower(whole: Whole, plan: Plan, x: Array, dtype: str) -> Lowered:
     return Lowered(splice.splice(traced, bodies), tuple(edges), tuple(names))
 
 
-def _prove(plan: Plan, lowered: Lowered, x: Array, target: Target, advance: Callable[[int, int], None]) -> Proof:
+def _prove(
+    plan: Plan,
+    lowered: Lowered,
+    zones: dict[str, Array],
+    target: Target,
+    advance: Callable[[int, int], None],
+) -> Proof:
     return verify.prove(
         plan,
         lowered,
         target.dtype,
-        zones=_zones(x),
+        zones=zones,
         layers=_own_rows(plan),
         tolerance=target.tolerance,
         advance=advance,
@@ -115,18 +122,18 @@ def _prove(plan: Plan, lowered: Lowered, x: Array, target: Target, advance: Call
     )
 
 
-def _zones(x: Array) -> dict[str, Array]:
-    """Rows of the model by zone: as given, and beside what was given."""
+def _zones(x: Array, count: int) -> dict[str, Array]:
+    """Rows of the model by zone, at most so many: as given, and beside what was given."""
     rng = np.random.default_rng(0)
-    inside = x[:PROOF_ROWS]
-    if len(inside) < FEW:  # a few example rows prove little
-        more = inside[rng.integers(len(inside), size=PROOF_ROWS - len(inside))]
+    inside = x[:count]
+    if len(inside) < min(FEW, count):  # a few example rows prove little
+        more = inside[rng.integers(len(inside), size=count - len(inside))]
         inside = np.concatenate([inside, more * rng.uniform(0.5, 1.5, size=more.shape)])
-    spread = float(inside.std()) or 1.0
+    spread, few = float(inside.std()) or 1.0, inside[: min(FEW, (count + 1) // 2)]
     zones = {
         "inside": inside,
-        "scaled": np.concatenate([inside[:FEW] * 3, inside[:FEW] * 0.1]),
-        "noise": inside[:FEW] + rng.normal(0, spread, size=inside[:FEW].shape),
+        "scaled": np.concatenate([few * 3, few * 0.1]),
+        "noise": few + rng.normal(0, spread, size=few.shape),
         "zeros": np.zeros((1, *x.shape[1:])),
     }
     return {name: made.astype(np.float32).astype(np.float64) for name, made in zones.items()}

@@ -21,6 +21,8 @@ from kanexport.ir import Kan, Layer
 Array = npt.NDArray[np.float64]
 
 FEW = 8  # rows that settle what a layer is
+NUMBERS = 20_000_000  # of all calls of a module, kept at a time
+VECTORS = 4096  # evaluated at a time
 INDEPENDENT = {torch.float64: 1e-6, torch.float32: 1e-4}  # relative: what other rows of a batch may change in a row
 NAMED = 5  # submodules in a note
 FREEZE = "freeze batch statistics: BatchNorm with track_running_stats, fixed ranges instead of batch min/max"
@@ -59,18 +61,18 @@ class Plan:
             forms.by_row(vectors, use.axes)
             for use, call in zip(self.uses, calls, strict=True)
             if use.axes is not None
-            for vectors in evaluate.evaluate(use.kan, call.x.reshape(-1, use.kan.n_inputs)).inputs
+            for vectors in _inputs(use.kan, call.x.reshape(-1, use.kan.n_inputs))
         ]
         return Trace(y, tuple(inputs), np.max([_peak(values) for values in (x, y, *inputs)], axis=0))
 
 
-def make(whole: Whole, oracle: Oracle, x: Array, options: Mapping[str, str]) -> Plan:
-    """Find the KAN layers of a lent module and check each against what the module computes.
-    Raises InvalidKan where a row's output depends on the other rows, and OptionError for an
+def make(whole: Whole, oracle: Oracle, x: Array, options: Mapping[str, str], few: int = FEW) -> Plan:
+    """Find the KAN layers of a lent module and check each against what the module computes,
+    for a few of the rows. Raises InvalidKan where a row's output depends on the other rows, and OptionError for an
     option that no layer has a use for."""
     found = recognise.candidates(whole)
     _require_independent(whole, oracle, x)
-    readings, notes = _settle(found, oracle, x, options)
+    readings, notes = _settle(found, oracle, x[:few], options)
     modules = {name: found[name].module for name in readings}
     _, two = oracle.run(_repeat(x, 2), modules)
     _, three = oracle.run(_repeat(x, 3), modules)
@@ -93,11 +95,27 @@ def make(whole: Whole, oracle: Oracle, x: Array, options: Mapping[str, str]) -> 
     return Plan(oracle, modules, readings, tuple(uses), tuple(notes))
 
 
+def affordable(whole: Whole, oracle: Oracle, x: Array, most: int) -> int:
+    """How many rows of a lent module may be looked at at once, of `most`."""
+    found = {name: one.module for name, one in recognise.candidates(whole).items()}
+    y, calls = oracle.run(x[:1], found, nested=True)
+    numbers = y.size + sum(call.x.size + call.y.size for call in calls)
+    return max(1, min(most, NUMBERS // numbers))
+
+
+def _inputs(kan: Kan, x: Array) -> list[Array]:
+    """The input vectors [rows, width] of every layer."""
+    if len(kan.layers) == 1:
+        return [x]
+    pieces = [evaluate.evaluate(kan, x[at : at + VECTORS]).inputs for at in range(0, max(1, len(x)), VECTORS)]
+    return [np.concatenate(piece) for piece in zip(*pieces, strict=True)]
+
+
 def _settle(
     found: dict[str, Candidate], oracle: Oracle, x: Array, options: Mapping[str, str]
 ) -> tuple[dict[str, Reading], list[str]]:
     """Readings by name, outermost first, and notes about what was not read, or not as it tells."""
-    _, calls = oracle.run(x[:FEW], {name: one.module for name, one in found.items()}, nested=True)
+    _, calls = oracle.run(x, {name: one.module for name, one in found.items()}, nested=True)
     by_name: dict[str, list[Call]] = {}
     for call in calls:
         by_name.setdefault(call.name, []).append(call)
