@@ -1,7 +1,7 @@
 """Mutated checkpoints against the exporter: a typed error or success, and nothing else.
 
-Five kinds of damage: to the bytes of a file, to its tensors, to pykan's config, to the
-texts of options, and to a list of steps (`--architecture`). What is still read is
+Six kinds of damage: to the bytes of a file, to its tensors, to pykan's config, to the texts
+of options and functions, and to a list of steps (`--architecture`). What is still read is
 lowered; one in `--verify` is proved as well. Run it for as long as you like; the test
 suite runs a few thousand of the same:
 
@@ -234,6 +234,7 @@ class Case:
     files: dict[str, bytes] | None = None
     loaded: Checkpoint | None = None
     options: tuple[str, ...] | None = None
+    functions: tuple[str, ...] = ()
     steps: bytes | None = None
 
 
@@ -257,8 +258,32 @@ def damage(rng: random.Random, seed: Seed) -> Case:
     if kind < 0.92:
         given = tuple(_option(rng, seed) for _ in range(rng.choice((1, 1, 2))))
         return Case(f"options {given}", loaded=seed.loaded, options=given)
+    if kind < 0.95 and seed.family.startswith("pykan"):
+        function = "mine=" + _expression(rng, 4)
+        if rng.random() < 0.3:
+            function = scramble(rng, function.encode()).decode(errors="replace")
+        given = (*seed.options, "base_fun=mine")
+        return Case(f"function {function!r:.300}", loaded=seed.loaded, options=given, functions=(function,))
     text = _steps(rng, seed)
     return Case(f"steps {text[:300]!r}", loaded=seed.loaded, steps=text)
+
+
+def _expression(rng: random.Random, depth: int) -> str:
+    """A random text of the grammar of --function, or nearly."""
+    if depth == 0 or rng.random() < 0.2:
+        return rng.choice(
+            ("x", "x", "x", "pi", "e", "2", "-1", "0", "1e308", "0.5", "y", "1j", "'x'", "x.real", "10**99")
+        )
+    inner = _expression(rng, depth - 1)
+    form = rng.choice(
+        ("({})", "{}+{}", "{}*{}", "{}/{}", "{}-{}", "{}**{}", "{}**2", "-{}", "{}({})", "{}({}, {})", "[{}]")
+    )
+    name = rng.choice(
+        ("sin", "exp", "log", "sqrt", "tan", "abs", "gaussian", "sgn", "arccos", "eval", "__import__", "x")
+    )
+    if form.startswith("{}("):
+        return form.format(name, inner, inner)
+    return form.format(inner, _expression(rng, depth - 1))
 
 
 def _option(rng: random.Random, seed: Seed) -> str:
@@ -291,7 +316,7 @@ def attempt(folder: Path, seed: Seed, case: Case, *, prove: bool) -> str:
             end = next((end for end in case.files if end.startswith(".")), "")
             loaded = checkpoint.load(folder / f"model{end}")
         assert loaded is not None
-        given = Options.parse(seed.options if case.options is None else case.options)
+        given = Options.parse(seed.options if case.options is None else case.options, functions=case.functions)
         if case.steps is not None:
             (folder / "steps.toml").write_bytes(case.steps)
             kan, family = readers.assemble(loaded, architecture.load(folder / "steps.toml"), given)
