@@ -37,6 +37,18 @@ class Request:
     force: bool = False
     shared: bool = False  # options and architecture are for many files; this one may have no use for them
 
+    def target(self, name: str) -> Target:
+        """Where the model goes, called `name` if the request has none."""
+        return Target(
+            repository=self.repository,
+            name=self.name or name,
+            version=self.version,
+            dtype=self.dtype,
+            max_batch_size=self.max_batch_size,
+            tolerance=self.tolerance,
+            force=self.force,
+        )
+
     def facts(self) -> Options:
         """What the user says that no file holds. Raises OptionError."""
         return Options.parse(self.options, symbolic=self.symbolic, functions=self.functions)
@@ -48,15 +60,7 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
     Raises ExportError; then nothing in the repository has changed.
     """
     loaded = checkpoint.load(request.path)
-    target = Target(
-        repository=request.repository,
-        name=request.name or loaded.stem,
-        version=request.version,
-        dtype=request.dtype,
-        max_batch_size=request.max_batch_size,
-        tolerance=request.tolerance,
-        force=request.force,
-    )
+    target = request.target(loaded.stem)
     target.check()
     options = request.facts()
     kan, family, reason = _read(loaded, request, options)

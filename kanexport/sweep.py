@@ -20,9 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kanexport import architecture, folder, worker
-from kanexport.errors import CheckpointError, Crashed, ExportError, LimitExceeded, OptionError
-from kanexport.pack import check_target
+from kanexport import architecture, expression, folder, readers, worker
+from kanexport.errors import CheckpointError, Crashed, ExportError, FamilyError, LimitExceeded, OptionError
 from kanexport.pipeline import ARCHITECTURE, Request
 from kanexport.show import failure
 
@@ -117,8 +116,11 @@ def _file(row: Row) -> dict[str, Any]:
 
 def _check(request: Request, seconds: float, memory: int) -> None:
     """What is wrong for every file is said once."""
-    check_target(request.repository, request.name or "model", request.version, force=True)
-    request.facts()
+    dataclasses.replace(request, force=True).target("model").check()
+    for name, text in request.facts().functions().items():
+        expression.function(name, text)
+    if request.family is not None and request.family not in readers.readers():
+        raise FamilyError(f"unknown family {request.family[:80]!r}", hint="known: " + ", ".join(readers.readers()))
     if request.architecture is not None:
         architecture.load(request.architecture)
     if not 0 < seconds < 10**6:

@@ -17,8 +17,8 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanexport import cli, folder, sweep, worker
-from kanexport.errors import CheckpointError, ExportError, OptionError, RepositoryError
+from kanexport import cli, folder, pack, sweep, worker
+from kanexport.errors import CheckpointError, ExportError, FamilyError, OptionError, RepositoryError
 from kanexport.folder import Item
 from kanexport.pipeline import Request
 
@@ -134,7 +134,7 @@ def test_names_come_from_places() -> None:
 def test_names_are_usable_and_different(given: list[str]) -> None:
     found = named(*given)
     assert len(set(found)) == len(given)
-    assert all(sweep.check_target(Path("/nowhere"), name, 1, force=True) is None for name in found)
+    assert all(pack.check_target(Path("/nowhere"), name, 1, force=True) is None for name in found)
 
 
 @pytest.fixture
@@ -246,6 +246,10 @@ def test_an_architecture_is_for_the_files_that_have_its_keys(mixed: Path, tmp_pa
         ({"options": ("a",)}, OptionError),
         ({"name": "../up"}, RepositoryError),
         ({"version": 0}, RepositoryError),
+        ({"tolerance": 7.0}, OptionError),
+        ({"dtype": "float8"}, OptionError),
+        ({"family": "magic"}, FamilyError),
+        ({"functions": ("f=import os",)}, OptionError),
         ({"architecture": Path("/no/such.toml")}, OptionError),
         ({"path": Path("/no/such/folder")}, CheckpointError),
     ],
