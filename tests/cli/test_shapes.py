@@ -111,6 +111,19 @@ def test_the_table_counts_rows_and_positions(grid: Server, rows: Path) -> None:
     assert "'pixels', 'token.kan', 'head.layers.0'" in done.stderr
 
 
+def test_a_number_that_is_a_layers_name_is_that_layer(tmp_path: Path, rows: Path) -> None:
+    """As in a torch Sequential, where the layers with weights may be called 0 and 2."""
+    folder = toy_grid.write(tmp_path)
+    toy_grid.edit_layer(folder, 0, name="2")
+    with serving(tmp_path, rows.parent / "other log") as server:
+        arguments = ("edges", "grid", "--input", rows, "--top-k", 1, "--url", server.url, "--json")
+        for wanted, meant in (("2", 0), ("1", 1), ("0", 0)):
+            assert document(kanserve(*arguments, "--layer", wanted))["layers"][0]["layer"] == meant
+        done = kanserve(*arguments, "--layer", "99999999999")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "layer '99999999999' does not exist" in done.stderr
+
+
 @pytest.mark.parametrize("place", ["server", "folder"])
 def test_one_model_layer_by_layer(grid: Server, folder: Path, place: str) -> None:
     arguments = ("models", "grid", "--url", grid.url) if place == "server" else ("models", folder, "grid")

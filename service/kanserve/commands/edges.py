@@ -18,6 +18,7 @@ from kanserve.rpc.description import Description
 
 BARS = "▁▂▃▄▅▆▇█"
 BINS = 16
+INDEX_DIGITS = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +50,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     several: dict[str, Any] = {"type": index, "action": "append", "default": [], "metavar": "N"}
     parser.add_argument(
         "--layer",
-        type=layer,
         action="append",
         default=[],
         metavar="LAYER",
-        help="only this layer, by its index or its name (may be repeated; default: all)",
+        help="only this layer, by its name or its index (may be repeated; default: all)",
     )
     parser.add_argument("--source", help="only edges from this node (may be repeated)", **several)
     parser.add_argument("--destination", help="only edges to this node (may be repeated)", **several)
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
                 client,
                 described,
                 values,
-                layers=tuple(dict.fromkeys(args.layer)),
+                layers=tuple(dict.fromkeys(_layer(described, text) for text in args.layer)),
                 sources=_unique(args.source),
                 destinations=_unique(args.destination),
                 top_k=args.top_k,
@@ -109,9 +109,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def layer(text: str) -> int | str:
-    """An argparse type: a whole number is an index, anything else a name."""
-    return index(text) if text.isdecimal() else text
+def _layer(described: Description, text: str) -> int | str:
+    """What --layer means: a name, if a layer has it (the children of a torch Sequential are
+    named by numbers), else an index."""
+    named = any(layer.name == text for layer in described.layers)
+    return int(text) if text.isdecimal() and len(text) <= INDEX_DIGITS and not named else text
 
 
 def _pairs(described: Description, found: LayerValues) -> list[tuple[int, int]]:
