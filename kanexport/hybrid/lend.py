@@ -7,6 +7,7 @@ the originals, and a module that remembers what it computed cannot be copied at 
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -103,13 +104,15 @@ def _moved(value: Any, dtype: torch.dtype, moved: dict[int, tuple[torch.Tensor, 
 @contextlib.contextmanager
 def plain(dtype: torch.dtype, *, compile_too: bool = False) -> Iterator[None]:
     """Some layers allocate in the default type whatever their weights are. Some compile
-    themselves, which takes half a minute and is left out. And torch's own transformer
-    blocks have a fast path that never calls the layers inside of them."""
+    themselves, which takes half a minute and is left out. Torch's own transformer blocks
+    have a fast path that never calls the layers inside of them. And some warn of batches
+    that only we make."""
     before, fast = torch.get_default_dtype(), torch.backends.mha.get_fastpath_enabled()
     torch.set_default_dtype(dtype)
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.compiler.set_stance("default" if compile_too else "force_eager"):
+        with warnings.catch_warnings(), torch.compiler.set_stance("default" if compile_too else "force_eager"):
+            warnings.simplefilter("ignore")
             yield
     finally:
         torch.set_default_dtype(before)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -130,8 +129,7 @@ def _refusal(failures: Sequence[Exception]) -> InvalidKan:
 
 
 def _export(module: nn.Module, x: torch.Tensor, *, strict: bool) -> Any:
-    with warnings.catch_warnings(), torch.no_grad(), plain(x.dtype, compile_too=strict), _quiet():
-        warnings.simplefilter("ignore")
+    with torch.no_grad(), plain(x.dtype, compile_too=strict), _quiet():
         shapes = ({0: torch.export.Dim("batch")},)
         with contextlib.redirect_stderr(io.StringIO()):  # where torch prints the graph that it did not finish
             exported = torch.export.export(module, (x,), dynamic_shapes=shapes, strict=strict)

@@ -118,10 +118,10 @@ def test_a_number_that_is_a_layers_name_is_that_layer(tmp_path: Path, rows: Path
     with serving(tmp_path, rows.parent / "other log") as server:
         arguments = ("edges", "grid", "--input", rows, "--top-k", 1, "--url", server.url, "--json")
         for wanted, meant in (("2", 0), ("1", 1), ("0", 0)):
-            assert document(kanserve(*arguments, "--layer", wanted))["layers"][0]["layer"] == meant
+            assert document(kanserve(*arguments, "--layer", wanted))["layers"][0]["index"] == meant
         done = kanserve(*arguments, "--layer", "99999999999")
-        assert (done.returncode, done.stdout) == (2, "")
-        assert "layer '99999999999' does not exist" in done.stderr
+        assert done.returncode == 2
+        assert "layer '99999999999' does not exist" in json.loads(done.stdout)["error"]
 
 
 @pytest.mark.parametrize("place", ["server", "folder"])
