@@ -202,10 +202,12 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
     if not console.is_terminal:
         yield lambda done, total: None
         return
-    columns = (TextColumn("verifying"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"))
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("verify", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        task = bar.add_task("converting", total=None, count="")
+        yield lambda done, total: bar.update(
+            task, description="verifying", completed=done, total=total, count=f"{done}/{total}"
+        )
 
 
 @contextlib.contextmanager
