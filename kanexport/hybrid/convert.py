@@ -174,9 +174,8 @@ def _names(uses: Sequence[Use]) -> Iterator[str]:
             continue
         call = f"#{seen[use.name]}" if total[use.name] > 1 else ""
         several = len(use.kan.layers) > 1
-        for at in range(len(use.kan.layers)):
-            name = shown(f"{use.name}.{at}" if several else use.name)
-            yield name + call
+        for at, layer in enumerate(use.kan.layers):
+            yield shown(f"{use.name}.{layer.name or at}" if several else use.name) + call
 
 
 def _reason(plan: Plan) -> str:

@@ -16,6 +16,7 @@ else is told with --option order=.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Sequence
@@ -84,7 +85,7 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
         if module.kind == LINEAR and before is not None and before.kind == RATIONAL:
             items.append(_layer(Part(tensors, before.prefix), part, groups, signed=signed))
         elif module.kind == LINEAR:
-            items.append(readers.linear(part))
+            items.append(dataclasses.replace(readers.linear(part), name=module.name))
         elif module.kind != RATIONAL:
             items.append(stack.norm(part, options, module.kind, module.width))
     used = [value for key, value in tensors.items() if any(key.startswith(m.prefix) for m in order)]
@@ -101,7 +102,8 @@ def _layer(rational: Part, linear: Part, groups: int | None, *, signed: bool) ->
         raise InvalidKan(f"{rational.prefix}*: {error.message}", hint=error.hint) from error
     (identity,) = plain.terms
     assert isinstance(identity, BasisTerm)
-    return Layer((BasisTerm(basis, identity.coef),), plain.mask, plain.bias, plain.spread)
+    name = linear.prefix.removesuffix(".")
+    return Layer((BasisTerm(basis, identity.coef),), plain.mask, plain.bias, plain.spread, name=name)
 
 
 def _rows(part: Part, name: str, sources: int, groups: int | None) -> Array:
