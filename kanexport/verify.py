@@ -115,6 +115,8 @@ class _Prover:
                 f"every row inside the grid gives values beyond {OVERFLOW:g}; nothing can be proved there",
                 hint="the training has diverged; export an earlier checkpoint",
             )
+        if found[OUTPUT].shape != trace.y.shape:
+            raise VerificationFailed(f"{len(x)} {name} rows give {found[OUTPUT].shape}, not {trace.y.shape}")
         y = _table(trace.y[keep])
         allowance = self._allow(-1, self.tolerance, y, lambda: [_table(other.y[keep]) for other in shaken()])
         errors.outputs.add(_table(found[OUTPUT][keep]), y, allowance, _output)

@@ -201,10 +201,15 @@ def _require_independent(whole: Whole, oracle: Oracle, x: Array) -> None:
             hint="for one, functional.dropout without training=self.training",
         )
     try:
-        alone = np.concatenate([oracle.run(part[at : at + 1])[0] for at in range(len(part))])
+        rows = [oracle.run(part[at : at + 1])[0] for at in range(len(part))]
     except InvalidKan as error:
         raise InvalidKan(f"{error.message}; rows cannot be served one by one", hint=FREEZE) from error
-    if not _close(alone, together, limit):
+    if any(row.shape != (1, *together.shape[1:]) for row in rows):
+        raise InvalidKan(
+            f"a row gives {list(rows[0].shape[1:])} by itself and {list(together.shape[1:])} among others",
+            hint="a served model gives every row an output of the same shape",
+        )
+    if not _close(np.concatenate(rows), together, limit):
         culprit = _culprit(whole, oracle, part, limit)
         because = f", because of {culprit}" if culprit else ""
         raise InvalidKan(

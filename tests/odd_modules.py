@@ -1,0 +1,167 @@
+"""Torch modules that use KAN layers in all the ways that people's code does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from hybrid_modules import FastKANLayer, KANLinear
+from torch import nn
+
+
+class Kept(nn.Module):
+    """Keeps a closure over its submodules, and what it computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict({"up": KANLinear(4, 6), "drop": nn.Dropout(0.5), "down": KANLinear(6, 3)})
+        parts = self.parts
+        self.run = lambda x: parts["down"](parts["drop"](parts["up"](x)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.last = self.run(x)
+        return self.last
+
+
+class Loose(FastKANLayer):
+    """FastKAN's `forward(x, use_layernorm=True)`."""
+
+    def forward(self, x: torch.Tensor, use_layernorm: bool = True) -> torch.Tensor:
+        basis = self.rbf(self.layernorm(x) if use_layernorm else x)
+        return self.spline_linear(basis.flatten(-2)) + self.base_linear(self.base_activation(x))
+
+
+class Calling(nn.Module):
+    """Layers called by keyword, through `forward`, with further arguments; and weights that others use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.named, self.direct, self.more = FastKANLayer(4, 5), KANLinear(5, 4), Loose(4, 4)
+        self.tied = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.direct.forward(self.named(x=x))
+        return nn.functional.linear(self.tied(self.more(x, True)), self.tied.weight)
+
+
+class Setting(nn.Module):
+    """The same class of layer, called in two ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.raw, self.normed = Loose(4, 5), Loose(5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.normed(self.raw(x, use_layernorm=False))
+
+
+class Rational(nn.Module):
+    """The pure-torch rational function of GR-KAN, with signed powers below."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.weight_numerator = nn.Parameter(torch.randn(1, 6) * 0.1)
+        self.weight_denominator = nn.Parameter(torch.rand(groups, 4) * 0.02)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = [part.repeat_interleave(x.shape[-1] // len(part), 0) for part in self.parameters()]
+        above = sum(rows[0][:, k] * x**k for k in range(6))
+        return above / (1 + sum(rows[1][:, k].abs() * x ** (k + 1) for k in range(4)))
+
+
+class GroupRational(nn.Module):
+    """The feed-forward of KAT."""
+
+    def __init__(self, n: int, hidden: int, m: int) -> None:
+        super().__init__()
+        self.fc1, self.act1 = nn.Linear(n, hidden), Rational(1)
+        self.act2, self.fc2 = Rational(2), nn.Linear(hidden, m)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.act2(self.fc1(self.act1(x))))
+
+
+class Clamped(KANLinear):
+    """Does not show on ordinary rows that it clamps."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.clamp(-6, 6))
+
+
+class Unrolled(nn.Module):
+    """One layer at every step of a sequence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.out = KANLinear(5, 3), nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = x.new_zeros(len(x), 3)
+        for step in range(x.shape[1]):
+            h = torch.tanh(self.cell(torch.cat([x[:, step], h], -1)))
+        return self.out(h)
+
+
+class OfConstants(nn.Module):
+    """A layer of places, which knows nothing of the rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places, self.kan = nn.Parameter(torch.linspace(-1, 1, 4)[:, None]), KANLinear(1, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x[:, :, None] * self.kan(self.places)).sum(1)
+
+
+class Doing(nn.Module):
+    """A layer, and a function of its output and of the rows."""
+
+    def __init__(self, function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.kan, self.function = KANLinear(4, 2), function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(self.kan(x), x)
+
+
+def tied() -> nn.Module:
+    """One layer under two names."""
+    layer = KANLinear(4, 4)
+    return nn.Sequential(nn.Sequential(nn.Linear(4, 4), layer), nn.Tanh(), nn.Sequential(layer))
+
+
+def unsaved() -> nn.Module:
+    """Grids that are not in the state dict: a buffer, and a bare tensor."""
+    first, second = KANLinear(4, 5), KANLinear(5, 3)
+    for layer in (first, second):
+        grid = layer.grid
+        del layer.grid
+        if layer is first:
+            layer.register_buffer("grid", grid, persistent=False)
+        else:
+            layer.grid = grid
+    return nn.Sequential(first, second)
+
+
+def trained() -> nn.Module:
+    """As a training leaves it: in training mode, with gradients, with frozen parameters."""
+    module = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), KANLinear(6, 3), nn.ReLU(inplace=True))
+    module[0].bias.requires_grad_(requires_grad=False)
+    module(torch.randn(8, 4)).sum().backward()
+    return module
+
+
+def encoder() -> nn.Module:
+    """torch's own block, which at inference would not call what is inside of it."""
+    block = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+    block.linear2 = KANLinear(8, 4)
+    return nn.Sequential(block, nn.Flatten())
+
+
+def by_a_lambda() -> nn.Module:
+    """A base activation without a name, and one that is in no table."""
+    first, second = KANLinear(4, 5), KANLinear(5, 3)
+    del first.base_activation
+    first.base_activation = lambda x: torch.tanh(x)
+    second.base_activation = nn.LeakyReLU()
+    return nn.Sequential(first, second)
