@@ -35,11 +35,14 @@ class Value:
 class Graph:
     """A graph under construction, in one floating-point type.
 
-    `dtype` is numpy float32 or float64; constants are stored in it.
+    `dtype` is numpy float32 or float64; constants are stored in it. `small_values`:
+    whether a value near zero must keep its digits, because a normalisation that follows
+    may make it large; where none follows, cheaper operators serve.
     """
 
     def __init__(self, name: str, dtype: npt.DTypeLike) -> None:
         self.dtype = np.dtype(dtype)
+        self.small_values = True
         self._name = name
         self._nodes: list[Any] = []
         self._inputs: list[Any] = []

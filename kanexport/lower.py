@@ -55,12 +55,15 @@ def _naming(at: int) -> Iterator[None]:
         raise type(error)(f"layer {at}: {error.message}", hint=error.hint) from error
 
 
-def serving_graph(kan: Kan, names: tuple[str, ...], dtype: str) -> bytes:
-    """x [B, n] to y [B, m], with the input of every layer but the first under its name."""
+def serving_graph(kan: Kan, names: tuple[str, ...], dtype: str, *, whole: bool = True) -> bytes:
+    """x [B, n] to y [B, m], with the input of every layer but the first under its name.
+    `whole`: nothing follows; else it is a part, and a normalisation may follow."""
     g = Graph("kan", dtype)
+    following = [*(layer.mixes for layer in kan.layers[1:]), not whole]
     x = g.input(INPUT, kan.n_inputs)
     outputs: dict[str, tuple[Value, tuple[int, ...]]] = {}
     for at, (layer, width) in enumerate(zip(kan.layers, kan.widths()[1:], strict=True)):
+        g.small_values = following[at] or any(step.mixes for step in layer.after)
         with _naming(at):
             for step in layer.before:
                 x = step.emit(g, x)
@@ -77,6 +80,7 @@ def serving_graph(kan: Kan, names: tuple[str, ...], dtype: str) -> bytes:
 def edge_graph(layer: Layer, name: str, width: int, dtype: str) -> bytes:
     """A layer's input vector [B, width] to the values of its edges [B, I, O]."""
     g = Graph("edges", dtype)
+    g.small_values = False
     x = g.input(name, width)
     for step in layer.before:
         x = step.emit(g, x)

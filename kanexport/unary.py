@@ -72,9 +72,9 @@ TAIL_SLOPE = 0.3
 
 
 def _emit_gelu(g: Graph, x: Value) -> Value:
-    """x times the normal distribution function. In float32 from its tail, since 1 + erf
-    leaves no digit of it below -5; a normalisation that follows makes small values large."""
-    if g.dtype == np.float64:
+    """x times the normal distribution function. In float32, where small values matter, from
+    its tail, since 1 + erf leaves no digit of it below -5."""
+    if g.dtype == np.float64 or _coarse(g):
         erf = precise.erf(g, g.mul(x, g.const(math.sqrt(0.5))))
         return g.mul(g.mul(x, g.const(0.5)), g.add(erf, g.const(1.0)))
     t = g.op("Reciprocal", g.add(g.mul(g.op("Abs", x), g.const(TAIL_SLOPE)), g.const(1.0)))
@@ -127,9 +127,22 @@ def _three_halves(g: Graph, x: Value) -> Value:
 
 
 def _one_and_exp(g: Graph, x: Value) -> Value:
-    """1 + exp(-x), for the logistic function. Not by Sigmoid: onnxruntime's is exact to 1e-8,
-    which is no digit of a small value, and a normalisation that follows makes small values large."""
+    """1 + exp(-x), for the logistic function with all digits of small values: onnxruntime's
+    Sigmoid is exact to 1e-8, which is none of theirs."""
     return g.add(g.op("Exp", g.op("Neg", x)), g.const(1.0))
+
+
+def _coarse(g: Graph) -> bool:
+    """Whether an error of 1e-8 of any value is small enough."""
+    return g.dtype == np.float32 and not g.small_values
+
+
+def _emit_silu(g: Graph, x: Value) -> Value:
+    return g.mul(x, g.op("Sigmoid", x)) if _coarse(g) else g.op("Div", x, _one_and_exp(g, x))
+
+
+def _emit_sigmoid(g: Graph, x: Value) -> Value:
+    return g.op("Sigmoid", x) if _coarse(g) else g.op("Reciprocal", _one_and_exp(g, x))
 
 
 def _sign(x: Array) -> Array:
@@ -147,11 +160,11 @@ def _table(*functions: Unary) -> dict[str, Unary]:
 
 
 ACTIVATIONS = _table(
-    Unary("silu", lambda x: x * _sigmoid(x), lambda g, x: g.op("Div", x, _one_and_exp(g, x))),
+    Unary("silu", lambda x: x * _sigmoid(x), _emit_silu),
     Unary("identity", lambda x: x, lambda g, x: x),
     Unary("zero", lambda x: x * 0, lambda g, x: g.mul(x, g.const(0.0))),
     Unary("relu", lambda x: np.maximum(x, 0), _op("Relu")),
-    Unary("sigmoid", _sigmoid, lambda g, x: g.op("Reciprocal", _one_and_exp(g, x))),
+    Unary("sigmoid", _sigmoid, _emit_sigmoid),
     Unary("tanh", np.tanh, _op("Tanh")),
     Unary("sin", np.sin, _op("Sin")),
     Unary("cos", np.cos, _op("Cos")),
@@ -182,7 +195,7 @@ SYMBOLIC = _table(
     Unary("arctanh", np.arctanh, precise.arctanh),
     Unary("0", lambda x: x * 0, lambda g, x: g.mul(x, g.const(0.0))),
     Unary("gaussian", lambda x: np.exp(-(x**2)), lambda g, x: g.op("Exp", g.op("Neg", g.mul(x, x)))),
-    Unary("sigmoid", _sigmoid, lambda g, x: g.op("Reciprocal", _one_and_exp(g, x))),
+    Unary("sigmoid", _sigmoid, _emit_sigmoid),
     Unary("cosh", np.cosh, precise.cosh),
 )
 

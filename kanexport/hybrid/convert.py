@@ -99,7 +99,9 @@ def _lower(whole: Whole, plan: Plan, x: Array, dtype: str) -> Lowered:
                 names.append(f"layer{len(names)}_in")
                 nodes.append((tensor, names[-1]))
                 edges.append(lower.edge_graph(layer, names[-1], width, dtype))
-        bodies.append(splice.Body(hole, lower.serving_graph(use.kan, tuple(inner), dtype), tuple(nodes), use.axes))
+        bodies.append(
+            splice.Body(hole, lower.serving_graph(use.kan, tuple(inner), dtype, whole=False), tuple(nodes), use.axes)
+        )
     return Lowered(splice.splice(traced, bodies), tuple(edges), tuple(names))
 
 
