@@ -31,6 +31,7 @@ Array = npt.NDArray[np.float64]
 
 FUNCTION_LIMIT = 4096  # of one edge; trained KANs have up to a thousand
 LAYER_LIMIT = 256
+TERM_LIMIT = 64  # of a layer; only grids that differ from edge to edge make more than three
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -159,6 +160,10 @@ class Layer:
             raise InvalidKan(f"spread has shape {self.spread.shape}, expected {shape}")
         if self.bias.shape != (shape[1],):
             raise InvalidKan(f"bias has shape {self.bias.shape}, expected ({shape[1]},)")
+        if len(self.terms) > TERM_LIMIT:
+            raise InvalidKan(
+                f"the edges of one source have {len(self.terms)} different grids or functions, more than {TERM_LIMIT}"
+            )
         _require_finite(self.mask, "mask")
         _require_finite(self.bias, "bias")
         for term in self.terms:

@@ -72,16 +72,21 @@ def folder(report: dict[str, Any]) -> None:
     for heading in ("family", "widths", "class", "outputs", "edges"):
         numbers = heading in ("outputs", "edges")
         table.add_column(heading, justify="right" if numbers else "left", no_wrap=heading != "widths")
-    refused = []
+    refused, excused = [], False
     for entry in report["files"]:
         place = escape(printable(entry["path"]))
         if entry["status"] == "refused":
             table.add_row(place, "[red]refused[/]", entry["error"]["kind"])
             refused.append((place, entry["error"]))
         else:
-            errors = (f"{entry[key]:.1e}" for key in ("outputs_max_rel", "edges_max_rel"))
+            errors = [_marked(entry, kind) for kind in ("outputs", "edges")]
+            excused |= any(error.endswith("*") for error in errors)
             table.add_row(place, entry["family"], widths(entry["widths"]), entry["edge_class"], *errors)
     console.print(table)
+    if excused:
+        console.print(
+            "* the model itself makes rounding that large; its notes (in the report) say where", soft_wrap=True
+        )
     for place, error in refused:
         _, _, message = error["message"].rpartition(f"{report['root']}/{place}: ")
         console.print(f"[bold]{place}[/]: {error['kind']}: {escape(printable(message))}", soft_wrap=True)
@@ -90,6 +95,12 @@ def folder(report: dict[str, Any]) -> None:
     for given in report["unused"]:
         console.print(f"[bold]{escape(printable(given))}[/] was of no use to any exported file", soft_wrap=True)
     console.print(f"{report['exported']} of {report['tried']} exported")
+
+
+def _marked(entry: dict[str, Any], kind: str) -> str:
+    """The largest error of "outputs" or "edges", with a star if it is beyond the tolerance."""
+    error = entry[f"{kind}_max_rel"]
+    return f"{error:.1e}" + ("*" if error > entry["verification"][f"{kind}_tolerance"] else "")
 
 
 def widths(numbers: list[int]) -> str:

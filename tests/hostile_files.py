@@ -51,6 +51,7 @@ def corpus(canary: Path) -> dict[str, Hostile]:
         ("zip", _zips()),
         ("safetensors", _headers()),
         ("tensors", _tensors()),
+        ("tensors", _larger()),
         ("config", _configs()),
         ("steps", _steps()),
     ):
@@ -300,6 +301,26 @@ def _tensors() -> Iterator[tuple[str, Hostile]]:
     )
     for at, option in enumerate(options):
         yield f"option {at}", Hostile({"model.safetensors": data}, "model.safetensors", (option,))
+
+
+def _larger() -> Iterator[tuple[str, Hostile]]:
+    """Small files of other families that stand for a lot."""
+    for name, alone in {
+        "a degree of 4000": {"legendre_coeffs": np.ones((1, 1, 4001), dtype=np.float32)},
+        "a grid for every edge": {
+            "biases.0.weight": np.zeros((1, 2000)),
+            "act_fun.0.grid": np.sort(np.random.default_rng(0).normal(size=(2000, 6)), axis=1),
+            "act_fun.0.coef": np.ones((2000, 8)),
+            **{f"act_fun.0.{key}": np.ones(2000) for key in ("mask", "scale_base", "scale_sp")},
+        },
+        "points without end": {
+            "r_weight": np.ones((1, 30_000, 1), dtype=np.float32),
+            "l_weight": np.ones((1, 30_000, 1), dtype=np.float32),
+            "local_bias": np.ones((1, 30_000, 1), dtype=np.float32),
+            "feature_offset": np.ones((1, 1), dtype=np.float32),
+        },
+    }.items():
+        yield name, one(safetensors.numpy.save(alone), "model.safetensors")
 
 
 def _pykan() -> tuple[dict[str, np.ndarray], dict[str, Any]]:

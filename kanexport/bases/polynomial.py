@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float64]
 
 
+DEGREE_LIMIT = 1000  # every degree is a few operators of the graph
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Polynomial:
     """`steps` [D, 3] holds A_n, B_n and C_n; C_0 is not used.
@@ -50,6 +53,8 @@ class Polynomial:
     def __post_init__(self) -> None:
         if self.steps.shape[1:] != (3,) or not np.isfinite(self.steps).all():
             raise InvalidKan(f"the recurrence of {self.kind} is no finite table of three columns")
+        if len(self.steps) > DEGREE_LIMIT:
+            raise InvalidKan(f"{self.kind} has degree {len(self.steps)}, more than {DEGREE_LIMIT}")
 
     @property
     def functions(self) -> int:
