@@ -17,7 +17,7 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanexport import cli, folder, pack, sweep, worker
+from kanexport import cli, folder, pack, show, sweep, worker
 from kanexport.errors import CheckpointError, ExportError, FamilyError, OptionError, RepositoryError
 from kanexport.folder import Item
 from kanexport.pipeline import Request
@@ -191,6 +191,18 @@ def test_a_report_tells_what_became_of_each(mixed: Path, tmp_path: Path, capsys:
     code, out, _ = run(capsys, *where, "--json", "--force")
     assert code == 4
     assert json.loads(out)["exported"] == 2
+
+
+def test_what_rounding_makes_large_is_starred(tmp_path: Path, pykan: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    pykan([2, 1]).write(tmp_path)
+    report = sweep.document(sweep.sweep(Request(path=tmp_path, repository=tmp_path / "models")))
+    show.folder(report)
+    assert "*" not in capsys.readouterr().out
+    report["files"][0]["edges_max_rel"] = 6e-5
+    show.folder(report)
+    out = capsys.readouterr().out
+    assert "6.0e-05*" in out
+    assert "* the model itself" in out
 
 
 def test_all_exported_is_success_and_twice_is_not(
