@@ -124,6 +124,71 @@ class Doing(nn.Module):
         return self.function(self.kan(x), x)
 
 
+class Splines(nn.Module):
+    """The tensors of pykan's KANLayer, n sources to m destinations, two intervals, straight pieces."""
+
+    def __init__(self, n: int, m: int) -> None:
+        super().__init__()
+        self.grid = nn.Parameter(torch.arange(-2.0, 3.0).repeat(n, 1), requires_grad=False)
+        self.coef = nn.Parameter(torch.randn(n, m, 3))
+        self.mask = nn.Parameter(torch.ones(n, m), requires_grad=False)
+        self.scale_base, self.scale_sp = nn.Parameter(torch.randn(n, m)), nn.Parameter(torch.randn(n, m))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        bases = (1 - (x[:, :, None] - self.grid[:, 1:-1]).abs()).clamp(min=0)
+        splines = torch.einsum("bik,ijk->bij", bases, self.coef) * self.scale_sp
+        return (self.mask * (splines + self.scale_base * nn.functional.silu(x)[:, :, None])).sum(1)
+
+
+class Symbols(nn.Module):
+    """The tensors and names of pykan's Symbolic_KANLayer, with one function: 1/x from source 1 to destination 0."""
+
+    def __init__(self, n: int, m: int, name: str) -> None:
+        super().__init__()
+        self.mask = nn.Parameter(torch.zeros(m, n), requires_grad=False)
+        self.affine = nn.Parameter(torch.rand(m, n, 4) + 0.5)
+        self.mask[0, 1] = 1
+        self.funs_name = [["0"] * n for _ in range(m)]
+        self.funs_name[0][1] = name
+
+    def forward(self, x: torch.Tensor, limit: float | None) -> torch.Tensor:
+        a, b, c, d = self.affine[0, 1]
+        u = a * x[:, 1] + b
+        inverse = 1 / u
+        if limit is not None:
+            inverse = torch.where(u.abs() < 1 / limit, limit**2 * u, inverse)
+        return torch.cat([(c * inverse + d)[:, None], x.new_zeros(len(x), self.mask.shape[0] - 1)], 1)
+
+
+class Pykan(nn.Module):
+    """What matters of a living pykan network of one layer, after prune_input: inputs 0 and 2 of 4 remain."""
+
+    def __init__(self, name: str = "1/x") -> None:
+        super().__init__()
+        n, m = 2, 3
+        self.act_fun, self.symbolic_fun = nn.ModuleList([Splines(n, m)]), nn.ModuleList([Symbols(n, m, name)])
+        self.node_bias_0, self.node_scale_0 = nn.Parameter(torch.randn(m)), nn.Parameter(torch.randn(m))
+        self.subnode_bias_0, self.subnode_scale_0 = nn.Parameter(torch.zeros(m)), nn.Parameter(torch.ones(m))
+        self.width, self.mult_arity, self.base_fun_name = [[n, 0], [m, 0]], 2, "silu"
+        self.symbolic_enabled, self.input_id = True, torch.tensor([0, 2])
+
+    def forward(self, x: torch.Tensor, singularity_avoiding: bool = False, y_th: float = 10.0) -> torch.Tensor:
+        x = x[:, self.input_id]
+        limit = y_th if singularity_avoiding else None
+        return self.node_scale_0 * (self.act_fun[0](x) + self.symbolic_fun[0](x, limit)) + self.node_bias_0
+
+
+class Avoiding(nn.Module):
+    """Calls pykan's network so that it avoids singularities."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kan = Pykan()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.kan(x, True, y_th=4.0)
+
+
 def tied() -> nn.Module:
     """One layer under two names."""
     layer = KANLinear(4, 4)

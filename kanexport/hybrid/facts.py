@@ -17,7 +17,7 @@ from torch import nn
 
 from kanexport import unary
 from kanexport.hybrid.capture import Call
-from kanexport.options import Options
+from kanexport.options import SYMBOLIC, Options
 
 # Where options are found that libraries call by another name.
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
@@ -39,6 +39,7 @@ NORMS: dict[str, type[nn.Module] | tuple[type[nn.Module], ...]] = {
 }
 BASES = ("base_activation", "base_fun")
 OURS = ("prefix", "order")  # options that speak of our files, not of a library's layers
+NO_FUNCTION = ("0", "")  # what pykan calls an edge without a symbolic function
 CLASSES = {"swish": "silu"}
 
 
@@ -136,8 +137,8 @@ def arrays(tensors: Mapping[str, torch.Tensor]) -> dict[str, npt.NDArray[Any]]:
 
 def pykan_config(module: nn.Module) -> dict[str, Any] | None:
     """What pykan would write beside its weights, from a living network of it."""
-    symbolic, width = getattr(module, "symbolic_fun", None), getattr(module, "width", None)
-    if not isinstance(symbolic, nn.ModuleList) or not isinstance(width, list):
+    symbolic, width = _symbolic(module), getattr(module, "width", None)
+    if not symbolic or not isinstance(width, list):
         return None
     base = getattr(module, "base_fun_name", "silu")
     found = {
@@ -152,9 +153,22 @@ def pykan_config(module: nn.Module) -> dict[str, Any] | None:
     return found | names
 
 
+def _symbolic(module: nn.Module) -> list[nn.Module]:
+    """The symbolic layers of a pykan network."""
+    found = getattr(module, "symbolic_fun", None)
+    return list(found) if isinstance(found, nn.ModuleList) else []
+
+
 def told(call: Call) -> dict[str, str]:
-    """What a call says of options: pykan's selection of inputs, and its way around singularities."""
-    found: dict[str, str] = {}
+    """What a pykan network and its call say of options: the functions of its edges, the
+    inputs that it selects, and its way around singularities."""
+    found = {
+        f"{SYMBOLIC}{at},{source},{destination}": name
+        for at, part in enumerate(_symbolic(call.module))
+        for destination, row in enumerate(getattr(part, "funs_name", ()))
+        for source, name in enumerate(row)
+        if name not in NO_FUNCTION
+    }
     chosen = getattr(call.module, "input_id", None)
     if isinstance(chosen, torch.Tensor) and chosen.ndim == 1 and not chosen.is_floating_point():
         found |= {"input_id": ",".join(map(str, chosen.tolist())), "n_inputs": str(call.x.shape[-1])}

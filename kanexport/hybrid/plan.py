@@ -71,7 +71,8 @@ def make(whole: Whole, oracle: Oracle, x: Array, options: Mapping[str, str], few
     for a few of the rows. Raises InvalidKan where a row's output depends on the other rows, and OptionError for an
     option that no layer has a use for."""
     found = recognise.candidates(whole)
-    _require_independent(whole, oracle, x)
+    _require_fixed(oracle, _repeat(x, max(3, few)))
+    _require_independent(whole, oracle, _repeat(x, 3))
     readings, notes = _settle(found, oracle, x[:few], options)
     modules = {name: found[name].module for name in readings}
     _, two = oracle.run(_repeat(x, 2), modules)
@@ -184,22 +185,28 @@ def _require_useful(options: Mapping[str, str], asked: set[str]) -> None:
     unknown = sorted(set(options) - asked)
     if unknown:
         known = ", ".join(sorted(key for key in asked if " " not in key))
+        what = f"--{unknown[0]}" if " " in unknown[0] else repr(unknown[0])
         raise OptionError(
-            f"no KAN layer of the module has a use for {unknown[0]!r}", hint=f"of use are: {known}" if known else ""
+            f"no KAN layer of the module has a use for {what}", hint=f"of use are: {known}" if known else ""
         )
 
 
-def _require_independent(whole: Whole, oracle: Oracle, x: Array) -> None:
-    """Edge class C is refused: nothing could be said about such a model row by row."""
-    part, limit = _repeat(x, 3), INDEPENDENT[oracle.dtype]
-    together, _ = oracle.run(part)
-    if len(together) != len(part):
-        raise InvalidKan(f"the module gives {len(together)} rows for {len(part)}; the first axis must be the batch")
-    if not _close(oracle.run(part)[0], together, limit):
+def _require_fixed(oracle: Oracle, x: Array) -> None:
+    """One row of output for each, and the same ones again."""
+    first, second = (oracle.run(x)[0] for _ in range(2))
+    if len(first) != len(x):
+        raise InvalidKan(f"the module gives {len(first)} rows for {len(x)}; the first axis must be the batch")
+    if first.shape != second.shape or not _close(second, first, INDEPENDENT[oracle.dtype]):
         raise InvalidKan(
             "the module gives different outputs for the same rows: something in it is random at inference",
             hint="for one, functional.dropout without training=self.training",
         )
+
+
+def _require_independent(whole: Whole, oracle: Oracle, part: Array) -> None:
+    """Edge class C is refused: nothing could be said about such a model row by row."""
+    limit = INDEPENDENT[oracle.dtype]
+    together, _ = oracle.run(part)
     try:
         rows = [oracle.run(part[at : at + 1])[0] for at in range(len(part))]
     except InvalidKan as error:
@@ -220,16 +227,19 @@ def _require_independent(whole: Whole, oracle: Oracle, x: Array) -> None:
 
 def _culprit(whole: Whole, oracle: Oracle, x: Array, limit: float) -> str:
     """The first submodule, innermost first, that gives a row something else among others."""
-    modules = dict(whole.named_modules())
-    together, alone = (oracle.run(rows, modules, nested=True)[1] for rows in (x, x[:1]))
-    if [call.name for call in together] != [call.name for call in alone]:
+    modules = {name: module for name, module in whole.named_modules() if name}
+    together, *alone = (
+        oracle.run(rows, modules, nested=True)[1] for rows in (x, *(x[at : at + 1] for at in range(len(x))))
+    )
+    if any([call.name for call in calls] != [call.name for call in together] for calls in alone):
         return ""
-    for many, one in zip(together, alone, strict=True):
-        if many.x.size == one.x.size * len(x) and many.y.size == one.y.size * len(x):
-            first = [values.reshape(len(x), -1)[:1] for values in (many.x, many.y)]
-            given, gave = one.x.reshape(1, -1), one.y.reshape(1, -1)
-            if _close(first[0], given, limit) and not _close(first[1], gave, limit):
-                return shown(many.name) if many.name else ""
+    for many, *single in zip(together, *alone, strict=True):
+        for at, one in enumerate(single):
+            if many.x.size != one.x.size * len(x) or many.y.size != one.y.size * len(x):
+                continue
+            given, gave = (values.reshape(len(x), -1)[at] for values in (many.x, many.y))
+            if _close(given, one.x.reshape(-1), limit) and not _close(gave, one.y.reshape(-1), limit):
+                return shown(many.name)
     return ""
 
 

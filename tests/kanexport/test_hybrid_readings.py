@@ -26,6 +26,11 @@ def draw(*shape: int) -> np.ndarray:
     return np.random.default_rng(1).normal(size=(8, *shape)).astype(np.float32).astype(np.float64)
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
 def plan(module: Any, rows: np.ndarray, **options: str) -> Plan:
     whole = Whole(unwrapped(module))
     oracle = Oracle.of(whole, rows)
@@ -115,6 +120,30 @@ def test_a_choice_that_nothing_tells_is_tried() -> None:
     assert families(found) == {"(itself)": "gr-kan"}
     assert found.notes == ("(itself): read with denominator=signed, as the module computes it",)
     assert [use.axes for use in found.uses] == [(-1, 5)]
+
+
+@pytest.mark.parametrize("make", [odd.Pykan, odd.Avoiding])
+def test_a_living_pykan_network_tells_what_its_files_do_not(make: Any) -> None:
+    """Which inputs it selects, and whether it avoids singularities and from where on."""
+    found = plan(make(), draw(4))
+    assert list(families(found).values()) == ["pykan"]
+    (layer,) = found.layers
+    assert found.uses[0].kan.n_inputs == 4
+    assert [(edge.source, edge.destination) for edge in layer.symbolic] == [(1, 0)]
+    with np.errstate(divide="ignore"):
+        at_zero = layer.symbolic[0].function.evaluate(np.zeros(1))
+    assert np.isinf(at_zero) if make is odd.Pykan else at_zero == 0
+    assert not found.notes
+
+
+def test_a_function_of_the_users_own_is_asked_for_and_taken() -> None:
+    (note,) = plan(odd.Pykan("inverse"), draw(4)).notes
+    assert "looks like a layer of pykan, but cannot be read" in note
+    assert "--function inverse=..." in note
+    found = plan(odd.Pykan("inverse"), draw(4), **{"function inverse": "1/x"})
+    assert list(families(found).values()) == ["pykan"]
+    with pytest.raises(OptionError, match="has a use for --function other"):
+        plan(odd.Pykan(), draw(4), **{"function other": "x"})
 
 
 def test_a_base_function_is_tried_or_named() -> None:
