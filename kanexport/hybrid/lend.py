@@ -7,6 +7,7 @@ the originals, and a module that remembers what it computed cannot be copied at 
 from __future__ import annotations
 
 import contextlib
+import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -129,11 +130,15 @@ def replaced(forwards: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> Iterat
             kind = type(part)
             kept.append((part, kind, part.__dict__.pop("forward", None)))
             # Not a hook: published KAN convolutions call `layer.forward(x)`.
-            part.__class__ = type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
+            try:
+                part.__class__ = type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
+            except TypeError:  # a class that cannot have this one below it
+                part.__dict__["forward"] = types.MethodType(forward, part)
         yield
     finally:
         for part, kind, own in reversed(kept):
             part.__class__ = kind
+            part.__dict__.pop("forward", None)
             if own is not None:
                 part.__dict__["forward"] = own
 

@@ -61,6 +61,7 @@ WAYS = {
         lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 3))),
         {"0": "linear"},
     ),
+    "a class that is not below": (lambda: nn.Sequential(odd.Patched(4, 3)), {"0": EFFICIENT}),
     "half precision": (lambda: modules.Stack(modules.KANLinear(4, 3)).half(), {"layers.0": EFFICIENT}),
     "training": (odd.trained, {"0": "linear", "3": EFFICIENT}),
 }
@@ -89,7 +90,7 @@ def everything(module: Any) -> list[Any]:
     return found
 
 
-@pytest.mark.parametrize("make", [odd.trained, odd.Kept, odd.tied, odd.unsaved, odd.encoder])
+@pytest.mark.parametrize("make", [odd.trained, odd.Kept, odd.tied, odd.unsaved, odd.encoder, lambda: odd.Patched(4, 3)])
 def test_a_module_is_given_back_as_it_was(make: Any) -> None:
     module = make()
     before = everything(module)
