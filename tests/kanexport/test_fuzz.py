@@ -28,7 +28,7 @@ def fuzzer() -> ModuleType:
 
 def test_damaged_checkpoints_end_in_a_typed_error_or_are_exported(fuzzer: ModuleType, tmp_path: Path) -> None:
     outcomes: collections.Counter[str] = collections.Counter()
-    for outcome in fuzzer.fuzz(random.Random(20), tmp_path, COUNT, seconds=120, verify_every=100):
+    for outcome in fuzzer.fuzz(random.Random(20), tmp_path, COUNT, seconds=120, verify_every=30):
         if isinstance(outcome, fuzzer.Finding):
             pytest.fail(f"mutation {outcome.number} of {outcome.seed.name}, {outcome.what}:\n{outcome.text}")
         outcomes[outcome] += 1
