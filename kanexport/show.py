@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from typing import Any
 
 from rich import box
@@ -13,6 +14,8 @@ from rich.table import Table
 from kanexport.errors import ExportError
 from kanexport.manifest import arrows
 from kanexport.publish import Result
+
+PIPE_WIDTH = 160  # columns, where there is no terminal to ask
 
 
 def document(result: Result) -> dict[str, Any]:
@@ -66,7 +69,7 @@ def result(result: Result) -> None:
 def folder(report: dict[str, Any]) -> None:
     """Print the report of a folder (`sweep.document`): what was exported, how well, and
     why the rest was refused."""
-    console = Console(highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
     table = Table(title="largest relative errors against float64", title_justify="left", box=box.SIMPLE)
     table.add_column("file", overflow="fold", min_width=28)
     for heading in ("family", "widths", "class", "outputs", "edges"):
