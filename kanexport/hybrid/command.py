@@ -31,6 +31,7 @@ from kanexport.publish import Result, Target
 RANDOM_ROWS = 32
 ROWS_LIMIT, NUMBERS_LIMIT = 1024, 100_000_000
 COMPILED = "_orig_mod."
+SIZES = "the factory must build the module with the sizes it was trained with"
 
 
 def run(
@@ -102,11 +103,12 @@ def _load(module: nn.Module, path: Path) -> tuple[SourceFile, ...]:
         raise CheckpointError(
             f"{path}: the weights are not this module's: {len(missing)} tensors are missing, {len(extra)} are unknown "
             f"({some})",
-            hint="the factory must build the module with the sizes it was trained with",
+            hint=SIZES,
         )
     for key, value in state.items():
         if value.shape != tuple(wanted[key].shape):
-            raise CheckpointError(f"{path}: {key} has shape {value.shape}, the module has {tuple(wanted[key].shape)}")
+            shape = tuple(wanted[key].shape)
+            raise CheckpointError(f"{path}: {key} has shape {value.shape}, the module has {shape}", hint=SIZES)
     weights = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in state.items()}
     module.load_state_dict({key: weights[key.replace(COMPILED, "")] for key in module.state_dict()})
     return loaded.files
@@ -135,8 +137,9 @@ def _read(path: Path) -> npt.NDArray[Any]:
             raise OptionError(f"{path} holds several arrays, expected one (.npy)")
         return np.array(rows[:ROWS_LIMIT])
     except (OSError, ValueError, EOFError) as error:
+        why = getattr(error, "strerror", None) or first_line(error)
         raise OptionError(
-            f"{path} cannot be read as rows: {first_line(error)}", hint="numpy.save('rows.npy', rows), or a .csv"
+            f"{path} cannot be read as rows: {why}", hint="numpy.save('rows.npy', rows), or a .csv"
         ) from error
 
 

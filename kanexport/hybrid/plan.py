@@ -218,7 +218,7 @@ def _require_independent(whole: Whole, oracle: Oracle, part: Array) -> None:
         )
     if not _close(np.concatenate(rows), together, limit):
         culprit = _culprit(whole, oracle, part, limit)
-        because = f", because of {culprit}" if culprit else ""
+        because = f", because of {culprit}" if culprit not in ("", shown("body")) else ""
         raise InvalidKan(
             f"the output of a row depends on the other rows of its batch (edge class C){because}; it cannot be served",
             hint=FREEZE,
