@@ -91,6 +91,8 @@ def make(whole: Whole, oracle: Oracle, x: Array, options: Mapping[str, str], few
             axes = None
             loose.append(first.name)
         uses.append(Use(first.name, kan, forms.form(first, kan.n_inputs, kan.n_outputs), axes))
+    if not uses:
+        notes.append("no layer was recognised, so there are no edges to ask for")
     if loose:
         notes.append(f"{_some(loose)}: vectors do not belong to single rows, so that edges cannot be asked for")
     return Plan(oracle, modules, readings, tuple(uses), tuple(notes))

@@ -138,7 +138,7 @@ def test_a_living_pykan_network_tells_what_its_files_do_not(make: Any) -> None:
 
 
 def test_a_function_of_the_users_own_is_asked_for_and_taken() -> None:
-    (note,) = plan(odd.Pykan("inverse"), draw(4)).notes
+    note, _ = plan(odd.Pykan("inverse"), draw(4)).notes
     assert "looks like a layer of pykan, but cannot be read" in note
     assert "--function inverse=..." in note
     found = plan(odd.Pykan("inverse"), draw(4), **{"function inverse": "1/x"})
@@ -172,8 +172,9 @@ def test_what_example_rows_do_not_show_is_tried_beyond_them() -> None:
 
 def test_many_layers_that_are_left_make_one_note() -> None:
     found = plan(nn.Sequential(*(modules.Impostor(4, 4) for _ in range(9))), draw(4))
-    (note,) = found.notes
+    note, none = found.notes
     assert note.startswith("0, 1, 2, 3, 4 and 4 more: looks like")
+    assert none == "no layer was recognised, so there are no edges to ask for"
 
 
 def test_a_layer_that_knows_nothing_of_the_rows_has_no_edges_to_ask_for() -> None:
