@@ -101,9 +101,9 @@ def make(whole: Whole, oracle: Oracle, x: Array, options: Mapping[str, str], few
 def affordable(whole: Whole, oracle: Oracle, x: Array, most: int) -> int:
     """How many rows of a lent module may be looked at at once, of `most`."""
     found = {name: one.module for name, one in recognise.candidates(whole).items()}
-    y, calls = oracle.run(x[:1], found, nested=True)
-    numbers = y.size + sum(call.x.size + call.y.size for call in calls)
-    return max(1, min(most, NUMBERS // numbers))
+    y, calls = oracle.run(_repeat(x, 2), found, nested=True)  # a module may not take one row by itself
+    numbers = (y.size + sum(call.x.size + call.y.size for call in calls)) // 2
+    return max(1, min(most, NUMBERS // max(1, numbers)))
 
 
 def _inputs(kan: Kan, x: Array) -> list[Array]:
