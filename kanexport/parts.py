@@ -65,6 +65,15 @@ class Part:
         """A tensor of that shape (None: any length), as float64. Raises InvalidKan naming the key."""
         return tensor(self.tensors, self.prefix + name, shape)
 
+    def blocks(self, name: str, count: int) -> Array:
+        """The weight [O, I * K] of a linear layer over K functions of each source, K being
+        `count`, as [I, O, K]. Raises InvalidKan naming the key."""
+        weight = self.tensor(name, None, None)
+        m, columns = weight.shape
+        if columns % count:
+            raise InvalidKan(f"{name} has {columns} columns, no multiple of the {count} centres")
+        return weight.reshape(m, columns // count, count).transpose(1, 0, 2)
+
 
 def tensor(tensors: Tensors, key: str, shape: tuple[int | None, ...]) -> Array:
     """A tensor of that shape (None: any length but zero), as float64. Raises InvalidKan naming the key."""

@@ -16,7 +16,6 @@ import numpy as np
 
 from kanexport import stack
 from kanexport.bases.sech2 import Sech2
-from kanexport.errors import InvalidKan
 from kanexport.ir import BasisTerm, Layer
 from kanexport.options import Options
 from kanexport.parts import Keys, Part
@@ -32,18 +31,15 @@ KEYS = Keys(
 def layer(part: Part, options: Options) -> Layer:
     """One FasterKANLayer. Raises InvalidKan or OptionError."""
     centres = part.tensor("rbf.grid", None)
-    m, columns = part.shape("spline_linear.weight")
-    if columns % len(centres):
-        raise InvalidKan(f"spline_linear.weight has {columns} columns, no multiple of the {len(centres)} centres")
-    n = columns // len(centres)
-    weights = part.tensor("spline_linear.weight", m, columns).reshape(m, n, len(centres))
+    coef = part.blocks("spline_linear.weight", len(centres))
+    n, m, _ = coef.shape
     used = options.choice("inv_denominator", ("unused", "used"), "unused") == "used"
     basis = Sech2(centres, float(part.tensor("rbf.inv_denominator")) if used else 1.0)
     before: tuple[Step, ...] = ()
     if part.has("layernorm.weight"):
         before = (stack.norm(Part(part.tensors, part.prefix + "layernorm."), options, "layernorm", n),)
     return Layer(
-        terms=(BasisTerm(basis, weights.transpose(1, 0, 2), before),),
+        terms=(BasisTerm(basis, coef, before),),
         mask=np.ones((n, m)),
         bias=np.zeros(m),
         spread=np.zeros((n, m), dtype=bool),

@@ -18,7 +18,6 @@ import numpy as np
 from kanexport import spacing, stack, unary
 from kanexport.bases.activation import Activation
 from kanexport.bases.gaussian import Gaussian
-from kanexport.errors import InvalidKan
 from kanexport.ir import BasisTerm, Layer
 from kanexport.options import Options
 from kanexport.parts import Keys, Part
@@ -35,16 +34,13 @@ KEYS = Keys(
 def layer(part: Part, options: Options) -> Layer:
     """One FastKANLayer. Raises InvalidKan or OptionError."""
     centres = part.tensor("rbf.grid", None)
-    m, columns = part.shape("spline_linear.weight")
-    if columns % len(centres):
-        raise InvalidKan(f"spline_linear.weight has {columns} columns, no multiple of the {len(centres)} centres")
-    n = columns // len(centres)
-    weights = part.tensor("spline_linear.weight", m, columns).reshape(m, n, len(centres))
+    coef = part.blocks("spline_linear.weight", len(centres))
+    n, m, _ = coef.shape
     basis = Gaussian(centres, spacing.denominator(centres, options))
     before: tuple[Step, ...] = ()
     if part.has("layernorm.weight"):
         before = (stack.norm(Part(part.tensors, part.prefix + "layernorm."), options, "layernorm", n),)
-    terms = [BasisTerm(basis, weights.transpose(1, 0, 2), before)]
+    terms = [BasisTerm(basis, coef, before)]
     bias = np.zeros(m)
     if part.has("base_linear.weight"):
         activation = Activation(unary.activation(options.text("base_activation", "silu").lower()))
