@@ -49,7 +49,7 @@ def test_every_file_of_the_corpus_is_a_typed_error(told: dict[str, Any]) -> None
     assert wrong == {}
 
 
-def test_none_takes_long_and_all_together_little_memory(told: dict[str, Any], state_error: Any) -> None:
+def test_none_takes_long_and_all_together_little_memory(told: dict[str, Any]) -> None:
     slow = {result["name"]: result["seconds"] for result in told["results"] if result["seconds"] > SECONDS}
     assert slow == {}
     assert told["peak_kib"] < MEMORY
