@@ -27,9 +27,10 @@ import numpy as np
 import onnxruntime
 import torch
 
-from kanexport import checkpoint, evaluate, lower, readers
+from kanexport import checkpoint, evaluate, lower
 from kanexport.ir import Kan
 from kanexport.options import Options
+from kanexport.recognise import detect
 
 WIDTHS = (784, 64, 10)
 GRID, DEGREE = 5, 3
@@ -98,7 +99,7 @@ def exported_by_us(network: Network) -> tuple[bytes, Kan]:
         path = Path(folder) / "model.pt"
         torch.save(network.state_dict(), path)
         loaded = checkpoint.load(path)
-        reader, _ = readers.detect(loaded, None)
+        reader, _ = detect.detect(loaded, None)
         kan = reader.read(loaded, Options({}))
     return lower.lower(kan, "float32").model, kan
 

@@ -21,12 +21,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 
-from kanexport import show, sweep
+from kanexport import report, show, sweep
 from kanexport.errors import ExportError, OptionError
+from kanexport.operators import precision
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
+from kanexport.proof.tolerance import OUTPUT_TOLERANCE
 from kanexport.publish import MAX_BATCH_SIZE, Result, Target
-from kanexport.verify import OUTPUT_TOLERANCE
 
 EXAMPLES = """examples:
   kanserve export model/0.5 --repository models --name wine     pykan: the prefix, or any of its files
@@ -66,7 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add(
         "--architecture", type=Path, metavar="FILE", help="a list of steps (TOML), where the file leaves the order open"
     )
-    add("--dtype", choices=("float32", "float64"), default="float32", help="precision of the graph")
+    add("--dtype", choices=tuple(precision.DATATYPES), default="float32", help="precision of the graph")
     add("--max-batch-size", type=int, default=MAX_BATCH_SIZE, help=f"rows per request (default: {MAX_BATCH_SIZE})")
     add("--tolerance", type=float, default=OUTPUT_TOLERANCE, help="largest relative error of outputs allowed")
     add("--force", action="store_true", help="replace the version if it exists")
@@ -94,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     except ExportError as error:
         return _fail(error, as_json=args.json)
     if args.json:
-        print(json.dumps(show.document(result)))
+        print(json.dumps(report.document(result)))
     else:
         show.result(result)
     return 0
@@ -226,7 +227,7 @@ def _progress_of_files() -> Iterator[Callable[[int, int, str], None]]:
 
 def _fail(error: ExportError, *, as_json: bool) -> int:
     if as_json:
-        print(json.dumps({"error": show.failure(error)}))
+        print(json.dumps({"error": report.failure(error)}))
     print(f"error: {show.printable(error.message)}", file=sys.stderr)
     if error.hint:
         print(f"  help: {show.printable(error.hint)}", file=sys.stderr)

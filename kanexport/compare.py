@@ -9,19 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from kanexport.proof.tolerance import Allowance
+
 Array = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Allowance:
-    """`scale`: the least magnitude that errors are relative to. `change`: asked only
-    beyond the tolerance, what rounding nodes and weights alone does here, relative;
-    `excuse`: how many times that is allowed."""
-
-    tolerance: float
-    scale: float
-    change: Callable[[], float]
-    excuse: float
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kanexport.ir import EdgeTerm, Kan, Layer, Term
-from kanexport.lower import EDGES
+from kanexport.lowering.edges import EDGES
 from kanexport.manifest import BasisInfo, LayerInfo, SymbolicEdge
 
 

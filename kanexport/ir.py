@@ -195,7 +195,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Kan:
-    """A whole network. `dtype` is the checkpoint's, one of `parts.STORAGE_DTYPES`.
+    """A whole network. `dtype` is the checkpoint's, one of `operators.precision.STORED`.
 
     `notes`: what a reader of the numbers should know, one sentence each.
     """

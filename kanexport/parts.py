@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 from kanexport.errors import InvalidKan
 from kanexport.formats import bfloat16
+from kanexport.operators import precision
 
 Array = npt.NDArray[np.float64]
 Tensors = Mapping[str, npt.NDArray[Any]]
 
 # Of the weights in a file, widest first.
-STORAGE_DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def storage_dtype(tensors: list[npt.NDArray[Any]]) -> str:
     """The widest type of number among the tensors, as their file has it: "float64",
     "float32", "float16" or "bfloat16"; "float32" where there is none."""
     found = {bfloat16.stored(value) for value in tensors}
-    return next((name for name in STORAGE_DTYPES if name in found), "float32")
+    return next((name for name in precision.STORED if name in found), "float32")
 
 
 def natural(text: str) -> list[tuple[int, int, str]]:

@@ -6,16 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kanexport import architecture, checkpoint, describe, graph, lower, readers, verify
+from kanexport import architecture, checkpoint, describe, graph, lower, verify
 from kanexport.checkpoint import Checkpoint
 from kanexport.errors import OptionError
 from kanexport.ir import Kan
 from kanexport.manifest import Source
+from kanexport.operators import precision
 from kanexport.options import Options
+from kanexport.proof.tolerance import OUTPUT_TOLERANCE
 from kanexport.publish import MAX_BATCH_SIZE, Model, Result, Target, publish
+from kanexport.recognise import assemble, detect
 
 ARCHITECTURE = "given with --architecture"
-DIGITS = {"float16": "3.3 decimal digits each", "bfloat16": "2.4 decimal digits each"}  # 11 and 8 bits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +35,7 @@ class Request:
     architecture: Path | None = None  # the user's own list of steps
     dtype: str = "float32"
     max_batch_size: int = MAX_BATCH_SIZE
-    tolerance: float = verify.OUTPUT_TOLERANCE
+    tolerance: float = OUTPUT_TOLERANCE
     force: bool = False
     shared: bool = False  # options and architecture are for many files; this one may have no use for them
 
@@ -84,7 +86,7 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
         input_shape=(kan.n_inputs,),
         output_shape=(kan.n_outputs,),
         source=source,
-        notes=kan.notes + _notes(kan, request.dtype),
+        notes=kan.notes + precision.notes(kan.dtype, request.dtype),
     )
     return publish(target, made)
 
@@ -95,19 +97,8 @@ def _read(loaded: Checkpoint, request: Request, options: Options) -> tuple[Kan, 
         if request.family is not None:
             raise OptionError("--family and --architecture exclude each other; a step has family = ...")
         steps = architecture.load(request.architecture)
-        if not request.shared or readers.holds(loaded, steps):
-            kan, family = readers.assemble(loaded, steps, options)
+        if not request.shared or assemble.holds(loaded, steps):
+            kan, family = assemble.assemble(loaded, steps, options)
             return kan, family, ARCHITECTURE
-    reader, reason = readers.detect(loaded, request.family)
-    return readers.read(reader, loaded, options), reader.FAMILY, reason
-
-
-def _notes(kan: Kan, dtype: str) -> tuple[str, ...]:
-    if kan.dtype == "float64" and dtype == "float32":
-        return ("the checkpoint is float64 and the graph float32; --dtype float64 keeps full precision",)
-    if kan.dtype in DIGITS:
-        return (
-            f"the checkpoint's weights are {kan.dtype}, {DIGITS[kan.dtype]}; the graph computes with these values in "
-            f"{dtype}, and a source that computes in {kan.dtype} rounds more than that",
-        )
-    return ()
+    reader, reason = detect.detect(loaded, request.family)
+    return detect.read(reader, loaded, options), reader.FAMILY, reason

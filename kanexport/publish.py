@@ -8,14 +8,16 @@ import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
 
-from kanexport import manifest, pack, verify
+from kanexport import manifest, pack
 from kanexport.describe import edges_file
 from kanexport.errors import OptionError
-from kanexport.lower import INPUT, OUTPUT, Lowered
+from kanexport.lower import Lowered
+from kanexport.lowering.serving import INPUT, OUTPUT
 from kanexport.manifest import FileEntry, LayerInfo, Manifest, Source, TensorSpec
+from kanexport.operators import precision
+from kanexport.proof.tolerance import OUTPUT_TOLERANCE
 from kanexport.verify import Proof
 
-DATATYPES = {"float32": "FP32", "float64": "FP64"}
 MAX_BATCH_SIZE = 1024
 
 
@@ -28,13 +30,12 @@ class Target:
     version: int = 1
     dtype: str = "float32"
     max_batch_size: int = MAX_BATCH_SIZE
-    tolerance: float = verify.OUTPUT_TOLERANCE
+    tolerance: float = OUTPUT_TOLERANCE
     force: bool = False
 
     def check(self) -> None:
         """Refuse early what would fail late. Raises OptionError and RepositoryError."""
-        if self.dtype not in DATATYPES:
-            raise OptionError(f"dtype is {self.dtype!r}, expected float32 or float64")
+        precision.check(self.dtype)
         if not 1 <= self.max_batch_size <= 2**31 - 1:
             raise OptionError(f"max batch size is {self.max_batch_size}, expected 1 or more")
         if not 0 < self.tolerance < 1:
@@ -71,7 +72,7 @@ def publish(target: Target, model: Model) -> Result:
     files = {manifest.MODEL_FILE: model.lowered.model} | {
         edges_file(at): data for at, data in enumerate(model.lowered.edges)
     }
-    datatype = DATATYPES[target.dtype]
+    datatype = precision.DATATYPES[target.dtype]
     document = Manifest(
         format=manifest.FORMAT,
         name=target.name,

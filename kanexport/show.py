@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from typing import Any
 
@@ -11,35 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from kanexport.errors import ExportError
 from kanexport.manifest import arrows
 from kanexport.publish import Result
 
 PIPE_WIDTH = 160  # columns, where there is no terminal to ask
-
-
-def document(result: Result) -> dict[str, Any]:
-    """One export as `--json` prints it."""
-    manifest = result.manifest
-    return {
-        "name": manifest.name,
-        "version": manifest.version,
-        "directory": str(result.directory),
-        "family": manifest.source.family,
-        "family_reason": manifest.source.family_reason,
-        "dtype": manifest.source.dtype,
-        "widths": list(manifest.widths),
-        "edge_class": manifest.edge_class,
-        "options": {"given": manifest.source.options_given, "assumed": manifest.source.options_assumed},
-        "verification": dataclasses.asdict(manifest.verification),
-        "files": {entry.path: entry.size for entry in manifest.files},
-        "notes": list(manifest.notes),
-    }
-
-
-def failure(error: ExportError) -> dict[str, str]:
-    """One error as `--json` prints it."""
-    return {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
 
 
 def result(result: Result) -> None:

@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kanexport import architecture, expression, folder, readers, worker
+from kanexport import architecture, expression, folder, worker
 from kanexport.errors import CheckpointError, Crashed, ExportError, FamilyError, LimitExceeded, OptionError
 from kanexport.pipeline import ARCHITECTURE, Request
-from kanexport.show import failure
+from kanexport.recognise import registry
+from kanexport.report import failure
 
 FORMAT = 1  # of the report
 SECONDS, MEMORY = 300.0, 8192  # for one file: time, and MiB of address space
@@ -33,7 +34,7 @@ REFUSED = 4  # exit code
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What became of one checkpoint: `result` as `show.document` tells it, or `error`."""
+    """What became of one checkpoint: `result` as `report.document` tells it, or `error`."""
 
     place: str
     name: str
@@ -119,8 +120,8 @@ def _check(request: Request, seconds: float, memory: int) -> None:
     dataclasses.replace(request, force=True).target("model").check()
     for name, text in request.facts().functions().items():
         expression.function(name, text)
-    if request.family is not None and request.family not in readers.readers():
-        raise FamilyError(f"unknown family {request.family[:80]!r}", hint="known: " + ", ".join(readers.readers()))
+    if request.family is not None and request.family not in registry.readers():
+        raise FamilyError(f"unknown family {request.family[:80]!r}", hint="known: " + ", ".join(registry.readers()))
     if request.architecture is not None:
         architecture.load(request.architecture)
     if not 0 < seconds < 10**6:

@@ -14,29 +14,25 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 from kanexport import evaluate, rows
-from kanexport.compare import Allowance, LargestError, magnitude, relative_change
+from kanexport.compare import LargestError, magnitude, relative_change
 from kanexport.errors import InvalidKan, VerificationFailed
 from kanexport.evaluate import Jitter, Trace
 from kanexport.ir import Kan, Layer
-from kanexport.lower import INPUT, OUTPUT, Lowered
+from kanexport.lower import Lowered
+from kanexport.lowering.serving import INPUT, OUTPUT
 from kanexport.manifest import Reference, Verification, Zone
+from kanexport.proof import runtime
+from kanexport.proof.tolerance import CONDITION, OUTPUT_TOLERANCE, OVERFLOW, Allowance, Tolerance
 
 Array = npt.NDArray[np.float64]
 
-OUTPUT_TOLERANCE = 1e-5
-EDGE_TOLERANCE = 5e-5
-CONDITION = 32.0
-DRAWS = 4  # of that rounding
-OVERFLOW = 1e30  # beyond this, float32 may overflow where float64 does not
 REFERENCE_ROWS, REFERENCE_NUMBERS = 8, 200_000
-SLACK = 10.0  # for other machines' order of summation, in the server's load check
 
 
 @dataclass
@@ -83,31 +79,27 @@ class _Prover:
 
     def __init__(self, subject: Subject, lowered: Lowered, dtype: str, tolerance: float) -> None:
         self.subject, self.lowered, self.dtype = subject, lowered, np.dtype(dtype)
-        self.tolerance, self.edge_tolerance = tolerance, tolerance * EDGE_TOLERANCE / OUTPUT_TOLERANCE
-        # Who asks for less than the usual tolerance wants no more excused than that.
-        self.excuse = CONDITION * min(1.0, tolerance / OUTPUT_TOLERANCE)
-        size = float(np.finfo(self.dtype).eps) / 2
-        self.jitters = [evaluate.Jitter(size, seed) for seed in range(DRAWS)]
-        self.session = _session(lowered.model)
-        self.edge_sessions = [_session(model) for model in lowered.edges]
+        self.tolerance = Tolerance.of(tolerance, dtype)
+        self.session = runtime.session(lowered.model)
+        self.edge_sessions = [runtime.session(model) for model in lowered.edges]
         self.zones: dict[str, _ZoneErrors] = {}
         self.scales: dict[int, float] = {}  # magnitudes inside the grid: by layer, and of y as layer -1
 
     def run(self, x: Array) -> dict[str, Array]:
         """All outputs of the serving graph, and its input, as float64."""
-        return {INPUT: x, **_run(self.session, {INPUT: x.astype(self.dtype)})}
+        return {INPUT: x, **runtime.run(self.session, {INPUT: x.astype(self.dtype)})}
 
     def edge_values(self, index: int, nodes: Array) -> Array:
         """[B, n] -> [B, I, O]"""
         name = self.lowered.node_tensors[index]
-        return next(iter(_run(self.edge_sessions[index], {name: nodes.astype(self.dtype)}).values()))
+        return next(iter(runtime.run(self.edge_sessions[index], {name: nodes.astype(self.dtype)}).values()))
 
     def zone(self, name: str, x: Array) -> None:
         """Outputs, and the edges of every layer from the graph's own nodes."""
         errors = self.zones.setdefault(name, _ZoneErrors())
         errors.rows += len(x)
         trace = self.subject.evaluate(x)
-        shaken = functools.cache(lambda: [self.subject.evaluate(x, jitter) for jitter in self.jitters])
+        shaken = functools.cache(lambda: [self.subject.evaluate(x, jitter) for jitter in self.tolerance.jitters])
         found = self.run(x)
         keep = trace.peak < OVERFLOW
         if name == "inside" and not keep.any():
@@ -118,7 +110,7 @@ class _Prover:
         if found[OUTPUT].shape != trace.y.shape:
             raise VerificationFailed(f"{len(x)} {name} rows give {found[OUTPUT].shape}, not {trace.y.shape}")
         y = _table(trace.y[keep])
-        allowance = self._allow(-1, self.tolerance, y, lambda: [_table(other.y[keep]) for other in shaken()])
+        allowance = self._allow(-1, self.tolerance.outputs, y, lambda: [_table(other.y[keep]) for other in shaken()])
         errors.outputs.add(_table(found[OUTPUT][keep]), y, allowance, _output)
         for index, layer in enumerate(self.subject.layers):
             nodes, exact = found[self.lowered.node_tensors[index]], trace.inputs[index]
@@ -134,7 +126,7 @@ class _Prover:
 
     def layer_zone(self, name: str, index: int, x: Array) -> None:
         """The edges of one layer from rows made for it."""
-        moved = functools.cache(lambda: [jitter.shake(x) for jitter in self.jitters])
+        moved = functools.cache(lambda: [jitter.shake(x) for jitter in self.tolerance.jitters])
         # `rows` counts rows of the model; a zone without any counts the layer's.
         errors = self.zones.setdefault(name, _ZoneErrors(rows=len(x)))
         self._edges(errors, index, self.subject.layers[index], x, x, moved)
@@ -150,15 +142,15 @@ class _Prover:
     ) -> None:
         for part, values, peak in evaluate.edges(layer, exact):
             fits = peak < OVERFLOW
-            shaken = functools.partial(_shaken_edges, layer, moved, self.jitters, part, fits)
-            allowance = self._allow(index, self.edge_tolerance, values[fits], shaken)
+            shaken = functools.partial(_shaken_edges, layer, moved, self.tolerance.jitters, part, fits)
+            allowance = self._allow(index, self.tolerance.edges, values[fits], shaken)
             errors.edges.add(self.edge_values(index, nodes[part])[fits], values[fits], allowance, _edge(index))
 
     def _allow(self, index: int, tolerance: float, exact: Array, shaken: Callable[[], list[Array]]) -> Allowance:
         """Remembers the first magnitude of its kind: the zone inside the grid comes first."""
         scale = self.scales.setdefault(index, magnitude(exact))
         return Allowance(
-            tolerance, scale, lambda: max(relative_change(exact, other) for other in shaken()), self.excuse
+            tolerance, scale, lambda: max(relative_change(exact, other) for other in shaken()), self.tolerance.excuse
         )
 
     def batches(self, x: Array, *, empty: bool) -> None:
@@ -251,8 +243,8 @@ def _reference(prover: _Prover, x: Array) -> Reference:
     """Rows whose answer is finite and does not hang on rounding, so that it holds on
     other machines too."""
     y = _table(prover.subject.evaluate(x).y)
-    moved = [_table(prover.subject.evaluate(x, jitter).y) for jitter in prover.jitters]
-    tolerance = prover.tolerance * SLACK
+    moved = [_table(prover.subject.evaluate(x, jitter).y) for jitter in prover.tolerance.jitters]
+    tolerance = prover.tolerance.of_reference()
     with np.errstate(invalid="ignore"):
         change = CONDITION * np.max([np.abs(other - y).max(axis=1) for other in moved], axis=0) / (magnitude(y) or 1.0)
     finite = np.flatnonzero(np.isfinite(y).all(axis=1) & np.isfinite(change))
@@ -320,9 +312,9 @@ def _report(prover: _Prover) -> Verification:
         for name, zone in prover.zones.items()
     )
     return Verification(
-        outputs_tolerance=prover.tolerance,
-        edges_tolerance=prover.edge_tolerance,
-        runtime=f"onnxruntime {onnxruntime.__version__} on CPU, float64 reference",
+        outputs_tolerance=prover.tolerance.outputs,
+        edges_tolerance=prover.tolerance.edges,
+        runtime=f"{runtime.name()}, float64 reference",
         zones=zones,
     )
 
@@ -330,39 +322,10 @@ def _report(prover: _Prover) -> Verification:
 def _shaken_edges(
     layer: Layer,
     moved: Callable[[], list[Array]],
-    jitters: list[evaluate.Jitter],
+    jitters: tuple[Jitter, ...],
     part: slice,
     fits: npt.NDArray[np.bool_],
 ) -> list[Array]:
     """Edge values of some rows, once per draw of the rounding."""
     pairs = zip(moved(), jitters, strict=True)
     return [np.concatenate([v for _, v, _ in evaluate.edges(layer, x[part], j)])[fits] for x, j in pairs]
-
-
-def _session(model: bytes) -> Any:
-    # A device id and a file in the user's cache folder are not an exporter's business.
-    onnxruntime.disable_telemetry_events()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.enable_cpu_mem_arena = False  # a model of many layers has as many sessions
-    options.log_severity_level = 4
-    try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors share no public base class
-        text = str(error)
-        kernel = text.rpartition("implementation for")[2].strip()[:40]
-        raise InvalidKan(
-            f"onnxruntime {onnxruntime.__version__} cannot run the graph"
-            + (f": it has no kernel for {kernel}" if "NOT_IMPLEMENTED" in text else ""),
-            hint="export in float32; not every function has a float64 kernel",
-        ) from error
-
-
-def _run(session: Any, feeds: dict[str, npt.NDArray[Any]]) -> dict[str, Array]:
-    names = [output.name for output in session.get_outputs()]
-    try:
-        values = session.run(names, feeds)
-    except Exception as error:  # as above
-        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
-        raise VerificationFailed(f"the graph does not run on {shapes}: {str(error)[:200]}") from error
-    return {name: np.asarray(value, dtype=np.float64) for name, value in zip(names, values, strict=True)}

@@ -2,7 +2,7 @@
 
 `python -P -m kanexport.worker` reads one JSON document from standard input,
 {"request": the fields of a Request, "memory": bytes}, and writes one to standard
-output: {"result": ...} or {"error": ...}, as `kanexport.show` makes them.
+output: {"result": ...} or {"error": ...}, as `kanexport.report` makes them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from kanexport import show
+from kanexport import report
 from kanexport.errors import Crashed, ExportError, LimitExceeded
 from kanexport.pipeline import Request, export
 
@@ -38,11 +38,11 @@ def main() -> int:
     request, memory = decode(sys.stdin.buffer.read())
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     try:
-        answer: dict[str, Any] = {"result": show.document(export(request))}
+        answer: dict[str, Any] = {"result": report.document(export(request))}
     except ExportError as error:
-        answer = {"error": show.failure(error)}
+        answer = {"error": report.failure(error)}
     except Exception as error:  # this process's boundary: whatever it is, the next file goes on
-        answer = {"error": show.failure(_unexpected(error, memory))}
+        answer = {"error": report.failure(_unexpected(error, memory))}
     print(json.dumps(answer))
     return 0
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kanexport import readers
+from kanexport.recognise import registry
 
 ROOT = Path(__file__).parent.parent
 OWN = ROOT / "tests" / "golden" / "checkpoints"
@@ -47,7 +47,7 @@ def cases() -> list[Case]:
     for folder in (OWN, BESIDE):
         for facts_file in sorted(folder.glob("*/case.json")):
             facts = json.loads(facts_file.read_text())
-            if facts["family"] in readers.readers():
+            if facts["family"] in registry.readers():
                 found.setdefault(facts["name"], Case(facts["name"], _path(facts_file.parent), facts))
     return list(found.values())
 

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from kanexport import checkpoint, evaluate, readers
+from kanexport import checkpoint, evaluate
 from kanexport.errors import ExportError
 from kanexport.ir import Kan
 from kanexport.manifest import Manifest
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
+from kanexport.recognise import detect
 
 Tensors = dict[str, Any]
 # From a layer's tensors in float64 and one row of its sources to its edges [I][O].
@@ -45,8 +46,8 @@ def under(tensors: Tensors, prefix: str) -> Tensors:
 def read(path: Path, *options: str) -> tuple[Kan, str]:
     """The network, and the family that its tensors were recognised as."""
     loaded = checkpoint.load(path)
-    reader, _ = readers.detect(loaded, None)
-    return readers.read(reader, loaded, Options.parse(options)), reader.FAMILY
+    reader, _ = detect.detect(loaded, None)
+    return detect.read(reader, loaded, Options.parse(options)), reader.FAMILY
 
 
 def check(

@@ -18,7 +18,7 @@ GENERATED = PACKAGES["kanserve"] / "pb"
 LAYERS = {
     "kanexport": [
         {"errors", "manifest"},
-        {"graph", "formats", "options", "compare", "architecture"},
+        {"graph", "operators", "formats", "options", "architecture"},
         {
             "precise",
             "unary",
@@ -36,10 +36,11 @@ LAYERS = {
             "spacing",
         },
         {"ir"},
-        {"stack", "bare"},
-        {"lower", "evaluate", "rows", "readers"},
+        {"stack", "bare", "layers"},
+        {"lower", "lowering", "evaluate", "rows", "compare", "proof", "readers", "recognise"},
         {"describe", "verify", "pack"},
         {"publish"},
+        {"report"},
         {"pipeline", "hybrid"},
         {"show", "folder"},
         {"worker"},
@@ -66,7 +67,7 @@ STRANGERS = [{"backends", "repository", "interpret"}]
 HOMES = {
     "onnx": {"kanexport/graph.py", "kanexport/hybrid/splice.py", "kanexport/hybrid/trace.py"},
     "onnxscript": {"kanexport/hybrid/trace.py"},
-    "onnxruntime": {"kanexport/verify.py", "service/kanserve/backends/ort.py"},
+    "onnxruntime": {"kanexport/proof/runtime.py", "service/kanserve/backends/ort.py"},
     "torch": {"kanexport/hybrid/"},
     "pickle": set(),
     "prometheus_client": {"service/kanserve/metrics.py"},

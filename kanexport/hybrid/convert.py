@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from kanexport import describe, lower, rows, verify
+from kanexport import describe, rows, verify
 from kanexport.errors import OptionError
 from kanexport.hybrid import plan as planning
 from kanexport.hybrid import splice, trace
@@ -22,6 +22,8 @@ from kanexport.hybrid.plan import FEW, Plan, Use
 from kanexport.hybrid.recognise import Whole, shown
 from kanexport.hybrid.trace import Hole
 from kanexport.lower import Lowered
+from kanexport.lowering.edges import edge_graph
+from kanexport.lowering.serving import INPUT, serving_graph
 from kanexport.manifest import LayerInfo, Source, SourceFile
 from kanexport.publish import Model, Result, Target, publish
 from kanexport.verify import Proof
@@ -93,14 +95,14 @@ def _lower(whole: Whole, plan: Plan, x: Array, dtype: str) -> Lowered:
     bodies = []
     for use, hole in zip(plan.uses, holes, strict=True):
         nodes = []
-        inner = [lower.INPUT, *(f"layer{at}_in" for at in range(1, len(use.kan.layers)))]
+        inner = [INPUT, *(f"layer{at}_in" for at in range(1, len(use.kan.layers)))]
         for layer, width, tensor in zip(use.kan.layers, use.kan.widths(), inner, strict=False):
             if use.axes is not None:
                 names.append(f"layer{len(names)}_in")
                 nodes.append((tensor, names[-1]))
-                edges.append(lower.edge_graph(layer, names[-1], width, dtype))
+                edges.append(edge_graph(layer, names[-1], width, dtype))
         bodies.append(
-            splice.Body(hole, lower.serving_graph(use.kan, tuple(inner), dtype, whole=False), tuple(nodes), use.axes)
+            splice.Body(hole, serving_graph(use.kan, tuple(inner), dtype, whole=False), tuple(nodes), use.axes)
         )
     return Lowered(splice.splice(traced, bodies), tuple(edges), tuple(names))
 

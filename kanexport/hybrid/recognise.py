@@ -21,14 +21,16 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from kanexport import evaluate, readers, stack
+from kanexport import evaluate, stack
 from kanexport.checkpoint import Checkpoint
 from kanexport.errors import ExportError, InvalidKan
 from kanexport.hybrid import facts, forms
 from kanexport.hybrid.capture import Call
 from kanexport.hybrid.facts import Facts
 from kanexport.ir import Kan
+from kanexport.layers.linear import linear_layer
 from kanexport.parts import Part, storage_dtype
+from kanexport.recognise import registry
 
 LINEAR = "linear"
 AGREEMENT = {"float64": 1e-6, "float32": 1e-4}  # relative; float64 agrees to 1e-14, a misread formula to 1e-2
@@ -60,7 +62,7 @@ class Candidate:
     """A submodule whose tensors some families know, each with the tensors it reads."""
 
     module: nn.Module
-    families: tuple[tuple[str, readers.Reader | None, Tensors], ...]  # None: a linear layer
+    families: tuple[tuple[str, registry.Reader | None, Tensors], ...]  # None: a linear layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,7 @@ def judge(candidate: Candidate, calls: Sequence[Call], given: Mapping[str, str],
     return verdict
 
 
-def _families(module: nn.Module) -> Iterator[tuple[str, readers.Reader | None, Tensors]]:
+def _families(module: nn.Module) -> Iterator[tuple[str, registry.Reader | None, Tensors]]:
     if isinstance(module, nn.Linear):
         # As attributes, because a parametrised weight is stored in pieces.
         own = {"weight": module.weight} | ({} if module.bias is None else {"bias": module.bias})
@@ -141,7 +143,7 @@ def _families(module: nn.Module) -> Iterator[tuple[str, readers.Reader | None, T
     plain = {name: value for name, value in vars(module).items() if isinstance(value, torch.Tensor)}
     beside = facts.arrays(unsaved | plain)
     for family, reader in _all_readers().items():
-        if isinstance(reader, readers.LayerReader):
+        if isinstance(reader, registry.LayerReader):
             names = reader.keys.names()
             mine = {key: beside[key] for key in names if key in beside and key not in tensors} | tensors
             if _is_lone_layer(reader, mine):
@@ -154,15 +156,15 @@ def _families(module: nn.Module) -> Iterator[tuple[str, readers.Reader | None, T
                 break
 
 
-def _is_lone_layer(reader: readers.LayerReader, tensors: Tensors) -> bool:
+def _is_lone_layer(reader: registry.LayerReader, tensors: Tensors) -> bool:
     """A layer with no tensor left over."""
     lone = set(tensors) <= set(reader.keys.names()) and stack.prefixes(tensors, reader.keys) == [""]
     return lone and reader.fits(Part(tensors, ""))
 
 
 @functools.cache
-def _all_readers() -> dict[str, readers.Reader]:
-    return readers.readers()
+def _all_readers() -> dict[str, registry.Reader]:
+    return registry.readers()
 
 
 def _checkpoint(module: nn.Module, tensors: Tensors) -> Checkpoint:
@@ -189,7 +191,7 @@ def _readings(
             tried: Mapping[str, str],
             how: str,
             family: str = family,
-            reader: readers.Reader = reader,
+            reader: registry.Reader = reader,
             choices: dict[str, tuple[str, ...]] = choices,
         ) -> Callable[[], Reading]:
             def read() -> Reading:
@@ -214,12 +216,12 @@ def _readings(
 
 
 def _linear(tensors: Tensors) -> Reading:
-    return Reading(LINEAR, stack.chain([readers.linear(Part(tensors, ""))], storage_dtype(list(tensors.values()))), "")
+    return Reading(LINEAR, stack.chain([linear_layer(Part(tensors, ""))], storage_dtype(list(tensors.values()))), "")
 
 
-def _optional(reader: readers.Reader, tensors: Tensors) -> list[tuple[str, ...]]:
+def _optional(reader: registry.Reader, tensors: Tensors) -> list[tuple[str, ...]]:
     """Tensors that a layer need not have, by the module inside of it that they belong to."""
-    if not isinstance(reader, readers.LayerReader):
+    if not isinstance(reader, registry.LayerReader):
         return []
     groups: dict[str, tuple[str, ...]] = {}
     for name in reader.keys.optional:

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from kanexport.errors import InvalidKan
 from kanexport.hybrid.forms import COLUMN, FLAT
 from kanexport.hybrid.trace import DOMAIN, Hole
-from kanexport.lower import INPUT, OUTPUT
+from kanexport.lowering.serving import INPUT, OUTPUT
 
 
 @dataclass(frozen=True, slots=True)

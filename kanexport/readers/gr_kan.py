@@ -24,11 +24,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kanexport import readers, stack
+from kanexport import stack
 from kanexport.bases.rational import Rational
 from kanexport.checkpoint import Checkpoint
 from kanexport.errors import FamilyError, InvalidKan, OptionError
 from kanexport.ir import BasisTerm, Kan, Layer
+from kanexport.layers.linear import linear_layer
 from kanexport.options import Options
 from kanexport.parts import Array, Keys, Part, Tensors, natural, storage_dtype
 from kanexport.steps import Step
@@ -85,7 +86,7 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
         if module.kind == LINEAR and before is not None and before.kind == RATIONAL:
             items.append(_layer(Part(tensors, before.prefix), part, groups, signed=signed))
         elif module.kind == LINEAR:
-            items.append(dataclasses.replace(readers.linear(part), name=module.name))
+            items.append(dataclasses.replace(linear_layer(part), name=module.name))
         elif module.kind != RATIONAL:
             items.append(stack.norm(part, options, module.kind, module.width))
     used = [value for key, value in tensors.items() if any(key.startswith(m.prefix) for m in order)]
@@ -94,7 +95,7 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
 
 def _layer(rational: Part, linear: Part, groups: int | None, *, signed: bool) -> Layer:
     """A rational function of every source, and the weights of its edges. Raises InvalidKan or OptionError."""
-    plain = readers.linear(linear)
+    plain = linear_layer(linear)
     above, below = (_rows(rational, name, plain.sources, groups) for name in (ABOVE, BELOW))
     try:
         basis = Rational(above, below, signed)

@@ -39,11 +39,12 @@ import yaml
 from golden_cases import cases
 from mutations import mutate
 
-from kanexport import architecture, checkpoint, lower, readers, stack, verify
+from kanexport import architecture, checkpoint, lower, stack, verify
 from kanexport.checkpoint import Checkpoint
 from kanexport.errors import ExportError
 from kanexport.formats.yamlfile import Tagged
 from kanexport.options import Options
+from kanexport.recognise import assemble, detect, registry
 
 SIZE_LIMIT = 200_000  # bytes; larger files only make it slower
 SLOW = 2.0  # seconds of processor time for one case that count as a finding
@@ -177,10 +178,10 @@ def seeds(folder: Path) -> list[Seed]:
 
 def _seed(name: str, path: Path, files: dict[str, bytes], given: tuple[str, ...]) -> Seed:
     loaded, options = checkpoint.load(path), Options.parse(given)
-    reader, _ = readers.detect(loaded, None)
-    readers.read(reader, loaded, options)
+    reader, _ = detect.detect(loaded, None)
+    detect.read(reader, loaded, options)
     steps = {key.rpartition(".")[0] for key in loaded.tensors}
-    if isinstance(reader, readers.LayerReader):
+    if isinstance(reader, registry.LayerReader):
         steps = {prefix.removesuffix(".") for prefix in stack.prefixes(loaded.tensors, reader.keys)}
     return Seed(name, reader.FAMILY, files, given, loaded, tuple(sorted(options._known)), tuple(sorted(steps)))
 
@@ -319,10 +320,10 @@ def attempt(folder: Path, seed: Seed, case: Case, *, prove: bool) -> str:
         given = Options.parse(seed.options if case.options is None else case.options, functions=case.functions)
         if case.steps is not None:
             (folder / "steps.toml").write_bytes(case.steps)
-            kan, family = readers.assemble(loaded, architecture.load(folder / "steps.toml"), given)
+            kan, family = assemble.assemble(loaded, architecture.load(folder / "steps.toml"), given)
         else:
-            reader, _ = readers.detect(loaded, None)
-            kan, family = readers.read(reader, loaded, given), reader.FAMILY
+            reader, _ = detect.detect(loaded, None)
+            kan, family = detect.read(reader, loaded, given), reader.FAMILY
         given.finish(family)
         lowered = lower.lower(kan, "float32")
         if prove:

@@ -14,12 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_checkpoints import save
 
-from kanexport import architecture, checkpoint, cli, evaluate, readers
+from kanexport import architecture, checkpoint, cli, evaluate
 from kanexport.architecture import KINDS
 from kanexport.errors import ExportError, FamilyError, InvalidKan, OptionError
 from kanexport.ir import Kan
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
+from kanexport.recognise import assemble
 
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
 RNG = np.random.default_rng(4)
@@ -45,20 +46,20 @@ def under(**parts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def assemble(folder: Path, tensors: dict[str, Any], steps: str, *options: str) -> tuple[Kan, str]:
+def assembled(folder: Path, tensors: dict[str, Any], steps: str, *options: str) -> tuple[Kan, str]:
     """Steps are given one a line, as in TOML; a line may hold settings after a semicolon."""
     text = "".join("[[step]]\n" + line.strip().replace("; ", "\n") + "\n" for line in steps.strip().splitlines())
     (folder / "layers.toml").write_text(text)
     loaded = checkpoint.load(save(folder, tensors))
     given = Options.parse(options)
-    found = readers.assemble(loaded, architecture.load(folder / "layers.toml"), given)
+    found = assemble.assemble(loaded, architecture.load(folder / "layers.toml"), given)
     given.finish(found[1])
     return found
 
 
 def refuse(folder: Path, tensors: dict[str, Any], steps: str, *options: str) -> ExportError:
     with pytest.raises(ExportError) as caught:
-        assemble(folder, tensors, steps, *options)
+        assembled(folder, tensors, steps, *options)
     return caught.value
 
 
@@ -90,7 +91,7 @@ def test_every_kind_of_step(tmp_path: Path) -> None:
         function = "tanh"
         linear = "head"
     """
-    kan, family = assemble(tmp_path, tensors, steps)
+    kan, family = assembled(tmp_path, tensors, steps)
     assert family == "chebykan+fourierkan"
     assert kinds(kan) == ["select", "affine", "a", "affine", "prelu", "b", "layernorm", "function", "head"]
     assert (kan.n_inputs, kan.n_outputs, kan.notes) == (5, 2, ())
@@ -116,37 +117,37 @@ def test_every_kind_of_step(tmp_path: Path) -> None:
 def test_tensors_that_no_step_names_are_noted(tmp_path: Path) -> None:
     tensors = under(kan1=cheby(3, 4), ln1=norm(4), kan2=cheby(4, 2), scaler={"mean": np.zeros(3, np.float32)})
     tensors["kan1.extra"] = np.ones(2, np.float32)
-    kan, _ = assemble(tmp_path, tensors, 'layer = "kan1"\nlayer = "kan2"')
+    kan, _ = assembled(tmp_path, tensors, 'layer = "kan1"\nlayer = "kan2"')
     (note,) = kan.notes
     assert "4 tensors that no step names" in note
     assert "kan1.extra (2,)" in note
-    kan, _ = assemble(tmp_path, tensors, 'layer = "kan1"\nlayernorm = "ln1"\nlayer = "kan2"')
+    kan, _ = assembled(tmp_path, tensors, 'layer = "kan1"\nlayernorm = "ln1"\nlayer = "kan2"')
     assert "2 tensors" in kan.notes[0]
 
 
 def test_a_lone_layer_a_square_one_and_one_before(tmp_path: Path) -> None:
-    kan, _ = assemble(tmp_path, cheby(3, 3), 'layer = ""\nfunction = "relu"')
+    kan, _ = assembled(tmp_path, cheby(3, 3), 'layer = ""\nfunction = "relu"')
     assert kinds(kan) == ["lone", "function"]
-    kan, _ = assemble(tmp_path, under(ln=norm(3), kan=cheby(3, 3)), 'layernorm = "ln"\nlayer = "kan"')
+    kan, _ = assembled(tmp_path, under(ln=norm(3), kan=cheby(3, 3)), 'layernorm = "ln"\nlayer = "kan"')
     assert kinds(kan) == ["layernorm", "kan"]
     assert kan.edge_class == "B"
     same = under(norm=norm(3), kan=cheby(3, 3))
-    kan, _ = assemble(tmp_path, same, 'layer = "kan"\nlayernorm = "norm"\nlayer = "kan"\nlayernorm = "norm"')
+    kan, _ = assembled(tmp_path, same, 'layer = "kan"\nlayernorm = "norm"\nlayer = "kan"\nlayernorm = "norm"')
     assert kinds(kan) == ["kan", "layernorm"] * 2  # a module that is used twice
 
 
 def test_the_width_of_the_input_is_that_of_the_first_step(tmp_path: Path) -> None:
     tensors = under(kan=cheby(2, 1))
-    assert assemble(tmp_path, tensors, 'select = ""; inputs = [3, 1]\nlayer = "kan"')[0].n_inputs == 4
-    assert assemble(tmp_path, tensors, 'function = "tanh"\nlayer = "kan"')[0].n_inputs == 2
+    assert assembled(tmp_path, tensors, 'select = ""; inputs = [3, 1]\nlayer = "kan"')[0].n_inputs == 4
+    assert assembled(tmp_path, tensors, 'function = "tanh"\nlayer = "kan"')[0].n_inputs == 2
     assert "2 sources, but is given 1" in refuse(tmp_path, tensors, 'select = ""; inputs = [3]\nlayer = "kan"').message
 
 
 def test_the_type_is_that_of_all_tensors_in_use(tmp_path: Path) -> None:
     wide = under(kan={"cheby_coeffs": RNG.normal(size=(3, 2, 3))}, other=norm(2))
-    assert assemble(tmp_path, wide, 'layer = "kan"')[0].dtype == "float64"
+    assert assembled(tmp_path, wide, 'layer = "kan"')[0].dtype == "float64"
     narrow = under(kan=cheby(3, 2), other={"weight": RNG.normal(size=4)})
-    assert assemble(tmp_path, narrow, 'layer = "kan"')[0].dtype == "float32"
+    assert assembled(tmp_path, narrow, 'layer = "kan"')[0].dtype == "float32"
 
 
 @pytest.mark.parametrize(
@@ -284,5 +285,5 @@ def test_the_second_example_of_the_page(tmp_path: Path) -> None:
     steps = re.findall(r"^```toml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)[1]
     (tmp_path / "layers.toml").write_text(steps)
     loaded = checkpoint.load(save(tmp_path, under(_0=cheby(2, 4), _3=cheby(4, 1))))
-    kan, _ = readers.assemble(loaded, architecture.load(tmp_path / "layers.toml"), Options.parse(()))
+    kan, _ = assemble.assemble(loaded, architecture.load(tmp_path / "layers.toml"), Options.parse(()))
     assert kinds(kan) == ["affine", "0", "function", "3"]

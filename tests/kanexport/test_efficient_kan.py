@@ -13,9 +13,10 @@ import onnxruntime
 import pytest
 import safetensors.numpy
 
-from kanexport import checkpoint, readers
+from kanexport import checkpoint
 from kanexport.errors import ExportError, FamilyError, InvalidKan
 from kanexport.pipeline import Request, Result, export
+from kanexport.recognise import detect
 
 ACTS = {"silu": lambda u: u / (1 + math.exp(-u)), "tanh": math.tanh, "identity": lambda u: u}
 
@@ -139,7 +140,7 @@ def test_wrapped_state_dicts(tmp_path: Path, wrapper: str) -> None:
     torch.save({"epoch": 5, wrapper: tensors}, tmp_path / "wrapped.pt")
     loaded = checkpoint.load(tmp_path / "wrapped.pt")
     assert sorted(loaded.tensors) == sorted(tensors)
-    assert readers.detect(loaded, None)[0].FAMILY == "efficient-kan"
+    assert detect.detect(loaded, None)[0].FAMILY == "efficient-kan"
 
 
 def test_a_tensor_beside_the_state_dict_does_not_hide_it(tmp_path: Path) -> None:
@@ -188,7 +189,7 @@ def test_a_gap_between_layers_is_refused(tmp_path: Path) -> None:
 def test_a_square_kanx_layer_is_never_read_as_efficient_kan(tmp_path: Path, n: int) -> None:
     tensors = {"0." + key: value for key, value in layer(n, n, scaler=False).items()}
     tensors["0.grid"] = tensors["0.grid"][:, 3:-3]  # G + 1 knots, not extended
-    assert readers.detect(checkpoint.load(save(tmp_path, tensors)), None)[0].FAMILY == "kanx"
+    assert detect.detect(checkpoint.load(save(tmp_path, tensors)), None)[0].FAMILY == "kanx"
     error = refuse(tmp_path, tensors, family="efficient-kan")
     assert isinstance(error, InvalidKan)
     assert "KANX" in error.hint
@@ -231,5 +232,5 @@ def test_tensors_of_two_families_ask_for_one(pykan: Any, tmp_path: Path) -> None
     toy = pykan([2, 2])
     toy.tensors |= layer(2, 2)
     with pytest.raises(FamilyError, match=r"fit efficient-kan \(.*\) and pykan \(") as caught:
-        readers.detect(checkpoint.load(toy.write(tmp_path)), None)
+        detect.detect(checkpoint.load(toy.write(tmp_path)), None)
     assert "--family" in caught.value.hint

@@ -14,12 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanexport import checkpoint, evaluate, readers
+from kanexport import checkpoint, evaluate
 from kanexport.errors import ExportError, InvalidKan, OptionError, UnknownFunction
 from kanexport.expression import DEPTH, FUNCTIONS, LENGTH, POWER, function
 from kanexport.graph import Graph
 from kanexport.options import Options
 from kanexport.pipeline import Request, Result, export
+from kanexport.recognise import registry
 from kanexport.unary import SYMBOLIC, Unary
 
 DTYPES = ("float32", "float64")
@@ -219,7 +220,7 @@ def test_a_function_of_add_symbolic_is_given_with_the_export(pykan: Any, tmp_pat
     assert (edge.function, edge.expression) == ("xsinx", "x*sin(x)")
     assert result.manifest.source.options_given == {"function xsinx": "x*sin(x)"}
     loaded = checkpoint.load(tmp_path / "toy")
-    kan = readers.readers()["pykan"].read(loaded, Options.parse((), functions=("xsinx=x*sin(x)",)))
+    kan = registry.readers()["pykan"].read(loaded, Options.parse((), functions=("xsinx=x*sin(x)",)))
     x = np.random.default_rng(0).normal(size=(20, 4))
     values = np.concatenate([part for _, part, _ in evaluate.edges(kan.layers[1], x)])[:, 3, 0]
     u = 1.25 * x[:, 3] + 0.5
@@ -255,7 +256,7 @@ def test_functions_of_one_name_are_told_apart_by_their_edges(pykan: Any, tmp_pat
 
 def test_a_masked_edge_of_a_given_function_still_poisons(pykan: Any, tmp_path: Path) -> None:
     loaded = checkpoint.load(model(pykan, "own", mask=0.0).write(tmp_path))
-    kan = readers.readers()["pykan"].read(loaded, Options.parse((), functions=("own=log(x)",)))
+    kan = registry.readers()["pykan"].read(loaded, Options.parse((), functions=("own=log(x)",)))
     assert [edge.mask for edge in kan.layers[1].symbolic] == [0.0]
     values = np.concatenate([part for _, part, _ in evaluate.edges(kan.layers[1], np.array([[0, 0, 0, -9.0]]))])
     assert np.isnan(values[0, 3, 0])

@@ -41,4 +41,4 @@ def test_damaged_checkpoints_end_in_a_typed_error_or_are_exported(fuzzer: Module
 
 
 def test_every_family_is_fuzzed(fuzzer: ModuleType, tmp_path: Path) -> None:
-    assert {seed.family for seed in fuzzer.seeds(tmp_path)} == set(fuzzer.readers.readers())
+    assert {seed.family for seed in fuzzer.seeds(tmp_path)} == set(fuzzer.registry.readers())

@@ -12,13 +12,14 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanexport import checkpoint, evaluate, readers
+from kanexport import checkpoint, evaluate
 from kanexport.bases.rational import Rational
 from kanexport.errors import ExportError, FamilyError, InvalidKan, OptionError
 from kanexport.graph import Graph
 from kanexport.ir import Kan
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
+from kanexport.recognise import detect
 
 
 def act(groups: int, seed: int, *, rows: int = 1, above: int = 6, below: int = 4) -> dict[str, Any]:
@@ -82,9 +83,9 @@ def save(folder: Path, tensors: dict[str, Any]) -> Path:
 
 def read(folder: Path, tensors: dict[str, Any], *pairs: str) -> tuple[Kan, Options]:
     loaded, options = checkpoint.load(save(folder, tensors)), Options.parse(pairs)
-    reader, _ = readers.detect(loaded, None)
+    reader, _ = detect.detect(loaded, None)
     assert reader.FAMILY == "gr-kan"
-    return readers.read(reader, loaded, options), options
+    return detect.read(reader, loaded, options), options
 
 
 def check(folder: Path, tensors: dict[str, Any], order: list[str], *pairs: str) -> Options:

@@ -17,9 +17,10 @@ import pytest
 from golden_cases import ROOT, Case, cases
 from mutations import MUTATIONS, mutate
 
-from kanexport import checkpoint, lower, readers, verify
+from kanexport import checkpoint, lower, verify
 from kanexport.errors import CheckpointError, ExportError
 from kanexport.options import Options
+from kanexport.recognise import detect
 
 SECONDS = 2.0  # of processor time
 MEMORY = 500 * 1024  # KiB
@@ -102,8 +103,8 @@ def _attempt(case: Case, tensors: dict[str, Any], *, prove: bool) -> ExportError
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            reader, _ = readers.detect(loaded, None)
-            kan = readers.read(reader, loaded, options)
+            reader, _ = detect.detect(loaded, None)
+            kan = detect.read(reader, loaded, options)
             options.finish(reader.FAMILY)
             lowered = lower.lower(kan, "float32")
             if prove:

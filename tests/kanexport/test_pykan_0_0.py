@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from kanexport import checkpoint, cli, evaluate, readers
+from kanexport import checkpoint, cli, evaluate
 from kanexport.errors import ExportError, InvalidKan, OptionError, UnknownFunction
 from kanexport.ir import Kan
 from kanexport.options import Options
 from kanexport.pipeline import Request, Result, export
+from kanexport.recognise import detect
 
 FUNCTIONS = {"sin": math.sin, "x^2": lambda u: u * u, "cosh": math.cosh, "sigmoid": lambda u: 1 / (1 + math.exp(-u))}
 
@@ -87,9 +88,9 @@ def save(folder: Path, tensors: dict[str, Any]) -> Path:
 
 def read(folder: Path, tensors: dict[str, Any], *pairs: str, symbolic: tuple[str, ...] = ()) -> Kan:
     loaded = checkpoint.load(save(folder, tensors))
-    reader, _ = readers.detect(loaded, None)
+    reader, _ = detect.detect(loaded, None)
     assert reader.FAMILY == "pykan-0.0"
-    return readers.read(reader, loaded, Options.parse(pairs, symbolic=symbolic))
+    return detect.read(reader, loaded, Options.parse(pairs, symbolic=symbolic))
 
 
 def check(kan: Kan, tensors: dict[str, Any], names: dict[tuple[int, int, int], str] | None = None) -> None:

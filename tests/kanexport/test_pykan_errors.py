@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import yaml
 
-from kanexport import checkpoint, readers
+from kanexport import checkpoint
 from kanexport.errors import CheckpointError, ExportError, FamilyError, InvalidKan, OptionError, UnknownFunction
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
+from kanexport.recognise import registry
 
 
 def refuse(tmp_path: Path, path: Path, *options: str, family: str | None = None) -> ExportError:
@@ -227,7 +228,7 @@ def test_well_known_base_functions_are_taken_from_their_tags(pykan: Any, tmp_pat
     toy = pykan([2, 2])
     config = yaml.safe_dump(toy.config).replace("base_fun_name: silu", f"base_fun_name: {tag}")
     loaded = checkpoint.load(toy.write(tmp_path, config))
-    assert readers.readers()["pykan"].read(loaded, Options({})).layers[0].terms[1].basis.kind == kind
+    assert registry.readers()["pykan"].read(loaded, Options({})).layers[0].terms[1].basis.kind == kind
 
 
 OPTIONS = {

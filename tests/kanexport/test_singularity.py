@@ -10,11 +10,12 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from kanexport import checkpoint, evaluate, readers
+from kanexport import checkpoint, evaluate
 from kanexport.errors import ExportError, InvalidKan, OptionError
 from kanexport.graph import Graph
 from kanexport.options import Options
 from kanexport.pipeline import Request, Result, export
+from kanexport.recognise import registry
 from kanexport.singularity import BROKEN, avoiding
 from kanexport.unary import SYMBOLIC, Unary
 
@@ -158,7 +159,7 @@ def test_models_export_and_the_proof_holds(pykan: Any, tmp_path: Path, name: str
     assert (edge.function, edge.expression) == (name, avoiding(name, 10.0).expression)
     assert any("pykan itself fails" in note for note in result.manifest.notes) == (name == "tan")
     loaded = checkpoint.load(tmp_path / "toy")
-    kan = readers.readers()["pykan"].read(loaded, Options.parse(["singularity=avoid", "y_th=2.5"]))
+    kan = registry.readers()["pykan"].read(loaded, Options.parse(["singularity=avoid", "y_th=2.5"]))
     x = np.random.default_rng(0).uniform(-2, 2, size=(40, 2))
     values = np.concatenate([part for _, part, _ in evaluate.edges(kan.layers[0], x)])[:, 1, 0]
     expected = [-0.7 * upstream(name, 1.5 * u + float(np.float32(0.1)), 2.5) + 0.3 for u in x[:, 1].tolist()]
@@ -180,7 +181,7 @@ def test_the_variant_that_is_broken_in_pykan_is_refused_by_its_edge(pykan: Any, 
     assert "edge (0,1,0): its masked symbolic function 'x^1.5' is left out" in result.manifest.notes
     plain = Options.parse(["singularity=plain"])
     loaded = checkpoint.load(model(pykan, BROKEN).write(tmp_path))
-    assert readers.readers()["pykan"].read(loaded, plain).layers[0].symbolic
+    assert registry.readers()["pykan"].read(loaded, plain).layers[0].symbolic
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,10 @@ from golden_cases import EDGE_TOLERANCE, cases
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kanexport import checkpoint, lower, readers
+from kanexport import checkpoint, lower
 from kanexport.ir import Kan
 from kanexport.options import Options
+from kanexport.recognise import detect
 
 CASES = {case.facts["family"]: case for case in reversed(cases())}
 
@@ -23,8 +24,8 @@ def lowered(family: str) -> tuple[Kan, list[onnxruntime.InferenceSession], onnxr
     """The network of a family's case, its edge graphs, and its serving graph, in float64."""
     case = CASES[family]
     loaded = checkpoint.load(case.path)
-    reader, _ = readers.detect(loaded, None)
-    kan = readers.read(reader, loaded, Options.parse(case.options))
+    reader, _ = detect.detect(loaded, None)
+    kan = detect.read(reader, loaded, Options.parse(case.options))
     made = lower.lower(kan, "float64")
     provider = ["CPUExecutionProvider"]
     sessions = [onnxruntime.InferenceSession(graph, providers=provider) for graph in made.edges]

@@ -10,10 +10,11 @@ import numpy as np
 import onnx
 import pytest
 
-from kanexport import checkpoint, evaluate, lower, readers
+from kanexport import checkpoint, evaluate, lower
 from kanexport.ir import Kan
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
+from kanexport.recognise import detect, registry
 
 # What symbolic functions, affine values and sums are made of.
 PLAIN = {"Gather", "Mul", "Add", "Concat", "Pad", "Reshape", "ReduceSum", "Sub", "Identity"}
@@ -25,7 +26,7 @@ def operators(model: bytes) -> set[str]:
 
 def read(path: Path, *options: str) -> Kan:
     loaded = checkpoint.load(path)
-    return readers.read(readers.readers()["pykan"], loaded, Options.parse(options))
+    return detect.read(registry.readers()["pykan"], loaded, Options.parse(options))
 
 
 def symbolic(pykan: Any, base: str = "silu", names: tuple[str, str] = ("sin", "x^2")) -> Any:

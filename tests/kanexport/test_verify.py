@@ -13,11 +13,12 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from kanexport import checkpoint, cli, evaluate, lower, readers, rows, verify
+from kanexport import checkpoint, cli, evaluate, lower, rows, verify
 from kanexport.errors import InvalidKan, VerificationFailed
 from kanexport.ir import Kan
 from kanexport.lower import Lowered
 from kanexport.options import Options
+from kanexport.recognise import detect
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def toy(pykan: Any, tmp_path: Path) -> Kan:
     made = pykan([2, 3, 2])
     made.symbolic(1, 0, 1, "sin", (0.5, 0.1, 0.7, 0.2))
     loaded = checkpoint.load(made.write(tmp_path))
-    return readers.detect(loaded, None)[0].read(loaded, Options({}))
+    return detect.detect(loaded, None)[0].read(loaded, Options({}))
 
 
 def changed(model: bytes, name: str, change: Callable[[np.ndarray], np.ndarray]) -> bytes:
@@ -82,7 +83,7 @@ def test_any_perturbed_weight_of_an_edge_graph_is_caught(toy: Kan, layer: int) -
 def test_swapped_edge_graphs_are_caught(pykan: Any, tmp_path: Path) -> None:
     """Two layers of one shape: sums alone would not tell."""
     loaded = checkpoint.load(pykan([2, 2, 2]).write(tmp_path))
-    kan = readers.detect(loaded, None)[0].read(loaded, Options({}))
+    kan = detect.detect(loaded, None)[0].read(loaded, Options({}))
     lowered = lower.lower(kan, "float32")
     wrong = dataclasses.replace(lowered, edges=lowered.edges[::-1])
     with pytest.raises((VerificationFailed, InvalidKan, ValueError)):

@@ -14,13 +14,14 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanexport import checkpoint, evaluate, readers
+from kanexport import checkpoint, evaluate
 from kanexport.errors import ExportError, InvalidKan, OptionError
 from kanexport.graph import Graph
 from kanexport.ir import Kan
 from kanexport.options import Options
 from kanexport.pipeline import Request, Result, export
 from kanexport.readers.wav_kan import hamming
+from kanexport.recognise import detect
 from kanexport.wavelets import WAVELETS, rates
 
 NAMES = sorted(WAVELETS)
@@ -124,7 +125,7 @@ def save(folder: Path, tensors: dict[str, Any]) -> Path:
 
 def read(folder: Path, tensors: dict[str, Any], *pairs: str) -> tuple[Kan, Options]:
     loaded, options = checkpoint.load(save(folder, tensors)), Options.parse(pairs)
-    return readers.read(readers.detect(loaded, None)[0], loaded, options), options
+    return detect.read(detect.detect(loaded, None)[0], loaded, options), options
 
 
 def edge_values(kan: Kan, at: int, x: np.ndarray) -> np.ndarray:

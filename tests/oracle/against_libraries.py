@@ -31,10 +31,11 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from kanexport import checkpoint, evaluate, readers
+from kanexport import checkpoint, evaluate
 from kanexport.errors import ExportError
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
+from kanexport.recognise import detect
 
 TOLERANCE = 1e-12
 RANGES = [(-1.0, 1.0), (-2.0, 2.0), (-1.2, 0.2), (0.0, 1.0), (-3.3, 1.7), (-0.1, 10.0)]
@@ -431,10 +432,10 @@ def compare(family: str, seed: int, folder: Path) -> tuple[str, float]:
     y, inputs, edges = truth(made, x)
     try:
         loaded = checkpoint.load(path)
-        reader, _ = readers.detect(loaded, None)
+        reader, _ = detect.detect(loaded, None)
         if family != reader.FAMILY:
             return f"is read as {reader.FAMILY}", math.inf
-        kan = readers.read(reader, loaded, Options.parse(made.options, symbolic=made.symbolic))
+        kan = detect.read(reader, loaded, Options.parse(made.options, symbolic=made.symbolic))
         trace = evaluate.evaluate(kan, x.numpy())
         ordinary = slice(0, len(x) - 3 if made.nan else None)
         errors = [difference(trace.y, y)]

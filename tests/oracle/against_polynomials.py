@@ -34,10 +34,11 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from kanexport import checkpoint, evaluate, readers
+from kanexport import checkpoint, evaluate
 from kanexport.errors import ExportError
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
+from kanexport.recognise import detect
 
 TOLERANCE = 1e-12
 OUTPUTS = 10.0  # times that for outputs: layers in a chain make rounding larger
@@ -317,10 +318,10 @@ def compare(family: str, seed: int, folder: Path) -> tuple[str, float]:
         options += tuple(f"x_m{end}=" + ",".join(repr(r[at]) for r in ranges) for at, end in enumerate(("in", "ax")))
     try:
         loaded = checkpoint.load(path)
-        reader, _ = readers.detect(loaded, None)
+        reader, _ = detect.detect(loaded, None)
         if family.partition(" ")[0] != reader.FAMILY:
             return f"is read as {reader.FAMILY}", math.inf
-        kan = readers.read(reader, loaded, Options.parse(options))
+        kan = detect.read(reader, loaded, Options.parse(options))
         errors = [difference(evaluate.evaluate(kan, x.numpy()).y, y) / OUTPUTS]
         for layer, nodes, expected in zip(kan.layers, inputs, edges, strict=True):
             found = np.concatenate([values for _, values, _ in evaluate.edges(layer, nodes)])

@@ -29,10 +29,11 @@ import torch
 from kan import MultKAN
 from kan.utils import SYMBOLIC_LIB
 
-from kanexport import checkpoint, evaluate, readers
+from kanexport import checkpoint, evaluate
 from kanexport.errors import ExportError
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
+from kanexport.recognise import detect
 
 FUNCTIONS = [name for name in SYMBOLIC_LIB if name != "0"]
 BASES = ["silu", "silu", "identity", "zero", torch.tanh, torch.nn.Tanh(), torch.nn.GELU()]
@@ -130,7 +131,7 @@ def compare(seed: int, folder: Path) -> str:
         rows, exact = build(seed, str(folder / "m"))
     try:
         loaded = checkpoint.load(folder / "m")
-        kan = readers.detect(loaded, None)[0].read(loaded, Options({}))
+        kan = detect.detect(loaded, None)[0].read(loaded, Options({}))
         trace = evaluate.evaluate(kan, rows)
         worst = difference(trace.y, exact.acts[-1].detach().numpy())
         for at, layer in enumerate(kan.layers):

@@ -1,0 +1,22 @@
+"""torch.nn.Linear as a KAN layer: its edges are straight lines."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kanexport import unary
+from kanexport.bases.activation import Activation
+from kanexport.ir import BasisTerm, Layer
+from kanexport.parts import Part
+
+
+def linear_layer(part: Part) -> Layer:
+    """torch.nn.Linear: a KAN layer whose edges are straight lines. Raises InvalidKan."""
+    weight = part.tensor("weight", None, None)
+    m, n = weight.shape
+    return Layer(
+        terms=(BasisTerm(Activation(unary.activation("identity")), weight.T[:, :, None]),),
+        mask=np.ones((n, m)),
+        bias=part.tensor("bias", m) if part.has("bias") else np.zeros(m),
+        spread=np.zeros((n, m), dtype=bool),
+    )

@@ -1,0 +1,1 @@
+"""A Kan becomes graphs: one for inference, and one for each layer's edges."""

@@ -1,0 +1,98 @@
+"""The serving graph: from the input to the output, with the node vectors beside it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from kanexport.errors import InvalidKan
+from kanexport.graph import Graph, Value
+from kanexport.ir import EdgeTerm, Kan, Layer
+from kanexport.lowering import simplify, terms
+
+INPUT = "x"
+
+OUTPUT = "y"
+
+
+def serving_graph(kan: Kan, names: tuple[str, ...], dtype: str, *, whole: bool = True) -> bytes:
+    """x [B, n] to y [B, m], with the input of every layer but the first under its name.
+    `whole`: nothing follows; else it is a part, and a normalisation may follow."""
+    g = Graph("kan", dtype)
+    following = [*(layer.mixes for layer in kan.layers[1:]), not whole]
+    x = g.input(INPUT, kan.n_inputs)
+    outputs: dict[str, tuple[Value, tuple[int, ...]]] = {}
+    for at, (layer, width) in enumerate(zip(kan.layers, kan.widths()[1:], strict=True)):
+        g.small_values = following[at] or any(step.mixes for step in layer.after)
+        with naming(at):
+            for step in layer.before:
+                x = step.emit(g, x)
+            x = _sums(g, simplify.live(layer), x)
+            for step in layer.after:
+                x = step.emit(g, x)
+        last = at == len(kan.layers) - 1
+        name = OUTPUT if last else names[at + 1]
+        x = g.rename(x, name)
+        outputs[name] = (x, (width,))
+    return g.build({OUTPUT: outputs.pop(OUTPUT), **outputs})
+
+
+def _sums(g: Graph, layer: Layer, x: Value) -> Value:
+    """[B, I] -> [B, O]: the sum over the sources of every edge, plus the bias."""
+    total = _start(g, layer, x)
+    for term in layer.terms:
+        if isinstance(term, EdgeTerm):
+            total = g.add(total, g.sum(terms.edge_term(g, layer, term, x), axis=1))
+            continue
+        basis, coef = terms.basis_term(g, layer, term, x)
+        if term.basis.functions > 1:
+            basis = g.reshape(basis, 0, term.basis.functions * layer.sources)
+        weights = coef.transpose(2, 0, 1).reshape(-1, layer.destinations)  # [K * I, O]
+        total = g.gemm(basis, g.const(weights), total)
+    if layer.symbolic:
+        total = g.add(total, g.sum(_symbolic_table(g, layer, x), axis=1))
+    if layer.spread.any() and not layer.spread.all():
+        # Counted, because 0 * NaN would reach destinations that have no such edge.
+        spoilt = g.gemm(g.cast(terms.nonfinite(g, x)), g.const(layer.spread))
+        total = g.op("Where", g.op("Greater", spoilt, g.const(0.0)), g.nan(), total)
+    return total
+
+
+def _start(g: Graph, layer: Layer, x: Value) -> Value:
+    """What the sums start from, [B, 1], [1, O] or [B, O]: the bias, and NaN in every
+    row with a non-finite source where that spreads (x - x is zero or NaN)."""
+    bias = g.const(layer.bias[None])
+    if layer.terms and not layer.spread.all():
+        return bias
+    spread = g.sum(g.sub(x, x), axis=1, keepdims=True)
+    if not layer.spread.all():  # no terms: only the batch axis is wanted
+        spread = g.op("Where", g.op("IsNaN", spread), g.const(0.0), spread)
+    return g.add(spread, bias) if layer.bias.any() or not layer.terms else spread
+
+
+def _symbolic_table(g: Graph, layer: Layer, x: Value) -> Value:
+    """[B, D, O]: the symbolic values of each destination, padded with zeros to D.
+
+    A gather and a sum, not a matrix product: NaN on one edge must reach its own
+    destination only.
+    """
+    columns, ordered = terms.symbolic_columns(g, layer, x)
+    incoming: list[list[int]] = [[] for _ in range(layer.destinations)]
+    for at, edge in enumerate(ordered):
+        incoming[edge.destination].append(at)
+    depth = max(len(column) for column in incoming)
+    zero = len(ordered)
+    table = [column + [zero] * (depth - len(column)) for column in incoming]
+    flat = np.array(table, dtype=np.int64).T.reshape(-1)  # [D * O]
+    return g.reshape(g.gather(columns, flat, axis=1), 0, depth, layer.destinations)
+
+
+@contextlib.contextmanager
+def naming(at: int) -> Iterator[None]:
+    """Errors of a layer, such as a weight too large for float32, name it."""
+    try:
+        yield
+    except InvalidKan as error:
+        raise type(error)(f"layer {at}: {error.message}", hint=error.hint) from error

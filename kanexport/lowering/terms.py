@@ -1,0 +1,63 @@
+"""The parts of a layer's edges as operators: basis terms, edge terms, symbolic edges, NaN."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.graph import Graph, Value
+from kanexport.ir import BasisTerm, EdgeTerm, Layer, SymbolicEdge
+from kanexport.lowering import simplify
+
+Array = npt.NDArray[np.float64]
+
+
+def nonfinite(g: Graph, x: Value) -> Value:
+    """Booleans of x's shape."""
+    return g.op("IsNaN", g.sub(x, x))
+
+
+def basis_term(g: Graph, layer: Layer, term: BasisTerm, x: Value) -> tuple[Value, Array]:
+    """The emitted basis [B, K, I], or [B, I] where K is 1, and the coefficients [I, O, K] that belong to it."""
+    for step in term.before:
+        x = step.emit(g, x)
+    if term.basis.compact and not layer.spread.all():
+        low = g.const(term.basis.support(layer.sources).outer[0])
+        x = g.op("Where", g.op("IsNaN", x), low, x)
+    coef = simplify.coefficients(layer, term, term.basis.emitted_scale(g))
+    return term.basis.emit(g, x, layer.sources), coef
+
+
+def edge_term(g: Graph, layer: Layer, term: EdgeTerm, x: Value) -> Value:
+    """[B, I] -> [B, I, O]: a function that every edge shifts and stretches for itself."""
+    coef = simplify.coefficients(layer, term)
+    if term.functions == 1:  # a reduction less
+        centre, rate, weight = (
+            term.centre[None, :, :, 0],
+            term.rate[None, :, :, 0],
+            coef[None, :, :, 0],
+        )
+        inner = g.mul(g.sub(g.reshape(x, 0, layer.sources, 1), g.const(centre)), g.const(rate))
+        return g.mul(term.function.emit(g, inner), g.const(weight))
+    # [B, I, K, O]: the reduction over K then runs over whole rows of O.
+    centre, rate, weight = (a.transpose(0, 2, 1)[None] for a in (term.centre, term.rate, coef))
+    inner = g.mul(g.sub(g.reshape(x, 0, layer.sources, 1, 1), g.const(centre)), g.const(rate))
+    return g.sum(g.mul(term.function.emit(g, inner), g.const(weight)), axis=2)
+
+
+def symbolic_columns(g: Graph, layer: Layer, x: Value) -> tuple[Value, list[SymbolicEdge]]:
+    """[B, E + 1]: the value of every symbolic edge, and a last column of zeros."""
+    ordered = sorted(layer.symbolic, key=lambda edge: edge.function.name)
+    columns = []
+    for name in sorted({edge.function.name for edge in ordered}):
+        group = [edge for edge in ordered if edge.function.name == name]
+        inner = g.gather(x, [edge.source for edge in group], axis=1)
+        inner = _affine(g, inner, [edge.a for edge in group], [edge.b for edge in group])
+        outer = group[0].function.emit(g, inner)
+        columns.append(_affine(g, outer, *simplify.outer(group)))
+    joined = g.op("Concat", *columns, axis=1) if len(columns) > 1 else columns[0]
+    return g.op("Pad", joined, g.index([0, 0, 0, 1]), g.const(0.0)), ordered
+
+
+def _affine(g: Graph, x: Value, scale: list[float], bias: list[float]) -> Value:
+    return g.add(g.mul(x, g.const([scale])), g.const([bias]))

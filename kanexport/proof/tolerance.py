@@ -1,0 +1,63 @@
+"""How much an exported graph may differ from the float64 evaluation, and what excuses more.
+
+An error beyond the tolerance is excused only where the model itself amplifies
+rounding: up to `CONDITION` times the change that rounding every node and weight
+makes in the float64 evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kanexport.evaluate import Jitter
+from kanexport.operators import precision
+
+OUTPUT_TOLERANCE = 1e-5
+
+EDGE_TOLERANCE = 5e-5
+
+CONDITION = 32.0
+
+DRAWS = 4  # of that rounding
+
+OVERFLOW = 1e30  # beyond this, float32 may overflow where float64 does not
+
+SLACK = 10.0  # for other machines' order of summation, in the server's load check
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """`scale`: the least magnitude that errors are relative to. `change`: asked only
+    beyond the tolerance, what rounding nodes and weights alone does here, relative;
+    `excuse`: how many times that is allowed."""
+
+    tolerance: float
+    scale: float
+    change: Callable[[], float]
+    excuse: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """Of one proof: the bounds, relative, and how far conditioning may excuse an error."""
+
+    outputs: float
+    edges: float
+    excuse: float
+    jitters: tuple[Jitter, ...]
+
+    @classmethod
+    def of(cls, outputs: float, dtype: str) -> Tolerance:
+        """`outputs`: what the user allows; edges are allowed in proportion. `dtype`: the graph's,
+        whose rounding is what conditioning amplifies."""
+        # Who asks for less than the usual tolerance wants no more excused than that.
+        excuse = CONDITION * min(1.0, outputs / OUTPUT_TOLERANCE)
+        size = precision.rounding(dtype)
+        return cls(
+            outputs, outputs * EDGE_TOLERANCE / OUTPUT_TOLERANCE, excuse, tuple(Jitter(size, s) for s in range(DRAWS))
+        )
+
+    def of_reference(self) -> float:
+        """Of the server's load check, which runs on other machines."""
+        return self.outputs * SLACK

@@ -1,0 +1,60 @@
+"""Which library wrote a checkpoint: told from the names and shapes of its tensors."""
+
+from __future__ import annotations
+
+from kanexport import refused, stack
+from kanexport.checkpoint import Checkpoint
+from kanexport.errors import ExportError, FamilyError
+from kanexport.ir import Kan
+from kanexport.options import Options
+from kanexport.parts import Part, Tensors
+from kanexport.recognise.registry import LayerReader, Reader, layer_readers, quiet, readers
+
+
+def detect(checkpoint: Checkpoint, family: str | None) -> tuple[Reader, str]:
+    """The reader for a checkpoint and why. Raises FamilyError with the candidates."""
+    known = readers()
+    if family is not None:
+        if family not in known:
+            raise FamilyError(f"unknown family {family[:80]!r}", hint="known: " + ", ".join(known))
+        return known[family], "given with --family"
+    reasons = {name: reader.matches(checkpoint) for name, reader in known.items()}
+    fitting = [name for name, reason in reasons.items() if reason]
+    if len(fitting) == 1:
+        return known[fitting[0]], reasons[fitting[0]]
+    if fitting:
+        why = " and ".join(f"{name} ({reasons[name]})" for name in fitting)
+        raise FamilyError(f"the tensors fit {why}", hint=f"say which: --family {' | '.join(fitting)}")
+    keys = ", ".join(f"{key} {value.shape}" for key, value in list(checkpoint.tensors.items())[:5])
+    raise FamilyError(
+        f"{checkpoint.path}: "
+        + (refused.reason(checkpoint.tensors) or f"no known KAN library writes these tensors: {keys}"),
+        hint=f"families that are read: {', '.join(known)}",
+    )
+
+
+def detect_layer(tensors: Tensors, prefix: str) -> LayerReader:
+    """The reader for one layer. Raises FamilyError with what was found."""
+    part = Part(tensors, prefix)
+    fitting = [
+        reader
+        for reader in layer_readers().values()
+        if prefix in stack.prefixes(tensors, reader.keys, prefix) and reader.fits(part)
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    names = [key.removeprefix(prefix) for key in tensors if key.startswith(prefix)]
+    what = f"fit {' and '.join(r.FAMILY for r in fitting)}" if fitting else "fit no known KAN layer"
+    raise FamilyError(f"the tensors under {prefix!r} ({', '.join(names[:6]) or 'none'}) {what}")
+
+
+def read(reader: Reader, checkpoint: Checkpoint, options: Options) -> Kan:
+    """`reader.read`, with the file named in every error."""
+    options.beside = checkpoint.beside
+    try:
+        with quiet():
+            return reader.read(checkpoint, options)
+    except ExportError as error:
+        if str(checkpoint.path) in error.message:
+            raise
+        raise type(error)(f"{checkpoint.path}: {error.message}", hint=error.hint) from error

@@ -1,0 +1,33 @@
+"""What an export made, for machines: the documents that `--json`, `--report` and the sweep's workers write."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from kanexport.errors import ExportError
+from kanexport.publish import Result
+
+
+def document(result: Result) -> dict[str, Any]:
+    """One export as `--json` prints it."""
+    manifest = result.manifest
+    return {
+        "name": manifest.name,
+        "version": manifest.version,
+        "directory": str(result.directory),
+        "family": manifest.source.family,
+        "family_reason": manifest.source.family_reason,
+        "dtype": manifest.source.dtype,
+        "widths": list(manifest.widths),
+        "edge_class": manifest.edge_class,
+        "options": {"given": manifest.source.options_given, "assumed": manifest.source.options_assumed},
+        "verification": dataclasses.asdict(manifest.verification),
+        "files": {entry.path: entry.size for entry in manifest.files},
+        "notes": list(manifest.notes),
+    }
+
+
+def failure(error: ExportError) -> dict[str, str]:
+    """One error as `--json` prints it."""
+    return {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
