@@ -33,8 +33,8 @@ import hybrid_modules  # noqa: E402 - beside the tests
 from golden_cases import OWN, cases, relative_error  # noqa: E402 - beside the tests
 
 from kanexport.hybrid.convert import convert  # noqa: E402 - as above
+from kanexport.packing.publish import Result, Target  # noqa: E402 - as above
 from kanexport.pipeline import Request, export  # noqa: E402 - after the path
-from kanexport.publish import Result, Target  # noqa: E402 - as above
 from kanserve.rpc.client import Client  # noqa: E402 - as above
 
 HYBRIDS = {

@@ -27,9 +27,11 @@ import numpy as np
 import onnxruntime
 import torch
 
-from kanexport import checkpoint, evaluate, lower
-from kanexport.ir import Kan
+from kanexport.files import checkpoint
+from kanexport.form.ir import Kan
+from kanexport.lowering import lower
 from kanexport.options import Options
+from kanexport.proof import evaluate
 from kanexport.recognise import detect
 
 WIDTHS = (784, 64, 10)

@@ -1,5 +1,5 @@
 """`python -m kanexport` is `kanserve export`."""
 
-from kanexport.cli import main
+from kanexport.console.cli import main
 
 raise SystemExit(main())

@@ -6,16 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kanexport import architecture, checkpoint, describe, graph, lower, verify
-from kanexport.checkpoint import Checkpoint
 from kanexport.errors import OptionError
-from kanexport.ir import Kan
+from kanexport.files import checkpoint
+from kanexport.files.checkpoint import Checkpoint
+from kanexport.form.ir import Kan
+from kanexport.lowering import lower
 from kanexport.manifest import Source
-from kanexport.operators import precision
+from kanexport.operators import graph, precision
 from kanexport.options import Options
+from kanexport.packing import describe
+from kanexport.packing.publish import MAX_BATCH_SIZE, Model, Result, Target, publish
+from kanexport.proof import verify
 from kanexport.proof.tolerance import OUTPUT_TOLERANCE
-from kanexport.publish import MAX_BATCH_SIZE, Model, Result, Target, publish
-from kanexport.recognise import assemble, detect
+from kanexport.recognise import assemble, detect, steplist
 
 ARCHITECTURE = "given with --architecture"
 
@@ -96,7 +99,7 @@ def _read(loaded: Checkpoint, request: Request, options: Options) -> tuple[Kan, 
     if request.architecture is not None:
         if request.family is not None:
             raise OptionError("--family and --architecture exclude each other; a step has family = ...")
-        steps = architecture.load(request.architecture)
+        steps = steplist.load(request.architecture)
         if not request.shared or assemble.holds(loaded, steps):
             kan, family = assemble.assemble(loaded, steps, options)
             return kan, family, ARCHITECTURE

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from kanexport.errors import ExportError
-from kanexport.publish import Result
+from kanexport.packing.publish import Result
 
 
 def document(result: Result) -> dict[str, Any]:

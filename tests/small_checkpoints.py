@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from kanexport import checkpoint, evaluate
 from kanexport.errors import ExportError
-from kanexport.ir import Kan
+from kanexport.files import checkpoint
+from kanexport.form.ir import Kan
 from kanexport.manifest import Manifest
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
+from kanexport.proof import evaluate
 from kanexport.recognise import detect
 
 Tensors = dict[str, Any]

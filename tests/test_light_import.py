@@ -30,6 +30,6 @@ def test_help_loads_nothing_heavy() -> None:
     assert loaded(code) == set()
 
 
-@pytest.mark.parametrize("module", ["kanexport.cli", "kanserve.app"])
+@pytest.mark.parametrize("module", ["kanexport.console.cli", "kanserve.app"])
 def test_the_product_never_loads_torch(module: str) -> None:
     assert "torch" not in loaded(f"import {module}")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kanexport import manifest, pipeline
-from kanexport.publish import Result
+from kanexport.packing.publish import Result
 from kanserve.pb import grpc_service_pb2, kan_pb2
 
 OLD_MANIFESTS = sorted((Path(__file__).parent / "golden" / "manifest" / "v1").glob("*.json"))

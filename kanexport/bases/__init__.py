@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from kanexport.graph import Graph, Value
+    from kanexport.operators.graph import Graph, Value
 
 Array = npt.NDArray[np.float64]
 

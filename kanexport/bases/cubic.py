@@ -19,7 +19,7 @@ from kanexport.bases.bspline import CUBIC_SCALE, KNOT_LIMIT, emit_uniform_cubic
 from kanexport.errors import InvalidKan
 
 if TYPE_CHECKING:
-    from kanexport.graph import Graph, Value
+    from kanexport.operators.graph import Graph, Value
 
 Array = npt.NDArray[np.float64]
 

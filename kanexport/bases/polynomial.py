@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from kanexport import unary
 from kanexport.bases import Basis, Support
 from kanexport.errors import InvalidKan
-from kanexport.squash import Range, Squash, Tanh
-from kanexport.unary import Unary
+from kanexport.functions import unary
+from kanexport.functions.squash import Range, Squash, Tanh
+from kanexport.functions.unary import Unary
 
 if TYPE_CHECKING:
-    from kanexport.graph import Graph, Value
+    from kanexport.operators.graph import Graph, Value
 
 Array = npt.NDArray[np.float64]
 

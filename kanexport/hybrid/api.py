@@ -10,8 +10,8 @@ from torch import nn
 
 from kanexport.hybrid.convert import convert
 from kanexport.options import Options
+from kanexport.packing.publish import MAX_BATCH_SIZE, Result, Target
 from kanexport.proof.tolerance import OUTPUT_TOLERANCE
-from kanexport.publish import MAX_BATCH_SIZE, Result, Target
 
 
 def export(

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from kanexport.errors import InvalidKan
-from kanexport.evaluate import Jitter
 from kanexport.hybrid.faults import first_line, place
 from kanexport.hybrid.lend import first_tensor, lent, replaced
+from kanexport.proof.evaluate import Jitter
 
 Array = npt.NDArray[np.float64]
 

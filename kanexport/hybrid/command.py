@@ -18,15 +18,15 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from kanexport import checkpoint
 from kanexport.errors import CheckpointError, OptionError
+from kanexport.files import checkpoint
 from kanexport.hybrid.convert import convert
 from kanexport.hybrid.faults import first_line, place
 from kanexport.hybrid.guess import guess
 from kanexport.hybrid.lend import unwrapped
 from kanexport.manifest import SourceFile
 from kanexport.options import Options
-from kanexport.publish import Result, Target
+from kanexport.packing.publish import Result, Target
 
 RANDOM_ROWS = 32
 ROWS_LIMIT, NUMBERS_LIMIT = 1024, 100_000_000

@@ -12,7 +12,6 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from kanexport import describe, rows, verify
 from kanexport.errors import OptionError
 from kanexport.hybrid import plan as planning
 from kanexport.hybrid import splice, trace
@@ -21,12 +20,14 @@ from kanexport.hybrid.lend import lent, unwrapped
 from kanexport.hybrid.plan import FEW, Plan, Use
 from kanexport.hybrid.recognise import Whole, shown
 from kanexport.hybrid.trace import Hole
-from kanexport.lower import Lowered
 from kanexport.lowering.edges import edge_graph
+from kanexport.lowering.lower import Lowered
 from kanexport.lowering.serving import INPUT, serving_graph
 from kanexport.manifest import LayerInfo, Source, SourceFile
-from kanexport.publish import Model, Result, Target, publish
-from kanexport.verify import Proof
+from kanexport.packing import describe
+from kanexport.packing.publish import Model, Result, Target, publish
+from kanexport.proof import trial_rows, verify
+from kanexport.proof.verify import Proof
 
 Array = npt.NDArray[np.float64]
 
@@ -151,7 +152,7 @@ def _own_rows(plan: Plan) -> list[dict[str, Array]]:
         if use.axes is not None
         for pair in zip(use.kan.layers, use.kan.widths(), strict=False)
     ]
-    return [rows.zone_rows(layer, width, seed=at) for at, (layer, width) in enumerate(layers)]
+    return [trial_rows.zone_rows(layer, width, seed=at) for at, (layer, width) in enumerate(layers)]
 
 
 def _describe(plan: Plan, lowered: Lowered) -> tuple[LayerInfo, ...]:

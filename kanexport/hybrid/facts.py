@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from kanexport import unary
+from kanexport.functions import unary
 from kanexport.hybrid.capture import Call
 from kanexport.options import SYMBOLIC, Options
 

@@ -10,13 +10,13 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from kanexport import evaluate
 from kanexport.errors import InvalidKan, OptionError
-from kanexport.evaluate import Jitter, Trace
+from kanexport.form.ir import Kan, Layer
 from kanexport.hybrid import forms, recognise
 from kanexport.hybrid.capture import Call, Oracle
 from kanexport.hybrid.recognise import LINEAR, Candidate, Reading, Verdict, Whole, shown
-from kanexport.ir import Kan, Layer
+from kanexport.proof import evaluate
+from kanexport.proof.evaluate import Jitter, Trace
 
 Array = npt.NDArray[np.float64]
 

@@ -21,15 +21,16 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from kanexport import evaluate, stack
-from kanexport.checkpoint import Checkpoint
 from kanexport.errors import ExportError, InvalidKan
+from kanexport.files.checkpoint import Checkpoint
+from kanexport.form.ir import Kan
 from kanexport.hybrid import facts, forms
 from kanexport.hybrid.capture import Call
 from kanexport.hybrid.facts import Facts
-from kanexport.ir import Kan
+from kanexport.layers import stack
 from kanexport.layers.linear import linear_layer
-from kanexport.parts import Part, storage_dtype
+from kanexport.layers.parts import Part, storage_dtype
+from kanexport.proof import evaluate
 from kanexport.recognise import registry
 
 LINEAR = "linear"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from kanexport import unary
 from kanexport.bases.activation import Activation
-from kanexport.ir import BasisTerm, Layer
-from kanexport.parts import Part
+from kanexport.form.ir import BasisTerm, Layer
+from kanexport.functions import unary
+from kanexport.layers.parts import Part
 
 
 def linear_layer(part: Part) -> Layer:

@@ -6,9 +6,9 @@ import functools
 
 import numpy as np
 
-from kanexport.graph import Graph, Value
-from kanexport.ir import EdgeTerm, Layer
+from kanexport.form.ir import EdgeTerm, Layer
 from kanexport.lowering import simplify, terms
+from kanexport.operators.graph import Graph, Value
 
 EDGES = "edges"
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from kanexport.errors import InvalidKan
-from kanexport.graph import Graph, Value
-from kanexport.ir import EdgeTerm, Kan, Layer
+from kanexport.form.ir import EdgeTerm, Kan, Layer
 from kanexport.lowering import simplify, terms
+from kanexport.operators.graph import Graph, Value
 
 INPUT = "x"
 

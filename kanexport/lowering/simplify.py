@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.ir import BasisTerm, Layer, SymbolicEdge, Term
+from kanexport.form.ir import BasisTerm, Layer, SymbolicEdge, Term
 
 Array = npt.NDArray[np.float64]
 

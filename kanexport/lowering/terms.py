@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.graph import Graph, Value
-from kanexport.ir import BasisTerm, EdgeTerm, Layer, SymbolicEdge
+from kanexport.form.ir import BasisTerm, EdgeTerm, Layer, SymbolicEdge
 from kanexport.lowering import simplify
+from kanexport.operators.graph import Graph, Value
 
 Array = npt.NDArray[np.float64]
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kanexport.evaluate import Jitter
 from kanexport.operators import precision
+from kanexport.proof.evaluate import Jitter
 
 OUTPUT_TOLERANCE = 1e-5
 

@@ -13,9 +13,9 @@ import numpy as np
 
 from kanexport.bases import polynomial
 from kanexport.errors import InvalidKan
-from kanexport.ir import BasisTerm, Layer
+from kanexport.form.ir import BasisTerm, Layer
+from kanexport.layers.parts import Keys, Part
 from kanexport.options import Options
-from kanexport.parts import Keys, Part
 
 FAMILY = "chebykan"
 KEYS = Keys(required={"cheby_coeffs": 3}, optional={"arange": 1})

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from kanexport import unary
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.errors import InvalidKan
-from kanexport.ir import BasisTerm, Layer
+from kanexport.form.ir import BasisTerm, Layer
+from kanexport.functions import unary
+from kanexport.layers.parts import Keys, Part, product
 from kanexport.options import Options
-from kanexport.parts import Keys, Part, product
 
 FAMILY = "efficient-kan"
 KEYS = Keys(required={"base_weight": 2, "spline_weight": 3, "grid": 2}, optional={"spline_scaler": 2})

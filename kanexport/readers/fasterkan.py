@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from kanexport import stack
 from kanexport.bases.sech2 import Sech2
-from kanexport.ir import BasisTerm, Layer
+from kanexport.form.ir import BasisTerm, Layer
+from kanexport.form.steps import Step
+from kanexport.layers import stack
+from kanexport.layers.parts import Keys, Part
 from kanexport.options import Options
-from kanexport.parts import Keys, Part
-from kanexport.steps import Step
 
 FAMILY = "fasterkan"
 KEYS = Keys(

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from kanexport import spacing, stack, unary
 from kanexport.bases.activation import Activation
 from kanexport.bases.gaussian import Gaussian
-from kanexport.ir import BasisTerm, Layer
+from kanexport.form.ir import BasisTerm, Layer
+from kanexport.form.steps import Step
+from kanexport.functions import unary
+from kanexport.layers import spacing, stack
+from kanexport.layers.parts import Keys, Part
 from kanexport.options import Options
-from kanexport.parts import Keys, Part
-from kanexport.steps import Step
 
 FAMILY = "fastkan"
 KEYS = Keys(

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from kanexport import spacing, unary
 from kanexport.bases.activation import Activation
 from kanexport.bases.cubic import Cubic
-from kanexport.ir import BasisTerm, Layer
+from kanexport.form.ir import BasisTerm, Layer
+from kanexport.functions import unary
+from kanexport.layers import spacing
+from kanexport.layers.parts import Keys, Part
 from kanexport.options import Options
-from kanexport.parts import Keys, Part
 
 FAMILY = "flashkan"
 KEYS = Keys(required={"grid_starts": 1, "spline_weight": 3, "base_weight": 2}, optional={})

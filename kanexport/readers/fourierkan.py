@@ -12,9 +12,9 @@ from __future__ import annotations
 import numpy as np
 
 from kanexport.bases.fourier import Fourier
-from kanexport.ir import BasisTerm, Layer
+from kanexport.form.ir import BasisTerm, Layer
+from kanexport.layers.parts import Keys, Part
 from kanexport.options import Options
-from kanexport.parts import Keys, Part
 
 FAMILY = "fourierkan"
 KEYS = Keys(required={"fouriercoeffs": 4}, optional={"bias": 2})

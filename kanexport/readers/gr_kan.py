@@ -24,15 +24,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kanexport import stack
 from kanexport.bases.rational import Rational
-from kanexport.checkpoint import Checkpoint
 from kanexport.errors import FamilyError, InvalidKan, OptionError
-from kanexport.ir import BasisTerm, Kan, Layer
+from kanexport.files.checkpoint import Checkpoint
+from kanexport.form.ir import BasisTerm, Kan, Layer
+from kanexport.form.steps import Step
+from kanexport.layers import stack
 from kanexport.layers.linear import linear_layer
+from kanexport.layers.parts import Array, Keys, Part, Tensors, natural, storage_dtype
 from kanexport.options import Options
-from kanexport.parts import Array, Keys, Part, Tensors, natural, storage_dtype
-from kanexport.steps import Step
 
 FAMILY = "gr-kan"
 ABOVE, BELOW = "weight_numerator", "weight_denominator"

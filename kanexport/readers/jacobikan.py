@@ -13,9 +13,9 @@ from __future__ import annotations
 import numpy as np
 
 from kanexport.bases import polynomial
-from kanexport.ir import BasisTerm, Layer
+from kanexport.form.ir import BasisTerm, Layer
+from kanexport.layers.parts import Keys, Part
 from kanexport.options import Options
-from kanexport.parts import Keys, Part
 
 FAMILY = "jacobikan"
 KEYS = Keys(required={"jacobi_coeffs": 3}, optional={}, absent=("base_weights",))  # KAJN's

@@ -18,9 +18,9 @@ import numpy as np
 
 from kanexport.bases.hats import Hats
 from kanexport.errors import InvalidKan
-from kanexport.ir import BasisTerm, Layer
+from kanexport.form.ir import BasisTerm, Layer
+from kanexport.layers.parts import Array, Keys, Part
 from kanexport.options import Options
-from kanexport.parts import Array, Keys, Part
 
 FAMILY = "kanditioned"
 KEYS = Keys(

@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from kanexport import unary
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.errors import InvalidKan
-from kanexport.ir import BasisTerm, Layer
+from kanexport.form.ir import BasisTerm, Layer
+from kanexport.functions import unary
+from kanexport.layers.parts import Array, Keys, Part
 from kanexport.options import Options
-from kanexport.parts import Array, Keys, Part
 
 FAMILY = "kanx"
 KEYS = Keys(required={"base_weight": 2, "spline_weight": 3, "grid": 2}, optional={}, absent=("spline_scaler",))

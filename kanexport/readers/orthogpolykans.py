@@ -18,10 +18,10 @@ import numpy as np
 
 from kanexport.bases import polynomial
 from kanexport.bases.polynomial import Polynomial
-from kanexport.ir import BasisTerm, Layer
+from kanexport.form.ir import BasisTerm, Layer
+from kanexport.layers.parts import Keys, Part
+from kanexport.layers.stack import LayerKind
 from kanexport.options import Options
-from kanexport.parts import Keys, Part
-from kanexport.stack import LayerKind
 
 Make = Callable[[int, Options], Polynomial]
 

@@ -1,5 +1,5 @@
 """pykan 0.1 and 0.2: `PREFIX_config.yml` and `PREFIX_state`, as `saveckpt` writes them,
-or a state dict alone (`bare.py`).
+or a state dict alone (`pykan_bare.py`).
 
 Source: pykan 0.2.8, MultKAN.forward and its layers. For n sources, m subnodes:
 
@@ -22,16 +22,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kanexport import bare, parts, symbolic, unary
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
-from kanexport.checkpoint import Checkpoint
 from kanexport.errors import InvalidKan, OptionError
-from kanexport.formats.yamlfile import Tagged
-from kanexport.ir import BasisTerm, Kan, Layer, SymbolicEdge
+from kanexport.files.checkpoint import Checkpoint
+from kanexport.files.yamlfile import Tagged
+from kanexport.form.ir import BasisTerm, Kan, Layer, SymbolicEdge
+from kanexport.form.steps import Affine, Product, Select, Step
+from kanexport.functions import unary
+from kanexport.layers import parts, pykan_bare, symbolic
+from kanexport.layers.symbolic import Library, short
 from kanexport.options import Options
-from kanexport.steps import Affine, Product, Select, Step
-from kanexport.symbolic import Library, short
 
 FAMILY = "pykan"
 
@@ -39,21 +40,21 @@ INPUT_LIMIT = 100_000  # of --option n_inputs: rows of that width are made to pr
 
 
 def matches(checkpoint: Checkpoint) -> str:
-    found = bare.roots(checkpoint.tensors)
-    return f"{found[0]}{bare.FIRST} has three axes" if found else ""
+    found = pykan_bare.roots(checkpoint.tensors)
+    return f"{found[0]}{pykan_bare.FIRST} has three axes" if found else ""
 
 
 def read(checkpoint: Checkpoint, options: Options) -> Kan:
     """Read config and state. Raises FamilyError, InvalidKan or OptionError."""
     notes: list[str] = []
     if checkpoint.config is None:
-        checkpoint = bare.own(checkpoint, options)
+        checkpoint = pykan_bare.own(checkpoint, options)
     depth = len([key for key in checkpoint.tensors if re.fullmatch(r"act_fun\.\d+\.coef", key)])
     config = checkpoint.config
     if config is None:
-        config = bare.config(checkpoint, depth, options)
+        config = pykan_bare.config(checkpoint, depth, options)
         checkpoint = dataclasses.replace(checkpoint, config=config)
-        notes.append(bare.NOTE)
+        notes.append(pykan_bare.NOTE)
     widths = _widths(checkpoint, config, depth)
     base = _base_function(checkpoint, config, options)
     enabled = config.get("symbolic_enabled", True)

@@ -18,15 +18,16 @@ import re
 
 import numpy as np
 
-from kanexport import parts, symbolic, unary
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
-from kanexport.checkpoint import Checkpoint
 from kanexport.errors import InvalidKan, OptionError
-from kanexport.ir import BasisTerm, Kan, Layer, SymbolicEdge
+from kanexport.files.checkpoint import Checkpoint
+from kanexport.form.ir import BasisTerm, Kan, Layer, SymbolicEdge
+from kanexport.functions import unary
+from kanexport.layers import parts, symbolic
+from kanexport.layers.parts import Array, Tensors
+from kanexport.layers.symbolic import Library, place
 from kanexport.options import Options
-from kanexport.parts import Array, Tensors
-from kanexport.symbolic import Library, place
 
 FAMILY = "pykan-0.0"
 

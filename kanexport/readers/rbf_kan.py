@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from kanexport import spacing, unary
 from kanexport.bases.activation import Activation
 from kanexport.bases.gaussian import Gaussian
 from kanexport.errors import InvalidKan
-from kanexport.ir import BasisTerm, Layer
+from kanexport.form.ir import BasisTerm, Layer
+from kanexport.functions import unary
+from kanexport.layers import spacing
+from kanexport.layers.parts import Keys, Part
 from kanexport.options import Options
-from kanexport.parts import Keys, Part
 
 FAMILY = "rbf-kan"
 KEYS = Keys(

@@ -17,9 +17,9 @@ import numpy as np
 
 from kanexport.bases.relu_bumps import ReluBumps
 from kanexport.errors import InvalidKan, OptionError
-from kanexport.ir import BasisTerm, Layer
+from kanexport.form.ir import BasisTerm, Layer
+from kanexport.layers.parts import Array, Keys, Part
 from kanexport.options import Options
-from kanexport.parts import Array, Keys, Part
 
 FAMILY = "relu-kan"
 KEYS = Keys(

@@ -20,19 +20,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from kanexport import stack, unary
 from kanexport.bases import Basis, polynomial
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.bases.polynomial import Polynomial
 from kanexport.errors import InvalidKan, OptionError
-from kanexport.ir import BasisTerm, Layer
+from kanexport.form.ir import BasisTerm, Layer
+from kanexport.form.steps import Elementwise, Step
+from kanexport.functions import unary
+from kanexport.functions.squash import frozen
+from kanexport.functions.unary import Unary
+from kanexport.layers import stack
+from kanexport.layers.parts import Array, Keys, Part
+from kanexport.layers.stack import LayerKind
 from kanexport.options import Options
-from kanexport.parts import Array, Keys, Part
-from kanexport.squash import frozen
-from kanexport.stack import LayerKind
-from kanexport.steps import Elementwise, Step
-from kanexport.unary import Unary
 
 
 def kaln(part: Part, options: Options) -> Layer:

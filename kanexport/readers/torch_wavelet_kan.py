@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from kanexport import unary, wavelets
 from kanexport.bases.activation import Activation
-from kanexport.ir import BasisTerm, EdgeTerm, Layer
+from kanexport.form.ir import BasisTerm, EdgeTerm, Layer
+from kanexport.functions import unary, wavelets
+from kanexport.layers.parts import Keys, Part
 from kanexport.options import Options
-from kanexport.parts import Keys, Part
 
 FAMILY = "torch-wavelet-kan"
 KEYS = Keys(required={"wavelet_weights": 3, "mu": 3, "scale": 3, "base_weight": 2}, optional={})

@@ -24,18 +24,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kanexport import stack, unary
 from kanexport.bases import polynomial
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
-from kanexport.checkpoint import Checkpoint
 from kanexport.errors import FamilyError, InvalidKan
-from kanexport.ir import BasisTerm, Kan, Layer
+from kanexport.files.checkpoint import Checkpoint
+from kanexport.form.ir import BasisTerm, Kan, Layer
+from kanexport.form.steps import Elementwise, Step
+from kanexport.functions import unary
+from kanexport.functions.squash import frozen
+from kanexport.functions.unary import Unary
+from kanexport.layers import stack
+from kanexport.layers.parts import Part, Tensors, storage_dtype
 from kanexport.options import Options
-from kanexport.parts import Part, Tensors, storage_dtype
-from kanexport.squash import frozen
-from kanexport.steps import Elementwise, Step
-from kanexport.unary import Unary
 
 
 @dataclass(frozen=True, slots=True)

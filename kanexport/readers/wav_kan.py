@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from kanexport import stack, unary, wavelets
 from kanexport.bases.activation import Activation
 from kanexport.errors import InvalidKan
-from kanexport.ir import BasisTerm, EdgeTerm, Layer, Term
+from kanexport.form.ir import BasisTerm, EdgeTerm, Layer, Term
+from kanexport.form.steps import Step
+from kanexport.functions import unary, wavelets
+from kanexport.layers import stack
+from kanexport.layers.parts import Keys, Part, product
 from kanexport.options import Options
-from kanexport.parts import Keys, Part, product
-from kanexport.steps import Step
 
 FAMILY = "wav-kan"
 KEYS = Keys(

@@ -8,17 +8,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kanexport import stack, unary
-from kanexport.architecture import StepSpec
-from kanexport.checkpoint import Checkpoint
 from kanexport.errors import ExportError, FamilyError, InvalidKan
-from kanexport.ir import Kan, Layer
+from kanexport.files.checkpoint import Checkpoint
+from kanexport.form.ir import Kan, Layer
+from kanexport.form.steps import Affine, Elementwise, Select, Step
+from kanexport.functions import unary
+from kanexport.layers import stack
 from kanexport.layers.linear import linear_layer
+from kanexport.layers.parts import Part, Tensors, storage_dtype
 from kanexport.options import Options
-from kanexport.parts import Part, Tensors, storage_dtype
 from kanexport.recognise.detect import detect_layer
 from kanexport.recognise.registry import LayerReader, layer_readers, quiet
-from kanexport.steps import Affine, Elementwise, Select, Step
+from kanexport.recognise.steplist import StepSpec
 
 # The kinds of a step that name tensors.
 WEIGHTED = ("layer", "linear", "layernorm", "batchnorm", "prelu")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from kanexport import refused, stack
-from kanexport.checkpoint import Checkpoint
 from kanexport.errors import ExportError, FamilyError
-from kanexport.ir import Kan
+from kanexport.files.checkpoint import Checkpoint
+from kanexport.form.ir import Kan
+from kanexport.layers import stack
+from kanexport.layers.parts import Part, Tensors
 from kanexport.options import Options
-from kanexport.parts import Part, Tensors
+from kanexport.recognise import refused
 from kanexport.recognise.registry import LayerReader, Reader, layer_readers, quiet, readers
 
 

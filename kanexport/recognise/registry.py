@@ -10,13 +10,13 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from kanexport import order, stack
-from kanexport.checkpoint import Checkpoint
 from kanexport.errors import InvalidKan, OptionError
-from kanexport.ir import LAYER_LIMIT, Kan, Layer
+from kanexport.files.checkpoint import Checkpoint
+from kanexport.form.ir import LAYER_LIMIT, Kan, Layer
+from kanexport.form.steps import Step
+from kanexport.layers import order, stack
+from kanexport.layers.parts import Keys, Part, storage_dtype
 from kanexport.options import Options
-from kanexport.parts import Keys, Part, storage_dtype
-from kanexport.steps import Step
 
 READERS = "kanexport.readers"
 

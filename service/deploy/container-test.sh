@@ -129,7 +129,7 @@ check() {
   podman exec "$container" /opt/kanserve/bin/python -c '
 import importlib.util, os, urllib.request
 assert os.getuid() == os.getgid() == 65532, (os.getuid(), os.getgid())
-for name in ("torch", "onnx", "kanexport.cli", "kanexport.export", "pip"):
+for name in ("torch", "onnx", "kanexport.console.cli", "kanexport.export", "pip"):
     assert importlib.util.find_spec(name) is None, f"{name} is in the image"
 try:
     open("/written", "w")

@@ -31,7 +31,7 @@ class Command:
 
 
 COMMANDS = {
-    "export": Command("kanexport.cli", "turn a trained checkpoint into a verified model", "export"),
+    "export": Command("kanexport.console.cli", "turn a trained checkpoint into a verified model", "export"),
     "serve": Command("kanserve.commands.serve", "serve a repository over gRPC", "serve"),
     "infer": Command("kanserve.commands.infer", "run rows through a served model"),
     "edges": Command("kanserve.commands.edges", "ask what every edge did with rows"),

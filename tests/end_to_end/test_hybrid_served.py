@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch")
 import hybrid_modules as modules  # noqa: E402 - needs torch
 
 from kanexport.hybrid.convert import convert  # noqa: E402 - as above
-from kanexport.publish import Target  # noqa: E402 - as above
+from kanexport.packing.publish import Target  # noqa: E402 - as above
 
 SHAPES = {"cnn": (1, 8, 8), "transformer": (8, 8), "convolution": (2, 6, 6), "turned": (5, 4)}
 

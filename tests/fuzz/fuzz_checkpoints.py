@@ -39,12 +39,15 @@ import yaml
 from golden_cases import cases
 from mutations import mutate
 
-from kanexport import architecture, checkpoint, lower, stack, verify
-from kanexport.checkpoint import Checkpoint
 from kanexport.errors import ExportError
-from kanexport.formats.yamlfile import Tagged
+from kanexport.files import checkpoint
+from kanexport.files.checkpoint import Checkpoint
+from kanexport.files.yamlfile import Tagged
+from kanexport.layers import stack
+from kanexport.lowering import lower
 from kanexport.options import Options
-from kanexport.recognise import assemble, detect, registry
+from kanexport.proof import verify
+from kanexport.recognise import assemble, detect, registry, steplist
 
 SIZE_LIMIT = 200_000  # bytes; larger files only make it slower
 SLOW = 2.0  # seconds of processor time for one case that count as a finding
@@ -320,7 +323,7 @@ def attempt(folder: Path, seed: Seed, case: Case, *, prove: bool) -> str:
         given = Options.parse(seed.options if case.options is None else case.options, functions=case.functions)
         if case.steps is not None:
             (folder / "steps.toml").write_bytes(case.steps)
-            kan, family = assemble.assemble(loaded, architecture.load(folder / "steps.toml"), given)
+            kan, family = assemble.assemble(loaded, steplist.load(folder / "steps.toml"), given)
         else:
             reader, _ = detect.detect(loaded, None)
             kan, family = detect.read(reader, loaded, given), reader.FAMILY

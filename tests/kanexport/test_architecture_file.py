@@ -14,15 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_checkpoints import save
 
-from kanexport import architecture, checkpoint, cli, evaluate
-from kanexport.architecture import KINDS
+from kanexport.console import cli
 from kanexport.errors import ExportError, FamilyError, InvalidKan, OptionError
-from kanexport.ir import Kan
+from kanexport.files import checkpoint
+from kanexport.form.ir import Kan
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
-from kanexport.recognise import assemble
+from kanexport.proof import evaluate
+from kanexport.recognise import assemble, steplist
+from kanexport.recognise.steplist import KINDS
 
-PAGE = (ROOT / "docs" / "architecture.md").read_text()
+PAGE = (ROOT / "docs" / "steplist.md").read_text()
 RNG = np.random.default_rng(4)
 
 
@@ -52,7 +54,7 @@ def assembled(folder: Path, tensors: dict[str, Any], steps: str, *options: str) 
     (folder / "layers.toml").write_text(text)
     loaded = checkpoint.load(save(folder, tensors))
     given = Options.parse(options)
-    found = assemble.assemble(loaded, architecture.load(folder / "layers.toml"), given)
+    found = assemble.assemble(loaded, steplist.load(folder / "layers.toml"), given)
     given.finish(found[1])
     return found
 
@@ -209,22 +211,22 @@ def test_files_that_are_no_list_of_steps(tmp_path: Path, text: str, found: str) 
     path = tmp_path / "layers.toml"
     path.write_text(text)
     with pytest.raises(OptionError) as caught:
-        architecture.load(path)
+        steplist.load(path)
     assert found in caught.value.message
     assert str(path) in caught.value.message
-    assert caught.value.hint == "see docs/architecture.md"
+    assert caught.value.hint == "see docs/steplist.md"
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     for path in (tmp_path / "none.toml", tmp_path):
         with pytest.raises(OptionError, match=r"cannot be read|is no file"):
-            architecture.load(path)
+            steplist.load(path)
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe[[step]]")
     with pytest.raises(OptionError, match="is not TOML"):
-        architecture.load(tmp_path / "bytes.toml")
-    (tmp_path / "large.toml").write_text("#" * (architecture.SIZE_LIMIT + 1))
+        steplist.load(tmp_path / "bytes.toml")
+    (tmp_path / "large.toml").write_text("#" * (steplist.SIZE_LIMIT + 1))
     with pytest.raises(OptionError, match="larger than"):
-        architecture.load(tmp_path / "large.toml")
+        steplist.load(tmp_path / "large.toml")
 
 
 VALUES = st.one_of(
@@ -241,7 +243,7 @@ def test_a_step_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, ste
     lines = [f"{key} = {_toml(value)}" for key, value in step.items()]
     path.write_text("[[step]]\n" + "\n".join(lines), encoding="utf-8")
     try:
-        (spec,) = architecture.load(path)
+        (spec,) = steplist.load(path)
     except OptionError:
         return
     assert spec.kind in KINDS
@@ -278,12 +280,12 @@ def test_the_command_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     assert model.read_bytes() == (plain.directory / "model.onnx").read_bytes()
     for block in blocks[1:]:
         (tmp_path / "other.toml").write_text(block)
-        assert architecture.load(tmp_path / "other.toml")
+        assert steplist.load(tmp_path / "other.toml")
 
 
 def test_the_second_example_of_the_page(tmp_path: Path) -> None:
     steps = re.findall(r"^```toml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)[1]
     (tmp_path / "layers.toml").write_text(steps)
     loaded = checkpoint.load(save(tmp_path, under(_0=cheby(2, 4), _3=cheby(4, 1))))
-    kan, _ = assemble.assemble(loaded, architecture.load(tmp_path / "layers.toml"), Options.parse(()))
+    kan, _ = assemble.assemble(loaded, steplist.load(tmp_path / "layers.toml"), Options.parse(()))
     assert kinds(kan) == ["affine", "0", "function", "3"]

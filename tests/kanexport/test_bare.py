@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from kanexport import checkpoint
 from kanexport.errors import ExportError, FamilyError, InvalidKan, OptionError
+from kanexport.files import checkpoint
 from kanexport.pipeline import Request, Result, export
 
 Golden = Callable[[str], tuple[Path, tuple[str, ...]]]

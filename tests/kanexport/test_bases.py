@@ -13,7 +13,7 @@ from kanexport import bases
 from kanexport.bases import Basis
 from kanexport.bases.bspline import BSpline
 from kanexport.errors import InvalidKan
-from kanexport.graph import Graph
+from kanexport.operators.graph import Graph
 
 EXAMPLES = [(name, basis) for name in bases.names() for basis in bases.examples(name)]
 SOURCES = 3

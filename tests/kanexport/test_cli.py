@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from kanexport import cli
+from kanexport.console import cli
 
 Golden = Callable[[str], tuple[Path, tuple[str, ...]]]
 

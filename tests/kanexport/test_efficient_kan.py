@@ -13,8 +13,8 @@ import onnxruntime
 import pytest
 import safetensors.numpy
 
-from kanexport import checkpoint
 from kanexport.errors import ExportError, FamilyError, InvalidKan
+from kanexport.files import checkpoint
 from kanexport.pipeline import Request, Result, export
 from kanexport.recognise import detect
 

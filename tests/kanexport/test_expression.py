@@ -14,14 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanexport import checkpoint, evaluate
 from kanexport.errors import ExportError, InvalidKan, OptionError, UnknownFunction
-from kanexport.expression import DEPTH, FUNCTIONS, LENGTH, POWER, function
-from kanexport.graph import Graph
+from kanexport.files import checkpoint
+from kanexport.functions.expression import DEPTH, FUNCTIONS, LENGTH, POWER, function
+from kanexport.functions.unary import SYMBOLIC, Unary
+from kanexport.operators.graph import Graph
 from kanexport.options import Options
 from kanexport.pipeline import Request, Result, export
+from kanexport.proof import evaluate
 from kanexport.recognise import registry
-from kanexport.unary import SYMBOLIC, Unary
 
 DTYPES = ("float32", "float64")
 X = np.concatenate([np.linspace(-3, 3, 121), [1e-3, -1e-3, 20.0, -20.0]])

@@ -17,10 +17,13 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanexport import cli, folder, pack, show, sweep, worker
+from kanexport.console import cli, show
 from kanexport.errors import CheckpointError, ExportError, FamilyError, OptionError, RepositoryError
-from kanexport.folder import Item
+from kanexport.packing import repository
 from kanexport.pipeline import Request
+from kanexport.sweep import find, worker
+from kanexport.sweep import run as sweep
+from kanexport.sweep.find import Item
 
 Golden = Callable[[str], tuple[Path, tuple[str, ...]]]
 ZIP = b"PK\x03\x04" + bytes(22)
@@ -38,7 +41,7 @@ def write(root: Path, **files: bytes) -> None:
 
 
 def places(root: Path, repository: Path | None = None) -> list[str]:
-    return [item.place for item in folder.find(root, repository or root / "models")]
+    return [item.place for item in find.find(root, repository or root / "models")]
 
 
 def test_formats_are_found_by_content_and_names_by_habit(tmp_path: Path) -> None:
@@ -50,7 +53,7 @@ def test_formats_are_found_by_content_and_names_by_habit(tmp_path: Path) -> None
             "deep/er/torch_without_a_suffix": torch_head(),
             "saved.bin": torch_head(),
             "saved.pkl": b"\x80\x02ccollections\nOrderedDict\nctorch._utils\n",
-            "old.model": folder.LEGACY_MAGIC,
+            "old.model": find.LEGACY_MAGIC,
             "named_only.pth": b"an error page",
             "named_only.PT": b"",
             "tensors": tensors,
@@ -102,20 +105,20 @@ def test_nothing_to_export_is_an_error(tmp_path: Path, monkeypatch: pytest.Monke
     write(tmp_path, **{"notes.txt": b"", "a.pt": b"", "b.pt": b""})
     for path, text in [(tmp_path / "no", "is not a folder"), (tmp_path / "a.pt", "is not a folder")]:
         with pytest.raises(CheckpointError, match=text):
-            folder.find(path, tmp_path)
+            find.find(path, tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match="no checkpoint is below"):
-        folder.find(tmp_path / "empty", tmp_path)
-    monkeypatch.setattr(folder, "ITEM_LIMIT", 1)
+        find.find(tmp_path / "empty", tmp_path)
+    monkeypatch.setattr(find, "ITEM_LIMIT", 1)
     with pytest.raises(CheckpointError, match="holds 2 checkpoints, more than 1"):
-        folder.find(tmp_path, tmp_path / "models")
-    monkeypatch.setattr(folder, "FILE_LIMIT", 2)
+        find.find(tmp_path, tmp_path / "models")
+    monkeypatch.setattr(find, "FILE_LIMIT", 2)
     with pytest.raises(CheckpointError, match="more than 2 files"):
-        folder.find(tmp_path, tmp_path / "models")
+        find.find(tmp_path, tmp_path / "models")
 
 
 def named(*given: str, prefix: str = "") -> list[str]:
-    return folder.names([Item(Path(place), place) for place in given], prefix)
+    return find.names([Item(Path(place), place) for place in given], prefix)
 
 
 def test_names_come_from_places() -> None:
@@ -134,7 +137,7 @@ def test_names_come_from_places() -> None:
 def test_names_are_usable_and_different(given: list[str]) -> None:
     found = named(*given)
     assert len(set(found)) == len(given)
-    assert all(pack.check_target(Path("/nowhere"), name, 1, force=True) is None for name in found)
+    assert all(repository.check_target(Path("/nowhere"), name, 1, force=True) is None for name in found)
 
 
 @pytest.fixture

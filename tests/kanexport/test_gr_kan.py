@@ -12,13 +12,14 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanexport import checkpoint, evaluate
 from kanexport.bases.rational import Rational
 from kanexport.errors import ExportError, FamilyError, InvalidKan, OptionError
-from kanexport.graph import Graph
-from kanexport.ir import Kan
+from kanexport.files import checkpoint
+from kanexport.form.ir import Kan
+from kanexport.operators.graph import Graph
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
+from kanexport.proof import evaluate
 from kanexport.recognise import detect
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from kanexport.graph import Graph
+from kanexport.operators.graph import Graph
 
 
 @pytest.mark.parametrize("kind", ["Mul", "Div"])

@@ -17,9 +17,11 @@ import pytest
 from golden_cases import ROOT, Case, cases
 from mutations import MUTATIONS, mutate
 
-from kanexport import checkpoint, lower, verify
 from kanexport.errors import CheckpointError, ExportError
+from kanexport.files import checkpoint
+from kanexport.lowering import lower
 from kanexport.options import Options
+from kanexport.proof import verify
 from kanexport.recognise import detect
 
 SECONDS = 2.0  # of processor time

@@ -18,7 +18,7 @@ import hybrid_modules as modules  # noqa: E402 - needs torch
 
 from kanexport.errors import InvalidKan, OptionError  # noqa: E402 - as above
 from kanexport.hybrid.convert import convert  # noqa: E402 - as above
-from kanexport.publish import Result, Target  # noqa: E402 - as above
+from kanexport.packing.publish import Result, Target  # noqa: E402 - as above
 
 
 def export(module: Any, rows: np.ndarray, folder: Path, **settings: Any) -> Result:

@@ -15,7 +15,7 @@ import hybrid_modules as modules  # noqa: E402 - needs torch
 from kanexport.errors import CheckpointError, OptionError  # noqa: E402 - as above
 from kanexport.hybrid import command  # noqa: E402 - as above
 from kanexport.options import Options  # noqa: E402 - as above
-from kanexport.publish import Result, Target  # noqa: E402 - as above
+from kanexport.packing.publish import Result, Target  # noqa: E402 - as above
 
 NETS = """
 import argparse

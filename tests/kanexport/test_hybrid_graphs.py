@@ -19,7 +19,7 @@ import odd_modules as odd  # noqa: E402 - needs torch
 from kanexport.errors import InvalidKan  # noqa: E402 - as above
 from kanexport.hybrid.convert import convert  # noqa: E402 - as above
 from kanexport.hybrid.lend import plain  # noqa: E402 - as above
-from kanexport.publish import Result, Target  # noqa: E402 - as above
+from kanexport.packing.publish import Result, Target  # noqa: E402 - as above
 
 
 def draw(*shape: int) -> np.ndarray:

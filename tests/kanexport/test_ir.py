@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kanexport import unary
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.errors import InvalidKan, UnknownFunction
-from kanexport.ir import BasisTerm, Kan, Layer, SymbolicEdge
-from kanexport.steps import Affine, Product, Select
+from kanexport.form.ir import BasisTerm, Kan, Layer, SymbolicEdge
+from kanexport.form.steps import Affine, Product, Select
+from kanexport.functions import unary
 
 SILU = Activation(unary.activation("silu"))
 SIN = unary.symbolic("sin")

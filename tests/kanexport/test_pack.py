@@ -14,16 +14,19 @@ from pathlib import Path
 
 import pytest
 
-from kanexport import manifest, pack
+from kanexport import manifest
 from kanexport.errors import RepositoryError
 from kanexport.manifest import Manifest
+from kanexport.packing import repository as pack
 from kanexport.pipeline import Request, export
 
 KILLS = 10
 # A child that packs versions 1, 2, 3, ... for ever, replacing them with --force semantics.
 CHILD = """
 import pathlib, sys
-from kanexport import manifest, pack, cli
+from kanexport import manifest
+from kanexport.console import cli
+from kanexport.packing import repository as pack
 source, repository, name = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3]
 document = manifest.load(source)
 files = {entry.path: (source / entry.path).read_bytes() for entry in document.files}

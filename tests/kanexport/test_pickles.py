@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from hostile_pickles import ENDLESS, MISUSE, attacks, entry, tensor, text
 
-from kanexport import cli
+from kanexport.console import cli
 from kanexport.errors import CheckpointError, ExportError, UnsafeCheckpoint
-from kanexport.formats import pickles, torchzip
+from kanexport.files import pickles, torchzip
 
 SECONDS = 2.0
 MEMORY = 64 * 2**20  # bytes

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from kanexport import checkpoint, cli, evaluate
+from kanexport.console import cli
 from kanexport.errors import ExportError, InvalidKan, OptionError, UnknownFunction
-from kanexport.ir import Kan
+from kanexport.files import checkpoint
+from kanexport.form.ir import Kan
 from kanexport.options import Options
 from kanexport.pipeline import Request, Result, export
+from kanexport.proof import evaluate
 from kanexport.recognise import detect
 
 FUNCTIONS = {"sin": math.sin, "x^2": lambda u: u * u, "cosh": math.cosh, "sigmoid": lambda u: 1 / (1 + math.exp(-u))}

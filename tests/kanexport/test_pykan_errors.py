@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import yaml
 
-from kanexport import checkpoint
 from kanexport.errors import CheckpointError, ExportError, FamilyError, InvalidKan, OptionError, UnknownFunction
+from kanexport.files import checkpoint
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
 from kanexport.recognise import registry

@@ -15,9 +15,8 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanexport import checkpoint
 from kanexport.errors import CheckpointError
-from kanexport.formats import bfloat16, safetensorsfile
+from kanexport.files import bfloat16, checkpoint, safetensorsfile
 from kanexport.pipeline import Request, export
 
 NUMPY = ["f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "?"]

@@ -10,14 +10,15 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from kanexport import checkpoint, evaluate
 from kanexport.errors import ExportError, InvalidKan, OptionError
-from kanexport.graph import Graph
+from kanexport.files import checkpoint
+from kanexport.functions.singularity import BROKEN, avoiding
+from kanexport.functions.unary import SYMBOLIC, Unary
+from kanexport.operators.graph import Graph
 from kanexport.options import Options
 from kanexport.pipeline import Request, Result, export
+from kanexport.proof import evaluate
 from kanexport.recognise import registry
-from kanexport.singularity import BROKEN, avoiding
-from kanexport.unary import SYMBOLIC, Unary
 
 NAMES = [name for name in SYMBOLIC if name not in (BROKEN, "sigmoid", "cosh")]
 SAME = {"x", "x^2", "x^3", "x^4", "x^5", "abs", "sin", "cos", "tanh", "sgn", "arctan", "0", "gaussian"}

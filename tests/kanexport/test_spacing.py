@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kanexport import spacing
 from kanexport.errors import InvalidKan, OptionError
+from kanexport.layers import spacing
 from kanexport.options import Options
 
 # Ranges as people write them, at most two decimals.

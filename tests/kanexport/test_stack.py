@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_checkpoints import read, refuse, save
 
-from kanexport import order
 from kanexport.errors import FamilyError, InvalidKan
-from kanexport.order import Between
+from kanexport.layers import order
+from kanexport.layers.order import Between
 from kanexport.pipeline import Request, export
 
 RNG = np.random.default_rng(3)

@@ -11,8 +11,9 @@ from golden_cases import EDGE_TOLERANCE, cases
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kanexport import checkpoint, lower
-from kanexport.ir import Kan
+from kanexport.files import checkpoint
+from kanexport.form.ir import Kan
+from kanexport.lowering import lower
 from kanexport.options import Options
 from kanexport.recognise import detect
 

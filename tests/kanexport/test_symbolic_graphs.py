@@ -10,10 +10,12 @@ import numpy as np
 import onnx
 import pytest
 
-from kanexport import checkpoint, evaluate, lower
-from kanexport.ir import Kan
+from kanexport.files import checkpoint
+from kanexport.form.ir import Kan
+from kanexport.lowering import lower
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
+from kanexport.proof import evaluate
 from kanexport.recognise import detect, registry
 
 # What symbolic functions, affine values and sums are made of.

@@ -9,8 +9,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from kanexport import unary
-from kanexport.graph import Graph
+from kanexport.functions import unary
+from kanexport.operators.graph import Graph
 
 TAILS: dict[str, Callable[[float], float]] = {
     "silu": lambda x: x / (1 + math.exp(-x)),

@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kanexport import checkpoint
 from kanexport.errors import CheckpointError
-from kanexport.formats import pickles, torchzip
+from kanexport.files import checkpoint, pickles, torchzip
 
 EMPTY = b"\x80\x02}."
 ONE_TENSOR = (
@@ -283,7 +282,7 @@ def test_a_deflated_entry_unpacks_no_further_than_it_claims(torch_zip: Callable[
     (tmp_path / "bomb.pt").write_bytes(_directory_says(data, "archive/data/0", file_size=16))
     script = """
 import pathlib, resource, sys
-from kanexport.formats import pickles, torchzip
+from kanexport.files import pickles, torchzip
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     torchzip.read(pathlib.Path(sys.argv[1]).read_bytes())

@@ -13,11 +13,14 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from kanexport import checkpoint, cli, evaluate, lower, rows, verify
+from kanexport.console import cli
 from kanexport.errors import InvalidKan, VerificationFailed
-from kanexport.ir import Kan
-from kanexport.lower import Lowered
+from kanexport.files import checkpoint
+from kanexport.form.ir import Kan
+from kanexport.lowering import lower
+from kanexport.lowering.lower import Lowered
 from kanexport.options import Options
+from kanexport.proof import evaluate, trial_rows, verify
 from kanexport.recognise import detect
 
 
@@ -54,7 +57,7 @@ def nudge(value: np.ndarray) -> np.ndarray:
 def test_the_honest_graph_passes(toy: Kan) -> None:
     proof = verify.verify(toy, lower.lower(toy, "float32"), "float32")
     zones = proof.verification.zones
-    assert [zone.name for zone in zones[: len(rows.ZONES)]] == list(rows.ZONES)
+    assert [zone.name for zone in zones[: len(trial_rows.ZONES)]] == list(trial_rows.ZONES)
     assert all(zone.outputs_max_rel <= 1e-5 and zone.edges_max_rel <= 5e-5 for zone in zones)
     assert len(proof.reference.inputs) == len(proof.reference.outputs) == verify.REFERENCE_ROWS
     assert proof.notes == ()
@@ -172,7 +175,7 @@ def test_reports_are_honest(toy: Kan) -> None:
     lowered = lower.lower(toy, "float32")
     zones = {zone.name: zone for zone in verify.verify(toy, lowered, "float32").verification.zones}
     session = onnxruntime.InferenceSession(lowered.model, providers=["CPUExecutionProvider"])
-    made = rows.zone_rows(toy.layers[0], toy.n_inputs, seed=0)
+    made = trial_rows.zone_rows(toy.layers[0], toy.n_inputs, seed=0)
     for name, x in made.items():
         zone = zones[name]
         found = session.run(["y"], {"x": x.astype(np.float32)})[0].astype(np.float64)

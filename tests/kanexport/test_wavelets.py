@@ -14,15 +14,16 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanexport import checkpoint, evaluate
 from kanexport.errors import ExportError, InvalidKan, OptionError
-from kanexport.graph import Graph
-from kanexport.ir import Kan
+from kanexport.files import checkpoint
+from kanexport.form.ir import Kan
+from kanexport.functions.wavelets import WAVELETS, rates
+from kanexport.operators.graph import Graph
 from kanexport.options import Options
 from kanexport.pipeline import Request, Result, export
+from kanexport.proof import evaluate
 from kanexport.readers.wav_kan import hamming
 from kanexport.recognise import detect
-from kanexport.wavelets import WAVELETS, rates
 
 NAMES = sorted(WAVELETS)
 # In float64 Meyer's formula itself loses a digit to cancellation; the operators do not.

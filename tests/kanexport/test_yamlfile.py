@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanexport.errors import CheckpointError
-from kanexport.formats import yamlfile
-from kanexport.formats.yamlfile import Tagged
+from kanexport.files import yamlfile
+from kanexport.files.yamlfile import Tagged
 
 SCALAR = """
 grid: !!python/object/apply:numpy.{module}.multiarray.scalar

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from kanexport.functions.singularity import avoiding
+from kanexport.functions.unary import ACTIVATIONS, SYMBOLIC
 from kanexport.manifest import BasisInfo, LayerInfo, NodeStep, SymbolicEdge
-from kanexport.singularity import avoiding
-from kanexport.unary import ACTIVATIONS, SYMBOLIC
 from kanserve.interpret import terms
 from kanserve.interpret.formula import STEP_TEXTS, TEXTS, formulas
 from kanserve.interpret.terms import EXACT, FormulaError, Linear, Text, applied, number

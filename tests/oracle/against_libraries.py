@@ -31,10 +31,11 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from kanexport import checkpoint, evaluate
 from kanexport.errors import ExportError
+from kanexport.files import checkpoint
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
+from kanexport.proof import evaluate
 from kanexport.recognise import detect
 
 TOLERANCE = 1e-12

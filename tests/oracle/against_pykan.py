@@ -29,10 +29,11 @@ import torch
 from kan import MultKAN
 from kan.utils import SYMBOLIC_LIB
 
-from kanexport import checkpoint, evaluate
 from kanexport.errors import ExportError
+from kanexport.files import checkpoint
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
+from kanexport.proof import evaluate
 from kanexport.recognise import detect
 
 FUNCTIONS = [name for name in SYMBOLIC_LIB if name != "0"]

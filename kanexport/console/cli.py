@@ -1,0 +1,236 @@
+"""`kanserve export`: arguments in, one call, a table out.
+
+Results go to stdout, progress and errors to stderr; `--json` prints one document.
+Exit codes: 0 exported, 2 the checkpoint or the command is wrong, 3 the graph
+failed its verification, 4 some checkpoint of a folder was refused (or an option
+was of no use to any), 1 anything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn
+
+from kanexport import report
+from kanexport.console import show
+from kanexport.errors import ExportError, OptionError
+from kanexport.operators import precision
+from kanexport.options import Options
+from kanexport.packing.publish import MAX_BATCH_SIZE, Result, Target
+from kanexport.pipeline import Request, export
+from kanexport.proof.tolerance import OUTPUT_TOLERANCE
+from kanexport.sweep import run as sweep
+
+EXAMPLES = """examples:
+  kanserve export model/0.5 --repository models --name wine     pykan: the prefix, or any of its files
+  kanserve export digits.pt --repository models --name digits   efficient-kan: .pt, .pth, .safetensors
+  kanserve export pruned --repository models --option input_id=0,2 --option n_inputs=4
+  kanserve export --module nets:make --checkpoint net.pt --example rows.npy   a module with KAN layers in it
+  kanserve export experiments --recursive --repository models --report report.json
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `export` to a parser."""
+    parser.description = "Turn a trained KAN into a verified entry of a model repository."
+    parser.epilog = EXAMPLES
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = parser.add_argument
+    add("path", nargs="?", type=Path, metavar="checkpoint", help="the checkpoint file, or pykan's prefix")
+    add("--repository", type=Path, default=Path("models"), help="the model repository (default: models)")
+    add("--name", default="", help="model name (default: the checkpoint's)")
+    add("--version", type=int, default=1, help="version number (default: 1)")
+    add("--family", help="the library that wrote the checkpoint, if the file leaves it open")
+    add("--option", action="append", default=[], metavar="KEY=VALUE", help="a fact the checkpoint does not hold")
+    add(
+        "--symbolic",
+        action="append",
+        default=[],
+        metavar="L,S,D=NAME",
+        help="the function of a symbolic edge (layer, source, destination) that the checkpoint does not name",
+    )
+    add(
+        "--function",
+        action="append",
+        default=[],
+        metavar="NAME=EXPR",
+        help='a symbolic function of your own, such as xsinx="x*sin(x)"; no checkpoint holds those',
+    )
+    add(
+        "--architecture", type=Path, metavar="FILE", help="a list of steps (TOML), where the file leaves the order open"
+    )
+    add("--dtype", choices=tuple(precision.DATATYPES), default="float32", help="precision of the graph")
+    add("--max-batch-size", type=int, default=MAX_BATCH_SIZE, help=f"rows per request (default: {MAX_BATCH_SIZE})")
+    add("--tolerance", type=float, default=OUTPUT_TOLERANCE, help="largest relative error of outputs allowed")
+    add("--force", action="store_true", help="replace the version if it exists")
+    add("--json", action="store_true", help="print one JSON document")
+    add("--recursive", action="store_true", help="export every checkpoint below a folder; see docs/checkpoints.md")
+    add("--report", type=Path, metavar="FILE", help="with --recursive: write what became of each, as JSON")
+    modules = parser.add_argument_group("modules with KAN layers in them (needs torch)").add_argument
+    modules("--module", metavar="PKG.MOD:FACTORY", help="a function of yours that makes the torch module")
+    modules("--checkpoint", type=Path, metavar="FILE", help="with --module: its weights (default: as it was made)")
+    modules("--example", type=Path, metavar="FILE", help="with --module: rows as it takes them, .npy or .csv")
+    modules("--input-shape", metavar="1,8,8", help="with --module: the shape of one row, to try it with random ones")
+    add("--time-limit", type=float, default=sweep.SECONDS, metavar="SECONDS", help="with --recursive: for one file")
+    add("--memory-limit", type=int, default=sweep.MEMORY, metavar="MIB", help="with --recursive: for one file")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run an export from parsed arguments; the exit code."""
+    try:
+        _check(args)
+        with _terminable():
+            if args.recursive:
+                return _folder(_request(args), args)
+            with _progress() as advance:
+                result = _module(args, advance) if args.module else export(_request(args), advance=advance)
+    except ExportError as error:
+        return _fail(error, as_json=args.json)
+    if args.json:
+        print(json.dumps(report.document(result)))
+    else:
+        show.result(result)
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse arguments that contradict each other. Raises OptionError."""
+    if args.report is not None and not args.recursive:
+        raise OptionError("--report is for --recursive")
+    if args.module:
+        for name in ("path", "family", "architecture", "recursive", "symbolic"):
+            if getattr(args, name):
+                shown = "a checkpoint as an argument" if name == "path" else f"--{name}"
+                raise OptionError(f"--module and {shown} exclude each other", hint="its weights: --checkpoint FILE")
+        return
+    for name in ("checkpoint", "example", "input_shape"):
+        if getattr(args, name) is not None:
+            raise OptionError(f"--{name.replace('_', '-')} is for --module")
+    if args.path is None:
+        raise OptionError("no checkpoint is given", hint="kanserve export FILE, or a module with --module")
+
+
+def _request(args: argparse.Namespace) -> Request:
+    return Request(
+        path=args.path,
+        repository=args.repository,
+        name=args.name,
+        version=args.version,
+        family=args.family,
+        options=tuple(args.option),
+        symbolic=tuple(args.symbolic),
+        functions=tuple(args.function),
+        architecture=args.architecture,
+        dtype=args.dtype,
+        max_batch_size=args.max_batch_size,
+        tolerance=args.tolerance,
+        force=args.force,
+    )
+
+
+def _module(args: argparse.Namespace, advance: Callable[[int, int], None]) -> Result:
+    """Export what a factory makes. Raises ExportError, also where torch is missing."""
+    try:
+        from kanexport.hybrid import command
+    except ModuleNotFoundError as error:
+        raise OptionError(
+            f"--module needs {error.name}, which is not installed", hint="pip install 'kanserve[torch]'"
+        ) from error
+    target = Target(
+        repository=args.repository,
+        name=args.name or args.module.rpartition(":")[2],
+        version=args.version,
+        dtype=args.dtype,
+        max_batch_size=args.max_batch_size,
+        tolerance=args.tolerance,
+        force=args.force,
+    )
+    options = Options.parse(tuple(args.option), functions=tuple(args.function))
+    return command.run(args.module, args.checkpoint, args.example, args.input_shape, target, options, advance)
+
+
+def _folder(request: Request, args: argparse.Namespace) -> int:
+    """Export a folder's checkpoints. Raises ExportError where none can be tried."""
+    if args.report is not None and (args.report.is_dir() or not args.report.parent.is_dir()):
+        raise OptionError(f"--report {args.report} cannot be written", hint="name a file in a folder that is there")
+    with _progress_of_files() as advance:
+        report = sweep.sweep(request, seconds=args.time_limit, memory=args.memory_limit, advance=advance)
+    document = sweep.document(report)
+    if args.report is not None:
+        try:
+            args.report.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise OptionError(f"--report {args.report} cannot be written: {error.strerror}") from error
+    if args.json:
+        print(json.dumps(document))
+    else:
+        show.folder(document)
+    return report.exit_code
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command by itself: `python -m kanexport`."""
+    parser = argparse.ArgumentParser(prog="kanexport")
+    configure(parser)
+    return run(parser.parse_args(argv))
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM unwinds like Ctrl-C, so that the hidden folder is removed."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda done, total: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"))
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("converting", total=None, count="")
+        yield lambda done, total: bar.update(
+            task, description="verifying", completed=done, total=total, count=f"{done}/{total}"
+        )
+
+
+@contextlib.contextmanager
+def _progress_of_files() -> Iterator[Callable[[int, int, str], None]]:
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda done, total, place: None
+        return
+    columns = (TextColumn("exporting"), BarColumn(), TextColumn("{task.completed}/{task.total} {task.fields[place]}"))
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("export", total=None, place="")
+        yield lambda done, total, place: bar.update(
+            task, completed=done, total=total, place=escape(show.printable(place))
+        )
+
+
+def _fail(error: ExportError, *, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps({"error": report.failure(error)}))
+    print(f"error: {show.printable(error.message)}", file=sys.stderr)
+    if error.hint:
+        print(f"  help: {show.printable(error.hint)}", file=sys.stderr)
+    return error.exit_code

@@ -1,0 +1,210 @@
+"""`torch.save` files: a zip of one small pickle and raw storages.
+
+Read without torch. Nothing is extracted to disk, nothing in the pickle is
+executed (see `pickles`), every size is checked before bytes are read, and
+tensors are copied out contiguous: a saved view can be a hundred times smaller
+than the storage it came with.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+import zipfile
+import zlib
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.errors import CheckpointError
+from kanexport.files import bfloat16, pickles
+from kanexport.files.pickles import TensorRef
+
+MAGIC = b"PK\x03\x04"
+PICKLE_LIMIT = 64 * 2**20  # bytes
+TOTAL_LIMIT = 2 * 2**30  # bytes, all entries unpacked
+RATIO_LIMIT = 20  # unpacked to packed; torch stores, so real files have 1
+ENTRY_LIMIT = 50_000
+EMPTY_LIMIT = 2**40  # product of the other axes of a tensor without values
+PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError, ValueError)
+
+Array = npt.NDArray[Any]
+
+# torch storage class -> numpy type. BFloat16 is widened.
+STORAGE_TYPES = {
+    "FloatStorage": "f4",
+    "DoubleStorage": "f8",
+    "HalfStorage": "f2",
+    "BFloat16Storage": "u2",
+    "LongStorage": "i8",
+    "IntStorage": "i4",
+    "ShortStorage": "i2",
+    "CharStorage": "i1",
+    "ByteStorage": "u1",
+    "BoolStorage": "?",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Archive:
+    zip: zipfile.ZipFile
+    root: str  # the one folder all entries share, with its slash
+    order: Literal["<", ">"]
+
+    def entry(self, name: str) -> zipfile.ZipInfo:
+        try:
+            return self.zip.getinfo(self.root + name)
+        except KeyError as error:
+            raise CheckpointError(f"the file has no entry {name[:200]!r}; it is cut off or no checkpoint") from error
+
+    def read(self, entry: zipfile.ZipInfo) -> bytes:
+        """Exactly the bytes the directory promises: no more are unpacked, and fewer
+        would let a tensor reach outside them."""
+        if entry.compress_type not in PACKINGS:
+            raise CheckpointError("an entry of the file is packed in a way that torch never uses")
+        try:
+            with self.zip.open(entry) as file:
+                data = file.read(entry.file_size)
+        except DAMAGE as error:
+            raise CheckpointError("an entry of the file is damaged; copy the file again") from error
+        if len(data) != entry.file_size:
+            raise CheckpointError("an entry of the file is shorter than its directory says; copy the file again")
+        return data
+
+
+@dataclass(slots=True)
+class _Budget:
+    """What the tensors of one file may still take, in values and bytes: a small file
+    can name the same storage, or the same dictionary, a million times."""
+
+    items: int
+    size: int
+
+    def take(self, size: int) -> None:
+        self.items -= 1
+        self.size -= size
+        if self.items < 0 or self.size < 0:
+            raise CheckpointError("the file describes far more or larger tensors than it holds")
+
+
+def read(data: bytes) -> dict[str, Any]:
+    """The saved dictionary, with tensors as contiguous numpy arrays.
+
+    Nested dictionaries keep their nesting. Raises CheckpointError or
+    UnsafeCheckpoint; see the module text for what is refused.
+    """
+    archive = _open(data)
+    entry = archive.entry("data.pkl")
+    if entry.file_size > PICKLE_LIMIT:
+        raise CheckpointError(f"the pickle unpacks to {entry.file_size} bytes, more than {PICKLE_LIMIT}")
+    value = pickles.read(archive.read(entry))
+    if not isinstance(value, dict):
+        raise CheckpointError(f"the file holds {_kind(value)}, expected a state dict", hint=pickles.SAVE_STATE_DICT)
+    return _Resolver(archive, _Budget(ENTRY_LIMIT, _limit(len(data)))).mapping(value, depth=0)
+
+
+def _limit(size: int) -> int:
+    """The bytes a file of that size may unpack to."""
+    return min(TOTAL_LIMIT, RATIO_LIMIT * max(size, 2**16))
+
+
+def _open(data: bytes) -> _Archive:
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(data))
+    except (*DAMAGE, struct.error) as error:
+        raise CheckpointError("the file is cut off or no zip archive; copy it again") from error
+    entries = archive.infolist()
+    names = [entry.filename for entry in entries]
+    if len(entries) > ENTRY_LIMIT or len(set(names)) != len(names):
+        raise CheckpointError("the archive has duplicate or far too many entries")
+    total = sum(entry.file_size for entry in entries)
+    if total > _limit(len(data)):
+        raise CheckpointError(f"the archive would unpack to {total} bytes, more than this reader takes")
+    pickled = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
+    if len(pickled) != 1:
+        raise CheckpointError("the archive holds no torch checkpoint (one NAME/data.pkl)", hint=pickles.SAVE_STATE_DICT)
+    root = pickled[0].removesuffix("data.pkl")
+    if root + "constants.pkl" in names:
+        raise CheckpointError("the file is a TorchScript module", hint=pickles.SAVE_STATE_DICT)
+    little = _Archive(archive, root, "<")
+    big = root + "byteorder" in names and little.read(little.entry("byteorder")).strip() == b"big"
+    return _Archive(archive, root, ">") if big else little
+
+
+class _Resolver:
+    """Replaces tensor references by arrays; other values stay as they are."""
+
+    def __init__(self, archive: _Archive, budget: _Budget) -> None:
+        self.archive, self.budget = archive, budget
+        self.storages: dict[str, bytes] = {}
+
+    def mapping(self, value: dict[Any, Any], depth: int) -> dict[str, Any]:
+        if depth > 8:
+            raise CheckpointError("the file nests dictionaries more than 8 deep")
+        result: dict[str, Any] = {}
+        for key, item in value.items():
+            name = str(key)
+            if name in result:  # 0 and "0"
+                raise CheckpointError(f"the file has two values under the name {name[:80]!r}")
+            self.budget.take(0)
+            if isinstance(item, TensorRef):
+                result[name] = self.tensor(item, name[: pickles.NAME_LIMIT])
+            elif isinstance(item, dict):
+                result[name] = self.mapping(item, depth + 1)
+            else:
+                result[name] = item
+        return result
+
+    def tensor(self, ref: TensorRef, key: str) -> Array:
+        storage = ref.storage
+        code = STORAGE_TYPES.get(storage.kind)
+        if code is None:
+            raise CheckpointError(f"tensor {key!r} has a storage of type {storage.kind}, which is not read")
+        dtype = np.dtype(code).newbyteorder(self.archive.order)
+        entry = self.archive.entry(f"data/{storage.key}")
+        if entry.file_size != storage.count * dtype.itemsize:
+            raise CheckpointError(
+                f"tensor {key!r}: storage {storage.key[:80]!r} has {entry.file_size} bytes, "
+                f"expected {storage.count} x {dtype.itemsize}"
+            )
+        _check_view(ref, key)
+        self.budget.take(math.prod(ref.size) * dtype.itemsize)
+        if storage.key not in self.storages:
+            self.storages[storage.key] = self.archive.read(entry)
+        return _copy(ref, np.frombuffer(self.storages[storage.key], dtype=dtype))
+
+
+def _copy(ref: TensorRef, flat: Array) -> Array:
+    """The view, contiguous and in the machine's byte order."""
+    if 0 in ref.size:
+        view = np.zeros(ref.size, dtype=flat.dtype)
+    else:
+        # The stride along an axis of one element is never used, and may be anything.
+        steps = [step * flat.itemsize if n > 1 else 0 for n, step in zip(ref.size, ref.stride, strict=True)]
+        view = np.lib.stride_tricks.as_strided(flat[ref.offset :], ref.size, steps, writeable=False)
+    if ref.storage.kind == "BFloat16Storage":
+        return bfloat16.widen(view)
+    return np.array(view, dtype=flat.dtype.newbyteorder("="), order="C")
+
+
+def _check_view(ref: TensorRef, key: str) -> None:
+    """The view lies inside its storage: as_strided trusts us. How large it may be,
+    where strides of zero repeat values, is the budget's to say."""
+    if len(ref.size) != len(ref.stride):
+        raise CheckpointError(f"tensor {key!r} has {len(ref.size)} sizes and {len(ref.stride)} strides")
+    count = math.prod(ref.size)
+    last = ref.offset + sum((n - 1) * step for n, step in zip(ref.size, ref.stride, strict=True))
+    if count and last >= ref.storage.count:
+        raise CheckpointError(
+            f"tensor {key!r} of size {ref.size} reaches beyond its storage of {ref.storage.count} values"
+        )
+    if not count and (ref.offset > ref.storage.count or math.prod(n for n in ref.size if n) > EMPTY_LIMIT):
+        raise CheckpointError(f"tensor {key!r} of size {ref.size} is empty, but does not fit its storage")
+
+
+def _kind(value: object) -> str:
+    return "a single tensor" if isinstance(value, TensorRef) else f"a {type(value).__name__}"

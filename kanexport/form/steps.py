@@ -1,0 +1,224 @@
+"""What happens to nodes around the sum of the edges: steps before and after.
+
+Each step has both faces, like a basis: float64 numpy and ONNX operators.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.errors import InvalidKan
+from kanexport.functions.unary import Unary
+from kanexport.manifest import NodeStep
+
+if TYPE_CHECKING:
+    from kanexport.operators.graph import Graph, Value
+
+Array = npt.NDArray[np.float64]
+
+
+class Step(Protocol):
+    """A map from [B, width_in] to [B, width_out]. `mixes`: a node of the result
+    depends on other nodes of the same row, which makes edges class B."""
+
+    @property
+    def mixes(self) -> bool: ...
+
+    def width_out(self, width_in: int) -> int:
+        """The number of nodes after the step. Raises InvalidKan if it does not fit."""
+
+    def evaluate(self, x: Array) -> Array: ...
+    def emit(self, g: Graph, x: Value) -> Value: ...
+    def describe(self) -> NodeStep: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Select:
+    """Keep some columns, in the given order: pykan's `input_id` after prune_input."""
+
+    indices: tuple[int, ...]
+
+    mixes = False
+
+    def width_out(self, width_in: int) -> int:
+        wrong = [i for i in self.indices if not 0 <= i < width_in]
+        if wrong:
+            raise InvalidKan(f"column {wrong[0]} is selected, but there are {width_in} columns")
+        return len(self.indices)
+
+    def evaluate(self, x: Array) -> Array:
+        return x[:, list(self.indices)]
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        return g.gather(x, self.indices, axis=1)
+
+    def describe(self) -> NodeStep:
+        return NodeStep(kind="select", indices=self.indices)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Affine:
+    """x * scale + bias, per node [N]."""
+
+    scale: Array
+    bias: Array
+
+    mixes = False
+
+    def __post_init__(self) -> None:
+        if self.scale.shape != self.bias.shape or self.scale.ndim != 1:
+            raise InvalidKan(f"node scale {self.scale.shape} and bias {self.bias.shape} differ in shape")
+        if not (np.isfinite(self.scale).all() and np.isfinite(self.bias).all()):
+            raise InvalidKan("a node scale or bias is not finite")
+
+    @property
+    def trivial(self) -> bool:
+        """True if the step changes nothing."""
+        return bool(np.all(self.scale == 1) and np.all(self.bias == 0))
+
+    def width_out(self, width_in: int) -> int:
+        if len(self.scale) != width_in:
+            raise InvalidKan(f"node scale has {len(self.scale)} values for {width_in} nodes")
+        return width_in
+
+    def evaluate(self, x: Array) -> Array:
+        return x * self.scale + self.bias
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        return g.add(g.mul(x, g.const(self.scale)), g.const(self.bias))
+
+    def describe(self) -> NodeStep:
+        return NodeStep(kind="affine", scale=tuple(self.scale.tolist()), bias=tuple(self.bias.tolist()))
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """Multiply consecutive values in groups of the given sizes: pykan's
+    multiplication nodes. A group of one passes through."""
+
+    groups: tuple[int, ...]
+
+    mixes = False  # after the sums, where no edge reads any more
+
+    def width_out(self, width_in: int) -> int:
+        if sum(self.groups) != width_in or min(self.groups, default=1) < 1:
+            raise InvalidKan(f"product groups {self.groups} do not cover {width_in} values")
+        return len(self.groups)
+
+    def evaluate(self, x: Array) -> Array:
+        starts = np.concatenate([[0], np.cumsum(self.groups)[:-1]]).astype(int)
+        return np.multiply.reduceat(x, starts, axis=1) if len(starts) else x
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        """Columns first of every group, times second of every group, ...; groups that
+        have ended contribute a column of ones."""
+        ones = g.op("Pad", x, g.index([0, 0, 0, 1]), g.const(1.0))
+        end = sum(self.groups)
+        starts = np.concatenate([[0], np.cumsum(self.groups)[:-1]]).astype(int)
+        result = g.gather(x, starts, axis=1)
+        for rank in range(1, max(self.groups)):
+            columns = [int(s) + rank if rank < n else end for s, n in zip(starts, self.groups, strict=True)]
+            result = g.mul(result, g.gather(ones, columns, axis=1))
+        return result
+
+    def describe(self) -> NodeStep:
+        return NodeStep(kind="product", indices=self.groups)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerNorm:
+    """(x - mean) / sqrt(var + epsilon) * scale + bias over the nodes of a row, with the
+    variance divided by N: torch.nn.LayerNorm over the last axis."""
+
+    scale: Array
+    bias: Array
+    epsilon: float
+
+    mixes = True
+
+    def __post_init__(self) -> None:
+        Affine(self.scale, self.bias)
+        if not 0 <= self.epsilon < np.inf:
+            raise InvalidKan(f"the epsilon of a normalisation is {self.epsilon}, expected a small number, not negative")
+
+    def width_out(self, width_in: int) -> int:
+        if len(self.scale) != width_in:
+            raise InvalidKan(f"a normalisation of {len(self.scale)} nodes is given {width_in}")
+        return width_in
+
+    def evaluate(self, x: Array) -> Array:
+        apart = x - x.mean(axis=1, keepdims=True)
+        variance = (apart**2).mean(axis=1, keepdims=True)
+        return np.asarray(apart / np.sqrt(variance + self.epsilon) * self.scale + self.bias)
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        # By hand: onnxruntime's LayerNormalization takes mean(x^2) - mean(x)^2, which far
+        # from zero loses every digit, or is negative. The mean is taken off twice, since
+        # its rounding is as large as the differences where the nodes are nearly equal.
+        share = g.const(1 / len(self.scale))
+        apart = x
+        for _ in range(2):
+            apart = g.sub(apart, g.mul(g.sum(apart, axis=1, keepdims=True), share))
+        variance = g.mul(g.sum(g.mul(apart, apart), axis=1, keepdims=True), share)
+        deviation = g.op("Sqrt", g.add(variance, g.const(self.epsilon)))
+        return g.add(g.mul(g.op("Div", apart, deviation), g.const(self.scale)), g.const(self.bias))
+
+    def describe(self) -> NodeStep:
+        return NodeStep(
+            kind="layernorm",
+            scale=tuple(self.scale.tolist()),
+            bias=tuple(self.bias.tolist()),
+            epsilon=self.epsilon,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Elementwise:
+    """The same function of every node, such as tanh between two layers."""
+
+    function: Unary
+
+    mixes = False
+
+    def width_out(self, width_in: int) -> int:
+        return width_in
+
+    def evaluate(self, x: Array) -> Array:
+        return self.function.evaluate(x)
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        return self.function.emit(g, x)
+
+    def describe(self) -> NodeStep:
+        return NodeStep(kind="function", function=self.function.name)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PRelu:
+    """x where positive, slope * x elsewhere; one slope, or one per node."""
+
+    slope: Array
+
+    mixes = False
+
+    def __post_init__(self) -> None:
+        if self.slope.ndim != 1 or not len(self.slope) or not np.isfinite(self.slope).all():
+            raise InvalidKan(f"PReLU slopes of shape {self.slope.shape} must be one or more finite numbers")
+
+    def width_out(self, width_in: int) -> int:
+        if len(self.slope) not in (1, width_in):
+            raise InvalidKan(f"PReLU has {len(self.slope)} slopes for {width_in} nodes")
+        return width_in
+
+    def evaluate(self, x: Array) -> Array:
+        return np.where(x > 0, x, self.slope * x)
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        return g.op("PRelu", x, g.const(self.slope))
+
+    def describe(self) -> NodeStep:
+        return NodeStep(kind="prelu", scale=tuple(self.slope.tolist()))

@@ -1,0 +1,113 @@
+"""Mother wavelets, as functions that every edge shifts and stretches for itself.
+
+Source: zavareh1/Wav-KAN, KANLinear.wavelet_transform, for u = (x - t) / s; Morlet is also
+torch-wavelet-kan's. A value that is not finite gives NaN in each, as 0 * inf does there.
+
+    mexican_hat   2 / (sqrt(3) pi^(1/4)) (u^2 - 1) exp(-u^2 / 2)      (the textbook's, negated)
+    morlet        cos(5 u) exp(-u^2 / 2)
+    dog           -u exp(-u^2 / 2)
+    meyer         sin(pi |u|) times 1 up to 1/2, cos(pi/2 nu(2 |u| - 1)) up to 1, 0 beyond
+    shannon       sin(u) / u                                          (its window is the reader's)
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.errors import InvalidKan
+from kanexport.functions.unary import Unary
+
+if TYPE_CHECKING:
+    from kanexport.operators.graph import Graph, Value
+
+Array = npt.NDArray[np.float64]
+
+HAT_HEIGHT = 2 / (math.sqrt(3) * math.pi**0.25)
+MORLET_FREQUENCY = 5.0
+NU = (35.0, -84.0, 70.0, -20.0)  # nu(t) = t^4 (35 - 84 t + 70 t^2 - 20 t^3), Meyer's step from 0 to 1
+
+
+def _bell(u: Array) -> Array:
+    return np.asarray(np.exp(-(u**2) / 2))
+
+
+def _emit_bell(g: Graph, u: Value) -> Value:
+    return g.op("Exp", g.mul(g.mul(u, u), g.const(-0.5)))
+
+
+def _emit_hat(g: Graph, u: Value) -> Value:
+    # (u - 1) bell (u + 1): exact beside the zeros, and the bell comes before u^2 could overflow.
+    one = g.const(1.0)
+    left = g.mul(g.mul(g.sub(u, one), g.const(HAT_HEIGHT)), _emit_bell(g, u))
+    return g.mul(left, g.add(u, one))
+
+
+def _emit_morlet(g: Graph, u: Value) -> Value:
+    return g.mul(g.op("Cos", g.mul(u, g.const(MORLET_FREQUENCY))), _emit_bell(g, u))
+
+
+def _nu(t: Array) -> Array:
+    return np.asarray(t**4 * (NU[0] + NU[1] * t + NU[2] * t**2 + NU[3] * t**3))
+
+
+def _meyer(u: Array) -> Array:
+    v = np.abs(u)
+    fall = np.cos(np.pi / 2 * _nu(2 * v - 1))
+    return np.asarray(np.sin(np.pi * v) * np.where(v <= 0.5, 1.0, np.where(v >= 1, 0.0, fall)))
+
+
+def _emit_meyer(g: Graph, u: Value) -> Value:
+    """With nu(t) = 1 - nu(1 - t), only t up to 1/2 is needed, where nu does not cancel."""
+    v = g.op("Abs", u)
+    t = g.clip(g.sub(g.mul(v, g.const(2.0)), g.const(1.0)), 0.0, 1.0)
+    near = g.op("Min", t, g.sub(g.const(1.0), t))
+    total = g.const(NU[3])
+    for factor in reversed(NU[:3]):
+        total = g.add(g.mul(total, near), g.const(factor))
+    square = g.mul(near, near)
+    angle = g.mul(g.mul(g.mul(square, square), total), g.const(math.pi / 2))
+    first_half = g.op("LessOrEqual", t, g.const(0.5))
+    fall = g.op("Where", first_half, g.op("Cos", angle), g.op("Sin", angle))
+    return g.mul(g.op("Sin", g.mul(v, g.const(math.pi))), fall)
+
+
+def _emit_sinc(g: Graph, u: Value) -> Value:
+    one = g.const(1.0)
+    at_zero = g.op("Equal", u, g.const(0.0))
+    return g.op("Where", at_zero, one, g.op("Div", g.op("Sin", u), g.op("Where", at_zero, one, u)))
+
+
+def _sinc(u: Array) -> Array:
+    safe = np.where(u == 0, 1.0, u)
+    return np.where(u == 0, 1.0, np.sin(safe) / safe)
+
+
+WAVELETS = {
+    function.name: function
+    for function in (
+        Unary("mexican_hat", lambda u: HAT_HEIGHT * (u**2 - 1) * _bell(u), _emit_hat),
+        Unary("morlet", lambda u: np.cos(MORLET_FREQUENCY * u) * _bell(u), _emit_morlet),
+        Unary("dog", lambda u: -u * _bell(u), lambda g, u: g.mul(g.op("Neg", u), _emit_bell(g, u))),
+        Unary("meyer", _meyer, _emit_meyer),
+        Unary("shannon", _sinc, _emit_sinc),
+    )
+}
+
+
+def rates(widths: Array) -> Array:
+    """1 / width of every wavelet, from [O, I, K] to [I, O, K]. Raises InvalidKan for a width
+    of zero, naming its edge."""
+    flat = np.argwhere(widths == 0)
+    if len(flat):
+        destination, source, at = (int(v) for v in flat[0])
+        raise InvalidKan(
+            f"the scale of wavelet {at} on edge {source} -> {destination} is 0 ({len(flat)} of {widths.size} are): "
+            "the library divides by it",
+            hint="the edge is NaN or infinite in the library too; train again, or set the scale and the weight",
+        )
+    with np.errstate(over="ignore"):  # the layer refuses what is not finite
+        return (1 / widths).transpose(1, 0, 2)

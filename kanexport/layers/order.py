@@ -1,0 +1,203 @@
+"""The order of a network's layers and of what stands between them.
+
+A state dict tells names and shapes, not the order of a forward pass. What follows
+from them without doubt is used (the numbers of a Sequential, a width that fits in
+one place only); what is likely is used and recorded as assumed; the rest is
+refused, and the user lists the steps in a file (`architecture.py`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from kanexport.errors import FamilyError
+from kanexport.layers.parts import natural
+
+CHAIN_LIMIT = 6  # layers whose order is looked for
+GIVE_ARCHITECTURE = "list the steps in a file, and give it with --architecture layers.toml (see docs/steplist.md)"
+
+Sides = dict[str, tuple[int, int]]  # by name: a layer's sources and destinations
+
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    """A module that is not a KAN layer: its prefix, its kind, and its width (of a PReLU, 1: any)."""
+
+    prefix: str
+    kind: str  # layernorm, batchnorm or prelu
+    width: int
+
+    def fits(self, width: int) -> bool:
+        """Whether it takes that many nodes."""
+        return self.width == width or (self.kind == "prelu" and self.width == 1)
+
+
+def arrange(layers: Sides, others: Sequence[Between]) -> list[str]:
+    """The order of all prefixes. `layers` gives each layer's sources and destinations,
+    in natural order. Raises FamilyError where the file leaves the order open."""
+    _refuse_inner(list(layers), others)
+    names = {_unwrapped(prefix): prefix for prefix in layers}
+    if len(names) < len(layers):
+        names = {prefix: prefix for prefix in layers}
+    sides = {name: layers[prefix] for name, prefix in names.items()}
+    _refuse_homes(list(sides), [other.prefix for other in others])
+    return [names.get(name, name) for name in _arrange(sides, others)]
+
+
+def _arrange(layers: Sides, others: Sequence[Between]) -> list[str]:
+    order = list(layers) if counted(layers) else _only_chain(layers)
+    everything = [*order, *(other.prefix for other in others)]
+    if _numbered(everything):
+        everything.sort(key=natural)
+        _refuse_gaps(everything)
+        return everything
+    _refuse_gaps(order)
+    placed: dict[int, list[str]] = {}
+    for name, gap in _gaps(order, layers, others).items():
+        placed.setdefault(gap, []).append(name)
+    for gap, found in placed.items():
+        if len(found) > 1:
+            raise FamilyError(
+                f"{' and '.join(found)} may both stand before layer {gap} of {len(order)}", hint=GIVE_ARCHITECTURE
+            )
+    return [name for gap in range(len(order) + 1) for name in (*placed.get(gap, []), *order[gap : gap + 1])]
+
+
+def counted(names: Iterable[str]) -> bool:
+    """Whether the names differ in their numbers alone, so that these tell the order."""
+    return len({re.sub(r"\d+", "#", name) for name in names}) == 1
+
+
+def starts_late(order: Sequence[str], root: str) -> int:
+    """The number of the first of all modules, of a numbered list; 0 where nothing can have stood before.
+    Whoever chose the first by a `root` knows what he left out."""
+    first = re.fullmatch(r"(.*?)(\d+)\.", order[0])
+    return int(first[2]) if first and _numbered(order) and len(root) <= len(first[1]) else 0
+
+
+def _unwrapped(prefix: str) -> str:
+    """The place of a layer in a wrapper that adds nothing: OrthogPolyKANs' OrthogPolyKANLayer,
+    torch-conv-kan's L1."""
+    return re.sub(r"(?<=\.)(layer|module)\.$", "", prefix)
+
+
+def _only_chain(layers: Sides) -> list[str]:
+    """The one order of the layers in which each takes what the one before gives."""
+    some = itertools.islice(_chains((), layers), 2)
+    found = [list(chain) for chain in some] if len(layers) <= CHAIN_LIMIT else []
+    if len(found) != 1:
+        sides = [f"{name.removesuffix('.')} ({n} to {m})" for name, (n, m) in layers.items()]
+        raise FamilyError(
+            f"the file does not tell the order of the KAN layers {', '.join(sides[:6])}",
+            hint=f"{GIVE_ARCHITECTURE}, or export the layers one by one with --option prefix=KEY_PREFIX",
+        )
+    return found[0]
+
+
+def _chains(start: tuple[str, ...], layers: Sides) -> Iterator[tuple[str, ...]]:
+    """All orders that begin with `start` and in which the widths fit."""
+    if len(start) == len(layers):
+        yield start
+    for name in layers:
+        if name not in start and (not start or layers[start[-1]][1] == layers[name][0]):
+            yield from _chains((*start, name), layers)
+
+
+def _gaps(order: list[str], layers: Sides, others: Sequence[Between]) -> dict[str, int]:
+    """The gap of each module: g stands before layer g. Modules with the numbers of layers,
+    such as ln1 and ln2, all stand after those layers, or all before; others where alone
+    their width fits. Raises FamilyError where more than one place is left."""
+    widths = [layers[order[0]][0], *(layers[name][1] for name in order)]
+    own = {_number(name): at for at, name in enumerate(order) if counted(order) and _number(name) is not None}
+    series: dict[str, list[Between]] = {}
+    for other in sorted(others, key=lambda item: natural(item.prefix)):
+        series.setdefault(re.sub(r"\d+\.$", "", other.prefix), []).append(other)
+    found = {}
+    for members in series.values():
+        shift = _shift(members, own, widths) if all(_number(other.prefix) in own for other in members) else None
+        for other in members:
+            if shift is not None:
+                found[other.prefix] = own[_number(other.prefix)] + shift
+                continue
+            fitting = [gap for gap, width in enumerate(widths) if other.fits(width)]
+            if len(fitting) != 1:
+                raise _open(other, widths)
+            found[other.prefix] = fitting[0]
+    return found
+
+
+def _shift(members: Sequence[Between], own: dict[int | None, int], widths: list[int]) -> int | None:
+    """1 where the modules stand after the layers of their numbers, 0 where before, None
+    where the widths allow neither. Raises FamilyError where they allow both, and there is
+    not just one for each layer but the last: then they stand between."""
+    at = [own[_number(other.prefix)] for other in members]
+    fits = [all(other.fits(widths[gap + shift]) for other, gap in zip(members, at, strict=True)) for shift in (0, 1)]
+    if all(fits) and at != list(range(len(own) - 1)):
+        raise _open(members[0], widths)
+    return 1 if fits[1] else 0 if fits[0] else None
+
+
+def _open(other: Between, widths: list[int]) -> FamilyError:
+    return FamilyError(
+        f"the file does not tell where {other.prefix}* ({other.kind} of {other.width}) stands among "
+        f"{len(widths) - 1} KAN layers of widths {', '.join(map(str, widths))}",
+        hint=GIVE_ARCHITECTURE,
+    )
+
+
+def _number(name: str) -> int | None:
+    found = re.search(r"(\d+)\.?$", name)
+    return int(found[1]) if found else None
+
+
+def _numbered(names: Sequence[str]) -> bool:
+    """Whether all are numbered children of one parent: a Sequential, whose order is known."""
+    return len({re.sub(r"\d+\.$", "", name) for name in names}) == 1 and all(re.search(r"\d+\.$", n) for n in names)
+
+
+def _refuse_inner(layers: Sequence[str], others: Sequence[Between]) -> None:
+    """A module inside of a layer is no step beside it."""
+    inner = [(other, layer) for other in others for layer in layers if other.prefix.startswith(layer)]
+    if inner:
+        other, layer = inner[0]
+        raise FamilyError(
+            f"{other.prefix}* ({other.kind}) lies inside of the layer {layer.removesuffix('.') or '(lone)'}, "
+            "which does more than the library's own",
+            hint=GIVE_ARCHITECTURE,
+        )
+
+
+def _refuse_homes(layers: Sequence[str], others: Sequence[str]) -> None:
+    """Layers must have one parent. What stands between them has the same, or is in a list
+    beside theirs: anything else is a part of a larger model."""
+    parents, homes = (set(map(of, layers)) for of in (_parent, _home))
+    if len(parents) > 1 or not {_home(name) for name in others} <= homes:
+        places = sorted({_parent(name) for name in (*layers, *others)})
+        raise FamilyError(
+            f"the KAN layers and what stands between them lie in {len(places)} places: "
+            f"{', '.join(map(repr, places[:4]))}",
+            hint=f"choose one with --option prefix=KEY_PREFIX, or {GIVE_ARCHITECTURE}",
+        )
+
+
+def _parent(name: str) -> str:
+    return re.sub(r"[^.]*\.$", "", name)
+
+
+def _home(name: str) -> str:
+    """The module that has it as a member: of a list's items, the one that has the list."""
+    return _parent(_parent(name)) if re.search(r"(^|\.)\d+\.$", name) else _parent(name)
+
+
+def _refuse_gaps(order: Sequence[str]) -> None:
+    """layers.0 and layers.2: what stood between has no weights, but may well do something."""
+    for before, after in itertools.pairwise(order):
+        first, second = (re.fullmatch(r"(.*?)(\d+)\.", prefix) for prefix in (before, after))
+        if first and second and first[1] == second[1] and int(second[2]) != int(first[2]) + 1:
+            raise FamilyError(
+                f"{before}* is followed by {after}*; the file does not tell what stands between",
+                hint=GIVE_ARCHITECTURE + ", or export the layers one by one with --option prefix=KEY_PREFIX",
+            )

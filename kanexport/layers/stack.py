@@ -1,0 +1,132 @@
+"""From single layers to a network: which layers a file holds, what else is there, and the
+chain of both. Their order is in `order.py`."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kanexport.errors import FamilyError, InvalidKan
+from kanexport.form.ir import Kan, Layer
+from kanexport.form.steps import Affine, LayerNorm, PRelu, Step
+from kanexport.layers.order import GIVE_ARCHITECTURE, Between
+from kanexport.layers.parts import Keys, Part, Tensors, natural
+from kanexport.options import Options
+
+EPSILON = "1e-5"  # torch's default in every normalisation
+NORM = frozenset({"weight", "bias"})
+BATCH_NORM = NORM | {"running_mean", "running_var"}
+COUNTER = "num_batches_tracked"
+OTHER_NORM = re.compile(r"(bn|gn)\d*$|batch|group|inst", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerKind:
+    """One of several kinds of layers that a reader module reads: a member of its FAMILIES."""
+
+    FAMILY: str
+    KEYS: Keys
+    layer: Callable[[Part, Options], Layer]
+
+
+def prefixes(tensors: Tensors, keys: Keys, root: str = "") -> list[str]:
+    """Prefixes under `root` where all required tensors lie, in natural order."""
+    first = next(iter(keys.required))
+    found = [key.removesuffix(first) for key in tensors if key.endswith(first) and key.startswith(root)]
+    complete = [
+        prefix
+        for prefix in found
+        if (prefix == "" or prefix.endswith("."))
+        and all(Part(tensors, prefix).has(name) for name in keys.required)
+        and all(len(Part(tensors, prefix).shape(name)) == ndim for name, ndim in keys.required.items())
+        and not any(Part(tensors, prefix).has(name) for name in keys.absent)
+    ]
+    return sorted(complete, key=natural)
+
+
+def between(tensors: Tensors, keys: Keys, layers: Sequence[str], root: str = "") -> list[Between]:
+    """The modules beside the layers. Raises FamilyError for one that is not recognised."""
+    own = {prefix + name for prefix in layers for name in keys.names()}
+    groups: dict[str, dict[str, tuple[int, ...]]] = {}
+    for key, value in tensors.items():
+        if key not in own and key.startswith(root):
+            prefix, _, name = key.rpartition(".")
+            groups.setdefault(prefix + "." if prefix else "", {})[name] = value.shape
+    return [_recognise(prefix, names, len(layers)) for prefix, names in groups.items()]
+
+
+def _recognise(prefix: str, names: dict[str, tuple[int, ...]], count: int) -> Between:
+    shapes = {shape for name, shape in names.items() if name != COUNTER}
+    found = frozenset(names) - {COUNTER}
+    if prefix and len(shapes) == 1 and len(shape := next(iter(shapes))) == 1:
+        if found == NORM:
+            _refuse_other_norms(prefix)
+            return Between(prefix, "layernorm", shape[0])
+        if found in (BATCH_NORM, BATCH_NORM - NORM):
+            return Between(prefix, "batchnorm", shape[0])
+        if found == {"weight"} and (shape[0] == 1 or "relu" in prefix):
+            return Between(prefix, "prelu", shape[0])
+    key = prefix + next(iter(names))
+    raise FamilyError(
+        f"beside {count} KAN layers there are tensors of other modules, such as {key!r} {names[next(iter(names))]}",
+        hint="a KAN that is a part of this model is exported by itself with --option prefix=KEY_PREFIX, "
+        f"a whole module with --module; or {GIVE_ARCHITECTURE}",
+    )
+
+
+def _refuse_other_norms(prefix: str) -> None:
+    """A weight and a bias are a LayerNorm's, but also those of norms that do something else."""
+    if any(OTHER_NORM.match(part) for part in re.split(r"[._]", prefix)):
+        raise FamilyError(
+            f"{prefix}* has a weight and a bias, as a LayerNorm has, but not the name of one; a BatchNorm without "
+            "running statistics depends on the batch, and other norms have groups that no file tells",
+            hint=f"if it is a LayerNorm, {GIVE_ARCHITECTURE}",
+        )
+
+
+def norm(part: Part, options: Options, kind: str, width: int) -> Step:
+    """A module between layers as a step. The epsilons are in no file."""
+    if kind == "layernorm":
+        epsilon = options.number("layernorm_eps", EPSILON)
+        bias = part.tensor("bias", width) if part.has("bias") else np.zeros(width)
+        return LayerNorm(part.tensor("weight", width), bias, epsilon)
+    if kind == "batchnorm":
+        return batch_norm(part, options, width)
+    return PRelu(part.tensor("weight", None))
+
+
+def batch_norm(part: Part, options: Options, width: int) -> Affine:
+    """BatchNorm in eval mode: (x - mean) / sqrt(var + eps) * weight + bias, folded."""
+    epsilon = options.number("batchnorm_eps", EPSILON)
+    variance, mean = part.tensor("running_var", width), part.tensor("running_mean", width)
+    weight = part.tensor("weight", width) if part.has("weight") else np.ones(width)
+    bias = part.tensor("bias", width) if part.has("bias") else np.zeros(width)
+    if not (variance + epsilon > 0).all():
+        raise InvalidKan(f"{part.prefix}running_var has a value of {variance.min()}, expected variances")
+    scale = weight / np.sqrt(variance + epsilon)
+    return Affine(scale, bias - mean * scale)
+
+
+def chain(
+    items: Sequence[Layer | Step], dtype: str, notes: tuple[str, ...] = (), *, n_inputs: int | None = None
+) -> Kan:
+    """A network of layers and the steps between them, in order. Steps before the first
+    layer are that layer's, all others follow the layer they stand after. `n_inputs`, where
+    a first step takes more than the first layer has sources. Raises InvalidKan."""
+    layers: list[Layer] = []
+    waiting: list[Step] = []
+    for item in items:
+        if isinstance(item, Layer):
+            layers.append(dataclasses.replace(item, before=(*waiting, *item.before)))
+            waiting = []
+        elif layers:
+            layers[-1] = dataclasses.replace(layers[-1], after=(*layers[-1].after, item))
+        else:
+            waiting.append(item)
+    if not layers:
+        raise InvalidKan("there is no KAN layer")
+    return Kan(n_inputs or layers[0].sources, tuple(layers), dtype, notes)

@@ -1,0 +1,98 @@
+"""From a proof to a version in a repository: the manifest, the files, the folder."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import importlib.metadata
+from dataclasses import dataclass
+from pathlib import Path
+
+from kanexport import manifest
+from kanexport.errors import OptionError
+from kanexport.lowering.lower import Lowered
+from kanexport.lowering.serving import INPUT, OUTPUT
+from kanexport.manifest import FileEntry, LayerInfo, Manifest, Source, TensorSpec
+from kanexport.operators import precision
+from kanexport.packing import repository
+from kanexport.packing.describe import edges_file
+from kanexport.proof.tolerance import OUTPUT_TOLERANCE
+from kanexport.proof.verify import Proof
+
+MAX_BATCH_SIZE = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Where a model goes, and what is asked of it."""
+
+    repository: Path
+    name: str
+    version: int = 1
+    dtype: str = "float32"
+    max_batch_size: int = MAX_BATCH_SIZE
+    tolerance: float = OUTPUT_TOLERANCE
+    force: bool = False
+
+    def check(self) -> None:
+        """Refuse early what would fail late. Raises OptionError and RepositoryError."""
+        precision.check(self.dtype)
+        if not 1 <= self.max_batch_size <= 2**31 - 1:
+            raise OptionError(f"max batch size is {self.max_batch_size}, expected 1 or more")
+        if not 0 < self.tolerance < 1:
+            raise OptionError(f"tolerance is {self.tolerance}, expected a number between 0 and 1")
+        repository.check_target(self.repository, self.name, self.version, force=self.force)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """What was made: graphs, their proof, and what the manifest tells of them.
+    Shapes are those of one row."""
+
+    lowered: Lowered
+    proof: Proof
+    layers: tuple[LayerInfo, ...]
+    edge_class: str
+    opset: int
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    source: Source
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The folder that appeared, and what its manifest says."""
+
+    directory: Path
+    manifest: Manifest
+
+
+def publish(target: Target, model: Model) -> Result:
+    """Write one version. Raises RepositoryError; then the repository is as it was."""
+    files = {manifest.MODEL_FILE: model.lowered.model} | {
+        edges_file(at): data for at, data in enumerate(model.lowered.edges)
+    }
+    datatype = precision.DATATYPES[target.dtype]
+    document = Manifest(
+        format=manifest.FORMAT,
+        name=target.name,
+        version=target.version,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        exporter_version=importlib.metadata.version("kanserve"),
+        edge_class=model.edge_class,
+        opset=model.opset,
+        max_batch_size=target.max_batch_size,
+        input=TensorSpec(name=INPUT, datatype=datatype, shape=(-1, *model.input_shape)),
+        output=TensorSpec(name=OUTPUT, datatype=datatype, shape=(-1, *model.output_shape)),
+        layers=model.layers,
+        source=model.source,
+        verification=model.proof.verification,
+        reference=model.proof.reference,
+        files=tuple(
+            FileEntry(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+            for path, data in files.items()
+        ),
+        notes=model.notes + model.proof.notes,
+    )
+    return Result(repository.pack(target.repository, document, files, force=target.force), document)

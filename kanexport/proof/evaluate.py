@@ -1,0 +1,153 @@
+"""The float64 meaning of a Kan: what every exported graph is held against.
+
+Plain numpy on whole arrays, with no thought of speed, and no code shared with
+the emission side of bases and steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.form.ir import BasisTerm, EdgeTerm, Kan, Layer, SymbolicEdge
+
+Array = npt.NDArray[np.float64]
+
+CHUNK_NUMBERS = 4_000_000  # edge values held at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """`y` [B, outputs]; the input vector of every layer, [B, width]; and per row the
+    largest finite magnitude met on the way, [B]."""
+
+    y: Array
+    inputs: tuple[Array, ...]
+    peak: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Jitter:
+    """The rounding that any implementation in a precision is free to do: nodes and
+    weights off by up to two units of `size`, relative."""
+
+    size: float
+    seed: int
+
+    def shake(self, x: Array) -> Array:
+        # Random sizes, not only signs: equal ones cancel where shakes follow one another.
+        return x * (1 + self.size * np.random.default_rng(self.seed).uniform(-2, 2, size=x.shape))
+
+
+def evaluate(kan: Kan, x: Array, *, jitter: Jitter | None = None) -> Trace:
+    """Run rows [B, n_inputs] through the network."""
+    inputs, peaks = [], [_peak(x)]
+    with np.errstate(all="ignore"):
+        for layer in kan.layers:
+            x = x if jitter is None else jitter.shake(x)
+            inputs.append(x)
+            x, peak = _sums(layer, x, jitter)
+            peaks += [peak, _peak(x)]
+            for step in layer.after:
+                if step.mixes:  # a normalisation squares
+                    peaks.append(_peak(x) ** 2)
+                x = step.evaluate(x)
+                peaks.append(_peak(x))
+    return Trace(x, tuple(inputs), np.max(peaks, axis=0))
+
+
+def edges(layer: Layer, x: Array, jitter: Jitter | None = None) -> Iterator[tuple[slice, Array, Array]]:
+    """Edge values of a layer from its input vector, in pieces: which rows, the values
+    [b, I, O], and per row the largest finite magnitude met, [b]."""
+    with np.errstate(all="ignore"):
+        for step in layer.before:
+            x = step.evaluate(x)
+        rows = max(1, CHUNK_NUMBERS // layer.mask.size)
+        for start in range(0, len(x), rows):
+            part = slice(start, min(start + rows, len(x)))
+            yield part, *_edges(layer, x[part], jitter)
+
+
+def _sums(layer: Layer, x: Array, jitter: Jitter | None) -> tuple[Array, Array]:
+    """[B, O]: what the edges add up to, plus the bias, without holding the edges; and
+    per row a bound of the magnitudes met, [B]."""
+    for step in layer.before:
+        x = step.evaluate(x)
+    total = np.zeros((len(x), layer.destinations))
+    bound = np.zeros(len(x))
+    for term in layer.terms:
+        if isinstance(term, EdgeTerm):
+            for part, values in _edge_term(term, x, jitter):
+                values = values * layer.mask
+                total[part] += values.sum(axis=1)
+                bound[part] = np.maximum(bound[part], _peak(values))
+            continue
+        flat = _basis(term, x).reshape(len(x), layer.sources * term.functions)  # [B, K * I]
+        weights = (_shaken(term.coef, jitter) * layer.mask[:, :, None]).transpose(2, 0, 1).reshape(flat.shape[1], -1)
+        total += flat @ weights
+        bound = np.maximum(bound, _peak(flat) * np.abs(weights).max(initial=0))
+    for edge, inner, value in _symbolic(layer, x, jitter):
+        total[:, edge.destination] += value
+        bound = np.maximum(bound, _peak(np.stack([inner, value], axis=1)))
+    # Counted, since NaN times zero would reach destinations that have no such edge.
+    total[(~np.isfinite(x)).astype(float) @ layer.spread > 0] = np.nan
+    return total + layer.bias, np.maximum(bound, _peak(total))
+
+
+def _edges(layer: Layer, x: Array, jitter: Jitter | None) -> tuple[Array, Array]:
+    total = np.zeros((len(x), layer.sources, layer.destinations))
+    for term in layer.terms:
+        if isinstance(term, EdgeTerm):
+            for part, values in _edge_term(term, x, jitter):
+                total[part] += values
+            continue
+        by_source = _basis(term, x).transpose(2, 0, 1)  # [I, B, K]
+        total += (by_source @ _shaken(term.coef, jitter).transpose(0, 2, 1)).transpose(1, 0, 2)
+    total *= layer.mask
+    peak = _peak(total)
+    for edge, inner, value in _symbolic(layer, x, jitter):
+        total[:, edge.source, edge.destination] += value
+        peak = np.maximum(peak, _peak(inner[:, None]))
+    total[~np.isfinite(x)[:, :, None] & layer.spread] = np.nan
+    return total, np.maximum(peak, _peak(total))
+
+
+def _basis(term: BasisTerm, x: Array) -> Array:
+    """[B, I] -> [B, K, I]"""
+    for step in term.before:
+        x = step.evaluate(x)
+    return term.basis.evaluate(x)
+
+
+def _edge_term(term: EdgeTerm, x: Array, jitter: Jitter | None) -> Iterator[tuple[slice, Array]]:
+    """Which rows, and their values [b, I, O], before the mask."""
+    centre, rate, coef = (_shaken(array, jitter) for array in (term.centre, term.rate, term.coef))
+    rows = max(1, CHUNK_NUMBERS // coef.size)
+    for start in range(0, len(x), rows):
+        part = slice(start, min(start + rows, len(x)))
+        inner = (x[part, :, None, None] - centre) * rate
+        yield part, (term.function.evaluate(inner) * coef).sum(axis=3)
+
+
+def _shaken(array: Array, jitter: Jitter | None) -> Array:
+    return array if jitter is None else jitter.shake(array)
+
+
+def _symbolic(layer: Layer, x: Array, jitter: Jitter | None) -> Iterator[tuple[SymbolicEdge, Array, Array]]:
+    """Each symbolic edge, its function's value and its own, [B] both."""
+    for edge in layer.symbolic:
+        product, shift = edge.a * x[:, edge.source], np.full(len(x), edge.b)
+        if jitter is not None:
+            product, shift = jitter.shake(product), jitter.shake(shift[::-1])[::-1]
+        inner = edge.function.evaluate(product + shift)
+        yield edge, inner, edge.mask * (edge.c * inner + edge.d)
+
+
+def _peak(values: Array) -> Array:
+    """[B, ...] -> [B]: the largest finite magnitude of each row."""
+    magnitude = np.where(np.isfinite(values), np.abs(values), 0)
+    highest: Array = magnitude.max(axis=tuple(range(1, values.ndim)), initial=0)
+    return highest

@@ -1,0 +1,1 @@
+"""A whole folder of checkpoints, each exported in a process of its own."""
