@@ -35,7 +35,7 @@ from golden_cases import OWN, cases, relative_error  # noqa: E402 - beside the t
 from kanexport.hybrid.convert import convert  # noqa: E402 - as above
 from kanexport.packing.publish import Result, Target  # noqa: E402 - as above
 from kanexport.pipeline import Request, export  # noqa: E402 - after the path
-from kanserve.rpc.client import Client  # noqa: E402 - as above
+from kanserve.client.connection import Client  # noqa: E402 - as above
 
 HYBRIDS = {
     "hybrid-cnn-efficient-kan": hybrid_modules.GoldenCnn,

@@ -13,26 +13,24 @@ import asyncio
 import contextlib
 import signal
 import sys
-import time
 from collections.abc import Callable
 
-from kanserve import backends, logs, threads
+from kanserve import backends, threads
 from kanserve.config import Settings
-from kanserve.errors import ConfigError, LoadError, LoadReason
+from kanserve.doors import grpcio as wire
+from kanserve.doors.metrics_port import MetricsServer
+from kanserve.errors import ConfigError
+from kanserve.handlers.catalogue import Catalogue
 from kanserve.handlers.inference import Inference
 from kanserve.handlers.kan import Kan
-from kanserve.handlers.repository import Repository
 from kanserve.lifecycle import Lifecycle
-from kanserve.metrics import Metrics, MetricsServer
-from kanserve.models.loading import Loader
-from kanserve.models.model import Model
 from kanserve.models.registry import Registry
-from kanserve.repository import layout
-from kanserve.repository.layout import Candidate
-from kanserve.rpc import server as wire
+from kanserve.models.rollout import Rollout
+from kanserve.observe import logs
+from kanserve.observe.metrics import Metrics
 from kanserve.rpc.guard import Guard
 from kanserve.rpc.health import Health
-from kanserve.rpc.inference import InferenceService, version
+from kanserve.rpc.inference import InferenceService
 from kanserve.rpc.kan import KanService
 
 BACKEND = "ort"
@@ -50,19 +48,19 @@ class App:
         if sys.byteorder != "little":
             raise ConfigError("this machine is big-endian; tensors on the wire are little-endian")
         self._settings = settings
-        self._threads = settings.threads or threads.budget()
+        budget = settings.threads or threads.budget()
         self.lifecycle = Lifecycle()
         self.registry = Registry()
         self.metrics = Metrics()
-        self._backend = backends.load(BACKEND)
-        repository = Repository(self.registry, self.lifecycle)
+        self._rollout = Rollout(settings, backends.load(BACKEND), budget, self.registry, self.metrics)
+        catalogue = Catalogue(self.registry, self.lifecycle)
         inference = Inference(self.registry, self.metrics, settings.max_response_bytes)
         kan = Kan(self.registry, settings.max_query_rows, settings.max_response_bytes)
-        self._health = Health(repository, wire.SERVICES)
+        self._health = Health(catalogue, wire.SERVICES)
         self._server = wire.build(
             wire.Wire(settings.max_request_bytes, settings.max_response_bytes, settings.reflection),
             Guard(self.metrics, self.lifecycle),
-            InferenceService(inference, repository),
+            InferenceService(inference, catalogue),
             KanService(kan, self.metrics),
             self._health,
         )
@@ -86,64 +84,9 @@ class App:
         return port, self._metrics_server.port
 
     async def load(self, stop: asyncio.Event) -> None:
-        """Load every version found, one after the other, until `stop`.
-
-        A version that fails is reported and left out. Raises ConfigError for what
-        concerns all: an unreadable repository, a device that is not there.
-        """
-        settings = self._settings
-        runtime = self._backend.version()
-        self.metrics.gauge("kanserve_build_info").labels(version(), runtime, settings.device).set(1)
-        log.info("starting", runtime=runtime, device=settings.device, threads=self._threads)
-        loader = Loader(self._backend, settings.device, self._threads, self.metrics)
-        found = layout.scan(settings.repository, plain_onnx=settings.plain_onnx)
-        for candidate in found:
-            self.registry.found(candidate.name, candidate.version)
-            self.metrics.model(candidate.name, str(candidate.version))
-        for candidate in found:
-            if stop.is_set():
-                return
-            await self._load(loader, candidate)
-        self.registry.complete()
+        """Load every version found, until `stop`. Raises ConfigError for what concerns all."""
+        await self._rollout.load(stop)
         await self._health.changed()
-        if not self.registry.ready:
-            log.error("not ready", reason="a version failed to load" if found else "the repository is empty")
-
-    async def _load(self, loader: Loader, candidate: Candidate) -> None:
-        labels = {"model": candidate.name, "version": candidate.version}
-        started = time.perf_counter()
-        try:
-            model = await asyncio.to_thread(lambda: loader.load(layout.read(candidate)))
-        except LoadError as error:
-            self._failed(candidate, error.reason, str(error))
-            return
-        except ConfigError:
-            raise
-        except Exception:  # one version must not take the others with it
-            log.exception("load failed by a bug", **labels)
-            self._failed(candidate, LoadReason.INTERNAL, "internal error; see the server's log")
-            return
-        seconds = time.perf_counter() - started
-        self.registry.loaded(model)
-        self.metrics.loaded(model.info.name, str(model.info.version), model.info.digest, seconds)
-        log.info("loaded", **labels, seconds=round(seconds, 3), inline_rows=model.inline_rows)
-        self._warn(model)
-
-    def _failed(self, candidate: Candidate, reason: LoadReason, text: str) -> None:
-        self.registry.failed(candidate.name, candidate.version, text)
-        self.metrics.counter("kanserve_model_load_failures_total").labels(reason).inc()
-        log.error("load failed", model=candidate.name, version=candidate.version, kind=reason, reason=text)
-
-    def _warn(self, model: Model) -> None:
-        info = model.info
-        needed = info.max_batch_size * sum(tensor.row_bytes for tensor in info.inputs)
-        if needed > self._settings.max_request_bytes:
-            log.warning(
-                "a full batch does not fit a request",
-                model=info.name,
-                batch_bytes=needed,
-                max_request_bytes=self._settings.max_request_bytes,
-            )
 
     async def drain(self, hurry: asyncio.Event) -> int:
         """Leave without losing a request; `hurry` cuts every wait short. Returns the exit code."""

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kanserve.commands.common import FAILED, CommandError, print_json
+from kanserve.console.common import FAILED, CommandError, print_json
 
 INTERRUPTED = 130
 

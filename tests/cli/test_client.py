@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2
 
+from kanserve.client import bulk
+from kanserve.client.connection import Client, ClientError, Model
+from kanserve.nouns import TensorInfo
 from kanserve.pb import grpc_service_pb2 as oip
-from kanserve.rpc import bulk
-from kanserve.rpc.client import Client, ClientError, Model
-from kanserve.tensors import TensorInfo
 
 MODEL = Model(
     "m", ("1",), "onnxruntime_onnx", (TensorInfo("x", "FP32", (-1, 3)),), (TensorInfo("y", "FP32", (-1, 3)),), 0

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kanserve.rpc import bulk
-from kanserve.rpc.client import Client
+from kanserve.client import bulk
+from kanserve.client.connection import Client
 from tests.cli.running import Server, document, kanserve
 
 ROWS = np.random.default_rng(3).uniform(-2, 2, (20, 3)).astype(np.float32)

@@ -9,7 +9,7 @@ import pytest
 
 from kanexport import manifest
 from kanexport.manifest import BasisInfo, NodeStep, SymbolicEdge
-from kanserve.commands import layers
+from kanserve.console import layers
 from tests.kanserve import toy_grid
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from golden_cases import EDGE_TOLERANCE, OUTPUT_TOLERANCE, OWN, relative_error
 
-from kanserve.rpc import bulk
-from kanserve.rpc.client import Client
+from kanserve.client import bulk
+from kanserve.client.connection import Client
 from tests.kanserve.running import Server
 from tests.kanserve.running import serving as running
 

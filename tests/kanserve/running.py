@@ -25,7 +25,8 @@ INFERENCE = "/inference.GRPCInferenceService/"
 KAN = "/kanserve.v1.KanService/"
 START = """
 import asyncio, json, sys
-from kanserve import app, config, logs
+from kanserve import app, config
+from kanserve.observe import logs
 logs.configure("json", "info")
 settings = config.Settings(**json.loads(sys.argv[1]))
 def ready(*ports):

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from kanserve.errors import BadRequest, Exhausted, Unsupported
+from kanserve.nouns import DTYPES, EdgeResponse, InferResponse, LayerEdges, OutputTensor
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from kanserve.rpc import convert
-from kanserve.tensors import DTYPES, EdgeResponse, InferResponse, LayerEdges, OutputTensor
 
 TYPED = {
     "BOOL": "bool_contents",

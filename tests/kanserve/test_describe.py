@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanexport.manifest import BasisInfo, LayerInfo, Manifest, NodeStep, SymbolicEdge
+from kanserve.client import description
+from kanserve.nouns import ModelInfo, TensorInfo
 from kanserve.pb import kan_pb2
-from kanserve.rpc import describe, description
-from kanserve.tensors import ModelInfo, TensorInfo
+from kanserve.rpc import describe
 from tests.kanserve import toy
 
 PRIVATE = {

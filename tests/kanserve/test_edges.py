@@ -10,9 +10,9 @@ import pytest
 
 from kanserve import backends
 from kanserve.interpret import select
-from kanserve.metrics import Metrics
 from kanserve.models import edges
 from kanserve.models.loading import Loader
+from kanserve.observe.metrics import Metrics
 from kanserve.pb import kan_pb2
 from kanserve.repository import layout
 from tests.kanserve import toy

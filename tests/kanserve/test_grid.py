@@ -14,18 +14,18 @@ import tritonclient.grpc as triton
 
 from kanexport import manifest as contract
 from kanserve import backends
+from kanserve.client import bulk
+from kanserve.client.connection import Client, ClientError
 from kanserve.errors import BackendError, LoadError, LoadReason
 from kanserve.interpret import select
-from kanserve.metrics import Metrics
 from kanserve.models import edges, loading
 from kanserve.models.loading import Loader
+from kanserve.nouns import Array
+from kanserve.observe.metrics import Metrics
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from kanserve.repository import layout
 from kanserve.repository.layout import Bundle
-from kanserve.rpc import bulk
-from kanserve.rpc.client import Client, ClientError
-from kanserve.tensors import Array
 from tests.kanserve import toy, toy_grid
 from tests.kanserve.running import INFERENCE, KAN, Server, request, serving
 

@@ -17,11 +17,11 @@ from onnx import TensorProto, helper
 from kanexport import manifest as contract
 from kanserve import backends
 from kanserve.errors import ConfigError, LoadError, LoadReason
-from kanserve.metrics import Metrics
 from kanserve.models import loading
 from kanserve.models.loading import Loader
 from kanserve.models.model import Limits, Model
 from kanserve.models.registry import TRANSITIONS, Event, Registry, State
+from kanserve.observe.metrics import Metrics
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from kanserve.repository import layout

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol, cast
 
 from kanserve.errors import ConfigError
-from kanserve.tensors import Array, TensorInfo
+from kanserve.nouns import Array, TensorInfo
 
 __all__ = ["Backend", "Session", "load", "names"]
 

@@ -9,7 +9,7 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from kanserve.errors import BackendError, ConfigError, Exhausted, LoadError, LoadReason
-from kanserve.tensors import Array, TensorInfo
+from kanserve.nouns import Array, TensorInfo
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 DATATYPES = {

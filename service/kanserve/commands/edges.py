@@ -1,4 +1,4 @@
-"""`kanserve edges NAME --input rows.npy`: what every edge of the network did with rows."""
+"""`kanserve edges NAME --input read_rows.npy`: what every edge of the network did with rows."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from kanexport.manifest import arrows
-from kanserve.commands import remote, results, rows, tables
-from kanserve.commands.common import add_client_options, index, note, print_json
-from kanserve.rpc import bulk
-from kanserve.rpc.client import LayerValues
-from kanserve.rpc.description import Description
+from kanserve.client import bulk
+from kanserve.client.connection import LayerValues
+from kanserve.client.description import Description
+from kanserve.console import read_rows, remote, results, tables
+from kanserve.console.common import add_client_options, index, note, print_json
 
 BARS = "▁▂▃▄▅▆▇█"
 BINS = 16
@@ -75,10 +75,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Returns 0, or raises CommandError."""
     results.check(args.output, (".npz",))
-    raw = rows.fetch(args.input)
+    raw = read_rows.fetch(args.input)
     with remote.connection(args) as client:
         described = client.describe(args.name, args.model_version)
-        values = rows.parse(raw, described.input, array=args.array)
+        values = read_rows.parse(raw, described.input, array=args.array)
         with remote.progress("edges") as report:
             found = bulk.edges(
                 client,

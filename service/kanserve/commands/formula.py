@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from kanserve.commands import remote, tables
-from kanserve.commands.common import CommandError, add_client_options, print_json
+from kanserve.console import remote, tables
+from kanserve.console.common import CommandError, add_client_options, print_json
 from kanserve.interpret import formula
 from kanserve.interpret.terms import EXACT, LIMIT, FormulaError
 

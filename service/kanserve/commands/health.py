@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from kanserve.commands import remote
-from kanserve.commands.common import FAILED, CommandError, add_client_options, print_json
+from kanserve.console import remote
+from kanserve.console.common import FAILED, CommandError, add_client_options, print_json
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

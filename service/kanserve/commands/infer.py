@@ -1,12 +1,12 @@
-"""`kanserve infer NAME --input rows.npy`: rows in, outputs out."""
+"""`kanserve infer NAME --input read_rows.npy`: rows in, outputs out."""
 
 from __future__ import annotations
 
 import argparse
 
-from kanserve.commands import remote, results, rows
-from kanserve.commands.common import CommandError, add_client_options, emit, note, print_json
-from kanserve.rpc import bulk
+from kanserve.client import bulk
+from kanserve.console import read_rows, remote, results
+from kanserve.console.common import CommandError, add_client_options, emit, note, print_json
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -24,14 +24,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Returns 0, or raises CommandError."""
     results.check(args.output)
-    raw = rows.fetch(args.input)
+    raw = read_rows.fetch(args.input)
     with remote.connection(args) as client:
         model = client.model(args.name, args.model_version)
         if len(model.inputs) != 1:
             names = ", ".join(tensor.name for tensor in model.inputs)
             raise CommandError(f"model {args.name!r} has the inputs {names}; this command feeds exactly one")
         results.check_count(args.output, tuple(tensor.name for tensor in model.outputs))
-        values = rows.parse(raw, model.inputs[0], array=args.array)
+        values = read_rows.parse(raw, model.inputs[0], array=args.array)
         with remote.progress("infer") as report:
             answer = bulk.infer(client, model, values, version=args.model_version, progress=report)
     shapes = {name: list(output.shape) for name, output in answer.outputs.items()}

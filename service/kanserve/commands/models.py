@@ -10,10 +10,10 @@ from pathlib import Path
 
 from kanexport import manifest
 from kanexport.manifest import LayerInfo, Manifest
-from kanserve.commands import layers, remote, tables
-from kanserve.commands.common import FAILED, WRONG, CommandError, add_client_options, print_json
-from kanserve.rpc.client import Client, ClientError, IndexEntry
-from kanserve.rpc.description import Description
+from kanserve.client.connection import Client, ClientError, IndexEntry
+from kanserve.client.description import Description
+from kanserve.console import layers, remote, tables
+from kanserve.console.common import FAILED, WRONG, CommandError, add_client_options, print_json
 
 READY = "READY"
 COMPLETE = "COMPLETE"  # in a folder: the manifest reads, and every listed file is there in its size

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kanserve import app, config, logs
-from kanserve.commands import tables
-from kanserve.commands.common import FAILED, CommandError, add_json_option, print_json
+from kanserve import app, config
+from kanserve.console import tables
+from kanserve.console.common import FAILED, CommandError, add_json_option, print_json
 from kanserve.errors import ConfigError, KanserveError
+from kanserve.observe import logs
 
 SWITCHES = ("plain_onnx", "reflection", "insecure")
 FLAGS = {

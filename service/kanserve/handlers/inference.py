@@ -23,20 +23,11 @@ from kanserve.errors import (
     QueueFull,
     QueueTimeout,
 )
-from kanserve.metrics import Metrics, ModelMetrics
 from kanserve.models.model import Limits, Model
 from kanserve.models.registry import Registry
-from kanserve.statistics import FailureReason, Timing
-from kanserve.tensors import (
-    DTYPES,
-    Array,
-    InferRequest,
-    InferResponse,
-    InputTensor,
-    ModelInfo,
-    OutputTensor,
-    TensorInfo,
-)
+from kanserve.nouns import DTYPES, Array, InferRequest, InferResponse, InputTensor, ModelInfo, OutputTensor, TensorInfo
+from kanserve.observe.metrics import Metrics, ModelMetrics
+from kanserve.observe.statistics import FailureReason, Timing
 
 REJECTED = (QueueFull, QueueTimeout, DeadlineExceeded)
 BATCH_NOTE = (

@@ -13,7 +13,7 @@ from kanserve.interpret import select
 from kanserve.interpret.select import LayerPlan, LayerShape
 from kanserve.models.edges import missing
 from kanserve.models.registry import Registry
-from kanserve.tensors import DTYPES, Array, EdgeRequest, EdgeResponse, ModelInfo
+from kanserve.nouns import DTYPES, Array, EdgeRequest, EdgeResponse, ModelInfo
 
 
 @dataclass(frozen=True, slots=True)

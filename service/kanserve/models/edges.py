@@ -20,7 +20,7 @@ from kanserve.backends import Session
 from kanserve.errors import BackendError, LoadError, NotPossible
 from kanserve.interpret import select
 from kanserve.interpret.select import LayerPlan
-from kanserve.tensors import Array, LayerEdges
+from kanserve.nouns import Array, LayerEdges
 
 CHUNK_BYTES = 32 * 2**20
 

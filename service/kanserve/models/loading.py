@@ -17,11 +17,11 @@ from kanexport import manifest as contract
 from kanexport.manifest import BasisInfo, LayerInfo, Manifest
 from kanserve.backends import Backend, Session
 from kanserve.errors import Exhausted, KanserveError, LoadError, LoadReason
-from kanserve.metrics import Metrics
 from kanserve.models.edges import LayerGraph
 from kanserve.models.model import Model
+from kanserve.nouns import DTYPES, Array, ModelInfo, TensorInfo
+from kanserve.observe.metrics import Metrics
 from kanserve.repository.layout import Bundle
-from kanserve.tensors import DTYPES, Array, ModelInfo, TensorInfo
 
 T = TypeVar("T", bound=np.generic)
 

@@ -22,10 +22,10 @@ import numpy as np
 from kanserve.backends import Session
 from kanserve.errors import DeadlineExceeded, QueueFull, QueueTimeout
 from kanserve.interpret.select import LayerPlan
-from kanserve.metrics import ModelMetrics
 from kanserve.models import edges
 from kanserve.models.edges import LayerGraph
-from kanserve.tensors import Array, LayerEdges, ModelInfo
+from kanserve.nouns import Array, LayerEdges, ModelInfo
+from kanserve.observe.metrics import ModelMetrics
 
 QUEUE_LIMIT = 256  # requests of one model that wait or run
 QUERY_LIMIT = 16  # edge queries of one model that wait or run

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from kanserve.errors import BadRequest, NotFound, NotPossible, Unavailable
 from kanserve.models.model import Model
-from kanserve.tensors import VersionStatus
+from kanserve.nouns import VersionStatus
 
 
 class State(enum.StrEnum):

@@ -1,1 +1,1 @@
-"""The wire: the only package that knows gRPC."""
+"""The gRPC services: from message bytes to a use case and back."""

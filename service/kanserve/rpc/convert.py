@@ -13,16 +13,9 @@ import numpy as np
 from google.protobuf.message import DecodeError, Message
 
 from kanserve.errors import BadRequest, Exhausted, Unsupported
+from kanserve.nouns import DTYPES, EdgeRequest, EdgeResponse, InferRequest, InferResponse, InputTensor
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
-from kanserve.tensors import (
-    DTYPES,
-    EdgeRequest,
-    EdgeResponse,
-    InferRequest,
-    InferResponse,
-    InputTensor,
-)
 
 # Typed contents cost a Python object per number while they are unpacked.
 TYPED_LIMIT = 1 * 2**20  # bytes

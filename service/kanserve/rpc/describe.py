@@ -9,10 +9,10 @@ import numpy as np
 
 from kanexport.manifest import BasisInfo, LayerInfo, Manifest, NodeStep
 from kanserve.models.model import Model
+from kanserve.nouns import ModelInfo, TensorInfo
+from kanserve.observe.statistics import Duration
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2, model_config_pb2
-from kanserve.statistics import Duration
-from kanserve.tensors import ModelInfo, TensorInfo
 
 PLATFORM = "onnxruntime_onnx"  # Triton's word; tools decide by it
 BACKEND = "onnxruntime"

@@ -17,10 +17,10 @@ from typing import Any
 import grpc
 from structlog.contextvars import bind_contextvars
 
-from kanserve import logs
 from kanserve.errors import Draining, KanserveError, QueueFull, Unsupported
 from kanserve.lifecycle import Lifecycle
-from kanserve.metrics import UNKNOWN, Metrics
+from kanserve.observe import logs
+from kanserve.observe.metrics import UNKNOWN, Metrics
 from kanserve.rpc import status
 
 ID = re.compile(r"[\x21-\x7e]{1,128}")

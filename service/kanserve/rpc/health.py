@@ -14,7 +14,7 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from kanserve.errors import KanserveError
-from kanserve.handlers.repository import Repository
+from kanserve.handlers.catalogue import Catalogue
 
 SERVICE = "grpc.health.v1.Health"
 LIVENESS = "liveness"
@@ -26,8 +26,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class Health:
     """Answers from the repository's state; `changed` wakes the watchers."""
 
-    def __init__(self, repository: Repository, services: tuple[str, ...]) -> None:
-        self._repository = repository
+    def __init__(self, catalogue: Catalogue, services: tuple[str, ...]) -> None:
+        self._catalogue = catalogue
         self._services = services
         self._condition = asyncio.Condition()
         self._ended = False
@@ -79,13 +79,13 @@ class Health:
 
     def _serving(self, service: str) -> bool | None:
         if service == LIVENESS:
-            return self._repository.live()
+            return self._catalogue.live()
         if not service or service in self._services:
-            return self._repository.ready()
+            return self._catalogue.ready()
         try:
-            return self._repository.model_ready(service, "")
+            return self._catalogue.model_ready(service, "")
         except KanserveError:
-            known = {status.name for status in self._repository.index(only_ready=False)}
+            known = {status.name for status in self._catalogue.index(only_ready=False)}
             return False if service in known else None
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-
+from kanserve.handlers.catalogue import Catalogue
 from kanserve.handlers.inference import Inference
-from kanserve.handlers.repository import Repository
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.rpc import convert, describe
 from kanserve.rpc.guard import Call, Method
+from kanserve.version import version
 
 EXTENSIONS = (
     "model_configuration",
@@ -25,9 +24,9 @@ class InferenceService:
 
     descriptor = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
-    def __init__(self, inference: Inference, repository: Repository) -> None:
+    def __init__(self, inference: Inference, catalogue: Catalogue) -> None:
         self._inference = inference
-        self._repository = repository
+        self._catalogue = catalogue
         self._version = version()
 
     def methods(self) -> dict[str, Method]:
@@ -47,12 +46,12 @@ class InferenceService:
     async def server_live(self, data: bytes, call: Call) -> bytes:
         """True while the process means to go on."""
         convert.parse(pb.ServerLiveRequest, data)
-        return pb.ServerLiveResponse(live=self._repository.live()).SerializeToString()
+        return pb.ServerLiveResponse(live=self._catalogue.live()).SerializeToString()
 
     async def server_ready(self, data: bytes, call: Call) -> bytes:
         """True once every version is loaded, until the server begins to leave."""
         convert.parse(pb.ServerReadyRequest, data)
-        return pb.ServerReadyResponse(ready=self._repository.ready()).SerializeToString()
+        return pb.ServerReadyResponse(ready=self._catalogue.ready()).SerializeToString()
 
     async def server_metadata(self, data: bytes, call: Call) -> bytes:
         """Name, version, and the extensions that are implemented."""
@@ -64,25 +63,25 @@ class InferenceService:
     async def model_ready(self, data: bytes, call: Call) -> bytes:
         """Whether a version can be used; NOT_FOUND for one that is not there."""
         message = convert.parse(pb.ModelReadyRequest, data)
-        ready = self._repository.model_ready(message.name, message.version)
+        ready = self._catalogue.model_ready(message.name, message.version)
         return pb.ModelReadyResponse(ready=ready).SerializeToString()
 
     async def model_metadata(self, data: bytes, call: Call) -> bytes:
         """Names, datatypes and shapes of inputs and outputs."""
         message = convert.parse(pb.ModelMetadataRequest, data)
-        info, versions = self._repository.info(message.name, message.version)
+        info, versions = self._catalogue.info(message.name, message.version)
         return describe.metadata(info, versions).SerializeToString()
 
     async def model_config(self, data: bytes, call: Call) -> bytes:
         """The configuration Triton would have made."""
         message = convert.parse(pb.ModelConfigRequest, data)
-        info, _ = self._repository.info(message.name, message.version)
+        info, _ = self._catalogue.info(message.name, message.version)
         return pb.ModelConfigResponse(config=describe.config(info)).SerializeToString()
 
     async def model_statistics(self, data: bytes, call: Call) -> bytes:
         """Counts and durations since the start."""
         message = convert.parse(pb.ModelStatisticsRequest, data)
-        models = self._repository.statistics(message.name, message.version)
+        models = self._catalogue.statistics(message.name, message.version)
         return describe.statistics(models).SerializeToString()
 
     async def model_infer(self, data: bytes, call: Call) -> bytes:
@@ -101,14 +100,6 @@ class InferenceService:
         """Every version found, with its state and what is wrong with it."""
         message = convert.parse(pb.RepositoryIndexRequest, data)
         response = pb.RepositoryIndexResponse()
-        for status in self._repository.index(only_ready=message.ready):
+        for status in self._catalogue.index(only_ready=message.ready):
             response.models.add(name=status.name, version=str(status.version), state=status.state, reason=status.reason)
         return response.SerializeToString()
-
-
-def version() -> str:
-    """The version of the installed package."""
-    try:
-        return importlib.metadata.version("kanserve")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"  # run from a source tree without installation

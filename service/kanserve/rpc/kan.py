@@ -9,11 +9,11 @@ import grpc
 
 from kanserve.errors import KanserveError
 from kanserve.handlers.kan import Kan
-from kanserve.metrics import UNKNOWN, Metrics
+from kanserve.nouns import EdgeRequest
+from kanserve.observe.metrics import UNKNOWN, Metrics
 from kanserve.pb import kan_pb2
 from kanserve.rpc import convert, describe, status
 from kanserve.rpc.guard import Call, Method
-from kanserve.tensors import EdgeRequest
 
 
 class KanService:

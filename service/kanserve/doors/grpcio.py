@@ -11,7 +11,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from kanserve.errors import ConfigError
-from kanserve.metrics import UNKNOWN
+from kanserve.observe.metrics import UNKNOWN
 from kanserve.pb import pool
 from kanserve.rpc.guard import Guard, Method
 from kanserve.rpc.health import Health

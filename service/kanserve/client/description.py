@@ -12,8 +12,8 @@ import numpy as np
 
 from kanexport import manifest
 from kanexport.manifest import BasisInfo, LayerInfo, NodeStep, SymbolicEdge
+from kanserve.nouns import TensorInfo
 from kanserve.pb import kan_pb2 as kan
-from kanserve.tensors import TensorInfo
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from kanserve.commands.common import FAILED, CommandError, jsonable
+from kanserve.console.common import FAILED, CommandError, jsonable
 
 SUFFIXES = (".npz", ".npy", ".csv", ".json")
 

@@ -8,11 +8,11 @@ from kanserve.errors import BadRequest, NotFound
 from kanserve.lifecycle import Lifecycle
 from kanserve.models.model import Model
 from kanserve.models.registry import Entry, Registry, State
-from kanserve.tensors import ModelInfo, VersionStatus
+from kanserve.nouns import ModelInfo, VersionStatus
 
 
 @dataclass(frozen=True, slots=True)
-class Repository:
+class Catalogue:
     """The use cases; one per server."""
 
     registry: Registry

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from kanserve.commands.common import FAILED, WRONG, CommandError
-from kanserve.rpc import bulk
-from kanserve.rpc.client import Client, ClientError
+from kanserve.client import bulk
+from kanserve.client.connection import Client, ClientError
+from kanserve.console.common import FAILED, WRONG, CommandError
 
 
 @contextlib.contextmanager

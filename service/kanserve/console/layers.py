@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from kanexport.manifest import BasisInfo, LayerInfo, NodeStep
-from kanserve.commands import tables
+from kanserve.console import tables
 
 SERVERS = ("node_tensor", "edges_file", "edges_tensor")  # inside the repository; not on the wire
 SHOWN = 6  # entries of a list; the rest is counted

@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from kanexport.manifest import LayerInfo
+from kanserve.client.connection import Answer, Client, ClientError, LayerValues, Model
+from kanserve.client.description import Description
 from kanserve.errors import BadRequest
 from kanserve.interpret import select
-from kanserve.rpc.client import Answer, Client, ClientError, LayerValues, Model
-from kanserve.rpc.description import Description
-from kanserve.tensors import DTYPES
+from kanserve.nouns import DTYPES
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]  # rows done, rows in all

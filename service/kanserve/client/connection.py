@@ -17,10 +17,10 @@ import grpc
 import numpy as np
 from google.protobuf.message import Message
 
+from kanserve.client.description import Description, from_pb
+from kanserve.nouns import DTYPES, TensorInfo
 from kanserve.pb import grpc_service_pb2 as oip
 from kanserve.pb import kan_pb2 as kan
-from kanserve.rpc.description import Description, from_pb
-from kanserve.tensors import DTYPES, TensorInfo
 
 M = TypeVar("M", bound=Message)
 

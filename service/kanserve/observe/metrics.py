@@ -1,4 +1,4 @@
-"""Every metric in one table, and the port that shows them.
+"""Every metric in one table. The port that shows them is `doors/metrics_port.py`.
 
 Three rules: no label whose values a client chooses (an unknown model counts as
 `_unknown_`), every series is there with 0 before its first event, no number is
@@ -9,11 +9,8 @@ scrape time. They are also written out here: prometheus_client would append
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prometheus_client import (
     CollectorRegistry,
@@ -24,13 +21,14 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYPE
 
 from kanserve.errors import LoadReason
-from kanserve.statistics import Duration, FailureReason, Statistics
+from kanserve.observe.statistics import Duration, FailureReason, Statistics
+
+__all__ = ["CONTENT_TYPE", "DEFINITIONS", "UNKNOWN", "Metrics", "ModelMetrics"]
 
 UNKNOWN = "_unknown_"
-SCRAPE_TIMEOUT = 10.0  # seconds until a silent client of the metrics port is dropped
 
 SECONDS = (
     *(50e-6, 100e-6, 250e-6, 500e-6),
@@ -208,54 +206,3 @@ class Metrics:
         for labels, statistics in models:
             for reason in FailureReason:
                 yield f'{TRITON_FAILURES}{{{labels},reason="{reason}"}} {statistics.failures[reason]}\n'
-
-
-class MetricsServer:
-    """GET and HEAD on /metrics, on a thread of its own so that load cannot hide it."""
-
-    def __init__(self, metrics: Metrics, host: str, port: int) -> None:
-        """Bind. Raises OSError if the address is taken."""
-        self._server = _Server((host, port), _handler(metrics))
-        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
-        self._thread.start()
-
-    @property
-    def port(self) -> int:
-        """The bound port."""
-        return int(self._server.server_address[1])
-
-    def close(self) -> None:
-        """Stop answering and release the port."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False  # a slow scraper must not hold up the exit
-
-
-def _handler(metrics: Metrics) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        timeout = SCRAPE_TIMEOUT
-
-        def do_GET(self) -> None:
-            body = metrics.text() if self.path.split("?")[0] == "/metrics" else b"only /metrics is here\n"
-            known = self.path.split("?")[0] == "/metrics"
-            self.send_response(HTTPStatus.OK if known else HTTPStatus.NOT_FOUND)
-            self.send_header("Content-Type", CONTENT_TYPE_PLAIN_0_0_4 if known else "text/plain")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
-
-        do_HEAD = do_GET
-
-        def version_string(self) -> str:
-            return "kanserve"
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Scrapes are not worth a line."""
-
-    return Handler

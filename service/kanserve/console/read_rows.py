@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from kanserve.commands.common import CommandError
-from kanserve.tensors import DTYPES, TensorInfo
+from kanserve.console.common import CommandError
+from kanserve.nouns import DTYPES, TensorInfo
 
 SUFFIXES = (".npy", ".npz", ".csv", ".json")
 WORDS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}

@@ -1,0 +1,1 @@
+"""The Python client: arrays in, arrays out."""

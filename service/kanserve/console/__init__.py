@@ -1,0 +1,1 @@
+"""What people see of the commands: rows in, results out, tables, progress."""

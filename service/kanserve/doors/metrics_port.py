@@ -1,0 +1,62 @@
+"""The metrics port: GET and HEAD on /metrics, on a thread of its own so that load cannot hide it."""
+
+from __future__ import annotations
+
+import threading
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from kanserve.observe.metrics import CONTENT_TYPE, Metrics
+
+SCRAPE_TIMEOUT = 10.0  # seconds until a silent client of the metrics port is dropped
+
+
+class MetricsServer:
+    """GET and HEAD on /metrics, on a thread of its own so that load cannot hide it."""
+
+    def __init__(self, metrics: Metrics, host: str, port: int) -> None:
+        """Bind. Raises OSError if the address is taken."""
+        self._server = _Server((host, port), _handler(metrics))
+        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        """The bound port."""
+        return int(self._server.server_address[1])
+
+    def close(self) -> None:
+        """Stop answering and release the port."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False  # a slow scraper must not hold up the exit
+
+
+def _handler(metrics: Metrics) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = SCRAPE_TIMEOUT
+
+        def do_GET(self) -> None:
+            body = metrics.text() if self.path.split("?")[0] == "/metrics" else b"only /metrics is here\n"
+            known = self.path.split("?")[0] == "/metrics"
+            self.send_response(HTTPStatus.OK if known else HTTPStatus.NOT_FOUND)
+            self.send_header("Content-Type", CONTENT_TYPE if known else "text/plain")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET
+
+        def version_string(self) -> str:
+            return "kanserve"
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Scrapes are not worth a line."""
+
+    return Handler
