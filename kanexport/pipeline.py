@@ -15,7 +15,7 @@ from kanexport.manifest import Source
 from kanexport.operators import graph, precision
 from kanexport.options import Options
 from kanexport.packing import describe
-from kanexport.packing.publish import MAX_BATCH_SIZE, Model, Result, Target, publish
+from kanexport.packing.publish import MAX_BATCH_SIZE, ProvedModel, Result, Target, publish
 from kanexport.proof import verify
 from kanexport.proof.tolerance import OUTPUT_TOLERANCE
 from kanexport.recognise import assemble, detect, steplist
@@ -80,7 +80,7 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
         options_given=options.given,
         options_assumed=options.assumed,
     )
-    made = Model(
+    made = ProvedModel(
         lowered=lowered,
         proof=proof,
         layers=describe.layers(kan, lowered.node_tensors),

@@ -129,7 +129,7 @@ class Layer:
     """One layer. `mask` [I, O] multiplies the terms; `bias` [O]. `name`: what its
     library or module calls it, if there is something to call it by.
 
-    `spread` [I, O] marks edges that become NaN for a non-finite source, whatever
+    `nan_spreads` [I, O] marks edges that become NaN for a non-finite source, whatever
     their functions: where a library multiplies the source by unused functions as
     well, and 0 * NaN is NaN. Elsewhere compact bases give zero for a non-finite
     value, and the other terms follow IEEE arithmetic.
@@ -138,7 +138,7 @@ class Layer:
     terms: tuple[Term, ...]
     mask: Array
     bias: Array
-    spread: npt.NDArray[np.bool_]
+    nan_spreads: npt.NDArray[np.bool_]
     symbolic: tuple[SymbolicEdge, ...] = ()
     before: tuple[Step, ...] = ()
     after: tuple[Step, ...] = ()
@@ -156,8 +156,8 @@ class Layer:
         shape = self.mask.shape
         if len(shape) != 2 or 0 in shape:
             raise InvalidKan(f"a layer needs sources and destinations, found a mask of shape {shape}")
-        if self.spread.shape != shape:
-            raise InvalidKan(f"spread has shape {self.spread.shape}, expected {shape}")
+        if self.nan_spreads.shape != shape:
+            raise InvalidKan(f"nan_spreads has shape {self.nan_spreads.shape}, expected {shape}")
         if self.bias.shape != (shape[1],):
             raise InvalidKan(f"bias has shape {self.bias.shape}, expected ({shape[1]},)")
         if len(self.terms) > TERM_LIMIT:

@@ -25,7 +25,7 @@ from kanexport.lowering.lower import Lowered
 from kanexport.lowering.serving import INPUT, serving_graph
 from kanexport.manifest import LayerInfo, Source, SourceFile
 from kanexport.packing import describe
-from kanexport.packing.publish import Model, Result, Target, publish
+from kanexport.packing.publish import ProvedModel, Result, Target, publish
 from kanexport.proof import trial_rows, verify
 from kanexport.proof.verify import Proof
 
@@ -72,7 +72,7 @@ def convert(
         options_given=options,
         options_assumed=assumed or {},
     )
-    made = Model(
+    made = ProvedModel(
         lowered=lowered,
         proof=proof,
         layers=_describe(plan, lowered),

@@ -18,5 +18,5 @@ def linear_layer(part: Part) -> Layer:
         terms=(BasisTerm(Activation(unary.activation("identity")), weight.T[:, :, None]),),
         mask=np.ones((n, m)),
         bias=part.tensor("bias", m) if part.has("bias") else np.zeros(m),
-        spread=np.zeros((n, m), dtype=bool),
+        nan_spreads=np.zeros((n, m), dtype=bool),
     )

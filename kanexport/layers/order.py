@@ -23,7 +23,7 @@ Sides = dict[str, tuple[int, int]]  # by name: a layer's sources and destination
 
 
 @dataclass(frozen=True, slots=True)
-class Between:
+class OtherModule:
     """A module that is not a KAN layer: its prefix, its kind, and its width (of a PReLU, 1: any)."""
 
     prefix: str
@@ -35,7 +35,7 @@ class Between:
         return self.width == width or (self.kind == "prelu" and self.width == 1)
 
 
-def arrange(layers: Sides, others: Sequence[Between]) -> list[str]:
+def arrange(layers: Sides, others: Sequence[OtherModule]) -> list[str]:
     """The order of all prefixes. `layers` gives each layer's sources and destinations,
     in natural order. Raises FamilyError where the file leaves the order open."""
     _refuse_inner(list(layers), others)
@@ -47,7 +47,7 @@ def arrange(layers: Sides, others: Sequence[Between]) -> list[str]:
     return [names.get(name, name) for name in _arrange(sides, others)]
 
 
-def _arrange(layers: Sides, others: Sequence[Between]) -> list[str]:
+def _arrange(layers: Sides, others: Sequence[OtherModule]) -> list[str]:
     order = list(layers) if counted(layers) else _only_chain(layers)
     everything = [*order, *(other.prefix for other in others)]
     if _numbered(everything):
@@ -106,13 +106,13 @@ def _chains(start: tuple[str, ...], layers: Sides) -> Iterator[tuple[str, ...]]:
             yield from _chains((*start, name), layers)
 
 
-def _gaps(order: list[str], layers: Sides, others: Sequence[Between]) -> dict[str, int]:
+def _gaps(order: list[str], layers: Sides, others: Sequence[OtherModule]) -> dict[str, int]:
     """The gap of each module: g stands before layer g. Modules with the numbers of layers,
     such as ln1 and ln2, all stand after those layers, or all before; others where alone
     their width fits. Raises FamilyError where more than one place is left."""
     widths = [layers[order[0]][0], *(layers[name][1] for name in order)]
     own = {_number(name): at for at, name in enumerate(order) if counted(order) and _number(name) is not None}
-    series: dict[str, list[Between]] = {}
+    series: dict[str, list[OtherModule]] = {}
     for other in sorted(others, key=lambda item: natural(item.prefix)):
         series.setdefault(re.sub(r"\d+\.$", "", other.prefix), []).append(other)
     found = {}
@@ -129,7 +129,7 @@ def _gaps(order: list[str], layers: Sides, others: Sequence[Between]) -> dict[st
     return found
 
 
-def _shift(members: Sequence[Between], own: dict[int | None, int], widths: list[int]) -> int | None:
+def _shift(members: Sequence[OtherModule], own: dict[int | None, int], widths: list[int]) -> int | None:
     """1 where the modules stand after the layers of their numbers, 0 where before, None
     where the widths allow neither. Raises FamilyError where they allow both, and there is
     not just one for each layer but the last: then they stand between."""
@@ -140,7 +140,7 @@ def _shift(members: Sequence[Between], own: dict[int | None, int], widths: list[
     return 1 if fits[1] else 0 if fits[0] else None
 
 
-def _open(other: Between, widths: list[int]) -> FamilyError:
+def _open(other: OtherModule, widths: list[int]) -> FamilyError:
     return FamilyError(
         f"the file does not tell where {other.prefix}* ({other.kind} of {other.width}) stands among "
         f"{len(widths) - 1} KAN layers of widths {', '.join(map(str, widths))}",
@@ -158,7 +158,7 @@ def _numbered(names: Sequence[str]) -> bool:
     return len({re.sub(r"\d+\.$", "", name) for name in names}) == 1 and all(re.search(r"\d+\.$", n) for n in names)
 
 
-def _refuse_inner(layers: Sequence[str], others: Sequence[Between]) -> None:
+def _refuse_inner(layers: Sequence[str], others: Sequence[OtherModule]) -> None:
     """A module inside of a layer is no step beside it."""
     inner = [(other, layer) for other in others for layer in layers if other.prefix.startswith(layer)]
     if inner:

@@ -13,7 +13,7 @@ import numpy as np
 from kanexport.errors import FamilyError, InvalidKan
 from kanexport.form.ir import Kan, Layer
 from kanexport.form.steps import Affine, LayerNorm, PRelu, Step
-from kanexport.layers.order import GIVE_ARCHITECTURE, Between
+from kanexport.layers.order import GIVE_ARCHITECTURE, OtherModule
 from kanexport.layers.parts import Keys, Part, Tensors, natural
 from kanexport.options import Options
 
@@ -48,7 +48,7 @@ def prefixes(tensors: Tensors, keys: Keys, root: str = "") -> list[str]:
     return sorted(complete, key=natural)
 
 
-def between(tensors: Tensors, keys: Keys, layers: Sequence[str], root: str = "") -> list[Between]:
+def between(tensors: Tensors, keys: Keys, layers: Sequence[str], root: str = "") -> list[OtherModule]:
     """The modules beside the layers. Raises FamilyError for one that is not recognised."""
     own = {prefix + name for prefix in layers for name in keys.names()}
     groups: dict[str, dict[str, tuple[int, ...]]] = {}
@@ -59,17 +59,17 @@ def between(tensors: Tensors, keys: Keys, layers: Sequence[str], root: str = "")
     return [_recognise(prefix, names, len(layers)) for prefix, names in groups.items()]
 
 
-def _recognise(prefix: str, names: dict[str, tuple[int, ...]], count: int) -> Between:
+def _recognise(prefix: str, names: dict[str, tuple[int, ...]], count: int) -> OtherModule:
     shapes = {shape for name, shape in names.items() if name != COUNTER}
     found = frozenset(names) - {COUNTER}
     if prefix and len(shapes) == 1 and len(shape := next(iter(shapes))) == 1:
         if found == NORM:
             _refuse_other_norms(prefix)
-            return Between(prefix, "layernorm", shape[0])
+            return OtherModule(prefix, "layernorm", shape[0])
         if found in (BATCH_NORM, BATCH_NORM - NORM):
-            return Between(prefix, "batchnorm", shape[0])
+            return OtherModule(prefix, "batchnorm", shape[0])
         if found == {"weight"} and (shape[0] == 1 or "relu" in prefix):
-            return Between(prefix, "prelu", shape[0])
+            return OtherModule(prefix, "prelu", shape[0])
     key = prefix + next(iter(names))
     raise FamilyError(
         f"beside {count} KAN layers there are tensors of other modules, such as {key!r} {names[next(iter(names))]}",

@@ -20,7 +20,7 @@ def place(edge: Edge) -> str:
     return ",".join(map(str, edge))
 
 
-class Library:
+class EdgeFunctions:
     """Names and functions of one export. `avoids`: whether the library has variants of its
     functions without singularities, which --option singularity=avoid then chooses.
     Raises OptionError."""

@@ -43,9 +43,9 @@ def _edge_values(g: Graph, layer: Layer, x: Value) -> Value:
         parts.append(_symbolic_edges(g, layer, x))
     parts = parts or [g.const(np.zeros((1, layer.sources, layer.destinations)))]
     total = functools.reduce(g.add, parts)
-    if layer.spread.all():
+    if layer.nan_spreads.all():
         return g.add(total, g.reshape(g.sub(x, x), 0, layer.sources, 1))
-    spoilt = g.op("And", g.reshape(terms.nonfinite(g, x), 0, layer.sources, 1), g.truth(layer.spread[None]))
+    spoilt = g.op("And", g.reshape(terms.nonfinite(g, x), 0, layer.sources, 1), g.truth(layer.nan_spreads[None]))
     return g.op("Where", spoilt, g.nan(), total)
 
 

@@ -53,9 +53,9 @@ def _sums(g: Graph, layer: Layer, x: Value) -> Value:
         total = g.gemm(basis, g.const(weights), total)
     if layer.symbolic:
         total = g.add(total, g.sum(_symbolic_table(g, layer, x), axis=1))
-    if layer.spread.any() and not layer.spread.all():
+    if layer.nan_spreads.any() and not layer.nan_spreads.all():
         # Counted, because 0 * NaN would reach destinations that have no such edge.
-        spoilt = g.gemm(g.cast(terms.nonfinite(g, x)), g.const(layer.spread))
+        spoilt = g.gemm(g.cast(terms.nonfinite(g, x)), g.const(layer.nan_spreads))
         total = g.op("Where", g.op("Greater", spoilt, g.const(0.0)), g.nan(), total)
     return total
 
@@ -64,10 +64,10 @@ def _start(g: Graph, layer: Layer, x: Value) -> Value:
     """What the sums start from, [B, 1], [1, O] or [B, O]: the bias, and NaN in every
     row with a non-finite source where that spreads (x - x is zero or NaN)."""
     bias = g.const(layer.bias[None])
-    if layer.terms and not layer.spread.all():
+    if layer.terms and not layer.nan_spreads.all():
         return bias
     spread = g.sum(g.sub(x, x), axis=1, keepdims=True)
-    if not layer.spread.all():  # no terms: only the batch axis is wanted
+    if not layer.nan_spreads.all():  # no terms: only the batch axis is wanted
         spread = g.op("Where", g.op("IsNaN", spread), g.const(0.0), spread)
     return g.add(spread, bias) if layer.bias.any() or not layer.terms else spread
 

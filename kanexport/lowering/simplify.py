@@ -18,14 +18,14 @@ def live(layer: Layer) -> Layer:
     idle = [term for term in layer.terms if _idle(layer, term)]
     spoils = not all(isinstance(term, BasisTerm) and term.basis.compact for term in idle)
     terms = tuple(term for term in layer.terms if term not in idle)
-    return dataclasses.replace(layer, terms=terms, spread=layer.spread | spoils) if idle else layer
+    return dataclasses.replace(layer, terms=terms, nan_spreads=layer.nan_spreads | spoils) if idle else layer
 
 
 def _idle(layer: Layer, term: Term) -> bool:
     """Whether a term adds nothing to finite values, and to others nothing, or NaN on every edge."""
     if not isinstance(term, BasisTerm) or term.before or (term.coef * layer.mask[:, :, None]).any():
         return False
-    if term.basis.compact or layer.spread.all():
+    if term.basis.compact or layer.nan_spreads.all():
         return True
     with np.errstate(all="ignore"):
         values = term.basis.evaluate(np.array([[np.nan], [np.inf], [-np.inf]]) * np.ones(layer.sources))

@@ -45,7 +45,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
+class ProvedModel:
     """What was made: graphs, their proof, and what the manifest tells of them.
     Shapes are those of one row."""
 
@@ -68,7 +68,7 @@ class Result:
     manifest: Manifest
 
 
-def publish(target: Target, model: Model) -> Result:
+def publish(target: Target, model: ProvedModel) -> Result:
     """Write one version. Raises RepositoryError; then the repository is as it was."""
     files = {manifest.MODEL_FILE: model.lowered.model} | {
         edges_file(at): data for at, data in enumerate(model.lowered.edges)

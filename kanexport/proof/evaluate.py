@@ -93,7 +93,7 @@ def _sums(layer: Layer, x: Array, jitter: Jitter | None) -> tuple[Array, Array]:
         total[:, edge.destination] += value
         bound = np.maximum(bound, _peak(np.stack([inner, value], axis=1)))
     # Counted, since NaN times zero would reach destinations that have no such edge.
-    total[(~np.isfinite(x)).astype(float) @ layer.spread > 0] = np.nan
+    total[(~np.isfinite(x)).astype(float) @ layer.nan_spreads > 0] = np.nan
     return total + layer.bias, np.maximum(bound, _peak(total))
 
 
@@ -111,7 +111,7 @@ def _edges(layer: Layer, x: Array, jitter: Jitter | None) -> tuple[Array, Array]
     for edge, inner, value in _symbolic(layer, x, jitter):
         total[:, edge.source, edge.destination] += value
         peak = np.maximum(peak, _peak(inner[:, None]))
-    total[~np.isfinite(x)[:, :, None] & layer.spread] = np.nan
+    total[~np.isfinite(x)[:, :, None] & layer.nan_spreads] = np.nan
     return total, np.maximum(peak, _peak(total))
 
 

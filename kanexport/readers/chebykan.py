@@ -28,4 +28,4 @@ def layer(part: Part, options: Options) -> Layer:
     if part.has("arange") and not np.array_equal(part.tensor("arange", functions), np.arange(functions)):
         raise InvalidKan(f"arange does not count from 0 to {functions - 1}, the degrees of cheby_coeffs")
     term = BasisTerm(polynomial.chebyshev(functions - 1), coef)
-    return Layer((term,), mask=np.ones((n, m)), bias=np.zeros(m), spread=np.zeros((n, m), dtype=bool))
+    return Layer((term,), mask=np.ones((n, m)), bias=np.zeros(m), nan_spreads=np.zeros((n, m), dtype=bool))

@@ -52,5 +52,5 @@ def layer(part: Part, options: Options) -> Layer:
         mask=np.ones((n, m)),
         bias=np.zeros(m),
         # The basis of a non-finite value is NaN there, and its product reaches every sum.
-        spread=np.ones((n, m), dtype=bool),
+        nan_spreads=np.ones((n, m), dtype=bool),
     )

@@ -42,5 +42,5 @@ def layer(part: Part, options: Options) -> Layer:
         terms=(BasisTerm(basis, coef, before),),
         mask=np.ones((n, m)),
         bias=np.zeros(m),
-        spread=np.zeros((n, m), dtype=bool),
+        nan_spreads=np.zeros((n, m), dtype=bool),
     )

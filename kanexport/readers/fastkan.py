@@ -47,4 +47,4 @@ def layer(part: Part, options: Options) -> Layer:
         activation = Activation(unary.activation(options.text("base_activation", "silu").lower()))
         terms.append(BasisTerm(activation, part.tensor("base_linear.weight", m, n).T[:, :, None]))
         bias = part.tensor("base_linear.bias", m) if part.has("base_linear.bias") else bias
-    return Layer(tuple(terms), mask=np.ones((n, m)), bias=bias, spread=np.zeros((n, m), dtype=bool))
+    return Layer(tuple(terms), mask=np.ones((n, m)), bias=bias, nan_spreads=np.zeros((n, m), dtype=bool))

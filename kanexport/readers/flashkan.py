@@ -42,5 +42,5 @@ def layer(part: Part, options: Options) -> Layer:
         mask=np.ones((n, m)),
         bias=np.zeros(m),
         # Of infinity the truncated powers are infinity minus infinity in every output.
-        spread=np.ones((n, m), dtype=bool),
+        nan_spreads=np.ones((n, m), dtype=bool),
     )

@@ -104,7 +104,7 @@ def _layer(rational: Part, linear: Part, groups: int | None, *, signed: bool) ->
     (identity,) = plain.terms
     assert isinstance(identity, BasisTerm)
     name = linear.prefix.removesuffix(".")
-    return Layer((BasisTerm(basis, identity.coef),), plain.mask, plain.bias, plain.spread, name=name)
+    return Layer((BasisTerm(basis, identity.coef),), plain.mask, plain.bias, plain.nan_spreads, name=name)
 
 
 def _rows(part: Part, name: str, sources: int, groups: int | None) -> Array:
@@ -206,7 +206,7 @@ def _block(modules: list[Module]) -> list[Module]:
 
 
 def _sequential(modules: list[Module]) -> list[Module]:
-    """Children of a Sequential. Between a rational and its Linear, KAT has a dropout; elsewhere a
+    """Children of a Sequential. OtherModule a rational and its Linear, KAT has a dropout; elsewhere a
     number without weights may be anything."""
     for before, after in itertools.pairwise(modules):
         if before.prefix == after.prefix:  # one module with the tensors of both

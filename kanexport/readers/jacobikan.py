@@ -29,4 +29,6 @@ def layer(part: Part, options: Options) -> Layer:
     n, m, functions = coef.shape
     make, default = RECURRENCES[options.choice("jacobi_library", RECURRENCES, "jacobikan")]
     basis = make(functions - 1, options.number("jacobi_a", default), options.number("jacobi_b", default))
-    return Layer((BasisTerm(basis, coef),), mask=np.ones((n, m)), bias=np.zeros(m), spread=np.zeros((n, m), dtype=bool))
+    return Layer(
+        (BasisTerm(basis, coef),), mask=np.ones((n, m)), bias=np.zeros(m), nan_spreads=np.zeros((n, m), dtype=bool)
+    )

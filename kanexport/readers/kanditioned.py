@@ -39,7 +39,7 @@ def layer(part: Part, options: Options) -> Layer:
         terms=(BasisTerm(basis, Hats.coefficients(values)),),
         mask=np.ones((n, m)),
         bias=np.zeros(m),
-        spread=np.zeros((n, m), dtype=bool),
+        nan_spreads=np.zeros((n, m), dtype=bool),
     )
 
 

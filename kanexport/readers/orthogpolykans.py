@@ -31,7 +31,7 @@ def _layer(name: str, make: Make, part: Part, options: Options) -> Layer:
     coef = part.tensor(name, None, None, None)
     n, m, functions = coef.shape
     term = BasisTerm(make(functions - 1, options), coef)
-    return Layer((term,), mask=np.ones((n, m)), bias=np.zeros(m), spread=np.zeros((n, m), dtype=bool))
+    return Layer((term,), mask=np.ones((n, m)), bias=np.zeros(m), nan_spreads=np.zeros((n, m), dtype=bool))
 
 
 def _kind(family: str, name: str, make: Make) -> LayerKind:

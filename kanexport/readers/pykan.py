@@ -31,7 +31,7 @@ from kanexport.form.ir import BasisTerm, Kan, Layer, SymbolicEdge
 from kanexport.form.steps import Affine, Product, Select, Step
 from kanexport.functions import unary
 from kanexport.layers import parts, pykan_bare, symbolic
-from kanexport.layers.symbolic import Library, short
+from kanexport.layers.symbolic import EdgeFunctions, short
 from kanexport.options import Options
 
 FAMILY = "pykan"
@@ -61,14 +61,14 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
     if not isinstance(enabled, bool):
         raise InvalidKan(f"{checkpoint.path}: symbolic_enabled is {short(enabled)}, expected true or false")
     layers = []
-    library = Library(options, avoids=True) if enabled else None
+    functions = EdgeFunctions(options, avoids=True) if enabled else None
     for index in range(depth):
         try:
-            layers.append(_layer(checkpoint, index, widths, base, library, notes))
+            layers.append(_layer(checkpoint, index, widths, base, functions, notes))
         except InvalidKan as error:
             text = error.message if "layer" in error.message else f"layer {index}: {error.message}"
             raise type(error)(f"{checkpoint.path}: {text}", hint=error.hint) from error
-    notes += library.notes if library is not None else []
+    notes += functions.notes if functions is not None else []
     n_inputs, select = _selection(checkpoint, options, layers[0].sources)
     if select is not None:
         layers[0] = dataclasses.replace(layers[0], before=(select,))
@@ -81,7 +81,7 @@ def _layer(
     index: int,
     widths: list[tuple[int, tuple[int, ...]]],
     base: Activation,
-    library: Library | None,
+    functions: EdgeFunctions | None,
     notes: list[str],
 ) -> Layer:
     def part(name: str, *shape: int) -> parts.Array:
@@ -91,7 +91,7 @@ def _layer(
     coef, grid = raw["coef"], raw["grid"]
     if coef is None or grid is None or coef.ndim != 3 or grid.ndim != 2:
         raise InvalidKan(f"layer {index} has no coef [n, m, G+k] and grid [n, G+2k+1]")
-    n, m, functions = coef.shape
+    n, m, count = coef.shape
     n_sum, arities = widths[index + 1]
     before = widths[index][0] + len(widths[index][1])
     if (n, m) != (before, n_sum + sum(arities)):
@@ -100,15 +100,15 @@ def _layer(
             f"destinations, the weights have {n} and {m}"
         )
     knots = part("grid", n, grid.shape[1])
-    spline = BSpline(knots, grid.shape[1] - functions - 1)
-    scaled = parts.product(part("coef", n, m, functions), part("scale_sp", n, m)[:, :, None])
+    spline = BSpline(knots, grid.shape[1] - count - 1)
+    scaled = parts.product(part("coef", n, m, count), part("scale_sp", n, m)[:, :, None])
     return Layer(
         terms=(BasisTerm(spline, scaled), BasisTerm(base, part("scale_base", n, m)[:, :, None])),
         mask=part("mask", n, m),
         bias=np.zeros(m),
-        symbolic=_symbolic(checkpoint, index, (n, m), library, notes),
+        symbolic=_symbolic(checkpoint, index, (n, m), functions, notes),
         after=_after(checkpoint, index, n_sum, arities),
-        spread=_spread(checkpoint, index, (n, m), library),
+        nan_spreads=_spread(checkpoint, index, (n, m), functions),
     )
 
 
@@ -183,45 +183,45 @@ def _affine(checkpoint: Checkpoint, kind: str, index: int, count: int) -> Affine
 
 
 def _symbolic(
-    checkpoint: Checkpoint, index: int, shape: tuple[int, int], library: Library | None, notes: list[str]
+    checkpoint: Checkpoint, index: int, shape: tuple[int, int], functions: EdgeFunctions | None, notes: list[str]
 ) -> tuple[SymbolicEdge, ...]:
     n, m = shape
     mask = parts.tensor(checkpoint.tensors, f"symbolic_fun.{index}.mask", (m, n))
     affine = parts.tensor(checkpoint.tensors, f"symbolic_fun.{index}.affine", (m, n, 4))
-    if library is None:
+    if functions is None:
         if mask.any():
             count = int(np.count_nonzero(mask))
             notes.append(
                 f"layer {index}: {count} symbolic edges are off, because the checkpoint says symbolic_enabled: false"
             )
         return ()
-    names = _names(checkpoint, index, shape, library)
+    names = _names(checkpoint, index, shape, functions)
     edges = []
     for j in range(m):
         for i in range(n):
             factor, name = float(mask[j, i]), names[j][i]
             if name == "0" and factor == 0:
                 continue
-            if factor == 0 and not library.computes(name):
+            if factor == 0 and not functions.computes(name):
                 notes.append(f"edge ({index},{i},{j}): its masked symbolic function {short(name)} is left out")
                 continue
             a, b, c, d = affine[j, i].tolist()
-            edges.append(SymbolicEdge(i, j, library.function(name, (index, i, j)), a, b, c, d, factor))
+            edges.append(SymbolicEdge(i, j, functions.function(name, (index, i, j)), a, b, c, d, factor))
     return tuple(edges)
 
 
 def _spread(
-    checkpoint: Checkpoint, index: int, shape: tuple[int, int], library: Library | None
+    checkpoint: Checkpoint, index: int, shape: tuple[int, int], functions: EdgeFunctions | None
 ) -> npt.NDArray[np.bool_]:
     """[n, m]: edges without a function of their own. pykan multiplies the source by
     zero there, and so turns a non-finite one into NaN."""
-    if library is None:
+    if functions is None:
         return np.zeros(shape, dtype=bool)
-    names = _names(checkpoint, index, shape, library)
+    names = _names(checkpoint, index, shape, functions)
     return np.array([[name == "0" for name in row] for row in names], dtype=bool).T
 
 
-def _names(checkpoint: Checkpoint, index: int, shape: tuple[int, int], library: Library) -> list[list[Any]]:
+def _names(checkpoint: Checkpoint, index: int, shape: tuple[int, int], functions: EdgeFunctions) -> list[list[Any]]:
     """[destination][source] function names; absent means that every edge has '0'."""
     n, m = shape
     assert checkpoint.config is not None
@@ -230,7 +230,7 @@ def _names(checkpoint: Checkpoint, index: int, shape: tuple[int, int], library: 
     if not fits or not all(isinstance(row, list) and len(row) == n for row in names):
         raise InvalidKan(f"layer {index}: symbolic.funs_name.{index} is not a list of {m} rows with {n} names")
     found = [[name if isinstance(name, Tagged) else str(name) for name in row] for row in names]
-    return [[library.name((index, i, j), name) for i, name in enumerate(row)] for j, row in enumerate(found)]
+    return [[functions.name((index, i, j), name) for i, name in enumerate(row)] for j, row in enumerate(found)]
 
 
 def _base_function(checkpoint: Checkpoint, config: dict[str, Any], options: Options) -> Activation:

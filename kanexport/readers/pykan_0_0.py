@@ -26,7 +26,7 @@ from kanexport.form.ir import BasisTerm, Kan, Layer, SymbolicEdge
 from kanexport.functions import unary
 from kanexport.layers import parts, symbolic
 from kanexport.layers.parts import Array, Tensors
-from kanexport.layers.symbolic import Library, place
+from kanexport.layers.symbolic import EdgeFunctions, place
 from kanexport.options import Options
 
 FAMILY = "pykan-0.0"
@@ -83,7 +83,7 @@ def _layer(checkpoint: Checkpoint, index: int, base: Activation, symbols: _Symbo
         mask=edges("mask"),
         bias=bias,
         symbolic=symbols.edges(index, (n, m)),
-        spread=np.ones((n, m), dtype=bool),
+        nan_spreads=np.ones((n, m), dtype=bool),
     )
 
 
@@ -119,7 +119,7 @@ class _Symbols:
     """The symbolic edges of all layers. Raises OptionError listing those without a name."""
 
     def __init__(self, tensors: Tensors, depth: int, options: Options) -> None:
-        self._tensors, self._library = tensors, Library(options)
+        self._tensors, self._functions = tensors, EdgeFunctions(options)
         self.notes: list[str] = []
         masks = {at: tensors.get(f"symbolic_fun.{at}.mask") for at in range(depth)}
         on = {at: np.argwhere(mask) for at, mask in masks.items() if mask is not None and mask.ndim == 2}
@@ -131,7 +131,7 @@ class _Symbols:
         if not self._enabled:
             self.notes.append(f"{len(found)} symbolic edges are off, as --option symbolic_enabled=false says")
             return
-        nameless = [edge for edge in found if self._library.name(edge, None) is None]
+        nameless = [edge for edge in found if self._functions.name(edge, None) is None]
         if nameless:
             raise OptionError(
                 f"{len(nameless)} symbolic edges (layer,source,destination) have no function, since pykan 0.0 stores "
@@ -152,9 +152,9 @@ class _Symbols:
         affine = parts.tensor(self._tensors, f"symbolic_fun.{index}.affine", (m, n, 4))
         found = []
         for j, i in np.ndindex(m, n):
-            name = self._library.name((index, i, j), None)
+            name = self._functions.name((index, i, j), None)
             if name is not None:
                 a, b, c, d = affine[j, i].tolist()
-                function = self._library.function(name, (index, i, j))
+                function = self._functions.function(name, (index, i, j))
                 found.append(SymbolicEdge(i, j, function, a, b, c, d, float(mask[j, i])))
         return tuple(found)

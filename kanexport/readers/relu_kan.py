@@ -49,7 +49,7 @@ def layer(part: Part, options: Options) -> Layer:
         mask=np.ones((n, m)),
         bias=part.tensor("equal_size_conv.bias", m) if part.has("equal_size_conv.bias") else np.zeros(m),
         # Infinity times zero is NaN, and the convolution carries it to every output.
-        spread=np.ones((n, m), dtype=bool),
+        nan_spreads=np.ones((n, m), dtype=bool),
     )
 
 

@@ -36,5 +36,5 @@ def layer(part: Part, options: Options) -> Layer:
         (BasisTerm(Sine(frequencies, phases.T), amplitudes.transpose(1, 0, 2)),),
         mask=np.ones((n, m)),
         bias=part.tensor("bias", 1, m)[0] if part.has("bias") else np.zeros(m),
-        spread=np.zeros((n, m), dtype=bool),
+        nan_spreads=np.zeros((n, m), dtype=bool),
     )

@@ -113,7 +113,7 @@ def _layer(
         mask=np.ones((n, m)),
         bias=np.zeros(m),
         # The basis of a non-finite value is NaN there, and its product reaches every sum.
-        spread=np.full((n, m), isinstance(basis, BSpline)),
+        nan_spreads=np.full((n, m), isinstance(basis, BSpline)),
         after=(stack.norm(Part(part.tensors, part.prefix + names[1]), options, "layernorm", m), last),
     )
 

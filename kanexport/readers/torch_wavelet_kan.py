@@ -35,4 +35,4 @@ def layer(part: Part, options: Options) -> Layer:
         coef=weights.transpose(1, 0, 2),
     )
     base = BasisTerm(Activation(unary.activation("silu")), part.tensor("base_weight", m, n).T[:, :, None])
-    return Layer((waves, base), mask=np.ones((n, m)), bias=np.zeros(m), spread=np.zeros((n, m), dtype=bool))
+    return Layer((waves, base), mask=np.ones((n, m)), bias=np.zeros(m), nan_spreads=np.zeros((n, m), dtype=bool))

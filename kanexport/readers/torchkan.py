@@ -102,7 +102,7 @@ def spline_layer(part: Part, at: int, count: int, options: Options) -> Layer:
         mask=np.ones((n, m)),
         bias=np.zeros(m),
         # The basis of a non-finite value is NaN there, and its product reaches every sum.
-        spread=np.ones((n, m), dtype=bool),
+        nan_spreads=np.ones((n, m), dtype=bool),
         after=(_norm(part, at, options, m), prelu),
     )
 
@@ -121,7 +121,7 @@ def polynomial_layer(part: Part, at: int, count: int, options: Options) -> Layer
         terms=(BasisTerm(make(degree, scaled), coef.transpose(1, 0, 2)), _base(activation, base)),
         mask=np.ones((n, m)),
         bias=np.zeros(m),
-        spread=np.zeros((n, m), dtype=bool),
+        nan_spreads=np.zeros((n, m), dtype=bool),
         after=(_norm(part, at, options, m), Elementwise(activation)),
     )
 

@@ -59,7 +59,7 @@ def layer(part: Part, options: Options) -> Layer:
         terms,
         mask=np.ones((n, m)),
         bias=np.zeros(m),
-        spread=np.zeros((n, m), dtype=bool),
+        nan_spreads=np.zeros((n, m), dtype=bool),
         after=_norm(part, options, m),
     )
 

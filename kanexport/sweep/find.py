@@ -21,7 +21,7 @@ from kanexport.errors import CheckpointError
 from kanexport.files import safetensorsfile, torchzip
 from kanexport.files.checkpoint import CACHE, CONFIG, LEGACY_MAGIC, STATE
 
-FILE_LIMIT = 200_000  # directory entries looked at
+ENTRY_LIMIT = 200_000  # directory entries looked at
 ITEM_LIMIT = 10_000  # checkpoints
 SUFFIXES = (".pt", ".pth", ".safetensors", ".ckpt")  # names of checkpoints, whatever they hold
 MORE_SUFFIXES = (".bin", ".pkl", ".pickle", ".model")  # of checkpoints and much else
@@ -111,8 +111,8 @@ def _files(root: Path, repository: Path, faults: list[OSError]) -> Iterator[Path
         here = Path(folder)
         inner[:] = sorted(name for name in inner if not name.startswith(".") and (here / name).resolve() != repository)
         count += len(inner) + len(files)
-        if count > FILE_LIMIT:
-            raise CheckpointError(f"{root} holds more than {FILE_LIMIT} files and folders", hint=SMALLER)
+        if count > ENTRY_LIMIT:
+            raise CheckpointError(f"{root} holds more than {ENTRY_LIMIT} files and folders", hint=SMALLER)
         for name in files:
             path = here / name
             if not name.startswith(".") and not name.endswith(CACHE) and _is_regular(path):

@@ -13,11 +13,11 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from kanserve.client import bulk
-from kanserve.client.connection import Client, ClientError, Model
+from kanserve.client.connection import Client, ClientError, ServedModel
 from kanserve.nouns import TensorInfo
 from kanserve.pb import grpc_service_pb2 as oip
 
-MODEL = Model(
+MODEL = ServedModel(
     "m", ("1",), "onnxruntime_onnx", (TensorInfo("x", "FP32", (-1, 3)),), (TensorInfo("y", "FP32", (-1, 3)),), 0
 )
 Answer = Callable[[bytes, grpc.ServicerContext], bytes]

@@ -112,7 +112,7 @@ def test_nothing_to_export_is_an_error(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(find, "ITEM_LIMIT", 1)
     with pytest.raises(CheckpointError, match="holds 2 checkpoints, more than 1"):
         find.find(tmp_path, tmp_path / "models")
-    monkeypatch.setattr(find, "FILE_LIMIT", 2)
+    monkeypatch.setattr(find, "ENTRY_LIMIT", 2)
     with pytest.raises(CheckpointError, match="more than 2 files"):
         find.find(tmp_path, tmp_path / "models")
 

@@ -26,7 +26,13 @@ def spline(n: int = 2) -> BSpline:
 def layer(n: int = 2, m: int = 3, **changes: Any) -> Layer:
     terms = (BasisTerm(spline(n), np.ones((n, m, 5))), BasisTerm(SILU, np.ones((n, m, 1))))
     return Layer(
-        **{"terms": terms, "mask": np.ones((n, m)), "bias": np.zeros(m), "spread": np.zeros((n, m), bool), **changes}
+        **{
+            "terms": terms,
+            "mask": np.ones((n, m)),
+            "bias": np.zeros(m),
+            "nan_spreads": np.zeros((n, m), bool),
+            **changes,
+        }
     )
 
 

@@ -13,7 +13,7 @@ from small_checkpoints import read, refuse, save
 
 from kanexport.errors import FamilyError, InvalidKan
 from kanexport.layers import order
-from kanexport.layers.order import Between
+from kanexport.layers.order import OtherModule
 from kanexport.pipeline import Request, export
 
 RNG = np.random.default_rng(3)
@@ -211,7 +211,7 @@ def networks(draw: st.DrawFn) -> list[tuple[str, Any]]:
 @settings(max_examples=200, deadline=None)
 def test_a_sequential_comes_back_as_it_was(network: list[tuple[str, Any]]) -> None:
     layers = {f"{at}.": side for at, (kind, side) in enumerate(network) if kind == "kan"}
-    others = [Between(f"{at}.", kind, side) for at, (kind, side) in enumerate(network) if kind != "kan"]
+    others = [OtherModule(f"{at}.", kind, side) for at, (kind, side) in enumerate(network) if kind != "kan"]
     assert order.arrange(layers, others[::-1]) == [f"{at}." for at in range(len(network))]
 
 
@@ -232,7 +232,7 @@ def test_names_are_placed_rightly_or_refused(network: list[tuple[str, Any]], dat
         number = {"layer before": seen, "layer behind": seen + 1}.get(habit, data.draw(st.integers(0, 9)))
         if f"ln{number}." in truth:
             return
-        others.append(Between(f"ln{number}.", kind, side))
+        others.append(OtherModule(f"ln{number}.", kind, side))
         truth.append(f"ln{number}.")
     if not layers:
         return

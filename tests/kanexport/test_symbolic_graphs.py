@@ -100,5 +100,5 @@ def test_edges_off_and_on_spoil_what_pykan_spoils(pykan: Any, tmp_path: Path, na
     toy = symbolic(pykan, "tanh", (name, "tanh"))
     toy.symbolic(0, 0, 0, "0", (1, 0, 1, 0), 0.0)
     kan = read(toy.write(tmp_path))
-    assert kan.layers[0].spread.tolist() == [[True, False], [False, False]]
+    assert kan.layers[0].nan_spreads.tolist() == [[True, False], [False, False]]
     export(Request(path=tmp_path / "toy", repository=tmp_path / "models"))

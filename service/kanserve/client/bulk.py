@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from kanexport.manifest import LayerInfo
-from kanserve.client.connection import Answer, Client, ClientError, LayerValues, Model
+from kanserve.client.connection import Answer, Client, ClientError, LayerValues, ServedModel
 from kanserve.client.description import Description
 from kanserve.errors import BadRequest
 from kanserve.interpret import select
@@ -25,7 +25,9 @@ Progress = Callable[[int, int], None]  # rows done, rows in all
 REQUEST_BYTES = 3 * 2**20  # of tensor data; servers take 4 MiB messages by default
 
 
-def infer(client: Client, model: Model, rows: Any, *, version: str = "", progress: Progress | None = None) -> Answer:
+def infer(
+    client: Client, model: ServedModel, rows: Any, *, version: str = "", progress: Progress | None = None
+) -> Answer:
     """Outputs by name for all `rows` [rows, ...], in order. Raises ClientError."""
     tensor = model.inputs[0]
     most = model.max_batch_size or max(1, len(rows))

@@ -52,7 +52,7 @@ class ClientError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class ServedModel:
     """What inference needs to know. `max_batch_size` 0: no batch dimension is promised."""
 
     name: str
@@ -133,13 +133,13 @@ class Client:
         answer = self._unary("RepositoryIndex", oip.RepositoryIndexRequest(), oip.RepositoryIndexResponse)
         return tuple(IndexEntry(m.name, m.version, m.state, m.reason) for m in answer.models)
 
-    def model(self, name: str, version: str = "") -> Model:
+    def model(self, name: str, version: str = "") -> ServedModel:
         """Inputs, outputs and batch limit of a model. Raises ClientError (NOT_FOUND)."""
         meta = self._unary(
             "ModelMetadata", oip.ModelMetadataRequest(name=name, version=version), oip.ModelMetadataResponse
         )
         config = self._unary("ModelConfig", oip.ModelConfigRequest(name=name, version=version), oip.ModelConfigResponse)
-        return Model(
+        return ServedModel(
             name=meta.name,
             versions=tuple(meta.versions),
             platform=meta.platform,

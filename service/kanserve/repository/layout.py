@@ -24,7 +24,7 @@ from kanserve.errors import ConfigError, LoadError, LoadReason
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 VERSION = re.compile(r"[1-9][0-9]{0,17}")
-FILE_LIMIT = 1 * 2**30  # bytes of one file; a KAN of this size is not plausible
+FILE_BYTES = 1 * 2**30  # bytes of one file; a KAN of this size is not plausible
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # NONBLOCK: opening a named pipe would otherwise wait for a writer for ever.
 FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -160,7 +160,7 @@ def _verified(candidate: Candidate, directory: int, entries: set[str]) -> Bundle
     for entry in manifest.files:
         if os.path.basename(entry.path) != entry.path or not NAME.fullmatch(entry.path):
             raise LoadError(LoadReason.MANIFEST, f"{entry.path!r} is not a plain file name")
-        data = _read(directory, entry.path, FILE_LIMIT, expected=entry.size)
+        data = _read(directory, entry.path, FILE_BYTES, expected=entry.size)
         found = hashlib.sha256(data).hexdigest()
         if found != entry.sha256:
             raise LoadError(
@@ -173,7 +173,7 @@ def _verified(candidate: Candidate, directory: int, entries: set[str]) -> Bundle
 
 
 def _plain(candidate: Candidate, directory: int) -> Bundle:
-    data = _read(directory, contract.MODEL_FILE, FILE_LIMIT)
+    data = _read(directory, contract.MODEL_FILE, FILE_BYTES)
     digest = hashlib.sha256(data).hexdigest()
     return Bundle(candidate.name, candidate.version, None, {contract.MODEL_FILE: data}, digest)
 
