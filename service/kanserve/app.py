@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from kanserve import backends, threads
 from kanserve.config import Settings
-from kanserve.doors import grpcio as wire
+from kanserve.doors import grpcio
 from kanserve.doors.metrics_port import MetricsServer
 from kanserve.errors import ConfigError
 from kanserve.handlers.catalogue import Catalogue
@@ -28,13 +28,13 @@ from kanserve.models.registry import Registry
 from kanserve.models.rollout import Rollout
 from kanserve.observe import logs
 from kanserve.observe.metrics import Metrics
+from kanserve.rpc import services
 from kanserve.rpc.guard import Guard
 from kanserve.rpc.health import Health
 from kanserve.rpc.inference import InferenceService
 from kanserve.rpc.kan import KanService
+from kanserve.rpc.reflection import Reflection
 
-BACKEND = "ort"
-LAME_DUCK = 0.5  # seconds of clean refusals before the port closes
 EXIT_TERMINATED = 143  # the second signal: what a shell reports for SIGTERM
 
 log = logs.get_logger("app")
@@ -52,17 +52,20 @@ class App:
         self.lifecycle = Lifecycle()
         self.registry = Registry()
         self.metrics = Metrics()
-        self._rollout = Rollout(settings, backends.load(BACKEND), budget, self.registry, self.metrics)
+        self._rollout = Rollout(settings, backends.load(settings.backend), budget, self.registry, self.metrics)
         catalogue = Catalogue(self.registry, self.lifecycle)
         inference = Inference(self.registry, self.metrics, settings.max_response_bytes)
         kan = Kan(self.registry, settings.max_query_rows, settings.max_response_bytes)
-        self._health = Health(catalogue, wire.SERVICES)
-        self._server = wire.build(
-            wire.Wire(settings.max_request_bytes, settings.max_response_bytes, settings.reflection),
-            Guard(self.metrics, self.lifecycle),
-            InferenceService(inference, catalogue),
-            KanService(kan, self.metrics),
-            self._health,
+        self._health = Health(catalogue, services.NAMES, settings.max_watches)
+        self._server = grpcio.build(
+            settings,
+            services.guarded(
+                Guard(self.metrics, self.lifecycle),
+                InferenceService(inference, catalogue, settings.max_typed_bytes),
+                KanService(kan, self.metrics),
+                self._health,
+                Reflection(services.NAMES) if settings.reflection else None,
+            ),
         )
         self._metrics_server: MetricsServer | None = None
 
@@ -70,13 +73,15 @@ class App:
         """Bind both ports and answer "not ready". Returns (gRPC port, metrics port)."""
         settings = self._settings
         try:
-            self._metrics_server = MetricsServer(self.metrics, settings.metrics_host, settings.metrics_port)
+            self._metrics_server = MetricsServer(
+                self.metrics, settings.metrics_host, settings.metrics_port, settings.scrape_timeout
+            )
         except OSError as error:
             raise ConfigError(
                 f"cannot listen on {settings.metrics_host}:{settings.metrics_port} for metrics: {error.strerror}"
             ) from error
         try:
-            port = wire.bind(self._server, settings.host, settings.grpc_port)
+            port = grpcio.bind(self._server, settings.host, settings.grpc_port)
         except ConfigError:
             self._metrics_server.close()
             raise
@@ -88,16 +93,18 @@ class App:
         await self._rollout.load(stop)
         await self._health.changed()
 
-    async def drain(self, hurry: asyncio.Event) -> int:
-        """Leave without losing a request; `hurry` cuts every wait short. Returns the exit code."""
+    async def drain(self, hurry: asyncio.Event, *, patient: bool = True) -> int:
+        """Leave without losing a request; `hurry` cuts every wait short. Not `patient`: nobody
+        has to notice first, as on a terminal. Returns the exit code."""
         settings = self._settings
-        log.info("draining", delay=settings.drain_delay, grace=settings.drain_grace)
+        delay, refuse = (settings.drain_delay, settings.refuse_seconds) if patient else (0.0, 0.0)
+        log.info("draining", delay=delay, grace=settings.drain_grace)
         self.lifecycle.draining = True
         await self._health.changed()
-        await _pause(hurry, settings.drain_delay)
+        await _pause(hurry, delay)
         self.lifecycle.closed = True
         await self._health.changed(end=True)
-        await _pause(hurry, LAME_DUCK)
+        await _pause(hurry, refuse)
         stopping = asyncio.create_task(self._server.stop(settings.drain_grace))
         hurried = asyncio.create_task(hurry.wait())
         await asyncio.wait({stopping, hurried}, return_when=asyncio.FIRST_COMPLETED)
@@ -118,14 +125,7 @@ async def serve(settings: Settings, ready: Callable[[int, int], None] | None = N
     `ready` gets the gRPC and the metrics port once every version was tried.
     Raises ConfigError if the server cannot start.
     """
-    stop, hurry = asyncio.Event(), asyncio.Event()
-
-    def signalled() -> None:
-        (hurry if stop.is_set() else stop).set()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, signalled)
+    signals = _Signals(asyncio.get_running_loop())
     app = App(settings)
     grpc_port, metrics_port = await app.start()
     addresses = {
@@ -134,17 +134,42 @@ async def serve(settings: Settings, ready: Callable[[int, int], None] | None = N
     }
     log.info("listening", **addresses)
     try:
-        await app.load(stop)
+        await app.load(signals.stop)
     except ConfigError:
-        hurry.set()
-        await app.drain(hurry)
+        signals.hurry.set()
+        await app.drain(signals.hurry)
         raise
-    if not stop.is_set():
+    if not signals.stop.is_set():
         log.info("serving", **addresses)
         if ready is not None:
             ready(grpc_port, metrics_port)
-    await stop.wait()
-    return await app.drain(hurry)
+    await signals.stop.wait()
+    return await app.drain(signals.hurry, patient=signals.patient)
+
+
+class _Signals:
+    """What was asked of the process: `stop`, and `hurry` by a second signal.
+
+    Ctrl-C on a terminal does not wait for load balancers. SIGHUP means that the terminal is
+    gone; without one it is logged and changes nothing.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.stop, self.hurry = asyncio.Event(), asyncio.Event()
+        self.patient = True
+        self._terminal = sys.stdin is not None and sys.stdin.isatty()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.add_signal_handler(number, self._arrived, number)
+
+    def _arrived(self, number: signal.Signals) -> None:
+        if number is signal.SIGHUP and not self._terminal:
+            log.warning("SIGHUP changes nothing", advice="models are read at the start: restart to read them again")
+            return
+        if self.stop.is_set():
+            self.hurry.set()
+        elif number is not signal.SIGTERM and self._terminal:
+            self.patient = False
+        self.stop.set()
 
 
 async def _pause(hurry: asyncio.Event, seconds: float) -> None:

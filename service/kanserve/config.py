@@ -7,6 +7,7 @@ why a setting is what it is.
 from __future__ import annotations
 
 import difflib
+import enum
 import ipaddress
 import tomllib
 from collections.abc import Mapping
@@ -43,30 +44,130 @@ def _size(value: Any) -> Any:
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Size = Annotated[int, BeforeValidator(_size), Field(ge=1024, le=GRPC_LIMIT)]
+FileSize = Annotated[int, BeforeValidator(_size), Field(ge=1024, le=2**40)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Seconds = Annotated[float, Field(ge=0.001, le=86400)]
+
+
+class Group(enum.StrEnum):
+    """The headings of `kanserve serve --help`."""
+
+    ADDRESSES = "addresses"
+    MODELS = "models"
+    LIMITS = "limits"
+    CONNECTIONS = "connections"
+    LEAVING = "leaving"
+    LOGS = "logs"
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """How `kanserve serve --help` shows a setting: under which heading, and what its value is called."""
+
+    group: str
+    metavar: str
+
+
+def setting(default: Any, description: str, *, group: Group, metavar: str = "", **checks: Any) -> Any:
+    """A setting with its default, and how its flag is shown. A switch needs no `metavar`."""
+    return Field(default, description=description, json_schema_extra={"group": group, "metavar": metavar}, **checks)
 
 
 class Settings(BaseSettings):
-    """One frozen value per server process. Build it with `load`, or directly in tests."""
+    """One frozen value per server process. Build it with `load`, or directly in tests.
+
+    Every limit that an operator may want to set is here; what is fixed by the protocol is
+    a constant where it binds.
+    """
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
 
     repository: Path = Field(description="folder of models: NAME/VERSION/model.onnx")
-    host: str = Field("127.0.0.1", description="address of the gRPC port")
-    grpc_port: Port = Field(8001, description="0: any free port")
-    metrics_host: str = Field("127.0.0.1", description="address of the metrics port")
-    metrics_port: Port = Field(8002, description="0: any free port")
-    device: Literal["cpu", "cuda"] = Field("cpu", description="where graphs run; never a silent fallback")
-    threads: int = Field(0, ge=0, le=1024, description="0: what the cgroup grants")
-    plain_onnx: bool = Field(False, description="also serve model.onnx without a manifest, without edge queries")
-    reflection: bool = Field(False, description="gRPC reflection")
-    insecure: bool = Field(False, description="allow a gRPC address that other machines reach")
-    max_request_bytes: Size = Field(4 * MIB, description="larger requests are refused")
-    max_response_bytes: Size = Field(16 * MIB, description="larger answers are refused before they are computed")
-    max_query_rows: int = Field(4096, ge=1, description="rows of one edge query")
-    drain_delay: float = Field(5.0, ge=0, le=600, description="seconds between not ready and closing, on SIGTERM")
-    drain_grace: float = Field(25.0, ge=0, le=600, description="seconds that requests in flight may take after it")
-    log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line written")
+    host: str = setting("127.0.0.1", "address of the gRPC port", group=Group.ADDRESSES, metavar="ADDRESS")
+    grpc_port: Port = setting(8001, "0: any free port", group=Group.ADDRESSES, metavar="PORT")
+    metrics_host: str = setting("127.0.0.1", "address of the metrics port", group=Group.ADDRESSES, metavar="ADDRESS")
+    metrics_port: Port = setting(8002, "0: any free port", group=Group.ADDRESSES, metavar="PORT")
+    insecure: bool = setting(False, "allow a gRPC address that other machines reach", group=Group.ADDRESSES)
+    reflection: bool = setting(False, "gRPC reflection", group=Group.ADDRESSES)
+
+    backend: str = setting("ort", "what runs the graphs: ort is ONNX Runtime", group=Group.MODELS, metavar="NAME")
+    device: Literal["cpu", "cuda"] = setting(
+        "cpu", "where graphs run; never a silent fallback", group=Group.MODELS, metavar="cpu|cuda"
+    )
+    threads: int = setting(0, "0: what the cgroup grants", group=Group.MODELS, metavar="N", ge=0, le=1024)
+    plain_onnx: bool = setting(
+        False, "also serve model.onnx without a manifest, without edge queries", group=Group.MODELS
+    )
+    plain_max_batch: Count = setting(
+        1024, "rows of one request to a model without a manifest", group=Group.MODELS, metavar="N"
+    )
+    max_file_bytes: FileSize = setting(
+        2**30, "larger files of a model are refused", group=Group.MODELS, metavar="BYTES"
+    )
+    piece_bytes: Size = setting(
+        2 * MIB,
+        "a large batch runs in pieces whose widest intermediate has this size",
+        group=Group.MODELS,
+        metavar="BYTES",
+    )
+    inline_seconds: float = setting(
+        200e-6, "a run that is shorter holds the event loop", group=Group.MODELS, metavar="SECONDS", ge=0, le=1
+    )
+
+    max_request_bytes: Size = setting(4 * MIB, "larger requests are refused", group=Group.LIMITS, metavar="BYTES")
+    max_response_bytes: Size = setting(
+        16 * MIB, "larger answers are refused before they are computed", group=Group.LIMITS, metavar="BYTES"
+    )
+    max_typed_bytes: Size = setting(
+        MIB,
+        "larger typed contents are refused; raw ones are cheaper",
+        group=Group.LIMITS,
+        metavar="BYTES",
+    )
+    max_queue: Count = setting(256, "requests of one model that wait or run", group=Group.LIMITS, metavar="N")
+    max_query_rows: Count = setting(4096, "rows of one edge query", group=Group.LIMITS, metavar="N")
+    max_queries: Count = setting(16, "edge queries of one model that wait or run", group=Group.LIMITS, metavar="N")
+    query_bytes: Size = setting(
+        32 * MIB, "edge values of one query that are held at a time", group=Group.LIMITS, metavar="BYTES"
+    )
+    # Each may hold a request of `max_request_bytes`. Queues refuse long before; this
+    # bounds memory when many models, or many connections, are busy at once.
+    max_calls: Count = setting(1024, "calls that are handled at once", group=Group.LIMITS, metavar="N")
+    max_watches: Count = setting(64, "health watches that are open at once", group=Group.LIMITS, metavar="N")
+
+    max_connections: Count = setting(1000, "open connections", group=Group.CONNECTIONS, metavar="N")
+    max_streams: Count = setting(128, "calls at once on one connection", group=Group.CONNECTIONS, metavar="N")
+    handshake_timeout: Seconds = setting(10.0, "for a new connection", group=Group.CONNECTIONS, metavar="SECONDS")
+    connection_idle: Seconds = setting(
+        300.0, "an idle connection is closed", group=Group.CONNECTIONS, metavar="SECONDS"
+    )
+    connection_age: Seconds = setting(1800.0, "any connection is closed", group=Group.CONNECTIONS, metavar="SECONDS")
+    connection_age_grace: Seconds = setting(
+        30.0, "for the calls on a connection that is closed for its age", group=Group.CONNECTIONS, metavar="SECONDS"
+    )
+    keepalive: Seconds = setting(
+        60.0, "between pings on a silent connection", group=Group.CONNECTIONS, metavar="SECONDS"
+    )
+    scrape_timeout: Seconds = setting(
+        10.0, "until a silent client of the metrics port is dropped", group=Group.CONNECTIONS, metavar="SECONDS"
+    )
+
+    drain_delay: float = setting(
+        5.0, "between not ready and closing, on SIGTERM", group=Group.LEAVING, metavar="SECONDS", ge=0, le=600
+    )
+    refuse_seconds: float = setting(
+        0.5, "of clean refusals before the port closes", group=Group.LEAVING, metavar="SECONDS", ge=0, le=60
+    )
+    drain_grace: float = setting(
+        25.0, "that calls in flight may take after it", group=Group.LEAVING, metavar="SECONDS", ge=0, le=600
+    )
+
+    log_format: Literal["auto", "json", "console"] = setting(
+        "auto", "auto: console on a terminal", group=Group.LOGS, metavar="auto|json|console"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = setting(
+        "info", "least severe line written", group=Group.LOGS, metavar="debug|info|warning|error"
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -98,6 +199,16 @@ class Settings(BaseSettings):
                 "where everyone may query the models, say so with insecure = true (--insecure)"
             )
         return self
+
+
+def flags() -> dict[str, Flag]:
+    """Every setting that has a flag of its own, in the order of `Settings`; switches have no metavar."""
+    table = {}
+    for name, field in Settings.model_fields.items():
+        shown = field.json_schema_extra
+        if isinstance(shown, dict):
+            table[name] = Flag(str(shown["group"]), str(shown["metavar"]))
+    return table
 
 
 # NOTE: the metrics address has no such rule: it is read-only, holds no tensor

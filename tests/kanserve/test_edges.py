@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from kanserve import backends
+from kanserve.config import Settings
 from kanserve.interpret import select
 from kanserve.models import edges
 from kanserve.models.loading import Loader
@@ -84,30 +85,29 @@ def test_top_k_fits_where_everything_does_not(server: Server) -> None:
 
 
 @pytest.mark.parametrize("top_k", [0, 3])
-def test_chunks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, top_k: int) -> None:
+def test_chunks_change_nothing(tmp_path: Path, top_k: int) -> None:
     toy.write(tmp_path)
-    bundle = layout.read(layout.scan(tmp_path, plain_onnx=False)[0])
+    bundle = layout.read(layout.scan(tmp_path, plain_onnx=False)[0], 2**30)
     assert bundle.manifest is not None
     backend = backends.load("ort")
-    loader = Loader(backend, "cpu", 1, Metrics())
+    loader = Loader(backend, Settings(repository=tmp_path), 1, Metrics())
     session = backend.create(bundle.files["model.onnx"], device="cpu", threads=1)
     graphs = loader._graphs(bundle, bundle.manifest)
     shapes = [select.LayerShape(3, 4), select.LayerShape(4, 2)]
     plans = select.plan(shapes, layers=[], sources=[2, 1], destinations=[], top_k=top_k)
     rows = ROWS.astype(np.float32)
 
-    def compute() -> tuple[edges.LayerEdges, ...]:
-        return edges.compute(session, "x", graphs, plans, rows, threading.Event())
+    def compute(chunk_bytes: int) -> tuple[edges.LayerEdges, ...]:
+        return edges.compute(session, "x", graphs, plans, rows, threading.Event(), chunk_bytes=chunk_bytes)
 
-    whole = compute()
-    monkeypatch.setattr(edges, "CHUNK_BYTES", 100)  # two rows of layer 0, three of layer 1; nodes of three rows
-    for a, b in zip(whole, compute(), strict=True):
+    # 100 bytes: two rows of layer 0, three of layer 1; nodes of three rows.
+    for a, b in zip(compute(2**20), compute(100), strict=True):
         assert (a.sources, a.destinations) == (b.sources, b.destinations)
         np.testing.assert_allclose(a.values, b.values, rtol=1e-6)
     cancelled = threading.Event()
     cancelled.set()
     with pytest.raises(edges.Cancelled):
-        edges.compute(session, "x", graphs, plans, rows, cancelled)
+        edges.compute(session, "x", graphs, plans, rows, cancelled, chunk_bytes=100)
 
 
 def test_describe_tells_the_manifest(server: Server, repository: Path) -> None:

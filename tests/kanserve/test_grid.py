@@ -16,6 +16,7 @@ from kanexport import manifest as contract
 from kanserve import backends
 from kanserve.client import bulk
 from kanserve.client.connection import Client, ClientError
+from kanserve.config import Settings
 from kanserve.errors import BackendError, LoadError, LoadReason
 from kanserve.interpret import select
 from kanserve.models import edges, loading
@@ -203,7 +204,7 @@ class Watched:
 
 def bundled(root: Path) -> tuple[Bundle, contract.Manifest]:
     toy_grid.write(root)
-    bundle = layout.read(layout.scan(root, plain_onnx=False)[0])
+    bundle = layout.read(layout.scan(root, plain_onnx=False)[0], 2**30)
     assert bundle.manifest is not None
     return bundle, bundle.manifest
 
@@ -211,9 +212,7 @@ def bundled(root: Path) -> tuple[Bundle, contract.Manifest]:
 @pytest.mark.parametrize("top_k", [0, 5])
 @pytest.mark.parametrize("layer", [0, 1, 2])
 @pytest.mark.parametrize("piece_rows", [0, 2])
-def test_memory_is_bounded_in_rows_and_positions(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, top_k: int, layer: int, piece_rows: int
-) -> None:
+def test_memory_is_bounded_in_rows_and_positions(tmp_path: Path, top_k: int, layer: int, piece_rows: int) -> None:
     bundle, manifest = bundled(tmp_path)
     backend = backends.load("ort")
 
@@ -222,11 +221,12 @@ def test_memory_is_bounded_in_rows_and_positions(
 
     shapes = [select.LayerShape(i.sources, i.destinations, i.positions) for i in manifest.layers]
     plans = select.plan(shapes, layers=[layer], sources=[], destinations=[], top_k=top_k)
-    monkeypatch.setattr(edges, "CHUNK_BYTES", 1000)
     model = create("model.onnx")
     session = create(f"edges_l{layer}.onnx")
     graphs = tuple(edges.LayerGraph(info, lambda: session) for info in manifest.layers)
-    (found,) = edges.compute(model, "x", graphs, plans, ROWS, threading.Event(), piece_rows=piece_rows)
+    (found,) = edges.compute(
+        model, "x", graphs, plans, ROWS, threading.Event(), chunk_bytes=1000, piece_rows=piece_rows
+    )
     everything = toy_grid.edges(ROWS, layer)
     expected = everything[..., found.sources, found.destinations] if top_k else everything
     np.testing.assert_allclose(found.values, expected, **TOLERANCE)
@@ -240,11 +240,11 @@ def test_memory_is_bounded_in_rows_and_positions(
 
 def test_a_node_tensor_that_is_not_its_positions_is_found_when_it_runs(tmp_path: Path) -> None:
     bundle, manifest = bundled(tmp_path)
-    loader = Loader(backends.load("ort"), "cpu", 1, Metrics())
+    loader = Loader(backends.load("ort"), Settings(repository=tmp_path), 1, Metrics())
     session = loader.backend.create(bundle.files["model.onnx"], device="cpu", threads=1)
     plans = (select.LayerPlan(1, (0,), (0,), 0, (3,)),)
     with pytest.raises(BackendError, match=r"tokens_in has shape \(9, 2, 12\), expected \(9, 3, 'n'\)"):
-        edges.compute(session, "x", loader._graphs(bundle, manifest), plans, ROWS, threading.Event())
+        edges.compute(session, "x", loader._graphs(bundle, manifest), plans, ROWS, threading.Event(), chunk_bytes=2**20)
 
 
 def tensor(name: str, *shape: int) -> contract.TensorSpec:
@@ -276,9 +276,9 @@ def test_a_manifest_that_is_not_its_graphs(
     tmp_path: Path, damage: Callable[[Path], None], reason: LoadReason, text: str
 ) -> None:
     damage(toy_grid.write(tmp_path))
-    bundle = layout.read(layout.scan(tmp_path, plain_onnx=False)[0])
+    bundle = layout.read(layout.scan(tmp_path, plain_onnx=False)[0], 2**30)
     with pytest.raises(LoadError) as caught:
-        Loader(backends.load("ort"), "cpu", 1, Metrics()).load(bundle)
+        Loader(backends.load("ort"), Settings(repository=tmp_path), 1, Metrics()).load(bundle)
     assert (caught.value.reason, text in str(caught.value)) == (reason, True), str(caught.value)
 
 
@@ -293,8 +293,7 @@ def test_class_c_is_refused_by_a_server_and_the_index_says_why(tmp_path: Path) -
     assert "depends on the other rows of its batch" in states["batchwise"][1]
 
 
-def test_pieces_of_inference_count_positions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pieces_of_inference_count_positions(tmp_path: Path) -> None:
     manifest = contract.load(toy_grid.write(tmp_path))  # the widest basis makes 32 numbers of a row
-    assert loading._chunk_rows(manifest) == loading.CHUNK_BYTES // (4 * 32)
-    monkeypatch.setattr(loading, "CHUNK_BYTES", 1)
-    assert loading._chunk_rows(manifest) == 16 // 6
+    assert loading._chunk_rows(manifest, 2**21) == 2**21 // (4 * 32)
+    assert loading._chunk_rows(manifest, 1) == 16 // 6

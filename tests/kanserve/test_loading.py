@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 
 from kanexport import manifest as contract
 from kanserve import backends
+from kanserve.config import Settings
 from kanserve.errors import ConfigError, LoadError, LoadReason
 from kanserve.models import loading
 from kanserve.models.loading import Loader
@@ -31,7 +32,8 @@ from tests.kanserve.running import INFERENCE, KAN, request, serving
 
 def load(root: Path, *, plain: bool = False, device: str = "cpu") -> Model:
     (candidate,) = layout.scan(root, plain_onnx=plain)
-    return Loader(backends.load("ort"), device, 1, Metrics()).load(layout.read(candidate))
+    settings = Settings(repository=root, device=device)
+    return Loader(backends.load("ort"), settings, 1, Metrics()).load(layout.read(candidate, settings.max_file_bytes))
 
 
 def test_a_good_version(tmp_path: Path) -> None:
@@ -211,5 +213,5 @@ def test_the_size_of_a_piece_follows_from_the_widest_layer(tmp_path: Path) -> No
     basis = contract.BasisInfo(kind="bspline", functions=8, parameters={}, knots=())
     wide = dataclasses.replace(manifest.layers[1], bases=(basis,))  # four sources
     manifest = dataclasses.replace(manifest, layers=(manifest.layers[0], wide))
-    assert loading._chunk_rows(manifest) == loading.CHUNK_BYTES // (4 * 8 * 4)
-    assert loading._chunk_rows(None) == 0
+    assert loading._chunk_rows(manifest, 2**21) == 2**21 // (4 * 8 * 4)
+    assert loading._chunk_rows(None, 2**21) == 0

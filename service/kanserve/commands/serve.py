@@ -15,23 +15,6 @@ from kanserve.console.common import FAILED, CommandError, add_json_option, print
 from kanserve.errors import ConfigError, KanserveError
 from kanserve.observe import logs
 
-SWITCHES = ("plain_onnx", "reflection", "insecure")
-FLAGS = {
-    "host": "ADDRESS",
-    "grpc_port": "PORT",
-    "metrics_host": "ADDRESS",
-    "metrics_port": "PORT",
-    "device": "cpu|cuda",
-    "threads": "N",
-    "max_request_bytes": "BYTES",
-    "max_response_bytes": "BYTES",
-    "max_query_rows": "N",
-    "drain_delay": "SECONDS",
-    "drain_grace": "SECONDS",
-    "log_format": "auto|json|console",
-    "log_level": "debug|info|warning|error",
-}
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command: one per setting, named as the setting is."""
@@ -39,17 +22,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("repository", nargs="?", metavar="REPOSITORY", help="folder of models", **absent)
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings; flags and KANSERVE_* win")
     parser.add_argument("--show-config", action="store_true", help="print every setting with its origin, and stop")
-    for name, metavar in FLAGS.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, help=_help(name), **absent)
-    for name in SWITCHES:
-        action = argparse.BooleanOptionalAction
-        parser.add_argument(f"--{name.replace('_', '-')}", action=action, help=_help(name), **absent)
+    groups: dict[str, Any] = {}
+    for name, flag in config.flags().items():
+        if flag.group not in groups:
+            groups[flag.group] = parser.add_argument_group(flag.group)
+        kind: dict[str, Any] = {"metavar": flag.metavar} if flag.metavar else {"action": argparse.BooleanOptionalAction}
+        groups[flag.group].add_argument(f"--{name.replace('_', '-')}", help=_help(name), **kind, **absent)
     add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT. Returns the exit code; raises CommandError."""
-    names = ("repository", *FLAGS, *SWITCHES)
+    names = ("repository", *config.flags())
     flags = {name: getattr(args, name) for name in names if hasattr(args, name)}
     try:
         loaded = config.load(flags, config=args.config)

@@ -1,128 +1,133 @@
-"""The gRPC server: options, and a handler for every method there is."""
+"""gRPC by grpc.aio: a connection's calls become bytes for the guarded methods, and their answers go back."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import AsyncIterator
+from typing import Any, TypeAlias
 
 import grpc
-from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-from grpc_reflection.v1alpha import reflection_pb2
-from grpc_reflection.v1alpha._async import ReflectionServicer
 
+from kanserve.config import GRPC_LIMIT, Settings
 from kanserve.errors import ConfigError
-from kanserve.observe.metrics import UNKNOWN
-from kanserve.pb import pool
-from kanserve.rpc.guard import Guard, Method
-from kanserve.rpc.health import Health
-from kanserve.rpc.inference import InferenceService
-from kanserve.rpc.kan import KanService
+from kanserve.rpc.guard import Arrival, Guarded, Kind, Refused, Stream, Unary
+from kanserve.rpc.services import Services
+from kanserve.rpc.status import Code
 
-REFLECTION = ("grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.ServerReflection")
-SERVICES = (InferenceService.descriptor.full_name, KanService.descriptor.full_name)
-# Each may hold a request of `max_request_bytes`. Queues refuse long before; this
-# bounds memory when many models, or many connections, are busy at once.
-CONCURRENT_RPCS = 1024
-MINUTE = 60_000  # milliseconds
+ENVELOPE_BYTES = 2**20  # of names and ids around an answer's tensors, which the handlers bound
+STATUS = {code.value[0]: code for code in grpc.StatusCode}
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in its stubs only
 
 
-@dataclass(frozen=True, slots=True)
-class Wire:
-    """What the transport needs to know."""
-
-    max_request_bytes: int
-    max_response_bytes: int
-    reflection: bool
-
-
-def options(wire: Wire) -> list[tuple[str, int]]:
+def options(settings: Settings) -> list[tuple[str, int]]:
     """Channel options. gRPC accepts unknown names silently, so tests check their effect."""
+    milliseconds = {
+        "grpc.server_handshake_timeout_ms": settings.handshake_timeout,
+        "grpc.max_connection_idle_ms": settings.connection_idle,
+        "grpc.max_connection_age_ms": settings.connection_age,
+        "grpc.max_connection_age_grace_ms": settings.connection_age_grace,
+        "grpc.keepalive_time_ms": settings.keepalive,
+        "grpc.keepalive_timeout_ms": settings.keepalive / 3,
+        "grpc.http2.min_ping_interval_without_data_ms": settings.keepalive / 2,
+    }
     return [
-        ("grpc.max_receive_message_length", wire.max_request_bytes),
-        # The handlers bound the tensors; names and ids around them come on top.
-        ("grpc.max_send_message_length", min(wire.max_response_bytes + 2**20, 2**31 - 1)),
+        ("grpc.max_receive_message_length", settings.max_request_bytes),
+        ("grpc.max_send_message_length", min(settings.max_response_bytes + ENVELOPE_BYTES, GRPC_LIMIT)),
         ("grpc.so_reuseport", 0),  # a second server on this port must fail, not steal half the calls
-        ("grpc.max_concurrent_streams", 128),
-        ("grpc.server_handshake_timeout_ms", 10_000),
-        ("grpc.max_connection_idle_ms", 5 * MINUTE),
-        ("grpc.max_connection_age_ms", 30 * MINUTE),
-        ("grpc.max_connection_age_grace_ms", MINUTE // 2),
-        ("grpc.keepalive_time_ms", MINUTE),
-        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.max_concurrent_streams", settings.max_streams),
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
         ("grpc.http2.max_pings_without_data", 0),
-        ("grpc.max_allowed_incoming_connections", 1000),
         ("grpc.enable_channelz", 0),
+        *((name, round(seconds * 1000)) for name, seconds in milliseconds.items()),
     ]
 
 
-def build(wire: Wire, guard: Guard, inference: InferenceService, kan: KanService, health: Health) -> grpc.aio.Server:
+def build(settings: Settings, services: Services) -> grpc.aio.Server:
     """A server that is not bound and not started. Needs a running event loop."""
-    server = grpc.aio.server(options=options(wire), maximum_concurrent_rpcs=CONCURRENT_RPCS)
-    known: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
-    for descriptor, methods in (
-        (inference.descriptor, inference.methods()),
-        (kan.descriptor, kan.methods()),
-    ):
-        known |= _handlers(guard, descriptor, methods)
-    handlers: list[grpc.GenericRpcHandler] = [health.handler()]
-    if wire.reflection:
-        handlers.extend(_reflection())
-    handlers.append(_Router(known, guard.refusal(UNKNOWN, UNKNOWN)))
-    server.add_generic_rpc_handlers(tuple(handlers))
+    server = grpc.aio.server(options=options(settings), maximum_concurrent_rpcs=settings.max_calls)
+    server.add_generic_rpc_handlers((_Router(services),))
     return server
 
 
 def bind(server: grpc.aio.Server, host: str, port: int) -> int:
     """Bind, and say which port it is. Raises ConfigError if the address is taken or wrong."""
     address = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    taken = f"cannot listen on {address}:{port}; is another server running there?"
     try:
         bound = server.add_insecure_port(f"{address}:{port}")
     except RuntimeError as error:
-        raise ConfigError(f"cannot listen on {address}:{port}; is another server running there?") from error
+        raise ConfigError(taken) from error
     if not bound:
-        raise ConfigError(f"cannot listen on {address}:{port}; is another server running there?")
+        raise ConfigError(taken)
     return bound
 
 
-def _handlers(
-    guard: Guard, descriptor: ServiceDescriptor, methods: dict[str, Method]
-) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
-    """One handler per method of the descriptor, those without an implementation refused."""
-    found = {}
-    method: MethodDescriptor
-    for method in descriptor.methods:
-        path = f"/{descriptor.full_name}/{method.name}"
-        if method.name in methods:
-            found[path] = guard.unary(descriptor.full_name, method.name, methods[method.name])
-        else:
-            streaming = method.client_streaming or method.server_streaming
-            found[path] = guard.refusal(descriptor.full_name, method.name, streaming=streaming)
-    return found
-
-
 class _Router(grpc.GenericRpcHandler):
-    """By full method name; what nobody knows is refused, and counted under one label."""
+    """A handler by the full name of the method."""
 
-    def __init__(
-        self,
-        known: dict[str, grpc.RpcMethodHandler[Any, Any]],
-        unknown: grpc.RpcMethodHandler[Any, Any],
-    ) -> None:
-        self._known = known
-        self._unknown = unknown
+    def __init__(self, services: Services) -> None:
+        self._methods = {path: _handler(method) for path, method in services.methods.items()}
+        self._unknown = _handler(services.unknown)
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
-        return self._known.get(handler_call_details.method, self._unknown)
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
+        return self._methods.get(handler_call_details.method, self._unknown)
 
 
-def _reflection() -> list[grpc.GenericRpcHandler]:
-    """The v1alpha servicer under both names: the messages are the same on the wire."""
-    servicer = ReflectionServicer(SERVICES, pool=pool())
-    handler = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
-        reflection_pb2.ServerReflectionRequest.FromString,
-        reflection_pb2.ServerReflectionResponse.SerializeToString,
-    )
-    return [grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": handler}) for name in REFLECTION]
+def _handler(method: Guarded) -> Handler:
+    if isinstance(method, Unary):
+        return _unary(method)
+    return _server_stream(method) if method.kind is Kind.SERVER_STREAM else _bidi_stream(method)
+
+
+def _unary(method: Unary) -> Handler:
+    async def handle(data: bytes, context: Context) -> bytes:
+        try:
+            return await method.answer(data, _arrival(context))
+        except Refused as refused:
+            await _abort(context, refused)
+            raise  # abort has raised already
+
+    return grpc.unary_unary_rpc_method_handler(handle)
+
+
+def _server_stream(method: Stream) -> Handler:
+    async def handle(data: bytes, context: Context) -> AsyncIterator[bytes]:
+        async for answer in _answers(method, _alone(data), context):
+            yield answer
+
+    return grpc.unary_stream_rpc_method_handler(handle)
+
+
+def _bidi_stream(method: Stream) -> Handler:
+    async def handle(messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        async for answer in _answers(method, messages, context):
+            yield answer
+
+    return grpc.stream_stream_rpc_method_handler(handle)
+
+
+async def _answers(method: Stream, messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+    try:
+        async for answer in method.answers(messages, _arrival(context)):
+            yield answer
+    except Refused as refused:
+        await _abort(context, refused)
+
+
+async def _alone(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+def _arrival(context: Context) -> Arrival:
+    return Arrival(context.invocation_metadata() or (), context.time_remaining())
+
+
+async def _abort(context: Context, refused: Refused) -> None:
+    await context.abort(status(refused.code), refused.text, trailing_metadata=refused.trailers)
+
+
+def status(code: Code) -> grpc.StatusCode:
+    """The transport's own name for a code."""
+    return STATUS[int(code)]

@@ -8,15 +8,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from kanserve.observe.metrics import CONTENT_TYPE, Metrics
 
-SCRAPE_TIMEOUT = 10.0  # seconds until a silent client of the metrics port is dropped
-
 
 class MetricsServer:
     """GET and HEAD on /metrics, on a thread of its own so that load cannot hide it."""
 
-    def __init__(self, metrics: Metrics, host: str, port: int) -> None:
-        """Bind. Raises OSError if the address is taken."""
-        self._server = _Server((host, port), _handler(metrics))
+    def __init__(self, metrics: Metrics, host: str, port: int, scrape_timeout: float) -> None:
+        """Bind. A silent client is dropped after `scrape_timeout` seconds. Raises OSError if the
+        address is taken."""
+        self._server = _Server((host, port), _handler(metrics, scrape_timeout))
         self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
         self._thread.start()
 
@@ -37,9 +36,9 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False  # a slow scraper must not hold up the exit
 
 
-def _handler(metrics: Metrics) -> type[BaseHTTPRequestHandler]:
+def _handler(metrics: Metrics, scrape_timeout: float) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        timeout = SCRAPE_TIMEOUT
+        timeout = scrape_timeout
 
         def do_GET(self) -> None:
             body = metrics.text() if self.path.split("?")[0] == "/metrics" else b"only /metrics is here\n"

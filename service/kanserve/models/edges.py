@@ -1,7 +1,7 @@
 """What the edges of a model did with given rows: one small graph per layer, made when asked for.
 
 Memory is bounded by working through rows and positions in chunks: a chunk of one
-layer holds at most CHUNK_BYTES of edge values, a piece of rows at most CHUNK_BYTES
+layer holds at most `chunk_bytes` of edge values, a piece of rows at most `chunk_bytes`
 of node vectors. A layer runs N times, once at every position of every row.
 """
 
@@ -21,8 +21,6 @@ from kanserve.errors import BackendError, LoadError, NotPossible
 from kanserve.interpret import select
 from kanserve.interpret.select import LayerPlan
 from kanserve.nouns import Array, LayerEdges
-
-CHUNK_BYTES = 32 * 2**20
 
 Floats = NDArray[np.floating]
 
@@ -63,6 +61,7 @@ def compute(
     rows: Array,
     cancelled: threading.Event,
     *,
+    chunk_bytes: int,
     piece_rows: int = 0,
 ) -> tuple[LayerEdges, ...]:
     """Edge values of the planned layers for `rows` [B, ...]; runs in a worker thread.
@@ -70,13 +69,13 @@ def compute(
     The serving graph computes the node vectors, only those that are needed, for at
     most `piece_rows` rows at a time (0: no such limit). Raises Cancelled between chunks.
     """
-    nodes = _Nodes(session, input_name, [graphs[plan.layer].layer for plan in plans], rows, piece_rows)
-    share = CHUNK_BYTES // max(1, len(plans))
+    nodes = _Nodes(session, input_name, [graphs[plan.layer].layer for plan in plans], rows, piece_rows, chunk_bytes)
+    share = chunk_bytes // max(1, len(plans))
     answers = [_Answer(graphs[plan.layer], plan, len(rows), share) for plan in plans]
-    _work(nodes, answers, cancelled)
+    _work(nodes, answers, cancelled, chunk_bytes)
     again = [answer for answer in answers if not answer.settle()]
     if again:
-        _work(nodes, again, cancelled)
+        _work(nodes, again, cancelled, chunk_bytes)
     return tuple(answer.result() for answer in answers)
 
 
@@ -85,15 +84,21 @@ class _Nodes:
     of them are small, otherwise again whenever they are gone through."""
 
     def __init__(
-        self, session: Session, input_name: str, layers: Sequence[LayerInfo], rows: Array, piece_rows: int
+        self,
+        session: Session,
+        input_name: str,
+        layers: Sequence[LayerInfo],
+        rows: Array,
+        piece_rows: int,
+        chunk_bytes: int,
     ) -> None:
         self._session = session
         self._input = input_name
         self._rows = rows
         self._wanted = sorted({layer.node_tensor for layer in layers} - {input_name})
         size = sum(math.prod(layer.positions) * layer.sources for layer in layers) * rows.dtype.itemsize
-        self._step = max(1, min(piece_rows or len(rows), CHUNK_BYTES // max(size, 1)))
-        self._kept: dict[int, dict[str, Array]] | None = {} if size * len(rows) <= CHUNK_BYTES else None
+        self._step = max(1, min(piece_rows or len(rows), chunk_bytes // max(size, 1)))
+        self._kept: dict[int, dict[str, Array]] | None = {} if size * len(rows) <= chunk_bytes else None
 
     def __iter__(self) -> Iterator[tuple[int, int, dict[str, Array]]]:
         """First row, number of rows, and the node tensors by name [rows, *positions, n]."""
@@ -135,10 +140,10 @@ class _Answer:
             raise BackendError(f"{tensor} has shape {nodes.shape}, expected {(rows, *self._plan.positions, 'n')}")
         return np.ascontiguousarray(nodes).reshape(-1, nodes.shape[-1])
 
-    def chunk(self, nodes: Array) -> int:
+    def chunk(self, nodes: Array, chunk_bytes: int) -> int:
         """How many node vectors make a chunk of edge values."""
         size = self.graph.layer.sources * self.graph.layer.destinations * nodes.dtype.itemsize
-        return max(1, CHUNK_BYTES // max(size, 1))
+        return max(1, chunk_bytes // max(size, 1))
 
     def add(self, row: int, offset: int, values: Floats) -> None:
         """Edge values [n, S, D], those of `row` from its position `offset` on."""
@@ -179,11 +184,11 @@ class _Answer:
             self._values[at : at + len(picked)] = picked.astype(np.float32)
 
 
-def _work(nodes: _Nodes, answers: list[_Answer], cancelled: threading.Event) -> None:
+def _work(nodes: _Nodes, answers: list[_Answer], cancelled: threading.Event, chunk_bytes: int) -> None:
     for row, count, found in nodes:
         for answer in answers:
             vectors = answer.flat(found[answer.graph.layer.node_tensor], count)
-            step = answer.chunk(vectors)
+            step = answer.chunk(vectors, chunk_bytes)
             for offset in range(0, len(vectors), step):
                 if cancelled.is_set():
                     raise Cancelled

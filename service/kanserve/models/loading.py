@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from kanexport import manifest as contract
 from kanexport.manifest import BasisInfo, LayerInfo, Manifest
 from kanserve.backends import Backend, Session
+from kanserve.config import Settings
 from kanserve.errors import Exhausted, KanserveError, LoadError, LoadReason
 from kanserve.models.edges import LayerGraph
 from kanserve.models.model import Model
@@ -25,28 +26,25 @@ from kanserve.repository.layout import Bundle
 
 T = TypeVar("T", bound=np.generic)
 
-PLAIN_BATCH = 1024  # rows of one request where no manifest says otherwise
-# The widest intermediate of a piece should stay in a core's cache. Measured on
-# [784, 64, 10], G = 5, 1024 rows: 19.4 ms in pieces of 64 rows, 61 ms in one piece.
-CHUNK_BYTES = 2 * 2**20
-INLINE_SECONDS = 200e-6  # what the event loop may be held for; a hop to a thread and back costs more
 PROBES = 5
 SERVED_CLASSES = ("A", "B")
 
 
 @dataclass(frozen=True, slots=True)
 class Loader:
-    """Makes models with one backend, device and thread budget."""
+    """Makes models with one backend, on the device and within the limits of the settings."""
 
     backend: Backend
-    device: str
+    settings: Settings
     threads: int
     metrics: Metrics
 
     def load(self, bundle: Bundle) -> Model:
         """Prepare and prove one version; blocks. Raises LoadError, ConfigError."""
-        session = self.backend.create(bundle.files[contract.MODEL_FILE], device=self.device, threads=self.threads)
-        info = _info(bundle, session)
+        session = self.backend.create(
+            bundle.files[contract.MODEL_FILE], device=self.settings.device, threads=self.threads
+        )
+        info = _info(bundle, session, self.settings.plain_max_batch)
         graphs: tuple[LayerGraph, ...] = ()
         if bundle.manifest is not None:
             _prove(bundle.manifest, info, session)
@@ -56,9 +54,10 @@ class Loader:
             session,
             graphs,
             self.metrics.model(info.name, str(info.version)),
+            self.settings,
             workers=self.threads,
-            inline_rows=_inline_rows(info, session),
-            chunk_rows=_chunk_rows(bundle.manifest),
+            inline_rows=_inline_rows(info, session, self.settings.inline_seconds),
+            chunk_rows=_chunk_rows(bundle.manifest, self.settings.piece_bytes),
         )
 
     def _graphs(self, bundle: Bundle, manifest: Manifest) -> tuple[LayerGraph, ...]:
@@ -68,7 +67,7 @@ class Loader:
                 functools.partial(
                     self.backend.create,
                     bundle.files[layer.edges_file],
-                    device=self.device,
+                    device=self.settings.device,
                     threads=self.threads,
                 ),
             )
@@ -76,12 +75,12 @@ class Loader:
         )
 
 
-def _info(bundle: Bundle, session: Session) -> ModelInfo:
+def _info(bundle: Bundle, session: Session, plain_max_batch: int) -> ModelInfo:
     manifest = bundle.manifest
     if manifest is None:
         tensors = (*session.inputs, *session.outputs)
         batched = all(len(t.shape) > 1 and t.shape[0] == -1 for t in tensors)
-        size = PLAIN_BATCH if batched else 0
+        size = plain_max_batch if batched else 0
         return ModelInfo(bundle.name, bundle.version, size, session.inputs, session.outputs, bundle.digest)
     given = TensorInfo(manifest.input.name, manifest.input.datatype, manifest.input.shape)
     wanted = TensorInfo(manifest.output.name, manifest.output.datatype, manifest.output.shape)
@@ -208,15 +207,19 @@ def _shaped(flat: NDArray[T], tensor: TensorInfo) -> NDArray[T]:
     return flat.reshape(len(flat), *tensor.shape[1:])
 
 
-def _chunk_rows(manifest: Manifest | None) -> int:
-    """Rows whose basis values fill CHUNK_BYTES; 0 if nobody knows whether they may be parted."""
+def _chunk_rows(manifest: Manifest | None, piece_bytes: int) -> int:
+    """Rows whose basis values fill `piece_bytes`; 0 if nobody knows whether they may be parted.
+
+    The widest intermediate of a piece should stay in a core's cache. Measured on
+    [784, 64, 10], G = 5, 1024 rows: 19.4 ms in pieces of 64 rows, 61 ms in one piece.
+    """
     if manifest is None:
         return 0
     item = DTYPES[manifest.input.datatype].itemsize
     widest = max((_width(layer, basis) for layer in manifest.layers for basis in layer.bases), default=1)
     # No matrix product should have less than 16 rows; positions count as rows.
     positions = max((math.prod(layer.positions) for layer in manifest.layers), default=1)
-    return max(1, 16 // positions, CHUNK_BYTES // (item * widest))
+    return max(1, 16 // positions, piece_bytes // (item * widest))
 
 
 def _width(layer: LayerInfo, basis: BasisInfo) -> int:
@@ -225,8 +228,9 @@ def _width(layer: LayerInfo, basis: BasisInfo) -> int:
     return per_function * basis.functions
 
 
-def _inline_rows(info: ModelInfo, session: Session) -> int:
-    """How many rows run within INLINE_SECONDS: the largest power of two, 0 if not even one.
+def _inline_rows(info: ModelInfo, session: Session, inline_seconds: float) -> int:
+    """How many rows run within `inline_seconds`, for which the event loop may be held: the
+    largest power of two, 0 if not even one.
 
     Measures the best of a few runs, so that a busy moment does not decide for ever.
     """
@@ -239,7 +243,7 @@ def _inline_rows(info: ModelInfo, session: Session) -> int:
         feeds: dict[str, Array] = {
             tensor.name: np.zeros((rows, *tensor.shape[1:]), DTYPES[tensor.datatype]) for tensor in info.inputs
         }
-        if _best_seconds(session, names, feeds) > INLINE_SECONDS:
+        if _best_seconds(session, names, feeds) > inline_seconds:
             break
         allowed = rows
         rows *= 2

@@ -20,15 +20,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from kanserve.backends import Session
+from kanserve.config import Settings
 from kanserve.errors import DeadlineExceeded, QueueFull, QueueTimeout
 from kanserve.interpret.select import LayerPlan
 from kanserve.models import edges
 from kanserve.models.edges import LayerGraph
 from kanserve.nouns import Array, LayerEdges, ModelInfo
 from kanserve.observe.metrics import ModelMetrics
-
-QUEUE_LIMIT = 256  # requests of one model that wait or run
-QUERY_LIMIT = 16  # edge queries of one model that wait or run
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +55,7 @@ class Model:
         session: Session,
         graphs: tuple[LayerGraph, ...],
         metrics: ModelMetrics,
+        settings: Settings,
         *,
         workers: int,
         inline_rows: int,
@@ -67,6 +66,7 @@ class Model:
         self.metrics = metrics
         self.inline_rows = inline_rows
         self._chunk_rows = chunk_rows
+        self._settings = settings
         self._session = session
         self._graphs = graphs
         self._queries = 0
@@ -83,7 +83,7 @@ class Model:
         submitted = time.perf_counter_ns()
         if rows <= self.inline_rows and not statistics.pending:
             return self._execute(outputs, feeds, submitted, limits)
-        if statistics.pending >= QUEUE_LIMIT:
+        if statistics.pending >= self._settings.max_queue:
             raise QueueFull
         statistics.pending += 1
         try:
@@ -122,7 +122,7 @@ class Model:
         """
         if not self._graphs:
             raise edges.missing(self.info.name)
-        if self._queries >= QUERY_LIMIT:
+        if self._queries >= self._settings.max_queries:
             raise QueueFull
         cancelled = threading.Event()
         self._queries += 1
@@ -149,6 +149,7 @@ class Model:
             plans,
             rows,
             cancelled,
+            chunk_bytes=self._settings.query_bytes,
             piece_rows=self._chunk_rows,
         )
 

@@ -45,7 +45,7 @@ class Rollout:
         runtime = self._backend.version()
         self._metrics.gauge("kanserve_build_info").labels(version(), runtime, settings.device).set(1)
         log.info("starting", runtime=runtime, device=settings.device, threads=self._threads)
-        loader = Loader(self._backend, settings.device, self._threads, self._metrics)
+        loader = Loader(self._backend, settings, self._threads, self._metrics)
         candidates = layout.scan(settings.repository, plain_onnx=settings.plain_onnx)
         for candidate in candidates:
             self._registry.found(candidate.name, candidate.version)
@@ -59,10 +59,11 @@ class Rollout:
             log.error("not ready", reason="a version failed to load" if candidates else "the repository is empty")
 
     async def _load(self, loader: Loader, candidate: Candidate) -> None:
+        settings = self._settings
         labels = {"model": candidate.name, "version": candidate.version}
         started = time.perf_counter()
         try:
-            model = await asyncio.to_thread(lambda: loader.load(layout.read(candidate)))
+            model = await asyncio.to_thread(lambda: loader.load(layout.read(candidate, settings.max_file_bytes)))
         except LoadError as error:
             self._failed(candidate, error.reason, str(error))
             return

@@ -24,7 +24,6 @@ from kanserve.errors import ConfigError, LoadError, LoadReason
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 VERSION = re.compile(r"[1-9][0-9]{0,17}")
-FILE_BYTES = 1 * 2**30  # bytes of one file; a KAN of this size is not plausible
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # NONBLOCK: opening a named pipe would otherwise wait for a writer for ever.
 FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -81,8 +80,9 @@ def scan(repository: Path, *, plain_onnx: bool) -> list[Candidate]:
     return sorted(found, key=lambda c: (c.name, c.version))
 
 
-def read(candidate: Candidate) -> Bundle:
-    """Read one version: every listed file once, compared with size and sha256.
+def read(candidate: Candidate, max_file_bytes: int) -> Bundle:
+    """Read one version: every listed file once, compared with size and sha256. A file beyond
+    `max_file_bytes` is refused.
 
     Raises LoadError with the reason; what it says names files by base name only.
     """
@@ -90,8 +90,8 @@ def read(candidate: Candidate) -> Bundle:
         with _opened(candidate) as directory:
             entries = set(os.listdir(directory))
             if contract.FILE_NAME not in entries:
-                return _plain(candidate, directory)
-            return _verified(candidate, directory, entries)
+                return _plain(candidate, directory, max_file_bytes)
+            return _verified(candidate, directory, entries, max_file_bytes)
     except OSError as error:
         raise LoadError(LoadReason.UNREADABLE, f"cannot be read: {error.strerror or error}") from error
     except ManifestError as error:
@@ -140,7 +140,7 @@ def _opened(candidate: Candidate) -> Iterator[int]:
         os.close(current)
 
 
-def _verified(candidate: Candidate, directory: int, entries: set[str]) -> Bundle:
+def _verified(candidate: Candidate, directory: int, entries: set[str], max_file_bytes: int) -> Bundle:
     manifest = contract.loads(_read(directory, contract.FILE_NAME, contract.SIZE_LIMIT))
     if manifest.name != candidate.name:
         raise LoadError(
@@ -160,7 +160,7 @@ def _verified(candidate: Candidate, directory: int, entries: set[str]) -> Bundle
     for entry in manifest.files:
         if os.path.basename(entry.path) != entry.path or not NAME.fullmatch(entry.path):
             raise LoadError(LoadReason.MANIFEST, f"{entry.path!r} is not a plain file name")
-        data = _read(directory, entry.path, FILE_BYTES, expected=entry.size)
+        data = _read(directory, entry.path, max_file_bytes, expected=entry.size)
         found = hashlib.sha256(data).hexdigest()
         if found != entry.sha256:
             raise LoadError(
@@ -172,8 +172,8 @@ def _verified(candidate: Candidate, directory: int, entries: set[str]) -> Bundle
     return Bundle(manifest.name, manifest.version, manifest, files, digest)
 
 
-def _plain(candidate: Candidate, directory: int) -> Bundle:
-    data = _read(directory, contract.MODEL_FILE, FILE_BYTES)
+def _plain(candidate: Candidate, directory: int, max_file_bytes: int) -> Bundle:
+    data = _read(directory, contract.MODEL_FILE, max_file_bytes)
     digest = hashlib.sha256(data).hexdigest()
     return Bundle(candidate.name, candidate.version, None, {contract.MODEL_FILE: data}, digest)
 

@@ -17,8 +17,6 @@ from kanserve.nouns import DTYPES, EdgeRequest, EdgeResponse, InferRequest, Infe
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 
-# Typed contents cost a Python object per number while they are unpacked.
-TYPED_LIMIT = 1 * 2**20  # bytes
 # A few megabytes can name a million tensors; reading them would hold the event loop for seconds.
 COUNT_LIMITS = {"inputs": 64, "outputs": 64, "parameters": 64, "raw_input_contents": 64}
 DIMENSION_LIMIT = 16
@@ -56,7 +54,7 @@ def parse(kind: type[M], data: bytes) -> M:
         raise BadRequest(f"malformed {kind.DESCRIPTOR.name}") from error
 
 
-def request_from_pb(message: pb.ModelInferRequest, *, deadline: float | None) -> InferRequest:
+def request_from_pb(message: pb.ModelInferRequest, *, deadline: float | None, max_typed_bytes: int) -> InferRequest:
     """ModelInferRequest -> InferRequest. Raises BadRequest, Exhausted, Unsupported."""
     for name, limit in COUNT_LIMITS.items():
         _at_most(name, getattr(message, name), limit)
@@ -68,7 +66,7 @@ def request_from_pb(message: pb.ModelInferRequest, *, deadline: float | None) ->
         _tensor_parameters(output.name, output.parameters)
     # Each access to a bytes field copies it: once, here.
     raw = list(message.raw_input_contents)
-    inputs = _raw_inputs(message, raw) if raw else _typed_inputs(message)
+    inputs = _raw_inputs(message, raw) if raw else _typed_inputs(message, max_typed_bytes)
     return InferRequest(
         model=message.model_name,
         version=message.model_version,
@@ -187,15 +185,16 @@ def _raw_inputs(message: pb.ModelInferRequest, raw: list[bytes]) -> tuple[InputT
     )
 
 
-def _typed_inputs(message: pb.ModelInferRequest) -> tuple[InputTensor, ...]:
+def _typed_inputs(message: pb.ModelInferRequest, max_typed_bytes: int) -> tuple[InputTensor, ...]:
     return tuple(
-        InputTensor(tensor.name, tensor.datatype, tuple(tensor.shape), _typed(message, tensor))
+        InputTensor(tensor.name, tensor.datatype, tuple(tensor.shape), _typed(message, tensor, max_typed_bytes))
         for tensor in message.inputs
     )
 
 
-def _typed(message: pb.ModelInferRequest, tensor: Any) -> bytes:
-    """Typed contents as the bytes that raw contents would have been."""
+def _typed(message: pb.ModelInferRequest, tensor: Any, max_typed_bytes: int) -> bytes:
+    """Typed contents as the bytes that raw contents would have been. Bounded, since they cost a
+    Python object per number while they are unpacked."""
     if not tensor.HasField("contents"):
         if 0 in tensor.shape:  # nothing to send, so there is nothing to miss
             return b""
@@ -211,10 +210,10 @@ def _typed(message: pb.ModelInferRequest, tensor: Any) -> bytes:
     if not filled or tensor.datatype not in DTYPES:
         return b""
     dtype, values = DTYPES[tensor.datatype], filled[0][1]
-    if len(values) * dtype.itemsize > TYPED_LIMIT:
+    if len(values) * dtype.itemsize > max_typed_bytes:
         raise Exhausted(
             f"typed contents of input '{tensor.name}' take {len(values) * dtype.itemsize} bytes, the limit is "
-            f"{TYPED_LIMIT}; send larger tensors in raw_input_contents"
+            f"{max_typed_bytes}; send larger tensors in raw_input_contents"
         )
     try:
         return np.array(values, dtype).tobytes()

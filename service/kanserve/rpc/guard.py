@@ -1,20 +1,24 @@
-"""The single wrapper around every method: id, deadline, counts, one log line, error translation.
+"""What every call passes: id, deadline, counts, one log line, one error translation.
 
-Methods take bytes and return bytes. gRPC's own deserialisation would answer a
+Unary and streaming methods alike, health and reflection included. A door gives bytes
+and an `Arrival`, and gets bytes or `Refused`; nothing here knows a transport.
+
+Methods take bytes and return bytes, because gRPC's own deserialisation would answer a
 malformed message with UNKNOWN and the name of a Python class.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import enum
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import grpc
 from structlog.contextvars import bind_contextvars
 
 from kanserve.errors import Draining, KanserveError, QueueFull, Unsupported
@@ -22,6 +26,7 @@ from kanserve.lifecycle import Lifecycle
 from kanserve.observe import logs
 from kanserve.observe.metrics import UNKNOWN, Metrics
 from kanserve.rpc import status
+from kanserve.rpc.status import Code
 
 ID = re.compile(r"[\x21-\x7e]{1,128}")
 ID_HEADER = "x-request-id"
@@ -29,6 +34,32 @@ ID_HEADER = "x-request-id"
 PUSHBACK = ("grpc-retry-pushback-ms", "500")
 
 log = logs.get_logger("rpc")
+
+
+class Kind(enum.StrEnum):
+    """How messages flow: the metric label `grpc_type`."""
+
+    UNARY = "unary"
+    SERVER_STREAM = "server_stream"
+    BIDI_STREAM = "bidi_stream"
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What a door knows of a call: its metadata, and the seconds until its deadline (None: it has none)."""
+
+    metadata: Iterable[tuple[str, str | bytes]]
+    remaining: float | None
+
+
+class Refused(Exception):
+    """A call that ends without an answer, as the door is to send it."""
+
+    def __init__(self, code: Code, text: str, trailers: tuple[tuple[str, str], ...]) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+        self.trailers = trailers
 
 
 @dataclass(slots=True)
@@ -46,133 +77,184 @@ class Call:
             self.request_id = message_id
             bind_contextvars(request_id=message_id)
 
+    def late(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
 
-Method = Callable[[bytes, Call], Awaitable[bytes]]
-Context = grpc.aio.ServicerContext[Any, Any]
+
+UnaryMethod = Callable[[bytes, Call], Awaitable[bytes]]
+StreamMethod = Callable[[AsyncIterator[bytes], Call], AsyncIterator[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Unary:
+    """A guarded method: one message in, one out. `answer` raises Refused."""
+
+    answer: Callable[[bytes, Arrival], Awaitable[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A guarded method that answers with a stream, to one message or to a stream of them.
+    `answers` raises Refused."""
+
+    kind: Kind
+    answers: Callable[[AsyncIterator[bytes], Arrival], AsyncIterator[bytes]]
+
+
+Guarded = Unary | Stream
+
+
+@dataclass(slots=True)
+class _Sizes:
+    """Bytes of a call's messages, for its log line."""
+
+    request: int = 0
+    response: int = 0
 
 
 class Guard:
-    """Wraps methods of one server."""
+    """Wraps the methods of one server."""
 
     def __init__(self, metrics: Metrics, lifecycle: Lifecycle) -> None:
         self._metrics = metrics
         self._lifecycle = lifecycle
         self._inflight = metrics.gauge("kanserve_inflight_requests")
 
-    def unary(self, service: str, name: str, method: Method) -> grpc.RpcMethodHandler[bytes, bytes]:
-        """A handler for a method that exists."""
-        series = _Series(self._metrics, "unary", service, name)
+    def unary(self, service: str, name: str, method: UnaryMethod, *, probe: bool = False) -> Unary:
+        """A method of one message each way. `probe`: health and the like, which answers while
+        the server leaves, is not counted as work in flight, and is logged only where it fails."""
+        series = _Series(self._metrics, Kind.UNARY, service, name)
 
-        async def handle(data: bytes, context: Context) -> bytes:
-            return await self._handle(series, method, data, context)
+        async def answer(data: bytes, arrival: Arrival) -> bytes:
+            call = _call(arrival)
+            with self._watched(series, call, probe=probe) as sizes:
+                sizes.request = len(data)
+                response = await method(data, call)
+                sizes.response = len(response)
+            return response
 
-        return grpc.unary_unary_rpc_method_handler(handle)
+        return Unary(answer)
 
-    def refusal(self, service: str, name: str, *, streaming: bool = False) -> grpc.RpcMethodHandler[bytes, bytes]:
-        """A handler that answers UNIMPLEMENTED with a sentence."""
+    def stream(self, service: str, name: str, kind: Kind, method: StreamMethod, *, probe: bool = False) -> Stream:
+        """A method that answers with a stream. `probe` as for `unary`."""
+        series = _Series(self._metrics, kind, service, name)
+
+        async def answers(messages: AsyncIterator[bytes], arrival: Arrival) -> AsyncIterator[bytes]:
+            call = _call(arrival)
+            with self._watched(series, call, probe=probe) as sizes:
+                async for response in method(_counted(messages, sizes), call):
+                    sizes.response += len(response)
+                    yield response
+
+        return Stream(kind, answers)
+
+    def refusal(self, service: str, name: str, *, streaming: bool = False) -> Guarded:
+        """A method that answers UNIMPLEMENTED with a sentence."""
+        sentence = "this server has no such method" if name == UNKNOWN else f"{name} is not supported by kanserve"
 
         async def refuse(data: bytes, call: Call) -> bytes:
-            raise Unsupported(
-                "this server has no such method" if name == UNKNOWN else f"{name} is not supported by kanserve"
-            )
+            raise Unsupported(sentence)
 
-        if not streaming:
-            return self.unary(service, name, refuse)
-        series = _Series(self._metrics, "bidi_stream", service, name)
+        async def refuse_stream(messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
+            yield await refuse(b"", call)
 
-        async def stream(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-            yield await self._handle(series, refuse, b"", context)
+        if streaming:
+            return self.stream(service, name, Kind.BIDI_STREAM, refuse_stream)
+        return self.unary(service, name, refuse)
 
-        return grpc.stream_stream_rpc_method_handler(stream)
+    def _admit(self, *, probe: bool) -> None:
+        """Raises what turns a call away before its method sees it."""
+        if self._lifecycle.closed and not probe:
+            raise Draining
 
-    async def _handle(self, series: _Series, method: Method, data: bytes, context: Context) -> bytes:
+    @contextlib.contextmanager
+    def _watched(self, series: _Series, call: Call, *, probe: bool) -> Iterator[_Sizes]:
+        """One call from its arrival to its status. Raises Refused for every error inside."""
         started = time.perf_counter()
-        call = _call(context)
         bind_contextvars(request_id=call.request_id)
         series.started.inc()
-        self._inflight.inc()
-        answer = b""
+        if not probe:
+            self._inflight.inc()
+        sizes = _Sizes()
         failure: Exception | None = None
-        outcome = grpc.StatusCode.OK
+        outcome = Code.OK
         try:
-            answer = await (_turn_away if self._lifecycle.closed else method)(data, call)
-        except asyncio.CancelledError:
-            late = call.deadline is not None and time.monotonic() >= call.deadline
-            outcome = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
+            self._admit(probe=probe)
+            yield sizes
+        except (asyncio.CancelledError, GeneratorExit):
+            outcome = Code.DEADLINE_EXCEEDED if call.late() else Code.CANCELLED
             raise
         except Exception as error:  # the process boundary: a bug must not reach the wire as text
-            failure = error
-            outcome = status.code(error)
+            failure, outcome = error, status.code(error)
+            raise _refused(error, call) from error
         finally:
-            self._inflight.dec()
+            if not probe:
+                self._inflight.dec()
             seconds = time.perf_counter() - started
             series.ended(outcome, seconds)
-            _write(series, call, outcome, failure, seconds=seconds, sizes=(len(data), len(answer)))
-        if failure is not None:
-            await _abort(context, failure, call)
-        return answer
-
-
-async def _turn_away(data: bytes, call: Call) -> bytes:
-    raise Draining
+            if not (probe and outcome in (Code.OK, Code.CANCELLED)):
+                _write(series, call, outcome, failure, seconds=seconds, sizes=sizes)
 
 
 class _Series:
     """The counters of one method, looked up once."""
 
-    def __init__(self, metrics: Metrics, kind: str, service: str, name: str) -> None:
+    def __init__(self, metrics: Metrics, kind: Kind, service: str, name: str) -> None:
         self.path = f"{service}/{name}"
-        self._labels = (kind, service, name)
+        self._labels = (str(kind), service, name)
         self._handled = metrics.counter("grpc_server_handled_total")
         self._seconds = metrics.histogram("grpc_server_handling_seconds").labels(*self._labels)
         self.started = metrics.counter("grpc_server_started_total").labels(*self._labels)
         self._ok = self._handled.labels(*self._labels, "OK")
 
-    def ended(self, outcome: grpc.StatusCode, seconds: float) -> None:
+    def ended(self, outcome: Code, seconds: float) -> None:
         counter = self._ok
-        if outcome is not grpc.StatusCode.OK:
+        if outcome is not Code.OK:
             counter = self._handled.labels(*self._labels, outcome.name)
         counter.inc()
         self._seconds.observe(seconds)
 
 
-def _call(context: Context) -> Call:
+def _call(arrival: Arrival) -> Call:
     given = ""
-    for key, value in context.invocation_metadata() or ():
+    for key, value in arrival.metadata:
         if key == ID_HEADER and isinstance(value, str) and ID.fullmatch(value):
             given = value
-    remaining = context.time_remaining()
-    deadline = None if remaining is None else time.monotonic() + remaining
+    deadline = None if arrival.remaining is None else time.monotonic() + arrival.remaining
     return Call(given or secrets.token_hex(8), bool(given), deadline)
 
 
+async def _counted(messages: AsyncIterator[bytes], sizes: _Sizes) -> AsyncIterator[bytes]:
+    async for message in messages:
+        sizes.request += len(message)
+        yield message
+
+
+def _refused(error: Exception, call: Call) -> Refused:
+    trailers: tuple[tuple[str, str], ...] = ((ID_HEADER, call.request_id),)
+    if isinstance(error, QueueFull | Draining):
+        trailers = (*trailers, PUSHBACK)
+    return Refused(status.code(error), status.text(error, call.request_id), trailers)
+
+
 def _write(
-    series: _Series,
-    call: Call,
-    outcome: grpc.StatusCode,
-    failure: Exception | None,
-    *,
-    seconds: float,
-    sizes: tuple[int, int],
+    series: _Series, call: Call, outcome: Code, failure: Exception | None, *, seconds: float, sizes: _Sizes
 ) -> None:
+    """The call's line: error for a bug of ours, warning for a call that was refused, info for the rest."""
     facts: dict[str, Any] = {
         "method": series.path,
         "code": outcome.name,
         "ms": round(seconds * 1e3, 3),
-        "request_bytes": sizes[0],
-        "response_bytes": sizes[1],
+        "request_bytes": sizes.request,
+        "response_bytes": sizes.response,
         **call.facts,
     }
-    if outcome is grpc.StatusCode.INTERNAL:
+    if outcome is Code.INTERNAL:
         log.error("rpc", **facts, exc_info=failure)
     elif isinstance(failure, KanserveError):
-        log.info("rpc", **facts, reason=status.text(failure, call.request_id))
+        log.warning("rpc", **facts, reason=status.text(failure, call.request_id))
+    elif outcome is Code.DEADLINE_EXCEEDED:
+        log.warning("rpc", **facts, reason="the caller's deadline passed")
     else:
         log.info("rpc", **facts)
-
-
-async def _abort(context: Context, failure: Exception, call: Call) -> None:
-    trailers: list[tuple[str, str]] = [(ID_HEADER, call.request_id)]
-    if isinstance(failure, QueueFull | Draining):
-        trailers.append(PUSHBACK)
-    await context.abort(status.code(failure), status.text(failure, call.request_id), trailing_metadata=tuple(trailers))

@@ -8,59 +8,47 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
 
-import grpc
 from grpc_health.v1 import health_pb2
 
-from kanserve.errors import KanserveError
+from kanserve.errors import Exhausted, KanserveError, NotFound
 from kanserve.handlers.catalogue import Catalogue
+from kanserve.rpc import convert
+from kanserve.rpc.guard import Call
 
 SERVICE = "grpc.health.v1.Health"
 LIVENESS = "liveness"
-WATCHERS = 64  # streams; each is an open RPC
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Health:
-    """Answers from the repository's state; `changed` wakes the watchers."""
+    """Answers from the catalogue's state; `changed` wakes the watchers."""
 
-    def __init__(self, catalogue: Catalogue, services: tuple[str, ...]) -> None:
+    def __init__(self, catalogue: Catalogue, services: tuple[str, ...], max_watches: int) -> None:
+        """`services`: names that mean the whole server. `max_watches`: each is an open RPC."""
         self._catalogue = catalogue
         self._services = services
+        self._max_watches = max_watches
         self._condition = asyncio.Condition()
         self._ended = False
-        self._watchers = 0
+        self._watches = 0
 
-    def handler(self) -> grpc.GenericRpcHandler:
-        """To be registered with a server."""
-        serialize = health_pb2.HealthCheckResponse.SerializeToString
-        deserialize = health_pb2.HealthCheckRequest.FromString
-        return grpc.method_handlers_generic_handler(
-            SERVICE,
-            {
-                "Check": grpc.unary_unary_rpc_method_handler(self.check, deserialize, serialize),
-                "Watch": grpc.unary_stream_rpc_method_handler(self.watch, deserialize, serialize),
-            },
-        )
-
-    async def check(self, request: Any, context: Context) -> Any:
+    async def check(self, data: bytes, call: Call) -> bytes:
         """SERVING or NOT_SERVING; NOT_FOUND for a name that means nothing here."""
-        serving = self._serving(request.service)
+        serving = self._serving(convert.parse(health_pb2.HealthCheckRequest, data).service)
         if serving is None:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
+            raise NotFound("unknown service")
         return _response(serving)
 
-    async def watch(self, request: Any, context: Context) -> AsyncIterator[Any]:
+    async def watch(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
         """The state now and after every change, until the server leaves."""
-        if self._watchers >= WATCHERS:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many health watches are open")
-        self._watchers += 1
+        service = convert.parse(health_pb2.HealthCheckRequest, await anext(messages, b"")).service
+        if self._watches >= self._max_watches:
+            raise Exhausted("too many health watches are open")
+        self._watches += 1
         try:
-            last: Any = self  # nothing was sent yet
+            last: bool | Health | None = self  # nothing was sent yet
             while True:
-                serving = self._serving(request.service)
+                serving = self._serving(service)
                 if serving is not last:
                     yield _response(serving)
                     last = serving
@@ -69,7 +57,7 @@ class Health:
                 async with self._condition:
                     await self._condition.wait()
         finally:
-            self._watchers -= 1
+            self._watches -= 1
 
     async def changed(self, *, end: bool = False) -> None:
         """Tell the watchers to look again; with `end`, for the last time."""
@@ -89,7 +77,7 @@ class Health:
             return False if service in known else None
 
 
-def _response(serving: bool | None) -> Any:
-    kinds = health_pb2.HealthCheckResponse
-    states = {True: kinds.SERVING, False: kinds.NOT_SERVING, None: kinds.SERVICE_UNKNOWN}
-    return health_pb2.HealthCheckResponse(status=states[serving])
+def _response(serving: bool | None) -> bytes:
+    states = health_pb2.HealthCheckResponse
+    state = {True: states.SERVING, False: states.NOT_SERVING, None: states.SERVICE_UNKNOWN}[serving]
+    return bytes(health_pb2.HealthCheckResponse(status=state).SerializeToString())

@@ -6,7 +6,7 @@ from kanserve.handlers.catalogue import Catalogue
 from kanserve.handlers.inference import Inference
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.rpc import convert, describe
-from kanserve.rpc.guard import Call, Method
+from kanserve.rpc.guard import Call, UnaryMethod
 from kanserve.version import version
 
 EXTENSIONS = (
@@ -24,12 +24,13 @@ class InferenceService:
 
     descriptor = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
-    def __init__(self, inference: Inference, catalogue: Catalogue) -> None:
+    def __init__(self, inference: Inference, catalogue: Catalogue, max_typed_bytes: int) -> None:
         self._inference = inference
         self._catalogue = catalogue
+        self._max_typed_bytes = max_typed_bytes
         self._version = version()
 
-    def methods(self) -> dict[str, Method]:
+    def methods(self) -> dict[str, UnaryMethod]:
         """Name of the RPC -> what answers it."""
         return {
             "ServerLive": self.server_live,
@@ -89,7 +90,7 @@ class InferenceService:
         message = convert.parse(pb.ModelInferRequest, data)
         call.adopt(message.id)
         call.facts["model"] = message.model_name[:128]
-        request = convert.request_from_pb(message, deadline=call.deadline)
+        request = convert.request_from_pb(message, deadline=call.deadline, max_typed_bytes=self._max_typed_bytes)
         response = await self._inference.infer(request)
         call.facts["version"] = response.version
         if response.outputs and response.outputs[0].shape:

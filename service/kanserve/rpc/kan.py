@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 
-import grpc
-
 from kanserve.errors import KanserveError
 from kanserve.handlers.kan import Kan
 from kanserve.nouns import EdgeRequest
 from kanserve.observe.metrics import UNKNOWN, Metrics
 from kanserve.pb import kan_pb2
 from kanserve.rpc import convert, describe, status
-from kanserve.rpc.guard import Call, Method
+from kanserve.rpc.guard import Call, UnaryMethod
+from kanserve.rpc.status import Code
 
 
 class KanService:
@@ -25,7 +24,7 @@ class KanService:
         self._kan = kan
         self._metrics = metrics
 
-    def methods(self) -> dict[str, Method]:
+    def methods(self) -> dict[str, UnaryMethod]:
         """Name of the RPC -> what answers it."""
         return {"DescribeModel": self.describe_model, "QueryEdges": self.query_edges}
 
@@ -44,11 +43,11 @@ class KanService:
         request = convert.edges_from_pb(message, deadline=call.deadline)
         call.facts |= {"model": request.model[:128], "rows": request.row_count}
         started = time.perf_counter()
-        outcome = grpc.StatusCode.OK
+        outcome = Code.OK
         try:
             response = await self._kan.edges(request)
         except asyncio.CancelledError:
-            outcome = grpc.StatusCode.CANCELLED
+            outcome = Code.CANCELLED
             raise
         except KanserveError as error:
             outcome = status.code(error)

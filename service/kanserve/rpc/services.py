@@ -1,0 +1,58 @@
+"""Every method of every service behind the guard: the table that a door serves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from google.protobuf.descriptor import ServiceDescriptor
+
+from kanserve.observe.metrics import UNKNOWN
+from kanserve.rpc import health, reflection
+from kanserve.rpc.guard import Guard, Guarded, Kind, UnaryMethod
+from kanserve.rpc.health import Health
+from kanserve.rpc.inference import InferenceService
+from kanserve.rpc.kan import KanService
+from kanserve.rpc.reflection import Reflection
+
+NAMES = (InferenceService.descriptor.full_name, KanService.descriptor.full_name)
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """`methods` by path, such as /grpc.health.v1.Health/Check; `unknown` answers for any other path."""
+
+    methods: Mapping[str, Guarded]
+    unknown: Guarded
+
+
+def guarded(
+    guard: Guard, inference: InferenceService, kan: KanService, probes: Health, mirror: Reflection | None
+) -> Services:
+    """All methods. `mirror` None: reflection is not offered."""
+    methods: dict[str, Guarded] = {}
+    methods |= _service(guard, inference.descriptor, inference.methods())
+    methods |= _service(guard, kan.descriptor, kan.methods())
+    methods[f"/{health.SERVICE}/Check"] = guard.unary(health.SERVICE, "Check", probes.check, probe=True)
+    methods[f"/{health.SERVICE}/Watch"] = guard.stream(
+        health.SERVICE, "Watch", Kind.SERVER_STREAM, probes.watch, probe=True
+    )
+    if mirror is not None:
+        for name in reflection.SERVICES:
+            methods[f"/{name}/{reflection.METHOD}"] = guard.stream(
+                name, reflection.METHOD, Kind.BIDI_STREAM, mirror.info, probe=True
+            )
+    return Services(methods, guard.refusal(UNKNOWN, UNKNOWN))
+
+
+def _service(guard: Guard, descriptor: ServiceDescriptor, methods: Mapping[str, UnaryMethod]) -> dict[str, Guarded]:
+    """One entry per method of the descriptor, those without an implementation refused."""
+    table: dict[str, Guarded] = {}
+    for method in descriptor.methods:
+        path = f"/{descriptor.full_name}/{method.name}"
+        if method.name in methods:
+            table[path] = guard.unary(descriptor.full_name, method.name, methods[method.name])
+        else:
+            streaming = method.client_streaming or method.server_streaming
+            table[path] = guard.refusal(descriptor.full_name, method.name, streaming=streaming)
+    return table

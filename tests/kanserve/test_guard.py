@@ -1,0 +1,153 @@
+"""What every call passes, health and reflection included; and how the process takes signals."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+
+from kanserve.pb import grpc_service_pb2 as pb
+from tests.kanserve import toy
+from tests.kanserve.running import INFERENCE, START, Server, launched, serving, wait_until
+
+HEALTH = "/grpc.health.v1.Health"
+REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+
+
+def handled(server: Server, method: str, code: str) -> float:
+    """How often a method ended with a code, by the metrics."""
+    pattern = rf'^grpc_server_handled_total{{grpc_code="{code}",grpc_method="{method}",[^}}]*}} (\S+)$'
+    return sum(map(float, re.findall(pattern, server.metrics(), re.MULTILINE)))
+
+
+def test_health_and_reflection_pass_the_guard(tmp_path: Path) -> None:
+    toy.write(tmp_path)
+    with serving(tmp_path, reflection=True) as server:
+        unknown = health_pb2.HealthCheckRequest(service="nobody").SerializeToString()
+        with pytest.raises(grpc.RpcError) as caught:
+            server.call(f"{HEALTH}/Check", unknown, metadata=(("x-request-id", "probe-7"),))
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+        assert ("x-request-id", "probe-7") in tuple(caught.value.trailing_metadata())
+        with pytest.raises(grpc.RpcError, match="malformed HealthCheckRequest"):
+            server.call(f"{HEALTH}/Check", b"\xff\xff")
+        server.call(f"{HEALTH}/Check", b"")
+        question = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
+        (answer,) = server.channel.stream_stream(REFLECTION)(iter([question]), timeout=10)
+        assert b"GRPCInferenceService" in answer
+        with pytest.raises(grpc.RpcError, match="malformed ServerReflectionRequest"):
+            list(server.channel.stream_stream(REFLECTION)(iter([b"\xff\xff"]), timeout=10))
+        assert handled(server, "Check", "NOT_FOUND") == 1
+        assert handled(server, "Check", "OK") == 1
+        assert handled(server, "Check", "INVALID_ARGUMENT") == 1
+        wait_until(lambda: handled(server, "ServerReflectionInfo", "OK") == 1)
+        assert handled(server, "ServerReflectionInfo", "INVALID_ARGUMENT") == 1
+        # Probes that succeed would fill the log; those that do not are worth a line.
+        lines = [line for line in server.lines() if "Health" in line.get("method", "")]
+        assert [line["code"] for line in lines] == ["NOT_FOUND", "INVALID_ARGUMENT"]
+        assert lines[0]["request_id"] == "probe-7"
+
+
+def test_a_watch_is_no_request_in_flight_and_ends_when_its_caller_goes(tmp_path: Path) -> None:
+    toy.write(tmp_path)
+    with serving(tmp_path, max_watches=1) as server:
+        watch = server.channel.unary_stream(f"{HEALTH}/Watch")(b"", timeout=30)
+        assert health_pb2.HealthCheckResponse.FromString(next(watch)).status == health_pb2.HealthCheckResponse.SERVING
+        assert "kanserve_inflight_requests 0.0" in server.metrics()
+        with pytest.raises(grpc.RpcError, match="too many health watches are open"):
+            next(server.channel.unary_stream(f"{HEALTH}/Watch")(b"", timeout=30))
+        watch.cancel()
+        wait_until(lambda: handled(server, "Watch", "CANCELLED") == 1)
+        again = server.channel.unary_stream(f"{HEALTH}/Watch")(b"", timeout=30)
+        assert next(again)
+        again.cancel()
+
+
+def test_refused_calls_are_warnings(tmp_path: Path) -> None:
+    """So that `--log-level warning` hides what went well, and nothing else."""
+    toy.write(tmp_path)
+    with serving(tmp_path) as server:
+        server.call(f"{INFERENCE}ModelMetadata", pb.ModelMetadataRequest(name="toy").SerializeToString())
+        with pytest.raises(grpc.RpcError):
+            server.call(f"{INFERENCE}ModelMetadata", pb.ModelMetadataRequest(name="nobody").SerializeToString())
+        levels = {line["code"]: line["level"] for line in server.lines() if line["event"] == "rpc"}
+    assert levels == {"OK": "info", "NOT_FOUND": "warning"}
+
+
+def test_sighup_is_answered_with_a_line_and_changes_nothing(tmp_path: Path) -> None:
+    toy.write(tmp_path)
+    with serving(tmp_path) as server:
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: any(line["event"] == "SIGHUP changes nothing" for line in server.lines()))
+        assert server.call(f"{INFERENCE}ServerReady", b"")
+        assert server.stop() == 0
+
+
+def _take_terminal() -> None:
+    """Make standard input the terminal that controls the process, as a shell does."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+@pytest.mark.parametrize("ending", ["ctrl-c", "hang-up"])
+def test_a_terminal_is_left_at_once(tmp_path: Path, ending: str) -> None:
+    """Ctrl-C does not wait for load balancers, and neither does a terminal that is closed."""
+    toy.write(tmp_path)
+    controller, terminal = pty.openpty()
+    settings = {"repository": str(tmp_path), "grpc_port": 0, "metrics_port": 0, "log_format": "json"}
+    assert "drain_delay" not in settings  # the defaults: 5 s, and half a second more
+    with subprocess.Popen(
+        [sys.executable, "-c", START, json.dumps(settings)],
+        stdin=terminal,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=_take_terminal,
+    ) as process:
+        try:
+            os.close(terminal)
+            assert process.stdout is not None
+            assert process.stdout.readline()
+            begun = time.monotonic()
+            if ending == "ctrl-c":
+                os.write(controller, b"\x03")
+            else:
+                os.close(controller)
+            code = process.wait(20)
+            seconds = time.monotonic() - begun
+        finally:
+            process.kill()
+            if ending == "ctrl-c":
+                os.close(controller)
+    assert code == 0
+    assert seconds < 4, f"it took {seconds:.1f} s"
+
+
+def test_a_second_interrupt_ends_a_drain(tmp_path: Path) -> None:
+    toy.write(tmp_path)
+    with launched(tmp_path, drain_delay=60) as (process, _):
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 143
+
+
+def test_the_backend_is_a_setting(tmp_path: Path) -> None:
+    toy.write(tmp_path)
+    command = [sys.executable, "-m", "kanserve", "serve", str(tmp_path), "--backend", "abacus"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "unknown backend 'abacus'; there are: ort" in done.stderr
