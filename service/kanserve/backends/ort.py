@@ -58,7 +58,7 @@ def create(graph: bytes, *, device: str, threads: int) -> OrtSession:
     provider = PROVIDERS.get(device)
     available = onnxruntime.get_available_providers()
     if provider is None or provider not in available:
-        usable = [name for name, found in PROVIDERS.items() if found in available]
+        usable = [name for name, offered in PROVIDERS.items() if offered in available]
         raise ConfigError(
             f"device {device!r} is not available: this onnxruntime offers {', '.join(usable)}"
             + ("; cuda needs the extra kanserve[gpu]" if device == "cuda" else "")

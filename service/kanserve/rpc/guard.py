@@ -217,12 +217,12 @@ class _Series:
 
 
 def _call(arrival: Arrival) -> Call:
-    given = ""
+    request_id = ""
     for key, value in arrival.metadata:
         if key == ID_HEADER and isinstance(value, str) and ID.fullmatch(value):
-            given = value
+            request_id = value
     deadline = None if arrival.remaining is None else time.monotonic() + arrival.remaining
-    return Call(given or secrets.token_hex(8), bool(given), deadline)
+    return Call(request_id or secrets.token_hex(8), bool(request_id), deadline)
 
 
 async def _counted(messages: AsyncIterator[bytes], sizes: _Sizes) -> AsyncIterator[bytes]:
