@@ -65,7 +65,7 @@ def scan(repository: Path, *, plain_onnx: bool) -> list[Candidate]:
     except OSError as error:
         raise ConfigError(f"repository {repository}: {error.strerror or error}") from error
     markers = (contract.FILE_NAME, contract.MODEL_FILE) if plain_onnx else (contract.FILE_NAME,)
-    if any(marker in entries for marker in markers):
+    if set(markers) & set(entries):
         return [_single(root, (), 1)]
     versions = _versions(root, entries, markers)
     if versions:
