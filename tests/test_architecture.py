@@ -38,7 +38,7 @@ LAW: dict[str, dict[str, set[str]]] = {
         "hybrid": {"files", "form", "functions", "layers", "lowering", "options", "packing", "proof", "recognise"},
         "report": {"packing"},
         "sweep": {"files", "functions", "pipeline", "recognise", "report"},
-        "console": {"hybrid", "operators", "options", "packing", "pipeline", "proof", "report", "sweep"},
+        "console": {"hybrid", "operators", "options", "packing", "pipeline", "proof", "report", "shared", "sweep"},
         "__main__": {"console"},
     },
     "kanserve": {

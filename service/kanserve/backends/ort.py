@@ -60,7 +60,7 @@ def create(graph: bytes, *, device: str, threads: int) -> OrtSession:
         usable = [name for name, found in PROVIDERS.items() if found in available]
         raise ConfigError(
             f"device {device!r} is not available: this onnxruntime offers {', '.join(usable)}"
-            + ("; cuda needs the extra kanserve[gpu]" if device == "cuda" else "")
+            + ("; cuda needs onnxruntime-gpu in place of onnxruntime (the extra `gpu`)" if device == "cuda" else "")
         )
     onnxruntime.set_default_logger_severity(SILENT)
     try:
