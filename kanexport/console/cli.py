@@ -29,6 +29,7 @@ from kanexport.options import Options
 from kanexport.packing.publish import MAX_BATCH_SIZE, Result, Target
 from kanexport.pipeline import Request, export
 from kanexport.proof.tolerance import OUTPUT_TOLERANCE
+from kanexport.shared.installing import how_to_install
 from kanexport.sweep import run as sweep
 
 EXAMPLES = """examples:
@@ -144,7 +145,7 @@ def _module(args: argparse.Namespace, advance: Callable[[int, int], None]) -> Re
         from kanexport.hybrid import command
     except ModuleNotFoundError as error:
         raise OptionError(
-            f"--module needs {error.name}, which is not installed", hint="pip install 'kanserve[torch]'"
+            f"--module needs {error.name}, which is not installed", hint=how_to_install("torch")
         ) from error
     target = Target(
         repository=args.repository,

@@ -63,7 +63,7 @@ class Plan:
             if use.axes is not None
             for vectors in _inputs(use.kan, call.x.reshape(-1, use.kan.n_inputs))
         ]
-        return Trace(y, tuple(inputs), np.max([_peak(values) for values in (x, y, *inputs)], axis=0))
+        return Trace(y, tuple(inputs), np.stack([_peak(values) for values in (x, y, *inputs)]).max(axis=0))
 
 
 def make(whole: Whole, oracle: Oracle, x: Array, options: Mapping[str, str], few: int = FEW) -> Plan:

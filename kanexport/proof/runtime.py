@@ -6,17 +6,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 from kanexport.errors import InvalidKan, VerificationFailed
+from kanexport.shared.quiet_runtime import onnxruntime
 
 Array = npt.NDArray[np.float64]
 
 
 def session(model: bytes) -> Any:
     """A session on one thread. Raises InvalidKan if the runtime cannot run the graph."""
-    # A device id and a file in the user's cache folder are not an exporter's business.
-    onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.enable_cpu_mem_arena = False  # a model of many layers has as many sessions

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kanexport.shared.installing import how_to_install
 from kanserve.console.common import FAILED, CommandError, print_json
 
 INTERRUPTED = 130
@@ -114,10 +115,10 @@ def _load(name: str) -> types.ModuleType:
     try:
         return importlib.import_module(command.module)
     except ModuleNotFoundError as error:
-        if error.name == command.module:
+        if error.name and f"{command.module}.".startswith(f"{error.name}."):  # the module or a folder above it
             raise CommandError(
-                f"is not part of this installation (the server image leaves it out): "
-                f"pip install 'kanserve[{command.extra}]' where the checkpoints are",
+                "is not part of this installation (the server image leaves it out): "
+                "use one where the checkpoints are; `make setup` in a checkout of kanserve makes it",
                 exit_code=FAILED,
             ) from error
         missing = (error.name or "").partition(".")[0]
@@ -125,7 +126,7 @@ def _load(name: str) -> types.ModuleType:
             raise
         raise CommandError(
             f"needs the Python package that provides {missing!r}, which is not installed: "
-            f"pip install 'kanserve[{command.extra}]'",
+            f"{how_to_install(command.extra)}",
             exit_code=FAILED,
         ) from error
 

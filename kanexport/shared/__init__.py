@@ -1,0 +1,1 @@
+"""What both programs share: one voice, and one way to the runtime."""
