@@ -16,13 +16,21 @@ from kanexport.bases.relu_bumps import ReluBumps
 from kanexport.form import steps
 from kanexport.form.ir import EdgeTerm, Layer
 from kanexport.form.steps import Affine, Elementwise, LayerNorm, PRelu, Product, Select, Step
-from kanexport.functions import singularity, unary
+from kanexport.functions import expression, singularity, unary
 from kanexport.functions.unary import ACTIVATIONS, SYMBOLIC, Unary
 from kanexport.functions.wavelets import WAVELETS
 from kanexport.operators.graph import Graph, Value
 
 AVOIDING = {name: singularity.avoiding(name, 10.0) for name in SYMBOLIC if name != singularity.BROKEN}
-TABLES = {"activation": ACTIVATIONS, "symbolic": SYMBOLIC, "avoiding": AVOIDING, "wavelet": WAVELETS}
+TEXTS = ("x*sin(x)", "x**-3", "-x**2.5", "exp(-x**2)/(1 + abs(x))", "tanh(x)**7 - 2/x", "2**x")
+WRITTEN = {text: expression.function("mine", text) for text in TEXTS}
+TABLES = {
+    "activation": ACTIVATIONS,
+    "symbolic": SYMBOLIC,
+    "avoiding": AVOIDING,
+    "wavelet": WAVELETS,
+    "written": WRITTEN,
+}
 FUNCTIONS = [(table, name) for table, functions in TABLES.items() for name in functions]
 TOLERANCES = {"float32": (3e-5, 2e-6), "float64": (2e-13, 2e-14)}
 

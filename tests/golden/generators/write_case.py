@@ -40,7 +40,7 @@ def rows(
     rng: np.random.Generator, low: float, high: float, points: Array, columns: int
 ) -> tuple[Array, dict[str, list[int]]]:
     """Rows [B, columns] of float32, and their numbers by group: inside the range of training,
-    beside it, on the points of the basis, far outside, and on the edge values of the range."""
+    beside it, on the points of the basis, far outside, and on the ends of the range."""
     span = high - low
     points = np.linspace(low, high, 9) if not len(points) else points
     parts = {
@@ -48,7 +48,7 @@ def rows(
         "extension": rng.uniform(low - span / 2, high + span / 2, size=(8, columns)),
         "knots": np.stack([np.roll(points, at) for at in range(columns)], axis=1),
         "far": np.array([[sign * factor * max(abs(low), abs(high))] * columns for factor in FAR for sign in (1, -1)]),
-        "edge values": np.array([[low] * columns, [high] * columns, [0.0] * columns]),
+        "ends": np.array([[low] * columns, [high] * columns, [0.0] * columns]),
     }
     groups, start = {}, 0
     for name, part in parts.items():
