@@ -105,8 +105,9 @@ def batch_norm(part: Part, options: Options, width: int) -> Affine:
     variance, mean = part.tensor("running_var", width), part.tensor("running_mean", width)
     weight = part.tensor("weight", width) if part.has("weight") else np.ones(width)
     bias = part.tensor("bias", width) if part.has("bias") else np.zeros(width)
-    if not (variance + epsilon > 0).all():
-        raise InvalidKan(f"{part.prefix}running_var has a value of {variance.min()}, expected variances")
+    wrong = variance[~((variance + epsilon > 0) & np.isfinite(variance))]  # divided by infinity, all is zero
+    if len(wrong):
+        raise InvalidKan(f"{part.prefix}running_var has a value of {wrong[0]}, expected finite variances")
     scale = weight / np.sqrt(variance + epsilon)
     return Affine(scale, bias - mean * scale)
 
