@@ -31,7 +31,7 @@ def assemble(checkpoint: Checkpoint, steps: Sequence[StepSpec], options: Options
     """A network from the user's own list of steps, and its families, such as "chebykan+fastkan".
     Tensors that no step names are noted. Raises ExportError, naming the step."""
     options.beside = checkpoint.beside
-    built = [_numbered(at, checkpoint, spec, options) for at, spec in enumerate(steps, start=1)]
+    built = [_build_numbered(at, checkpoint, spec, options) for at, spec in enumerate(steps, start=1)]
     tensors = checkpoint.tensors
     used = {key for item in built for key in item.keys}
     kan = stack.chain(
@@ -74,16 +74,16 @@ class _Built:
     family: str = ""
 
 
-def _numbered(at: int, checkpoint: Checkpoint, spec: StepSpec, options: Options) -> _Built:
+def _build_numbered(at: int, checkpoint: Checkpoint, spec: StepSpec, options: Options) -> _Built:
     """Step number `at`, which every error names."""
     try:
         with quiet():
-            return _built(checkpoint, spec, options)
+            return _build(checkpoint, spec, options)
     except ExportError as error:
         raise type(error)(f"step {at} ({spec.kind}): {error.message}", hint=error.hint) from error
 
 
-def _built(checkpoint: Checkpoint, spec: StepSpec, options: Options) -> _Built:
+def _build(checkpoint: Checkpoint, spec: StepSpec, options: Options) -> _Built:
     settings = spec.settings
     if spec.kind in WEIGHTED:
         return _weighted(Part(checkpoint.tensors, _prefix(spec)), spec, options)
