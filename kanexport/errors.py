@@ -18,16 +18,11 @@ to do about it.
 
 from __future__ import annotations
 
+from kanexport.shared.voice import Exit, Failure
 
-class ExportError(Exception):
+
+class ExportError(Failure):
     """Base of all export failures. `hint` is one sentence of advice, or empty."""
-
-    exit_code = 2
-
-    def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
 
 
 class CheckpointError(ExportError):
@@ -71,4 +66,4 @@ class Crashed(ExportError):
 class VerificationFailed(ExportError):
     """The exported graph differs from the float64 evaluation by more than allowed."""
 
-    exit_code = 3
+    exit_code = Exit.UNPROVED
