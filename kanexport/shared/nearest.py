@@ -9,13 +9,17 @@ WORD_LENGTH = 80  # characters of a word that are compared
 SHOWN = 40  # names of a list; the rest is counted
 
 
-def advice(word: str, known: Iterable[str], *, what: str = "known") -> str:
+def advice(word: str, known: Iterable[str], *, what: str = "known", prefix: str = "") -> str:
     """The sentence for `word`, which is not in `known`: "did you mean 'digits'?", or
-    "known: digits, hello" where no name is close, or nothing where there is none."""
+    "known: digits, hello" where no name is close, or nothing where there is none.
+
+    A `prefix` that all names have is shown and not compared: it would make all of them alike.
+    """
     names = list(dict.fromkeys(known))
-    close = closest(word, names)
+    bare = {name.removeprefix(prefix): name for name in names}
+    close = closest(word.removeprefix(prefix), bare)
     if close:
-        return f"did you mean {close!r}?"
+        return f"did you mean {bare[close]!r}?"
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"{what}: {', '.join(names[:SHOWN])}{more}" if names else ""
 

@@ -268,20 +268,20 @@ def load(flags: Mapping[str, Any], *, config: Path | None = None) -> Loaded:
 
 def _read_environment() -> dict[str, Any]:
     """The settings among the variables. Raises ConfigError for one that nobody knows."""
-    names = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields}
-    foreign = set()
-    for variable, value in os.environ.items():
-        name = variable.upper()
-        if not name.startswith(ENV_PREFIX) or name in CLIENTS:
-            continue
-        if KUBERNETES.fullmatch(name) or (name.endswith("_PORT") and KUBERNETES_URL.match(value)):
-            foreign.add(name.removeprefix(ENV_PREFIX).lower())
-        elif name not in names:
-            raise ConfigError(
-                f"unknown setting {variable} in the environment: {advice(name, sorted({*names, *CLIENTS}))}"
-            )
+    known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields}
+    ours = {name.upper() for name, value in os.environ.items() if _is_ours(name.upper(), value)}
+    for name in sorted(ours - known):
+        nearest = advice(name, sorted({*known, *CLIENTS}), prefix=ENV_PREFIX)
+        raise ConfigError(f"unknown setting {name} in the environment: {nearest}")
     values = EnvSettingsSource(Settings, env_prefix=ENV_PREFIX, case_sensitive=False)()
-    return {key: value for key, value in values.items() if key in Settings.model_fields and key not in foreign}
+    return {key: value for key, value in values.items() if f"{ENV_PREFIX}{key.upper()}" in ours}
+
+
+def _is_ours(name: str, value: str) -> bool:
+    """Whether a variable is meant for the server: neither the client's nor one of Kubernetes'."""
+    if not name.startswith(ENV_PREFIX) or name in CLIENTS or KUBERNETES.fullmatch(name):
+        return False
+    return not (name.endswith("_PORT") and KUBERNETES_URL.match(value))
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
