@@ -16,20 +16,22 @@ RUN python3 -m venv /opt/kanserve \
 COPY pyproject.toml README.md ./
 COPY kanexport kanexport
 COPY service/kanserve service/kanserve
-# Of kanexport the server needs the manifest alone; the exporter stays out of production.
+# Of kanexport the server needs the manifest and what both share; the exporter stays out of production.
 RUN /opt/build/bin/python -m pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
  && /opt/kanserve/bin/python -m pip install --no-cache-dir --no-deps --no-compile /wheels/*.whl \
  && /opt/kanserve/bin/python -I -c "import kanexport, pathlib, shutil; \
 [shutil.rmtree(p) if p.is_dir() else p.unlink() for p in pathlib.Path(kanexport.__file__).parent.iterdir() \
- if p.name not in ('__init__.py', 'manifest.py')]" \
+ if p.name not in ('__init__.py', 'manifest.py', 'shared')]" \
  && /opt/kanserve/bin/python -m pip uninstall --yes --quiet pip \
  && /opt/kanserve/bin/python -m compileall -q /opt/kanserve/lib
 
 FROM ${BASE_IMAGE}
 COPY --from=build /opt/kanserve /opt/kanserve
 # The root file system may be read-only: nothing is written, byte code is already there.
+# ORT_DISABLE_TELEMETRY: kanserve sets it for itself; here for any other Python that is run inside.
 # MALLOC_ARENA_MAX: glibc would keep an arena per thread, each with memory it does not give back.
-ENV PYTHONDONTWRITEBYTECODE=1 PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 MALLOC_ARENA_MAX=2
+ENV PYTHONDONTWRITEBYTECODE=1 PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 MALLOC_ARENA_MAX=2 \
+    ORT_DISABLE_TELEMETRY=1
 # Inside a container loopback reaches nobody, so the ports listen on all of its
 # addresses; what may connect is decided by the ports that are published and by
 # network policy. KANSERVE_INSECURE says that this is on purpose. As environment,

@@ -50,6 +50,10 @@ bench: setup ## Compare our graph with torch's own export
 families: setup ## Measure every family against its library, and write the README's table
 	@$(BIN)/python benchmarks/families.py
 
+.PHONY: new-family
+new-family: setup ## Write a family to begin with: make new-family NAME=mykan
+	@$(BIN)/python tests/new_family "$(NAME)"
+
 # protoc's package needs a newer protobuf than tritonclient allows, hence its own environment.
 proto: setup ## Regenerate service/kanserve/pb from proto/
 	@test -d $(PROTO_VENV) || $(PYTHON) -m venv $(PROTO_VENV)

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 
 from kanexport.files import checkpoint
@@ -33,6 +32,7 @@ from kanexport.lowering import lower
 from kanexport.options import Options
 from kanexport.proof import evaluate
 from kanexport.recognise import detect
+from kanexport.shared.quiet_runtime import onnxruntime
 
 WIDTHS = (784, 64, 10)
 GRID, DEGREE = 5, 3

@@ -24,7 +24,7 @@ def __getattr__(name: str) -> Any:
     try:
         from kanexport.hybrid.api import export
     except ModuleNotFoundError as error:
-        raise ImportError(
-            f"kanexport.export needs {error.name}: pip install 'kanserve[torch]'", name=error.name
-        ) from error
+        from kanexport.shared.installing import how_to_install
+
+        raise ImportError(f"kanexport.export needs {error.name}: {how_to_install('torch')}", name=error.name) from error
     return export

@@ -268,13 +268,13 @@ def loads(data: bytes) -> Manifest:
         raise ManifestError(f"manifest is not JSON: {error}") from error
     if not isinstance(document, dict):
         raise ManifestError("manifest is not a JSON object")
-    found = document.get("format")
-    if found not in READABLE:
+    version = document.get("format")
+    if version not in READABLE:
         raise ManifestError(
-            f"manifest has format {found!r}, this program understands {' and '.join(map(str, READABLE))}; "
+            f"manifest has format {version!r}, this program understands {' and '.join(map(str, READABLE))}; "
             "export the model again with a matching kanexport"
         )
-    return _build(Manifest, document, "manifest", defaults=found != FORMAT)
+    return _build(Manifest, document, "manifest", defaults=version != FORMAT)
 
 
 def load(directory: Path) -> Manifest:
@@ -292,15 +292,22 @@ def _build(kind: type[T], value: Any, where: str, *, defaults: bool) -> T:
     if not isinstance(value, dict):
         raise ManifestError(f"{where}: expected an object, found {_name(value)}")
     hints = typing.get_type_hints(kind)
-    unknown = sorted(set(value) - set(hints))
-    if unknown:
-        raise ManifestError(f"{where}: unknown key {unknown[0]!r}")
-    optional = {field.name for field in dataclasses.fields(typing.cast(Any, kind)) if field.default is not MISSING}
-    missing = [name for name in hints if name not in value and not (defaults and name in optional)]
-    if missing:
-        raise ManifestError(f"{where}: key {missing[0]!r} is missing")
+    _check_keys(set(value), list(hints), _with_default(kind) if defaults else set(), where)
     present = {name: hint for name, hint in hints.items() if name in value}
     return kind(**{name: _convert(hint, value[name], f"{where}.{name}", defaults) for name, hint in present.items()})
+
+
+def _with_default(kind: type[Any]) -> set[str]:
+    return {field.name for field in dataclasses.fields(typing.cast(Any, kind)) if field.default is not MISSING}
+
+
+def _check_keys(keys: set[str], known: list[str], optional: set[str], where: str) -> None:
+    unknown = sorted(keys - set(known))
+    if unknown:
+        raise ManifestError(f"{where}: unknown key {unknown[0]!r}")
+    missing = [name for name in known if name not in keys | optional]
+    if missing:
+        raise ManifestError(f"{where}: key {missing[0]!r} is missing")
 
 
 def _convert(hint: Any, value: Any, where: str, defaults: bool) -> Any:

@@ -8,9 +8,10 @@ from typing import Any
 
 from kanexport.errors import OptionError
 
-# Before an edge such as "1,3,0" and a name: the keys of --symbolic and --function in `Options.given`.
+# The keys of --symbolic and --function in `Options.given` begin with these: "symbolic 1,3,0", "function mine".
 SYMBOLIC, FUNCTION = "symbolic ", "function "
-INDEX_DIGITS, NAME_LENGTH = 9, 100
+MAX_INTEGER_CHARACTERS = 9  # of an integer; Python takes quadratic time over long ones
+MAX_NAME_CHARACTERS = 100  # of a user's function; the name stands in messages and in the manifest
 # The same fact under the names that two libraries have for it.
 ALIASES = {"base_fun": "base_activation", "base_activation": "base_fun"}
 
@@ -77,11 +78,11 @@ class Options:
         if known is None or value not in known.split(", "):
             self.assumed[key] = value if known is None else f"{known}, {value}"
 
-    def text(self, key: str, default: str, told: str | None = None) -> str:
-        """The value, or what the file itself told, or the default, which is then recorded as assumed."""
+    def text(self, key: str, default: str, stored: str | None = None) -> str:
+        """The value, or what is `stored` in the file itself, or the default, which is then recorded as assumed."""
         value = self.optional(key)
-        if value is None and told is not None:
-            return told
+        if value is None and stored is not None:
+            return stored
         if value is None:
             self.assume(key, default)
             return default
@@ -104,13 +105,13 @@ class Options:
 
     def integer(self, key: str, *, at_least: int = 0) -> int | None:
         """One integer, if given. Raises OptionError."""
-        found = self.integers(key)
-        if found is None:
+        numbers = self.integers(key)
+        if numbers is None:
             return None
-        if len(found) != 1 or found[0] < at_least:
-            shown = ",".join(map(str, found))
+        if len(numbers) != 1 or numbers[0] < at_least:
+            shown = ",".join(map(str, numbers))
             raise OptionError(f"option {key} is {shown[:80]!r}, expected one integer, {at_least} or more")
-        return found[0]
+        return numbers[0]
 
     def choice(self, key: str, known: Iterable[str], default: str) -> str:
         """One of a few names, or the default, which is then recorded as assumed. Raises OptionError."""
@@ -121,36 +122,39 @@ class Options:
         return value
 
     def integers(self, key: str) -> tuple[int, ...] | None:
-        """Comma-separated non-negative integers, if given."""
+        """Comma-separated non-negative integers, if given. Raises OptionError."""
         value = self.optional(key)
         if value is None:
             return None
         parts = [part.strip() for part in value.split(",")]
-        if not all(part.isdecimal() and len(part) < 10 for part in parts):
+        if not all(part.isdecimal() and len(part) <= MAX_INTEGER_CHARACTERS for part in parts):
             raise OptionError(f"option {key} is {value[:80]!r}, expected integers such as {key}=0,2")
         return tuple(int(part) for part in parts)
 
     def finish(self, family: str, *, shared: bool = False) -> None:
         """Raises OptionError if something was given that no reader asked for. `shared`:
         the options are for many files, and what this one has no use for is dropped."""
-        unknown = sorted(set(self.given) - self._known)
+        unused = sorted(set(self.given) - self._known)
         if shared:
-            for key in unknown:
+            for key in unused:
                 del self.given[key]
-        elif unknown and unknown[0].startswith(SYMBOLIC):
-            raise OptionError(f"--{unknown[0]:.80}={self.given[unknown[0]]:.80}: the model has no such symbolic edge")
-        elif unknown and unknown[0].startswith(FUNCTION):
-            raise OptionError(f"--{unknown[0]:.80}: no symbolic edge of the model uses a function of that name")
-        elif unknown:
-            known = ", ".join(sorted(key for key in self._known if " " not in key)) or "none"
-            raise OptionError(f"family {family} has no option {unknown[0][:80]!r}", hint=f"it knows: {known}")
+        elif unused:
+            raise self._unused(unused[0], family)
+
+    def _unused(self, key: str, family: str) -> OptionError:
+        if key.startswith(SYMBOLIC):
+            return OptionError(f"--{key:.80}={self.given[key]:.80}: the model has no such symbolic edge")
+        if key.startswith(FUNCTION):
+            return OptionError(f"--{key:.80}: no symbolic edge of the model uses a function of that name")
+        known = ", ".join(sorted(name for name in self._known if " " not in name)) or "none"
+        return OptionError(f"family {family} has no option {key[:80]!r}", hint=f"it knows: {known}")
 
 
 def _symbolic(text: str) -> tuple[str, str]:
     """ "1,3,0=sin" as the edge's key "1,3,0" and the name. Raises OptionError."""
     place, equals, name = text.partition("=")
     parts = [part.strip() for part in place.split(",")]
-    fits = len(parts) == 3 and all(part.isdecimal() and len(part) <= INDEX_DIGITS for part in parts)
+    fits = len(parts) == 3 and all(part.isdecimal() and len(part) <= MAX_INTEGER_CHARACTERS for part in parts)
     if not equals or not fits or not name.strip():
         raise OptionError(
             f"--symbolic {text[:80]!r} is malformed",
@@ -162,6 +166,6 @@ def _symbolic(text: str) -> tuple[str, str]:
 def _function(text: str) -> tuple[str, str]:
     """ "xsinx=x*sin(x)" as name and expression. Raises OptionError."""
     name, equals, expression = (part.strip() for part in text.partition("="))
-    if not equals or not name or not expression or not name.isprintable() or len(name) > NAME_LENGTH:
+    if not equals or not name or not expression or not name.isprintable() or len(name) > MAX_NAME_CHARACTERS:
         raise OptionError(f"--function {text[:80]!r} is malformed", hint='write --function NAME="EXPRESSION IN x"')
     return name, expression

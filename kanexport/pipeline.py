@@ -16,6 +16,7 @@ from kanexport.operators import graph, precision
 from kanexport.options import Options
 from kanexport.packing import describe
 from kanexport.packing.publish import MAX_BATCH_SIZE, ProvedModel, Result, Target, publish
+from kanexport.packing.signature import Signature
 from kanexport.proof import verify
 from kanexport.proof.tolerance import OUTPUT_TOLERANCE
 from kanexport.recognise import assemble, detect, steplist
@@ -80,18 +81,17 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
         options_given=options.given,
         options_assumed=options.assumed,
     )
-    made = ProvedModel(
+    model = ProvedModel(
         lowered=lowered,
         proof=proof,
         layers=describe.layers(kan, lowered.node_tensors),
         edge_class=kan.edge_class,
         opset=graph.OPSET,
-        input_shape=(kan.n_inputs,),
-        output_shape=(kan.n_outputs,),
+        signature=Signature.of_network(kan, request.dtype),
         source=source,
         notes=kan.notes + precision.notes(kan.dtype, request.dtype),
     )
-    return publish(target, made)
+    return publish(target, model)
 
 
 def _read(loaded: Checkpoint, request: Request, options: Options) -> tuple[Kan, str, str]:

@@ -41,7 +41,8 @@ class Basis(Protocol):
 
     `sources` is the number of sources it was built for, or None for any.
     `compact`: every function is zero outside `support().outer` and for
-    non-finite values.
+    non-finite values; `emit` is never given NaN then. Any other basis follows
+    IEEE arithmetic, such as NaN for NaN.
     """
 
     @property
@@ -76,6 +77,6 @@ def names() -> list[str]:
 
 
 def examples(name: str) -> list[Basis]:
-    """Small instances of one family, for the conformance test."""
+    """Small instances of one family, for 3 sources or any number, for the conformance test."""
     module: Any = importlib.import_module(f"{__name__}.{name}")
     return list(module.examples())

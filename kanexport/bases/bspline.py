@@ -133,8 +133,9 @@ class BSpline:
 
     def evaluate(self, x: Array) -> Array:
         t = self.extended.T[None]  # [1, T, I]
-        # Non-finite values have no cell: every function is zero there.
-        u = np.where(np.isfinite(x), x, self.extended[:, 0] - 1)[:, None, :]
+        # Outside the knots there is no cell, and what is not finite is outside: every function is zero there.
+        inside = (x >= self.extended[:, 0]) & (x < self.extended[:, -1])
+        u = np.where(inside, x, self.extended[:, 0] - 1)[:, None, :]
         basis = ((u >= t[:, :-1]) & (u < t[:, 1:])).astype(np.float64)
         for p in range(1, self.degree + 1):
             width = t[:, p:] - t[:, :-p]

@@ -54,7 +54,7 @@ class Rational:
         """The highest power with a coefficient that is not zero, above or below; 1 or more."""
         above = np.flatnonzero(self.numerator.any(axis=0))
         below = np.flatnonzero(self.denominator.any(axis=0)) + 1
-        return int(max(1, above.max(initial=1), below.max(initial=1)))
+        return max(1, int(above.max(initial=1)), int(below.max(initial=1)))
 
     def evaluate(self, x: Array) -> Array:
         inner = x if self.signed else np.abs(x)

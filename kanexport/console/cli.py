@@ -24,6 +24,7 @@ from kanexport.packing.publish import MAX_BATCH_SIZE, Result, Target
 from kanexport.pipeline import Request, export
 from kanexport.proof.tolerance import OUTPUT_TOLERANCE
 from kanexport.shared import arguments, atomic, program, progress
+from kanexport.shared.installing import how_to_install
 from kanexport.shared.output import json_text, print_json
 from kanexport.shared.voice import EXIT_CODES, Exit
 from kanexport.sweep import run as sweep
@@ -138,7 +139,7 @@ def _module(args: argparse.Namespace, advance: Callable[[int, int], None]) -> Re
         from kanexport.hybrid import command
     except ModuleNotFoundError as error:
         raise OptionError(
-            f"--module needs {error.name}, which is not installed", hint="pip install 'kanserve[torch]'"
+            f"--module needs {error.name}, which is not installed", hint=how_to_install("torch")
         ) from error
     target = Target(
         repository=args.repository,

@@ -22,9 +22,10 @@ from kanexport.manifest import SourceFile
 
 Array = npt.NDArray[Any]
 
-SIZE_LIMIT = 2 * 2**30  # bytes of one file
+MAX_FILE_BYTES = 2 * 2**30  # a file is read as a whole, and its tensors are copied out of it
 STATE, CONFIG, CACHE = "_state", "_config.yml", "_cache_data"
-KEY_LIMIT = 500  # characters of a tensor's name
+MAX_KEY_CHARACTERS = 500  # of a tensor's name; it becomes part of messages and of the manifest
+WRAPPER_LIMIT = 2  # dictionaries around a state dict; training scripts write one or two
 LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "kan", "weights")
 
@@ -77,7 +78,7 @@ def _locate(path: Path) -> tuple[Path, Path | None]:
     if config.is_file():
         raise CheckpointError(f"{config} is there, but {state.name} is not", hint="copy all files of the prefix")
     if path.is_dir():
-        raise CheckpointError(f"{path} is a folder", hint=_prefixes(path))
+        raise CheckpointError(f"{path} is a folder", hint=_list_checkpoints(path))
     if not path.is_file():
         raise CheckpointError(
             f"{path} does not exist",
@@ -86,17 +87,18 @@ def _locate(path: Path) -> tuple[Path, Path | None]:
     return path, None
 
 
-def _prefixes(folder: Path) -> str:
-    found = sorted(str(p).removesuffix(STATE) for p in folder.glob(f"*{STATE}"))[:8]
-    found += sorted(str(p) for p in folder.glob("*") if p.suffix in (".pt", ".pth", ".safetensors"))[:8]
-    return "name one checkpoint" + (f": {', '.join(found)}" if found else "") + ", or export all with --recursive"
+def _list_checkpoints(folder: Path) -> str:
+    """Advice that lists the checkpoints of a folder: up to 8 pykan prefixes, and up to 8 files."""
+    names = sorted(str(p).removesuffix(STATE) for p in folder.glob(f"*{STATE}"))[:8]
+    names += sorted(str(p) for p in folder.glob("*") if p.suffix in (".pt", ".pth", ".safetensors"))[:8]
+    return "name one checkpoint" + (f": {', '.join(names)}" if names else "") + ", or export all with --recursive"
 
 
 def _read(path: Path) -> bytes:
     try:
         size = path.stat().st_size
-        if size > SIZE_LIMIT:
-            raise CheckpointError(f"{path} has {size} bytes, more than {SIZE_LIMIT}")
+        if size > MAX_FILE_BYTES:
+            raise CheckpointError(f"{path} has {size} bytes, more than {MAX_FILE_BYTES}")
         return path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
@@ -127,42 +129,61 @@ def _parse(data: bytes) -> tuple[dict[str, Array], dict[str, Any]]:
 def _named(tensors: dict[str, Array]) -> dict[str, Array]:
     if len(tensors) > safetensorsfile.TENSOR_LIMIT:
         raise CheckpointError(f"the file holds {len(tensors)} tensors, more than {safetensorsfile.TENSOR_LIMIT}")
-    if any(len(key) > KEY_LIMIT for key in tensors):
-        raise CheckpointError(f"a tensor's name has more than {KEY_LIMIT} characters")
+    if any(len(key) > MAX_KEY_CHARACTERS for key in tensors):
+        raise CheckpointError(f"a tensor's name has more than {MAX_KEY_CHARACTERS} characters")
     return tensors
 
 
 def _unwrap(value: dict[str, Any]) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Training scripts wrap the state dict, one to three levels deep; its tensors, and
-    what lies beside it. Raises CheckpointError where there is none, or a choice."""
+    """The tensors of a state dict that training scripts wrap in up to WRAPPER_LIMIT other
+    dictionaries, and what lies beside it. Raises CheckpointError where there is none, or a choice."""
     beside: dict[str, Any] = {}
-    for _ in range(3):
-        own = {key: item for key, item in value.items() if isinstance(item, np.ndarray)}
-        inner = {key: item for key, item in value.items() if isinstance(item, dict) and item}
-        chosen = _wrapped(own, inner)
-        if chosen is None:
-            if own:
-                return own, beside
+    for _ in range(WRAPPER_LIMIT + 1):
+        level = _Level.of(value)
+        wrapped = level.wrapped()
+        if wrapped is None:
+            if level.tensors:
+                return level.tensors, beside
             break
-        beside = {key: item for key, item in value.items() if key != chosen}
-        value = inner[chosen]
-    held = [key for key, item in inner.items() if _count(item)]
-    if len(held) > 1:
-        raise CheckpointError(f"the file holds tensors under {_list(held)}: which are meant?", hint=SAVE_STATE_DICT)
+        beside = {key: item for key, item in value.items() if key != wrapped}
+        value = level.inner[wrapped]
+    if len(level.holders) > 1:
+        raise CheckpointError(
+            f"the file holds tensors under {_list(level.holders)}: which are meant?", hint=SAVE_STATE_DICT
+        )
     raise CheckpointError(f"the file holds no tensors under {_list(sorted(value)) or 'any key'}", hint=SAVE_STATE_DICT)
 
 
-def _wrapped(own: dict[str, Array], inner: dict[str, dict[str, Any]]) -> str | None:
-    """The key of the dictionary to go on with; None where the tensors are here, or it is open.
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """What one dictionary of a file has: tensors of its own, and dictionaries that are not empty."""
 
-    A loss or a mean may lie beside the state dict as a tensor of its own."""
-    named = [key for key in WRAPPERS if key in inner]
-    held = [key for key, item in inner.items() if _count(item)]
-    if named:
-        return named[0]
-    if len(held) == 1 and _count(inner[held[0]]) > len(own):
-        return held[0]
-    return next(iter(inner)) if len(inner) == 1 and not own else None
+    tensors: dict[str, Array]
+    inner: dict[str, dict[str, Any]]
+
+    @classmethod
+    def of(cls, value: dict[str, Any]) -> _Level:
+        return cls(
+            {key: item for key, item in value.items() if isinstance(item, np.ndarray)},
+            {key: item for key, item in value.items() if isinstance(item, dict) and item},
+        )
+
+    @property
+    def holders(self) -> list[str]:
+        """The dictionaries that have tensors of their own."""
+        return [key for key, item in self.inner.items() if _count(item)]
+
+    def wrapped(self) -> str | None:
+        """The key of the dictionary to go on with; None where the tensors are here, or it is open.
+
+        A loss or a mean may lie beside the state dict as a tensor of its own."""
+        usual = [key for key in WRAPPERS if key in self.inner]
+        if usual:
+            return usual[0]
+        holders = self.holders
+        if len(holders) == 1 and _count(self.inner[holders[0]]) > len(self.tensors):
+            return holders[0]
+        return next(iter(self.inner)) if len(self.inner) == 1 and not self.tensors else None
 
 
 def _count(value: dict[str, Any]) -> int:
@@ -171,7 +192,7 @@ def _count(value: dict[str, Any]) -> int:
 
 
 def _list(keys: list[str]) -> str:
-    return ", ".join(keys[:6])[:KEY_LIMIT]
+    return ", ".join(keys[:6])[:MAX_KEY_CHARACTERS]
 
 
 def _name_file(error: CheckpointError, path: Path) -> CheckpointError:

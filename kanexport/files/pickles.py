@@ -18,9 +18,9 @@ from typing import Any
 from kanexport.errors import CheckpointError, UnsafeCheckpoint
 
 OPCODE_LIMIT = 1_000_000  # a state dict needs about thirty for each tensor
-NUMBER_LIMIT = 2**48  # an offset, size or stride beyond this is nonsense
-AXES_LIMIT = 16
-NAME_LIMIT = 200  # characters of a name that an error repeats
+MAX_NUMBER_MAGNITUDE = 2**48  # an offset, size or stride beyond this is nonsense
+AXIS_LIMIT = 16  # of a tensor; layers have up to four
+MAX_NAME_CHARACTERS = 200  # of a name that an error repeats, so that it fits a screen
 
 SAVE_STATE_DICT = (
     "save the weights alone, with torch.save(model.state_dict(), 'model.pt') where the model lives, "
@@ -36,7 +36,7 @@ class Name:
     name: str
 
     def __str__(self) -> str:
-        return f"{self.module}.{self.name}"[:NAME_LIMIT]
+        return f"{self.module}.{self.name}"[:MAX_NAME_CHARACTERS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +76,14 @@ _MARK = _Mark()
 def _rebuild_tensor(args: tuple[Any, ...]) -> TensorRef:
     storage, offset, size, stride = args[:4]
     numbers = [offset, *_tuple(size), *_tuple(stride)]
-    if not isinstance(storage, Storage) or not all(type(n) is int and 0 <= n < NUMBER_LIMIT for n in numbers):
+    if not isinstance(storage, Storage) or not all(type(n) is int and 0 <= n < MAX_NUMBER_MAGNITUDE for n in numbers):
         raise CheckpointError("a tensor in the pickle has no valid storage, offset, size or stride")
     return TensorRef(storage, offset, _tuple(size), _tuple(stride))
 
 
 def _tuple(value: Any) -> tuple[Any, ...]:
-    if not isinstance(value, tuple) or len(value) > AXES_LIMIT:
-        raise CheckpointError(f"a tensor's size or stride is not a tuple of at most {AXES_LIMIT} numbers")
+    if not isinstance(value, tuple) or len(value) > AXIS_LIMIT:
+        raise CheckpointError(f"a tensor's size or stride is not a tuple of at most {AXIS_LIMIT} numbers")
     return value
 
 
@@ -172,20 +172,20 @@ class _Machine:
             raise CheckpointError("the pickle has a key without a value")
         for key, value in zip(items[::2], items[1::2], strict=True):
             # No tuples: hashing one that nests deeply, or holds itself many times, never ends.
-            if not isinstance(key, str) and not (isinstance(key, int) and abs(key) < NUMBER_LIMIT):
+            if not isinstance(key, str) and not (isinstance(key, int) and abs(key) < MAX_NUMBER_MAGNITUDE):
                 raise CheckpointError(f"the pickle has a key of type {type(key).__name__}, expected text")
             target[key] = value
 
     def name(self, module: Any, name: Any) -> None:
         if not (isinstance(module, str) and isinstance(name, str)):
             raise CheckpointError("the pickle asks for a name that is no text")
-        found = Name(module, name)
-        if not _allowed(found):
+        wanted = Name(module, name)
+        if not _allowed(wanted):
             raise UnsafeCheckpoint(
-                f"the pickle asks for {found}, which is not a tensor; nothing was executed",
+                f"the pickle asks for {wanted}, which is not a tensor; nothing was executed",
                 hint=f"if this is a whole module or a training script's state, {SAVE_STATE_DICT}",
             )
-        self.stack.append(found)
+        self.stack.append(wanted)
 
     def reduce(self) -> None:
         args, function = self.pop(), self.pop()
@@ -210,7 +210,9 @@ class _Machine:
         if not (isinstance(value, tuple) and len(value) >= 5 and value[0] == "storage"):
             raise CheckpointError("the pickle refers to something that is no storage")
         _, kind, key, _, count = value[:5]
-        if not (isinstance(kind, Name) and isinstance(key, str) and type(count) is int and 0 <= count < NUMBER_LIMIT):
+        if not (
+            isinstance(kind, Name) and isinstance(key, str) and type(count) is int and 0 <= count < MAX_NUMBER_MAGNITUDE
+        ):
             raise CheckpointError("a storage in the pickle has no type, key or length")
         self.stack.append(Storage(kind.name, key, count))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,10 @@ import numpy.typing as npt
 
 from kanexport.errors import CheckpointError
 from kanexport.files import bfloat16
-from kanexport.files.pickles import AXES_LIMIT, NUMBER_LIMIT, SAVE_STATE_DICT
+from kanexport.files.pickles import AXIS_LIMIT, MAX_NAME_CHARACTERS, MAX_NUMBER_MAGNITUDE, SAVE_STATE_DICT
 
-HEADER_LIMIT = 16 * 2**20  # bytes
-TENSOR_LIMIT = 30_000
-NAME_LIMIT = 200  # characters of a name that an error repeats
+MAX_HEADER_BYTES = 16 * 2**20  # it is parsed as a whole; a hundred bytes a tensor are usual
+TENSOR_LIMIT = 30_000  # of one file, of any format; pykan has a dozen a layer
 METADATA = "__metadata__"
 FIELDS = {"dtype", "shape", "data_offsets"}
 
@@ -56,28 +56,34 @@ def read(data: bytes) -> dict[str, Array]:
     if not looks_like(data[:9], len(data)):
         raise CheckpointError("the safetensors header is longer than the file, which is cut off")
     start = 8 + struct.unpack("<Q", data[:8])[0]
-    if start - 8 > HEADER_LIMIT:
-        raise CheckpointError(f"the safetensors header has {start - 8} bytes, more than {HEADER_LIMIT}")
+    if start - 8 > MAX_HEADER_BYTES:
+        raise CheckpointError(f"the safetensors header has {start - 8} bytes, more than {MAX_HEADER_BYTES}")
     header = _header(data[8:start])
-    found: dict[str, Array] = {}
+    size = len(data) - start
+    tensors: dict[str, Array] = {}
     places: list[tuple[int, int]] = []
-    for name, entry in header.items():
+    for name, fields in header.items():
         if name == METADATA:
             continue
-        code, shape, begin, end = _entry(name, entry)
-        if end > len(data) - start:
-            raise CheckpointError(f"tensor {name[:NAME_LIMIT]!r} reaches beyond the end of the file, which is cut off")
-        flat = np.frombuffer(data, np.dtype(TYPES[code]), math.prod(shape), start + begin if end > begin else 0)
-        found[name] = _array(flat, code, shape)
-        places.append((begin, end))
+        entry = _entry(name, fields)
+        if entry.end > size:
+            short = name[:MAX_NAME_CHARACTERS]
+            raise CheckpointError(f"tensor {short!r} reaches beyond the end of the file, which is cut off")
+        tensors[name] = _array(data, start, entry)
+        places.append((entry.begin, entry.end))
+    _check_places(places, size)
+    return tensors
+
+
+def _check_places(places: list[tuple[int, int]], size: int) -> None:
+    """The tensors fill the `size` bytes after the header, each byte once. Raises CheckpointError."""
     at = 0
     for begin, end in sorted(places):
         if begin != at:
             raise CheckpointError("the tensors of the safetensors file overlap or leave holes")
         at = end
-    if at != len(data) - start:
-        raise CheckpointError(f"the safetensors file has {len(data) - start - at} bytes after its last tensor")
-    return found
+    if at != size:
+        raise CheckpointError(f"the safetensors file has {size - at} bytes after its last tensor")
 
 
 def _header(raw: bytes) -> dict[str, Any]:
@@ -89,10 +95,10 @@ def _header(raw: bytes) -> dict[str, Any]:
         count += 1
         if count > TENSOR_LIMIT:
             raise CheckpointError(f"the safetensors header names more than {TENSOR_LIMIT} tensors")
-        found = dict(pairs)
-        if len(found) != len(pairs):
+        members = dict(pairs)
+        if len(members) != len(pairs):
             raise CheckpointError("the safetensors header has the same key twice")
-        return found
+        return members
 
     try:
         header = json.loads(raw.decode(), object_pairs_hook=unique)
@@ -103,37 +109,57 @@ def _header(raw: bytes) -> dict[str, Any]:
     return header
 
 
-def _entry(name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
-    """Type, shape and place of one tensor, each checked."""
-    short = name[:NAME_LIMIT]
-    if not isinstance(entry, dict) or set(entry) != FIELDS:
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What the header says of one tensor: a key of TYPES, its shape, and where its bytes
+    begin and end, counted from the end of the header."""
+
+    code: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def _entry(name: str, fields: Any) -> _Entry:
+    """The header's fields of one tensor, each checked. Raises CheckpointError."""
+    short = name[:MAX_NAME_CHARACTERS]
+    if not isinstance(fields, dict) or set(fields) != FIELDS:
         raise CheckpointError(f"tensor {short!r} has no dtype, shape and data_offsets in the safetensors header")
-    code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    code, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
     if not isinstance(code, str) or code not in TYPES:
         raise CheckpointError(
             f"tensor {short!r} is of type {str(code)[:40]!r}, which is not read",
             hint=f"read are {', '.join(TYPES)}; convert it, then {SAVE_STATE_DICT}",
         )
-    if not _numbers(shape) or len(shape) > AXES_LIMIT or math.prod(n for n in shape if n) > NUMBER_LIMIT:
+    if not _is_shape(shape):
         raise CheckpointError(f"tensor {short!r} has no valid shape in the safetensors header")
     if not _numbers(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise CheckpointError(f"tensor {short!r} has no valid data_offsets in the safetensors header")
-    begin, end = offsets
-    expected = math.prod(shape) * np.dtype(TYPES[code]).itemsize
-    if end - begin != expected:
+    entry = _Entry(code, tuple(shape), *offsets)
+    expected = math.prod(entry.shape) * np.dtype(TYPES[code]).itemsize
+    if entry.end - entry.begin != expected:
         raise CheckpointError(
-            f"tensor {short!r} of type {code} and shape {tuple(shape)} takes {expected} bytes, "
-            f"the safetensors header gives it {end - begin}"
+            f"tensor {short!r} of type {code} and shape {entry.shape} takes {expected} bytes, "
+            f"the safetensors header gives it {entry.end - entry.begin}"
         )
-    return code, tuple(shape), begin, end
+    return entry
+
+
+def _is_shape(value: Any) -> bool:
+    """Whether it is a list of sizes that numpy can make an array of, an empty one too."""
+    if not _numbers(value) or len(value) > AXIS_LIMIT:
+        return False
+    return bool(math.prod(size for size in value if size) <= MAX_NUMBER_MAGNITUDE)
 
 
 def _numbers(value: Any) -> bool:
-    return isinstance(value, list) and all(type(n) is int and 0 <= n < NUMBER_LIMIT for n in value)
+    return isinstance(value, list) and all(type(n) is int and 0 <= n < MAX_NUMBER_MAGNITUDE for n in value)
 
 
-def _array(flat: Array, code: str, shape: tuple[int, ...]) -> Array:
-    """A copy in the machine's byte order."""
-    if code == "BF16":
-        return bfloat16.widen(flat.reshape(shape))
-    return np.array(flat.reshape(shape), dtype=flat.dtype.newbyteorder("="), order="C")
+def _array(data: bytes, start: int, entry: _Entry) -> Array:
+    """A copy in the machine's byte order; `start` is where the header ends."""
+    offset = start + entry.begin if entry.end > entry.begin else 0
+    flat = np.frombuffer(data, np.dtype(TYPES[entry.code]), math.prod(entry.shape), offset)
+    if entry.code == "BF16":
+        return bfloat16.widen(flat.reshape(entry.shape))
+    return np.array(flat.reshape(entry.shape), dtype=flat.dtype.newbyteorder("="), order="C")

@@ -24,11 +24,13 @@ from kanexport.files import bfloat16, pickles
 from kanexport.files.pickles import TensorRef
 
 MAGIC = b"PK\x03\x04"
-PICKLE_LIMIT = 64 * 2**20  # bytes
-TOTAL_LIMIT = 2 * 2**30  # bytes, all entries unpacked
-RATIO_LIMIT = 20  # unpacked to packed; torch stores, so real files have 1
-ENTRY_LIMIT = 50_000
-EMPTY_LIMIT = 2**40  # product of the other axes of a tensor without values
+MAX_PICKLE_BYTES = 64 * 2**20  # unpacked; it holds names and shapes, no weights
+MAX_UNPACKED_BYTES = 2 * 2**30  # all entries together are held in memory
+MAX_UNPACKED_RATIO = 20  # bytes unpacked for one packed; torch stores without packing, so real files have 1
+MIN_PACKED_BYTES = 2**16  # what a smaller file counts as: the pickle of a small model packs well
+ENTRY_LIMIT = 50_000  # of the archive, and as many values in its dictionaries; a tensor needs one
+EMPTY_LIMIT = 2**40  # elements that the other axes of a tensor without values would make; numpy refuses far more
+MAX_DICTIONARY_DEPTH = 8  # dictionaries inside one another
 PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError, ValueError)
 
@@ -78,16 +80,17 @@ class _Archive:
 
 @dataclass(slots=True)
 class _Budget:
-    """What the tensors of one file may still take, in values and bytes: a small file
-    can name the same storage, or the same dictionary, a million times."""
+    """How many values of dictionaries one file may still have, and how many bytes their
+    tensors: a small file can name the same storage, or the same dictionary, a million times."""
 
-    items: int
-    size: int
+    values: int
+    bytes: int
 
     def take(self, size: int) -> None:
-        self.items -= 1
-        self.size -= size
-        if self.items < 0 or self.size < 0:
+        """Take a value of `size` bytes off it. Raises CheckpointError where too little is left."""
+        self.values -= 1
+        self.bytes -= size
+        if self.values < 0 or self.bytes < 0:
             raise CheckpointError("the file describes far more or larger tensors than it holds")
 
 
@@ -99,17 +102,17 @@ def read(data: bytes) -> dict[str, Any]:
     """
     archive = _open(data)
     entry = archive.entry("data.pkl")
-    if entry.file_size > PICKLE_LIMIT:
-        raise CheckpointError(f"the pickle unpacks to {entry.file_size} bytes, more than {PICKLE_LIMIT}")
+    if entry.file_size > MAX_PICKLE_BYTES:
+        raise CheckpointError(f"the pickle unpacks to {entry.file_size} bytes, more than {MAX_PICKLE_BYTES}")
     value = pickles.read(archive.read(entry))
     if not isinstance(value, dict):
         raise CheckpointError(f"the file holds {_kind(value)}, expected a state dict", hint=pickles.SAVE_STATE_DICT)
-    return _Resolver(archive, _Budget(ENTRY_LIMIT, _limit(len(data)))).mapping(value, depth=0)
+    return _Resolver(archive, _Budget(ENTRY_LIMIT, _unpacked_bytes(len(data)))).mapping(value, depth=0)
 
 
-def _limit(size: int) -> int:
-    """The bytes a file of that size may unpack to."""
-    return min(TOTAL_LIMIT, RATIO_LIMIT * max(size, 2**16))
+def _unpacked_bytes(packed: int) -> int:
+    """The bytes a file of `packed` bytes may unpack to."""
+    return min(MAX_UNPACKED_BYTES, MAX_UNPACKED_RATIO * max(packed, MIN_PACKED_BYTES))
 
 
 def _open(data: bytes) -> _Archive:
@@ -117,22 +120,34 @@ def _open(data: bytes) -> _Archive:
         archive = zipfile.ZipFile(io.BytesIO(data))
     except (*DAMAGE, struct.error) as error:
         raise CheckpointError("the file is cut off or no zip archive; copy it again") from error
-    entries = archive.infolist()
+    names = _names(archive.infolist(), len(data))
+    little = _Archive(archive, _root(names), "<")
+    if little.root + "byteorder" in names and little.read(little.entry("byteorder")).strip() == b"big":
+        return _Archive(archive, little.root, ">")
+    return little
+
+
+def _names(entries: list[zipfile.ZipInfo], packed: int) -> list[str]:
+    """The names of all entries of a file of `packed` bytes. Raises CheckpointError where
+    they are too many, or hold too much."""
     names = [entry.filename for entry in entries]
     if len(entries) > ENTRY_LIMIT or len(set(names)) != len(names):
         raise CheckpointError("the archive has duplicate or far too many entries")
-    total = sum(entry.file_size for entry in entries)
-    if total > _limit(len(data)):
-        raise CheckpointError(f"the archive would unpack to {total} bytes, more than this reader takes")
+    unpacked = sum(entry.file_size for entry in entries)
+    if unpacked > _unpacked_bytes(packed):
+        raise CheckpointError(f"the archive would unpack to {unpacked} bytes, more than this reader takes")
+    return names
+
+
+def _root(names: list[str]) -> str:
+    """The folder of the one pickle. Raises CheckpointError where that is no state dict's."""
     pickled = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickled) != 1:
         raise CheckpointError("the archive holds no torch checkpoint (one NAME/data.pkl)", hint=pickles.SAVE_STATE_DICT)
     root = pickled[0].removesuffix("data.pkl")
     if root + "constants.pkl" in names:
         raise CheckpointError("the file is a TorchScript module", hint=pickles.SAVE_STATE_DICT)
-    little = _Archive(archive, root, "<")
-    big = root + "byteorder" in names and little.read(little.entry("byteorder")).strip() == b"big"
-    return _Archive(archive, root, ">") if big else little
+    return root
 
 
 class _Resolver:
@@ -143,8 +158,8 @@ class _Resolver:
         self.storages: dict[str, bytes] = {}
 
     def mapping(self, value: dict[Any, Any], depth: int) -> dict[str, Any]:
-        if depth > 8:
-            raise CheckpointError("the file nests dictionaries more than 8 deep")
+        if depth > MAX_DICTIONARY_DEPTH:
+            raise CheckpointError(f"the file nests dictionaries more than {MAX_DICTIONARY_DEPTH} deep")
         result: dict[str, Any] = {}
         for key, item in value.items():
             name = str(key)
@@ -152,7 +167,7 @@ class _Resolver:
                 raise CheckpointError(f"the file has two values under the name {name[:80]!r}")
             self.budget.take(0)
             if isinstance(item, TensorRef):
-                result[name] = self.tensor(item, name[: pickles.NAME_LIMIT])
+                result[name] = self.tensor(item, name[: pickles.MAX_NAME_CHARACTERS])
             elif isinstance(item, dict):
                 result[name] = self.mapping(item, depth + 1)
             else:

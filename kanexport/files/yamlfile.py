@@ -16,10 +16,23 @@ import yaml
 
 from kanexport.errors import CheckpointError
 
-SIZE_LIMIT = 2**20  # bytes
-DEPTH_LIMIT = 64
-EVENT_LIMIT = 500_000  # nodes, with every alias counted as what it stands for
-SCALAR_LIMIT = 2_000  # characters; longer numbers take Python for ever
+MAX_CONFIG_BYTES = 2**20  # pykan's own have a few thousand for each layer
+MAX_CONFIG_DEPTH = 64  # the parser recurses at each level
+NODE_LIMIT = 500_000  # every alias counts as the nodes it repeats, so that none stands for a large value
+MAX_SCALAR_CHARACTERS = 2_000  # Python takes quadratic time over longer numbers
+
+# numpy's code of a dtype -> struct's format, little endian.
+SCALAR_FORMATS = {
+    "i8": "<q",
+    "i4": "<i",
+    "i2": "<h",
+    "i1": "<b",
+    "u8": "<Q",
+    "u4": "<I",
+    "f8": "<d",
+    "f4": "<f",
+    "b1": "<?",
+}
 
 # PyYAML's own constructors raise more than YAMLError: `!!int ""` is an IndexError.
 FAULTS = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -69,27 +82,16 @@ def _numpy_scalar(tagged: Tagged) -> Any:
     dtype, raw = value
     args = dtype.value.get("args") if isinstance(dtype, Tagged) and isinstance(dtype.value, dict) else None
     code = args[0] if isinstance(args, list) and args else None
-    formats = {
-        "i8": "<q",
-        "i4": "<i",
-        "i2": "<h",
-        "i1": "<b",
-        "u8": "<Q",
-        "u4": "<I",
-        "f8": "<d",
-        "f4": "<f",
-        "b1": "<?",
-    }
-    form = formats.get(str(code))
-    if form is None or struct.calcsize(form) != len(raw):
+    layout = SCALAR_FORMATS.get(str(code))
+    if layout is None or struct.calcsize(layout) != len(raw):
         return tagged
-    return struct.unpack(form, raw)[0]
+    return struct.unpack(layout, raw)[0]
 
 
 def read(data: bytes) -> dict[str, Any]:
     """The mapping at the top of the file. Raises CheckpointError."""
-    if len(data) > SIZE_LIMIT:
-        raise CheckpointError(f"the config has {len(data)} bytes, more than {SIZE_LIMIT}")
+    if len(data) > MAX_CONFIG_BYTES:
+        raise CheckpointError(f"the config has {len(data)} bytes, more than {MAX_CONFIG_BYTES}")
     try:
         text = data.decode()
         _check_events(text)
@@ -106,28 +108,48 @@ def read(data: bytes) -> dict[str, Any]:
 
 
 def _check_events(text: str) -> None:
-    """Bound depth and size before anything is constructed; aliases count as what they
-    repeat, so a small file cannot stand for a large value or for one without end."""
-    sizes: dict[str, int] = {}
-    parents: list[tuple[str | None, int]] = []
-    count = 0
+    """Bound depth and size before anything is constructed. Raises CheckpointError."""
+    extent = _Extent()
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        start, anchor = count, getattr(event, "anchor", None)
-        if isinstance(event, yaml.CollectionStartEvent):
-            parents.append((anchor, count))
-            count += 1
-            anchor = None
-        if isinstance(event, yaml.CollectionEndEvent):
-            anchor, start = parents.pop()
-        elif isinstance(event, yaml.AliasEvent):
-            if anchor not in sizes:
-                raise CheckpointError(f"the config refers to {str(anchor)[:80]!r} before it is complete")
-            count += sizes[anchor]
-        elif isinstance(event, yaml.ScalarEvent):
-            count += 1
-            if len(event.value) > SCALAR_LIMIT:
-                raise CheckpointError(f"the config has a value of {len(event.value)} characters")
-        if anchor is not None:
-            sizes[anchor] = count - start
-        if len(parents) > DEPTH_LIMIT or count > EVENT_LIMIT:
+        extent.take(event)
+        if extent.depth > MAX_CONFIG_DEPTH or extent.nodes > NODE_LIMIT:
             raise CheckpointError("the config is nested too deeply, too large or full of aliases")
+
+
+class _Extent:
+    """How many nodes the events so far stand for, and how deep the last one lies. An alias
+    counts as what it repeats, so a small file cannot stand for a large value or for one
+    without end."""
+
+    def __init__(self) -> None:
+        self.nodes = 0
+        self._sizes: dict[str, int] = {}  # by anchor: the nodes it stands for, once it is complete
+        self._open: list[tuple[str | None, int]] = []  # collections that have not ended: anchor, nodes before it
+
+    @property
+    def depth(self) -> int:
+        return len(self._open)
+
+    def take(self, event: Any) -> None:
+        """Count one event of the parser. Raises CheckpointError."""
+        if isinstance(event, yaml.CollectionStartEvent):
+            self._open.append((event.anchor, self.nodes))
+            self.nodes += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            self._complete(*self._open.pop())
+        elif isinstance(event, yaml.AliasEvent):
+            self._repeat(event.anchor)
+        elif isinstance(event, yaml.ScalarEvent):
+            if len(event.value) > MAX_SCALAR_CHARACTERS:
+                raise CheckpointError(f"the config has a value of {len(event.value)} characters")
+            self.nodes += 1
+            self._complete(event.anchor, self.nodes - 1)
+
+    def _repeat(self, anchor: Any) -> None:
+        if anchor not in self._sizes:
+            raise CheckpointError(f"the config refers to {str(anchor)[:80]!r} before it is complete")
+        self.nodes += self._sizes[anchor]
+
+    def _complete(self, anchor: str | None, start: int) -> None:
+        if anchor is not None:
+            self._sizes[anchor] = self.nodes - start

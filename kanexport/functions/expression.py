@@ -17,7 +17,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[np.float64]
 
-LENGTH, DEPTH = 500, 50  # characters, and parts inside one another
-POWER = 16  # integer exponents up to this are products
+MAX_TEXT_CHARACTERS = 500  # an expression stands in messages, and in the manifest
+MAX_TEXT_DEPTH = 50  # parts inside one another: evaluation recurses as deep
+MAX_PRODUCT_POWER = 16  # integer exponents up to this are products; larger ones are left to Pow
 CONSTANTS = {"pi": math.pi, "e": math.e}
 FUNCTIONS = {name: function for name, function in SYMBOLIC.items() if name.isidentifier() and name != "x"}
 GRAMMAR = "x, numbers, pi, e, + - * / **, parentheses and " + ", ".join(FUNCTIONS)
@@ -57,8 +58,10 @@ class Part:
 def function(name: str, text: str) -> Unary:
     """The function of that name. Raises OptionError, saying what is wrong with the text."""
     what = f"--function {name[:40]}={text[:80]!r}"
-    if len(text) > LENGTH or not (text.isascii() and text.isprintable()):
-        raise OptionError(f"{what}: expected at most {LENGTH} printable ASCII characters", hint=f"known: {GRAMMAR}")
+    if len(text) > MAX_TEXT_CHARACTERS or not (text.isascii() and text.isprintable()):
+        raise OptionError(
+            f"{what}: expected at most {MAX_TEXT_CHARACTERS} printable ASCII characters", hint=f"known: {GRAMMAR}"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd numbers such as 1or
@@ -66,7 +69,7 @@ def function(name: str, text: str) -> Unary:
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         raise OptionError(f"{what} is no expression", hint=f"known: {GRAMMAR}") from error
     try:
-        part = _part(tree.body, DEPTH)
+        part = _part(tree.body, MAX_TEXT_DEPTH)
     except OptionError as error:
         raise OptionError(f"{what}: {error.message}", hint=error.hint or f"known: {GRAMMAR}") from error
     except RecursionError as error:  # from showing what is not allowed
@@ -77,31 +80,27 @@ def function(name: str, text: str) -> Unary:
 
 
 def _part(node: ast.AST, depth: int) -> Part:
-    """Raises OptionError for what is not in the grammar."""
+    """A part of an expression, in which `depth` more may lie inside one another. Raises
+    OptionError for what is not in the grammar."""
     if depth == 0:
-        raise OptionError(f"more than {DEPTH} parts lie inside one another")
-    if isinstance(node, ast.Constant):
-        return _number(node.value)
-    if isinstance(node, ast.Name):
-        return _name(node.id)
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
-        inner = _part(node.operand, depth - 1)
-        return inner if isinstance(node.op, ast.UAdd) else _applied(np.negative, lambda g, x: g.op("Neg", x), inner)
-    if isinstance(node, ast.BinOp) and type(node.op) in BINARY:
-        return _binary(type(node.op), _part(node.left, depth - 1), _part(node.right, depth - 1))
-    if isinstance(node, ast.Call):
-        return _call(node, depth)
+        raise OptionError(f"more than {MAX_TEXT_DEPTH} parts lie inside one another")
+    if type(node) not in PARTS:
+        raise _not_allowed(node)
+    return PARTS[type(node)](node, depth)
+
+
+def _not_allowed(node: ast.AST) -> OptionError:
     power = isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitXor)
-    raise OptionError(
+    return OptionError(
         f"{ast.unparse(node)[:60]!r} is not allowed", hint="a power is written **, as in x**2" if power else ""
     )
 
 
-def _number(value: object) -> Part:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise OptionError(f"{value!r:.60} is not allowed")
+def _number(node: ast.Constant, depth: int) -> Part:
+    if isinstance(node.value, bool) or not isinstance(node.value, int | float):
+        raise OptionError(f"{node.value!r:.60} is not allowed")
     try:
-        return _constant(float(value))
+        return _constant(float(node.value))
     except OverflowError:
         return _constant(math.inf)
 
@@ -113,12 +112,19 @@ def _constant(value: float) -> Part:
     return Part(lambda x: np.full_like(x, value), lambda g, x: g.const(value), value)
 
 
-def _name(name: str) -> Part:
-    if name == "x":
+def _name(node: ast.Name, depth: int) -> Part:
+    if node.id == "x":
         return Part(lambda x: x, lambda g, x: x)
-    if name in CONSTANTS:
-        return _constant(CONSTANTS[name])
-    raise OptionError(f"{name[:60]!r} is not known")
+    if node.id in CONSTANTS:
+        return _constant(CONSTANTS[node.id])
+    raise OptionError(f"{node.id[:60]!r} is not known")
+
+
+def _signed(node: ast.UnaryOp, depth: int) -> Part:
+    if not isinstance(node.op, ast.USub | ast.UAdd):
+        raise _not_allowed(node)
+    inner = _part(node.operand, depth - 1)
+    return inner if isinstance(node.op, ast.UAdd) else _applied(np.negative, lambda g, x: g.op("Neg", x), inner)
 
 
 def _call(node: ast.Call, depth: int) -> Part:
@@ -142,8 +148,11 @@ def _fold(compute: Callable[[], Array]) -> float:
         return float(compute()[0])
 
 
-def _binary(kind: type, left: Part, right: Part) -> Part:
-    operator, compute = BINARY[kind]
+def _binary(node: ast.BinOp, depth: int) -> Part:
+    if type(node.op) not in BINARY:
+        raise _not_allowed(node)
+    operator, compute = BINARY[type(node.op)]
+    left, right = _part(node.left, depth - 1), _part(node.right, depth - 1)
     if left.constant is not None and right.constant is not None:
         a, b = np.array([left.constant]), np.array([right.constant])
         return _constant(_fold(lambda: compute(a, b)))
@@ -151,10 +160,18 @@ def _binary(kind: type, left: Part, right: Part) -> Part:
     def evaluate(x: Array) -> Array:
         return compute(left.evaluate(x), right.evaluate(x))
 
-    exponent = right.constant
-    if operator == "Pow" and exponent is not None and exponent == int(exponent) and 0 < abs(exponent) <= POWER:
-        return Part(evaluate, lambda g, x: _emit_power(g, left.emit(g, x), int(exponent)))
+    power = _product_power(right) if operator == "Pow" else None
+    if power is not None:
+        return Part(evaluate, lambda g, x: _emit_power(g, left.emit(g, x), power))
     return Part(evaluate, lambda g, x: g.op(operator, left.emit(g, x), right.emit(g, x)))
+
+
+def _product_power(exponent: Part) -> int | None:
+    """The exponent, where a power with it is better made of products: a small integer that is not zero."""
+    value = exponent.constant
+    if value is None or value != int(value) or not 0 < abs(value) <= MAX_PRODUCT_POWER:
+        return None
+    return int(value)
 
 
 def _emit_power(g: Graph, base: Value, exponent: int) -> Value:
@@ -168,3 +185,13 @@ def _emit_power(g: Graph, base: Value, exponent: int) -> Value:
             square = g.mul(square, square)
     assert result is not None
     return g.op("Reciprocal", result) if exponent < 0 else result
+
+
+# How each kind of node is read; nothing else is in the grammar.
+PARTS: dict[type, Callable[[Any, int], Part]] = {
+    ast.Constant: _number,
+    ast.Name: _name,
+    ast.UnaryOp: _signed,
+    ast.BinOp: _binary,
+    ast.Call: _call,
+}

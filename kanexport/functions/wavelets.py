@@ -100,7 +100,7 @@ WAVELETS = {
 
 def rates(widths: Array) -> Array:
     """1 / width of every wavelet, from [O, I, K] to [I, O, K]. Raises InvalidKan for a width
-    of zero, naming its edge."""
+    of zero or without end, naming its edge."""
     flat = np.argwhere(widths == 0)
     if len(flat):
         destination, source, at = (int(v) for v in flat[0])
@@ -108,6 +108,13 @@ def rates(widths: Array) -> Array:
             f"the scale of wavelet {at} on edge {source} -> {destination} is 0 ({len(flat)} of {widths.size} are): "
             "the library divides by it",
             hint="the edge is NaN or infinite in the library too; train again, or set the scale and the weight",
+        )
+    endless = np.argwhere(np.isinf(widths))
+    if len(endless):  # 1 / inf is a number again
+        destination, source, at = (int(v) for v in endless[0])
+        raise InvalidKan(
+            f"the scale of wavelet {at} on edge {source} -> {destination} is {float(widths[tuple(endless[0])])!r}",
+            hint="the training has diverged; export an earlier checkpoint",
         )
     with np.errstate(over="ignore"):  # the layer refuses what is not finite
         return (1 / widths).transpose(1, 0, 2)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from kanexport.errors import InvalidKan
-from kanexport.hybrid.faults import first_line, place
+from kanexport.hybrid.faults import ForeignError, first_line, foreign_code, place
 from kanexport.hybrid.lend import first_tensor, lent, replaced
 from kanexport.proof.evaluate import Jitter
 
@@ -36,7 +36,7 @@ class Call:
         """The same call with other vectors; None where the module does not take them."""
         given = torch.from_numpy(x).to(_get(self.args, self.kwargs, self.at).dtype)
         args, kwargs = _put(self.args, self.kwargs, self.at, given)
-        with contextlib.suppress(Exception), torch.no_grad():  # whatever the module's own code raises
+        with contextlib.suppress(ForeignError), foreign_code(), torch.no_grad():
             y = self.module.forward(*args, **kwargs)
             return Call(self.name, x, array(y), self.module, args, kwargs, self.at)
         return None
@@ -80,21 +80,23 @@ class Oracle:
         x = torch.from_numpy(rows if jitter is None else jitter.shake(rows)).to(self.dtype)
         forwards = [(part, watch.forward(name, part)) for name, part in (watched or {}).items()]
         try:
-            with replaced(forwards), torch.no_grad():
+            with foreign_code(), replaced(forwards), torch.no_grad():
                 y = self.module(x)
-        except Exception as error:  # whatever the module's code raises
-            where = place(error)
+        except ForeignError as foreign:
+            where = place(foreign.error)
             count = "1 row" if len(x) == 1 else f"{len(x)} rows"
             raise InvalidKan(
-                f"the module does not run on {count} of shape {list(x.shape[1:])}: {first_line(error)}"
+                f"the module does not run on {count} of shape {list(x.shape[1:])}: {first_line(foreign.error)}"
                 + (f" ({where})" if where else ""),
                 hint="give rows as the module takes them: --example rows.npy, or --input-shape without the batch axis",
-            ) from error
-        return array(_only(y)), watch.calls
+            ) from foreign.error
+        return array(_one_tensor(y)), watch.calls
 
 
 @dataclass
 class _Watch:
+    """Notes the calls of submodules, and shakes what goes into them if `jitter` is given."""
+
     calls: list[Call]
     jitter: Jitter | None
     nested: bool
@@ -149,7 +151,8 @@ def _put(
     return args, kwargs | {at: value}
 
 
-def _only(y: object) -> torch.Tensor:
+def _one_tensor(y: object) -> torch.Tensor:
+    """What a module gives, as what it takes: one floating-point tensor [B, ...]."""
     if isinstance(y, tuple | list) and len(y) == 1:
         y = y[0]
     if not isinstance(y, torch.Tensor) or not y.is_floating_point() or y.ndim < 2:

@@ -12,9 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from kanexport.errors import OptionError
+from kanexport.hybrid import inputs, splice, trace
 from kanexport.hybrid import plan as planning
-from kanexport.hybrid import splice, trace
 from kanexport.hybrid.capture import Oracle
 from kanexport.hybrid.lend import lent, unwrapped
 from kanexport.hybrid.plan import FEW, Plan, Use
@@ -26,6 +25,7 @@ from kanexport.lowering.serving import INPUT, serving_graph
 from kanexport.manifest import LayerInfo, Source, SourceFile
 from kanexport.packing import describe
 from kanexport.packing.publish import ProvedModel, Result, Target, publish
+from kanexport.packing.signature import Signature
 from kanexport.proof import trial_rows, verify
 from kanexport.proof.verify import Proof
 
@@ -52,7 +52,7 @@ def convert(
     [B, ...], the more like real data the better: the proof is made with them. Raises
     ExportError; then nothing changed."""
     target.check()
-    x = _rows(example)
+    x = inputs.rows(example)
     whole = Whole(unwrapped(module))
     stored = _stored(whole)
     oracle = Oracle.of(whole, x[:FEW])
@@ -63,7 +63,7 @@ def convert(
         lowered = _lower(whole, plan, x, target.dtype)
     with lent(whole, oracle.dtype):
         proof = _prove(plan, lowered, _zones(x, count), target, advance)
-        output_shape = oracle.run(x[:1])[0].shape[1:]
+        y, _ = oracle.run(x[:1])
     source = Source(
         family=FAMILY,
         family_reason=_reason(plan),
@@ -72,18 +72,17 @@ def convert(
         options_given=options,
         options_assumed=assumed or {},
     )
-    made = ProvedModel(
+    model = ProvedModel(
         lowered=lowered,
         proof=proof,
         layers=_describe(plan, lowered),
         edge_class="B" if any(layer.mixes for layer in plan.layers) else "A",
         opset=trace.OPSET,
-        input_shape=x.shape[1:],
-        output_shape=output_shape,
+        signature=Signature.of_rows(x, y, target.dtype),
         source=source,
         notes=(*plan.notes, *_precision(stored, target.dtype, oracle)),
     )
-    return publish(target, made)
+    return publish(target, model)
 
 
 def _lower(whole: Whole, plan: Plan, x: Array, dtype: str) -> Lowered:
@@ -188,24 +187,6 @@ def _reason(plan: Plan) -> str:
     for name, reading in plan.readings.items():
         by_family.setdefault(reading.family, []).append(shown(name))
     return "; ".join(f"{family}: {', '.join(names)}" for family, names in by_family.items()) or "no KAN layer"
-
-
-def _rows(example: Any) -> Array:
-    """[B, ...] in float64, with values that float32 holds."""
-    if isinstance(example, tuple | list) and len(example) == 1:
-        example = example[0]
-    if isinstance(example, torch.Tensor):
-        example = example.detach().cpu()
-        example = (example.float() if example.dtype == torch.bfloat16 else example).numpy()
-    if not isinstance(example, np.ndarray) or example.dtype.kind != "f" or example.ndim < 2 or not len(example):
-        what = f"{example.dtype} {example.shape}" if isinstance(example, np.ndarray) else type(example).__name__
-        raise OptionError(
-            f"the example is {what}, expected one floating-point tensor [rows, ...]",
-            hint="a served model has one input; wrap a module that takes more, or integers, in one that does not",
-        )
-    if not np.isfinite(example).all():
-        raise OptionError("the example rows hold values that are not finite")
-    return np.ascontiguousarray(example, dtype=np.float32).astype(np.float64)
 
 
 def _stored(module: nn.Module) -> str:

@@ -48,10 +48,10 @@ class Facts(Options):
     call or an attribute tells. Knows afterwards between which names there was a choice."""
 
     def __init__(
-        self, given: Mapping[str, str], module: nn.Module, told: Mapping[str, str], tried: Mapping[str, str]
+        self, given: Mapping[str, str], module: nn.Module, by_call: Mapping[str, str], tried: Mapping[str, str]
     ) -> None:
         super().__init__(dict(given))
-        self._module, self._told, self._tried = module, told, tried
+        self._module, self._by_call, self._tried = module, by_call, tried
         self.choices: dict[str, tuple[str, ...]] = {}
 
     @property
@@ -60,16 +60,18 @@ class Facts(Options):
         return self._known
 
     def optional(self, key: str) -> str | None:
-        found = super().optional(key)
+        """As `Options.optional`, with the call and the attributes asked last."""
+        value = super().optional(key)
         if key in BASES:
             self.choices[key] = tuple(unary.ACTIVATIONS)
         if key in self._tried:
             return self._tried[key]
-        if found is not None:
-            return found
-        return self._told.get(key) or attribute(self._module, key)
+        if value is not None:
+            return value
+        return self._by_call.get(key) or attribute(self._module, key)
 
     def choice(self, key: str, known: Iterable[str], default: str) -> str:
+        """As `Options.choice`; an attribute that is none of the known names counts for nothing."""
         names = tuple(known)
         self.choices[key] = names
         value = self.optional(key)
@@ -83,16 +85,18 @@ def attribute(module: nn.Module, key: str) -> str | None:
     if key in OURS:
         return None
     if key in NORMS:
-        found = {part.eps for part in module.modules() if isinstance(part, NORMS[key])}
-        return repr(found.pop()) if len(found) == 1 else None
-    for path in ATTRIBUTES.get(key, (key,)):
-        value: Any = module
-        for name in path.split("."):
-            value = _item(value, int(name)) if name.isdecimal() else getattr(value, name, None)
-        text = None if value is None else _text(value)
-        if text is not None:
-            return text
-    return None
+        epsilons = {part.eps for part in module.modules() if isinstance(part, NORMS[key])}
+        return repr(epsilons.pop()) if len(epsilons) == 1 else None
+    texts = (_text(_follow(module, path)) for path in ATTRIBUTES.get(key, (key,)))
+    return next((text for text in texts if text is not None), None)
+
+
+def _follow(module: nn.Module, path: str) -> Any:
+    """What a path such as "rbf.denominator" or "grid_range.0" leads to, or None."""
+    value: Any = module
+    for name in path.split("."):
+        value = _item(value, int(name)) if name.isdecimal() else getattr(value, name, None)
+    return value
 
 
 def unknown_base(module: nn.Module) -> str:
@@ -114,10 +118,15 @@ def _text(value: Any) -> str | None:
         return None
     if isinstance(value, str):
         return value
-    if isinstance(value, int | float | np.number):
-        return repr(value.item() if isinstance(value, np.number) else value)
     if isinstance(value, torch.Tensor):
         return repr(value.item()) if value.numel() == 1 else None
+    if isinstance(value, np.number):
+        return repr(value.item())
+    return repr(value) if isinstance(value, int | float) else _activation(value)
+
+
+def _activation(value: Any) -> str | None:
+    """Our name of an activation that is a function, a class or a module."""
     name = (value.__name__ if inspect.isroutine(value) or inspect.isclass(value) else type(value).__name__).lower()
     if name == "gelu" and getattr(value, "approximate", "none") == "tanh":
         return "gelu_tanh"
@@ -127,12 +136,12 @@ def _text(value: Any) -> str | None:
 
 def arrays(tensors: Mapping[str, torch.Tensor]) -> dict[str, npt.NDArray[Any]]:
     """Real, dense tensors as arrays of the type they have; bfloat16 has none and becomes float32."""
-    found = {}
+    real = {}
     for name, value in tensors.items():
         if not (value.is_complex() or value.is_sparse or value.is_quantized or value.is_meta):
             value = value.detach().cpu()
-            found[name] = np.asarray((value.float() if value.dtype == torch.bfloat16 else value).numpy())
-    return found
+            real[name] = np.asarray((value.float() if value.dtype == torch.bfloat16 else value).numpy())
+    return real
 
 
 def pykan_config(module: nn.Module) -> dict[str, Any] | None:
@@ -141,7 +150,7 @@ def pykan_config(module: nn.Module) -> dict[str, Any] | None:
     if not symbolic or not isinstance(width, list):
         return None
     base = getattr(module, "base_fun_name", "silu")
-    found = {
+    config = {
         "width": [list(entry) if isinstance(entry, list | tuple) else entry for entry in width],
         "mult_arity": getattr(module, "mult_arity", 2),
         "base_fun_name": base if isinstance(base, str) else _text(base),
@@ -150,34 +159,46 @@ def pykan_config(module: nn.Module) -> dict[str, Any] | None:
     names = {
         f"symbolic.funs_name.{at}": part.funs_name for at, part in enumerate(symbolic) if hasattr(part, "funs_name")
     }
-    return found | names
+    return config | names
 
 
 def _symbolic(module: nn.Module) -> list[nn.Module]:
     """The symbolic layers of a pykan network."""
-    found = getattr(module, "symbolic_fun", None)
-    return list(found) if isinstance(found, nn.ModuleList) else []
+    layers = getattr(module, "symbolic_fun", None)
+    return list(layers) if isinstance(layers, nn.ModuleList) else []
 
 
-def told(call: Call) -> dict[str, str]:
+def by_call(call: Call) -> dict[str, str]:
     """What a pykan network and its call say of options: the functions of its edges, the
     inputs that it selects, and its way around singularities."""
-    found = {
+    return _edge_functions(call.module) | _selected_inputs(call) | _singularities(call)
+
+
+def _edge_functions(module: nn.Module) -> dict[str, str]:
+    return {
         f"{SYMBOLIC}{at},{source},{destination}": name
-        for at, part in enumerate(_symbolic(call.module))
+        for at, part in enumerate(_symbolic(module))
         for destination, row in enumerate(getattr(part, "funs_name", ()))
         for source, name in enumerate(row)
         if name not in NO_FUNCTION
     }
+
+
+def _selected_inputs(call: Call) -> dict[str, str]:
     chosen = getattr(call.module, "input_id", None)
-    if isinstance(chosen, torch.Tensor) and chosen.ndim == 1 and not chosen.is_floating_point():
-        found |= {"input_id": ",".join(map(str, chosen.tolist())), "n_inputs": str(call.x.shape[-1])}
+    if not isinstance(chosen, torch.Tensor) or chosen.ndim != 1 or chosen.is_floating_point():
+        return {}
+    return {"input_id": ",".join(map(str, chosen.tolist())), "n_inputs": str(call.x.shape[-1])}
+
+
+def _singularities(call: Call) -> dict[str, str]:
+    """How the call goes around them: arguments of pykan's forward, given or by default."""
     try:
         bound = inspect.signature(call.module.forward).bind(*call.args, **call.kwargs)
     except (TypeError, ValueError):
-        return found
+        return {}
     bound.apply_defaults()
-    if bound.arguments.get("singularity_avoiding"):
-        limit = _text(bound.arguments.get("y_th"))
-        found |= {"singularity": "avoid"} | ({"y_th": limit} if limit is not None else {})
-    return found
+    if not bound.arguments.get("singularity_avoiding"):
+        return {}
+    limit = _text(bound.arguments.get("y_th"))
+    return {"singularity": "avoid"} | ({"y_th": limit} if limit is not None else {})

@@ -1,7 +1,8 @@
-"""What an error of the user's code or of torch says, in one line, and where it was."""
+"""The boundary to code that is not ours: the user's and torch's. What its errors say, in one line, and where."""
 
 from __future__ import annotations
 
+import contextlib
 import linecache
 import re
 import sysconfig
@@ -16,6 +17,23 @@ PYTHON = sysconfig.get_paths()["stdlib"]
 LIBRARIES = re.compile(r"site-packages.(torch|functorch|onnx|onnxscript|onnx_ir|sympy|numpy)\b")
 QUOTED = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')  # dynamo tells frames in its text
 LENGTH = 300
+
+
+class ForeignError(Exception):
+    """What the user's code or torch raised, as `error`."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(type(error).__name__)
+        self.error = error
+
+
+@contextlib.contextmanager
+def foreign_code() -> Iterator[None]:
+    """The user's code or torch runs inside; whatever it raises becomes a ForeignError. Ctrl-C passes."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:  # a module may raise anything, and a script that parses arguments exits
+        raise ForeignError(error) from error
 
 
 def first_line(error: BaseException) -> str:
@@ -36,16 +54,19 @@ def root(error: BaseException) -> BaseException:
 def place(error: BaseException) -> str:
     """The innermost line of the user's own code that an error passed through, such as
     "nets.py, line 12, in forward: if x.sum() > 0:"; empty where there is none."""
-    for one in _chain(error):
-        frames = [(f.filename, f.lineno or 0, f.name) for f in traceback.extract_tb(one.__traceback__)]
-        told = [(name, int(line), function) for name, line, function in QUOTED.findall(str(one))]
-        for found in (frames, told):
-            own = [frame for frame in found if _users(frame[0])]
-            if own:
-                name, line, function = own[-1]
-                text = linecache.getline(name, line).strip()
-                return f"{Path(name).name}, line {line}, in {function}" + (f": {text[:120]}" if text else "")
+    for link in _chain(error):
+        passed = [(f.filename, f.lineno or 0, f.name) for f in traceback.extract_tb(link.__traceback__)]
+        quoted = [(name, int(line), function) for name, line, function in QUOTED.findall(str(link))]
+        for frames in (passed, quoted):
+            users = [frame for frame in frames if _is_users(frame[0])]
+            if users:
+                return _described(*users[-1])
     return ""
+
+
+def _described(name: str, line: int, function: str) -> str:
+    text = linecache.getline(name, line).strip()
+    return f"{Path(name).name}, line {line}, in {function}" + (f": {text[:120]}" if text else "")
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -56,7 +77,8 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     yield from reversed(chain)
 
 
-def _users(name: str) -> bool:
+def _is_users(name: str) -> bool:
+    """Whether a file is neither ours, nor torch's, nor Python's own."""
     if name.startswith("<") or name.startswith(OWN) or LIBRARIES.search(name):
         return False
     return not name.startswith(PYTHON) or "site-packages" in name

@@ -10,6 +10,7 @@ import contextlib
 import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -37,7 +38,17 @@ def lent(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """Inside: on the CPU, all floating-point tensors of one type, for inference, and new
     tensors of that type too. Raises InvalidKan for a module that has no values yet, or is
     no Python code any more."""
-    parts = list(module.modules())
+    _require_python(module)
+    before = _Before.of(module)
+    try:
+        _change(before, _Conversion(dtype))
+        with plain(dtype):
+            yield
+    finally:
+        before.restore()
+
+
+def _require_python(module: nn.Module) -> None:
     for name, part in module.named_modules():
         if isinstance(part, torch.jit.ScriptModule):
             raise InvalidKan(
@@ -45,34 +56,6 @@ def lent(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
                 "which torch.export does not take",
                 hint="give the module that it was made of, before torch.jit.script or trace",
             )
-    kept = [(part, dict(part.__dict__), [dict(part.__dict__[name]) for name in TABLES]) for part in parts]
-    parameters = [(p, p.data, p.grad, p.requires_grad) for p in _parameters(module)]
-    moved: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-    try:
-        for parameter, data, _, _ in parameters:
-            parameter.grad = None
-            parameter.requires_grad = False
-            parameter.data = _moved(data, dtype, moved)
-        for part in parts:
-            part.training = False
-            for name, buffer in part._buffers.items():
-                part._buffers[name] = _moved(buffer, dtype, moved)
-            for name, value in list(part.__dict__.items()):
-                if name not in TABLES:
-                    part.__dict__[name] = _moved(value, dtype, moved)
-        with plain(dtype):
-            yield
-    finally:
-        for part, attributes, tables in kept:
-            part.__dict__.clear()
-            part.__dict__.update(attributes)
-            for name, table in zip(TABLES, tables, strict=True):
-                part.__dict__[name].clear()
-                part.__dict__[name].update(table)
-        for parameter, data, grad, requires in parameters:
-            parameter.data = data
-            parameter.requires_grad = requires
-            parameter.grad = grad
 
 
 def _parameters(module: nn.Module) -> Iterator[nn.Parameter]:
@@ -85,21 +68,102 @@ def _parameters(module: nn.Module) -> Iterator[nn.Parameter]:
         yield parameter
 
 
-def _moved(value: Any, dtype: torch.dtype, moved: dict[int, tuple[torch.Tensor, torch.Tensor]], depth: int = 0) -> Any:
-    """A tensor, or a list or table of them, in another type; what is shared stays shared."""
-    if isinstance(value, torch.Tensor):
-        if isinstance(value, nn.Parameter) or value.is_meta:
-            return value
-        if id(value) not in moved:
-            wanted = dtype if value.is_floating_point() else value.dtype
-            # The original is kept too, so that no other tensor gets its id.
-            moved[id(value)] = value, value.detach().to("cpu", wanted, copy=True)
-        return moved[id(value)][1]
-    if depth < DEPTH and type(value) in (list, tuple):
-        return type(value)(_moved(item, dtype, moved, depth + 1) for item in value)
-    if depth < DEPTH and type(value) is dict:
-        return {key: _moved(item, dtype, moved, depth + 1) for key, item in value.items()}
-    return value
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A submodule's attributes, and the tables of parameters, buffers and submodules among them."""
+
+    module: nn.Module
+    attributes: dict[str, Any]
+    tables: list[dict[str, Any]]
+
+    def restore(self) -> None:
+        own = self.module.__dict__
+        own.clear()
+        own.update(self.attributes)
+        for name, table in zip(TABLES, self.tables, strict=True):
+            own[name].clear()
+            own[name].update(table)
+
+
+@dataclass(frozen=True, slots=True)
+class _Weight:
+    """A parameter, which stays the same object with other data in it."""
+
+    parameter: nn.Parameter
+    data: torch.Tensor
+    grad: torch.Tensor | None
+    requires_grad: bool
+
+    def restore(self) -> None:
+        self.parameter.data = self.data
+        self.parameter.requires_grad = self.requires_grad
+        self.parameter.grad = self.grad
+
+
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """What a module was before it was lent."""
+
+    parts: list[_Part]
+    weights: list[_Weight]
+
+    @classmethod
+    def of(cls, module: nn.Module) -> _Before:
+        parts = [
+            _Part(part, dict(part.__dict__), [dict(part.__dict__[name]) for name in TABLES])
+            for part in module.modules()
+        ]
+        return cls(parts, [_Weight(p, p.data, p.grad, p.requires_grad) for p in _parameters(module)])
+
+    def restore(self) -> None:
+        for part in self.parts:
+            part.restore()
+        for weight in self.weights:
+            weight.restore()
+
+
+class _Conversion:
+    """Copies of tensors in another type on the CPU; what is shared stays shared."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        # By id; the original is kept too, so that no other tensor gets its id.
+        self._copies: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def tensor(self, original: torch.Tensor) -> torch.Tensor:
+        """Its copy; parameters are changed in place, and a tensor without values stays."""
+        if isinstance(original, nn.Parameter) or original.is_meta:
+            return original
+        if id(original) not in self._copies:
+            dtype = self._dtype if original.is_floating_point() else original.dtype
+            self._copies[id(original)] = original, original.detach().to("cpu", dtype, copy=True)
+        return self._copies[id(original)][1]
+
+    def value(self, value: Any, depth: int = 0) -> Any:
+        """An attribute: a tensor, a list or table of them, or anything else, which stays."""
+        if isinstance(value, torch.Tensor):
+            return self.tensor(value)
+        if depth < DEPTH and type(value) in (list, tuple):
+            return type(value)(self.value(item, depth + 1) for item in value)
+        if depth < DEPTH and type(value) is dict:
+            return {key: self.value(item, depth + 1) for key, item in value.items()}
+        return value
+
+
+def _change(before: _Before, conversion: _Conversion) -> None:
+    for weight in before.weights:
+        parameter = weight.parameter
+        parameter.grad = None
+        parameter.requires_grad = False
+        parameter.data = conversion.tensor(weight.data)
+    for part in before.parts:
+        module = part.module
+        module.training = False
+        for name, buffer in module._buffers.items():
+            module._buffers[name] = conversion.value(buffer)
+        for name, value in list(module.__dict__.items()):
+            if name not in TABLES:
+                module.__dict__[name] = conversion.value(value)
 
 
 @contextlib.contextmanager

@@ -45,42 +45,39 @@ def splice(traced: bytes, bodies: Sequence[Body]) -> bytes:
         writer.fill(node, waiting.pop(0))
     if waiting:
         raise InvalidKan(f"the traced graph lacks {len(waiting)} KAN layers that the module runs")
-    _finish(model, writer)
+    del graph.node[:]
+    graph.node.extend(writer.nodes)
+    graph.output.extend(writer.outputs)
+    _rename(graph)
+    _strip(model)
     onnx.checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString())
 
 
-def _finish(model: Any, writer: _Writer) -> None:
-    """Our names for input and output, the vectors of nodes as outputs, and nothing about the machine."""
-    graph = model.graph
-    del graph.node[:]
-    graph.node.extend(writer.nodes)
-    graph.output.extend(writer.outputs)
+def _rename(graph: Any) -> None:
+    """Our names for the input and the first output; a tensor that has one of these already makes room."""
     names = {graph.input[0].name: INPUT, graph.output[0].name: OUTPUT}
     taken = {name for node in graph.node for name in (*node.input, *node.output)} - set(names)
     names |= {name: f"{name}_" for name in (INPUT, OUTPUT) if name in taken and name not in names}
     for node in graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
-        node.doc_string = ""
-        del node.metadata_props[:]
-    for tensor in graph.initializer:
-        tensor.name = names.get(tensor.name, tensor.name)
-        tensor.doc_string = ""
-        del tensor.metadata_props[:]
-    for value in (*graph.input, *graph.output):
-        value.name = names.get(value.name, value.name)
-        value.doc_string = ""
-        del value.metadata_props[:]
+    for named in (*graph.initializer, *graph.input, *graph.output):
+        named.name = names.get(named.name, named.name)
     graph.output[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+
+
+def _strip(model: Any) -> None:
+    """Nothing about the machine or torch stays, and no operator set of ours."""
+    graph = model.graph
+    for part in (*graph.node, *graph.initializer, *graph.input, *graph.output, graph, model):
+        part.doc_string = ""
+        del part.metadata_props[:]
     del graph.value_info[:]
-    del graph.metadata_props[:]
-    del model.metadata_props[:]
-    graph.doc_string = model.doc_string = ""
     graph.name, model.producer_name, model.producer_version = "kan", DOMAIN, ""
-    kept = [entry for entry in model.opset_import if entry.domain != DOMAIN]
+    standard = [entry for entry in model.opset_import if entry.domain != DOMAIN]
     del model.opset_import[:]
-    model.opset_import.extend(kept)
+    model.opset_import.extend(standard)
 
 
 class _Writer:

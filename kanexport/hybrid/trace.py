@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from kanexport.errors import InvalidKan
-from kanexport.hybrid.faults import first_line, place, root
+from kanexport.hybrid.faults import ForeignError, first_line, foreign_code, place, root
 from kanexport.hybrid.forms import COLUMN, FLAT, KEEP
 from kanexport.hybrid.lend import plain, replaced
 
@@ -43,7 +43,7 @@ class Hole:
     form: str  # as `forms.form` says
 
 
-def _shape(x: torch.Tensor, sources: int, destinations: int, form: str) -> tuple[Any, ...]:
+def _output_shape(x: torch.Tensor, sources: int, destinations: int, form: str) -> tuple[Any, ...]:
     rows: Any = x.numel() // sources
     shapes = {
         KEEP: (*x.shape[:-1], destinations),
@@ -55,12 +55,12 @@ def _shape(x: torch.Tensor, sources: int, destinations: int, form: str) -> tuple
 
 @torch.library.custom_op(f"{DOMAIN}::layer", mutates_args=())
 def _layer(x: torch.Tensor, index: int, sources: int, destinations: int, form: str) -> torch.Tensor:
-    return x.new_zeros(_shape(x, sources, destinations, form))
+    return x.new_zeros(_output_shape(x, sources, destinations, form))
 
 
 @_layer.register_fake
 def _fake(x: torch.Tensor, index: int, sources: int, destinations: int, form: str) -> torch.Tensor:
-    return x.new_empty(_shape(x, sources, destinations, form))
+    return x.new_empty(_output_shape(x, sources, destinations, form))
 
 
 def _schema() -> onnx.defs.OpSchema:
@@ -84,14 +84,14 @@ def _placeholder(hole: Hole) -> Callable[..., torch.Tensor]:
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
         for value in (*args, *kwargs.values()):
             if isinstance(value, torch.Tensor):
-                found: torch.Tensor = _layer(value, index, sources, destinations, form)
-                return found
+                output: torch.Tensor = _layer(value, index, sources, destinations, form)
+                return output
         raise TypeError("a KAN layer is called without a tensor")
 
     return forward
 
 
-def _translate(x: Any, index: int, sources: int, destinations: int, form: str) -> Any:
+def _as_onnx(x: Any, index: int, sources: int, destinations: int, form: str) -> Any:
     return onnxscript.values.Opset(DOMAIN, 1).Layer(x, index=index)
 
 
@@ -100,14 +100,15 @@ def trace(module: nn.Module, rows: npt.NDArray[Any], holes: Sequence[tuple[nn.Mo
     placeholder per call of a hole. Raises InvalidKan with the exporter's first words and
     the line of the module's code."""
     x = torch.from_numpy(np.resize(rows, (EXAMPLE_ROWS, *rows.shape[1:])))
-    failures: list[Exception] = []
+    failures: list[BaseException] = []
     with replaced((part, _placeholder(hole)) for part, hole in holes):
         # The second way follows Python more slowly but further: through len(x), for one.
         for strict in (False, True):
             try:
-                model = _export(module, x, strict=strict)
-            except Exception as error:  # torch.export raises whatever the module's code runs into
-                failures.append(error)
+                with foreign_code():
+                    model = _export(module, x, strict=strict)
+            except ForeignError as foreign:
+                failures.append(foreign.error)
                 continue
             if model.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
                 return bytes(model.SerializeToString())
@@ -115,7 +116,7 @@ def trace(module: nn.Module, rows: npt.NDArray[Any], holes: Sequence[tuple[nn.Mo
     raise _refusal(failures)
 
 
-def _refusal(failures: Sequence[Exception]) -> InvalidKan:
+def _refusal(failures: Sequence[BaseException]) -> InvalidKan:
     """What the user can do something about: the kind of thing, torch's first words, and the line."""
     words = first_line(root(failures[0]))
     where = next(filter(None, map(place, failures)), "")
@@ -135,7 +136,7 @@ def _export(module: nn.Module, x: torch.Tensor, *, strict: bool) -> Any:
             exported = torch.export.export(module, (x,), dynamic_shapes=shapes, strict=strict)
         if not onnx.defs.has(PLACEHOLDER, DOMAIN):
             onnx.defs.register_schema(_schema())
-        table: dict[Any, Any] = {torch.ops.kanexport.layer.default: _translate}
+        table: dict[Any, Any] = {torch.ops.kanexport.layer.default: _as_onnx}
         program = torch.onnx.export(
             exported, dynamo=True, opset_version=OPSET, custom_translation_table=table, verbose=False
         )

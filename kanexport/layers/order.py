@@ -3,7 +3,7 @@
 A state dict tells names and shapes, not the order of a forward pass. What follows
 from them without doubt is used (the numbers of a Sequential, a width that fits in
 one place only); what is likely is used and recorded as assumed; the rest is
-refused, and the user lists the steps in a file (`architecture.py`).
+refused, and the user lists the steps in a file (`recognise/steplist.py`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from kanexport.errors import FamilyError
 from kanexport.layers.parts import natural
 
-CHAIN_LIMIT = 6  # layers whose order is looked for
+CHAIN_LIMIT = 6  # layers whose order is looked for: all orders of more would be too many
 GIVE_ARCHITECTURE = "list the steps in a file, and give it with --architecture layers.toml (see docs/steplist.md)"
 
 Sides = dict[str, tuple[int, int]]  # by name: a layer's sources and destinations
@@ -58,10 +58,10 @@ def _arrange(layers: Sides, others: Sequence[OtherModule]) -> list[str]:
     placed: dict[int, list[str]] = {}
     for name, gap in _gaps(order, layers, others).items():
         placed.setdefault(gap, []).append(name)
-    for gap, found in placed.items():
-        if len(found) > 1:
+    for gap, rivals in placed.items():
+        if len(rivals) > 1:
             raise FamilyError(
-                f"{' and '.join(found)} may both stand before layer {gap} of {len(order)}", hint=GIVE_ARCHITECTURE
+                f"{' and '.join(rivals)} may both stand before layer {gap} of {len(order)}", hint=GIVE_ARCHITECTURE
             )
     return [name for gap in range(len(order) + 1) for name in (*placed.get(gap, []), *order[gap : gap + 1])]
 
@@ -86,15 +86,14 @@ def _unwrapped(prefix: str) -> str:
 
 def _only_chain(layers: Sides) -> list[str]:
     """The one order of the layers in which each takes what the one before gives."""
-    some = itertools.islice(_chains((), layers), 2)
-    found = [list(chain) for chain in some] if len(layers) <= CHAIN_LIMIT else []
-    if len(found) != 1:
+    chains = list(itertools.islice(_chains((), layers), 2)) if len(layers) <= CHAIN_LIMIT else []
+    if len(chains) != 1:
         sides = [f"{name.removesuffix('.')} ({n} to {m})" for name, (n, m) in layers.items()]
         raise FamilyError(
             f"the file does not tell the order of the KAN layers {', '.join(sides[:6])}",
             hint=f"{GIVE_ARCHITECTURE}, or export the layers one by one with --option prefix=KEY_PREFIX",
         )
-    return found[0]
+    return list(chains[0])
 
 
 def _chains(start: tuple[str, ...], layers: Sides) -> Iterator[tuple[str, ...]]:
@@ -110,34 +109,57 @@ def _gaps(order: list[str], layers: Sides, others: Sequence[OtherModule]) -> dic
     """The gap of each module: g stands before layer g. Modules with the numbers of layers,
     such as ln1 and ln2, all stand after those layers, or all before; others where alone
     their width fits. Raises FamilyError where more than one place is left."""
-    widths = [layers[order[0]][0], *(layers[name][1] for name in order)]
-    own = {_number(name): at for at, name in enumerate(order) if counted(order) and _number(name) is not None}
+    widths = [layers[order[0]][0], *(layers[name][1] for name in order)]  # of the nodes in each gap
+    places = _numbered_places(order)
+    gaps: dict[str, int] = {}
+    for members in _series(others):
+        gaps |= _gaps_by_number(members, places, widths) or {m.prefix: _only_gap(m, widths) for m in members}
+    return gaps
+
+
+def _numbered_places(order: list[str]) -> dict[int, int]:
+    """By the number of a layer: its place in the order. Empty where the names differ in more than that."""
+    numbers = {_number(name): place for place, name in enumerate(order)} if counted(order) else {}
+    return {number: place for number, place in numbers.items() if number is not None}
+
+
+def _series(others: Sequence[OtherModule]) -> list[list[OtherModule]]:
+    """Modules that differ in the number at the end of their names alone, such as ln1 and ln2, together."""
     series: dict[str, list[OtherModule]] = {}
     for other in sorted(others, key=lambda item: natural(item.prefix)):
         series.setdefault(re.sub(r"\d+\.$", "", other.prefix), []).append(other)
-    found = {}
-    for members in series.values():
-        shift = _shift(members, own, widths) if all(_number(other.prefix) in own for other in members) else None
-        for other in members:
-            if shift is not None:
-                found[other.prefix] = own[_number(other.prefix)] + shift
-                continue
-            fitting = [gap for gap, width in enumerate(widths) if other.fits(width)]
-            if len(fitting) != 1:
-                raise _open(other, widths)
-            found[other.prefix] = fitting[0]
-    return found
+    return list(series.values())
 
 
-def _shift(members: Sequence[OtherModule], own: dict[int | None, int], widths: list[int]) -> int | None:
-    """1 where the modules stand after the layers of their numbers, 0 where before, None
-    where the widths allow neither. Raises FamilyError where they allow both, and there is
-    not just one for each layer but the last: then they stand between."""
-    at = [own[_number(other.prefix)] for other in members]
-    fits = [all(other.fits(widths[gap + shift]) for other, gap in zip(members, at, strict=True)) for shift in (0, 1)]
-    if all(fits) and at != list(range(len(own) - 1)):
+def _gaps_by_number(members: Sequence[OtherModule], places: dict[int, int], widths: list[int]) -> dict[str, int]:
+    """The gaps of modules that have the numbers of layers; empty where one has not, or the
+    widths allow none. Raises FamilyError where they allow both before and after the layers."""
+    numbers = [_number(other.prefix) for other in members]
+    before = [places[number] for number in numbers if number in places]
+    shift = _shift(members, before, len(places), widths) if len(before) == len(members) else None
+    if shift is None:
+        return {}
+    return {other.prefix: gap + shift for other, gap in zip(members, before, strict=True)}
+
+
+def _shift(members: Sequence[OtherModule], before: list[int], layers: int, widths: list[int]) -> int | None:
+    """0 where the modules stand in the gaps before the layers of their numbers, 1 where after,
+    None where the widths allow neither. Raises FamilyError where they allow both, and there is
+    not just one for each of the `layers` but the last: then they stand between."""
+    fits = [
+        all(other.fits(widths[gap + shift]) for other, gap in zip(members, before, strict=True)) for shift in (0, 1)
+    ]
+    if all(fits) and before != list(range(layers - 1)):
         raise _open(members[0], widths)
     return 1 if fits[1] else 0 if fits[0] else None
+
+
+def _only_gap(other: OtherModule, widths: list[int]) -> int:
+    """The one gap of the module's width. Raises FamilyError where there is none, or more."""
+    fitting = [gap for gap, width in enumerate(widths) if other.fits(width)]
+    if len(fitting) != 1:
+        raise _open(other, widths)
+    return fitting[0]
 
 
 def _open(other: OtherModule, widths: list[int]) -> FamilyError:
@@ -149,8 +171,9 @@ def _open(other: OtherModule, widths: list[int]) -> FamilyError:
 
 
 def _number(name: str) -> int | None:
-    found = re.search(r"(\d+)\.?$", name)
-    return int(found[1]) if found else None
+    """The number at the end of a module's name: of "net.ln2." 2."""
+    digits = re.search(r"(\d+)\.?$", name)
+    return int(digits[1]) if digits else None
 
 
 def _numbered(names: Sequence[str]) -> bool:

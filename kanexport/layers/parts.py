@@ -17,8 +17,6 @@ from kanexport.operators import precision
 Array = npt.NDArray[np.float64]
 Tensors = Mapping[str, npt.NDArray[Any]]
 
-# Of the weights in a file, widest first.
-
 
 @dataclass(frozen=True, slots=True)
 class Keys:
@@ -50,16 +48,21 @@ class Part:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Its shape; () where it is missing."""
-        found = self.tensors.get(self.prefix + name)
-        return () if found is None else found.shape
+        value = self.tensors.get(self.prefix + name)
+        return () if value is None else value.shape
+
+    def matches(self, keys: Keys) -> bool:
+        """Whether all required tensors are there, with their number of axes, and no absent one."""
+        complete = all(self.has(name) and len(self.shape(name)) == ndim for name, ndim in keys.required.items())
+        return complete and not any(map(self.has, keys.absent))
 
     def require(self, keys: Keys) -> None:
         """Raises InvalidKan if a required tensor is missing, empty, or has another number of axes."""
         for name, ndim in keys.required.items():
             shape = self.shape(name)
             if not self.has(name) or len(shape) != ndim or 0 in shape:
-                found = f"has shape {shape}" if self.has(name) else "is missing"
-                raise InvalidKan(f"tensor {self.prefix + name!r} {found}, expected {ndim} axes, none of length 0")
+                fact = f"has shape {shape}" if self.has(name) else "is missing"
+                raise InvalidKan(f"tensor {self.prefix + name!r} {fact}, expected {ndim} axes, none of length 0")
 
     def tensor(self, name: str, *shape: int | None) -> Array:
         """A tensor of that shape (None: any length), as float64. Raises InvalidKan naming the key."""
@@ -106,8 +109,8 @@ def product(a: Array, b: Array) -> Array:
 def storage_dtype(tensors: list[npt.NDArray[Any]]) -> str:
     """The widest type of number among the tensors, as their file has it: "float64",
     "float32", "float16" or "bfloat16"; "float32" where there is none."""
-    found = {bfloat16.stored(value) for value in tensors}
-    return next((name for name in precision.STORED if name in found), "float32")
+    types = {bfloat16.stored(value) for value in tensors}
+    return next((name for name in precision.STORED if name in types), "float32")
 
 
 def natural(text: str) -> list[tuple[int, int, str]]:

@@ -16,8 +16,10 @@ import numpy as np
 from kanexport.errors import FamilyError, InvalidKan, OptionError
 from kanexport.files.checkpoint import Checkpoint
 from kanexport.layers.parts import Tensors
-from kanexport.layers.symbolic import place
+from kanexport.layers.symbolic import Edge, place
 from kanexport.options import Options
+
+Shape = tuple[int, ...]  # of a layer's coefficients: [sources, destinations, functions]
 
 FIRST = "act_fun.0.coef"
 NOTE = "the weights came without pykan's config: what it would have said follows from the shapes, or is assumed"
@@ -32,45 +34,66 @@ def roots(tensors: Tensors) -> list[str]:
 def own(checkpoint: Checkpoint, options: Options) -> Checkpoint:
     """The model's tensors alone, under pykan's own names. Raises FamilyError where the
     file holds more than one KAN, or something else as well, and no prefix is given."""
-    found, given = roots(checkpoint.tensors), options.optional("prefix")
-    chosen = given if given is not None else found[0] if len(found) == 1 else None
-    if chosen is None or chosen not in found:
-        listed = ", ".join(repr(root) for root in found[:6]) or "none"
+    prefix = options.optional("prefix")
+    root = _root(checkpoint.tensors, prefix)
+    tensors = {key.removeprefix(root): value for key, value in checkpoint.tensors.items() if key.startswith(root)}
+    beside = [key for key in checkpoint.tensors if not key.startswith(root)]
+    if beside and prefix is None:
         raise FamilyError(
-            f"{FIRST} stands under {len(found)} prefixes: {listed}", hint="choose one with --option prefix=KEY_PREFIX"
-        )
-    tensors = {key.removeprefix(chosen): value for key, value in checkpoint.tensors.items() if key.startswith(chosen)}
-    beside = [key for key in checkpoint.tensors if not key.startswith(chosen)]
-    if beside and given is None:
-        raise FamilyError(
-            f"beside the KAN under {chosen!r} there are tensors of other modules, such as {beside[0]!r}",
-            hint=f"the KAN alone is exported with --option prefix={chosen}, a whole module with --module",
+            f"beside the KAN under {root!r} there are tensors of other modules, such as {beside[0]!r}",
+            hint=f"the KAN alone is exported with --option prefix={root}, a whole module with --module",
         )
     return dataclasses.replace(checkpoint, tensors=tensors)
 
 
+def _root(tensors: Tensors, prefix: str | None) -> str:
+    """The user's prefix, or that of the only model. Raises FamilyError where there is no such model, or a choice."""
+    known = roots(tensors)
+    if prefix is None and len(known) == 1:
+        return known[0]
+    if prefix in known:
+        return prefix
+    listed = ", ".join(repr(root) for root in known[:6]) or "none"
+    raise FamilyError(
+        f"{FIRST} stands under {len(known)} prefixes: {listed}", hint="choose one with --option prefix=KEY_PREFIX"
+    )
+
+
 def config(checkpoint: Checkpoint, depth: int, options: Options) -> dict[str, Any]:
-    """What the config would say. Raises InvalidKan or OptionError."""
-    shapes = []
-    for at in range(depth):
-        coef = checkpoint.tensors.get(f"act_fun.{at}.coef")
-        if coef is None or coef.ndim != 3:
-            raise InvalidKan(f"layer {at} has no coef [n, m, G+k]")
-        shapes.append(coef.shape)
-    width: list[list[int]] = [[shapes[0][0], 0]]
-    for at, (_, subnodes, _) in enumerate(shapes):
-        scale = checkpoint.tensors.get(f"node_scale_{at}")
-        last = scale.shape[0] if scale is not None and scale.ndim == 1 else subnodes
-        nodes = shapes[at + 1][0] if at + 1 < depth else last
-        width.append(_level(at, subnodes, nodes, options))
-    made = {
+    """What the config of `depth` layers would say, under its own keys. Raises InvalidKan or OptionError."""
+    shapes = _shapes(checkpoint.tensors, depth)
+    width = _width(checkpoint.tensors, shapes, options)
+    settings = {
         "width": width,
-        "mult_arity": _arity(options) if any(pair[1] for pair in width) else 2,
+        "mult_arity": _arity(options) if any(products for _, products in width) else 2,
         "base_fun_name": options.text("base_fun", "silu"),
         "symbolic_enabled": options.choice("symbolic_enabled", ("true", "false"), "true") == "true",
     }
-    names = _names(checkpoint, shapes, options) if made["symbolic_enabled"] else {}
-    return {**made, **names}
+    if settings["symbolic_enabled"]:
+        settings |= _function_names(checkpoint.tensors, shapes, options)
+    return settings
+
+
+def _shapes(tensors: Tensors, depth: int) -> list[Shape]:
+    """Of every layer's coefficients. Raises InvalidKan."""
+    shapes = []
+    for at in range(depth):
+        coef = tensors.get(f"act_fun.{at}.coef")
+        if coef is None or coef.ndim != 3:
+            raise InvalidKan(f"layer {at} has no coef [n, m, G+k]")
+        shapes.append(coef.shape)
+    return shapes
+
+
+def _width(tensors: Tensors, shapes: list[Shape], options: Options) -> list[list[int]]:
+    """Of every level, the sum nodes and the multiplication nodes. Raises InvalidKan or OptionError."""
+    width = [[shapes[0][0], 0]]
+    for at, (_, subnodes, _) in enumerate(shapes):
+        scale = tensors.get(f"node_scale_{at}")
+        last = scale.shape[0] if scale is not None and scale.ndim == 1 else subnodes
+        nodes = shapes[at + 1][0] if at + 1 < len(shapes) else last
+        width.append(_level(at, subnodes, nodes, options))
+    return width
 
 
 def _level(at: int, subnodes: int, nodes: int, options: Options) -> list[int]:
@@ -88,31 +111,40 @@ def _level(at: int, subnodes: int, nodes: int, options: Options) -> list[int]:
 
 
 def _arity(options: Options) -> int:
-    given = options.integer("mult_arity", at_least=2)
-    if given is None:
+    """How many factors a product has. Raises OptionError."""
+    arity = options.integer("mult_arity", at_least=2)
+    if arity is None:
         options.assumed["mult_arity"] = "2"
-    return given or 2
+    return arity or 2
 
 
-def _names(checkpoint: Checkpoint, shapes: list[tuple[int, ...]], options: Options) -> dict[str, Any]:
+def _function_names(tensors: Tensors, shapes: list[Shape], options: Options) -> dict[str, Any]:
     """The config's function names, [destination][source], as --symbolic gives them. Raises
     OptionError listing the edges that are on and have none."""
-    names = {
-        at: [[options.symbolic((at, i, j)) for i in range(n)] for j in range(m)] for at, (n, m, _) in enumerate(shapes)
-    }
-    nameless = []
-    for at in names:
-        mask = checkpoint.tensors.get(f"symbolic_fun.{at}.mask")
-        if mask is not None and mask.shape == shapes[at][1::-1]:
-            nameless += [(at, int(i), int(j)) for j, i in np.argwhere(mask != 0) if names[at][j][i] is None]
-    if nameless:
-        listed = ", ".join(f"({place(edge)})" for edge in nameless[:8]) + (" ..." if len(nameless) > 8 else "")
+    names: dict[str, Any] = {}
+    nameless: list[Edge] = []
+    for at, (n, m, functions) in enumerate(shapes):
+        rows = [[options.symbolic((at, i, j)) for i in range(n)] for j in range(m)]
+        nameless += [(at, i, j) for i, j in _edges_on(tensors, at, (n, m, functions)) if rows[j][i] is None]
+        names[f"symbolic.funs_name.{at}"] = [["0" if name is None else name for name in row] for row in rows]
+    _refuse_nameless(nameless)
+    return names
+
+
+def _refuse_nameless(edges: list[Edge]) -> None:
+    if edges:
+        listed = ", ".join(f"({place(edge)})" for edge in edges[:8]) + (" ..." if len(edges) > 8 else "")
         raise OptionError(
-            f"{len(nameless)} symbolic edges (layer,source,destination) have no function, since no _config.yml stands "
+            f"{len(edges)} symbolic edges (layer,source,destination) have no function, since no _config.yml stands "
             f"beside the weights: {listed}",
-            hint=" ".join(f"--symbolic {place(edge)}=NAME" for edge in nameless[:3]) + f"; or {COPY_CONFIG}",
+            hint=" ".join(f"--symbolic {place(edge)}=NAME" for edge in edges[:3]) + f"; or {COPY_CONFIG}",
         )
-    return {
-        f"symbolic.funs_name.{at}": [["0" if name is None else name for name in row] for row in rows]
-        for at, rows in names.items()
-    }
+
+
+def _edges_on(tensors: Tensors, at: int, shape: Shape) -> list[tuple[int, int]]:
+    """Source and destination of the edges that the symbolic mask [m, n] of layer `at` switches on.
+    None where it does not fit the layer's shape [n, m, G+k], which the reader refuses later."""
+    mask = tensors.get(f"symbolic_fun.{at}.mask")
+    if mask is None or mask.shape != shape[1::-1]:
+        return []
+    return [(int(i), int(j)) for j, i in np.argwhere(mask != 0)]

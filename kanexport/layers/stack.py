@@ -36,16 +36,9 @@ class LayerKind:
 def prefixes(tensors: Tensors, keys: Keys, root: str = "") -> list[str]:
     """Prefixes under `root` where all required tensors lie, in natural order."""
     first = next(iter(keys.required))
-    found = [key.removesuffix(first) for key in tensors if key.endswith(first) and key.startswith(root)]
-    complete = [
-        prefix
-        for prefix in found
-        if (prefix == "" or prefix.endswith("."))
-        and all(Part(tensors, prefix).has(name) for name in keys.required)
-        and all(len(Part(tensors, prefix).shape(name)) == ndim for name, ndim in keys.required.items())
-        and not any(Part(tensors, prefix).has(name) for name in keys.absent)
-    ]
-    return sorted(complete, key=natural)
+    candidates = [key.removesuffix(first) for key in tensors if key.endswith(first) and key.startswith(root)]
+    whole_names = [prefix for prefix in candidates if prefix == "" or prefix.endswith(".")]
+    return sorted((prefix for prefix in whole_names if Part(tensors, prefix).matches(keys)), key=natural)
 
 
 def between(tensors: Tensors, keys: Keys, layers: Sequence[str], root: str = "") -> list[OtherModule]:
@@ -59,23 +52,32 @@ def between(tensors: Tensors, keys: Keys, layers: Sequence[str], root: str = "")
     return [_recognise(prefix, names, len(layers)) for prefix, names in groups.items()]
 
 
-def _recognise(prefix: str, names: dict[str, tuple[int, ...]], count: int) -> OtherModule:
-    shapes = {shape for name, shape in names.items() if name != COUNTER}
-    found = frozenset(names) - {COUNTER}
-    if prefix and len(shapes) == 1 and len(shape := next(iter(shapes))) == 1:
-        if found == NORM:
-            _refuse_other_norms(prefix)
-            return OtherModule(prefix, "layernorm", shape[0])
-        if found in (BATCH_NORM, BATCH_NORM - NORM):
-            return OtherModule(prefix, "batchnorm", shape[0])
-        if found == {"weight"} and (shape[0] == 1 or "relu" in prefix):
-            return OtherModule(prefix, "prelu", shape[0])
-    key = prefix + next(iter(names))
+def _recognise(prefix: str, shapes: dict[str, tuple[int, ...]], count: int) -> OtherModule:
+    """The module with tensors of these shapes, by name, beside `count` layers. Raises
+    FamilyError where it is none that is known."""
+    weights = {name: shape for name, shape in shapes.items() if name != COUNTER}
+    common = set(weights.values())
+    if prefix and len(common) == 1 and len(shape := common.pop()) == 1:
+        kind = _kind(prefix, frozenset(weights), shape[0])
+        if kind:
+            return OtherModule(prefix, kind, shape[0])
+    name, shape = next(iter(shapes.items()))
     raise FamilyError(
-        f"beside {count} KAN layers there are tensors of other modules, such as {key!r} {names[next(iter(names))]}",
+        f"beside {count} KAN layers there are tensors of other modules, such as {prefix + name!r} {shape}",
         hint="a KAN that is a part of this model is exported by itself with --option prefix=KEY_PREFIX, "
         f"a whole module with --module; or {GIVE_ARCHITECTURE}",
     )
+
+
+def _kind(prefix: str, names: frozenset[str], width: int) -> str:
+    """What a module is whose tensors have these names and one axis of `width`; empty where
+    that is not known. Raises FamilyError for a norm that is no LayerNorm."""
+    if names == NORM:
+        _refuse_other_norms(prefix)
+        return "layernorm"
+    if names in (BATCH_NORM, BATCH_NORM - NORM):
+        return "batchnorm"
+    return "prelu" if names == {"weight"} and (width == 1 or "relu" in prefix) else ""
 
 
 def _refuse_other_norms(prefix: str) -> None:
@@ -105,8 +107,9 @@ def batch_norm(part: Part, options: Options, width: int) -> Affine:
     variance, mean = part.tensor("running_var", width), part.tensor("running_mean", width)
     weight = part.tensor("weight", width) if part.has("weight") else np.ones(width)
     bias = part.tensor("bias", width) if part.has("bias") else np.zeros(width)
-    if not (variance + epsilon > 0).all():
-        raise InvalidKan(f"{part.prefix}running_var has a value of {variance.min()}, expected variances")
+    wrong = variance[~((variance + epsilon > 0) & np.isfinite(variance))]  # divided by infinity, all is zero
+    if len(wrong):
+        raise InvalidKan(f"{part.prefix}running_var has a value of {wrong[0]}, expected finite variances")
     scale = weight / np.sqrt(variance + epsilon)
     return Affine(scale, bias - mean * scale)
 

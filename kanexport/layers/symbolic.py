@@ -12,7 +12,7 @@ from kanexport.functions import expression, singularity, unary
 from kanexport.options import Options
 
 Edge = tuple[int, int, int]
-LIMITS = (1e-3, 1e9)  # of y_th; float32 holds all thresholds and slopes between
+Y_TH_RANGE = (1e-3, 1e9)  # of the option y_th; float32 holds all thresholds and slopes between
 
 
 def place(edge: Edge) -> str:
@@ -31,15 +31,15 @@ class EdgeFunctions:
         self._own = {name: _own(name, text) for name, text in options.functions().items()}
         self.notes: list[str] = []
 
-    def name(self, edge: Edge, found: Any) -> Any:
+    def name(self, edge: Edge, stored: Any) -> Any:
         """What the edge's function is called: as the file has it (None: it has no names), or as
         --symbolic says. Raises OptionError where the two disagree about a known function."""
-        given = self._options.symbolic(edge)
-        if given is None or given == found:
-            return found
-        if isinstance(found, str) and found in unary.SYMBOLIC:
-            raise OptionError(f"edge ({place(edge)}) is {found!r} in the file, --symbolic says {given[:80]!r}")
-        return given
+        wanted = self._options.symbolic(edge)
+        if wanted is None or wanted == stored:
+            return stored
+        if isinstance(stored, str) and stored in unary.SYMBOLIC:
+            raise OptionError(f"edge ({place(edge)}) is {stored!r} in the file, --symbolic says {wanted[:80]!r}")
+        return wanted
 
     def known(self, name: Any) -> bool:
         """Whether there is a function of that name."""
@@ -111,7 +111,7 @@ def _limit(options: Options) -> float | None:
             raise OptionError("option y_th is for --option singularity=avoid")
         return None
     limit = options.number("y_th", "10")
-    low, high = LIMITS
+    low, high = Y_TH_RANGE
     if not low <= limit <= high:
         raise OptionError(f"option y_th is {limit:g}, expected a number from {low:g} to {high:g}")
     return limit

@@ -45,11 +45,13 @@ def _or_operator(kind: str) -> Callable[[Emit], Emit]:
 
 @_or_operator("Tan")
 def tan(g: Graph, x: Value) -> Value:
+    """tan x, from sine and cosine."""
     return g.op("Div", g.op("Sin", x), g.op("Cos", x))
 
 
 @_or_operator("Atan")
 def arctan(g: Graph, x: Value) -> Value:
+    """arctan x, from the float32 arctangent and one correction."""
     x = g.clip(x, -LARGE, LARGE)
     guess = g.cast(g.op("Atan", g.single(x)))
     sine, cosine = g.op("Sin", guess), g.op("Cos", guess)
@@ -59,6 +61,7 @@ def arctan(g: Graph, x: Value) -> Value:
 
 @_or_operator("Asin")
 def arcsin(g: Graph, x: Value) -> Value:
+    """arcsin x by half angles; NaN outside [-1, 1]."""
     one = g.const(1.0)
     cosine = g.op("Sqrt", g.mul(g.sub(one, x), g.add(one, x)))
     return g.mul(arctan(g, g.op("Div", x, g.add(one, cosine))), g.const(2.0))
@@ -66,6 +69,7 @@ def arcsin(g: Graph, x: Value) -> Value:
 
 @_or_operator("Acos")
 def arccos(g: Graph, x: Value) -> Value:
+    """arccos x by half angles; NaN outside [-1, 1]."""
     one = g.const(1.0)
     half = g.op("Sqrt", g.op("Div", g.sub(one, x), g.add(one, x)))
     return g.mul(arctan(g, half), g.const(2.0))
@@ -73,6 +77,7 @@ def arccos(g: Graph, x: Value) -> Value:
 
 @_or_operator("Atanh")
 def arctanh(g: Graph, x: Value) -> Value:
+    """arctanh x; infinite at -1 and 1, NaN beyond."""
     one, half = g.const(1.0), g.const(0.5)
     far = g.op("Log", g.op("Div", g.add(one, x), g.sub(one, x)))
     near = _log1p(g, g.op("Div", g.add(x, x), g.sub(one, x)))
@@ -81,6 +86,7 @@ def arctanh(g: Graph, x: Value) -> Value:
 
 @_or_operator("Cosh")
 def cosh(g: Graph, x: Value) -> Value:
+    """cosh x, which overflows no earlier than numpy's."""
     root = g.op("Exp", g.mul(g.op("Abs", x), g.const(0.5)))
     inverse = g.op("Reciprocal", root)
     half = g.const(0.5)
@@ -89,12 +95,14 @@ def cosh(g: Graph, x: Value) -> Value:
 
 @_or_operator("Softplus")
 def softplus(g: Graph, x: Value) -> Value:
+    """log(1 + exp(x)) without overflow."""
     small = g.op("Exp", g.op("Neg", g.op("Abs", x)))
     return g.add(g.op("Max", x, g.const(0.0)), _log1p(g, small))
 
 
 @_or_operator("Erf")
 def erf(g: Graph, x: Value) -> Value:
+    """The error function, by its series up to ERF_END and its limits beyond."""
     inner = g.clip(x, -ERF_END, ERF_END)
     square = g.mul(inner, inner)
     total = g.const(1.0)

@@ -1,8 +1,10 @@
 """The only place that builds ONNX: values, operators, names, one exit.
 
 Plain operators of the default domain, opset 17 and IR version 8, which every
-onnxruntime from 1.13 on loads. `build` is the single way out and runs the full
-checker with strict shape inference, so an ill-typed graph never leaves.
+onnxruntime from 1.13 on loads. Each operator is checked where it is asked for: its
+name, how many inputs, their types and their shapes as far as they are known. So
+`g.op("Gemm", a, b)` with a b of three axes fails on that line, not at the end.
+`build` is the single way out and runs the full checker with strict shape inference.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, numpy_helper, shape_inference
 
 from kanexport.errors import InvalidKan
 
@@ -49,11 +51,15 @@ class Graph:
         self._initializers: list[Any] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], Value] = {}
         self._nearly_one: dict[str, float] = {}  # float64 constants
+        self._types: dict[str, Any] = {}  # of every value: element type and, where known, shape
+        self._integers: dict[str, Any] = {}  # constants that shapes depend on
         self._count = 0
 
     def input(self, name: str, columns: int) -> Value:
         """Declare a graph input [batch, columns]."""
-        self._inputs.append(_tensor_info(name, self.dtype, ("batch", columns)))
+        declared = _tensor_info(name, self.dtype, ("batch", columns))
+        self._inputs.append(declared)
+        self._types[name] = declared.type
         return Value(name)
 
     def const(self, array: npt.ArrayLike) -> Value:
@@ -94,34 +100,55 @@ class Graph:
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
             name = f"c{len(self._constants)}"
-            self._initializers.append(numpy_helper.from_array(array, name))
+            tensor = numpy_helper.from_array(array, name)
+            self._initializers.append(tensor)
+            self._types[name] = _tensor_type(tensor.data_type, array.shape)
+            if array.dtype == np.int64:
+                self._integers[name] = tensor
             self._constants[key] = Value(name)
         return self._constants[key]
 
     def op(self, kind: str, *inputs: Value, **attributes: Any) -> Value:
-        """Append one operator with one output."""
+        """Append one operator with one output. A fault of the caller's raises here: no such
+        operator, onnx.defs.SchemaError; inputs of a wrong number or type or an attribute it
+        does not have, onnx.checker.ValidationError; shapes that do not fit each other,
+        onnx.shape_inference.InferenceError."""
         if kind in ("Mul", "Div"):
             for at, value in enumerate(inputs):
                 if value.name in self._nearly_one:
                     return self._in_two(kind, inputs, at)
         self._count += 1
         output = f"{kind.lower()}{self._count}"
-        self._nodes.append(
-            onnx.helper.make_node(  # noqa: TID251 - this file is the builder
-                kind, [value.name for value in inputs], [output], name=output, **attributes
+        node = onnx.helper.make_node(  # noqa: TID251 - this file is the builder
+            kind, [value.name for value in inputs], [output], name=output, **attributes
+        )
+        self._types |= self._inferred(node)
+        self._nodes.append(node)
+        return Value(output)
+
+    def _inferred(self, node: Any) -> dict[str, Any]:
+        """The types of an operator's outputs by name, from those of its inputs."""
+        return dict(
+            shape_inference.infer_node_outputs(
+                onnx.defs.get_schema(node.op_type, OPSET, ""),
+                node,
+                {name: self._types[name] for name in node.input},
+                {name: self._integers[name] for name in node.input if name in self._integers},
+                opset_imports=[onnx.helper.make_opsetid("", OPSET)],  # noqa: TID251 - as above
+                ir_version=IR_VERSION,
             )
         )
-        return Value(output)
 
     def _in_two(self, kind: str, inputs: Sequence[Value], at: int) -> Value:
         """A product or quotient with twice the constant, and half of that (or twice).
         onnxruntime takes a scalar that is 1 in float32 for 1, in float64 graphs too."""
         doubled = self.const(2 * self._nearly_one[inputs[at].name])
-        found = self.op(kind, *inputs[:at], doubled, *inputs[at + 1 :])
-        return self.mul(found, self.const(2.0 if (kind, at) == ("Div", 1) else 0.5))
+        result = self.op(kind, *inputs[:at], doubled, *inputs[at + 1 :])
+        return self.mul(result, self.const(2.0 if (kind, at) == ("Div", 1) else 0.5))
 
     def rename(self, value: Value, name: str) -> Value:
         """Give the value that was made last the name of a graph output."""
+        self._types[name] = self._types[value.name]
         if self._nodes and list(self._nodes[-1].output) == [value.name]:
             self._nodes[-1].output[0] = name
         else:
@@ -133,18 +160,23 @@ class Graph:
     # The operators that read better as words. Shapes follow numpy broadcasting.
 
     def add(self, a: Value, b: Value) -> Value:
+        """a + b."""
         return self.op("Add", a, b)
 
     def sub(self, a: Value, b: Value) -> Value:
+        """a - b."""
         return self.op("Sub", a, b)
 
     def mul(self, a: Value, b: Value) -> Value:
+        """a * b."""
         return self.op("Mul", a, b)
 
     def pow(self, a: Value, exponent: float) -> Value:
+        """a to the power of one constant."""
         return self.op("Pow", a, self.const(exponent))
 
     def clip(self, a: Value, low: float, high: float) -> Value:
+        """a, no less than `low` and no more than `high`; NaN stays."""
         return self.op("Clip", a, self.const(low), self.const(high))
 
     def hard_sigmoid(self, a: Value, *, alpha: float, beta: float) -> Value:
@@ -152,9 +184,11 @@ class Graph:
         return self.op("HardSigmoid", a, alpha=alpha, beta=beta)
 
     def gather(self, a: Value, indices: Sequence[int] | Array, *, axis: int) -> Value:
+        """As numpy.take: the entries of one axis, in the order of the indices."""
         return self.op("Gather", a, self.index(indices), axis=axis)
 
     def slice(self, a: Value, start: int, stop: int, *, axis: int) -> Value:
+        """a[start:stop] on one axis."""
         return self.op("Slice", a, self.index([start]), self.index([stop]), self.index([axis]))
 
     def reshape(self, a: Value, *shape: int) -> Value:
@@ -162,9 +196,11 @@ class Graph:
         return self.op("Reshape", a, self.index(shape))
 
     def transpose(self, a: Value, *axes: int) -> Value:
+        """The axes in this order: (2, 0, 1) makes [B, K, I] to [I, B, K]."""
         return self.op("Transpose", a, perm=list(axes))
 
     def sum(self, a: Value, *, axis: int, keepdims: bool = False) -> Value:
+        """The sum over one axis, which is gone afterwards or has one entry."""
         return self.op("ReduceSum", a, self.index([axis]), keepdims=int(keepdims))
 
     def gemm(self, a: Value, b: Value, c: Value | None = None) -> Value:
@@ -191,6 +227,10 @@ class Graph:
         )
         onnx.checker.check_model(model, full_check=True)
         return bytes(model.SerializeToString())
+
+
+def _tensor_type(element: int, shape: Sequence[int | str]) -> Any:
+    return onnx.helper.make_tensor_type_proto(element, list(shape))  # noqa: TID251 - as above
 
 
 def _tensor_info(name: str, dtype: np.dtype[Any], shape: Sequence[int | str]) -> Any:

@@ -11,11 +11,11 @@ from pathlib import Path
 from kanexport import manifest
 from kanexport.errors import OptionError
 from kanexport.lowering.lower import Lowered
-from kanexport.lowering.serving import INPUT, OUTPUT
-from kanexport.manifest import FileEntry, LayerInfo, Manifest, Source, TensorSpec
+from kanexport.manifest import FileEntry, LayerInfo, Manifest, Source
 from kanexport.operators import precision
 from kanexport.packing import repository
 from kanexport.packing.describe import edges_file
+from kanexport.packing.signature import Signature
 from kanexport.proof.tolerance import OUTPUT_TOLERANCE
 from kanexport.proof.verify import Proof
 
@@ -46,16 +46,14 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProvedModel:
-    """What was made: graphs, their proof, and what the manifest tells of them.
-    Shapes are those of one row."""
+    """The graphs of a model, their proof, and what else the manifest says about it."""
 
     lowered: Lowered
     proof: Proof
     layers: tuple[LayerInfo, ...]
     edge_class: str
     opset: int
-    input_shape: tuple[int, ...]
-    output_shape: tuple[int, ...]
+    signature: Signature
     source: Source
     notes: tuple[str, ...]
 
@@ -73,7 +71,6 @@ def publish(target: Target, model: ProvedModel) -> Result:
     files = {manifest.MODEL_FILE: model.lowered.model} | {
         edges_file(at): data for at, data in enumerate(model.lowered.edges)
     }
-    datatype = precision.DATATYPES[target.dtype]
     document = Manifest(
         format=manifest.FORMAT,
         name=target.name,
@@ -83,8 +80,8 @@ def publish(target: Target, model: ProvedModel) -> Result:
         edge_class=model.edge_class,
         opset=model.opset,
         max_batch_size=target.max_batch_size,
-        input=TensorSpec(name=INPUT, datatype=datatype, shape=(-1, *model.input_shape)),
-        output=TensorSpec(name=OUTPUT, datatype=datatype, shape=(-1, *model.output_shape)),
+        input=model.signature.input(),
+        output=model.signature.output(),
         layers=model.layers,
         source=model.source,
         verification=model.proof.verification,

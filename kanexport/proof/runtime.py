@@ -2,46 +2,58 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
-from kanexport.errors import InvalidKan, VerificationFailed
+from kanexport.errors import ExportError, InvalidKan, VerificationFailed
+from kanexport.shared.quiet_runtime import onnxruntime
 
 Array = npt.NDArray[np.float64]
 
 
 def session(model: bytes) -> Any:
     """A session on one thread. Raises InvalidKan if the runtime cannot run the graph."""
-    # A device id and a file in the user's cache folder are not an exporter's business.
-    onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.enable_cpu_mem_arena = False  # a model of many layers has as many sessions
     options.log_severity_level = 4
-    try:
+    with _refusing(_not_loaded):
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors share no public base class
-        text = str(error)
-        kernel = text.rpartition("implementation for")[2].strip()[:40]
-        raise InvalidKan(
-            f"onnxruntime {onnxruntime.__version__} cannot run the graph"
-            + (f": it has no kernel for {kernel}" if "NOT_IMPLEMENTED" in text else ""),
-            hint="export in float32; not every function has a float64 kernel",
-        ) from error
 
 
-def run(prepared: Any, feeds: dict[str, npt.NDArray[Any]]) -> dict[str, Array]:
-    """All outputs by name, as float64. Raises VerificationFailed."""
-    names = [output.name for output in prepared.get_outputs()]
-    try:
-        values = prepared.run(names, feeds)
-    except Exception as error:  # as above
+def run(session: Any, feeds: dict[str, npt.NDArray[Any]]) -> dict[str, Array]:
+    """All outputs of a session by name, as float64. Raises VerificationFailed where the graph does not run."""
+    names = [output.name for output in session.get_outputs()]
+
+    def failed(text: str) -> ExportError:
         shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
-        raise VerificationFailed(f"the graph does not run on {shapes}: {str(error)[:200]}") from error
+        return VerificationFailed(f"the graph does not run on {shapes}: {text[:200]}")
+
+    with _refusing(failed):
+        values = session.run(names, feeds)
     return {name: np.asarray(value, dtype=np.float64) for name, value in zip(names, values, strict=True)}
+
+
+def _not_loaded(text: str) -> ExportError:
+    kernel = text.rpartition("implementation for")[2].strip()[:40]
+    return InvalidKan(
+        f"onnxruntime {onnxruntime.__version__} cannot run the graph"
+        + (f": it has no kernel for {kernel}" if "NOT_IMPLEMENTED" in text else ""),
+        hint="export in float32; not every function has a float64 kernel",
+    )
+
+
+@contextlib.contextmanager
+def _refusing(refusal: Callable[[str], ExportError]) -> Iterator[None]:
+    """onnxruntime's errors as ours, made from their text."""
+    try:
+        yield
+    except Exception as error:  # onnxruntime's errors share no public base class
+        raise refusal(str(error)) from error
 
 
 def name() -> str:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,12 +51,14 @@ class Module:
 
     @property
     def parent(self) -> str:
+        """The prefix of the module that has it as a child: "mlp." of "mlp.act1."."""
         return re.sub(r"[^.]*\.$", "", self.prefix)
 
     @property
     def number(self) -> int | None:
-        found = re.search(r"(\d+)\.$", self.prefix)
-        return int(found[1]) if found else None
+        """The number at the end of its name, if there is one: 1 of "mlp.act1."."""
+        digits = re.search(r"(\d+)\.$", self.prefix)
+        return int(digits[1]) if digits else None
 
     @property
     def numbered(self) -> bool:
@@ -65,40 +67,56 @@ class Module:
 
     @property
     def name(self) -> str:
+        """The prefix without the dot at its end."""
         return self.prefix.removesuffix(".")
 
 
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the user says of all rational functions: whether their denominators are `signed`,
+    and in how many `groups` they are (None: as many as the file has)."""
+
+    signed: bool
+    groups: int | None
+
+
 def matches(checkpoint: Checkpoint) -> str:
-    found = _rationals(checkpoint.tensors, "")
-    return f"{ABOVE} and {BELOW} in {len(found)} module{'s' * (len(found) > 1)}" if found else ""
+    """Why the checkpoint is of this family, or an empty text."""
+    prefixes = _rationals(checkpoint.tensors, "")
+    return f"{ABOVE} and {BELOW} in {len(prefixes)} module{'s' * (len(prefixes) > 1)}" if prefixes else ""
 
 
 def read(checkpoint: Checkpoint, options: Options) -> Kan:
     """The rational functions and Linears in their order. Raises FamilyError, InvalidKan or OptionError."""
     tensors, root = checkpoint.tensors, options.optional("prefix") or ""
     modules = _modules(tensors, root)
-    order = _given(modules, options, root) or _found(modules, options)
+    order = _order_given(modules, options, root) or _order_of_names(modules, options)
     signed = options.choice("denominator", ("abs", "signed"), "abs") == "signed"
-    groups = options.integer("num_groups", at_least=1)
-    items: list[Layer | Step] = []
+    settings = Settings(signed, options.integer("num_groups", at_least=1))
+    links: list[Layer | Step] = []
     for before, module in zip([None, *order[:-1]], order, strict=True):
         part = Part(tensors, module.prefix)
-        if module.kind == LINEAR and before is not None and before.kind == RATIONAL:
-            items.append(_layer(Part(tensors, before.prefix), part, groups, signed=signed))
-        elif module.kind == LINEAR:
-            items.append(dataclasses.replace(linear_layer(part), name=module.name))
+        if module.kind == LINEAR:
+            links.append(_edges(before, part, settings))
         elif module.kind != RATIONAL:
-            items.append(stack.norm(part, options, module.kind, module.width))
-    used = [value for key, value in tensors.items() if any(key.startswith(m.prefix) for m in order)]
-    return stack.chain(items, storage_dtype(used))
+            links.append(stack.norm(part, options, module.kind, module.width))
+    used = [value for key, value in tensors.items() if any(key.startswith(module.prefix) for module in order)]
+    return stack.chain(links, storage_dtype(used))
 
 
-def _layer(rational: Part, linear: Part, groups: int | None, *, signed: bool) -> Layer:
+def _edges(before: Module | None, linear: Part, settings: Settings) -> Layer:
+    """The layer that a Linear makes, with the rational function if one stands before it."""
+    if before is None or before.kind != RATIONAL:
+        return dataclasses.replace(linear_layer(linear), name=linear.prefix.removesuffix("."))
+    return _layer(Part(linear.tensors, before.prefix), linear, settings)
+
+
+def _layer(rational: Part, linear: Part, settings: Settings) -> Layer:
     """A rational function of every source, and the weights of its edges. Raises InvalidKan or OptionError."""
     plain = linear_layer(linear)
-    above, below = (_rows(rational, name, plain.sources, groups) for name in (ABOVE, BELOW))
+    above, below = (_rows(rational, name, plain.sources, settings.groups) for name in (ABOVE, BELOW))
     try:
-        basis = Rational(above, below, signed)
+        basis = Rational(above, below, settings.signed)
     except InvalidKan as error:
         raise InvalidKan(f"{rational.prefix}*: {error.message}", hint=error.hint) from error
     (identity,) = plain.terms
@@ -123,8 +141,9 @@ def _rows(part: Part, name: str, sources: int, groups: int | None) -> Array:
 
 
 def _rationals(tensors: Tensors, root: str) -> list[str]:
-    found = [key.removesuffix(ABOVE) for key in tensors if key.startswith(root) and key.endswith(ABOVE)]
-    return [p for p in found if (p == "" or p.endswith(".")) and p + BELOW in tensors]
+    """The prefixes under `root` of modules that have a numerator and a denominator."""
+    prefixes = [key.removesuffix(ABOVE) for key in tensors if key.startswith(root) and key.endswith(ABOVE)]
+    return [p for p in prefixes if (p == "" or p.endswith(".")) and p + BELOW in tensors]
 
 
 def _modules(tensors: Tensors, root: str) -> list[Module]:
@@ -138,76 +157,106 @@ def _modules(tensors: Tensors, root: str) -> list[Module]:
         if key.startswith(root) and f".{key}".endswith(".weight") and len(value.shape) == 2
     ]
     others = stack.between(tensors, OWN, [*rationals, *linears], root)
-    found = [Module(prefix, RATIONAL) for prefix in rationals] + [Module(prefix, LINEAR) for prefix in linears]
-    found += [Module(other.prefix, other.kind, other.width) for other in others]
-    return sorted(found, key=lambda module: natural(module.prefix))
+    modules = [Module(prefix, RATIONAL) for prefix in rationals] + [Module(prefix, LINEAR) for prefix in linears]
+    modules += [Module(other.prefix, other.kind, other.width) for other in others]
+    return sorted(modules, key=lambda module: natural(module.prefix))
 
 
-def _given(modules: Sequence[Module], options: Options, root: str) -> list[Module]:
+def _order_given(modules: Sequence[Module], options: Options, root: str) -> list[Module]:
     """The user's order, or an empty list. Raises OptionError."""
     text = options.optional("order")
     if text is None:
         return []
     known = {module.name: module for module in modules} | {module.name.removeprefix(root): module for module in modules}
     names = [name.strip() for name in text.split(",")]
-    unknown = [name for name in names if name not in known]
-    chosen = [known.get(name) for name in names]
-    missing = [module.name for module in modules if module.kind in (RATIONAL, LINEAR) and module not in chosen]
-    if unknown or missing or len(set(names)) < len(names):
-        what = f"names {unknown[0]!r:.80}" if unknown else f"leaves out {missing[0]}" if missing else "names one twice"
-        raise OptionError(f"option order {what}", hint="the file has " + ", ".join(module.name for module in modules))
+    fault = _fault(names, known, modules)
+    if fault:
+        raise OptionError(f"option order {fault}", hint="the file has " + ", ".join(module.name for module in modules))
     order = [known[name] for name in names]
     _refuse_loose(order)
     return order
 
 
-def _found(modules: Sequence[Module], options: Options) -> list[Module]:
+def _fault(names: Sequence[str], known: Mapping[str, Module], modules: Sequence[Module]) -> str:
+    """What is wrong with an order of these names, or an empty text. Modules that are no
+    rational and no Linear may be left out."""
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        return f"names {unknown[0]!r:.80}"
+    chosen = [known[name] for name in names]
+    missing = [module.name for module in modules if module.kind in (RATIONAL, LINEAR) and module not in chosen]
+    if missing:
+        return f"leaves out {missing[0]}"
+    return "names one twice" if len(set(names)) < len(names) else ""
+
+
+def _order_of_names(modules: Sequence[Module], options: Options) -> list[Module]:
     """The order that the names tell; but for a Sequential's, it is recorded as assumed.
     Raises FamilyError where they tell none."""
     blocks: dict[str, list[Module]] = {}
     for module in modules:
         blocks.setdefault(module.parent, []).append(module)
     parents = sorted(blocks, key=natural)
-    if len(parents) > 1:
-        numbers = [Module(parent, "").number for parent in parents]
-        first = numbers[0] or 0
-        same = len({re.sub(r"\d+\.$", "", parent) for parent in parents}) == 1
-        if not same or numbers != list(range(first, first + len(parents))):
-            raise FamilyError(
-                f"rational functions and what goes with them lie in {len(parents)} places: "
-                f"{', '.join(repr(parent) for parent in parents[:4])}",
-                hint=f"choose one with --option prefix={parents[0]}, or, if they follow one another, {GIVE_ORDER}",
-            )
+    _refuse_apart(parents)
     order = [module for parent in parents for module in _block(blocks[parent])]
     _refuse_loose(order)
     names = list(dict.fromkeys(module.name for module in order))
-    first = order[0].number or 0
-    known = len(parents) == 1 and [m.number for m in order if m.numbered] == [*range(first, first + len(order))]
-    if len(names) > 1 and not known:
+    if len(names) > 1 and not (len(parents) == 1 and _gapless(order)):
         options.assumed["order"] = ",".join(names)
     return order
 
 
+def _refuse_apart(parents: Sequence[str]) -> None:
+    """More than one parent is fine where they are numbered blocks that follow one another."""
+    numbers = [Module(parent, "").number for parent in parents]
+    first = numbers[0] or 0
+    one_list = len({re.sub(r"\d+\.$", "", parent) for parent in parents}) == 1
+    if len(parents) > 1 and not (one_list and numbers == list(range(first, first + len(parents)))):
+        raise FamilyError(
+            f"rational functions and what goes with them lie in {len(parents)} places: "
+            f"{', '.join(repr(parent) for parent in parents[:4])}",
+            hint=f"choose one with --option prefix={parents[0]}, or, if they follow one another, {GIVE_ORDER}",
+        )
+
+
+def _gapless(order: Sequence[Module]) -> bool:
+    """Whether all are children of a Sequential, with every number from the first one on."""
+    first = order[0].number or 0
+    return [module.number for module in order if module.numbered] == [*range(first, first + len(order))]
+
+
 def _block(modules: list[Module]) -> list[Module]:
-    """The order of the modules of one parent."""
+    """The order of the modules of one parent. Raises FamilyError where their names tell none."""
     if all(module.numbered for module in modules):
         return _sequential(modules)
-    acts = [module for module in modules if module.kind == RATIONAL]
-    linears = [module for module in modules if module.kind == LINEAR]
-    pairs = {module.number: module for module in linears}
-    if len(modules) == len(acts) + len(linears) and len(acts) == len(linears) == len(pairs):
-        if len(acts) == 1:
-            return [*acts, *linears]
-        if {module.number for module in acts} == set(pairs) and None not in pairs:
-            return [both for act in sorted(acts, key=lambda m: m.number or 0) for both in (act, pairs[act.number])]
-    raise FamilyError(
-        f"the file does not tell in which order {', '.join(module.name for module in modules)} follow", hint=GIVE_ORDER
-    )
+    pairs = _pairs(modules)
+    if not pairs:
+        names = ", ".join(module.name for module in modules)
+        raise FamilyError(f"the file does not tell in which order {names} follow", hint=GIVE_ORDER)
+    return [module for pair in pairs for module in pair]
+
+
+def _of_kind(modules: Sequence[Module], kind: str) -> list[Module]:
+    return [module for module in modules if module.kind == kind]
+
+
+def _pairs(modules: Sequence[Module]) -> list[tuple[Module, Module]]:
+    """Each rational with the Linear of its number, or the only one of each; empty where there is
+    anything else, or their numbers do not pair."""
+    rationals, linears = _of_kind(modules, RATIONAL), _of_kind(modules, LINEAR)
+    by_number = {module.number: module for module in linears}
+    if 2 * len(rationals) != len(modules) or not len(rationals) == len(linears) == len(by_number):
+        return []
+    if len(rationals) == 1:
+        return [(rationals[0], linears[0])]
+    if None in by_number or {module.number for module in rationals} != set(by_number):
+        return []
+    return [(module, by_number[module.number]) for module in sorted(rationals, key=lambda m: m.number or 0)]
 
 
 def _sequential(modules: list[Module]) -> list[Module]:
-    """Children of a Sequential. OtherModule a rational and its Linear, KAT has a dropout; elsewhere a
-    number without weights may be anything."""
+    """Children of a Sequential. Between a rational and its Linear, KAT has a dropout; elsewhere a
+    number without weights may be anything. Raises FamilyError."""
     for before, after in itertools.pairwise(modules):
         if before.prefix == after.prefix:  # one module with the tensors of both
             continue
@@ -222,6 +271,7 @@ def _sequential(modules: list[Module]) -> list[Module]:
 
 
 def _refuse_loose(order: Sequence[Module]) -> None:
+    """A rational without a Linear after it would be a function of nodes, and of no edge."""
     for module, following in zip(order, [*order[1:], None], strict=True):
         if module.kind == RATIONAL and (following is None or following.kind != LINEAR):
             what = "nothing" if following is None else f"{following.name} ({following.kind})"

@@ -49,7 +49,7 @@ def layer(part: Part, options: Options) -> Layer:
         )
     grid = part.tensor("grid", n, None)
     degree = functions - grid.shape[1] + 1
-    name = options.text("base_activation", "silu", told=_told(options.beside, part.prefix)).lower()
+    name = options.text("base_activation", "silu", stored=_stored_activation(options.beside, part.prefix)).lower()
     activation = Activation(unary.activation(ALIASES.get(name, name)))
     return Layer(
         terms=(
@@ -73,12 +73,12 @@ def extended(grid: Array, degree: int) -> Array:
         return np.concatenate([grid[:, :1] - step * beyond[::-1], grid, grid[:, -1:] + step * beyond], axis=1)
 
 
-def _told(beside: Any, prefix: str) -> str | None:
+def _stored_activation(beside: Any, prefix: str) -> str | None:
     """The activation that KANX's `save()` wrote for the layer of that number, if it did."""
-    found: Any = beside.get("defaults")
-    layers, number = beside.get("layers_spec"), re.search(r"(\d+)\.$", prefix)
-    names = [found.get("base_activation")] if isinstance(found, dict) else []
+    defaults, layers = beside.get("defaults"), beside.get("layers_spec")
+    number = re.search(r"(\d+)\.$", prefix)
+    specs = [defaults]
     if isinstance(layers, list) and number and int(number[1]) < len(layers):
-        own = layers[int(number[1])]
-        names = [own.get("base_activation"), *names] if isinstance(own, dict) else names
+        specs.insert(0, layers[int(number[1])])
+    names = [spec.get("base_activation") for spec in specs if isinstance(spec, dict)]
     return next((name for name in names if isinstance(name, str)), None)

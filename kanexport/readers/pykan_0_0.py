@@ -26,7 +26,7 @@ from kanexport.form.ir import BasisTerm, Kan, Layer, SymbolicEdge
 from kanexport.functions import unary
 from kanexport.layers import parts, symbolic
 from kanexport.layers.parts import Array, Tensors
-from kanexport.layers.symbolic import EdgeFunctions, place
+from kanexport.layers.symbolic import Edge, EdgeFunctions, place
 from kanexport.options import Options
 
 FAMILY = "pykan-0.0"
@@ -38,6 +38,7 @@ LOCK_NOTE = (
 
 
 def matches(checkpoint: Checkpoint) -> str:
+    """Why the checkpoint is of this family, or an empty text."""
     coef, mask = (checkpoint.tensors.get(f"act_fun.0.{name}") for name in ("coef", "mask"))
     if coef is not None and mask is not None and (coef.ndim, mask.ndim) == (2, 1):
         return "act_fun.0.coef has two axes, act_fun.0.mask one"
@@ -51,19 +52,19 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
     if not depth:
         raise InvalidKan("there is no act_fun.0.coef")
     base = Activation(symbolic.base(options, options.text("base_fun", "silu")))
-    symbols = _Symbols(tensors, depth, options)
+    symbolic_edges = _SymbolicEdges(tensors, depth, options)
     layers = []
     for index in range(depth):
         try:
-            layers.append(_layer(checkpoint, index, base, symbols))
+            layers.append(_layer(checkpoint, index, base, symbolic_edges))
         except InvalidKan as error:
             text = error.message if error.message.startswith("edge (") else f"layer {index}: {error.message}"
             raise type(error)(text, hint=error.hint) from error
     dtype = parts.storage_dtype([tensors[f"act_fun.{index}.coef"] for index in range(depth)])
-    return Kan(layers[0].sources, tuple(layers), dtype, (LOCK_NOTE, *symbols.notes))
+    return Kan(layers[0].sources, tuple(layers), dtype, (LOCK_NOTE, *symbolic_edges.notes))
 
 
-def _layer(checkpoint: Checkpoint, index: int, base: Activation, symbols: _Symbols) -> Layer:
+def _layer(checkpoint: Checkpoint, index: int, base: Activation, symbolic_edges: _SymbolicEdges) -> Layer:
     tensors = checkpoint.tensors
     bias = parts.tensor(tensors, f"biases.{index}.weight", (1, None))[0]
     coef = parts.tensor(tensors, f"act_fun.{index}.coef", (None, None))
@@ -82,7 +83,7 @@ def _layer(checkpoint: Checkpoint, index: int, base: Activation, symbols: _Symbo
         terms=(*_splines(edges("grid", None), scaled), BasisTerm(base, edges("scale_base")[:, :, None])),
         mask=edges("mask"),
         bias=bias,
-        symbolic=symbols.edges(index, (n, m)),
+        symbolic=symbolic_edges.edges(index, (n, m)),
         nan_spreads=np.ones((n, m), dtype=bool),
     )
 
@@ -96,12 +97,12 @@ def _splines(grid: Array, coef: Array) -> list[BasisTerm]:
             f"grids of {grid.shape[2]} knots and {coef.shape[2]} coefficients an edge are no spline: "
             "expected G + 1 and G + k, with k >= 1 and G >= 1"
         )
-    found = [np.unique(rows, axis=0, return_inverse=True) for rows in grid]
-    which = np.stack([inverse.reshape(-1) for _, inverse in found])  # [n, m]
+    grids = [np.unique(rows, axis=0, return_inverse=True) for rows in grid]
+    which = np.stack([inverse.reshape(-1) for _, inverse in grids])  # [n, m]
     terms = []
     for at in range(int(which.max()) + 1):
         # A source with fewer grids repeats its first, with coefficients of zero.
-        rows = np.stack([different[at if at < len(different) else 0] for different, _ in found])
+        rows = np.stack([different[at if at < len(different) else 0] for different, _ in grids])
         terms.append(BasisTerm(BSpline(_extend(rows, degree), degree), coef * (which == at)[:, :, None]))
     return terms
 
@@ -115,32 +116,18 @@ def _extend(grid: Array, degree: int) -> Array:
     return grid
 
 
-class _Symbols:
+class _SymbolicEdges:
     """The symbolic edges of all layers. Raises OptionError listing those without a name."""
 
     def __init__(self, tensors: Tensors, depth: int, options: Options) -> None:
         self._tensors, self._functions = tensors, EdgeFunctions(options)
         self.notes: list[str] = []
-        masks = {at: tensors.get(f"symbolic_fun.{at}.mask") for at in range(depth)}
-        on = {at: np.argwhere(mask) for at, mask in masks.items() if mask is not None and mask.ndim == 2}
-        found = [(at, int(i), int(j)) for at, places in on.items() for j, i in places]
-        enabled = options.optional("symbolic_enabled") if not found else options.text("symbolic_enabled", "true")
-        if enabled not in (None, "true", "false"):
-            raise OptionError(f"option symbolic_enabled is {enabled!r:.80}, expected true or false")
-        self._enabled = enabled != "false"
-        if not self._enabled:
-            self.notes.append(f"{len(found)} symbolic edges are off, as --option symbolic_enabled=false says")
-            return
-        nameless = [edge for edge in found if self._functions.name(edge, None) is None]
-        if nameless:
-            raise OptionError(
-                f"{len(nameless)} symbolic edges (layer,source,destination) have no function, since pykan 0.0 stores "
-                f"no names: {', '.join(f'({place(edge)})' for edge in nameless)}",
-                hint=" ".join(f"--symbolic {place(edge)}=NAME" for edge in nameless[:3])
-                + (" ..." if len(nameless) > 3 else "")
-                + ", with NAME one of "
-                + ", ".join(unary.SYMBOLIC),
-            )
+        on = _edges_on(tensors, depth)
+        self._enabled = _enabled(options, needed=bool(on))
+        if self._enabled:
+            _refuse_nameless([edge for edge in on if self._functions.name(edge, None) is None])
+        else:
+            self.notes.append(f"{len(on)} symbolic edges are off, as --option symbolic_enabled=false says")
 
     def edges(self, index: int, shape: tuple[int, int]) -> tuple[SymbolicEdge, ...]:
         """Of one layer [n, m]; the tensors are [m, n]. A masked edge is kept where it has a
@@ -150,11 +137,38 @@ class _Symbols:
             return ()
         mask = parts.tensor(self._tensors, f"symbolic_fun.{index}.mask", (m, n))
         affine = parts.tensor(self._tensors, f"symbolic_fun.{index}.affine", (m, n, 4))
-        found = []
+        edges = []
         for j, i in np.ndindex(m, n):
             name = self._functions.name((index, i, j), None)
             if name is not None:
                 a, b, c, d = affine[j, i].tolist()
                 function = self._functions.function(name, (index, i, j))
-                found.append(SymbolicEdge(i, j, function, a, b, c, d, float(mask[j, i])))
-        return tuple(found)
+                edges.append(SymbolicEdge(i, j, function, a, b, c, d, float(mask[j, i])))
+        return tuple(edges)
+
+
+def _edges_on(tensors: Tensors, depth: int) -> list[Edge]:
+    """The edges that the symbolic masks [m, n] switch on."""
+    masks = {at: tensors.get(f"symbolic_fun.{at}.mask") for at in range(depth)}
+    places = {at: np.argwhere(mask) for at, mask in masks.items() if mask is not None and mask.ndim == 2}
+    return [(at, int(i), int(j)) for at, rows in places.items() for j, i in rows]
+
+
+def _enabled(options: Options, *, needed: bool) -> bool:
+    """Whether symbolic edges are on; recorded as assumed where that is `needed`. Raises OptionError."""
+    text = options.text("symbolic_enabled", "true") if needed else options.optional("symbolic_enabled")
+    if text not in (None, "true", "false"):
+        raise OptionError(f"option symbolic_enabled is {text!r:.80}, expected true or false")
+    return text != "false"
+
+
+def _refuse_nameless(edges: list[Edge]) -> None:
+    if edges:
+        raise OptionError(
+            f"{len(edges)} symbolic edges (layer,source,destination) have no function, since pykan 0.0 stores "
+            f"no names: {', '.join(f'({place(edge)})' for edge in edges)}",
+            hint=" ".join(f"--symbolic {place(edge)}=NAME" for edge in edges[:3])
+            + (" ..." if len(edges) > 3 else "")
+            + ", with NAME one of "
+            + ", ".join(unary.SYMBOLIC),
+        )

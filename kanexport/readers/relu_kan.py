@@ -54,17 +54,17 @@ def layer(part: Part, options: Options) -> Layer:
 
 
 def _sizes(low: Array, high: Array, options: Options) -> tuple[int, int]:
-    """G and k of a layer with ends [n, C]: given, or told by the ends."""
+    """G and k of a layer with ends [n, C]: given, or told by the ends. Raises OptionError."""
     count = low.shape[1]
     grid, k = options.integer("grid", at_least=1), options.integer("k")
-    if grid is None and k is None:
-        k = _told(low, high)
-        options.assume("grid", str(count - k))
+    assumed = grid is None and k is None
+    if k is None:
+        k = _nearest_k(low, high) if grid is None else count - grid
+    if grid is None:
+        grid = count - k
+    if assumed:
+        options.assume("grid", str(grid))
         options.assume("k", str(k))
-    grid = count - k if grid is None and k is not None else grid
-    k = count - grid if k is None and grid is not None else k
-    assert grid is not None
-    assert k is not None
     if grid < 1 or k < 0 or grid + k != count:
         raise OptionError(
             f"options grid={grid} and k={k} do not fit phase_low, which has {count} functions for each source: "
@@ -73,8 +73,9 @@ def _sizes(low: Array, high: Array, options: Options) -> tuple[int, int]:
     return grid, k
 
 
-def _told(low: Array, high: Array) -> int:
-    """The k whose initial ends, l_c = (c - k) / G and h_c = (c + 1) / G, are near the trained ones."""
+def _nearest_k(low: Array, high: Array) -> int:
+    """The k whose initial ends, l_c = (c - k) / G and h_c = (c + 1) / G, are near the trained ones
+    [n, C]. Raises OptionError where none is near, or another nearly as near."""
     count = low.shape[1]
     at = np.arange(count)
     moved = np.array(

@@ -55,22 +55,27 @@ class Lists:
         return f"{self.keys[0].format(0)} beside {self.keys[1].format(0)}" if roots else ""
 
     def read(self, checkpoint: Checkpoint, options: Options) -> Kan:
-        """Raises ExportError."""
+        """The layers by their numbers. Raises ExportError."""
         tensors, start = checkpoint.tensors, options.optional("prefix") or ""
-        roots = self._roots(tensors, start)
-        if len(roots) != 1:
-            raise FamilyError(
-                f"{self.keys[0].format(0)} is there {len(roots)} times" + (f" under {start[:80]!r}" if start else ""),
-                hint="choose one with --option prefix=KEY_PREFIX",
-            )
-        root = roots[0]
-        count = 0
-        while root + self.keys[0].format(count) in tensors:
-            count += 1
+        root = self._root(tensors, start)
+        count = self._count(tensors, root)
         own = [root + key.format(at) for at in range(count) for key in self.keys]
         missing = [key for key in own if key not in tensors]
         if missing:
             raise InvalidKan(f"tensor {missing[0]!r} is missing")
+        self._refuse_others(tensors, start, own, count)
+        layers = [self.layer(Part(tensors, root), at, count, options) for at in range(count)]
+        return stack.chain(layers, storage_dtype([tensors[key] for key in own]), self.notes)
+
+    def _count(self, tensors: Tensors, root: str) -> int:
+        """How many layers follow one another, from number 0 on."""
+        count = 0
+        while root + self.keys[0].format(count) in tensors:
+            count += 1
+        return count
+
+    def _refuse_others(self, tensors: Tensors, start: str, own: list[str], count: int) -> None:
+        """Tensors under `start` that are none of the layers' `own`."""
         others = [key for key in tensors if key.startswith(start) and key not in own]
         if others:
             raise FamilyError(
@@ -79,13 +84,22 @@ class Lists:
                 hint="a KAN that is a part of a larger model is exported by itself with --option prefix=KEY_PREFIX, "
                 "a whole module with --module",
             )
-        layers = [self.layer(Part(tensors, root), at, count, options) for at in range(count)]
-        return stack.chain(layers, storage_dtype([tensors[key] for key in own]), self.notes)
+
+    def _root(self, tensors: Tensors, start: str) -> str:
+        """The prefix of the only model under `start`. Raises FamilyError where there is none, or a choice."""
+        roots = self._roots(tensors, start)
+        if len(roots) != 1:
+            raise FamilyError(
+                f"{self.keys[0].format(0)} is there {len(roots)} times" + (f" under {start[:80]!r}" if start else ""),
+                hint="choose one with --option prefix=KEY_PREFIX",
+            )
+        return roots[0]
 
     def _roots(self, tensors: Tensors, start: str) -> list[str]:
+        """The prefixes of all such models under `start`."""
         first, second = (key.format(0) for key in self.keys[:2])
-        found = (key.removesuffix(first) for key in tensors if key.endswith(first) and key.startswith(start))
-        return [root for root in found if re.fullmatch(r"|.*\.", root) and root + second in tensors]
+        prefixes = (key.removesuffix(first) for key in tensors if key.endswith(first) and key.startswith(start))
+        return [root for root in prefixes if re.fullmatch(r"|.*\.", root) and root + second in tensors]
 
 
 def spline_layer(part: Part, at: int, count: int, options: Options) -> Layer:

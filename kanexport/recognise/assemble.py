@@ -23,86 +23,110 @@ from kanexport.recognise.steplist import StepSpec
 
 # The kinds of a step that name tensors.
 WEIGHTED = ("layer", "linear", "layernorm", "batchnorm", "prelu")
+# The tensors that a module between KAN layers, or a Linear, may have.
+MODULE_KEYS = (*stack.BATCH_NORM, stack.COUNTER)
 
 
 def assemble(checkpoint: Checkpoint, steps: Sequence[StepSpec], options: Options) -> tuple[Kan, str]:
-    """A network from the user's own list of steps, and its families. Tensors that no step
-    names are noted. Raises ExportError."""
+    """A network from the user's own list of steps, and its families, such as "chebykan+fastkan".
+    Tensors that no step names are noted. Raises ExportError, naming the step."""
     options.beside = checkpoint.beside
-    made: list[_Item] = []
-    for at, spec in enumerate(steps, start=1):
-        try:
-            with quiet():
-                made.append(_item(checkpoint, spec, options))
-        except ExportError as error:
-            raise type(error)(f"step {at} ({spec.kind}): {error.message}", hint=error.hint) from error
+    built = [_build_numbered(at, checkpoint, spec, options) for at, spec in enumerate(steps, start=1)]
     tensors = checkpoint.tensors
-    used = {key for item in made for key in item.used}
-    left = [key for key in tensors if key not in used]
-    notes = (
-        f"{len(left)} tensors that no step names are not part of the export, such as "
-        f"{', '.join(f'{key} {tensors[key].shape}' for key in left[:3])}",
-    )
-    width = next((item.takes for item in made if item.takes is not None), None)
+    used = {key for item in built for key in item.keys}
     kan = stack.chain(
-        [item.made for item in made if item.made is not None],
+        [item.link for item in built if item.link is not None],
         storage_dtype([tensors[key] for key in used]),
-        notes if left else (),
-        n_inputs=width,
+        _notes(tensors, used),
+        n_inputs=next((item.width for item in built if item.width is not None), None),
     )
-    return kan, "+".join(dict.fromkeys(item.family for item in made if item.family)) or "linear"
+    return kan, _families(built)
+
+
+def _families(built: Sequence[_Built]) -> str:
+    """Every family once, in the order of the steps; "linear" where no step is a KAN layer."""
+    return "+".join(dict.fromkeys(item.family for item in built if item.family)) or "linear"
+
+
+def _notes(tensors: Tensors, used: set[str]) -> tuple[str, ...]:
+    """What the user should know of the tensors that no step names."""
+    unused = [f"{key} {value.shape}" for key, value in tensors.items() if key not in used]
+    if not unused:
+        return ()
+    return (f"{len(unused)} tensors that no step names are not part of the export, such as {', '.join(unused[:3])}",)
 
 
 def holds(checkpoint: Checkpoint, steps: Sequence[StepSpec]) -> bool:
     """Whether the checkpoint has tensors under every key that the steps name."""
-    named = [_prefix(spec) for spec in steps if spec.kind in WEIGHTED]
-    return all(any(key.startswith(prefix) for key in checkpoint.tensors) for prefix in named)
+    prefixes = [_prefix(spec) for spec in steps if spec.kind in WEIGHTED]
+    return all(any(key.startswith(prefix) for key in checkpoint.tensors) for prefix in prefixes)
 
 
 @dataclass(frozen=True, slots=True)
-class _Item:
-    """What one entry of a step list became. `takes`: its width, where it is fixed."""
+class _Built:
+    """What one step of the list became: a link of the chain (None: it does nothing at
+    inference), the number of nodes it takes where that is fixed, the keys of its tensors,
+    and its family if it is a KAN layer."""
 
-    made: Layer | Step | None
-    takes: int | None = None
-    used: tuple[str, ...] = ()
+    link: Layer | Step | None
+    width: int | None = None
+    keys: tuple[str, ...] = ()
     family: str = ""
 
 
-def _item(checkpoint: Checkpoint, spec: StepSpec, options: Options) -> _Item:
+def _build_numbered(at: int, checkpoint: Checkpoint, spec: StepSpec, options: Options) -> _Built:
+    """Step number `at`, which every error names."""
+    try:
+        with quiet():
+            return _build(checkpoint, spec, options)
+    except ExportError as error:
+        raise type(error)(f"step {at} ({spec.kind}): {error.message}", hint=error.hint) from error
+
+
+def _build(checkpoint: Checkpoint, spec: StepSpec, options: Options) -> _Built:
     settings = spec.settings
     if spec.kind in WEIGHTED:
         return _weighted(Part(checkpoint.tensors, _prefix(spec)), spec, options)
     if spec.kind == "function":
-        return _Item(Elementwise(unary.activation(spec.value)))
+        return _Built(Elementwise(unary.activation(spec.value)))
     if spec.kind == "affine":
         scale, bias = (np.array(settings[name], dtype=np.float64) for name in ("scale", "bias"))
-        return _Item(Affine(scale, bias), len(scale))
+        return _Built(Affine(scale, bias), len(scale))
     if spec.kind == "select":
-        return _Item(Select(tuple(settings["inputs"])), settings.get("of", max(settings["inputs"]) + 1))
-    return _Item(None)  # dropout: nothing at inference
+        return _Built(Select(tuple(settings["inputs"])), settings.get("of", max(settings["inputs"]) + 1))
+    return _Built(None)  # dropout
 
 
-def _weighted(part: Part, spec: StepSpec, options: Options) -> _Item:
-    """The layer, or the step with weights, under a prefix."""
-    tensors, name = part.tensors, part.prefix.removesuffix(".")
-    if not any(key.startswith(part.prefix) for key in tensors):
-        raise InvalidKan(f"no tensor's name starts with {part.prefix!r}", hint=f"keys: {', '.join(list(tensors)[:8])}")
+def _weighted(part: Part, spec: StepSpec, options: Options) -> _Built:
+    """A step whose tensors lie under a prefix. Raises InvalidKan where none do."""
+    keys = list(part.tensors)
+    if not any(key.startswith(part.prefix) for key in keys):
+        raise InvalidKan(f"no tensor's name starts with {part.prefix!r}", hint=f"keys: {', '.join(keys[:8])}")
     if spec.kind == "layer":
-        reader = _layer_reader(spec, tensors)
-        layer, names, family = reader.layer(part, options), reader.keys.names(), reader.FAMILY
-        used = tuple(part.prefix + key for key in names if part.has(key))
-        return _Item(dataclasses.replace(layer, name=name), layer.sources, used, family)
-    used = tuple(part.prefix + key for key in (*stack.BATCH_NORM, stack.COUNTER) if part.has(key))
+        reader = _layer_reader(spec, part.tensors)
+        return _layer(part, reader.layer(part, options), reader.keys.names(), reader.FAMILY)
     if spec.kind == "linear":
-        layer = dataclasses.replace(linear_layer(part), name=name)
-        return _Item(layer, layer.sources, used)
+        return _layer(part, linear_layer(part), MODULE_KEYS)
+    return _norm(part, spec, options)
+
+
+def _layer(part: Part, layer: Layer, names: Sequence[str], family: str = "") -> _Built:
+    named = dataclasses.replace(layer, name=part.prefix.removesuffix("."))
+    return _Built(named, layer.sources, _keys(part, names), family)
+
+
+def _norm(part: Part, spec: StepSpec, options: Options) -> _Built:
+    """A LayerNorm, BatchNorm or PReLU. A PReLU of one slope takes any number of nodes."""
     if "epsilon" in spec.settings:
         options = Options({f"{spec.kind}_eps": repr(spec.settings["epsilon"])})
     shape = part.shape("weight" if part.has("weight") else "running_var")
     width = shape[0] if len(shape) == 1 else 0
     step = stack.norm(part, options, spec.kind, width)
-    return _Item(step, None if spec.kind == "prelu" and width == 1 else width, used)
+    return _Built(step, None if spec.kind == "prelu" and width == 1 else width, _keys(part, MODULE_KEYS))
+
+
+def _keys(part: Part, names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(part.prefix + name for name in names if part.has(name))
 
 
 def _prefix(spec: StepSpec) -> str:

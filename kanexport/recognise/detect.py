@@ -19,19 +19,22 @@ def detect(checkpoint: Checkpoint, family: str | None) -> tuple[Reader, str]:
         if family not in known:
             raise FamilyError(f"unknown family {family[:80]!r}", hint="known: " + ", ".join(known))
         return known[family], "given with --family"
-    reasons = {name: reader.matches(checkpoint) for name, reader in known.items()}
-    fitting = [name for name, reason in reasons.items() if reason]
-    if len(fitting) == 1:
-        return known[fitting[0]], reasons[fitting[0]]
-    if fitting:
-        why = " and ".join(f"{name} ({reasons[name]})" for name in fitting)
-        raise FamilyError(f"the tensors fit {why}", hint=f"say which: --family {' | '.join(fitting)}")
-    keys = ", ".join(f"{key} {value.shape}" for key, value in list(checkpoint.tensors.items())[:5])
+    reasons = {name: reason for name, reader in known.items() if (reason := reader.matches(checkpoint))}
+    if len(reasons) > 1:
+        why = " and ".join(f"{name} ({reason})" for name, reason in reasons.items())
+        raise FamilyError(f"the tensors fit {why}", hint=f"say which: --family {' | '.join(reasons)}")
+    if reasons:
+        ((name, reason),) = reasons.items()
+        return known[name], reason
     raise FamilyError(
-        f"{checkpoint.path}: "
-        + (refused.reason(checkpoint.tensors) or f"no known KAN library writes these tensors: {keys}"),
-        hint=f"families that are read: {', '.join(known)}",
+        f"{checkpoint.path}: {_refusal(checkpoint.tensors)}", hint=f"families that are read: {', '.join(known)}"
     )
+
+
+def _refusal(tensors: Tensors) -> str:
+    """Why no reader takes a checkpoint."""
+    keys = ", ".join(f"{key} {value.shape}" for key, value in list(tensors.items())[:5])
+    return refused.reason(tensors) or f"no known KAN library writes these tensors: {keys}"
 
 
 def detect_layer(tensors: Tensors, prefix: str) -> LayerReader:

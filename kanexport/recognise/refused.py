@@ -42,6 +42,6 @@ def reason(tensors: Tensors) -> str:
     for prefix, names in groups.items():
         for refusal in REFUSALS:
             if refusal.names == names:
-                found = ", ".join(prefix + name for name in sorted(names)[:3])
-                return f"it holds {found}: {refusal.what}"
+                keys = ", ".join(prefix + name for name in sorted(names)[:3])
+                return f"it holds {keys}: {refusal.what}"
     return ""

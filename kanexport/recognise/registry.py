@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -15,7 +16,8 @@ from kanexport.files.checkpoint import Checkpoint
 from kanexport.form.ir import LAYER_LIMIT, Kan, Layer
 from kanexport.form.steps import Step
 from kanexport.layers import order, stack
-from kanexport.layers.parts import Keys, Part, storage_dtype
+from kanexport.layers.order import OtherModule
+from kanexport.layers.parts import Keys, Part, Tensors, storage_dtype
 from kanexport.options import Options
 
 READERS = "kanexport.readers"
@@ -50,8 +52,8 @@ class LayerReader:
 
     def fits(self, part: Part) -> bool:
         """Whether the tensors under a prefix have the shapes of this library's layer."""
-        found = getattr(self.module, "fits", None)
-        return bool(found(part)) if found else True
+        fits = getattr(self.module, "fits", None)
+        return bool(fits(part)) if fits else True
 
     def layer(self, part: Part, options: Options) -> Layer:
         """One layer. Raises InvalidKan or OptionError, naming the layer."""
@@ -63,40 +65,58 @@ class LayerReader:
             raise type(error)(f"layer {where}: {error.message}", hint=error.hint) from error
 
     def matches(self, checkpoint: Checkpoint) -> str:
-        found = stack.prefixes(checkpoint.tensors, self.keys)
-        if not found or not all(self.fits(Part(checkpoint.tensors, prefix)) for prefix in found):
+        """Why the checkpoint is of this family, or an empty text."""
+        prefixes = stack.prefixes(checkpoint.tensors, self.keys)
+        if not prefixes or not all(self.fits(Part(checkpoint.tensors, prefix)) for prefix in prefixes):
             return ""
-        return f"{', '.join(self.keys.required)} in {len(found)} layer{'s' * (len(found) > 1)}"
+        return f"{', '.join(self.keys.required)} in {len(prefixes)} layer{'s' * (len(prefixes) > 1)}"
 
     def read(self, checkpoint: Checkpoint, options: Options) -> Kan:
-        """The layers in order, with the modules between them that the file tells of."""
+        """The layers in order, with the modules between them that the file tells of. Raises ExportError."""
         tensors, root = checkpoint.tensors, options.optional("prefix") or ""
-        found = stack.prefixes(tensors, self.keys, root)
-        if not found:
+        prefixes = self._prefixes(tensors, root)
+        layers = {prefix: self.layer(Part(tensors, prefix), options) for prefix in prefixes}
+        others = {other.prefix: other for other in stack.between(tensors, self.keys, prefixes, root)}
+        sides = {prefix: (layer.sources, layer.destinations) for prefix, layer in layers.items()}
+        names = order.arrange(sides, list(others.values()))
+        if others or not order.counted(prefixes):
+            options.assumed["architecture"] = " -> ".join(_shown(name, others) for name in names)
+        return stack.chain(
+            [layers[name] if name in layers else _step(Part(tensors, name), others[name], options) for name in names],
+            self._dtype(tensors, prefixes),
+            _notes(order.starts_late(names, root)),
+        )
+
+    def _prefixes(self, tensors: Tensors, root: str) -> list[str]:
+        """Of the layers under `root`, in natural order. Raises InvalidKan where there are none, or too many."""
+        prefixes = stack.prefixes(tensors, self.keys, root)
+        if not prefixes:
             raise InvalidKan(
                 f"no {self.FAMILY} layer ({', '.join(self.keys.required)}) is there"
                 + (f" under the prefix {root[:80]!r}" if root else "")
             )
-        if len(found) > LAYER_LIMIT:
-            raise InvalidKan(f"there are {len(found)} {self.FAMILY} layers, more than {LAYER_LIMIT}")
-        layers = {prefix: self.layer(Part(tensors, prefix), options) for prefix in found}
-        between = stack.between(tensors, self.keys, found, root)
-        names = order.arrange({p: (layer.sources, layer.destinations) for p, layer in layers.items()}, between)
-        kinds = {other.prefix: other for other in between}
-        if between or not order.counted(found):
-            options.assumed["architecture"] = " -> ".join(
-                name.removesuffix(".") + (f" ({kinds[name].kind})" if name in kinds else "") for name in names
-            )
-        items: list[Layer | Step] = [
-            layers[name]
-            if name in layers
-            else stack.norm(Part(tensors, name), options, kinds[name].kind, kinds[name].width)
-            for name in names
-        ]
-        own = [tensors[key] for prefix in found for name in self.keys.names() if (key := prefix + name) in tensors]
-        first = order.starts_late(names, root)
-        notes = (f"the numbers of the modules start at {first}: what stood before has no weights, and is left out",)
-        return stack.chain(items, storage_dtype(own), notes if first else ())
+        if len(prefixes) > LAYER_LIMIT:
+            raise InvalidKan(f"there are {len(prefixes)} {self.FAMILY} layers, more than {LAYER_LIMIT}")
+        return prefixes
+
+    def _dtype(self, tensors: Tensors, prefixes: list[str]) -> str:
+        keys = [prefix + name for prefix in prefixes for name in self.keys.names()]
+        return storage_dtype([tensors[key] for key in keys if key in tensors])
+
+
+def _notes(first: int) -> tuple[str, ...]:
+    """What to know where the modules of a list are numbered from `first` on."""
+    note = f"the numbers of the modules start at {first}: what stood before has no weights, and is left out"
+    return (note,) if first else ()
+
+
+def _shown(name: str, others: Mapping[str, OtherModule]) -> str:
+    """A prefix as the manifest has it: "layers.0", or "ln1 (layernorm)"."""
+    return name.removesuffix(".") + (f" ({others[name].kind})" if name in others else "")
+
+
+def _step(part: Part, other: OtherModule, options: Options) -> Step:
+    return stack.norm(part, options, other.kind, other.width)
 
 
 def readers() -> dict[str, Reader]:
@@ -104,8 +124,8 @@ def readers() -> dict[str, Reader]:
     folder = importlib.import_module(READERS).__path__
     modules = [cast(Any, importlib.import_module(f"{READERS}.{m.name}")) for m in pkgutil.iter_modules(folder)]
     members = [member for module in modules for member in getattr(module, "FAMILIES", (module,))]
-    found = [member if hasattr(member, "read") else LayerReader(member) for member in members]
-    return {str(reader.FAMILY): cast(Reader, reader) for reader in found}
+    whole_or_wrapped = [member if hasattr(member, "read") else LayerReader(member) for member in members]
+    return {str(reader.FAMILY): cast(Reader, reader) for reader in whole_or_wrapped}
 
 
 def layer_readers() -> dict[str, LayerReader]:

@@ -37,10 +37,14 @@ KINDS: dict[str, frozenset[str]] = {
     "affine": frozenset({"scale", "bias"}),
     "select": frozenset({"inputs", "of"}),
 }
-SIZE_LIMIT, STEP_LIMIT, LIST_LIMIT = 2**20, 10_000, 100_000
-TEXT_LIMIT = 500  # characters of a key prefix or name
-NUMBER_LIMIT = 1e30
-DOTS_LIMIT = 64  # in one key; tomllib takes quadratic time over them
+# Kinds whose value may be anything: no tensor and no function has that name.
+UNNAMED = ("dropout", "affine", "select")
+MAX_LIST_BYTES = 2**20  # a step is a line or two; only long affine steps need more than a few thousand
+STEP_LIMIT = 10_000  # a KAN has at most 256 layers, each with a few steps
+NUMBER_LIMIT = 100_000  # in one list: as many nodes as a model may have inputs
+MAX_TEXT_CHARACTERS = 500  # of a key prefix or name, as long as a tensor's may be
+MAX_NUMBER_MAGNITUDE = 1e30  # float32 holds it
+DOT_LIMIT = 64  # in one key; tomllib takes quadratic time over them
 SEE = "see docs/steplist.md"
 
 
@@ -74,55 +78,71 @@ def _text(path: Path) -> str:
     """What the file holds, where it is one that TOML's parser is quick with."""
     if not path.is_file():
         raise OptionError(f"{path} is no file", hint=SEE)
-    if path.stat().st_size > SIZE_LIMIT:
-        raise OptionError(f"{path} is larger than {SIZE_LIMIT} bytes", hint=SEE)
+    if path.stat().st_size > MAX_LIST_BYTES:
+        raise OptionError(f"{path} is larger than {MAX_LIST_BYTES} bytes", hint=SEE)
     text = path.read_text(encoding="utf-8")
     keys = re.split(r"[^\w.\"'-]+", text.replace(" ", "").replace("\t", ""))
-    if any(key.count(".") > DOTS_LIMIT for key in keys):
-        raise OptionError(f"{path} has a key of more than {DOTS_LIMIT} parts", hint=SEE)
+    if any(key.count(".") > DOT_LIMIT for key in keys):
+        raise OptionError(f"{path} has a key of more than {DOT_LIMIT} parts", hint=SEE)
     return text
 
 
 def _step(at: int, step: Any) -> StepSpec:
-    kinds = [kind for kind in KINDS if isinstance(step, dict) and kind in step]
-    if len(kinds) != 1:
-        found = ", ".join(map(str, step)) if isinstance(step, dict) else repr(step)
-        raise OptionError(f"step {at} ({found[:80]}) must have one of: {', '.join(KINDS)}", hint=SEE)
-    kind = kinds[0]
+    """Step number `at` of the document, checked. Raises OptionError, naming it."""
+    kind = _kind(at, step)
     settings = {key: value for key, value in step.items() if key != kind}
     unknown = sorted(set(settings) - KINDS[kind])
     if unknown:
         raise OptionError(f"step {at} ({kind}) has no setting {unknown[0]!r}", hint=SEE)
     value = step[kind]
-    if kind in ("dropout", "affine", "select"):
+    if kind in UNNAMED:
         _check_lists(at, kind, settings)
-    elif not isinstance(value, str) or len(value) > TEXT_LIMIT:
-        raise OptionError(f"step {at}: {kind} is {value!r:.80}, expected a text of {TEXT_LIMIT} at most", hint=SEE)
+    elif not isinstance(value, str) or len(value) > MAX_TEXT_CHARACTERS:
+        raise OptionError(
+            f"step {at}: {kind} is {value!r:.80}, expected a text of {MAX_TEXT_CHARACTERS} at most", hint=SEE
+        )
     if not isinstance(settings.get("family", ""), str):
         raise OptionError(f"step {at}: family must be a text", hint=SEE)
     epsilon = settings.get("epsilon", 1e-5)
-    if not isinstance(epsilon, int | float) or isinstance(epsilon, bool) or not 0 <= epsilon < 1:
+    if not _is_number(epsilon, int | float) or not 0 <= epsilon < 1:
         raise OptionError(f"step {at}: epsilon is {epsilon!r:.80}, expected a small number", hint=SEE)
     return StepSpec(kind, value, settings)
 
 
+def _kind(at: int, step: Any) -> str:
+    """The one key that says what the step is. Raises OptionError."""
+    kinds = [kind for kind in KINDS if isinstance(step, dict) and kind in step]
+    if len(kinds) != 1:
+        shown = ", ".join(map(str, step)) if isinstance(step, dict) else repr(step)
+        raise OptionError(f"step {at} ({shown[:80]}) must have one of: {', '.join(KINDS)}", hint=SEE)
+    return kinds[0]
+
+
 def _check_lists(at: int, kind: str, settings: dict[str, Any]) -> None:
-    if kind == "dropout":
-        return  # nothing at inference
+    """The lists of an affine or select step; dropout has none."""
     number = int if kind == "select" else int | float
     for name in KINDS[kind] - {"of"}:
-        values = settings.get(name)
-        fits = isinstance(values, list) and 0 < len(values) <= LIST_LIMIT
-        if not fits or not all(
-            isinstance(v, number) and not isinstance(v, bool) and abs(v) < NUMBER_LIMIT for v in values or ()
-        ):
+        if not _is_list(settings.get(name), number):
             raise OptionError(f"step {at} ({kind}) needs {name} = [numbers]", hint=SEE)
     if kind == "select":
         _check_columns(at, settings["inputs"], settings.get("of", max(1, max(settings["inputs"]) + 1)))
 
 
+def _is_list(value: Any, kind: Any) -> bool:
+    """Whether it is a list of numbers of that kind, none of them too large, not empty or too long."""
+    if not isinstance(value, list) or not 0 < len(value) <= NUMBER_LIMIT:
+        return False
+    return all(_is_number(item, kind) and abs(item) < MAX_NUMBER_MAGNITUDE for item in value)
+
+
+def _is_number(value: Any, kind: Any) -> bool:
+    """Whether it is a number of that kind; TOML's true and false are none."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
 def _check_columns(at: int, inputs: list[int], count: Any) -> None:
-    if not isinstance(count, int) or isinstance(count, bool) or not 0 < count <= LIST_LIMIT:
-        raise OptionError(f"step {at} (select) is of {count!r:.80} columns, expected 1 to {LIST_LIMIT}", hint=SEE)
+    """The columns of a select step, of which there are `count`, lie inside. Raises OptionError."""
+    if not _is_number(count, int) or not 0 < count <= NUMBER_LIMIT:
+        raise OptionError(f"step {at} (select) is of {count!r:.80} columns, expected 1 to {NUMBER_LIMIT}", hint=SEE)
     if not all(0 <= column < count for column in inputs):
         raise OptionError(f"step {at} (select) has a column outside 0 to {count - 1}", hint=SEE)

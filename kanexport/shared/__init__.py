@@ -9,6 +9,7 @@
     atomic      a file that appears whole or not at all
     tables      tables for people, on any width (rich)
     progress    progress bars (rich)
+    installing  how a missing part is installed
 
-All but the last two need the standard library alone.
+All but those with rich need the standard library alone.
 """

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kanexport.shared import arguments, program
+from kanexport.shared.installing import how_to_install
 from kanexport.shared.nearest import advice
 from kanexport.shared.voice import EXIT_CODES
 from kanserve.console.common import MissingPackage
@@ -131,15 +132,15 @@ def load(name: str) -> types.ModuleType:
     try:
         return importlib.import_module(command.module)
     except ModuleNotFoundError as error:
-        if error.name == command.module:
+        if error.name and f"{command.module}.".startswith(f"{error.name}."):  # the module or a folder above it
             raise MissingPackage(
                 f"{name} is not part of this installation (the server image leaves it out)",
-                hint=f"pip install 'kanserve[{command.extra}]' where the checkpoints are",
+                hint="use one where the checkpoints are; `make setup` in a checkout of kanserve makes it",
             ) from error
         missing = (error.name or "").partition(".")[0]
         if missing in ("kanserve", "kanexport", "") or not command.extra:
             raise
         raise MissingPackage(
             f"the command needs the Python package that provides {missing!r}, which is not installed",
-            hint=f"pip install 'kanserve[{command.extra}]'",
+            hint=how_to_install(command.extra),
         ) from error

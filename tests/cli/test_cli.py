@@ -102,7 +102,7 @@ raise SystemExit(cli.main([{command!r}, "--help"]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert f"pip install 'kanserve[{extra}]'" in done.stderr
+    assert f"run {sys.executable} -m pip install -e '.[{extra}]'" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -37,6 +37,10 @@ def test_its_environment_is_made_of_settings() -> None:
     assert [name for name in names if name.lower() not in config.Settings.model_fields] == []
 
 
+def test_no_python_inside_reports_anything() -> None:
+    assert "ORT_DISABLE_TELEMETRY=1" in RECIPE.replace("\\\n", " ").partition("COPY --from=build")[2].split()
+
+
 def test_what_it_installs_is_locked_by_hash() -> None:
     for name in ("server.txt", "build.txt"):
         text = (ROOT / "requirements" / name).read_text()

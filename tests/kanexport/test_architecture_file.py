@@ -224,7 +224,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe[[step]]")
     with pytest.raises(OptionError, match="is not TOML"):
         steplist.load(tmp_path / "bytes.toml")
-    (tmp_path / "large.toml").write_text("#" * (steplist.SIZE_LIMIT + 1))
+    (tmp_path / "large.toml").write_text("#" * (steplist.MAX_LIST_BYTES + 1))
     with pytest.raises(OptionError, match="larger than"):
         steplist.load(tmp_path / "large.toml")
 

@@ -1,10 +1,10 @@
-"""Every basis: what is emitted computes what is evaluated."""
+"""Every basis: what is emitted computes what is evaluated. The files are found by their names."""
 
 from __future__ import annotations
 
 import numpy as np
-import onnxruntime
 import pytest
+from conformance import DTYPES, SOURCES, check_basis, check_layer, emitted_basis, rows_around
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.interpolate import BSpline as ScipySpline
@@ -13,50 +13,36 @@ from kanexport import bases
 from kanexport.bases import Basis
 from kanexport.bases.bspline import BSpline
 from kanexport.errors import InvalidKan
-from kanexport.operators.graph import Graph
+from kanexport.form.ir import BasisTerm, Layer
 
 EXAMPLES = [(name, basis) for name in bases.names() for basis in bases.examples(name)]
-SOURCES = 3
 
 
-def emitted(basis: Basis, x: np.ndarray, dtype: str = "float32") -> np.ndarray:
-    """Run the operators a basis emits: [B, I] -> [B, K, I]."""
-    g = Graph("basis", dtype)
-    value = basis.emit(g, g.input("x", SOURCES), SOURCES)
-    value = g.reshape(value, 0, basis.functions, SOURCES)
-    model = g.build({"b": (value, (basis.functions, SOURCES))})
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    return session.run(["b"], {"x": x.astype(dtype)})[0] * basis.emitted_scale(g)
+def ident(value: object) -> str:
+    return str(getattr(value, "kind", value))
 
 
-def rows_around(basis: Basis) -> np.ndarray:
-    """Inside, beside, far and on every knot with its float32 neighbours."""
-    support = basis.support(SOURCES)
-    low, high = support.outer
-    spread = np.linspace(0, 1, 101)[:, None]
-    points = support.points.astype(np.float32)
-    near = [np.nextafter(points, np.float32(side)) for side in (-np.inf, np.inf)]
-    rows = [low + spread * (high - low), low - 10 * (high - low) * spread, high + 10 * (high - low) * spread, points]
-    return np.concatenate([*rows, *near]).astype(np.float32)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("name", "basis"), EXAMPLES, ids=ident)
+def test_a_basis_gives_what_it_owes(name: str, basis: Basis, dtype: str) -> None:
+    check_basis(basis, dtype)
+    if basis.sources is None:
+        for sources in (1, 17):
+            check_basis(basis, dtype, sources)
 
 
-@pytest.mark.parametrize(("name", "basis"), EXAMPLES, ids=lambda v: getattr(v, "kind", v))
-def test_emitted_equals_evaluated(name: str, basis: Basis) -> None:
-    x = rows_around(basis)
-    expected = basis.evaluate(x.astype(np.float64))
-    assert expected.shape == (len(x), basis.functions, SOURCES)
-    scale = max(1.0, float(np.abs(expected).max()))
-    np.testing.assert_allclose(emitted(basis, x), expected, rtol=0, atol=5e-6 * scale)
-
-
-@pytest.mark.parametrize(("name", "basis"), EXAMPLES, ids=lambda v: getattr(v, "kind", v))
-def test_compact_bases_are_exactly_zero_outside(name: str, basis: Basis) -> None:
-    low, high = basis.support(SOURCES).outer
-    outside = np.stack([low - 1e-3, high + 1e-3, low - 1e6, high + 1e30, np.full(SOURCES, np.inf)])
-    values = emitted(basis, outside.astype(np.float32))
-    if basis.compact:
-        assert not values.any()
-        assert not basis.evaluate(np.stack([low - 1, high, np.full(SOURCES, np.nan)])).any()
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", bases.names())
+def test_a_layer_of_it_spreads_nan_as_it_says(name: str, dtype: str) -> None:
+    """Edges and sums, with a masked edge, where NaN spreads nowhere, on one edge, everywhere."""
+    rng = np.random.default_rng(0)
+    shape, spreads = (SOURCES, 2), np.zeros((SOURCES, 2), dtype=bool)
+    one, mask = spreads.copy(), np.ones(shape)
+    one[1, 0], mask[0, 1] = True, 0
+    for basis in bases.examples(name)[:4]:
+        term = BasisTerm(basis, rng.normal(size=(*shape, basis.functions)))
+        for nan_spreads in (spreads, one, ~spreads):
+            check_layer(Layer((term,), mask=mask, bias=rng.normal(size=2), nan_spreads=nan_spreads), dtype)
 
 
 @st.composite
@@ -86,8 +72,8 @@ def test_splines_match_scipy(spline: BSpline, data: st.DataObject) -> None:
 @given(splines())
 @settings(max_examples=40, deadline=None)
 def test_random_splines_survive_emission(spline: BSpline) -> None:
-    x = rows_around(spline)
-    error = np.abs(emitted(spline, x) - spline.evaluate(x.astype(np.float64))).max()
+    x = rows_around(spline, SOURCES)
+    error = np.abs(emitted_basis(spline, "float32")(x) - spline.evaluate(x)).max()
     # Knots near 50 with cells of 1e-3 leave float32 four digits of a cell.
     cell = float(np.diff(spline.extended, axis=1).min())
     reach = float(np.abs(spline.extended).max())
@@ -118,11 +104,3 @@ def test_uniform_cubic_grids_take_the_closed_form_and_others_do_not() -> None:
     assert not BSpline(moved, 3).closed_form("float32")
     scaled = uniform * np.arange(1, SOURCES + 1)[:, None]
     assert not BSpline(scaled, 3).closed_form("float32")
-
-
-@pytest.mark.parametrize(("name", "basis"), EXAMPLES, ids=lambda v: getattr(v, "kind", v))
-def test_float64_emission_keeps_float64_precision(name: str, basis: Basis) -> None:
-    x = rows_around(basis).astype(np.float64)
-    expected = basis.evaluate(x)
-    scale = max(1.0, float(np.abs(expected).max()))
-    np.testing.assert_allclose(emitted(basis, x, "float64"), expected, rtol=0, atol=1e-13 * scale)

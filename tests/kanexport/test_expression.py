@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from kanexport.errors import ExportError, InvalidKan, OptionError, UnknownFunction
 from kanexport.files import checkpoint
-from kanexport.functions.expression import DEPTH, FUNCTIONS, LENGTH, POWER, function
+from kanexport.functions.expression import FUNCTIONS, MAX_PRODUCT_POWER, MAX_TEXT_CHARACTERS, MAX_TEXT_DEPTH, function
 from kanexport.functions.unary import SYMBOLIC, Unary
 from kanexport.operators.graph import Graph
 from kanexport.options import Options
@@ -87,7 +87,9 @@ def test_values_that_are_not_finite_agree(text: str) -> None:
 def trees(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     pairs = st.tuples(inner, st.sampled_from("+-*/"), inner).map(lambda t: f"({t[0]} {t[1]} {t[2]})")
     calls = st.tuples(st.sampled_from(sorted(FUNCTIONS)), inner).map(lambda t: f"{t[0]}({t[1]})")
-    powers = st.tuples(inner, st.integers(-POWER - 2, POWER + 2)).map(lambda t: f"({t[0]})**{t[1]}")
+    powers = st.tuples(inner, st.integers(-MAX_PRODUCT_POWER - 2, MAX_PRODUCT_POWER + 2)).map(
+        lambda t: f"({t[0]})**{t[1]}"
+    )
     return st.one_of(pairs, calls, powers, inner.map(lambda t: f"-{t}"))
 
 
@@ -173,8 +175,8 @@ HOSTILE = [
     "-" * 400 + "x",
     "[" + "-" * 400 + "x]",
     "(" * 150 + "x" + ")" * 150 + "+" * 100,
-    "sin(" * (DEPTH + 1) + "x" + ")" * (DEPTH + 1),
-    "x+" * LENGTH + "x",
+    "sin(" * (MAX_TEXT_DEPTH + 1) + "x" + ")" * (MAX_TEXT_DEPTH + 1),
+    "x+" * MAX_TEXT_CHARACTERS + "x",
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -19,10 +20,34 @@ def test_constants_beside_one_are_kept_in_float64(
     """onnxruntime drops a product with a scalar that rounds to 1 in float32."""
     g = Graph("scaled", "float64")
     value, factor = g.op("Sqrt", g.input("x", 3)), g.const(np.full(shape, constant))
-    found = g.op(kind, factor, value) if first else g.op(kind, value, factor)
-    model = g.build({"y": (g.op("Abs", found), (3,))})
+    scaled = g.op(kind, factor, value) if first else g.op(kind, value, factor)
+    model = g.build({"y": (g.op("Abs", scaled), (3,))})
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     x = np.array([[0.25, 2.0, 9.0]])
     root = np.sqrt(x)
     expected = {"Mul": root * constant, "Div": constant / root if first else root / constant}[kind]
     np.testing.assert_array_equal(session.run(["y"], {"x": x})[0], expected)
+
+
+FAULTS = onnx.defs.SchemaError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError
+
+
+def test_a_faulty_operator_fails_where_it_is_asked_for() -> None:
+    g = Graph("faulty", "float32")
+    x = g.input("x", 3)
+    with pytest.raises(FAULTS, match="Sinus"):
+        g.op("Sinus", x)
+    with pytest.raises(FAULTS, match="input size 1"):
+        g.op("Add", x)
+    with pytest.raises(FAULTS, match="Unrecognized attribute: angle"):
+        g.op("Sin", x, angle=1)
+    with pytest.raises(FAULTS, match="inconsistent type"):
+        g.add(x, g.op("Cast", x, to=onnx.TensorProto.DOUBLE))
+    with pytest.raises(FAULTS, match="Incompatible dimensions"):
+        g.add(x, g.const([1.0, 2.0]))
+    with pytest.raises(FAULTS, match="rank 2"):
+        g.gemm(x, g.const(np.zeros((2, 3, 4))))
+    with pytest.raises(FAULTS, match="axis"):
+        g.sum(x, axis=2)
+    # None of them is left behind: what is asked for afterwards is built.
+    g.build({"y": (g.sum(x, axis=1, keepdims=True), (1,))})

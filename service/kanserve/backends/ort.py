@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as state
-
+from kanexport.shared.quiet_runtime import onnxruntime
 from kanserve.errors import BackendError, ConfigError, Exhausted, LoadError, LoadReason
 from kanserve.nouns import Array, TensorInfo
 
+state = onnxruntime.capi.onnxruntime_pybind11_state
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 DATATYPES = {
     "tensor(bool)": "BOOL",
@@ -58,13 +57,11 @@ def create(graph: bytes, *, device: str, threads: int) -> OrtSession:
     provider = PROVIDERS.get(device)
     available = onnxruntime.get_available_providers()
     if provider is None or provider not in available:
-        usable = [name for name, found in PROVIDERS.items() if found in available]
+        usable = [name for name, offered in PROVIDERS.items() if offered in available]
         raise ConfigError(
             f"device {device!r} is not available: this onnxruntime offers {', '.join(usable)}"
-            + ("; cuda needs the extra kanserve[gpu]" if device == "cuda" else "")
+            + ("; cuda needs onnxruntime-gpu in place of onnxruntime (the extra `gpu`)" if device == "cuda" else "")
         )
-    # A device id and a file in the user's cache folder are not a server's business.
-    onnxruntime.disable_telemetry_events()
     onnxruntime.set_default_logger_severity(SILENT)
     try:
         session = onnxruntime.InferenceSession(graph, _options(device, threads), providers=[provider])

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from kanexport import manifest as contract
 from kanexport.manifest import LayerInfo, Manifest
+from kanexport.shared.installing import how_to_install
 from kanserve.client.connection import Client, IndexEntry
 from kanserve.client.description import Description
 from kanserve.client.errors import ClientError, NoAnswer
@@ -147,7 +148,7 @@ def _load(candidate: Candidate, bundle: Bundle) -> None:
         trial = importlib.import_module("kanserve.models.trial")
     except ModuleNotFoundError as error:
         raise MissingPackage(
-            f"--load needs {error.name}, which is not installed", hint="pip install 'kanserve[serve]'"
+            f"--load needs {error.name}, which is not installed", hint=how_to_install("serve")
         ) from error
     trial.load(candidate, bundle)
 

@@ -52,17 +52,17 @@ def formulas(inputs: int, layers: Sequence[LayerInfo], *, digits: int, by_layer:
     if not layers:
         raise FormulaError("the model has no KAN layer that is described")
     nodes = [Linear.of(Text(f"x{at}", ATOM)) for at in range(inputs)]
-    found: list[Formula] = []
+    between: list[Formula] = []
     for index, layer in enumerate(layers):
         _refuse_numeric(index, layer)
         nodes = _steps(index, layer.before, nodes, digits)
         nodes = _steps(index, layer.after, _sums(index, layer, nodes, digits), digits)
         if by_layer and index < len(layers) - 1:
             names = [f"h{index + 1}_{at}" for at in range(len(nodes))]
-            found += [Formula(name, node.render(digits).text) for name, node in zip(names, nodes, strict=True)]
+            between += [Formula(name, node.render(digits).text) for name, node in zip(names, nodes, strict=True)]
             nodes = [Linear.of(Text(name, ATOM)) for name in names]
     outputs = [Formula(f"y{at}", node.render(digits).text) for at, node in enumerate(nodes)]
-    return (*found, *outputs)
+    return (*between, *outputs)
 
 
 def _refuse_numeric(index: int, layer: LayerInfo) -> None:
@@ -112,16 +112,25 @@ def _function(text: str, inner: Linear, digits: int) -> Linear:
 
 def _steps(index: int, steps: Sequence[NodeStep], nodes: list[Linear], digits: int) -> list[Linear]:
     for step in steps:
-        if step.kind == "select":
-            nodes = [nodes[at] for at in step.indices]
-        elif step.kind == "affine":
-            nodes = [node.affine(a, b) for node, a, b in zip(nodes, step.scale, step.bias, strict=True)]
-        elif step.kind == "product":
-            rest = iter(nodes)
-            nodes = [product([next(rest) for _ in range(count)], digits) for count in step.indices]
-        elif step.kind == "function" and step.function in STEP_TEXTS:
-            nodes = [_function(STEP_TEXTS[step.function], node, digits) for node in nodes]
-        else:
-            what = step.function if step.kind == "function" else step.kind
-            raise FormulaError(f"layer {index} has a step {what!r:.80}, which has no closed form here")
+        nodes = _step(index, step, nodes, digits)
     return nodes
+
+
+def _step(index: int, step: NodeStep, nodes: list[Linear], digits: int) -> list[Linear]:
+    match step.kind:
+        case "select":
+            return [nodes[at] for at in step.indices]
+        case "affine":
+            return [node.affine(a, b) for node, a, b in zip(nodes, step.scale, step.bias, strict=True)]
+        case "product":
+            return _products(nodes, step.indices, digits)
+        case "function" if step.function in STEP_TEXTS:
+            return [_function(STEP_TEXTS[step.function], node, digits) for node in nodes]
+    what = step.function if step.kind == "function" else step.kind
+    raise FormulaError(f"layer {index} has a step {what!r:.80}, which has no closed form here")
+
+
+def _products(nodes: list[Linear], groups: Sequence[int], digits: int) -> list[Linear]:
+    """The product of the first nodes, of the next ones, ...; `groups` says how many each."""
+    rest = iter(nodes)
+    return [product([next(rest) for _ in range(count)], digits) for count in groups]

@@ -35,7 +35,7 @@ class FormulaError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A part of a formula and how tightly it binds."""
+    """A part of a formula and how tightly it binds: "a + b" needs parentheses before "* c"."""
 
     text: str
     rank: int
@@ -74,23 +74,26 @@ class Linear:
 
     def render(self, digits: int) -> Text:
         """As text, the constant last."""
-        parts: list[tuple[bool, Text]] = []  # is negative, and the magnitude
-        for factor, text in self.terms:
-            if factor == 0:
-                continue
-            size = number(abs(factor), digits)
-            body = text if size.text == "1" else Text(f"{size.text}*{text.within(POWER)}", PRODUCT)
-            parts.append((factor < 0, body))
-        if self.constant != 0 or not parts:
-            parts.append((self.constant < 0, number(abs(self.constant), digits)))
-        negative, first = parts[0]
-        if len(parts) == 1 and not negative:
+        (negative, first), *rest = self._magnitudes(digits)
+        if not rest and not negative:
             return first
         # A sign binds more tightly than % does; before a product it changes nothing.
         tight = first.rank != PRODUCT or " % " in first.text
         start = f"-{first.within(POWER if tight else PRODUCT)}" if negative else first.within(SUM)
-        rest = "".join(f" {'-' if minus else '+'} {part.within(PRODUCT)}" for minus, part in parts[1:])
-        return Text(start + rest, SUM)
+        return Text(start + "".join(f" {'-' if minus else '+'} {part.within(PRODUCT)}" for minus, part in rest), SUM)
+
+    def _magnitudes(self, digits: int) -> list[tuple[bool, Text]]:
+        """Every summand, at least one: whether it is negative, and its magnitude as text."""
+        summands = [(factor < 0, _scaled(abs(factor), text, digits)) for factor, text in self.terms if factor != 0]
+        if self.constant != 0 or not summands:
+            summands.append((self.constant < 0, number(abs(self.constant), digits)))
+        return summands
+
+
+def _scaled(factor: float, text: Text, digits: int) -> Text:
+    """factor * text; a factor that is written as 1 is left out."""
+    size = number(factor, digits)
+    return text if size.text == "1" else Text(f"{size.text}*{text.within(POWER)}", PRODUCT)
 
 
 def total(parts: Iterable[Linear]) -> Linear:
@@ -137,6 +140,7 @@ def applied(expression: str, inner: Text, digits: int) -> Text:
         raise FormulaError(f"{expression[:80]!r} is no expression") from error
 
 
+# radon: one flat case for each kind of node; in parts it would be a walk in several files.
 def _text(node: ast.AST, x: Text, digits: int) -> Text:
     match node:
         case ast.Name(id="x"):

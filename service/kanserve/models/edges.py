@@ -104,15 +104,15 @@ class _Nodes:
         """First row, number of rows, and the node tensors by name [rows, *positions, n]."""
         for start in range(0, len(self._rows), self._step):
             piece = self._rows[start : start + self._step]
-            found = self._kept.get(start) if self._kept is not None else None
-            if found is None:
-                found = {self._input: piece}
+            nodes = self._kept.get(start) if self._kept is not None else None
+            if nodes is None:
+                nodes = {self._input: piece}
                 if self._wanted:
                     computed = self._session.run(self._wanted, {self._input: piece})
-                    found |= dict(zip(self._wanted, computed, strict=True))
+                    nodes |= dict(zip(self._wanted, computed, strict=True))
                 if self._kept is not None:
-                    self._kept[start] = found
-            yield start, len(piece), found
+                    self._kept[start] = nodes
+            yield start, len(piece), nodes
 
 
 class _Answer:
@@ -185,9 +185,9 @@ class _Answer:
 
 
 def _work(nodes: _Nodes, answers: list[_Answer], cancelled: threading.Event, chunk_bytes: int) -> None:
-    for row, count, found in nodes:
+    for row, count, tensors in nodes:
         for answer in answers:
-            vectors = answer.flat(found[answer.graph.layer.node_tensor], count)
+            vectors = answer.flat(tensors[answer.graph.layer.node_tensor], count)
             step = answer.chunk(vectors, chunk_bytes)
             for offset in range(0, len(vectors), step):
                 if cancelled.is_set():

@@ -98,8 +98,8 @@ class Model:
             raise QueueTimeout
         if limits.deadline is not None and time.monotonic() > limits.deadline:
             raise DeadlineExceeded
-        found = self._run_chunks(outputs, feeds)
-        return Run(found, started - submitted, time.perf_counter_ns() - started)
+        arrays = self._run_chunks(outputs, feeds)
+        return Run(arrays, started - submitted, time.perf_counter_ns() - started)
 
     def _run_chunks(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
         rows = max((len(array) for array in feeds.values()), default=0)

@@ -1,8 +1,8 @@
 """Every version that was found, its state, and the lookup by name and version.
 
 All versions are loaded and stay addressable; without a version a request gets
-the highest that is ready. Nothing here loads: `app.py` reports what happened
-and the table says what that means.
+the highest that is ready. Nothing here loads: `rollout.py` reports what
+happened and the table says what that means.
 """
 
 from __future__ import annotations

@@ -65,19 +65,13 @@ def scan(repository: Path, *, plain_onnx: bool) -> list[Candidate]:
     except OSError as error:
         raise ConfigError(f"repository {repository}: {error.strerror or error}") from error
     markers = (contract.FILE_NAME, contract.MODEL_FILE) if plain_onnx else (contract.FILE_NAME,)
-    if any(marker in entries for marker in markers):
+    if set(markers) & set(entries):
         return [_single(root, (), 1)]
-    own = [entry for entry in entries if VERSION.fullmatch(entry) and _holds(root / entry, markers)]
-    if own:
-        return [_single(root, (entry,), int(entry)) for entry in own]
-    found = [
-        Candidate(name, int(version), root, (name, version))
-        for name in entries
-        if NAME.fullmatch(name)
-        for version in _names(root / name)
-        if VERSION.fullmatch(version) and _holds(root / name / version, markers)
-    ]
-    return sorted(found, key=lambda c: (c.name, c.version))
+    versions = _versions(root, entries, markers)
+    if versions:
+        return [_single(root, (version,), int(version)) for version in versions]
+    candidates = [candidate for name in entries if NAME.fullmatch(name) for candidate in _model(root, name, markers)]
+    return sorted(candidates, key=lambda candidate: (candidate.name, candidate.version))
 
 
 def read(candidate: Candidate, max_file_bytes: int) -> Bundle:
@@ -121,9 +115,14 @@ def _names(directory: Path) -> list[str]:
         return []
 
 
-def _holds(directory: Path, markers: tuple[str, ...]) -> bool:
-    names = _names(directory)
-    return any(marker in names for marker in markers)
+def _model(root: Path, name: str, markers: tuple[str, ...]) -> list[Candidate]:
+    versions = _versions(root / name, _names(root / name), markers)
+    return [Candidate(name, int(version), root, (name, version)) for version in versions]
+
+
+def _versions(directory: Path, entries: list[str], markers: tuple[str, ...]) -> list[str]:
+    """The entries that are version directories: a number for a name, and a marker file inside."""
+    return [entry for entry in entries if VERSION.fullmatch(entry) and set(markers) & set(_names(directory / entry))]
 
 
 @contextlib.contextmanager
@@ -161,15 +160,15 @@ def _verified(candidate: Candidate, directory: int, entries: set[str], max_file_
         if os.path.basename(entry.path) != entry.path or not NAME.fullmatch(entry.path):
             raise LoadError(LoadReason.MANIFEST, f"{entry.path!r} is not a plain file name")
         data = _read(directory, entry.path, max_file_bytes, expected=entry.size)
-        found = hashlib.sha256(data).hexdigest()
-        if found != entry.sha256:
+        digest = hashlib.sha256(data).hexdigest()
+        if digest != entry.sha256:
             raise LoadError(
                 LoadReason.INTEGRITY,
-                f"{entry.path} has sha256 {found}, the manifest says {entry.sha256}: export again",
+                f"{entry.path} has sha256 {digest}, the manifest says {entry.sha256}: export again",
             )
         files[entry.path] = data
-    digest = manifest.file(contract.MODEL_FILE).sha256
-    return Bundle(manifest.name, manifest.version, manifest, files, digest)
+    graph = manifest.file(contract.MODEL_FILE).sha256
+    return Bundle(manifest.name, manifest.version, manifest, files, graph)
 
 
 def _plain(candidate: Candidate, directory: int, max_file_bytes: int) -> Bundle:

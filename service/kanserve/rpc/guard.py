@@ -9,14 +9,13 @@ malformed message with UNKNOWN and the name of a Python class.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import enum
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any
 
 from structlog.contextvars import bind_contextvars
@@ -119,7 +118,7 @@ class Guard:
     def __init__(self, metrics: Metrics, lifecycle: Lifecycle) -> None:
         self._metrics = metrics
         self._lifecycle = lifecycle
-        self._inflight = metrics.gauge("kanserve_inflight_requests")
+        self.inflight = metrics.gauge("kanserve_inflight_requests")
 
     def unary(self, service: str, name: str, method: UnaryMethod, *, probe: bool = False) -> Unary:
         """A method of one message each way. `probe`: health and the like, which answers while
@@ -128,8 +127,9 @@ class Guard:
 
         async def answer(data: bytes, arrival: Arrival) -> bytes:
             call = _call(arrival)
-            with self._watched(series, call, probe=probe) as sizes:
+            with _Watch(self, series, call, probe=probe) as sizes:
                 sizes.request = len(data)
+                self._admit(probe=probe)
                 response = await method(data, call)
                 sizes.response = len(response)
             return response
@@ -142,7 +142,8 @@ class Guard:
 
         async def answers(messages: AsyncIterator[bytes], arrival: Arrival) -> AsyncIterator[bytes]:
             call = _call(arrival)
-            with self._watched(series, call, probe=probe) as sizes:
+            with _Watch(self, series, call, probe=probe) as sizes:
+                self._admit(probe=probe)
                 async for response in method(_counted(messages, sizes), call):
                     sizes.response += len(response)
                     yield response
@@ -168,33 +169,43 @@ class Guard:
         if self._lifecycle.closed and not probe:
             raise Draining
 
-    @contextlib.contextmanager
-    def _watched(self, series: _Series, call: Call, *, probe: bool) -> Iterator[_Sizes]:
-        """One call from its arrival to its status. Raises Refused for every error inside."""
-        started = time.perf_counter()
-        bind_contextvars(request_id=call.request_id)
-        series.started.inc()
-        if not probe:
-            self._inflight.inc()
-        sizes = _Sizes()
-        failure: Exception | None = None
-        outcome = Code.OK
-        try:
-            self._admit(probe=probe)
-            yield sizes
-        except (asyncio.CancelledError, GeneratorExit):
-            outcome = Code.DEADLINE_EXCEEDED if call.late() else Code.CANCELLED
-            raise
-        except Exception as error:  # the process boundary: a bug must not reach the wire as text
-            failure, outcome = error, status.code(error)
-            raise _refused(error, call) from error
-        finally:
-            if not probe:
-                self._inflight.dec()
-            seconds = time.perf_counter() - started
-            series.ended(outcome, seconds)
-            if not (probe and outcome in (Code.OK, Code.CANCELLED)):
-                _write(series, call, outcome, failure, seconds=seconds, sizes=sizes)
+
+class _Watch:
+    """One call from its arrival to its status, as a context: whatever is raised inside leaves
+    as Refused, but for a caller that went away."""
+
+    __slots__ = ("_call", "_guard", "_probe", "_series", "_started", "sizes")
+
+    def __init__(self, guard: Guard, series: _Series, call: Call, *, probe: bool) -> None:
+        self._guard, self._series, self._call, self._probe = guard, series, call, probe
+        self.sizes = _Sizes()
+
+    def __enter__(self) -> _Sizes:
+        self._started = time.perf_counter()
+        bind_contextvars(request_id=self._call.request_id)
+        self._series.started.inc()
+        if not self._probe:
+            self._guard.inflight.inc()
+        return self.sizes
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        outcome = Code.OK if error is None else self._outcome(error)
+        if not self._probe:
+            self._guard.inflight.dec()
+        seconds = time.perf_counter() - self._started
+        self._series.ended(outcome, seconds)
+        failure = error if isinstance(error, Exception) else None
+        if not (self._probe and outcome in (Code.OK, Code.CANCELLED)):
+            _write(self._series, self._call, outcome, failure, seconds=seconds, sizes=self.sizes)
+        if failure is not None:  # the process boundary: a bug must not reach the wire as text
+            raise _refused(failure, self._call) from failure
+
+    def _outcome(self, error: BaseException) -> Code:
+        if isinstance(error, Exception):
+            return status.code(error)
+        return Code.DEADLINE_EXCEEDED if self._call.late() else Code.CANCELLED
 
 
 class _Series:
@@ -217,12 +228,12 @@ class _Series:
 
 
 def _call(arrival: Arrival) -> Call:
-    given = ""
+    request_id = ""
     for key, value in arrival.metadata:
         if key == ID_HEADER and isinstance(value, str) and ID.fullmatch(value):
-            given = value
+            request_id = value
     deadline = None if arrival.remaining is None else time.monotonic() + arrival.remaining
-    return Call(given or secrets.token_hex(8), bool(given), deadline)
+    return Call(request_id or secrets.token_hex(8), bool(request_id), deadline)
 
 
 async def _counted(messages: AsyncIterator[bytes], sizes: _Sizes) -> AsyncIterator[bytes]:

@@ -1,0 +1,72 @@
+"""CONTRIBUTING.md cannot rot: its code is the files' code, its paths and commands exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from golden_cases import OWN
+
+from kanexport.files import checkpoint
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "CONTRIBUTING.md").read_text()
+BLOCKS = re.findall(r"^```python\n# (\S+)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+COMMANDS = [line for line in TEXT.splitlines() if line.startswith(".venv/bin/python -m pytest ")]
+WALK = TEXT.partition("### How one is made")[2].partition("\n## ")[0]
+
+
+def test_the_document_is_short_and_has_its_parts() -> None:
+    assert len(TEXT.splitlines()) <= 150
+    assert [path for path, _ in BLOCKS] == ["kanexport/bases/sine.py", "kanexport/readers/sinekan.py"]
+    assert len(COMMANDS) >= 5
+    assert "docs/design.md" in TEXT
+    assert {"## Add a family", "## Add something else", "## The law", "## Words"} <= set(TEXT.splitlines())
+
+
+@pytest.mark.parametrize(("path", "code"), BLOCKS, ids=[path for path, _ in BLOCKS])
+def test_its_code_stands_in_the_file_in_that_order(path: str, code: str) -> None:
+    """Lines may be left out (docstrings, what three dots stand for), but none may be another."""
+    lines = iter((ROOT / path).read_text().splitlines())
+    for line in code.splitlines():
+        if line.strip() and not line.strip().startswith("..."):
+            assert line in lines, f"{path} has no line {line!r} after those before it"
+
+
+def test_its_equation_is_the_readers() -> None:
+    (equation,) = re.findall(r"^    (\S.*)$", WALK.partition("**2.")[0], re.MULTILINE)
+    assert f"    {equation}\n" in (ROOT / "kanexport" / "readers" / "sinekan.py").read_text()
+
+
+def test_its_shapes_are_those_of_the_golden_file() -> None:
+    tensors = checkpoint.load(OWN / "sinekan-digits" / "model.pt").tensors
+    named = re.findall(r"`(\w+)` \[([^\]]+)\]", WALK.partition("**2.")[2].partition("**3.")[0])
+    assert [name for name, _ in named] == ["amplitudes", "freq", "phase", "bias"]
+    sizes: dict[str, int] = {}
+    for name, shape in named:
+        (found, *_) = [value.shape for key, value in tensors.items() if key.endswith(f".{name}")]
+        symbols = shape.split(", ")
+        assert len(symbols) == len(found), name
+        for symbol, size in zip(symbols, found, strict=True):
+            assert size == sizes.setdefault(symbol, int(symbol) if symbol.isdigit() else size), (name, symbol)
+
+
+def test_every_path_that_it_names_exists() -> None:
+    named = {word.strip("`") for word in re.findall(r"`[\w./-]+`", TEXT)}
+    paths = {word for word in named if "/" in word}
+    assert len(paths) > 20
+    assert not sorted(path for path in paths if not (ROOT / path).exists())
+    programs = {line.split()[1] for line in TEXT.splitlines() if line.startswith("bash ")}
+    assert all((ROOT / program).exists() for program in programs)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_its_pytest_lines_select_tests(command: str) -> None:
+    _, *arguments = shlex.split(command, comments=True)
+    collected = subprocess.run([sys.executable, *arguments, "--collect-only"], cwd=ROOT, capture_output=True, text=True)
+    assert collected.returncode == 0, collected.stdout[-2000:]
+    assert "::" in collected.stdout
