@@ -128,6 +128,26 @@ def test_wrong_arguments_change_nothing(
     assert not (tmp_path / "models").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["--family", "efficient_kan"], "did you mean 'efficient-kan'?"),
+        (["--family", "magic"], "known: "),
+        (["--option", "base_fn=silu"], "did you mean 'base_fun'?"),
+        (["--option", "colour=red"], "it knows: base_fun, "),
+    ],
+)
+def test_a_misspelt_name_is_helped(
+    golden: Golden, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], hint: str
+) -> None:
+    path, _ = golden("pykan-diabetes")
+    for given in ((path,), (path.parent, "--recursive")):
+        if given[1:] and "--option" in arguments:
+            continue  # told at the end, as of no use to any file
+        _, document, _ = _json(capsys, *given, "--repository", tmp_path / "models", *arguments)
+        assert document["error"]["hint"].startswith(hint)
+
+
 def test_text_from_a_file_is_no_markup(pykan: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A masked edge with such a name is noted; a folder may be called so too."""
     toy = pykan([2, 2])
