@@ -126,8 +126,9 @@ def _zsh(commands: Mapping[str, Words]) -> str:
 
 def _fish(commands: Mapping[str, Words]) -> str:
     lines = ["# fish completion for kanserve; `kanserve completion --help` says where it goes"]
-    for command in commands:
-        lines.append(f"complete -c kanserve -n __fish_use_subcommand -f -a {command}")
+    first = "complete -c kanserve -n __fish_use_subcommand -f"
+    lines += [f"{first} -a {command}" for command in commands]
+    lines += [f"{first} -l {flag[2:]}" for flag in COMMON]
     for command, words in commands.items():
         seen = f"complete -c kanserve -n '__fish_seen_subcommand_from {command}'"
         for flag in words.flags:
