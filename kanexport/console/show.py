@@ -60,7 +60,7 @@ def _files(entries: list[dict[str, Any]]) -> Table:
     starred = False
     for entry in entries:
         if entry["status"] == "refused":
-            table.add(entry["path"], "refused", entry["error"]["kind"], "", "", "", style="red")
+            table.add(entry["path"], "refused", *[""] * 4, style="red")
             continue
         errors = [_marked(entry, kind) for kind in numbers]
         starred |= any(error.endswith("*") for error in errors)

@@ -13,14 +13,15 @@ from dataclasses import dataclass, field
 
 from rich import box, table
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.padding import Padding
 from rich.text import Text
 
 from kanexport.shared.voice import printable
 
 PIPE_WIDTH = 200  # columns, where there is no terminal to ask and COLUMNS does not say
-GAP = 3  # blanks between two columns
+LEAST_WIDTH = 20  # columns; a narrower terminal folds what is left
+GAP = 2  # blanks between two columns
 INDENT = 2  # of the lines of a block
 Cell = str | Sequence[str]  # one line, or several
 
@@ -48,25 +49,33 @@ class Table:
         out = _console()
         if self.title:
             out.print(Text(printable(self.title), style="italic"))
-        if self._needs() <= out.width:
+        if sum(self._words()) + GAP * (len(self.columns) - 1) <= out.width:
             self._print_grid(out)
         else:
             self._print_blocks(out)
         for line in self.caption:
             out.print(Text(printable(line), style="dim"))
 
-    def _needs(self) -> int:
-        """The narrowest width at which no word is broken."""
-        widths = [
+    def _words(self) -> list[int]:
+        """The width of each column at which no word is broken."""
+        return [
             max(_longest_word(heading), *(_longest_word(row[at]) for row in self.rows), 0)
             for at, heading in enumerate(self.columns)
         ]
-        return sum(widths) + GAP * (len(widths) - 1)
+
+    def _lines(self) -> list[int]:
+        """The width of each column at which no line is folded."""
+        return [
+            max(cell_len(heading), *(_longest_line(row[at]) for row in self.rows), 0)
+            for at, heading in enumerate(self.columns)
+        ]
 
     def _print_grid(self, out: Console) -> None:
-        grid = table.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-        for heading in self.columns:
-            grid.add_column(Text(heading), justify="right" if heading in self.numbers else "left", overflow="fold")
+        widths = _shared_out(self._words(), self._lines(), out.width - GAP * (len(self.columns) - 1))
+        grid = table.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
+        for heading, width in zip(self.columns, widths, strict=True):
+            side: JustifyMethod = "right" if heading in self.numbers else "left"
+            grid.add_column(Text(heading), justify=side, overflow="fold", width=width)
         for row, style in zip(self.rows, self.styles, strict=True):
             grid.add_row(*(Text(cell) for cell in row), style=style)
         out.print(grid)
@@ -86,11 +95,27 @@ class Table:
 def _console() -> Console:
     """Brackets are brackets, not rich's markup."""
     known = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(width=None if known else PIPE_WIDTH, markup=False, emoji=False, highlight=False)
+    console = Console(width=None if known else PIPE_WIDTH, markup=False, emoji=False, highlight=False)
+    console.width = max(console.width, LEAST_WIDTH)
+    return console
 
 
 def _text(cell: Cell) -> str:
     return printable(cell) if isinstance(cell, str) else "\n".join(map(printable, cell))
+
+
+def _shared_out(least: list[int], most: list[int], room: int) -> list[int]:
+    """Widths between `least` and `most`; the room beyond the least goes to all that want more, in turns."""
+    widths = list(least)
+    while sum(widths) < room and widths != most:
+        for at, most_here in enumerate(most):
+            if widths[at] < most_here and sum(widths) < room:
+                widths[at] += 1
+    return widths
+
+
+def _longest_line(text: str) -> int:
+    return max((cell_len(line) for line in text.split("\n")), default=0)
 
 
 def _longest_word(text: str) -> int:
