@@ -18,17 +18,12 @@ to do about it.
 
 from __future__ import annotations
 
+from kanexport.shared.voice import Exit, Failure
 
-class ExportError(Exception):
+
+class ExportError(Failure):
     """Base of all export failures. `message` says what is wrong, `hint` what to do about it, or
     is empty; `exit_code` is the program's."""
-
-    exit_code = 2
-
-    def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
 
 
 class CheckpointError(ExportError):
@@ -73,4 +68,4 @@ class Crashed(ExportError):
 class VerificationFailed(ExportError):
     """The exported graph differs from the float64 evaluation by more than allowed."""
 
-    exit_code = 3
+    exit_code = Exit.UNPROVED

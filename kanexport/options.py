@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kanexport.errors import OptionError
+from kanexport.shared.nearest import advice
 
 # The keys of --symbolic and --function in `Options.given` begin with these: "symbolic 1,3,0", "function mine".
 SYMBOLIC, FUNCTION = "symbolic ", "function "
@@ -118,7 +119,7 @@ class Options:
         names = tuple(known)
         value = self.text(key, default).lower()
         if value not in names:
-            raise OptionError(f"option {key} is {value[:80]!r}", hint="known: " + ", ".join(names))
+            raise OptionError(f"option {key} is {value[:80]!r}", hint=advice(value, names))
         return value
 
     def integers(self, key: str) -> tuple[int, ...] | None:
@@ -146,8 +147,10 @@ class Options:
             return OptionError(f"--{key:.80}={self.given[key]:.80}: the model has no such symbolic edge")
         if key.startswith(FUNCTION):
             return OptionError(f"--{key:.80}: no symbolic edge of the model uses a function of that name")
-        known = ", ".join(sorted(name for name in self._known if " " not in name)) or "none"
-        return OptionError(f"family {family} has no option {key[:80]!r}", hint=f"it knows: {known}")
+        known = sorted(name for name in self._known if " " not in name)
+        return OptionError(
+            f"family {family} has no option {key[:80]!r}", hint=advice(key, known, what="it knows") or "it has none"
+        )
 
 
 def _symbolic(text: str) -> tuple[str, str]:

@@ -1,11 +1,11 @@
-"""What an export made, for machines: the documents that `--json`, `--report` and the sweep's workers write."""
+"""What an export made, for machines: the document that `--json`, `--report` and the sweep's workers write.
+What went wrong is told by `kanexport.shared.voice`."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
 
-from kanexport.errors import ExportError
 from kanexport.packing.publish import Result
 
 
@@ -26,8 +26,3 @@ def document(result: Result) -> dict[str, Any]:
         "files": {entry.path: entry.size for entry in manifest.files},
         "notes": list(manifest.notes),
     }
-
-
-def failure(error: ExportError) -> dict[str, str]:
-    """One error as `--json` prints it."""
-    return {"kind": type(error).__name__, "message": error.message, "hint": error.hint}

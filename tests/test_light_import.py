@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-HEAVY = ["numpy", "onnx", "onnxruntime", "torch", "grpc", "yaml", "safetensors", "prometheus_client", "pydantic"]
+HEAVY = ["numpy", "onnx", "onnxruntime", "torch", "grpc", "google.protobuf", "yaml", "safetensors"]
+HEAVY += ["prometheus_client", "pydantic", "rich", "structlog"]
 
 
 def loaded(code: str) -> set[str]:
@@ -19,6 +20,19 @@ def loaded(code: str) -> set[str]:
 
 def test_the_contract_needs_the_standard_library_alone() -> None:
     assert loaded("import kanexport.manifest") == set()
+
+
+@pytest.mark.parametrize(
+    "name", ["voice", "program", "arguments", "nearest", "output", "csvrows", "atomic", "installing"]
+)
+def test_the_shared_voice_needs_the_standard_library_alone(name: str) -> None:
+    assert loaded(f"import kanexport.shared.{name}") == set()
+
+
+def test_the_python_door_opens_at_its_first_use() -> None:
+    assert loaded("import kanserve; assert 'Client' in dir(kanserve)") == set()
+    assert "grpc" in loaded("from kanserve import Client")
+    assert loaded("from kanserve import ClientError, NotFound") == set()
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from kanexport import manifest, pipeline
 from kanexport.packing.publish import Result
+from kanexport.shared.voice import Exit
 from kanserve.pb import grpc_service_pb2, kan_pb2
 
 OLD_MANIFESTS = sorted((Path(__file__).parent / "golden" / "manifest" / "v1").glob("*.json"))
@@ -19,7 +21,7 @@ OLD_MANIFESTS = sorted((Path(__file__).parent / "golden" / "manifest" / "v1").gl
 
 def test_the_commands() -> None:
     done = subprocess.run([sys.executable, "-m", "kanserve", "--help"], capture_output=True, text=True, check=True)
-    for command in ("export", "serve", "infer", "edges", "formula", "models", "health"):
+    for command in ("export", "serve", "infer", "edges", "formula", "models", "health", "completion"):
         assert f"    {command} " in done.stdout
 
 
@@ -38,6 +40,50 @@ def test_the_door_for_modules() -> None:
     assert {"name", "repository", "version", "options", "dtype", "tolerance", "force"} <= set(names)
     with pytest.raises(AttributeError, match="has no attribute 'import_'"):
         kanexport.import_  # noqa: B018 - the access is what is tried
+
+
+def test_the_client_and_its_errors() -> None:
+    import kanserve
+
+    assert list(inspect.signature(kanserve.Client).parameters) == ["url", "timeout"]
+    calls = {name for name, _ in inspect.getmembers(kanserve.Client, inspect.isfunction) if not name.startswith("_")}
+    assert calls == {"close", "describe", "edges", "health", "index", "infer", "model", "ready"}
+    tree = {
+        name: [kind.__name__ for kind in getattr(kanserve, name).__mro__ if kind.__module__.startswith("kanserve.")][1:]
+        for name in kanserve.__all__
+        if name != "Client"
+    }
+    assert tree == {
+        "ClientError": [],
+        "Refused": ["ClientError"],
+        "InvalidInput": ["Refused", "ClientError"],
+        "NotFound": ["Refused", "ClientError"],
+        "TooLarge": ["Refused", "ClientError"],
+        "NotSupported": ["Refused", "ClientError"],
+        "NoAnswer": ["ClientError"],
+        "Unavailable": ["NoAnswer", "ClientError"],
+        "Unreachable": ["Unavailable", "NoAnswer", "ClientError"],
+        "DeadlineExceeded": ["NoAnswer", "ClientError"],
+        "ServerFailed": ["ClientError"],
+    }
+    assert kanserve.NotFound("no such model", code="NOT_FOUND").code == "NOT_FOUND"
+    with pytest.raises(AttributeError, match="has no attribute 'Clinet'"):
+        kanserve.Clinet  # noqa: B018 - the access is what is tried
+
+
+def test_the_error_document() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "kanserve", "infer", "--json"], capture_output=True, text=True, check=False
+    )
+    assert set(json.loads(done.stdout)["error"]) == {"kind", "message", "hint", "exit_code"}
+    assert {code.name: int(code) for code in Exit} == {
+        "DONE": 0,
+        "FAILED": 1,
+        "WRONG": 2,
+        "UNPROVED": 3,
+        "PARTLY": 4,
+        "INTERRUPTED": 130,
+    }
 
 
 def test_the_services() -> None:

@@ -1,37 +1,35 @@
 """`kanserve export`: arguments in, one call, a table out.
 
 Results go to stdout, progress and errors to stderr; `--json` prints one document.
-Exit codes: 0 exported, 2 the checkpoint or the command is wrong, 3 the graph
-failed its verification, 4 some checkpoint of a folder was refused (or an option
-was of no use to any), 1 anything else.
+Exit codes as in `kanexport.shared.voice`: 3 the graph failed its verification, 4 some
+checkpoint of a folder was refused (or an option was of no use to any).
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn
-
 from kanexport import report
 from kanexport.console import show
-from kanexport.errors import ExportError, OptionError
+from kanexport.errors import OptionError
 from kanexport.operators import precision
 from kanexport.options import Options
 from kanexport.packing.publish import MAX_BATCH_SIZE, Result, Target
 from kanexport.pipeline import Request, export
 from kanexport.proof.tolerance import OUTPUT_TOLERANCE
+from kanexport.shared import arguments, atomic, program, progress
 from kanexport.shared.installing import how_to_install
+from kanexport.shared.output import json_text, print_json
+from kanexport.shared.voice import EXIT_CODES, Exit
 from kanexport.sweep import run as sweep
 
+PROGRAM = "kanserve export"
 EXAMPLES = """examples:
   kanserve export model/0.5 --repository models --name wine     pykan: the prefix, or any of its files
   kanserve export digits.pt --repository models --name digits   efficient-kan: .pt, .pth, .safetensors
@@ -44,8 +42,7 @@ EXAMPLES = """examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `export` to a parser."""
     parser.description = "Turn a trained KAN into a verified entry of a model repository."
-    parser.epilog = EXAMPLES
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = f"{EXAMPLES}\n{EXIT_CODES}"
     add = parser.add_argument
     add("path", nargs="?", type=Path, metavar="checkpoint", help="the checkpoint file, or pykan's prefix")
     add("--repository", type=Path, default=Path("models"), help="the model repository (default: models)")
@@ -87,21 +84,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run an export from parsed arguments; the exit code."""
-    try:
-        _check(args)
-        with _terminable():
-            if args.recursive:
-                return _folder(_request(args), args)
-            with _progress() as advance:
-                result = _module(args, advance) if args.module else export(_request(args), advance=advance)
-    except ExportError as error:
-        return _fail(error, as_json=args.json)
+    """Run an export from parsed arguments; the exit code. Raises ExportError."""
+    _check(args)
+    with _terminable():
+        if args.recursive:
+            return _folder(_request(args), args)
+        with progress.bar("exporting") as advance:
+            result = _module(args, advance) if args.module else export(_request(args), advance=advance)
     if args.json:
-        print(json.dumps(report.document(result)))
+        print_json(report.document(result))
     else:
         show.result(result)
-    return 0
+    return Exit.DONE
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -162,28 +156,36 @@ def _module(args: argparse.Namespace, advance: Callable[[int, int], None]) -> Re
 
 def _folder(request: Request, args: argparse.Namespace) -> int:
     """Export a folder's checkpoints. Raises ExportError where none can be tried."""
-    if args.report is not None and (args.report.is_dir() or not args.report.parent.is_dir()):
-        raise OptionError(f"--report {args.report} cannot be written", hint="name a file in a folder that is there")
-    with _progress_of_files() as advance:
-        report = sweep.sweep(request, seconds=args.time_limit, memory=args.memory_limit, advance=advance)
-    document = sweep.document(report)
+    fault = atomic.check(args.report) if args.report is not None else ""
+    if fault:
+        raise OptionError(
+            f"--report {args.report} cannot be written: {fault}", hint="name a file in a folder that is there"
+        )
+    with progress.bar("exporting") as advance:
+        outcome = sweep.sweep(request, seconds=args.time_limit, memory=args.memory_limit, advance=advance)
+    document = sweep.document(outcome)
     if args.report is not None:
-        try:
-            args.report.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise OptionError(f"--report {args.report} cannot be written: {error.strerror}") from error
+        _write_report(args.report, document)
     if args.json:
-        print(json.dumps(document))
+        print_json(document)
     else:
         show.folder(document)
-    return report.exit_code
+    return outcome.exit_code
+
+
+def _write_report(path: Path, document: dict[str, Any]) -> None:
+    try:
+        atomic.write(path, (json_text(document, indent=1) + "\n").encode())
+    except OSError as error:
+        raise OptionError(f"--report {path} cannot be written: {error.strerror}") from error
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command by itself: `python -m kanexport`."""
-    parser = argparse.ArgumentParser(prog="kanexport")
+    """The command by itself, as `python -m kanexport` runs it: the same as `kanserve export`."""
+    given = sys.argv[1:] if argv is None else argv
+    parser = arguments.Parser(prog=PROGRAM)
     configure(parser)
-    return run(parser.parse_args(argv))
+    return program.run(PROGRAM, given, lambda: run(arguments.parse(parser, given)))
 
 
 @contextlib.contextmanager
@@ -198,40 +200,3 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda done, total: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"))
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("converting", total=None, count="")
-        yield lambda done, total: bar.update(
-            task, description="verifying", completed=done, total=total, count=f"{done}/{total}"
-        )
-
-
-@contextlib.contextmanager
-def _progress_of_files() -> Iterator[Callable[[int, int, str], None]]:
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda done, total, place: None
-        return
-    columns = (TextColumn("exporting"), BarColumn(), TextColumn("{task.completed}/{task.total} {task.fields[place]}"))
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("export", total=None, place="")
-        yield lambda done, total, place: bar.update(
-            task, completed=done, total=total, place=escape(show.printable(place))
-        )
-
-
-def _fail(error: ExportError, *, as_json: bool) -> int:
-    if as_json:
-        print(json.dumps({"error": report.failure(error)}))
-    print(f"error: {show.printable(error.message)}", file=sys.stderr)
-    if error.hint:
-        print(f"  help: {show.printable(error.hint)}", file=sys.stderr)
-    return error.exit_code

@@ -16,6 +16,7 @@ import torch
 
 from kanexport.errors import OptionError
 from kanexport.hybrid.faults import first_line
+from kanexport.shared import csvrows
 
 Array = npt.NDArray[np.float64]
 
@@ -56,12 +57,15 @@ def read(path: Path) -> npt.NDArray[Any]:
     """Rows from a .npy or .csv file, at most ROWS_LIMIT. Raises OptionError."""
     try:
         if path.suffix == ".csv":
-            array = np.loadtxt(path, delimiter=",", ndmin=2, dtype=np.float32, max_rows=ROWS_LIMIT)
+            text = csvrows.decode(str(path), path.read_bytes())
+            array = np.array(csvrows.parse(str(path), text, most=ROWS_LIMIT), np.float32)
         else:
             array = np.load(path, allow_pickle=False, mmap_mode="r")
         if not isinstance(array, np.ndarray):
             raise OptionError(f"{path} holds several arrays, expected one (.npy)")
         return np.array(array[:ROWS_LIMIT])
+    except csvrows.CsvError as error:
+        raise OptionError(str(error)) from error
     except (OSError, ValueError, EOFError) as error:
         why = getattr(error, "strerror", None) or first_line(error)
         raise OptionError(

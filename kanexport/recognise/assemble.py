@@ -20,6 +20,7 @@ from kanexport.options import Options
 from kanexport.recognise.detect import detect_layer
 from kanexport.recognise.registry import LayerReader, layer_readers, quiet
 from kanexport.recognise.steplist import StepSpec
+from kanexport.shared.nearest import advice
 
 # The kinds of a step that name tensors.
 WEIGHTED = ("layer", "linear", "layernorm", "batchnorm", "prelu")
@@ -139,5 +140,5 @@ def _layer_reader(spec: StepSpec, tensors: Tensors) -> LayerReader:
         return detect_layer(tensors, _prefix(spec))
     known = layer_readers()
     if family not in known:
-        raise FamilyError(f"family {family[:80]!r} is not read layer by layer", hint="known: " + ", ".join(known))
+        raise FamilyError(f"family {family[:80]!r} is not read layer by layer", hint=advice(family, known))
     return known[family]

@@ -10,6 +10,7 @@ from kanexport.layers.parts import Part, Tensors
 from kanexport.options import Options
 from kanexport.recognise import refused
 from kanexport.recognise.registry import LayerReader, Reader, layer_readers, quiet, readers
+from kanexport.shared.nearest import advice
 
 
 def detect(checkpoint: Checkpoint, family: str | None) -> tuple[Reader, str]:
@@ -17,7 +18,7 @@ def detect(checkpoint: Checkpoint, family: str | None) -> tuple[Reader, str]:
     known = readers()
     if family is not None:
         if family not in known:
-            raise FamilyError(f"unknown family {family[:80]!r}", hint="known: " + ", ".join(known))
+            raise FamilyError(f"unknown family {family[:80]!r}", hint=advice(family, known))
         return known[family], "given with --family"
     reasons = {name: reason for name, reader in known.items() if (reason := reader.matches(checkpoint))}
     if len(reasons) > 1:

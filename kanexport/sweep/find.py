@@ -13,7 +13,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,56 +46,73 @@ def find(root: Path, repository: Path) -> tuple[Item, ...]:
         raise CheckpointError(f"{str(root)[:300]} is not a folder", hint="--recursive takes a folder of checkpoints")
     faults: list[OSError] = []
     files = sorted(_files(root, repository.resolve(), faults))
-    configs = {str(path).removesuffix(CONFIG) for path in files if path.name.endswith(CONFIG)}
-    states = {str(path).removesuffix(STATE) for path in files if path.name.endswith(STATE)}
-    found = [Path(prefix) for prefix in states & configs]
-    for path in files:
-        prefix = str(path).removesuffix(STATE).removesuffix(CONFIG)
-        if path.name.endswith(CONFIG):
-            # A config without its weights is refused with what is missing; other programs have configs too.
-            if prefix not in states and _is_pykan_config(path):
-                found.append(path)
-        elif not (path.name.endswith(STATE) and prefix in configs) and _is_checkpoint(path):
-            found.append(path)
-    if len(found) > ITEM_LIMIT:
-        raise CheckpointError(f"{root} holds {len(found)} checkpoints, more than {ITEM_LIMIT}", hint=SMALLER)
-    if not found and not faults:
+    checkpoints = _checkpoints(files)
+    if len(checkpoints) > ITEM_LIMIT:
+        raise CheckpointError(f"{root} holds {len(checkpoints)} checkpoints, more than {ITEM_LIMIT}", hint=SMALLER)
+    if not checkpoints and not faults:
         raise CheckpointError(
             f"no checkpoint is below {root}, among {len(files)} files",
             hint="looked for are pykan's PREFIX_state and PREFIX_config.yml, torch.save archives and safetensors",
         )
-    items = [Item(path, path.relative_to(root).as_posix()) for path in found]
-    for error in faults:
-        path = Path(str(error.filename))
-        items.append(Item(path, path.relative_to(root).as_posix(), f"cannot be listed: {error.strerror}"))
+    items = [Item(path, path.relative_to(root).as_posix()) for path in checkpoints]
+    items += [_unlisted(root, error) for error in faults]
     return tuple(sorted(items, key=lambda item: item.path))
+
+
+def _checkpoints(files: Sequence[Path]) -> list[Path]:
+    """What `export` takes as its path: the prefixes of pykan's pairs, and files that are one by themselves."""
+    configs = _prefixes(files, CONFIG)
+    states = _prefixes(files, STATE)
+    pairs = [Path(prefix) for prefix in states & configs]
+    return pairs + [path for path in files if _stands_alone(path, states, configs)]
+
+
+def _stands_alone(path: Path, states: set[str], configs: set[str]) -> bool:
+    if path.name.endswith(CONFIG):
+        # A config without its weights is refused with what is missing; other programs have configs too.
+        return str(path).removesuffix(CONFIG) not in states and _is_pykan_config(path)
+    paired = path.name.endswith(STATE) and str(path).removesuffix(STATE) in configs
+    return not paired and _is_checkpoint(path)
+
+
+def _prefixes(files: Sequence[Path], ending: str) -> set[str]:
+    return {str(path).removesuffix(ending) for path in files if path.name.endswith(ending)}
+
+
+def _unlisted(root: Path, error: OSError) -> Item:
+    """A folder whose entries the machine does not tell."""
+    path = Path(str(error.filename))
+    return Item(path, path.relative_to(root).as_posix(), f"cannot be listed: {error.strerror}")
 
 
 def names(items: Sequence[Item], prefix: str = "") -> list[str]:
     """A model name for each, from its place alone: without its suffix if that leaves the
     names different, else with it, else with a digest of the place."""
     front = f"{prefix}-" if prefix else ""
-    ends = "|".join(map(re.escape, (*SUFFIXES, *MORE_SUFFIXES, STATE, CONFIG)))
-    forms = [
-        [front + re.sub(rf"({ends})$", "", item.place, flags=re.IGNORECASE) for item in items],
-        [front + item.place for item in items],
-    ]
-    digests = [hashlib.sha256(item.place.encode(errors="surrogateescape")).hexdigest()[:8] for item in items]
-    choices = [[_usable(text) for text in form] for form in forms]
-    choices.append(
-        [f"{name[: NAME_LENGTH - 9]}-{digest}" for name, digest in zip(choices[0], digests, strict=True)],
-    )
-    result = [""] * len(items)
-    taken: set[str] = set()
-    for at, form in enumerate(choices):
-        waiting = [n for n, name in enumerate(result) if not name]
-        counts = collections.Counter(form[n] for n in waiting)
-        last = at == len(choices) - 1
-        for n in waiting:
-            if last or (counts[form[n]] == 1 and len(form[n]) <= NAME_LENGTH and form[n] not in taken):
-                result[n] = form[n]
-        taken |= set(result)
-    return result
+    ends = re.compile(rf"({'|'.join(map(re.escape, (*SUFFIXES, *MORE_SUFFIXES, STATE, CONFIG)))})$", re.IGNORECASE)
+    short = [_usable(front + ends.sub("", item.place)) for item in items]
+    whole = [_usable(front + item.place) for item in items]
+    chosen: dict[int, str] = {}
+    for form in (short, whole):
+        chosen |= _different(form, chosen)
+    return [chosen.get(at) or _with_digest(short[at], item.place) for at, item in enumerate(items)]
+
+
+def _different(form: Sequence[str], chosen: Mapping[int, str]) -> dict[int, str]:
+    """Of those that have no name yet, the ones whose name in this form is short enough and nobody else's."""
+    waiting = [at for at in range(len(form)) if at not in chosen]
+    counts = collections.Counter(form[at] for at in waiting)
+    taken = set(chosen.values())
+    return {
+        at: form[at]
+        for at in waiting
+        if counts[form[at]] == 1 and len(form[at]) <= NAME_LENGTH and form[at] not in taken
+    }
+
+
+def _with_digest(name: str, place: str) -> str:
+    digest = hashlib.sha256(place.encode(errors="surrogateescape")).hexdigest()[:8]
+    return f"{name[: NAME_LENGTH - 9]}-{digest}"
 
 
 def _usable(text: str) -> str:

@@ -24,24 +24,26 @@ from kanexport.errors import CheckpointError, Crashed, ExportError, FamilyError,
 from kanexport.functions import expression
 from kanexport.pipeline import ARCHITECTURE, Request
 from kanexport.recognise import registry, steplist
-from kanexport.report import failure
+from kanexport.shared import voice
+from kanexport.shared.nearest import advice
+from kanexport.shared.voice import Exit
 from kanexport.sweep import find, worker
 
 FORMAT = 1  # of the report
 SECONDS, MEMORY = 300.0, 8192  # for one file: time, and MiB of address space
 GRACE = 5.0  # seconds that a process has to clean up
-REFUSED = 4  # exit code
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What became of one checkpoint: `result` as `report.document` tells it, or `error`."""
+    """What became of one checkpoint: `result` as `report.document` tells it, or `error` as
+    `voice.facts` does."""
 
     place: str
     name: str
     seconds: float
     result: dict[str, Any] | None = None
-    error: dict[str, str] | None = None
+    error: dict[str, Any] | None = None
 
     def worst(self, key: str) -> float:
         """The largest error over all groups of rows, such as "outputs_max_rel"."""
@@ -59,11 +61,13 @@ class Report:
 
     @property
     def exported(self) -> int:
+        """How many checkpoints became a model."""
         return sum(row.result is not None for row in self.rows)
 
     @property
     def exit_code(self) -> int:
-        return 0 if self.exported == len(self.rows) and not self.unused else REFUSED
+        """Exit.DONE if everything was exported and of use, else Exit.PARTLY."""
+        return Exit.DONE if self.exported == len(self.rows) and not self.unused else Exit.PARTLY
 
 
 def sweep(
@@ -122,7 +126,7 @@ def _check(request: Request, seconds: float, memory: int) -> None:
     for name, text in request.facts().functions().items():
         expression.function(name, text)
     if request.family is not None and request.family not in registry.readers():
-        raise FamilyError(f"unknown family {request.family[:80]!r}", hint="known: " + ", ".join(registry.readers()))
+        raise FamilyError(f"unknown family {request.family[:80]!r}", hint=advice(request.family, registry.readers()))
     if request.architecture is not None:
         steplist.load(request.architecture)
     if not 0 < seconds < 10**6:
@@ -135,14 +139,20 @@ def _unused(request: Request, rows: list[Row]) -> tuple[str, ...]:
     """A misspelt option must not pass in silence: the files took the default instead."""
     results = [row.result for row in rows if row.result is not None]
     used = {key for result in results for key in result["options"]["given"]}
-    unused = [f"--{'' if ' ' in key else 'option '}{key}" for key in request.facts().given if key not in used]
-    if request.architecture is not None and not any(r["family_reason"] == ARCHITECTURE for r in results):
+    unused = [_as_given(key) for key in request.facts().given if key not in used]
+    reasons = {result["family_reason"] for result in results}
+    if request.architecture is not None and ARCHITECTURE not in reasons:
         unused.append("--architecture")
     return tuple(unused)
 
 
+def _as_given(key: str) -> str:
+    """A key of `Options.given` as a flag: "--option base_fun", "--symbolic 0,1,2"."""
+    return f"--{key}" if " " in key else f"--option {key}"
+
+
 def _fault(item: find.Item) -> dict[str, Any]:
-    return {"error": failure(CheckpointError(f"{item.path} {item.fault}"))}
+    return voice.document(CheckpointError(f"{item.path} {item.fault}"))
 
 
 def _run(request: Request, seconds: float, memory: int) -> dict[str, Any]:
@@ -157,12 +167,12 @@ def _run(request: Request, seconds: float, memory: int) -> dict[str, Any]:
             error: ExportError = LimitExceeded(
                 f"the export takes longer than {seconds:g} seconds", hint="allow more with --time-limit"
             )
-            return {"error": failure(error)}
+            return voice.document(error)
     with contextlib.suppress(ValueError):
         answer = json.loads(out)
         if isinstance(answer, dict) and process.returncode == 0:
             return answer
-    return {"error": failure(_crash(process.returncode, err))}
+    return voice.document(_crash(process.returncode, err))
 
 
 @contextlib.contextmanager

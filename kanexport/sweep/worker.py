@@ -2,7 +2,8 @@
 
 `python -P -m kanexport.sweep.worker` reads one JSON document from standard input,
 {"request": the fields of a Request, "memory": bytes}, and writes one to standard
-output: {"result": ...} or {"error": ...}, as `kanexport.report` makes them.
+output: {"result": ...}, as `kanexport.report` makes it, or {"error": ...}, as
+`kanexport.shared.voice` does.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from kanexport import report
 from kanexport.errors import Crashed, ExportError, LimitExceeded
 from kanexport.pipeline import Request, export
+from kanexport.shared import voice
 
 
 def encode(request: Request, memory: int) -> bytes:
@@ -40,9 +42,9 @@ def main() -> int:
     try:
         answer: dict[str, Any] = {"result": report.document(export(request))}
     except ExportError as error:
-        answer = {"error": report.failure(error)}
+        answer = voice.document(error)
     except Exception as error:  # this process's boundary: whatever it is, the next file goes on
-        answer = {"error": report.failure(_unexpected(error, memory))}
+        answer = voice.document(_unexpected(error, memory))
     print(json.dumps(answer))
     return 0
 

@@ -1,1 +1,57 @@
-"""kanserve: a request becomes arrays, the arrays meet a session, answers go home."""
+"""kanserve: a request becomes arrays, the arrays meet a session, answers go home.
+
+    from kanserve import Client
+
+    with Client("127.0.0.1:8001") as client:
+        answer = client.infer(client.model("digits").inputs[0], rows, model="digits")
+
+The client and its errors (drawn in `kanserve.client.errors`) are imported at their first
+use, so that `kanserve --help` stays quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kanserve.client.connection import Client
+    from kanserve.client.errors import (
+        ClientError,
+        DeadlineExceeded,
+        InvalidInput,
+        NoAnswer,
+        NotFound,
+        NotSupported,
+        Refused,
+        ServerFailed,
+        TooLarge,
+        Unavailable,
+        Unreachable,
+    )
+
+__all__ = [
+    "Client",
+    "ClientError",
+    "DeadlineExceeded",
+    "InvalidInput",
+    "NoAnswer",
+    "NotFound",
+    "NotSupported",
+    "Refused",
+    "ServerFailed",
+    "TooLarge",
+    "Unavailable",
+    "Unreachable",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'kanserve' has no attribute {name!r}")
+    home = "connection" if name == "Client" else "errors"
+    return getattr(importlib.import_module(f"kanserve.client.{home}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

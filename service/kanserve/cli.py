@@ -1,25 +1,26 @@
-"""The command line: which command, loaded when it is named, and what its end means.
-
-Exit codes: 0 done, 2 the input or the command is wrong, 3 an export's own
-verification failed, 1 anything else, 130 interrupted.
+"""The command line: which command, loaded when it is named. What its end means, and the
+text of its errors, is `kanexport.shared`'s business, as for `python -m kanexport`.
 """
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import importlib
 import importlib.metadata
-import os
 import sys
 import types
+from argparse import Action, ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kanexport.shared import arguments, program
 from kanexport.shared.installing import how_to_install
-from kanserve.console.common import FAILED, CommandError, print_json
+from kanexport.shared.nearest import advice
+from kanexport.shared.voice import EXIT_CODES
+from kanserve.console.common import MissingPackage
 
-INTERRUPTED = 130
+PROGRAM = "kanserve"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,108 +29,118 @@ class Command:
 
     module: str
     summary: str
+    group: str
     extra: str = ""
 
 
+MAKE, RUN, ASK, OTHER = "make a model", "run it", "ask it", "for your shell"
 COMMANDS = {
-    "export": Command("kanexport.console.cli", "turn a trained checkpoint into a verified model", "export"),
-    "serve": Command("kanserve.commands.serve", "serve a repository over gRPC", "serve"),
-    "infer": Command("kanserve.commands.infer", "run rows through a served model"),
-    "edges": Command("kanserve.commands.edges", "ask what every edge did with rows"),
-    "formula": Command("kanserve.commands.formula", "print the closed form of a symbolic model"),
-    "models": Command("kanserve.commands.models", "list what a server or a repository folder holds"),
-    "health": Command("kanserve.commands.health", "ask a server whether it is healthy"),
+    "export": Command("kanexport.console.cli", "turn a trained checkpoint into a verified model", MAKE, "export"),
+    "serve": Command("kanserve.commands.serve", "serve a repository over gRPC", RUN, "serve"),
+    "infer": Command("kanserve.commands.infer", "run rows through a served model", ASK),
+    "edges": Command("kanserve.commands.edges", "ask what every edge did with rows", ASK),
+    "formula": Command("kanserve.commands.formula", "print the closed form of a symbolic model", ASK),
+    "models": Command("kanserve.commands.models", "list what a server or a repository folder holds", ASK),
+    "health": Command("kanserve.commands.health", "ask a server whether it is healthy", ASK),
+    "completion": Command("kanserve.commands.completion", "print completion for bash, zsh or fish", OTHER),
 }
 
-EPILOG = """examples:
+EPILOG = f"""examples:
   kanserve export digits.pt --repository models --name digits
   kanserve serve models
   kanserve infer digits --input rows.npy
-  kanserve edges digits --input rows.npy --layer 0 --output edges.npz
 
-exit codes: 0 done, 2 the input or the command is wrong, 3 the export's own
-verification failed, 1 anything else, 130 interrupted
+`kanserve COMMAND --help` shows a command's options. Every command takes --json.
+
+{EXIT_CODES}
 """
 
 
-class _Version(argparse.Action):
+class _Version(Action):
     """Looks the version up when it is asked for, not at every start."""
 
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        print(f"kanserve {importlib.metadata.version('kanserve')}")
+    def __call__(self, parser: ArgumentParser, *_: Any) -> None:
+        print(f"{PROGRAM} {importlib.metadata.version('kanserve')}")
         parser.exit()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit code; argparse exits by itself on usage errors."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    try:
-        code = _run(arguments)
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:
-        # The reader left. Python would complain once more when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
-    return code
+    """Run one command; the exit code, also of usage errors. --help and --version exit by themselves."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    name = next((argument for argument in given if not argument.startswith("-")), "")
+    return program.run(f"{PROGRAM} {name}" if name in COMMANDS else PROGRAM, given, lambda: _run(name, given))
 
 
-def _run(arguments: list[str]) -> int:
-    """Find, load and run the command; its error becomes text and an exit code."""
-    name = next((argument for argument in arguments if not argument.startswith("-")), "")
-    try:
-        module = _load(name) if name in COMMANDS else None
-        args = _parser(name, module).parse_args(arguments)
-        return int(module.run(args)) if module else _usage()
-    except CommandError as error:
-        print(f"kanserve {name}: {error}", file=sys.stderr)
-        if "--json" in arguments:
-            print_json({"error": str(error), "exit_code": error.exit_code})
-        return error.exit_code
+def _run(name: str, given: list[str]) -> int:
+    """Find, load and run the command."""
+    if name and name not in COMMANDS:
+        raise arguments.UsageError(
+            f"there is no command {name[:80]!r}",
+            usage=_build({})[0].format_usage().rstrip(),
+            hint=advice(name, COMMANDS, what="commands"),
+        )
+    modules = {name: load(name)} if name else {}
+    whole, parsers = _build(modules)
+    args = arguments.parse(whole, given, command=parsers.get(name))
+    return int(modules[name].run(args))
 
 
-def _parser(selected: str, module: types.ModuleType | None) -> argparse.ArgumentParser:
-    """All commands by name; only the selected one with its options, so that the rest stays unloaded."""
-    parser = argparse.ArgumentParser(
-        prog="kanserve",
-        description="Trained Kolmogorov-Arnold Networks, verified and served over gRPC.",
+def every_parser() -> dict[str, arguments.Parser]:
+    """The parsers of all commands by name, with their options as far as their packages are installed."""
+    modules = {}
+    for name in COMMANDS:
+        with contextlib.suppress(MissingPackage):
+            modules[name] = load(name)
+    return _build(modules)[1]
+
+
+def _build(modules: dict[str, types.ModuleType]) -> tuple[arguments.Parser, dict[str, arguments.Parser]]:
+    """The parser of the program, and those of the commands by name: the ones in `modules` with
+    their options, so that the rest stays unloaded."""
+    whole = arguments.Parser(
+        prog=PROGRAM,
+        usage=f"{PROGRAM} COMMAND [options]",
+        description=f"Trained Kolmogorov-Arnold Networks, verified and served over gRPC.\n\n{_groups()}",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and stop")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    whole.add_argument("--version", action=_Version, nargs=0, help="print the version and stop")
+    whole.set_defaults(every_parser=every_parser)
+    commands = whole.add_subparsers(
+        dest="command", prog=PROGRAM, metavar="COMMAND", required=True, help="one of those above"
+    )
+    parsers = {}
     for name, command in COMMANDS.items():
         summary = command.summary
-        description = summary[0].upper() + summary[1:] + "."
-        # No abbreviations: a script that used one would break when an option is added.
-        added = commands.add_parser(name, help=summary, description=description, allow_abbrev=False)
-        if module is not None and name == selected:
-            module.configure(added)
-    return parser
+        parsers[name] = commands.add_parser(name, description=f"{summary[0].upper()}{summary[1:]}.")
+        if name in modules:
+            modules[name].configure(parsers[name])
+    return whole, parsers
 
 
-def _load(name: str) -> types.ModuleType:
-    """The module of one command. Raises CommandError naming the extra that is missing."""
+def _groups() -> str:
+    """The commands in the order of a model's life."""
+    lines = []
+    for group in dict.fromkeys(command.group for command in COMMANDS.values()):
+        lines.append(f"{group}:")
+        lines += [f"    {name:<12}{c.summary}" for name, c in COMMANDS.items() if c.group == group]
+    return "\n".join(lines)
+
+
+def load(name: str) -> types.ModuleType:
+    """The module of one command. Raises MissingPackage naming the extra that is missing."""
     command = COMMANDS[name]
     try:
         return importlib.import_module(command.module)
     except ModuleNotFoundError as error:
         if error.name and f"{command.module}.".startswith(f"{error.name}."):  # the module or a folder above it
-            raise CommandError(
-                "is not part of this installation (the server image leaves it out): "
-                "use one where the checkpoints are; `make setup` in a checkout of kanserve makes it",
-                exit_code=FAILED,
+            raise MissingPackage(
+                f"{name} is not part of this installation (the server image leaves it out)",
+                hint="use one where the checkpoints are; `make setup` in a checkout of kanserve makes it",
             ) from error
         missing = (error.name or "").partition(".")[0]
         if missing in ("kanserve", "kanexport", "") or not command.extra:
             raise
-        raise CommandError(
-            f"needs the Python package that provides {missing!r}, which is not installed: "
-            f"{how_to_install(command.extra)}",
-            exit_code=FAILED,
+        raise MissingPackage(
+            f"the command needs the Python package that provides {missing!r}, which is not installed",
+            hint=how_to_install(command.extra),
         ) from error
-
-
-def _usage() -> int:
-    raise AssertionError("argparse refuses unknown commands")

@@ -6,9 +6,10 @@ why a setting is what it is.
 
 from __future__ import annotations
 
-import difflib
 import enum
 import ipaddress
+import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,9 +25,18 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from kanexport.shared.nearest import advice
 from kanserve.errors import ConfigError
 
 ENV_PREFIX = "KANSERVE_"
+CLIENTS = ("KANSERVE_URL",)  # variables of the client commands
+# What Kubernetes sets for every Service: here, for one called kanserve, or kanserve-something.
+# A plain KANSERVE_SOMETHING_PORT is Kubernetes' only if it holds a URL: it may be a setting, or a misspelt one.
+KUBERNETES = re.compile(
+    r"KANSERVE_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
+    r"|KANSERVE_PORT"
+)
+KUBERNETES_URL = re.compile(r"(?:tcp|udp|sctp)://")
 MIB = 2**20
 UNITS = {"kib": 2**10, "mib": 2**20, "gib": 2**30}
 GRPC_LIMIT = 2**31 - 1  # bytes; gRPC's message length is a signed 32-bit number
@@ -232,9 +242,9 @@ class Loaded:
 def load(flags: Mapping[str, Any], *, config: Path | None = None) -> Loaded:
     """Merge flags, `KANSERVE_*`, the TOML file and defaults. Raises ConfigError.
 
-    `flags` holds only what was given. A key of the environment that is not a
-    setting is ignored (Kubernetes sets KANSERVE_PORT for a service of that
-    name); in the file and in `flags` it is an error.
+    `flags` holds only what was given. A name that is no setting is an error wherever it
+    stands; left alone are the client's variables and those that Kubernetes sets for a
+    Service called kanserve, such as KANSERVE_PORT.
     """
     layers: list[tuple[str, Mapping[str, Any]]] = [
         ("default", {}),
@@ -257,8 +267,21 @@ def load(flags: Mapping[str, Any], *, config: Path | None = None) -> Loaded:
 
 
 def _read_environment() -> dict[str, Any]:
-    found = EnvSettingsSource(Settings, env_prefix=ENV_PREFIX, case_sensitive=False)()
-    return {key: value for key, value in found.items() if key in Settings.model_fields}
+    """The settings among the variables. Raises ConfigError for one that nobody knows."""
+    known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields}
+    ours = {name.upper() for name, value in os.environ.items() if _is_ours(name.upper(), value)}
+    for name in sorted(ours - known):
+        nearest = advice(name, sorted({*known, *CLIENTS}), prefix=ENV_PREFIX)
+        raise ConfigError(f"unknown setting {name} in the environment: {nearest}")
+    values = EnvSettingsSource(Settings, env_prefix=ENV_PREFIX, case_sensitive=False)()
+    return {key: value for key, value in values.items() if f"{ENV_PREFIX}{key.upper()}" in ours}
+
+
+def _is_ours(name: str, value: str) -> bool:
+    """Whether a variable is meant for the server: neither the client's nor one of Kubernetes'."""
+    if not name.startswith(ENV_PREFIX) or name in CLIENTS or KUBERNETES.fullmatch(name):
+        return False
+    return not (name.endswith("_PORT") and KUBERNETES_URL.match(value))
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -277,9 +300,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _unknown(key: str, origin: str) -> str:
-    close = difflib.get_close_matches(key.replace("-", "_"), Settings.model_fields, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(Settings.model_fields)}"
-    return f"unknown setting {key!r} in {origin}: {hint}"
+    return f"unknown setting {key!r} in {origin}: {advice(key, Settings.model_fields)}"
 
 
 def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -14,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kanexport.shared import voice
 from kanserve import cli, config
-from kanserve.commands import serve
 from tests.cli.running import CLEAN, COMMAND, Server, checkpoint, document, kanserve
 
 HEAVY = ("numpy", "grpc", "google.protobuf", "onnx", "onnxruntime", "pydantic", "rich", "structlog", "torch")
@@ -61,7 +64,7 @@ def test_every_command_has_help_and_json(name: str) -> None:
 
 
 def test_every_setting_has_a_flag() -> None:
-    assert {"repository", *serve.FLAGS, *serve.SWITCHES} == set(config.Settings.model_fields)
+    assert {"repository", *config.flags()} == set(config.Settings.model_fields)
 
 
 @pytest.mark.parametrize("arguments", [(), ("frobnicate",), ("infer",), ("infer", "tiny", "--nonsense")])
@@ -106,7 +109,84 @@ raise SystemExit(cli.main([{command!r}, "--help"]))
 def test_an_error_with_json_is_one_document() -> None:
     done = kanserve("models", "--url", "127.0.0.1:1", "--json")
     assert done.returncode == 1
-    assert json.loads(done.stdout)["error"] in done.stderr
+    assert json.loads(done.stdout) == {
+        "error": {
+            "kind": "Unreachable",
+            "message": "no server answers at 127.0.0.1:1",
+            "hint": "start one with `kanserve serve REPOSITORY`, or name another with --url HOST:PORT",
+            "exit_code": 1,
+        }
+    }
+    first, second = done.stderr.splitlines()
+    assert first == "kanserve models: error: no server answers at 127.0.0.1:1"
+    assert second.startswith("  help: start one with")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        (("frobnicate",), "UsageError", "there is no command 'frobnicate'"),
+        (("infer",), "UsageError", "the following arguments are required"),
+        (("infer", "tiny", "--timeout", "never"), "UsageError", "argument --timeout: invalid"),
+        (("serve", "nowhere"), "ConfigError", "nowhere is not a folder"),
+        (("serve", ".", "--device", "tpu"), "UsageError", "invalid choice: 'tpu'"),
+        (("edges", "tiny", "--input", "none.npy"), "InputError", "none.npy cannot be read"),
+        (("models", "no/folder"), "InputError", "no/folder is not a folder"),
+        (("models", "--load"), "CommandError", "--load is for a REPOSITORY"),
+        (("export", "none.pt"), "CheckpointError", "none.pt does not exist"),
+        (("completion", "tcsh"), "UsageError", "invalid choice: 'tcsh'"),
+    ],
+)
+def test_every_command_fails_with_the_same_document(arguments: tuple[str, ...], kind: str, message: str) -> None:
+    done = kanserve(*arguments, "--json")
+    error = json.loads(done.stdout)["error"]
+    assert set(error) == {"kind", "message", "hint", "exit_code"}
+    assert (done.returncode, error["exit_code"], error["kind"]) == (2, 2, kind)
+    assert message in error["message"]
+    program = f"kanserve {arguments[0]}" if arguments[0] in cli.COMMANDS else "kanserve"
+    assert f"{program}: error: {error['message']}\n" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (("modles",), "did you mean 'models'?"),
+        (("xyz",), f"commands: {', '.join(cli.COMMANDS)}"),
+        (("infer", "tiny", "--inptu", "rows.npy"), "--inptu: did you mean --input?"),
+        (("infer", "tiny", "--input", "r.npy", "--outptu=y.npz"), "--outptu: did you mean --output?"),
+        (("serve", ".", "--grpc_port", "1"), "--grpc_port: did you mean --grpc-port?"),
+        (("edges", "tiny", "--input", "r.npy", "--zzz"), "kanserve edges --help lists the options"),
+    ],
+)
+def test_a_misspelt_word_is_helped(arguments: tuple[str, ...], hint: str) -> None:
+    done = kanserve(*arguments, "--json")
+    assert (done.returncode, json.loads(done.stdout)["error"]["hint"]) == (2, hint)
+    assert f"\n  help: {hint}\n" in done.stderr
+
+
+def test_the_exit_codes_stand_where_they_are_looked_for() -> None:
+    table = voice.EXIT_CODES
+    assert [int(line.split()[0]) for line in table.splitlines()[1:]] == [int(code) for code in voice.Exit]
+    for arguments in (("--help",), ("export", "--help")):
+        assert table in kanserve(*arguments).stdout
+
+
+@pytest.mark.parametrize("name", list(cli.COMMANDS))
+def test_the_examples_of_a_command_parse(name: str) -> None:
+    text = kanserve(name, "--help").stdout
+    lines = re.findall(rf"^  (?:.*\| )?kanserve {name}( .*|)$", text.partition("examples:")[2], re.MULTILINE)
+    assert lines
+    parser = cli.every_parser()[name]
+    for line in lines:
+        words = shlex.split(re.split(r"  +| > ", line)[0])
+        assert isinstance(parser.parse_args(words), argparse.Namespace)
+
+
+def test_the_commands_are_grouped_by_what_one_wants() -> None:
+    text = kanserve("--help").stdout
+    places = [text.index(words) for words in ("make a model:", "export  ", "run it:", " serve  ", "ask it:", "health")]
+    assert places == sorted(places)
+    assert text.partition("examples:")[2].partition("exit codes:")[0].count("  kanserve ") == 3
 
 
 def test_a_reader_that_leaves_is_no_crash(server: Server, tmp_path: Path) -> None:

@@ -13,7 +13,18 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from kanserve.client import bulk
-from kanserve.client.connection import Client, ClientError, ServedModel
+from kanserve.client.connection import Client, ServedModel
+from kanserve.client.errors import (
+    ClientError,
+    DeadlineExceeded,
+    InvalidInput,
+    NotFound,
+    NotSupported,
+    ServerFailed,
+    TooLarge,
+    Unavailable,
+    Unreachable,
+)
 from kanserve.nouns import TensorInfo
 from kanserve.pb import grpc_service_pb2 as oip
 
@@ -63,22 +74,28 @@ def test_unavailable_is_tried_again_three_times(failures: int, succeeds: bool) -
         if succeeds:
             assert client.ready()
         else:
-            with pytest.raises(ClientError, match="not available: Server not ready"):
+            with pytest.raises(Unavailable, match="not available: Server not ready"):
                 client.ready()
     assert len(calls) == min(failures, 3) + 1
 
 
 @pytest.mark.parametrize(
-    ("code", "input_is_wrong", "says"),
+    ("code", "kind", "input_is_wrong", "says"),
     [
-        (grpc.StatusCode.INVALID_ARGUMENT, True, "^the text$"),
-        (grpc.StatusCode.NOT_FOUND, True, "^the text$"),
-        (grpc.StatusCode.INTERNAL, False, "failed .INTERNAL.: the text"),
-        (grpc.StatusCode.UNIMPLEMENTED, False, "does not offer RepositoryIndex: the text"),
-        (grpc.StatusCode.DEADLINE_EXCEEDED, False, "within 30 s"),
+        (grpc.StatusCode.INVALID_ARGUMENT, InvalidInput, True, "^the text$"),
+        (grpc.StatusCode.OUT_OF_RANGE, InvalidInput, True, "^the text$"),
+        (grpc.StatusCode.NOT_FOUND, NotFound, True, "^the text$"),
+        (grpc.StatusCode.FAILED_PRECONDITION, NotSupported, True, "^the text$"),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, TooLarge, False, "^the text$"),
+        (grpc.StatusCode.INTERNAL, ServerFailed, False, "failed .INTERNAL.: the text"),
+        (grpc.StatusCode.UNAUTHENTICATED, ServerFailed, False, "failed .UNAUTHENTICATED.: the text"),
+        (grpc.StatusCode.UNIMPLEMENTED, NotSupported, False, "does not offer RepositoryIndex: the text"),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, DeadlineExceeded, False, "within 30 s"),
     ],
 )
-def test_other_codes_are_final_and_translated(code: grpc.StatusCode, input_is_wrong: bool, says: str) -> None:
+def test_other_codes_are_final_and_translated(
+    code: grpc.StatusCode, kind: type[ClientError], input_is_wrong: bool, says: str
+) -> None:
     calls: list[bytes] = []
 
     def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
@@ -88,8 +105,13 @@ def test_other_codes_are_final_and_translated(code: grpc.StatusCode, input_is_wr
 
     with answering(answer) as url, Client(url) as client, pytest.raises(ClientError, match=says) as caught:
         client.index()
-    assert (caught.value.code, caught.value.input_is_wrong) == (code.name, input_is_wrong)
+    assert (type(caught.value), caught.value.code, caught.value.input_is_wrong) == (kind, code.name, input_is_wrong)
     assert len(calls) == 1
+
+
+def test_nobody_at_the_address_is_an_error_of_its_own() -> None:
+    with Client("127.0.0.1:1") as client, pytest.raises(Unreachable, match=r"no server answers at 127\.0\.0\.1:1"):
+        client.ready()
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 64, 100])
@@ -116,7 +138,7 @@ def test_a_single_row_that_is_too_large_is_an_error() -> None:
         context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "ask for less")
         raise AssertionError
 
-    with answering(answer) as url, Client(url) as client, pytest.raises(ClientError, match="ask for less"):
+    with answering(answer) as url, Client(url) as client, pytest.raises(TooLarge, match="ask for less"):
         bulk.infer(client, MODEL, np.zeros((4, 3), np.float32))
 
 

@@ -105,15 +105,18 @@ def test_a_version_can_be_chosen(server: Server, tmp_path: Path) -> None:
     missing = kanserve(*arguments, 9)
     assert missing.returncode == 2
     assert "version 9" in missing.stderr
-    assert json.loads(missing.stdout)["exit_code"] == 2
+    assert json.loads(missing.stdout)["error"]["exit_code"] == 2
 
 
 @pytest.mark.parametrize(
     ("suffix", "content", "says"),
     [
-        (".csv", b"1,2,3\n4,five,6\n", ("line 2, value 2", "'five'", "a number")),
-        (".csv", b"1,2,3\n4,5\n", ("line 2", "found 2 values", "3")),
+        (".csv", b"1,2,3\n4,five,6\n", ("line 2, column 2", "'five'", "a number")),
+        (".csv", b"1,2,3\n4,5\n", ("line 2", "found 2 columns", "3")),
         (".csv", b"1,2\n3,4\n", ("2 columns", "3 columns")),
+        (".csv", b"", ("is empty", "rows of numbers")),
+        (".csv", b"a,b,c\n\n", ("a header line and nothing below it",)),
+        (".csv", b"a;b;c\n1;2;3\n", ("line 2, column 1", "separated by commas")),
         (".csv", b"\xff\xfe\x00", ("not UTF-8",)),
         (".json", b"[[1, 2, null]]", ("[0][2]", "null", "a number")),
         (".json", b"[[1, 2], [3]]", ("different lengths",)),
@@ -143,6 +146,9 @@ def test_an_archive_of_several_arrays_is_named(server: Server, tmp_path: Path) -
     done = kanserve("infer", "tiny", "--input", path, "--url", server.url)
     assert done.returncode == 2
     assert "train, test" in done.stderr
+    done = kanserve("infer", "tiny", "--input", path, "--array", "tset", "--url", server.url)
+    assert (done.returncode, "has no array 'tset'" in done.stderr) == (2, True)
+    assert "did you mean 'test'?" in done.stderr
     assert kanserve("infer", "tiny", "--input", path, "--array", "test", "--url", server.url).returncode == 0
 
 
@@ -171,6 +177,16 @@ def test_an_unknown_model_is_wrong_input(server: Server, tmp_path: Path) -> None
     done = kanserve("infer", "nobody", "--input", write(tmp_path / "rows.npy"), "--url", server.url)
     assert done.returncode == 2
     assert "unknown model: 'nobody'" in done.stderr
+    assert "  help: models of the server: tiny\n" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["infer", "edges", "formula", "models", "health"])
+def test_a_misspelt_model_is_helped(command: str, server: Server, tmp_path: Path) -> None:
+    words: dict[str, tuple[object, ...]] = {"health": ("--service", "tinny"), "models": ("tinny",)}
+    rows = ("--input", write(tmp_path / "rows.npy")) if command in ("infer", "edges") else ()
+    done = kanserve(command, *words.get(command, ("tinny",)), *rows, "--url", server.url, "--json")
+    error = json.loads(done.stdout)["error"]
+    assert (done.returncode, error["kind"], error["hint"]) == (2, "NotFound", "did you mean 'tiny'?")
 
 
 def test_a_plain_graph_of_several_outputs(repository: Path, tmp_path: Path) -> None:

@@ -69,6 +69,6 @@ def test_a_layer_in_words(tmp_path: Path) -> None:
         for at in range(3)
     ]
     layer = dataclasses.replace(toy, symbolic=tuple(edges), bias=(0.0, 1.0))
-    assert layers.functions(layer) == "tanh\nsymbolic: sin x 2, exp"
+    assert layers.functions(layer) == ["tanh", "symbolic: sin x 2, exp"]
     assert layers.sums(layer) == "bias, then prelu 0.25"
     assert layers.sums(dataclasses.replace(layer, bias=(0.0, 0.0), after=())) == ""

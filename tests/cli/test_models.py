@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from tests.cli.running import Server, document, kanserve
+import pytest
+
+from kanexport import manifest
+from kanserve.config import Settings
+from kanserve.console import inventory
+from tests.cli.running import Server, document, kanserve, serving
 
 
 def test_a_server_tells_what_it_serves(server: Server) -> None:
@@ -33,20 +43,132 @@ def test_a_folder_tells_what_it_holds(repository: Path) -> None:
     assert done.stderr == ""
 
 
-def test_broken_versions_say_why(repository: Path, tmp_path: Path) -> None:
-    for version in "1234":
-        shutil.copytree(repository / "tiny" / "1", tmp_path / "tiny" / version)
-    (tmp_path / "tiny" / "2" / "manifest.json").write_text("{")
-    with (tmp_path / "tiny" / "3" / "model.onnx").open("ab") as file:
-        file.write(b"more")
-    (tmp_path / "tiny" / "4" / "manifest.json").unlink()
-    (tmp_path / "tiny" / "5").mkdir()
-    rows = document(kanserve("models", tmp_path, "--json"))["models"]
-    states = {row["version"]: row["state"] for row in rows}
-    assert states == {"1": "COMPLETE", "2": "INVALID", "3": "INVALID", "4": "PLAIN", "5": "INVALID"}
-    reasons = {row["version"]: row["reason"] for row in rows}
-    assert "not JSON" in reasons["2"]
-    assert "model.onnx has" in reasons["3"]
+def flip(folder: Path) -> None:
+    data = bytearray((folder / "edges_l0.onnx").read_bytes())
+    data[-1] ^= 1
+    (folder / "edges_l0.onnx").write_bytes(data)
+
+
+def edit(**changes: Any) -> Callable[[Path], None]:
+    """Another manifest, as `dataclasses.replace` changes it."""
+
+    def change(folder: Path) -> None:
+        loaded = dataclasses.replace(manifest.load(folder), **changes)
+        (folder / manifest.FILE_NAME).write_bytes(manifest.dumps(loaded))
+
+    return change
+
+
+def reference(**changes: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        edit(reference=dataclasses.replace(manifest.load(folder).reference, **changes))(folder)
+
+    return change
+
+
+def nan_reference(folder: Path) -> None:
+    """A number of the reference outputs becomes NaN, which our own writer refuses to write."""
+    document = json.loads((folder / "manifest.json").read_text())
+    document["reference"]["outputs"][0][0] = math.nan
+    (folder / "manifest.json").write_text(json.dumps(document))
+
+
+def unlist_edges(folder: Path) -> None:
+    """The layer's file is neither there nor listed."""
+    (folder / "edges_l1.onnx").unlink()
+    kept = [entry for entry in manifest.load(folder).files if entry.path != "edges_l1.onnx"]
+    edit(files=tuple(kept))(folder)
+
+
+BROKEN: dict[str, tuple[Callable[[Path], None], str, list[str]]] = {
+    "not JSON": (lambda folder: (folder / "manifest.json").write_text("{") and None, "not JSON", []),
+    "a changed byte": (flip, "edges_l0.onnx has sha256", []),
+    "more bytes": (
+        lambda folder: (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes() + b"more") and None,
+        "model.onnx has",
+        [],
+    ),
+    "an unlisted file": (lambda folder: (folder / "notes").write_text("x") and None, "notes is not listed", []),
+    "a missing file": (lambda folder: (folder / "edges_l1.onnx").unlink(), "edges_l1.onnx is missing", []),
+    "another name": (edit(name="other"), "the manifest says 'other'", []),
+    "another version": (edit(version=7), "the manifest says version 7", []),
+    "no edges file": (unlist_edges, "'edges_l1.onnx' is not a listed file", ["names", "files"]),
+    "class C": (edit(edge_class="C"), "edge class C", ["names", "files"]),
+    "no batch": (edit(max_batch_size=0), "max_batch_size is 0", ["names", "files"]),
+    "a NaN reference": (nan_reference, "NaN is not allowed", []),
+    "an uneven reference": (reference(outputs=()), "other inputs than outputs", ["names", "files"]),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_version_that_the_server_refuses_is_invalid(what: str, repository: Path, tmp_path: Path) -> None:
+    """And the server says the same of it."""
+    change, says, checked = BROKEN[what]
+    shutil.copytree(repository, tmp_path / "models")
+    shutil.copytree(tmp_path / "models" / "tiny" / "1", tmp_path / "models" / "tiny" / "2")
+    folder = tmp_path / "models" / "tiny" / "2"
+    edit(version=2)(folder)
+    change(folder)
+    good, bad = inventory.of_folder(tmp_path / "models")
+    assert (good.state, good.checked) == ("COMPLETE", ("names", "files", "manifest"))
+    assert (bad.state, bad.version, list(bad.checked)) == ("INVALID", "2", checked)
+    assert says in bad.reason
+    with serving(tmp_path / "models", tmp_path / "log") as server:
+        entries = document(kanserve("models", "--url", server.url, "--json"))["models"]
+    refused = next(entry for entry in entries if entry["version"] == "2")
+    assert refused["state"] != "READY"
+    assert says in refused["reason"]
+
+
+def test_what_the_server_passes_over_is_named(repository: Path, tmp_path: Path) -> None:
+    shutil.copytree(repository / "tiny", tmp_path / "tiny")
+    shutil.copytree(repository / "tiny" / "1", tmp_path / "tiny" / "3")
+    (tmp_path / "tiny" / "3" / "manifest.json").unlink()
+    for place in ("tiny/2", "tiny/05", "odd name/1"):
+        (tmp_path / place).mkdir(parents=True)
+    (tmp_path / "odd name" / "1" / "manifest.json").write_text("{}")
+    (tmp_path / "tiny" / "4").symlink_to(tmp_path / "tiny" / "1")
+    entries = document(kanserve("models", tmp_path, "--json"))["models"]
+    assert {(entry["name"], entry["version"]): entry["state"] for entry in entries} == {
+        ("tiny", "1"): "COMPLETE",
+        ("tiny", "2"): "IGNORED",
+        ("tiny", "3"): "PLAIN",
+        ("tiny", "4"): "IGNORED",
+        ("tiny", "05"): "IGNORED",
+        ("odd name", "1"): "IGNORED",
+    }
+    reasons = {entry["version"]: entry["reason"] for entry in entries if entry["name"] == "tiny"}
+    assert "neither manifest.json nor model.onnx" in reasons["2"]
+    assert "without leading zeros" in reasons["05"]
+    assert "follows no link" in reasons["4"]
+    done = kanserve("models", tmp_path, "tiny", "--model-version", "3")
+    assert done.returncode == 2
+    assert "tiny version 3 is PLAIN" in done.stderr
+
+
+def test_load_tries_the_graph_as_the_server_would(repository: Path, tmp_path: Path) -> None:
+    shutil.copytree(repository, tmp_path / "models")
+    shutil.copytree(tmp_path / "models" / "tiny" / "1", tmp_path / "models" / "tiny" / "2")
+    folder = tmp_path / "models" / "tiny" / "2"
+    edit(version=2)(folder)
+    reference(outputs=((1.0, 2.0),) * len(manifest.load(folder).reference.outputs))(folder)
+    states = [entry.state for entry in inventory.of_folder(tmp_path / "models")]
+    assert states == ["COMPLETE", "COMPLETE"]  # which promises nothing about the graph
+    good, bad = document(kanserve("models", tmp_path / "models", "--load", "--json"))["models"]
+    assert (good["state"], good["checked"]) == ("LOADS", ["names", "files", "manifest", "graph", "reference rows"])
+    assert (bad["state"], bad["checked"]) == ("INVALID", ["names", "files", "manifest"])
+    assert "reference rows differ" in bad["reason"]
+    assert "--load also tries the graph" in kanserve("models", tmp_path / "models").stdout
+    assert "--load also tries" not in kanserve("models", tmp_path / "models", "--load").stdout
+
+
+def test_a_folder_that_is_one_model(repository: Path) -> None:
+    (entry,) = inventory.of_folder(repository / "tiny" / "1")
+    assert (entry.name, entry.version, entry.state) == ("tiny", "1", "COMPLETE")
+
+
+def test_files_of_a_folder_are_read_up_to_the_servers_limit() -> None:
+    assert Settings.model_fields["max_file_bytes"].default == inventory.FILE_BYTES
 
 
 def test_a_missing_folder_is_wrong_input(tmp_path: Path) -> None:

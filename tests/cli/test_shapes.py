@@ -121,7 +121,7 @@ def test_a_number_that_is_a_layers_name_is_that_layer(tmp_path: Path, rows: Path
             assert document(kanserve(*arguments, "--layer", wanted))["layers"][0]["index"] == meant
         done = kanserve(*arguments, "--layer", "99999999999")
         assert done.returncode == 2
-        assert "layer '99999999999' does not exist" in json.loads(done.stdout)["error"]
+        assert "layer '99999999999' does not exist" in json.loads(done.stdout)["error"]["message"]
 
 
 @pytest.mark.parametrize("place", ["server", "folder"])
@@ -160,6 +160,5 @@ def test_a_model_that_is_not_there(grid: Server, folder: Path, arguments: tuple[
 def test_names_of_a_hostile_model_are_only_text(folder: Path, tmp_path: Path) -> None:
     toy_grid.edit_layer(toy_grid.write(tmp_path), 0, name="[red]a\x1b[31m\n:smile:")
     done = kanserve("models", tmp_path, "grid")
-    assert "[red]a\\x1b[31m" in done.stdout
-    assert ":smile:" in done.stdout
+    assert "[red]a\\x1b[31m\\n:smile:" in " ".join(done.stdout.split())
     assert "\x1b" not in done.stdout

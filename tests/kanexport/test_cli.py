@@ -43,6 +43,29 @@ def test_exit_codes_of_the_process(tmp_path: Path) -> None:
     assert run("--help").returncode == 0
 
 
+@pytest.mark.parametrize("arguments", [("--help",), (), ("--outptu", "x"), ("x", "--version", "one", "--json")])
+def test_the_module_is_the_program(arguments: tuple[str, ...]) -> None:
+    """`python -m kanexport` and `kanserve export` say the same, usage errors included."""
+    whole = subprocess.run(
+        [sys.executable, "-m", "kanserve", "export", *arguments], capture_output=True, text=True, timeout=60
+    )
+    alone = run(*arguments)
+    assert (alone.returncode, alone.stdout, alone.stderr) == (whole.returncode, whole.stdout, whole.stderr)
+
+
+def test_a_misspelt_flag_is_helped_and_is_a_document_too() -> None:
+    done = run("net.pt", "--repositroy", "models", "--json")
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["error"] == {
+        "kind": "UsageError",
+        "message": "unrecognized arguments: --repositroy models",
+        "hint": "--repositroy: did you mean --repository?",
+        "exit_code": 2,
+    }
+    assert done.stderr.startswith("usage: kanserve export ")
+    assert "\nkanserve export: error: unrecognized" in done.stderr
+
+
 def test_a_table_on_stdout_for_people(golden: Golden, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, _ = golden("pykan-mult-affine")
     assert cli.main([str(path), "--repository", str(tmp_path / "models"), "--name", "m"]) == 0
@@ -68,8 +91,9 @@ def test_failures_are_one_document_too(golden: Golden, tmp_path: Path, capsys: p
     assert document["error"]["kind"] == "CheckpointError"
     assert "does not exist" in document["error"]["message"]
     assert document["error"]["hint"]
-    assert err.startswith("error: ")
-    assert "  help: " in err
+    assert document["error"]["exit_code"] == 2
+    assert err.startswith("kanserve export: error: ")
+    assert "\n  help: " in err
     code, document, _ = _json(capsys, path, *where, "--tolerance", "1e-12")
     assert (code, document["error"]["kind"]) == (3, "VerificationFailed")
     code, document, _ = _json(capsys, path, *where)
@@ -98,9 +122,30 @@ def test_wrong_arguments_change_nothing(
 ) -> None:
     path, _ = golden("pykan-diabetes")
     code, document, _ = _json(capsys, path, "--repository", tmp_path / "models", *arguments)
+    assert document["error"]["exit_code"] == 2
     assert (code, document["error"]["kind"]) == (2, kind)
     assert text in document["error"]["message"]
     assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["--family", "efficient_kan"], "did you mean 'efficient-kan'?"),
+        (["--family", "magic"], "known: "),
+        (["--option", "base_fn=silu"], "did you mean 'base_fun'?"),
+        (["--option", "colour=red"], "it knows: base_fun, "),
+    ],
+)
+def test_a_misspelt_name_is_helped(
+    golden: Golden, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], hint: str
+) -> None:
+    path, _ = golden("pykan-diabetes")
+    for given in ((path,), (path.parent, "--recursive")):
+        if given[1:] and "--option" in arguments:
+            continue  # told at the end, as of no use to any file
+        _, document, _ = _json(capsys, *given, "--repository", tmp_path / "models", *arguments)
+        assert document["error"]["hint"].startswith(hint)
 
 
 def test_text_from_a_file_is_no_markup(pykan: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,7 +174,7 @@ def test_the_help_shows_commands_that_parse(capsys: pytest.CaptureFixture[str]) 
         cli.main(["--help"])
     assert stopped.value.code == 0
     text = capsys.readouterr().out
-    examples = re.findall(r"kanserve export (.*?)(?:   .*)?$", text, flags=re.MULTILINE)
+    examples = re.findall(r"^  kanserve export (.*?)(?:   .*)?$", text, flags=re.MULTILINE)
     assert len(examples) >= 3
     parser = cli.argparse.ArgumentParser()
     cli.configure(parser)

@@ -189,6 +189,8 @@ def test_a_report_tells_what_became_of_each(mixed: Path, tmp_path: Path, capsys:
         assert entry["seconds"] > 0
     assert "2 of 6 exported" in out
     assert "empty.pth: CheckpointError" in out
+    assert {entry["error"]["exit_code"] for entry in files.values() if "error" in entry} == {2}
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
     assert "'mystery'" in out
     assert "\x1b" not in out
     code, out, _ = run(capsys, *where, "--json", "--force")

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 import hybrid_modules as modules  # noqa: E402 - needs torch
 
 from kanexport.errors import CheckpointError, OptionError  # noqa: E402 - as above
-from kanexport.hybrid import command  # noqa: E402 - as above
+from kanexport.hybrid import command, inputs  # noqa: E402 - as above
 from kanexport.options import Options  # noqa: E402 - as above
 from kanexport.packing.publish import Result, Target  # noqa: E402 - as above
 
@@ -100,6 +100,19 @@ def test_a_factory_that_makes_no_module_is_refused(folder: Path, factory: str, m
     with pytest.raises(OptionError, match=message):
         run(folder, factory)
     assert not (folder / "models").exists()
+
+
+def test_example_rows_may_have_a_header_and_are_refused_by_their_place(folder: Path) -> None:
+    """As `kanserve infer` reads them."""
+    path = folder / "rows.csv"
+    path.write_text("a,b,c,d\n" + "1,2,3,4\n" * 5)
+    np.testing.assert_array_equal(inputs.read(path), np.array([[1, 2, 3, 4]] * 5, np.float32))
+    path.write_text("1,2\n3,x\n")
+    with pytest.raises(OptionError, match=r"rows.csv, line 2, column 2: found 'x'; a number was expected"):
+        inputs.read(path)
+    path.write_text("")
+    with pytest.raises(OptionError, match=r"rows.csv is empty"):
+        inputs.read(path)
 
 
 def test_the_factory_may_give_the_rows(folder: Path) -> None:

@@ -15,7 +15,8 @@ import tritonclient.grpc as triton
 from kanexport import manifest as contract
 from kanserve import backends
 from kanserve.client import bulk
-from kanserve.client.connection import Client, ClientError
+from kanserve.client.connection import Client
+from kanserve.client.errors import ClientError
 from kanserve.config import Settings
 from kanserve.errors import BackendError, LoadError, LoadReason
 from kanserve.interpret import select

@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from kanexport.manifest import LayerInfo
-from kanserve.client.connection import Answer, Client, ClientError, LayerValues, ServedModel
+from kanserve.client.connection import Answer, Client, LayerValues, ServedModel
 from kanserve.client.description import Description
+from kanserve.client.errors import InvalidInput, TooLarge
 from kanserve.errors import BadRequest
 from kanserve.interpret import select
 from kanserve.nouns import DTYPES
@@ -57,7 +58,7 @@ def edges(
     try:
         wanted = select.find([layer.name for layer in described.layers], layers)
     except BadRequest as error:
-        raise ClientError(f"model {described.name!r}: {error}", code="INVALID_ARGUMENT", input_is_wrong=True) from error
+        raise InvalidInput(f"model {described.name!r}: {error}", code="INVALID_ARGUMENT") from error
     for done, index in enumerate(wanted):
         report = _shifted(progress, done, len(wanted))
         query = _LayerQuery(client, described, index, sources, destinations, report)
@@ -121,28 +122,44 @@ class _LayerQuery:
     def _every(self, rows: Any, sources: tuple[int, ...], destinations: tuple[int, ...]) -> LayerValues:
         """All edges between some nodes, a few destinations at a time where the positions
         of a single row would not fit an answer."""
-        wide = len(sources) or self.layer.sources
-        per_destination = wide * math.prod(self.layer.positions)
-        every = destinations or tuple(range(self.layer.destinations))
-        most = max(1, self._most_values(wide + len(every)) // max(1, per_destination))
-        groups = [every[at : at + most] for at in range(0, len(every), most)]
-        if len(groups) == 1:
-            groups = [destinations]
-        found: list[LayerValues] = []
-        for done, some in enumerate(groups):
-            count = len(some) or len(every)
-            fit = self._most_values(wide + count) // (per_destination * count or 1)
-            parts = self._ask(rows, fit, sources, some, 0, _shifted(self.progress, done, len(groups)))
-            values = np.concatenate([part.values for part in parts])
-            found.append(LayerValues(self.index, parts[0].sources, parts[0].destinations, values))
-        if len(found) == 1:
-            return found[0]
+        groups = self._groups(sources, destinations)
+        answers = [
+            self._group(rows, sources, group, _shifted(self.progress, done, len(groups)))
+            for done, group in enumerate(groups)
+        ]
+        if len(answers) == 1:
+            return answers[0]
         return LayerValues(
             layer=self.index,
-            sources=found[0].sources,
-            destinations=np.concatenate([part.destinations for part in found]),
-            values=np.concatenate([part.values for part in found], axis=-1),
+            sources=answers[0].sources,
+            destinations=np.concatenate([answer.destinations for answer in answers]),
+            values=np.concatenate([answer.values for answer in answers], axis=-1),
         )
+
+    def _groups(self, sources: tuple[int, ...], destinations: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """The destinations in groups whose edges, for one row, fit an answer; as they were
+        given where one group holds them all."""
+        every = destinations or tuple(range(self.layer.destinations))
+        most = max(1, self._most_values(self._width(sources) + len(every)) // max(1, self._per_destination(sources)))
+        groups = [every[at : at + most] for at in range(0, len(every), most)]
+        return [destinations] if len(groups) == 1 else groups
+
+    def _group(
+        self, rows: Any, sources: tuple[int, ...], destinations: tuple[int, ...], progress: Progress | None
+    ) -> LayerValues:
+        """The edges to one group of destinations, for all rows."""
+        count = len(destinations) or self.layer.destinations
+        fit = self._most_values(self._width(sources) + count) // (self._per_destination(sources) * count or 1)
+        parts = self._ask(rows, fit, sources, destinations, 0, progress)
+        values = np.concatenate([part.values for part in parts])
+        return LayerValues(self.index, parts[0].sources, parts[0].destinations, values)
+
+    def _width(self, sources: tuple[int, ...]) -> int:
+        return len(sources) or self.layer.sources
+
+    def _per_destination(self, sources: tuple[int, ...]) -> int:
+        """Values of one row that lead to one destination."""
+        return self._width(sources) * math.prod(self.layer.positions)
 
     def _most_values(self, indices: int) -> int:
         """How many values fit one answer that names so many nodes."""
@@ -161,7 +178,7 @@ class _LayerQuery:
         """The layer's answers for consecutive parts of `rows`; `fit` is how many rows fit one of them."""
 
         def call(part: Any) -> LayerValues:
-            found = self.client.edges(
+            answers = self.client.edges(
                 self.described,
                 part,
                 layers=(self.index,),
@@ -169,7 +186,7 @@ class _LayerQuery:
                 destinations=destinations,
                 top_k=top_k,
             )
-            return found[0]
+            return answers[0]
 
         most = min(fit, self.described.max_rows)
         most = min(most, REQUEST_BYTES // max(1, _row_bytes(rows, self.described.input.datatype)))
@@ -184,8 +201,8 @@ def _split(rows: Any, most: int, call: Callable[[Any], T], progress: Progress | 
     while start < len(rows) or not parts:
         try:
             parts.append(call(rows[start : start + size]))
-        except ClientError as error:
-            if error.code != "RESOURCE_EXHAUSTED" or size == 1 or len(rows) - start < 2:
+        except TooLarge:
+            if size == 1 or len(rows) - start < 2:
                 raise
             size = min(size, len(rows) - start) // 2
             continue

@@ -1,7 +1,7 @@
 """A small synchronous client: one method per call, plain values in and out.
 
 Every call has a deadline. UNAVAILABLE is retried, nothing else is. What gRPC
-raises is translated once, into ClientError.
+raises is translated once, into a ClientError (`kanserve.client.errors`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ import grpc
 import numpy as np
 from google.protobuf.message import Message
 
+from kanserve.client import errors
 from kanserve.client.description import Description, from_pb
+from kanserve.client.errors import ClientError
 from kanserve.nouns import DTYPES, TensorInfo
 from kanserve.pb import grpc_service_pb2 as oip
 from kanserve.pb import kan_pb2 as kan
@@ -31,24 +33,6 @@ HEALTH_STATES = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
 RETRIES = 3
 FIRST_BACK_OFF = 0.1  # seconds; doubles, with jitter
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-INPUT_CODES = (
-    grpc.StatusCode.INVALID_ARGUMENT,
-    grpc.StatusCode.NOT_FOUND,
-    grpc.StatusCode.OUT_OF_RANGE,
-    grpc.StatusCode.FAILED_PRECONDITION,  # such as edges of a plain ONNX model
-)
-
-
-class ClientError(Exception):
-    """A call that failed, in words for the user.
-
-    `code` is the gRPC status name. `input_is_wrong`: the request cannot succeed as it is.
-    """
-
-    def __init__(self, text: str, *, code: str, input_is_wrong: bool) -> None:
-        super().__init__(text)
-        self.code = code
-        self.input_is_wrong = input_is_wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +118,7 @@ class Client:
         return tuple(IndexEntry(m.name, m.version, m.state, m.reason) for m in answer.models)
 
     def model(self, name: str, version: str = "") -> ServedModel:
-        """Inputs, outputs and batch limit of a model. Raises ClientError (NOT_FOUND)."""
+        """Inputs, outputs and batch limit of a model. Raises NotFound."""
         meta = self._unary(
             "ModelMetadata", oip.ModelMetadataRequest(name=name, version=version), oip.ModelMetadataResponse
         )
@@ -149,7 +133,7 @@ class Client:
         )
 
     def describe(self, name: str, version: str = "") -> Description:
-        """The KAN behind a model. Raises ClientError (NOT_FOUND)."""
+        """The KAN behind a model. Raises NotFound, and NotSupported for a plain ONNX model."""
         request = kan.DescribeModelRequest(model_name=name, model_version=version)
         answer: kan.DescribeModelResponse = self._call(KAN + "DescribeModel", request, kan.DescribeModelResponse)
         return from_pb(answer)
@@ -163,10 +147,8 @@ class Client:
         found = {}
         for output, raw in zip(answer.outputs, answer.raw_output_contents, strict=True):
             if output.datatype not in DTYPES:
-                raise ClientError(
-                    f"output {output.name} is {output.datatype}, which this client cannot read",
-                    code="UNIMPLEMENTED",
-                    input_is_wrong=False,
+                raise errors.of(
+                    "UNIMPLEMENTED", f"output {output.name} is {output.datatype}, which this client cannot read"
                 )
             found[output.name] = np.frombuffer(raw, DTYPES[output.datatype]).reshape(tuple(output.shape))
         return Answer(answer.model_version, found)
@@ -227,21 +209,18 @@ class Client:
         raise AssertionError("the loop returns or raises")
 
     def _translate(self, path: str, error: grpc.RpcError) -> ClientError:
-        code, text = error.code(), error.details() or "no explanation was given"
-        if code is grpc.StatusCode.UNAVAILABLE and "connect" in text.lower():
-            text = (
-                f"no server answers at {self.url}: start one with `kanserve serve REPOSITORY`, "
-                f"or name another with --url HOST:PORT"
-            )
-        elif code is grpc.StatusCode.UNAVAILABLE:
-            text = f"the server at {self.url} is not available: {text}"
-        elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            text = f"no answer from {self.url} within {self.timeout:g} s; --timeout SECONDS allows more"
-        elif code is grpc.StatusCode.UNIMPLEMENTED:
-            text = f"the server at {self.url} does not offer {path.rpartition('/')[2]}: {text}"
-        elif code not in (*INPUT_CODES, grpc.StatusCode.RESOURCE_EXHAUSTED):
-            text = f"the server at {self.url} failed ({code.name}): {text}"
-        return ClientError(text, code=code.name, input_is_wrong=code in INPUT_CODES)
+        """What gRPC raised, in our words."""
+        code, details = error.code().name, error.details() or "no explanation was given"
+        unreachable = code == "UNAVAILABLE" and "connect" in details.lower()
+        if unreachable:
+            return errors.of(code, f"no server answers at {self.url}", unreachable=True)
+        words = {
+            "UNAVAILABLE": f"the server at {self.url} is not available: {details}",
+            "DEADLINE_EXCEEDED": f"no answer from {self.url} within {self.timeout:g} s",
+            "UNIMPLEMENTED": f"the server at {self.url} does not offer {path.rpartition('/')[2]}: {details}",
+        }
+        plain = details if code in errors.BY_CODE else f"the server at {self.url} failed ({code}): {details}"
+        return errors.of(code, words.get(code, plain))
 
 
 def _bytes(request: Message | bytes) -> bytes:

@@ -1,50 +1,69 @@
-"""`kanserve infer NAME --input read_rows.npy`: rows in, outputs out."""
+"""`kanserve infer NAME --input rows.npy`: rows in, outputs out."""
 
 from __future__ import annotations
 
 import argparse
 
+from kanexport.shared import progress
+from kanexport.shared.output import emit, note, print_json
+from kanexport.shared.voice import Exit
 from kanserve.client import bulk
+from kanserve.client.connection import Answer, ServedModel
 from kanserve.console import read_rows, remote, results
-from kanserve.console.common import CommandError, add_client_options, emit, note, print_json
+from kanserve.console.common import CommandError, add_client_options, add_model_options, add_row_options
+from kanserve.nouns import TensorInfo
+
+EXAMPLES = """examples:
+  kanserve infer digits --input rows.npy                    CSV on stdout
+  kanserve infer digits --input rows.csv --output y.npz
+  head -3 rows.csv | kanserve infer digits --input - --json
+"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.add_argument("name", metavar="NAME", help="a model of the server")
-    parser.add_argument(
-        "--input", required=True, metavar="FILE", help="rows as .npy, .npz, .csv or .json; - reads stdin"
-    )
-    parser.add_argument("--array", default="", metavar="NAME", help="which array of an .npz")
+    parser.epilog = EXAMPLES
+    add_model_options(parser)
+    add_row_options(parser)
     parser.add_argument("--output", metavar="FILE", help=".npz, .npy, .csv or .json; without it: CSV on stdout")
-    parser.add_argument("--model-version", default="", metavar="N", help="default: the highest that is ready")
     add_client_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns 0, or raises CommandError."""
+    """Returns 0. Raises CommandError."""
     results.check(args.output)
-    raw = read_rows.fetch(args.input)
-    with remote.connection(args) as client:
+    given = read_rows.contents(args.input)
+    with remote.connection(args, model=args.name) as client:
         model = client.model(args.name, args.model_version)
-        if len(model.inputs) != 1:
-            names = ", ".join(tensor.name for tensor in model.inputs)
-            raise CommandError(f"model {args.name!r} has the inputs {names}; this command feeds exactly one")
-        results.check_count(args.output, tuple(tensor.name for tensor in model.outputs))
-        values = read_rows.parse(raw, model.inputs[0], array=args.array)
-        with remote.progress("infer") as report:
-            answer = bulk.infer(client, model, values, version=args.model_version, progress=report)
-    shapes = {name: list(output.shape) for name, output in answer.outputs.items()}
-    facts = {"model": args.name, "version": answer.version, "rows": len(values)}
+        tensor = _only_input(model)
+        results.check_count(args.output, tuple(output.name for output in model.outputs))
+        rows = read_rows.rows_for(tensor, given, array=args.array)
+        with progress.bar("infer", unit="rows", at_once=False) as report:
+            answer = bulk.infer(client, model, rows, version=args.model_version, progress=report)
     if args.output:
         results.write(args.output, answer.outputs)
-        if args.json:
-            print_json({**facts, "output": args.output, "shapes": shapes})
-        else:
-            note(f"{args.output}: {', '.join(f'{name} {shape}' for name, shape in shapes.items())}")
-    elif args.json:
-        print_json({**facts, "outputs": {name: output.tolist() for name, output in answer.outputs.items()}})
+    _print(args, answer, len(rows))
+    return Exit.DONE
+
+
+def _only_input(model: ServedModel) -> TensorInfo:
+    if len(model.inputs) != 1:
+        names = ", ".join(tensor.name for tensor in model.inputs)
+        raise CommandError(f"model {model.name!r} has the inputs {names}; this command feeds exactly one")
+    return model.inputs[0]
+
+
+def _print(args: argparse.Namespace, answer: Answer, row_count: int) -> None:
+    """One document, or what was written where, or the outputs as CSV."""
+    if args.json:
+        what = (
+            {"output": args.output, "shapes": results.shapes(answer.outputs)}
+            if args.output
+            else {"outputs": {name: output.tolist() for name, output in answer.outputs.items()}}
+        )
+        print_json({"model": args.name, "version": answer.version, "rows": row_count, **what})
+    elif args.output:
+        note(results.summary(args.output, answer.outputs))
     else:
         for name, output in answer.outputs.items():
             emit(results.csv_text(name, output))
-    return 0

@@ -5,41 +5,40 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-from kanexport import manifest
-from kanexport.manifest import LayerInfo, Manifest
-from kanserve.client.connection import Client, ClientError, IndexEntry
-from kanserve.client.description import Description
-from kanserve.console import layers, remote, tables
-from kanserve.console.common import FAILED, WRONG, CommandError, add_client_options, print_json
+from kanexport.manifest import arrows
+from kanexport.shared.nearest import advice
+from kanexport.shared.output import print_json
+from kanexport.shared.tables import Table
+from kanexport.shared.voice import Exit
+from kanserve.console import inventory, layers, remote
+from kanserve.console.common import CommandError, InputError, add_client_options
+from kanserve.console.inventory import Detail, Entry
 
-READY = "READY"
-COMPLETE = "COMPLETE"  # in a folder: the manifest reads, and every listed file is there in its size
-INVALID = "INVALID"
-PLAIN = "PLAIN"  # model.onnx without a manifest; served with --plain-onnx only
+TEXT = """List what a server serves or what a repository folder holds; with a NAME, one model layer
+by layer.
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One model version. Unknown facts are empty, NaN or None."""
-
-    name: str
-    version: str
-    state: str
-    reason: str = ""
-    family: str = ""
-    widths: tuple[int, ...] = ()  # numbers of each of `shapes`
-    shapes: tuple[tuple[int, ...], ...] = ()  # a row, the nodes of each layer, a row of the output
-    edge_class: str = ""
-    layer_classes: tuple[str, ...] = ()
-    verified_error: float = math.nan  # largest relative error of the outputs, from the export
-    size: int | None = None  # bytes; known for folders
+The states of a folder's versions:
+  COMPLETE  names, files (size, sha256, none unlisted) and manifest are as the server
+            demands; the graph was not tried
+  LOADS     with --load: also the graph loads on this machine's CPU and gives the
+            reference answers
+  INVALID   the server refuses it, for the reason shown
+  PLAIN     model.onnx without a manifest; served with --plain-onnx only, not looked into
+  IGNORED   the server passes over it
+"""
+EXAMPLES = """examples:
+  kanserve models                    of the server at --url
+  kanserve models repository --load  of a folder, each version loaded once
+  kanserve models digits             one model, layer by layer
+"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
+    parser.description, parser.epilog = TEXT, EXAMPLES
     parser.add_argument(
         "where",
         nargs="?",
@@ -48,32 +47,30 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="one model, layer by layer; also without a REPOSITORY")
     parser.add_argument("--model-version", default="", metavar="N", help="of NAME; default: the highest")
+    parser.add_argument("--load", action="store_true", help="of a REPOSITORY: load each version as the server would")
     add_client_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns 0, or raises CommandError."""
+    """Returns 0. Raises CommandError."""
     folder, name = _meant(args.where, args.name)
+    if args.load and folder is None:
+        raise CommandError("--load is for a REPOSITORY folder; a server has loaded its models")
+    source = str(folder) if folder else args.url
     if name:
-        source, detail = (
-            (str(folder), _detail_of_folder(folder, name, args.model_version))
-            if folder
-            else (args.url, _detail_of_server(args, name))
-        )
+        detail = _of_folder(folder, name, args) if folder else _of_server(name, args)
         _show_detail(source, detail, as_json=args.json)
-        return 0
+        return Exit.DONE
     if folder:
-        source = str(folder)
-        rows = from_folder(folder)
+        entries = inventory.of_folder(folder, load=args.load)
     else:
-        source = args.url
         with remote.connection(args) as client:
-            rows = from_server(client)
+            entries = inventory.of_server(client)
     if args.json:
-        print_json({"source": source, "models": [asdict(row) for row in rows]})
+        print_json({"source": source, "models": [asdict(entry) for entry in entries]})
     else:
-        _print_table(source, rows)
-    return 0
+        _table(source, entries).show()
+    return Exit.DONE
 
 
 def _meant(where: str | None, name: str | None) -> tuple[Path | None, str]:
@@ -86,153 +83,73 @@ def _meant(where: str | None, name: str | None) -> tuple[Path | None, str]:
     return Path(where), name or ""
 
 
-def from_server(client: Client) -> list[Row]:
-    """One row per version that the server's index names."""
-    return [_served(client, entry) for entry in client.index()]
-
-
-def _served(client: Client, entry: IndexEntry) -> Row:
-    bare = Row(name=entry.name, version=entry.version, state=entry.state, reason=entry.reason)
-    if entry.state != READY:
-        return bare
+def _of_server(name: str, args: argparse.Namespace) -> Detail:
     try:
-        described = client.describe(entry.name, entry.version)
-    except ClientError as error:
-        if error.code in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
-            raise
-        return bare  # a plain ONNX model has no description, and a server may not offer one
-    return _ready(described)
+        with remote.connection(args, model=name) as client:
+            return inventory.described(client.describe(name, args.model_version))
+    except CommandError as error:
+        raise CommandError(
+            f"{name} is not a folder here, and as a model: {error.message}",
+            hint=error.hint,
+            kind=error.kind,
+            exit_code=error.exit_code,
+        ) from error
 
 
-def _ready(described: Description) -> Row:
-    return Row(
-        name=described.name,
-        version=described.version,
-        state=READY,
-        family=described.family,
-        widths=tuple(map(math.prod, described.shapes)),
-        shapes=described.shapes,
-        edge_class=described.edge_class,
-        layer_classes=tuple(layer.edge_class for layer in described.layers),
-        verified_error=described.verified_error,
-    )
-
-
-def from_folder(repository: Path) -> list[Row]:
-    """One row per NAME/VERSION folder. Raises CommandError if there is no such folder."""
-    if not repository.is_dir():
-        raise CommandError(f"{repository} is not a folder; a folder of NAME/VERSION/model.onnx was expected")
-    rows = []
-    for model in sorted(path for path in repository.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        numbers = [path.name for path in model.iterdir() if path.name.isdigit() and path.is_dir()]
-        rows += [_stored(model.name, model / number) for number in sorted(numbers, key=int)]
-    return rows
-
-
-def _stored(name: str, folder: Path) -> Row:
-    version = folder.name
-    if not (folder / manifest.FILE_NAME).is_file():
-        plain = (folder / manifest.MODEL_FILE).is_file()
-        reason = "" if plain else f"neither {manifest.FILE_NAME} nor {manifest.MODEL_FILE}"
-        return Row(name=name, version=version, state=PLAIN if plain else INVALID, reason=reason)
-    try:
-        found = manifest.load(folder)
-        for entry in found.files:
-            size = (folder / entry.path).stat().st_size
-            if size != entry.size:
-                reason = f"{entry.path} has {size} bytes, the manifest says {entry.size}"
-                return Row(name=name, version=version, state=INVALID, reason=reason)
-    except manifest.ManifestError as error:
-        return Row(name=name, version=version, state=INVALID, reason=str(error))
-    except OSError as error:
-        reason = f"{error.filename}: {error.strerror}"
-        return Row(name=name, version=version, state=INVALID, reason=reason)
-    return _complete(name, version, found)
-
-
-def _complete(name: str, version: str, found: Manifest) -> Row:
-    finite = [zone.outputs_max_rel for zone in found.verification.zones if zone.name != "nonfinite"]
-    return Row(
-        name=name,
-        version=version,
-        state=COMPLETE,
-        family=found.source.family,
-        widths=found.widths,
-        shapes=found.shapes,
-        edge_class=found.edge_class,
-        layer_classes=tuple(layer.edge_class or found.edge_class for layer in found.layers),
-        verified_error=max(finite, default=math.nan),
-        size=sum(entry.size for entry in found.files),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Detail:
-    """One model with its layers."""
-
-    row: Row
-    layers: tuple[LayerInfo, ...]
-    notes: tuple[str, ...]
-
-
-def _detail_of_server(args: argparse.Namespace, name: str) -> Detail:
-    with remote.connection(args) as client:
-        try:
-            described = client.describe(name, args.model_version)
-        except ClientError as error:
-            wrong = WRONG if error.input_is_wrong else FAILED
-            raise CommandError(f"{name} is not a folder here, and as a model: {error}", exit_code=wrong) from error
-    return Detail(_ready(described), described.layers, described.notes)
-
-
-def _detail_of_folder(repository: Path, name: str, version: str) -> Detail:
-    known = [row for row in from_folder(repository) if row.name == name]
-    rows = [row for row in known if version in ("", row.version)]
-    if not rows:
-        there = ", ".join(row.version for row in known)
-        found = f"{name} has the versions {there}" if known else f"there is no {name}"
-        raise CommandError(f"{repository}: {found}; `kanserve models {repository}` lists what there is")
-    row = rows[-1]
-    if row.state != COMPLETE:
-        raise CommandError(f"{repository}: {name} version {row.version} is {row.state} {row.reason}".rstrip())
-    found_manifest = manifest.load(repository / name / row.version)
-    return Detail(row, found_manifest.layers, found_manifest.notes)
+def _of_folder(repository: Path, name: str, args: argparse.Namespace) -> Detail:
+    """The version that was asked for, or the highest. Raises InputError."""
+    every = inventory.details(repository, load=args.load)
+    known = [detail for detail in every if detail.entry.name == name]
+    if not known:
+        names = [detail.entry.name for detail in every]
+        raise InputError(f"{repository}: there is no {name}", hint=advice(name, names, what="there are"))
+    asked = [detail for detail in known if args.model_version in ("", detail.entry.version)]
+    if not asked:
+        versions = ", ".join(detail.entry.version for detail in known)
+        raise InputError(f"{repository}: {name} has the versions {versions}, not {args.model_version}")
+    entry = asked[-1].entry
+    if entry.state not in inventory.USABLE:
+        raise InputError(f"{repository}: {name} version {entry.version} is {entry.state}: {entry.reason}")
+    return asked[-1]
 
 
 def _show_detail(source: str, detail: Detail, *, as_json: bool) -> None:
     if as_json:
         facts = {"layers": layers.document(detail.layers), "notes": detail.notes}
-        print_json({"source": source, "model": {**asdict(detail.row), **facts}})
+        print_json({"source": source, "model": {**asdict(detail.entry), **facts}})
         return
-    _print_table(source, [detail.row])
-    layers.show(detail.layers, detail.notes, detail.row.edge_class)
+    _table(source, [detail.entry]).show()
+    layers.show(detail.layers, detail.notes, detail.entry.edge_class)
 
 
-def _print_table(source: str, rows: list[Row]) -> None:
-    table = tables.make(
+def _table(source: str, entries: list[Entry]) -> Table:
+    states = {entry.state for entry in entries}
+    table = Table(
         f"models of {source}",
         ("name", "version", "state", "family", "widths", "class", "verified error", "size"),
         numbers=("version", "verified error", "size"),
+        caption=("COMPLETE: names, files and manifest were checked; --load also tries the graph",)
+        if inventory.COMPLETE in states
+        else (),
     )
-    for row in rows:
-        tables.add(
-            table,
-            row.name,
-            row.version,
-            f"{row.state}: {row.reason}" if row.reason else row.state,
-            row.family,
-            manifest.arrows(row.shapes),
-            _classes(row),
-            "" if math.isnan(row.verified_error) else f"{row.verified_error:.1e}",
-            "" if row.size is None else f"{row.size / 1024:,.0f} KiB",
+    for entry in entries:
+        table.add(
+            entry.name,
+            entry.version,
+            f"{entry.state}: {entry.reason}" if entry.reason else entry.state,
+            entry.family,
+            arrows(entry.shapes),
+            _classes(entry),
+            "" if math.isnan(entry.verified_error) else f"{entry.verified_error:.1e}",
+            "" if entry.size is None else f"{entry.size / 1024:,.0f} KiB",
         )
-    tables.show(table)
+    return table
 
 
-def _classes(row: Row) -> str:
+def _classes(entry: Entry) -> str:
     """The model's class, and the layers of another one."""
     others: dict[str, list[str]] = {}
-    for at, own in enumerate(row.layer_classes):
-        if own != row.edge_class:
+    for at, own in enumerate(entry.layer_classes):
+        if own != entry.edge_class:
             others.setdefault(own, []).append(str(at))
-    return "; ".join([row.edge_class, *(f"{own} in layer {', '.join(at)}" for own, at in others.items())])
+    return "; ".join([entry.edge_class, *(f"{own} in layer {', '.join(at)}" for own, at in others.items())])

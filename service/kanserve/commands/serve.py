@@ -9,15 +9,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from kanexport.shared.output import print_json
+from kanexport.shared.tables import Table
+from kanexport.shared.voice import Exit
 from kanserve import app, config
-from kanserve.console import tables
-from kanserve.console.common import FAILED, CommandError, add_json_option, print_json
+from kanserve.console.common import CommandError, add_json_option
 from kanserve.errors import ConfigError, KanserveError
 from kanserve.observe import logs
+
+EXAMPLES = """examples:
+  kanserve serve models
+  kanserve serve models --show-config              every setting, and where it comes from
+  kanserve serve --config kanserve.toml --grpc-port 9001
+"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command: one per setting, named as the setting is."""
+    parser.epilog = EXAMPLES
     absent: dict[str, Any] = {"default": argparse.SUPPRESS}  # only what was given may override a file
     parser.add_argument("repository", nargs="?", metavar="REPOSITORY", help="folder of models", **absent)
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings; flags and KANSERVE_* win")
@@ -26,30 +35,42 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for name, flag in config.flags().items():
         if flag.group not in groups:
             groups[flag.group] = parser.add_argument_group(flag.group)
-        kind: dict[str, Any] = {"metavar": flag.metavar} if flag.metavar else {"action": argparse.BooleanOptionalAction}
-        groups[flag.group].add_argument(f"--{name.replace('_', '-')}", help=_help(name), **kind, **absent)
+        groups[flag.group].add_argument(
+            f"--{name.replace('_', '-')}", help=_help(name), **_kind(flag.metavar), **absent
+        )
     add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until SIGTERM or SIGINT. Returns the exit code; raises CommandError."""
+    """Serve until SIGTERM or SIGINT; the exit code. Raises CommandError."""
     names = ("repository", *config.flags())
     flags = {name: getattr(args, name) for name in names if hasattr(args, name)}
     try:
         loaded = config.load(flags, config=args.config)
     except ConfigError as error:
-        raise CommandError(str(error)) from error
+        raise _ended(error) from error
     if args.show_config:
         _show(loaded, as_json=args.json)
-        return 0
+        return Exit.DONE
     settings = loaded.settings
     logs.configure(settings.log_format, settings.log_level)
     try:
         return asyncio.run(app.serve(settings, ready=_announcer(settings) if args.json else None))
-    except ConfigError as error:
-        raise CommandError(str(error)) from error
     except KanserveError as error:
-        raise CommandError(str(error), exit_code=FAILED) from error
+        raise _ended(error) from error
+
+
+def _ended(error: KanserveError) -> CommandError:
+    """The server's error as the end of the command: settings are the user's, the rest is not."""
+    code = Exit.WRONG if isinstance(error, ConfigError) else Exit.FAILED
+    return CommandError(str(error), kind=type(error).__name__, exit_code=code)
+
+
+def _kind(metavar: str) -> dict[str, Any]:
+    """How argparse takes a value of this name: a switch without one, a choice as in "cpu|cuda"."""
+    if not metavar:
+        return {"action": argparse.BooleanOptionalAction}
+    return {"metavar": metavar, **({"choices": metavar.split("|")} if "|" in metavar else {})}
 
 
 def _announcer(settings: config.Settings) -> Callable[[int, int], None]:
@@ -79,7 +100,7 @@ def _show(loaded: config.Loaded, *, as_json: bool) -> None:
     if as_json:
         print_json({name: {"value": values[name], "origin": loaded.origins[name]} for name in values})
         return
-    table = tables.make("settings", ("setting", "value", "origin"))
+    table = Table("settings", ("setting", "value", "origin"))
     for name, value in values.items():
-        table.add_row(name, str(value), loaded.origins[name])
-    tables.show(table)
+        table.add(name, str(value), loaded.origins[name])
+    table.show()

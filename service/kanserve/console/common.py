@@ -1,26 +1,28 @@
-"""What the commands share: their one error, their options, their way of printing. Imports nothing heavy."""
+"""What the commands share: their errors and their options. Imports nothing heavy."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import os
-import sys
-from typing import Any
+
+from kanexport.shared.voice import Exit, Failure
 
 # On one machine, client and server are configured by the same variables.
 DEFAULT_URL = os.environ.get("KANSERVE_URL") or f"127.0.0.1:{os.environ.get('KANSERVE_GRPC_PORT', '8001')}"
-FAILED = 1
-WRONG = 2
 
 
-class CommandError(Exception):
-    """A command that ends here. `exit_code`: 2 the input or the command is wrong, 1 anything else."""
+class CommandError(Failure):
+    """A command that ends here. Its kind is what went wrong: a client error's or a setting's class."""
 
-    def __init__(self, text: str, *, exit_code: int = WRONG) -> None:
-        super().__init__(text)
-        self.exit_code = exit_code
+
+class InputError(CommandError):
+    """A file or an argument that cannot be what it should be."""
+
+
+class MissingPackage(CommandError):
+    """A command whose packages are not installed."""
+
+    exit_code = Exit.FAILED
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
@@ -40,8 +42,22 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
     add_json_option(parser)
 
 
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """NAME and `--model-version`: a model of the server."""
+    parser.add_argument("name", metavar="NAME", help="a model of the server")
+    parser.add_argument("--model-version", default="", metavar="N", help="default: the highest that is ready")
+
+
+def add_row_options(parser: argparse.ArgumentParser) -> None:
+    """`--input` and `--array`: where the rows come from."""
+    parser.add_argument(
+        "--input", required=True, metavar="FILE", help="rows as .npy, .npz, .csv or .json; - reads stdin"
+    )
+    parser.add_argument("--array", default="", metavar="NAME", help="which array of an .npz")
+
+
 def positive_seconds(text: str) -> float:
-    """An argparse type."""
+    """An argparse type: seconds, more than 0 and less than a day."""
     value = float(text)
     if not 0 < value < 86400:
         raise argparse.ArgumentTypeError(f"{text} is not a number of seconds between 0 and 86400")
@@ -53,32 +69,4 @@ def index(text: str) -> int:
     value = int(text)
     if not 0 <= value < 2**32:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0")
-    return value
-
-
-def note(text: str) -> None:
-    """A line for people, on stderr."""
-    print(text, file=sys.stderr)
-
-
-def print_json(document: Any) -> None:
-    """One JSON document on stdout. NaN and infinities become strings: JSON has no such numbers."""
-    emit(json.dumps(jsonable(document), allow_nan=False) + "\n")
-
-
-def emit(text: str) -> None:
-    """Text to stdout, all of it: under PYTHONUNBUFFERED, print() drops what a pipe does not take at once."""
-    sys.stdout.flush()
-    with open(sys.stdout.fileno(), "wb", closefd=False) as out:
-        out.write(text.encode())
-
-
-def jsonable(value: Any) -> Any:
-    """Tuples to lists, non-finite floats to "NaN", "Infinity", "-Infinity"."""
-    if isinstance(value, dict):
-        return {str(key): jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [jsonable(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
     return value

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from kanexport.manifest import BasisInfo, LayerInfo, NodeStep
-from kanserve.console import tables
+from kanexport.shared.output import say
+from kanexport.shared.tables import Cell, Table
 
 SERVERS = ("node_tensor", "edges_file", "edges_tensor")  # inside the repository; not on the wire
 SHOWN = 6  # entries of a list; the rest is counted
+CLASSES = "class A: an edge depends on its source alone; B: on all sources of its row"
+NOTHING = "-"
 
 
 def document(layers: Sequence[LayerInfo]) -> list[dict[str, Any]]:
@@ -21,50 +24,48 @@ def document(layers: Sequence[LayerInfo]) -> list[dict[str, Any]]:
 
 
 def show(layers: Sequence[LayerInfo], notes: Sequence[str], edge_class: str) -> None:
-    """A table for people; `edge_class` is the model's."""
-    named = any(layer.name for layer in layers)
-    spread = any(layer.positions for layer in layers)
-    columns = [
-        "layer",
-        *(["name"] if named else []),
-        *(["positions"] if spread else []),
-        "nodes",
-        "class",
-        "active edges",
-        "before the edges",
-        "functions of an edge",
-        "after the sums",
-    ]
-    legend = "class A: an edge depends on its source alone; B: on all sources of its row" + (
-        " and position" if spread else ""
+    """Print a table for people, and the notes; `edge_class` is the model's."""
+    positions = any(layer.positions for layer in layers)
+    columns = _columns(edge_class, names=any(layer.name for layer in layers), positions=positions)
+    table = Table(
+        "layers",
+        ("layer", *columns),
+        numbers=("layer", "active edges"),
+        caption=(f"{CLASSES} and position" if positions else CLASSES,),
     )
-    table = tables.make("layers", tuple(columns), numbers=("layer", "active edges"), caption=legend)
     for at, layer in enumerate(layers):
-        tables.add(
-            table,
-            str(at),
-            *([layer.name] if named else []),
-            *([" x ".join(map(str, layer.positions)) or "-"] if spread else []),
-            f"{layer.sources} → {layer.destinations}",
-            layer.edge_class or edge_class,
-            f"{layer.active_edges} of {layer.sources * layer.destinations}",
-            steps(layer.before) or "-",
-            functions(layer) or "-",
-            sums(layer) or "-",
-        )
-    tables.show(table)
+        table.add(str(at), *(cell(layer) for cell in columns.values()))
+    table.show()
     for note in notes:
-        print(f"note: {tables.printable(note)}")
+        say(f"note: {note}")
 
 
-def functions(layer: LayerInfo) -> str:
+def _columns(edge_class: str, *, names: bool, positions: bool) -> dict[str, Callable[[LayerInfo], Cell]]:
+    """What each column says of a layer; names and positions only where a layer has any."""
+    optional: dict[str, Callable[[LayerInfo], Cell]] = {}
+    if names:
+        optional["name"] = lambda layer: layer.name
+    if positions:
+        optional["positions"] = lambda layer: " x ".join(map(str, layer.positions)) or NOTHING
+    return {
+        **optional,
+        "nodes": lambda layer: f"{layer.sources} → {layer.destinations}",
+        "class": lambda layer: layer.edge_class or edge_class,
+        "active edges": lambda layer: f"{layer.active_edges} of {layer.sources * layer.destinations}",
+        "before the edges": lambda layer: steps(layer.before) or NOTHING,
+        "functions of an edge": lambda layer: functions(layer) or NOTHING,
+        "after the sums": lambda layer: sums(layer) or NOTHING,
+    }
+
+
+def functions(layer: LayerInfo) -> list[str]:
     """The bases of a layer and its symbolic functions, one line each."""
     lines = [basis(info) for info in layer.bases]
     if layer.symbolic:
         counts = Counter(edge.function for edge in layer.symbolic)
         names = [f"{name} x {count}" if count > 1 else name for name, count in counts.most_common()]
-        lines.append(f"symbolic: {_some(names)}")
-    return "\n".join(lines)
+        lines.append(f"symbolic: {_listed(names)}")
+    return lines
 
 
 def basis(info: BasisInfo) -> str:
@@ -80,38 +81,38 @@ def basis(info: BasisInfo) -> str:
 def sums(layer: LayerInfo) -> str:
     """What happens to the sums of the edges: the bias, then the steps."""
     bias = ["bias"] if any(layer.bias) else []
-    return ", then ".join([*bias, *(step(found) for found in layer.after)])
+    return ", then ".join([*bias, *map(step, layer.after)])
 
 
-def steps(found: Sequence[NodeStep]) -> str:
+def steps(chain: Sequence[NodeStep]) -> str:
     """Steps in order."""
-    return ", then ".join(step(one) for one in found)
+    return ", then ".join(map(step, chain))
 
 
-def step(found: NodeStep) -> str:
+def step(info: NodeStep) -> str:
     """One step, such as "layernorm with scale and bias" or "prelu 0.25"."""
-    match found.kind:
+    match info.kind:
         case "select":
-            return f"columns {_some(list(map(str, found.indices)))}"
+            return f"columns {_listed(list(map(str, info.indices)))}"
         case "product":
-            return f"products of {_some(list(map(str, found.indices)))} values"
+            return f"products of {_listed(list(map(str, info.indices)))} values"
         case "affine":
-            return _affine(found) or "affine"
+            return _affine(info) or "affine"
         case "layernorm":
-            return f"layernorm{_with(_affine(found))}"
-        case "prelu" if len(found.scale) == 1:
-            return f"prelu {found.scale[0]:.4g}"
+            return f"layernorm{_with(_affine(info))}"
+        case "prelu" if len(info.scale) == 1:
+            return f"prelu {info.scale[0]:.4g}"
         case "prelu":
-            return f"prelu of {len(found.scale)} slopes"
+            return f"prelu of {len(info.scale)} slopes"
         case "function":
-            return found.function
+            return info.function
         case _:
-            return found.kind
+            return info.kind
 
 
-def _affine(found: NodeStep) -> str:
-    parts = ["scale"] if any(value != 1 for value in found.scale) else []
-    parts += ["bias"] if any(found.bias) else []
+def _affine(info: NodeStep) -> str:
+    parts = ["scale"] if any(value != 1 for value in info.scale) else []
+    parts += ["bias"] if any(info.bias) else []
     return " and ".join(parts)
 
 
@@ -119,6 +120,6 @@ def _with(text: str) -> str:
     return f" with {text}" if text else ""
 
 
-def _some(items: list[str]) -> str:
+def _listed(items: list[str]) -> str:
     more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
     return ", ".join(items[:SHOWN]) + more

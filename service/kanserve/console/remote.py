@@ -1,41 +1,57 @@
-"""What the client commands share: a connection, its errors as exit codes, progress."""
+"""The connection of a client command: what its errors mean for the command line."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import sys
 from collections.abc import Iterator
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-from kanserve.client import bulk
-from kanserve.client.connection import Client, ClientError
-from kanserve.console.common import FAILED, WRONG, CommandError
+from kanexport.shared.nearest import advice
+from kanexport.shared.voice import Exit
+from kanserve.client.connection import Client
+from kanserve.client.errors import ClientError, DeadlineExceeded, NotFound, Unreachable
+from kanserve.console.common import CommandError
 
 
 @contextlib.contextmanager
-def connection(args: argparse.Namespace) -> Iterator[Client]:
-    """A client for `--url`; its errors become CommandError with the right exit code."""
+def connection(args: argparse.Namespace, *, model: str = "") -> Iterator[Client]:
+    """A client for `--url`; its errors become CommandError with hint and exit code.
+
+    `model`: the name that the command is about. If the server does not know it, the hint
+    says which it knows.
+    """
     try:
         with Client(args.url, timeout=args.timeout) as client:
-            yield client
+            try:
+                yield client
+            except NotFound as error:
+                raise failure(error, hint=_names(client, model)) from error
     except ClientError as error:
-        raise CommandError(str(error), exit_code=WRONG if error.input_is_wrong else FAILED) from error
+        raise failure(error) from error
 
 
-@contextlib.contextmanager
-def progress(what: str) -> Iterator[bulk.Progress | None]:
-    """A bar on stderr from the second request on; None unless stderr is a terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    columns = (TextColumn(what), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f} rows"))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None, visible=False)
+def failure(error: ClientError, *, hint: str = "") -> CommandError:
+    """A client's error as the end of a command."""
+    return CommandError(
+        str(error),
+        hint=hint or _hint(error),
+        kind=type(error).__name__,
+        exit_code=Exit.WRONG if error.input_is_wrong else Exit.FAILED,
+    )
 
-        def report(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total, visible=done < total)
 
-        yield report
+def _hint(error: ClientError) -> str:
+    if isinstance(error, Unreachable):
+        return "start one with `kanserve serve REPOSITORY`, or name another with --url HOST:PORT"
+    if isinstance(error, DeadlineExceeded):
+        return "--timeout SECONDS allows more"
+    return ""
+
+
+def _names(client: Client, model: str) -> str:
+    """Help with a name that the server does not have; nothing if it has it (in another version)."""
+    with contextlib.suppress(ClientError):
+        known = sorted({entry.name for entry in client.index()})
+        if model and model not in known:
+            return advice(model, known, what="models of the server") or "the server has no models"
+    return ""

@@ -1,41 +1,41 @@
-"""Writing results: .npz, .npy, .csv, .json. A file appears whole or not at all."""
+"""Results: arrays into .npz, .npy, .csv or .json files, or onto stdout as CSV."""
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
-import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kanserve.console.common import FAILED, CommandError, jsonable
+from kanexport.shared import atomic
+from kanexport.shared.output import json_text
+from kanexport.shared.voice import Exit
+from kanserve.console.common import CommandError, InputError
 
 SUFFIXES = (".npz", ".npy", ".csv", ".json")
 
 
 def check(target: str | None, allowed: tuple[str, ...] = SUFFIXES) -> None:
-    """Refuse a name that `write` could not serve, before anything is computed."""
+    """Refuse a name that `write` could not serve, before anything is computed. Raises InputError."""
     if target is None:
         return
     path = Path(target)
     if path.suffix.lower() not in allowed:
-        raise CommandError(
+        raise InputError(
             f"--output {target}: the name must end in {' or '.join(allowed)}; found {path.suffix or 'no suffix'}"
         )
-    if not path.parent.is_dir():
-        raise CommandError(f"--output {target}: there is no folder {path.parent}")
+    fault = atomic.check(path)
+    if fault:
+        raise InputError(f"--output {target}: {fault}")
 
 
 def check_count(target: str | None, names: tuple[str, ...]) -> None:
-    """Refuse a form that holds one array for a model of several outputs."""
+    """Refuse a form that holds one array for a model of several outputs. Raises InputError."""
     if target is not None and Path(target).suffix.lower() in (".npy", ".csv") and len(names) != 1:
-        raise CommandError(f"--output {target} holds one array; the model has {', '.join(names)}: use .npz or .json")
+        raise InputError(f"--output {target} holds one array; the model has {', '.join(names)}: use .npz or .json")
 
 
 def write(target: str, arrays: Mapping[str, Any]) -> None:
@@ -43,9 +43,19 @@ def write(target: str, arrays: Mapping[str, Any]) -> None:
     path = Path(target)
     check_count(target, tuple(arrays))
     try:
-        _replace(path, _encode(path.suffix.lower(), arrays))
+        atomic.write(path, _encode(path.suffix.lower(), arrays))
     except OSError as error:
-        raise CommandError(f"{target} cannot be written: {error.strerror}", exit_code=FAILED) from error
+        raise CommandError(f"{target} cannot be written: {error.strerror}", exit_code=Exit.FAILED) from error
+
+
+def shapes(arrays: Mapping[str, Any]) -> dict[str, list[int]]:
+    """The shape of each array, for messages and JSON."""
+    return {name: list(array.shape) for name, array in arrays.items()}
+
+
+def summary(target: str, arrays: Mapping[str, Any]) -> str:
+    """Such as "y.npz: y [5, 2]"."""
+    return f"{target}: {', '.join(f'{name} {shape}' for name, shape in shapes(arrays).items())}"
 
 
 def csv_text(name: str, values: Any) -> str:
@@ -60,32 +70,15 @@ def csv_text(name: str, values: Any) -> str:
     return out.getvalue()
 
 
-def _encode(kind: str, arrays: Mapping[str, Any]) -> bytes:
+def _encode(form: str, arrays: Mapping[str, Any]) -> bytes:
+    if form == ".json":
+        return (json_text({name: array.tolist() for name, array in arrays.items()}) + "\n").encode()
+    if form == ".csv":
+        name, values = next(iter(arrays.items()))
+        return csv_text(name, values).encode()
     out = io.BytesIO()
-    if kind == ".npz":
+    if form == ".npz":
         np.savez(out, **arrays)
-        return out.getvalue()
-    if kind == ".json":
-        return json.dumps(jsonable({n: v.tolist() for n, v in arrays.items()}), allow_nan=False).encode() + b"\n"
-    name, values = next(iter(arrays.items()))
-    if kind == ".npy":
-        np.save(out, values)
-        return out.getvalue()
-    return csv_text(name, values).encode()
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write beside the target, then rename over it."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        # mkstemp makes a private file; results get the mode any new file would have.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+    else:
+        np.save(out, next(iter(arrays.values())))
+    return out.getvalue()

@@ -22,12 +22,12 @@ from kanserve.models.edges import LayerGraph
 from kanserve.models.model import Model
 from kanserve.nouns import DTYPES, Array, ModelInfo, TensorInfo
 from kanserve.observe.metrics import Metrics
+from kanserve.repository.check import check_manifest
 from kanserve.repository.layout import Bundle
 
 T = TypeVar("T", bound=np.generic)
 
 PROBES = 5
-SERVED_CLASSES = ("A", "B")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def _info(bundle: Bundle, session: Session, plain_max_batch: int) -> ModelInfo:
         return ModelInfo(bundle.name, bundle.version, size, session.inputs, session.outputs, bundle.digest)
     given = TensorInfo(manifest.input.name, manifest.input.datatype, manifest.input.shape)
     wanted = TensorInfo(manifest.output.name, manifest.output.datatype, manifest.output.shape)
-    _check_manifest(manifest)
+    check_manifest(manifest)
     _check_graph(manifest, given, wanted, session)
     return ModelInfo(
         manifest.name,
@@ -95,40 +95,6 @@ def _info(bundle: Bundle, session: Session, plain_max_batch: int) -> ModelInfo:
         bundle.digest,
         manifest,
     )
-
-
-def _check_manifest(manifest: Manifest) -> None:
-    """What the server relies on. Raises LoadError."""
-    if manifest.max_batch_size < 1:
-        raise LoadError(LoadReason.MANIFEST, f"max_batch_size is {manifest.max_batch_size}, not positive")
-    for tensor in (manifest.input, manifest.output):
-        if min(tensor.shape[1:], default=0) < 1:
-            raise LoadError(
-                LoadReason.MANIFEST, f"'{tensor.name}' has shape {list(tensor.shape)}: the size of a row is not known"
-            )
-    _check_class("the model", manifest.edge_class)
-    listed = {entry.path for entry in manifest.files}
-    for at, layer in enumerate(manifest.layers):
-        if layer.edge_class:
-            _check_class(f"layer {at}", layer.edge_class)
-        if min(layer.sources, layer.destinations, *layer.positions) < 1:
-            raise LoadError(LoadReason.MANIFEST, f"layer {at} has no sources, no destinations or no positions")
-        if layer.edges_file not in listed:
-            raise LoadError(LoadReason.MANIFEST, f"layer {at}: {layer.edges_file!r} is not a listed file")
-
-
-def _check_class(what: str, edge_class: str) -> None:
-    """NOTE: class C is refused, since the same row would get other answers in other
-    company: clients, chunks and dynamic batching decide which rows meet. A model
-    whose ranges were frozen when it was exported is of class A or B."""
-    if edge_class == "C":
-        raise LoadError(
-            LoadReason.MANIFEST,
-            f"{what} is of edge class C: a row's answer depends on the other rows of its batch; "
-            "export it with what it takes from the batch frozen",
-        )
-    if edge_class not in SERVED_CLASSES:
-        raise LoadError(LoadReason.MANIFEST, f"{what} is of edge class {edge_class!r}; A and B are known")
 
 
 def _check_graph(manifest: Manifest, given: TensorInfo, wanted: TensorInfo, session: Session) -> None:
@@ -164,8 +130,6 @@ def _fits(claim: TensorInfo, found: TensorInfo) -> bool:
 
 def _prove(manifest: Manifest, info: ModelInfo, session: Session) -> None:
     reference = manifest.reference
-    if len(reference.inputs) != len(reference.outputs):
-        raise LoadError(LoadReason.MANIFEST, "the manifest's reference rows have other inputs than outputs")
     if not reference.inputs:
         return  # a model that is NaN somewhere on every row; its notes say so
     try:

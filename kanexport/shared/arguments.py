@@ -1,0 +1,71 @@
+"""argparse with our voice: usage errors are failures like any other. Standard library only."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from kanexport.shared.nearest import closest
+from kanexport.shared.voice import Failure
+
+
+class UsageError(Failure):
+    """A command line that argparse refuses. `usage` is the line that shows the right form."""
+
+    def __init__(self, message: str, *, usage: str = "", hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.usage = usage
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that raises UsageError, takes no abbreviations (a script that used one
+    would break when an option is added) and keeps the line breaks of its texts."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        settings.setdefault("allow_abbrev", False)
+        settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UsageError in the place of ending the process."""
+        raise UsageError(message, usage=self.format_usage().rstrip())
+
+    def actions(self) -> tuple[argparse.Action, ...]:
+        """Every argument and option, for who documents or completes them."""
+        return tuple(self._actions)
+
+    def flags(self) -> list[str]:
+        """All options with two dashes."""
+        return [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+
+
+def parse(parser: Parser, arguments: Sequence[str], *, command: Parser | None = None) -> argparse.Namespace:
+    """The parsed arguments. Raises UsageError, with help for a misspelt flag of `command`
+    (default: of the parser itself)."""
+    selected = command or parser
+    try:
+        parsed, unknown = parser.parse_known_args(arguments)
+    except UsageError as error:
+        if not error.hint:
+            error.hint = _advice(selected, arguments)
+        raise
+    if unknown:
+        raise UsageError(
+            f"unrecognized arguments: {' '.join(unknown)}",
+            usage=selected.format_usage().rstrip(),
+            hint=_advice(selected, unknown) or f"{selected.prog} --help lists the options",
+        )
+    return parsed
+
+
+def _advice(parser: Parser, arguments: Sequence[str]) -> str:
+    """What the first misspelt flag may have meant, or ""."""
+    known = parser.flags()
+    for argument in arguments:
+        flag = argument.partition("=")[0]
+        if flag.startswith("--") and len(flag) > 2 and flag not in known:
+            meant = closest(flag, known)
+            if meant:
+                return f"{flag}: did you mean {meant}?"
+    return ""

@@ -1,0 +1,49 @@
+"""A file appears whole or not at all. Standard library only."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from pathlib import Path
+
+LIVE = ("/dev/", "/proc/")  # names of what is open already, such as /dev/stdout
+
+
+def write(path: Path, data: bytes) -> None:
+    """Put `data` into the file `path`, in the place of what was there. Raises OSError;
+    then the old file is as it was.
+
+    The mode is what the umask says, as of any new file. A link keeps pointing to the
+    file, which is replaced. What is no regular file, such as a pipe, is written to.
+    """
+    if str(path).startswith(LIVE) or _is_special(path):
+        path.write_bytes(data)
+        return
+    target = Path(os.path.realpath(path))
+    beside = target.with_name(f".kanserve-{secrets.token_hex(8)}")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, target)
+    finally:
+        with contextlib.suppress(FileNotFoundError):  # after the rename
+            os.unlink(beside)
+
+
+def check(path: Path) -> str:
+    """Why `write` could not serve this name, or "": to be asked before long work."""
+    if path.is_dir():
+        return f"{path} is a folder"
+    return "" if path.parent.is_dir() else f"there is no folder {path.parent}"
+
+
+def _is_special(path: Path) -> bool:
+    try:
+        return not stat.S_ISREG(path.stat().st_mode) and not path.is_dir()
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,94 @@
+"""What a call can end with, as classes to catch.
+
+ClientError             carries `code`, the name of the gRPC status
+├── Refused             the server will not do this; asking again gives the same answer
+│   ├── InvalidInput    the request is wrong: names, shapes, types, values
+│   ├── NotFound        no such model or version
+│   ├── TooLarge        more than a limit allows; ask for less
+│   └── NotSupported    this model, or this server, does not do that
+├── NoAnswer            the same call may succeed later
+│   ├── Unavailable     the server cannot answer now: it starts, drains or has too much to do
+│   │   └── Unreachable nothing answers at the address
+│   └── DeadlineExceeded
+└── ServerFailed        anything else that went wrong in the server or between
+
+try:
+    answer = client.infer(...)
+except kanserve.NoAnswer:
+    ...  # try another server
+"""
+
+from __future__ import annotations
+
+
+class ClientError(Exception):
+    """A call that failed, in words for the user. `code` is the gRPC status name, such as "NOT_FOUND"."""
+
+    def __init__(self, text: str, *, code: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+    @property
+    def input_is_wrong(self) -> bool:
+        """Whether the request itself is to blame and cannot succeed as it is."""
+        return self.code in INPUT_CODES
+
+
+class Refused(ClientError):
+    """The server understood the request and will not do it."""
+
+
+class InvalidInput(Refused):
+    """The request is wrong: a name of a tensor or layer, a shape, a type, a value."""
+
+
+class NotFound(Refused):
+    """No such model or version."""
+
+
+class TooLarge(Refused):
+    """The request or its answer is larger than a limit allows."""
+
+
+class NotSupported(Refused):
+    """The model cannot do this (such as edges of a plain ONNX graph), or the server does not offer it."""
+
+
+class NoAnswer(ClientError):
+    """There was no answer; the same call may succeed later."""
+
+
+class Unavailable(NoAnswer):
+    """The server cannot answer now."""
+
+
+class Unreachable(Unavailable):
+    """Nothing answers at the address."""
+
+
+class DeadlineExceeded(NoAnswer):
+    """No answer within the client's timeout."""
+
+
+class ServerFailed(ClientError):
+    """Something went wrong in the server, or between it and the client."""
+
+
+# gRPC status name -> class; what is not named here is ServerFailed.
+BY_CODE: dict[str, type[ClientError]] = {
+    "INVALID_ARGUMENT": InvalidInput,
+    "OUT_OF_RANGE": InvalidInput,
+    "NOT_FOUND": NotFound,
+    "RESOURCE_EXHAUSTED": TooLarge,
+    "FAILED_PRECONDITION": NotSupported,
+    "UNIMPLEMENTED": NotSupported,
+    "UNAVAILABLE": Unavailable,
+    "DEADLINE_EXCEEDED": DeadlineExceeded,
+}
+INPUT_CODES = ("INVALID_ARGUMENT", "OUT_OF_RANGE", "NOT_FOUND", "FAILED_PRECONDITION")
+
+
+def of(code: str, text: str, *, unreachable: bool = False) -> ClientError:
+    """The error for a gRPC status."""
+    kind = Unreachable if unreachable else BY_CODE.get(code, ServerFailed)
+    return kind(text, code=code)

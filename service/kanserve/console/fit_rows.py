@@ -1,0 +1,74 @@
+"""Rows in the shape and type of a model's input, or a refusal that names both."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from kanserve.console.common import InputError
+from kanserve.nouns import DTYPES, TensorInfo
+
+ANY = -1  # an extent that the model leaves open
+
+
+def fit(name: str, values: Any, tensor: TensorInfo) -> Any:
+    """`values` as [rows, *tensor.shape[1:]] in the tensor's dtype. Raises InputError where the
+    shape is another one, or a finite number would be lost; `name` is the file's."""
+    if values.ndim == 0:
+        raise InputError(f"{name} holds a single number without an axis; rows were expected")
+    if tensor.datatype not in DTYPES:
+        raise InputError(f"the model's input {tensor.name!r} is {tensor.datatype}, which this command cannot send")
+    rows = _as_rows(values, tensor.shape[1:])
+    if not _matches(rows.shape[1:], tensor.shape[1:]):
+        raise InputError(
+            f"{name} has {_shape_found(rows)}; the model's input {tensor.name!r} has {_shape_expected(tensor)}"
+        )
+    return _converted(name, rows, tensor.datatype)
+
+
+def _as_rows(values: Any, expected: tuple[int, ...]) -> Any:
+    """No rows, one row alone and flat rows as [rows, *expected]; anything else as it is."""
+    if values.shape[0] == 0:
+        return values.reshape(0, *(1 if size == ANY else size for size in expected))
+    if len(expected) == 1:
+        return _as_vectors(values, expected[0])
+    if ANY in expected or not expected:
+        return values
+    flat = values.ndim <= 2 and values.shape[-1] == math.prod(expected)
+    return values.reshape(-1, *expected) if flat or values.shape == expected else values
+
+
+def _as_vectors(values: Any, size: int) -> Any:
+    """One axis alone is one row, or many rows of one number for a model that takes one."""
+    if values.ndim != 1:
+        return values
+    return values[:, None] if size == 1 else values[None, :]
+
+
+def _matches(found: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    return len(found) == len(expected) and all(want in (ANY, have) for want, have in zip(expected, found, strict=True))
+
+
+def _shape_found(rows: Any) -> str:
+    return f"{rows.shape[1]} columns" if rows.ndim == 2 else f"shape {rows.shape}"
+
+
+def _shape_expected(tensor: TensorInfo) -> str:
+    extents = tensor.shape[1:]
+    if len(extents) == 1:
+        return f"{extents[0]} columns"
+    flat = "" if ANY in extents or not extents else f", flat {math.prod(extents)} values a row"
+    return f"shape {tensor.shape}{flat}"
+
+
+def _converted(name: str, rows: Any, datatype: str) -> Any:
+    with np.errstate(over="ignore", invalid="ignore"):
+        converted = rows.astype(DTYPES[datatype])
+    if converted.dtype.kind == "f":
+        lost = np.isfinite(rows) & ~np.isfinite(converted)
+        if lost.any():
+            at = tuple(int(i) for i in np.argwhere(lost)[0])
+            raise InputError(f"{name}, value {list(at)}: {rows[at]!s} does not fit into {datatype}")
+    return converted

@@ -1,0 +1,195 @@
+"""What a server serves or a folder holds: one entry for every version of every model.
+
+A folder is judged by the server's own rules: `repository.layout` for names, files and
+their sha256, `repository.check` for the manifest, and, when it is asked for and a runtime
+is installed, `models.trial` for the graph and the reference rows. An entry says which of
+these were asked.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kanexport import manifest as contract
+from kanexport.manifest import LayerInfo, Manifest
+from kanexport.shared.installing import how_to_install
+from kanserve.client.connection import Client, IndexEntry
+from kanserve.client.description import Description
+from kanserve.client.errors import ClientError, NoAnswer
+from kanserve.console.common import InputError, MissingPackage
+from kanserve.errors import ConfigError, LoadError
+from kanserve.repository import layout
+from kanserve.repository.check import check_manifest
+from kanserve.repository.layout import Bundle, Candidate
+
+READY = "READY"  # of a server; its other states are its own words
+COMPLETE = "COMPLETE"  # names, files and manifest are as the server demands; the graph was not tried
+LOADS = "LOADS"  # and the graph loads and gives the reference answers, here, on the CPU
+INVALID = "INVALID"  # the server refuses it
+PLAIN = "PLAIN"  # model.onnx without a manifest; served with --plain-onnx only, not looked into
+IGNORED = "IGNORED"  # the server passes over it
+USABLE = (COMPLETE, LOADS)
+FILE_BYTES = 2**30  # the default of the server's max_file_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One model version. Unknown facts are empty, NaN or None."""
+
+    name: str
+    version: str
+    state: str
+    reason: str = ""
+    checked: tuple[str, ...] = ()  # of folders: what was held against the server's rules
+    family: str = ""
+    widths: tuple[int, ...] = ()  # numbers of each of `shapes`
+    shapes: tuple[tuple[int, ...], ...] = ()  # a row, the nodes of each layer, a row of the output
+    edge_class: str = ""
+    layer_classes: tuple[str, ...] = ()
+    verified_error: float = math.nan  # largest relative error of the outputs, from the export
+    size: int | None = None  # bytes; known for folders
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """One model version with its layers."""
+
+    entry: Entry
+    layers: tuple[LayerInfo, ...]
+    notes: tuple[str, ...]
+
+
+def of_server(client: Client) -> list[Entry]:
+    """One entry per version that the server's index names. Raises ClientError."""
+    return [_served(client, indexed) for indexed in client.index()]
+
+
+def of_folder(repository: Path, *, load: bool = False) -> list[Entry]:
+    """One entry per version. With `load`, each that may be served is loaded. Raises InputError if
+    there is no such folder, MissingPackage if nothing is installed that could load."""
+    return [detail.entry for detail in details(repository, load=load)]
+
+
+def details(repository: Path, *, load: bool = False) -> list[Detail]:
+    """As `of_folder`, with the layers of what reads."""
+    served = _scan(repository, plain=False)
+    plain = [candidate for candidate in _scan(repository, plain=True) if candidate not in served]
+    found = [_judged(candidate, load=load) for candidate in served]
+    found += [_bare(c.name, str(c.version), PLAIN, "served with --plain-onnx only") for c in plain]
+    if not any(len(candidate.steps) < 2 for candidate in (*served, *plain)):  # else the folder is one model
+        known = {candidate.steps for candidate in (*served, *plain)}
+        found += _ignored(repository, known)
+    return sorted(found, key=lambda detail: (detail.entry.name, detail.entry.version.rjust(20)))
+
+
+def described(answer: Description) -> Detail:
+    """A model as its server describes it."""
+    entry = Entry(
+        name=answer.name,
+        version=answer.version,
+        state=READY,
+        family=answer.family,
+        widths=tuple(map(math.prod, answer.shapes)),
+        shapes=answer.shapes,
+        edge_class=answer.edge_class,
+        layer_classes=tuple(layer.edge_class for layer in answer.layers),
+        verified_error=answer.verified_error,
+    )
+    return Detail(entry, answer.layers, answer.notes)
+
+
+def _served(client: Client, indexed: IndexEntry) -> Entry:
+    bare = Entry(name=indexed.name, version=indexed.version, state=indexed.state, reason=indexed.reason)
+    if indexed.state != READY:
+        return bare
+    try:
+        return described(client.describe(indexed.name, indexed.version)).entry
+    except NoAnswer:
+        raise
+    except ClientError:
+        return bare  # a plain ONNX model has no description, and a server may not offer one
+
+
+def _scan(repository: Path, *, plain: bool) -> list[Candidate]:
+    if not repository.is_dir():
+        raise InputError(f"{repository} is not a folder; a folder of NAME/VERSION/model.onnx was expected")
+    try:
+        return layout.scan(repository, plain_onnx=plain)
+    except ConfigError as error:
+        raise InputError(str(error)) from error
+
+
+def _judged(candidate: Candidate, *, load: bool) -> Detail:
+    """A version with a manifest, as the server would judge it."""
+    checked: list[str] = []
+    manifest: Manifest | None = None
+    try:
+        bundle = layout.read(candidate, FILE_BYTES)
+        manifest = bundle.manifest
+        assert manifest is not None  # the candidate was chosen for its manifest
+        checked += ["names", "files"]
+        check_manifest(manifest)
+        checked.append("manifest")
+        if load:
+            _load(candidate, bundle)
+            checked += ["graph", *(["reference rows"] if manifest.reference.inputs else [])]
+    except LoadError as error:
+        refused = _bare(candidate.name, str(candidate.version), INVALID, str(error))
+        return replace(refused, entry=replace(refused.entry, checked=tuple(checked)))
+    return _stored(candidate, manifest, LOADS if load else COMPLETE, tuple(checked))
+
+
+def _load(candidate: Candidate, bundle: Bundle) -> None:
+    """By name: the client alone is installed without what the server needs to load."""
+    try:
+        trial = importlib.import_module("kanserve.models.trial")
+    except ModuleNotFoundError as error:
+        raise MissingPackage(
+            f"--load needs {error.name}, which is not installed", hint=how_to_install("serve")
+        ) from error
+    trial.load(candidate, bundle)
+
+
+def _stored(candidate: Candidate, manifest: Manifest, state: str, checked: tuple[str, ...]) -> Detail:
+    finite = [zone.outputs_max_rel for zone in manifest.verification.zones if zone.name != "nonfinite"]
+    entry = Entry(
+        name=candidate.name,
+        version=str(candidate.version),
+        state=state,
+        checked=checked,
+        family=manifest.source.family,
+        widths=manifest.widths,
+        shapes=manifest.shapes,
+        edge_class=manifest.edge_class,
+        layer_classes=tuple(layer.edge_class or manifest.edge_class for layer in manifest.layers),
+        verified_error=max(finite, default=math.nan),
+        size=sum(file.size for file in manifest.files),
+    )
+    return Detail(entry, manifest.layers, manifest.notes)
+
+
+def _ignored(repository: Path, known: set[tuple[str, ...]]) -> list[Detail]:
+    """Folders that look like versions and are none to the server."""
+    found = []
+    for model in sorted(path for path in repository.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        for version in sorted(path.name for path in model.iterdir() if path.name.isdigit() and path.is_dir()):
+            if (model.name, version) not in known:
+                found.append(_bare(model.name, version, IGNORED, _why_ignored(model, version)))
+    return found
+
+
+def _why_ignored(model: Path, version: str) -> str:
+    if not layout.NAME.fullmatch(model.name):
+        return "the server takes no such name: letters, digits, '.', '_' and '-'"
+    if not layout.VERSION.fullmatch(version):
+        return "the server takes no such version: a number from 1, without leading zeros"
+    if model.is_symlink() or (model / version).is_symlink():
+        return "the server follows no link below the repository"
+    return f"neither {contract.FILE_NAME} nor {contract.MODEL_FILE}"
+
+
+def _bare(name: str, version: str, state: str, reason: str) -> Detail:
+    return Detail(Entry(name=name, version=version, state=state, reason=reason), (), ())

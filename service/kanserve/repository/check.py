@@ -1,0 +1,44 @@
+"""What the server relies on in a manifest, without a runtime: also asked by `kanserve models FOLDER`."""
+
+from __future__ import annotations
+
+from kanexport.manifest import Manifest
+from kanserve.errors import LoadError, LoadReason
+
+SERVED_CLASSES = ("A", "B")
+
+
+def check_manifest(manifest: Manifest) -> None:
+    """What can be said without running the graph. Raises LoadError."""
+    if manifest.max_batch_size < 1:
+        raise LoadError(LoadReason.MANIFEST, f"max_batch_size is {manifest.max_batch_size}, not positive")
+    for tensor in (manifest.input, manifest.output):
+        if min(tensor.shape[1:], default=0) < 1:
+            raise LoadError(
+                LoadReason.MANIFEST, f"'{tensor.name}' has shape {list(tensor.shape)}: the size of a row is not known"
+            )
+    _check_class("the model", manifest.edge_class)
+    listed = {entry.path for entry in manifest.files}
+    for at, layer in enumerate(manifest.layers):
+        if layer.edge_class:
+            _check_class(f"layer {at}", layer.edge_class)
+        if min(layer.sources, layer.destinations, *layer.positions) < 1:
+            raise LoadError(LoadReason.MANIFEST, f"layer {at} has no sources, no destinations or no positions")
+        if layer.edges_file not in listed:
+            raise LoadError(LoadReason.MANIFEST, f"layer {at}: {layer.edges_file!r} is not a listed file")
+    if len(manifest.reference.inputs) != len(manifest.reference.outputs):
+        raise LoadError(LoadReason.MANIFEST, "the manifest's reference rows have other inputs than outputs")
+
+
+def _check_class(what: str, edge_class: str) -> None:
+    """NOTE: class C is refused, since the same row would get other answers in other
+    company: clients, chunks and dynamic batching decide which rows meet. A model
+    whose ranges were frozen when it was exported is of class A or B."""
+    if edge_class == "C":
+        raise LoadError(
+            LoadReason.MANIFEST,
+            f"{what} is of edge class C: a row's answer depends on the other rows of its batch; "
+            "export it with what it takes from the batch frozen",
+        )
+    if edge_class not in SERVED_CLASSES:
+        raise LoadError(LoadReason.MANIFEST, f"{what} is of edge class {edge_class!r}; A and B are known")
