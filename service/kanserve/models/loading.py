@@ -107,15 +107,20 @@ def _check_graph(manifest: Manifest, given: TensorInfo, wanted: TensorInfo, sess
         raise LoadError(LoadReason.MISMATCH, f"the graph has no output like the manifest's '{wanted.name}'")
     for at, layer in enumerate(manifest.layers):
         node = given if layer.node_tensor == given.name else outputs.get(layer.node_tensor)
-        if node is None:
-            raise LoadError(LoadReason.MISMATCH, f"layer {at}: the graph has no '{layer.node_tensor}'")
-        expected = TensorInfo(node.name, given.datatype, (-1, *layer.positions, node.shape[-1] if node.shape else -1))
-        if not _fits(expected, node):
-            raise LoadError(
-                LoadReason.MISMATCH,
-                f"layer {at}: '{node.name}' is {node.datatype} {list(node.shape)}, expected {given.datatype} "
-                f"[rows, *positions, nodes] with positions {list(layer.positions)}",
-            )
+        _check_node(at, layer, node, given.datatype)
+
+
+def _check_node(at: int, layer: LayerInfo, node: TensorInfo | None, datatype: str) -> None:
+    """What feeds a layer is there, [rows, *positions, nodes]. Raises LoadError."""
+    if node is None:
+        raise LoadError(LoadReason.MISMATCH, f"layer {at}: the graph has no '{layer.node_tensor}'")
+    expected = TensorInfo(node.name, datatype, (-1, *layer.positions, node.shape[-1] if node.shape else -1))
+    if not _fits(expected, node):
+        raise LoadError(
+            LoadReason.MISMATCH,
+            f"layer {at}: '{node.name}' is {node.datatype} {list(node.shape)}, expected {datatype} "
+            f"[rows, *positions, nodes] with positions {list(layer.positions)}",
+        )
 
 
 def _fits(claim: TensorInfo, found: TensorInfo) -> bool:
