@@ -16,7 +16,7 @@ import yaml
 
 from kanexport.errors import CheckpointError
 
-MAX_CONFIG_BYTES = 2**20  # pykan's own have a few thousand for each layer
+MAX_CONFIG_BYTES = 2**20  # pykan's own have a few hundred to a few thousand
 MAX_CONFIG_DEPTH = 64  # the parser recurses at each level
 NODE_LIMIT = 500_000  # every alias counts as the nodes it repeats, so that none stands for a large value
 MAX_SCALAR_CHARACTERS = 2_000  # Python takes quadratic time over longer numbers
