@@ -2,11 +2,12 @@
 
     make families        prints the table and puts it into README.md
 
-Every golden checkpoint is exported from its files with its own arguments, served on
-loopback, and asked over gRPC for the rows whose outputs and edge values its library
-computed in float64. Errors are relative to the largest magnitude, in each group of
-rows for outputs and in each layer for edges. Hybrids have no edge values from their
-library; theirs are the largest of the export's own proof.
+Every golden checkpoint of tests/golden/checkpoints is exported from its files with the
+options of its case, served on loopback, and asked over gRPC for the rows whose outputs and
+edge values its own library computed in float64. Errors are relative to the largest
+magnitude, in each group of rows for outputs and in each layer for edges. Torch modules with
+KAN layers have no edge values from a library; theirs are the largest of the export's own
+proof.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ STOP_SECONDS = 30
 
 @dataclass(frozen=True)
 class Measured:
-    """One case as it was served."""
+    """One case as it was served; both errors are relative."""
 
     family: str
     output_error: float
@@ -57,17 +58,17 @@ class Measured:
 
 def export_all(models: Path) -> dict[str, tuple[dict[str, Any], Path, Result]]:
     """Facts, folder and result of every case."""
-    found = {}
+    exported = {}
     for case in track([case for case in cases() if OWN in case.path.parents], "exporting"):
         result = export(Request(path=case.path, repository=models, name=case.name, options=case.options))
-        found[case.name] = (case.facts, case.path.parent, result)
+        exported[case.name] = (case.facts, case.path.parent, result)
     for name, make in HYBRIDS.items():
         folder, module = OWN / name, make()
         module.load_state_dict(torch.load(folder / "model.pt", weights_only=True))
         with np.load(folder / "reference.npz") as arrays:
             result = convert(module, arrays["x"], Target(repository=models, name=name), options={})
-        found[name] = (json.loads((folder / "case.json").read_text()), folder, result)
-    return found
+        exported[name] = (json.loads((folder / "case.json").read_text()), folder, result)
+    return exported
 
 
 @contextlib.contextmanager
@@ -115,6 +116,7 @@ def table(measured: list[Measured]) -> str:
 
 
 def main() -> int:
+    """Export, serve, measure; the table goes to stdout and into the README."""
     with tempfile.TemporaryDirectory(prefix="kanserve-families-") as folder:
         models = Path(folder)
         exported = export_all(models)

@@ -3,10 +3,11 @@
     make bench        or      python benchmarks/graph_vs_torch_export.py [--json]
 
 A torch module of efficient-kan's form (B-splines by the Cox-de Boor recursion
-and a SiLU branch) is exported with torch.onnx.export(dynamo=True); its very
+and a SiLU branch) is exported with torch.onnx.export(dynamo=True); the same
 weights go through kanexport. Both graphs then run in onnxruntime with one
-thread, in turns, on the same rows. Next to every time stands the largest error
-against the float64 evaluation: a faster wrong graph is no result.
+thread, in turns, on the same rows. Times are medians in microseconds, and the
+ratio is torch's over ours. Next to every time stands the largest error, relative,
+against the float64 evaluation: a faster graph that is wrong is no result.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class Layer(torch.nn.Module):
         self.spline_scaler = torch.nn.Parameter(torch.rand(m, n) + 0.5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, n] -> [B, m]: silu(x) times the base weights, plus the splines."""
         t = self.grid
         u = x.unsqueeze(-1)
         basis = ((u >= t[:, :-1]) & (u < t[:, 1:])).to(x.dtype)  # [B, I, K]
@@ -75,12 +77,14 @@ class Network(torch.nn.Module):
         self.layers = torch.nn.ModuleList([Layer(n, m) for n, m in pairs])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, WIDTHS[0]] -> [B, WIDTHS[-1]]."""
         for layer in self.layers:
             x = layer(x)
         return x
 
 
 def exported_by_torch(network: Network) -> bytes:
+    """The ONNX model that torch makes, with a free batch axis."""
     batch = torch.export.Dim("batch", min=1, max=4096)
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")
@@ -97,6 +101,7 @@ def exported_by_torch(network: Network) -> bytes:
 
 
 def exported_by_us(network: Network) -> tuple[bytes, Kan]:
+    """Our ONNX model of a saved state dict, and what was read from it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.pt"
         torch.save(network.state_dict(), path)
@@ -107,6 +112,7 @@ def exported_by_us(network: Network) -> tuple[bytes, Kan]:
 
 
 def session(model: bytes) -> onnxruntime.InferenceSession:
+    """One thread, and none that waits for work by spinning."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -123,6 +129,7 @@ def round_seconds(run: Any, feed: dict[str, Any]) -> float:
 
 
 def compare(ours: Any, theirs: Any, kan: Kan, rows: int) -> dict[str, float]:
+    """Times and errors of both sessions on a batch of so many rows, by the names that --json prints."""
     x = np.random.default_rng(rows).uniform(-1, 1, size=(rows, WIDTHS[0])).astype(np.float32)
     exact = evaluate.evaluate(kan, x.astype(np.float64)).y
     result: dict[str, float] = {"rows": rows}
@@ -143,6 +150,7 @@ def compare(ours: Any, theirs: Any, kan: Kan, rows: int) -> dict[str, float]:
 
 
 def main() -> int:
+    """Export twice, compare on every batch size, print."""
     parser = argparse.ArgumentParser(description="Our graph against torch.onnx.export, as ratios.")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     args = parser.parse_args()

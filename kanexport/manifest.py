@@ -1,9 +1,9 @@
 """The contract between exporter and server: what `manifest.json` says.
 
 The exporter writes it last, so a version directory without one is not there.
-The server imports this module and nothing else from `kanexport`. Standard
-library only; reading is strict: unknown keys, missing keys and wrong types are
-refused by name, because a half-understood model is worse than none.
+Server and client know models through this module alone. It uses the standard library only.
+Reading is strict: unknown keys, missing keys and wrong types are refused by name, because a
+half-understood model is worse than none.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class ManifestError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileEntry:
-    """One file of the version directory. Files that are not listed are refused."""
+    """One file of the version directory, by its name there. Files that are not listed are refused."""
 
     path: str
     size: int  # bytes
@@ -41,8 +41,8 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSpec:
-    """A graph input or output. `datatype` is FP32 or FP64. `shape` starts with -1 for
-    the rows; the other extents are known, such as (-1, 3) or (-1, 1, 8, 8)."""
+    """A graph input or output. `datatype`: FP32 or FP64, the Open Inference Protocol's names.
+    `shape` starts with -1 for the rows; the other extents are known, such as (-1, 3) or (-1, 1, 8, 8)."""
 
     name: str
     datatype: str
@@ -51,12 +51,14 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeStep:
-    """A step on the nodes of a layer.
+    """A step on the node vectors of a layer. `kind` says which, and which fields have a meaning:
 
-    select: `indices` are the columns kept. product: `indices` are the group
-    sizes of consecutive values. affine: x * scale + bias. layernorm: the same
-    after (x - mean) / sqrt(variance + epsilon). prelu: `scale` are the slopes below
-    zero. function: `function` of every node.
+    select     `indices` are the columns kept, in this order
+    product    `indices` are the sizes of groups of consecutive values, each multiplied to one
+    affine     x * `scale` + `bias`
+    layernorm  the same after (x - mean) / sqrt(variance + `epsilon`), both over the vector
+    prelu      x above zero, x * `scale` below
+    function   `function` of every node, by its name
     """
 
     kind: str
@@ -71,9 +73,11 @@ class NodeStep:
 class BasisInfo:
     """One family of 1-d functions that all edges of a layer share.
 
-    `knots` has one row per source, or a single row where all sources share it.
-    `per_edge`: every edge shifts and stretches the function for itself.
-    `before`: steps between the layer's sources and what this family reads.
+    kind        its name, such as bspline; functions: how many an edge has a coefficient for
+    parameters  by name, as text for people
+    knots       one row per source, or a single row where all sources share it; may be empty
+    per_edge    every edge shifts and stretches the function for itself
+    before      steps between the layer's sources and what this family alone reads
     """
 
     kind: str
@@ -86,9 +90,10 @@ class BasisInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SymbolicEdge:
-    """phi(x) = mask * (c * function(a * x + b) + d), added to the numeric part.
+    """phi(x) = mask * (c * function(a * x + b) + d) on one edge, added to its numeric part.
 
-    `expression`: the function in terms of x, where its name alone does not tell.
+    `source` and `destination` count from 0. `expression`: the function in terms of x, where
+    its name alone does not tell.
     """
 
     source: int
@@ -104,13 +109,18 @@ class SymbolicEdge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerInfo:
-    """One KAN layer. `mask` is [sources][destinations], empty where all are 1.
-    `name` is the module's or the library's, or empty. `edge_class` as in Manifest.
+    """One KAN layer, and where its edge values come from.
+
+    `before` and `after` are the steps on its sources and its destinations. `mask` is
+    [sources][destinations], empty where all are 1; `bias` is [destinations], empty where all
+    are 0. `active_edges`: how many can contribute, their mask not being 0. `name` is the module's or the
+    library's, or empty. `edge_class` as in Manifest.
 
     `node_tensor` is the tensor of `model.onnx` that feeds this layer,
     [rows, *positions, n]: the graph input if the layer reads it as it is, otherwise
     an additional graph output. `edges_file` maps a tensor of that name, with rows and
-    positions as one axis [N, n], to edge values [N, sources, destinations].
+    positions as one axis [N, n], to edge values [N, sources, destinations], which it calls
+    `edges_tensor`.
     """
 
     sources: int
@@ -140,7 +150,11 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Where the weights came from, and what the files could not tell."""
+    """Where the weights came from, and what the files could not tell.
+
+    `family`: the library, and `family_reason`: why that one. `options_given` are the user's,
+    `options_assumed` the defaults that were used instead of what no file holds, by name.
+    """
 
     family: str
     family_reason: str
@@ -152,10 +166,17 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Zone:
-    """Largest errors of one group of rows, against the float64 evaluation.
+    """The largest errors of one group of rows, against the float64 evaluation.
 
-    Relative errors are relative to the largest finite magnitude (of a layer, for
-    edges) in the zone or inside the grid, whichever is larger.
+    name             the group: inside, extension, knots, far, nonfinite or single for a stack of
+                     layers; a module has inside, scaled, noise, zeros and single for its rows
+    rows             of the model; of a layer, if the group was made for layers alone
+    *_max_abs        absolute, in the units of the output or the edge
+    *_max_rel        relative to the largest finite magnitude (of the layer, for edges) in the
+                     group or inside the grid, whichever is larger
+    worst_*          where the largest relative error is
+
+    No error is above its tolerance unless a note of the manifest says why it was excused.
     """
 
     name: str
@@ -170,11 +191,14 @@ class Zone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """The proof that the graph computes what the checkpoint means."""
+    """The proof that the graphs compute what the checkpoint means; an export without it writes nothing.
+
+    Both tolerances are relative, as in Zone. `zones` are in the order in which they were tried.
+    """
 
     outputs_tolerance: float
     edges_tolerance: float
-    runtime: str  # name and version of what ran the graph
+    runtime: str  # name and version of what ran the graphs, and what they were held against
     zones: tuple[Zone, ...]
 
 
@@ -183,8 +207,9 @@ class Reference:
     """Rows with known answers; the server runs them before it says ready. Each row
     is flat, in C order, whatever the shape of the tensor.
 
-    `outputs` come from the float64 evaluation; `tolerance` is relative to
-    their largest magnitude. No rows: the model has none with finite outputs only.
+    `outputs` come from the float64 evaluation; `tolerance` is relative to their largest
+    magnitude, and wider than the proof's, because other machines sum in another order.
+    No rows: the model has none with finite outputs only.
     """
 
     inputs: tuple[tuple[float, ...], ...]
@@ -194,7 +219,15 @@ class Reference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """Everything the server may know about a model version."""
+    """Everything the server may know about a model version.
+
+    `format` is that of this document. `opset` is the graphs' ONNX operator set. `layers` are
+    those whose edges can be asked for, in the order in which they run. `files` is everything
+    in the version directory but the manifest. `notes` are sentences for people.
+
+    `edge_class`: A, an edge's value depends on its source alone; B, also on the other nodes of
+    its row (a normalisation); C, also on the other rows of the batch.
+    """
 
     format: int
     name: str
@@ -234,9 +267,10 @@ class Manifest:
 def row_shapes(
     given: tuple[int, ...], layers: tuple[LayerInfo, ...], result: tuple[int, ...]
 ) -> tuple[tuple[int, ...], ...]:
-    """A row of the input tensor, (*positions, sources) of each layer, a row of the
-    output tensor, such as ((1, 8, 8), (64,), (10,)). Both tensors have their batch
-    axis. Layer 0 is left out if its nodes are the row, or columns selected from it.
+    """A row of the input tensor, (*positions, sources) of each layer, a row of the output
+    tensor, such as ((1, 8, 8), (64,), (10,)). `given` and `result` are the tensors' shapes
+    with their batch axis. Layer 0 is left out if its nodes are the row, or columns
+    selected from it.
     """
     row = given[1:]
     nodes = [(*layer.positions, layer.sources) for layer in layers]

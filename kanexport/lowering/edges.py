@@ -14,7 +14,8 @@ EDGES = "edges"
 
 
 def edge_graph(layer: Layer, name: str, width: int, dtype: str) -> bytes:
-    """A layer's input vector [B, width] to the values of its edges [B, I, O]."""
+    """A layer's input vector [B, width], called `name`, to the values of its edges [B, I, O],
+    called EDGES; in "float32" or "float64". Raises InvalidKan where a weight is too large."""
     g = Graph("edges", dtype)
     g.small_values = False
     x = g.input(name, width)

@@ -16,7 +16,8 @@ from kanexport.lowering.serving import INPUT, naming, serving_graph
 
 @dataclass(frozen=True, slots=True)
 class Lowered:
-    """Serialised models. `node_tensors[l]` names the tensor that feeds layer l."""
+    """Serialised ONNX models. `edges[l]` is layer l's edge graph; `node_tensors[l]` names the tensor
+    of `model` that feeds layer l, and the input of its edge graph."""
 
     model: bytes
     edges: tuple[bytes, ...]
@@ -24,7 +25,8 @@ class Lowered:
 
 
 def lower(kan: Kan, dtype: str) -> Lowered:
-    """Lower a network in "float32" or "float64"."""
+    """Lower a network in "float32" or "float64". Raises InvalidKan, naming the layer, where a weight
+    is too large for it."""
     names = tuple(INPUT if at == 0 else f"layer{at}_in" for at in range(len(kan.layers)))
     edges = []
     for at, (layer, name, width) in enumerate(zip(kan.layers, names, kan.widths(), strict=False)):

@@ -18,8 +18,10 @@ OUTPUT = "y"
 
 
 def serving_graph(kan: Kan, names: tuple[str, ...], dtype: str, *, whole: bool = True) -> bytes:
-    """x [B, n] to y [B, m], with the input of every layer but the first under its name.
-    `whole`: nothing follows; else it is a part, and a normalisation may follow."""
+    """x [B, n] to y [B, m], with the input vector of every layer but the first as a further
+    output, [B, width]. `names`: one for each layer, the first of which is not used; `dtype`:
+    "float32" or "float64". `whole`: nothing follows; else it is a part of a module, and a
+    normalisation may follow. Raises InvalidKan, naming the layer, where a weight is too large."""
     g = Graph("kan", dtype)
     following = [*(layer.mixes for layer in kan.layers[1:]), not whole]
     x = g.input(INPUT, kan.n_inputs)
@@ -69,7 +71,7 @@ def _start(g: Graph, layer: Layer, x: Value) -> Value:
     spread = g.sum(g.sub(x, x), axis=1, keepdims=True)
     if not layer.nan_spreads.all():  # no terms: only the batch axis is wanted
         spread = g.op("Where", g.op("IsNaN", spread), g.const(0.0), spread)
-    return g.add(spread, bias) if layer.bias.any() or not layer.terms else spread
+    return g.add(spread, bias) if simplify.has_bias(layer) or not layer.terms else spread
 
 
 def _symbolic_table(g: Graph, layer: Layer, x: Value) -> Value:

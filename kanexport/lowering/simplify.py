@@ -1,4 +1,12 @@
-"""What a graph need not compute: dead terms are dropped, masks folded into coefficients."""
+"""What a graph need not compute: dead terms are dropped, masks and scales folded into weights.
+
+The one place for it; the rest of lowering asks here and emits what remains. The rule: what
+every edge multiplies by zero goes, and what multiplies a weight is multiplied into it, as long
+as NaN and infinities reach the same destinations as before.
+
+Example: coef [[[2, 4]]] under mask [[0.5]] becomes the constant [[[1, 2]]]; under mask [[0]] the
+whole basis goes, and if its library computes 0 * NaN there, the edge is marked to become NaN.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +22,7 @@ Array = npt.NDArray[np.float64]
 
 def live(layer: Layer) -> Layer:
     """The layer without the terms that every edge multiplies by zero: a network whose edges
-    are all symbolic needs no basis. What such a term does remains: 0 * NaN is NaN."""
+    are all symbolic needs no basis. What such a term does to NaN remains, in `nan_spreads`."""
     idle = [term for term in layer.terms if _idle(layer, term)]
     spoils = not all(isinstance(term, BasisTerm) and term.basis.compact for term in idle)
     terms = tuple(term for term in layer.terms if term not in idle)
@@ -38,6 +46,12 @@ def coefficients(layer: Layer, term: Term, scale: float = 1.0) -> Array:
         return np.asarray(term.coef * layer.mask[:, :, None] * scale)
 
 
+def has_bias(layer: Layer) -> bool:
+    """Whether a layer's bias changes anything."""
+    return bool(layer.bias.any())
+
+
 def outer(edges: list[SymbolicEdge]) -> tuple[list[float], list[float]]:
-    """Scale and bias outside each symbolic function, with the edge's mask folded in."""
+    """Scale and bias outside each edge's symbolic function, with its mask folded in:
+    mask * (c * f + d) is (mask * c) * f + mask * d."""
     return [edge.mask * edge.c for edge in edges], [edge.mask * edge.d for edge in edges]

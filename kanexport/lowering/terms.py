@@ -13,7 +13,7 @@ Array = npt.NDArray[np.float64]
 
 
 def nonfinite(g: Graph, x: Value) -> Value:
-    """Booleans of x's shape."""
+    """Booleans of x's shape: true at NaN and infinities, where x - x is NaN."""
     return g.op("IsNaN", g.sub(x, x))
 
 
@@ -46,7 +46,8 @@ def edge_term(g: Graph, layer: Layer, term: EdgeTerm, x: Value) -> Value:
 
 
 def symbolic_columns(g: Graph, layer: Layer, x: Value) -> tuple[Value, list[SymbolicEdge]]:
-    """[B, E + 1]: the value of every symbolic edge, and a last column of zeros."""
+    """[B, E + 1]: the value of every symbolic edge, and a last column of zeros; and the edges in
+    the order of the columns, those of one function beside each other."""
     ordered = sorted(layer.symbolic, key=lambda edge: edge.function.name)
     columns = []
     for name in sorted({edge.function.name for edge in ordered}):

@@ -1,7 +1,7 @@
 """The float64 meaning of a Kan: what every exported graph is held against.
 
-Plain numpy on whole arrays, with no thought of speed, and no code shared with
-the emission side of bases and steps.
+Plain numpy on whole arrays, with no thought of speed: `evaluate` of bases and steps,
+and nothing of what emits operators. The formula is that of `form/ir.py`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,13 @@ CHUNK_NUMBERS = 4_000_000  # edge values held at a time
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """`y` [B, outputs]; the input vector of every layer, [B, width]; and per row the
-    largest finite magnitude met on the way, [B]."""
+    """One run in float64.
+
+    y       [B, outputs]; of a module [B, ...]
+    inputs  the input vector of every layer, [B, width]; of a module [B, *positions, width]
+    peak    [B], the largest finite magnitude that each row met on the way: where that is beyond
+            float32, a float32 graph may overflow
+    """
 
     y: Array
     inputs: tuple[Array, ...]
@@ -38,12 +43,13 @@ class Jitter:
     seed: int
 
     def shake(self, x: Array) -> Array:
+        """Every number off by a random part of that; the same for the same seed and shape."""
         # Random sizes, not only signs: equal ones cancel where shakes follow one another.
         return x * (1 + self.size * np.random.default_rng(self.seed).uniform(-2, 2, size=x.shape))
 
 
 def evaluate(kan: Kan, x: Array, *, jitter: Jitter | None = None) -> Trace:
-    """Run rows [B, n_inputs] through the network."""
+    """Run rows [B, n_inputs] through the network. `jitter`: as an implementation that rounds would."""
     inputs, peaks = [], [_peak(x)]
     with np.errstate(all="ignore"):
         for layer in kan.layers:

@@ -13,24 +13,22 @@ from dataclasses import dataclass
 from kanexport.operators import precision
 from kanexport.proof.evaluate import Jitter
 
-OUTPUT_TOLERANCE = 1e-5
-
-EDGE_TOLERANCE = 5e-5
-
-CONDITION = 32.0
-
+OUTPUT_TOLERANCE = 1e-5  # relative, unless the user says otherwise
+EDGE_TOLERANCE = 5e-5  # beside it
+CONDITION = 32.0  # times the change that rounding makes
 DRAWS = 4  # of that rounding
-
 OVERFLOW = 1e30  # beyond this, float32 may overflow where float64 does not
-
 SLACK = 10.0  # for other machines' order of summation, in the server's load check
 
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """`scale`: the least magnitude that errors are relative to. `change`: asked only
-    beyond the tolerance, what rounding nodes and weights alone does here, relative;
-    `excuse`: how many times that is allowed."""
+    """Of one comparison. `scale`: the least magnitude that errors are relative to. `change`:
+    asked only beyond the tolerance, what rounding nodes and weights alone does here, relative;
+    `excuse`: how many times that is allowed.
+
+    Example: tolerance 1e-5, excuse 32 and a change of 1e-5 allow 1e-5 + 32 * 1e-5.
+    """
 
     tolerance: float
     scale: float
@@ -40,7 +38,8 @@ class Allowance:
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """Of one proof: the bounds, relative, and how far conditioning may excuse an error."""
+    """Of one proof: the bounds, relative; how far conditioning may excuse an error; and the
+    draws of rounding that measure conditioning."""
 
     outputs: float
     edges: float
@@ -49,7 +48,7 @@ class Tolerance:
 
     @classmethod
     def of(cls, outputs: float, dtype: str) -> Tolerance:
-        """`outputs`: what the user allows; edges are allowed in proportion. `dtype`: the graph's,
+        """`outputs`: what the user allows, relative; edges are allowed in proportion. `dtype`: the graph's,
         whose rounding is what conditioning amplifies."""
         # Who asks for less than the usual tolerance wants no more excused than that.
         excuse = CONDITION * min(1.0, outputs / OUTPUT_TOLERANCE)

@@ -22,7 +22,12 @@ def basis_size(layer: Layer) -> int:
 
 
 def zone_rows(layer: Layer, width: int, seed: int, *, size: int = 0) -> dict[str, Array]:
-    """Rows [B, width] of a layer's input vector, by zone; all representable in float32.
+    """Rows [B, width] of a layer's input vector, by zone (ZONES); all representable in float32.
+
+    inside     within the grid            extension  between its ends and the last knots
+    knots      on every knot, and beside  far        up to a hundred spans beyond
+    nonfinite  NaN and infinities in one place or all
+
     `size`: the largest `basis_size` that a row meets on its way, if larger than the layer's."""
     rng = np.random.default_rng(seed)
     support = layer.support()
