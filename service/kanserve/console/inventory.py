@@ -77,12 +77,12 @@ def details(repository: Path, *, load: bool = False) -> list[Detail]:
     """As `of_folder`, with the layers of what reads."""
     served = _scan(repository, plain=False)
     plain = [candidate for candidate in _scan(repository, plain=True) if candidate not in served]
-    found = [_judged(candidate, load=load) for candidate in served]
-    found += [_bare(c.name, str(c.version), PLAIN, "served with --plain-onnx only") for c in plain]
-    if not any(len(candidate.steps) < 2 for candidate in (*served, *plain)):  # else the folder is one model
-        known = {candidate.steps for candidate in (*served, *plain)}
-        found += _ignored(repository, known)
-    return sorted(found, key=lambda detail: (detail.entry.name, detail.entry.version.rjust(20)))
+    every = [_judged(candidate, load=load) for candidate in served]
+    every += [_bare(c.name, str(c.version), PLAIN, "served with --plain-onnx only") for c in plain]
+    places = {candidate.steps for candidate in (*served, *plain)}
+    if all(len(steps) == 2 for steps in places):  # else the folder is itself one model
+        every += _ignored(repository, places)
+    return sorted(every, key=lambda detail: (detail.entry.name, detail.entry.version.rjust(20)))
 
 
 def described(answer: Description) -> Detail:
@@ -173,12 +173,20 @@ def _stored(candidate: Candidate, manifest: Manifest, state: str, checked: tuple
 
 def _ignored(repository: Path, known: set[tuple[str, ...]]) -> list[Detail]:
     """Folders that look like versions and are none to the server."""
-    found = []
-    for model in sorted(path for path in repository.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        for version in sorted(path.name for path in model.iterdir() if path.name.isdigit() and path.is_dir()):
-            if (model.name, version) not in known:
-                found.append(_bare(model.name, version, IGNORED, _why_ignored(model, version)))
-    return found
+    return [
+        _bare(model.name, version.name, IGNORED, _why_ignored(model, version.name))
+        for model in _folders(repository)
+        if not model.name.startswith(".")
+        for version in _folders(model)
+        if version.name.isdigit() and (model.name, version.name) not in known
+    ]
+
+
+def _folders(parent: Path) -> list[Path]:
+    try:
+        return sorted(path for path in parent.iterdir() if path.is_dir())
+    except OSError:  # what the machine does not list, the server does not see
+        return []
 
 
 def _why_ignored(model: Path, version: str) -> str:
