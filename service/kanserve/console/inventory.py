@@ -8,18 +8,17 @@ these were asked.
 
 from __future__ import annotations
 
-import importlib
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kanexport import manifest as contract
 from kanexport.manifest import LayerInfo, Manifest
-from kanexport.shared.installing import how_to_install
+from kanexport.shared import installing
 from kanserve.client.connection import Client, IndexEntry
 from kanserve.client.description import Description
 from kanserve.client.errors import ClientError, NoAnswer
-from kanserve.console.common import InputError, MissingPackage
+from kanserve.console.common import InputError
 from kanserve.errors import ConfigError, LoadError
 from kanserve.repository import layout
 from kanserve.repository.check import check_manifest
@@ -124,12 +123,13 @@ def _scan(repository: Path, *, plain: bool) -> list[Candidate]:
 
 def _judged(candidate: Candidate, *, load: bool) -> Detail:
     """A version with a manifest, as the server would judge it."""
+    name, version = candidate.name, str(candidate.version)
     checked: list[str] = []
-    manifest: Manifest | None = None
     try:
         bundle = layout.read(candidate, FILE_BYTES)
         manifest = bundle.manifest
-        assert manifest is not None  # the candidate was chosen for its manifest
+        if manifest is None:
+            return _bare(name, version, IGNORED, "its manifest went away while it was read")
         checked += ["names", "files"]
         check_manifest(manifest)
         checked.append("manifest")
@@ -137,20 +137,14 @@ def _judged(candidate: Candidate, *, load: bool) -> Detail:
             _load(candidate, bundle)
             checked += ["graph", *(["reference rows"] if manifest.reference.inputs else [])]
     except LoadError as error:
-        refused = _bare(candidate.name, str(candidate.version), INVALID, str(error))
+        refused = _bare(name, version, INVALID, str(error))
         return replace(refused, entry=replace(refused.entry, checked=tuple(checked)))
     return _stored(candidate, manifest, LOADS if load else COMPLETE, tuple(checked))
 
 
 def _load(candidate: Candidate, bundle: Bundle) -> None:
     """By name: the client alone is installed without what the server needs to load."""
-    try:
-        trial = importlib.import_module("kanserve.models.trial")
-    except ModuleNotFoundError as error:
-        raise MissingPackage(
-            f"--load needs {error.name}, which is not installed", hint=how_to_install("serve")
-        ) from error
-    trial.load(candidate, bundle)
+    installing.load("models --load", "kanserve.models.trial", "serve").load(candidate, bundle)
 
 
 def _stored(candidate: Candidate, manifest: Manifest, state: str, checked: tuple[str, ...]) -> Detail:
