@@ -3,7 +3,7 @@
     ExportError                  exit 2: the input or the command is wrong
     ├── CheckpointError          a file that cannot be read as a checkpoint
     │   └── UnsafeCheckpoint     a pickle that asks for more than tensors
-    ├── FamilyError              no family, or more than one, fits the tensors
+    ├── FamilyError              the tensors do not tell the library, or the order of its layers
     ├── OptionError              a fact is missing, unknown or malformed
     ├── InvalidKan               weights, knots or shapes that are no KAN
     │   └── UnknownFunction      a function name outside the known table
@@ -22,7 +22,8 @@ from kanexport.shared.voice import Exit, Failure
 
 
 class ExportError(Failure):
-    """Base of all export failures. `hint` is one sentence of advice, or empty."""
+    """Base of all export failures. `message` says what is wrong, `hint` what to do about it, or
+    is empty; `exit_code` is the program's."""
 
 
 class CheckpointError(ExportError):
@@ -34,11 +35,12 @@ class UnsafeCheckpoint(CheckpointError):
 
 
 class FamilyError(ExportError):
-    """The tensors do not say which library wrote them."""
+    """The tensors do not say which library wrote them, or in which order its layers follow."""
 
 
 class OptionError(ExportError):
-    """An `--option` is unknown, malformed, or one is needed and was not given."""
+    """What the user gave (an `--option`, a function, a list of steps) is unknown or malformed,
+    or a fact is needed and was not given."""
 
 
 class InvalidKan(ExportError):
@@ -50,7 +52,7 @@ class UnknownFunction(InvalidKan):
 
 
 class RepositoryError(ExportError):
-    """The version exists already, or the folder cannot be written."""
+    """The version exists already, or the model repository cannot be written."""
 
 
 class LimitExceeded(ExportError):

@@ -1,4 +1,4 @@
-"""Fixtures and the closing summary that states the largest errors seen."""
+"""Which tests go first, which skips are failures, and the closing summary that states the largest errors seen."""
 
 from __future__ import annotations
 
@@ -10,9 +10,57 @@ import pytest
 
 # Many tests import onnxruntime themselves, and the processes they start take this over.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-sys.path.insert(0, str(Path(__file__).parent))
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
 
 ERRORS: dict[str, tuple[float, str]] = {}
+
+# What a change breaks first: the law, the golden numbers, the proof, one real server.
+FIRST = ["test_architecture", "kanexport/test_golden", "kanexport/test_verify", "kanserve/test_server"]
+# Longest first, so that no worker is left with one of them at the end; `make test-fast` leaves them out.
+SLOW = [
+    *("kanexport/test_hybrid", "end_to_end/test_golden_served", "cli/test_formula", "end_to_end/test_hybrid_served"),
+    *("kanexport/test_hybrid_graphs", "cli/test_serve", "cli/test_edges", "kanserve/test_drain", "test_docs"),
+    *("end_to_end/test_no_telemetry", "kanexport/test_hostile", "kanexport/test_hybrid_command", "cli/test_shapes"),
+    *("kanexport/test_folder", "cli/test_infer", "deploy/test_distribution", "cli/test_cli", "kanexport/test_pack"),
+    *("cli/test_models", "kanexport/test_cli", "end_to_end/test_perf_analyzer", "kanserve/test_clients"),
+    *("kanexport/test_fuzz", "kanexport/test_pickles", "deploy/test_monitoring", "contract/test_pb_fresh"),
+]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--no-skip",
+        action="append",
+        default=[],
+        metavar="WORD",
+        help="fail if a test is skipped for a reason with WORD",
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the slow files, and orders: the slow, then the first, then the rest as it comes."""
+    ranks = {name: rank for rank, name in enumerate([*SLOW, *FIRST])}
+    place = {item: item.path.relative_to(HERE).with_suffix("").as_posix() for item in items}
+    for item in items:
+        if place[item] in SLOW:
+            item.add_marker("slow")
+    items.sort(key=lambda item: ranks.get(place[item], len(ranks)))
+
+
+def forbidden_skips(config: pytest.Config) -> list[str]:
+    """Skipped tests that had to run here, as --no-skip says."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    skipped = reporter.stats.get("skipped", []) if reporter else []
+    words = config.getoption("--no-skip")
+    return [
+        f"{report.nodeid}: {report.longrepr[2]}" for report in skipped if any(w in report.longrepr[2] for w in words)
+    ]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if forbidden_skips(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture
@@ -26,7 +74,11 @@ def state_error():
     return state
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if forbidden := forbidden_skips(config):
+        terminalreporter.section("skipped, although --no-skip forbids it", red=True)
+        for line in forbidden:
+            terminalreporter.write_line(line)
     if ERRORS:
         terminalreporter.section("largest errors seen")
         for what, (error, where) in sorted(ERRORS.items()):

@@ -3,7 +3,18 @@
 A basis turns every source value into K numbers. It has two faces of one
 formula, `evaluate` in float64 numpy and `emit` as ONNX operators, and the
 conformance test holds one against the other for every file of this folder.
-Adding a family is adding a file with a class and `examples()`.
+
+Adding a family is adding a file, which nothing else names. It must define
+
+* a class with all members of `Basis`, whose `__post_init__` raises InvalidKan for
+  numbers that make no function, and
+* `examples()`, small instances of it for 3 sources, odd ones among them, such as
+
+      def examples() -> list[Basis]:
+          return [Gaussian(np.linspace(-2, 2, 8), 4 / 7), Gaussian(np.array([0.5]), 1.0)]
+
+A reader of `kanexport/readers/` then makes it the basis of a term:
+`BasisTerm(Gaussian(centres, width), coefficients)`, with coefficients [I, O, K].
 """
 
 from __future__ import annotations
@@ -37,22 +48,25 @@ class Support:
 
 
 class Basis(Protocol):
-    """A family of `functions` (K) 1-d functions, shared by all edges of a source.
-
-    `sources` is the number of sources it was built for, or None for any.
-    `compact`: every function is zero outside `support().outer` and for
-    non-finite values; `emit` is never given NaN then. Any other basis follows
-    IEEE arithmetic, such as NaN for NaN.
-    """
+    """A family of K functions of one number, shared by all edges of a source. A class may
+    have plain attributes where these are properties: `kind = "gaussian"`."""
 
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> str:
+        """What the manifest and DescribeModel call it, such as "bspline"."""
+
     @property
-    def functions(self) -> int: ...
+    def functions(self) -> int:
+        """K, the number of functions."""
+
     @property
-    def sources(self) -> int | None: ...
+    def sources(self) -> int | None:
+        """The number of sources it was built for, or None for any."""
+
     @property
-    def compact(self) -> bool: ...
+    def compact(self) -> bool:
+        """Whether every function is zero outside `support().outer` and for non-finite values;
+        `emit` is never given NaN then. Any other basis follows IEEE arithmetic: NaN for NaN."""
 
     def evaluate(self, x: Array) -> Array:
         """[B, I] -> [B, K, I], float64."""
@@ -63,12 +77,15 @@ class Basis(Protocol):
     def emitted_scale(self, g: Graph) -> float:
         """The factor that `emit` leaves to the coefficients: evaluate == factor * emit."""
 
-    def support(self, sources: int) -> Support: ...
+    def support(self, sources: int) -> Support:
+        """Where it lives, for each of so many sources."""
+
     def parameters(self) -> dict[str, str]:
         """What a person wants to know, for the manifest."""
 
     def knots(self) -> Array:
-        """[I, T], or [1, T] where all sources share them, or [0, 0]."""
+        """The T knots, centres or points of each source, for plots: [I, T], or [1, T] where all
+        sources share them, or [0, 0] where there are none."""
 
 
 def names() -> list[str]:

@@ -29,27 +29,35 @@ class Activation:
 
     @property
     def kind(self) -> str:
+        """The function's name, such as "silu"."""
         return self.function.name
 
     def evaluate(self, x: Array) -> Array:
+        """[B, I] -> [B, 1, I], float64."""
         return self.function.evaluate(x)[:, None, :]
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
+        """[B, I] -> [B, I]."""
         return self.function.emit(g, x)
 
     def emitted_scale(self, g: Graph) -> float:
+        """1: `emit` gives the functions as they are."""
         return 1.0
 
     def support(self, sources: int) -> Support:
+        """[-1, 1] and [-3, 3], with a point at zero: a base function has no grid that would tell."""
         one = np.ones(sources)
         return Support((-one, one), (-3 * one, 3 * one), np.zeros((1, sources)))
 
     def parameters(self) -> dict[str, str]:
+        """The expression of a user's own function; the name tells all others."""
         return {"expression": self.function.expression} if self.function.expression else {}
 
     def knots(self) -> Array:
+        """[0, 0]: there are none."""
         return np.zeros((0, 0))
 
 
 def examples() -> list[Basis]:
+    """Every known activation, for the conformance test."""
     return [Activation(function) for function in ACTIVATIONS.values()]

@@ -29,9 +29,8 @@ Array = npt.NDArray[np.float64]
 # the closed form may stand in for the stored knots. It bounds the error of a
 # basis value to about the same number, a tenth of the export's tolerance.
 UNIFORM_TOLERANCE = 1e-6
-# No input is that large, and float32 still holds a hundred times the span.
-KNOT_LIMIT = 1e30
-DEGREE_LIMIT = 32  # every degree is a level of the recursion
+MAX_KNOT_MAGNITUDE = 1e30  # no input is that large, and float32 still holds a hundred times the span
+DEGREE_LIMIT = 32  # every degree is a level of the recursion, and so a few operators of the graph
 # What `emit_uniform_cubic` leaves to the coefficients.
 CUBIC_SCALE = 8 / 6
 
@@ -92,15 +91,17 @@ class BSpline:
                 hint="a grid adapted to constant or discrete inputs can collapse; train without "
                 "grid updates on that input, or jitter it",
             )
-        if not (np.abs(self.extended) < KNOT_LIMIT).all():
-            raise InvalidKan(f"a knot is not finite, or beyond {KNOT_LIMIT:g}")
+        if not (np.abs(self.extended) < MAX_KNOT_MAGNITUDE).all():
+            raise InvalidKan(f"a knot is not finite, or beyond {MAX_KNOT_MAGNITUDE:g}")
 
     @property
     def functions(self) -> int:
+        """K, from the number of knots and the degree."""
         return int(self.extended.shape[1]) - self.degree - 1
 
     @property
     def sources(self) -> int | None:
+        """I: every source has a row of knots."""
         return len(self.extended)
 
     @property
@@ -110,6 +111,7 @@ class BSpline:
 
     @property
     def shared(self) -> bool:
+        """Whether all sources have the same knots."""
         return bool(np.all(self.extended == self.extended[0]))
 
     @property
@@ -129,9 +131,11 @@ class BSpline:
         return self.degree == 3 and self.step is not None and np.dtype(dtype) == np.float32
 
     def emitted_scale(self, g: Graph) -> float:
+        """CUBIC_SCALE for the closed form, else 1."""
         return CUBIC_SCALE if self.closed_form(g.dtype) else 1.0
 
     def evaluate(self, x: Array) -> Array:
+        """[B, I] -> [B, K, I], float64: the Cox-de Boor recursion."""
         t = self.extended.T[None]  # [1, T, I]
         # Outside the knots there is no cell, and what is not finite is outside: every function is zero there.
         inside = (x >= self.extended[:, 0]) & (x < self.extended[:, -1])
@@ -146,6 +150,7 @@ class BSpline:
         return basis  # [B, K, I]
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
+        """[B, I] -> [B, K, I]: the closed form where the grid is uniform, else the recursion."""
         if self.closed_form(g.dtype):
             return self._emit_uniform_cubic(g, g.reshape(x, 0, 1, sources))
         return self._emit_ramps(g, x, sources)
@@ -191,10 +196,12 @@ class BSpline:
         return basis
 
     def support(self, sources: int) -> Support:
+        """The grid, and what its extension reaches; every knot is a point."""
         k, t = self.degree, self.extended
         return Support((t[:, k], t[:, -k - 1]), (t[:, 0], t[:, -1]), t.T)
 
     def parameters(self) -> dict[str, str]:
+        """Degree, number of grid cells, and whether they are equally wide for all sources."""
         return {
             "degree": str(self.degree),
             "intervals": str(self.intervals),
@@ -202,12 +209,14 @@ class BSpline:
         }
 
     def knots(self) -> Array:
+        """The extended knots, [1, T] where all sources share them, else [I, T]."""
         return self.extended[:1] if self.shared else self.extended
 
 
 def examples() -> list[Basis]:
+    """Degrees 1 to 5 on uniform, uneven and repeated knots, for the conformance test."""
     rng = np.random.default_rng(0)
-    found: list[Basis] = []
+    instances: list[Basis] = []
     for degree in (1, 2, 3, 4, 5):
         for intervals in (1, 5, 20):
             count = intervals + 2 * degree + 1
@@ -216,7 +225,7 @@ def examples() -> list[Basis]:
             knots = np.cumsum(np.concatenate([np.full((3, 1), -2.0), gaps], axis=1), axis=1)
             for extended in (uniform, knots):
                 # Stored knots are float32 in nearly every checkpoint.
-                found.append(BSpline(extended.astype(np.float32).astype(np.float64), degree))
+                instances.append(BSpline(extended.astype(np.float32).astype(np.float64), degree))
         row = np.concatenate([np.arange(-degree, 1), [0, 0.5, 0.5, 0.5, 1], 1.0 + np.arange(1, degree + 1)])
-        found.append(BSpline(np.tile(row, (3, 1)), degree, repeated=True))
-    return [*found, BSpline(np.full((3, 9), 0.25), 3, repeated=True)]
+        instances.append(BSpline(np.tile(row, (3, 1)), degree, repeated=True))
+    return [*instances, BSpline(np.full((3, 9), 0.25), 3, repeated=True)]

@@ -30,8 +30,7 @@ THIRD = TURN - FIRST - SECOND
 CELLS = 4096
 CELL = TURN / CELLS
 CELL_FIRST = round(CELL * 2**21) / 2**21
-# Up to so many harmonics, one product keeps enough digits: an angle below 50 is good to 4e-6.
-SINGLE = 16
+SINGLE_PRODUCT_HARMONICS = 16  # up to so many, one product keeps enough digits: an angle below 50 is good to 4e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +49,21 @@ class Fourier:
 
     @property
     def functions(self) -> int:
+        """2 K: a cosine and a sine for each harmonic."""
         return 2 * self.harmonics
 
     def evaluate(self, x: Array) -> Array:
+        """[B, I] -> [B, 2 K, I], float64, the cosines first."""
         angles = x[:, None, :] * np.arange(1.0, self.harmonics + 1)[:, None]
         return np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
+        """[B, I] -> [B, 2 K, I]. In float32 the angle is reduced first, so that it keeps its digits."""
         x = g.reshape(x, 0, 1, sources)
         order = g.const(np.arange(1, self.harmonics + 1)[:, None])
         if g.dtype == np.float64:
             angles = g.mul(x, order)
-        elif self.harmonics <= SINGLE:
+        elif self.harmonics <= SINGLE_PRODUCT_HARMONICS:
             near, rest = _reduced(g, x)
             angles = g.mul(g.sub(near, rest), order)
         else:
@@ -69,16 +71,20 @@ class Fourier:
         return g.op("Concat", g.op("Cos", angles), g.op("Sin", angles), axis=1)
 
     def emitted_scale(self, g: Graph) -> float:
+        """1: `emit` gives the functions as they are."""
         return 1.0
 
     def support(self, sources: int) -> Support:
+        """One period around zero, and two."""
         half = np.full(sources, math.pi)
         return Support((-half, half), (-2 * half, 2 * half), np.linspace(-half, half, 17))
 
     def parameters(self) -> dict[str, str]:
+        """The number of harmonics."""
         return {"harmonics": str(self.harmonics)}
 
     def knots(self) -> Array:
+        """[0, 0]: there are none."""
         return np.zeros((0, 0))
 
 
@@ -101,4 +107,5 @@ def _exact_angles(g: Graph, x: Value, order: Value) -> Value:
 
 
 def examples() -> list[Basis]:
+    """Small instances for the conformance test."""
     return [Fourier(1), Fourier(5), Fourier(64), Fourier(300)]

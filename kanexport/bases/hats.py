@@ -45,21 +45,24 @@ class Hats:
 
     @property
     def functions(self) -> int:
+        """K = P + 2: a hat for each point, and a line beyond each end."""
         return self.points + 2
 
     @staticmethod
     def coefficients(values: Array) -> Array:
-        """Of the functions [I, O, P + 2], from the values at the points [I, P, O]."""
+        """Coefficients [I, O, P + 2] of functions with the values [I, P, O] at the points."""
         low, high = values[:, 1] - values[:, 0], values[:, -1] - values[:, -2]
         return np.concatenate([values, low[:, None], high[:, None]], axis=1).transpose(0, 2, 1)
 
     def evaluate(self, x: Array) -> Array:
+        """[B, I] -> [B, K, I], float64."""
         last = self.points - 1
         u = ((x + self.width / 2) * last / self.width)[:, None, :]
         hats = np.maximum(0, 1 - np.abs(np.clip(u, 0, last) - np.arange(self.points)[:, None]))
         return np.concatenate([hats, np.minimum(u, 0), np.maximum(u - last, 0)], axis=1)
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
+        """[B, I] -> [B, K, I]."""
         last = float(self.points - 1)
         u = g.mul(g.add(x, g.const(self.width / 2)), g.const(last / self.width))
         u = g.reshape(u, 0, 1, sources)
@@ -71,18 +74,23 @@ class Hats:
         return g.op("Concat", hats, below, above, axis=1)
 
     def emitted_scale(self, g: Graph) -> float:
+        """1: `emit` gives the functions as they are."""
         return 1.0
 
     def support(self, sources: int) -> Support:
+        """The range [-w/2, w/2], and twice as much; `points` are the P points."""
         half, points = np.full(sources, self.width / 2), self.knots()[0]
         return Support((-half, half), (-2 * half, 2 * half), np.repeat(points[:, None], sources, axis=1))
 
     def parameters(self) -> dict[str, str]:
+        """The number of cells and the width of the range."""
         return {"intervals": str(self.points - 1), "width": repr(self.width)}
 
     def knots(self) -> Array:
+        """[1, P]: the points."""
         return np.linspace(-self.width / 2, self.width / 2, self.points)[None]
 
 
 def examples() -> list[Basis]:
+    """Small instances for the conformance test."""
     return [Hats(2, 4.0), Hats(3, 1.0), Hats(8, 4.0), Hats(33, 10.0)]

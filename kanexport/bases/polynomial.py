@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[np.float64]
 
-
 DEGREE_LIMIT = 1000  # every degree is a few operators of the graph
 
 
@@ -58,11 +57,13 @@ class Polynomial:
 
     @property
     def functions(self) -> int:
+        """K = D + 1."""
         return len(self.steps) + 1
 
     def evaluate(self, x: Array) -> Array:
-        found = np.stack(self._chain(self.squash.evaluate(x)), axis=1)
-        return self.outer.evaluate(found) if self.outer else found
+        """[B, I] -> [B, D + 1, I], float64: the recurrence."""
+        values = np.stack(self._chain(self.squash.evaluate(x)), axis=1)
+        return self.outer.evaluate(values) if self.outer else values
 
     def _chain(self, u: Array) -> list[Array]:
         """P_0 .. P_D of u; NaN for NaN in P_0 as well."""
@@ -72,13 +73,14 @@ class Polynomial:
         return chain
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
+        """[B, I] -> [B, D + 1, I], or [B, I] where D is 0."""
         x = g.reshape(x, 0, 1, sources)
         if self.from_ends:
-            found = self._emit_from_ends(g, x)
+            values = self._emit_from_ends(g, x)
         else:
-            found = self._joined(g, self._emit_chain(g, self.squash.emit(g, x)))
-        found = self.outer.emit(g, found) if self.outer else found
-        return found if self.functions > 1 else g.reshape(found, 0, sources)
+            values = self._joined(g, self._emit_chain(g, self.squash.emit(g, x)))
+        values = self.outer.emit(g, values) if self.outer else values
+        return values if self.functions > 1 else g.reshape(values, 0, sources)
 
     def _emit_chain(self, g: Graph, u: Value) -> list[Value]:
         chain = [_plus(g, g.mul(u, g.const(0.0)), self.first)]
@@ -117,26 +119,30 @@ class Polynomial:
         """r_0 .. r_{D-1}. Infinite or NaN after a polynomial that is zero at that end."""
         with np.errstate(all="ignore"):
             values = np.array(self._chain(np.array(end)))
-            found = values[1:] / values[:-1]
-        return [1.0 if abs(ratio - 1) < 1e-13 else float(ratio) for ratio in found]
+            ratios = values[1:] / values[:-1]
+        return [1.0 if abs(ratio - 1) < 1e-13 else float(ratio) for ratio in ratios]
 
     @staticmethod
     def _joined(g: Graph, chain: list[Value]) -> Value:
         return g.op("Concat", *chain, axis=1) if len(chain) > 1 else chain[0]
 
     def emitted_scale(self, g: Graph) -> float:
+        """1: `emit` gives the functions as they are."""
         return 1.0
 
     def support(self, sources: int) -> Support:
+        """Where the squash lives; two points and more for each zero of the highest polynomial."""
         core, outer = self.squash.support(sources)
         return Support(core, outer, np.linspace(*core, 2 * self.functions + 1))
 
     def parameters(self) -> dict[str, str]:
+        """Degree, what the polynomials are taken of, the outer function and the settings."""
         shown = {name: repr(value) for name, value in self.settings}
         outer = {"outer": self.outer.name} if self.outer else {}
         return {"degree": str(len(self.steps)), "of": self.squash.name, **outer, **shown}
 
     def knots(self) -> Array:
+        """[0, 0]: there are none."""
         return np.zeros((0, 0))
 
 
@@ -246,20 +252,21 @@ def gram(beta: Array, outer: Unary) -> Polynomial:
     return Polynomial("gram", _steps(len(n), 1, 0, third, (1, 0)), outer=outer)
 
 
-def _from_ends(made: Polynomial) -> Polynomial:
+def _from_ends(family: Polynomial) -> Polynomial:
     """The same, emitted from the ends if no polynomial is zero there."""
-    ratios = np.array([made.end_ratios(end) for end in (1.0, -1.0)])
+    ratios = np.array([family.end_ratios(end) for end in (1.0, -1.0)])
     fits = bool(np.isfinite(ratios).all() and ratios.all())
-    return dataclasses.replace(made, from_ends=fits)
+    return dataclasses.replace(family, from_ends=fits)
 
 
 def examples() -> list[Basis]:
+    """Every family in five degrees, for the conformance test."""
     rng = np.random.default_rng(0)
-    found: list[Basis] = []
+    instances: list[Basis] = []
     for degree in (0, 1, 2, 5, 12):
-        found += [chebyshev(degree), legendre(degree), chebyshev2(degree), hermite(degree), bessel(degree)]
-        found += [fibonacci(degree), lucas(degree), laguerre(degree, 1.5), gegenbauer(degree, 0.75)]
-        found += [jacobi(degree, 1, 1), jacobi(degree, 0.5, 2), jacobi_orthogpoly(degree, 2, 1)]
-        found += [gram(rng.normal(size=degree + 1) / 20, unary.activation("silu"))]
-        found += [make(degree, Range(-1.5, 4)) for make in (chebyshev, legendre)]
-    return found
+        instances += [chebyshev(degree), legendre(degree), chebyshev2(degree), hermite(degree), bessel(degree)]
+        instances += [fibonacci(degree), lucas(degree), laguerre(degree, 1.5), gegenbauer(degree, 0.75)]
+        instances += [jacobi(degree, 1, 1), jacobi(degree, 0.5, 2), jacobi_orthogpoly(degree, 2, 1)]
+        instances += [gram(rng.normal(size=degree + 1) / 20, unary.activation("silu"))]
+        instances += [make(degree, Range(-1.5, 4)) for make in (chebyshev, legendre)]
+    return instances

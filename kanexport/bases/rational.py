@@ -47,6 +47,7 @@ class Rational:
 
     @property
     def sources(self) -> int | None:
+        """I: every source has a row of coefficients."""
         return len(self.numerator)
 
     @property
@@ -57,6 +58,7 @@ class Rational:
         return max(1, int(above.max(initial=1)), int(below.max(initial=1)))
 
     def evaluate(self, x: Array) -> Array:
+        """[B, I] -> [B, 1, I], float64: Horner's scheme."""
         inner = x if self.signed else np.abs(x)
         above, below = np.zeros_like(x), np.zeros_like(x)
         for a in self.numerator.T[::-1]:
@@ -80,6 +82,7 @@ class Rational:
         return g.op("Div", above, _homogeneous(g, below, z if self.signed else g.op("Abs", z), powers))
 
     def emitted_scale(self, g: Graph) -> float:
+        """1: `emit` gives the functions as they are."""
         return 1.0
 
     def support(self, sources: int) -> Support:
@@ -88,6 +91,7 @@ class Rational:
         return Support((-3 * one, 3 * one), (-10 * one, 10 * one), np.zeros((1, sources)))
 
     def parameters(self) -> dict[str, str]:
+        """The degrees above and below, the kind of denominator, and how many functions differ."""
         pairs = np.concatenate([self.numerator, self.denominator], axis=1)
         return {
             "degrees": f"{self.numerator.shape[1] - 1}/{self.denominator.shape[1]}",
@@ -96,6 +100,7 @@ class Rational:
         }
 
     def knots(self) -> Array:
+        """[0, 0]: there are none."""
         return np.zeros((0, 0))
 
 
@@ -114,6 +119,7 @@ def _homogeneous(g: Graph, coefficients: Array, z: Value, powers: list[Value]) -
 
 
 def examples() -> list[Basis]:
+    """Small instances for the conformance test."""
     rng = np.random.default_rng(0)
     identity = np.tile([0.0, 1.0, 0.0, 0.0, 0.0, 0.0], (3, 1))
     gelu = np.array([-0.00153969, 0.51692871, 0.44075827, 0.0972553, -0.00884418, -0.00378675])

@@ -44,18 +44,22 @@ class ReluBumps:
 
     @property
     def functions(self) -> int:
+        """K, of each source."""
         return int(self.low.shape[1])
 
     @property
     def sources(self) -> int | None:
+        """I: every source has ends of its own."""
         return len(self.low)
 
     def evaluate(self, x: Array) -> Array:
+        """[B, I] -> [B, K, I], float64."""
         # Non-finite values are outside of every function.
         u = np.where(np.isfinite(x), x, self.support(len(self.low)).outer[0])[:, None, :]
         return np.asarray((np.maximum(u - self.low.T, 0) * np.maximum(self.high.T - u, 0) * self.rate) ** 2)
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
+        """[B, I] -> [B, K, I], or [B, I] where K is 1."""
         # Outside there is nothing, and infinity times zero would be NaN.
         low, high = self.support(sources).outer
         x = g.reshape(g.op("Min", g.op("Max", x, g.const(low)), g.const(high)), 0, 1, sources)
@@ -69,6 +73,7 @@ class ReluBumps:
         return g.reshape(g.mul(bump, bump), *((0, sources) if self.functions == 1 else (0, self.functions, sources)))
 
     def emitted_scale(self, g: Graph) -> float:
+        """1: `emit` gives the functions as they are."""
         return 1.0
 
     def support(self, sources: int) -> Support:
@@ -80,20 +85,23 @@ class ReluBumps:
         return Support((first + quarter, last - quarter), (first, last), points)
 
     def parameters(self) -> dict[str, str]:
+        """The rate r."""
         return {"rate": repr(self.rate)}
 
     def knots(self) -> Array:
+        """[I, 2 K]: all ends, in order."""
         return np.sort(np.concatenate([self.low, self.high], axis=1), axis=1)
 
 
 def examples() -> list[Basis]:
+    """Ends as upstream starts with, moved ends and crossed ones, for the conformance test."""
     rng = np.random.default_rng(0)
-    found: list[Basis] = []
+    instances: list[Basis] = []
     for grid, k in ((5, 3), (1, 0), (8, 4)):
         low = np.tile(np.arange(-k, grid) / grid, (3, 1))
         high = low + (k + 1) / grid
         rate = 4 * grid**2 / (k + 1) ** 2
         moved = rng.normal(0, 0.3 / grid, size=(2, *low.shape))
-        found += [ReluBumps(low, high, rate), ReluBumps(low + moved[0], high + moved[1], rate)]
+        instances += [ReluBumps(low, high, rate), ReluBumps(low + moved[0], high + moved[1], rate)]
     crossed = np.array([[0.5, 0.0], [0.2, 0.3], [0.1, 0.1]])
-    return [*found, ReluBumps(crossed, np.array([[0.1, 0.4], [0.6, 0.2], [0.1, 0.0]]), 2.0)]
+    return [*instances, ReluBumps(crossed, np.array([[0.1, 0.4], [0.6, 0.2], [0.1, 0.0]]), 2.0)]

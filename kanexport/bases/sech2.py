@@ -39,13 +39,16 @@ class Sech2:
 
     @property
     def functions(self) -> int:
+        """K, one for each centre."""
         return len(self.centres)
 
     def evaluate(self, x: Array) -> Array:
+        """[B, I] -> [B, K, I], float64."""
         e = np.exp(-2 * np.abs((x[:, None, :] - self.centres[:, None]) * self.rate))
         return np.asarray(4 * e / (1 + e) ** 2)
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
+        """[B, I] -> [B, K, I], or [B, I] where K is 1; a quarter of the functions."""
         # Not 1 - tanh^2, whose difference has lost its digits where the function is small.
         apart = g.op("Abs", g.sub(g.reshape(x, 0, 1, sources), g.const(self.centres[None, :, None])))
         e = g.op("Exp", g.mul(apart, g.const(-2 * abs(self.rate))))
@@ -54,19 +57,24 @@ class Sech2:
         return g.reshape(value, *((0, sources) if self.functions == 1 else (0, self.functions, sources)))
 
     def emitted_scale(self, g: Graph) -> float:
+        """4: `emit` leaves that factor out."""
         return 4.0
 
     def support(self, sources: int) -> Support:
+        """From the first centre to the last, and three widths further; every centre is a point."""
         low, high = (np.full(sources, edge) for edge in (self.centres.min(), self.centres.max()))
         reach = 3 / max(abs(self.rate), 1e-3)
         return Support((low, high), (low - reach, high + reach), np.repeat(self.centres[:, None], sources, axis=1))
 
     def parameters(self) -> dict[str, str]:
+        """The rate r."""
         return {"rate": repr(self.rate)}
 
     def knots(self) -> Array:
+        """[1, K]: the centres."""
         return self.centres[None]
 
 
 def examples() -> list[Basis]:
+    """Small instances for the conformance test."""
     return [Sech2(np.linspace(-1.2, 1.2, 8)), Sech2(np.linspace(-1.2, 0.2, 5), 0.5), Sech2(np.array([0.3]), -3.0)]

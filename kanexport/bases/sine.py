@@ -39,16 +39,21 @@ class Sine:
 
     @property
     def functions(self) -> int:
+        """K, one for each frequency."""
         return len(self.frequencies)
 
     @property
     def sources(self) -> int:
+        """I: every source has phases of its own."""
         return int(self.phases.shape[1])
 
     def evaluate(self, x: Array) -> Array:
+        """[B, I] -> [B, K, I], float64."""
         return np.sin(x[:, None, :] * self.frequencies[:, None] + self.phases)
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
+        """[B, I] -> [B, K, I], or [B, I] where K is 1. In float32 whole turns are taken
+        off the angle first, so that it keeps its digits."""
         x = g.reshape(x, 0, 1, sources)
         frequencies = self.frequencies[:, None]
         if g.dtype == np.float64:
@@ -56,20 +61,24 @@ class Sine:
         else:
             small = np.remainder(self.phases + math.pi, 2 * math.pi) - math.pi
             angles = g.add(_exact_product(g, x, frequencies), g.const(small))
-        found = g.op("Sin", angles)
-        return found if self.functions > 1 else g.reshape(found, 0, sources)
+        sines = g.op("Sin", angles)
+        return sines if self.functions > 1 else g.reshape(sines, 0, sources)
 
     def emitted_scale(self, g: Graph) -> float:
+        """1: `emit` gives the functions as they are."""
         return 1.0
 
     def support(self, sources: int) -> Support:
+        """One period of sin(x) around zero, and two."""
         half = np.full(sources, math.pi)
         return Support((-half, half), (-2 * half, 2 * half), np.linspace(-half, half, 17))
 
     def parameters(self) -> dict[str, str]:
+        """The first eight frequencies."""
         return {"frequencies": ", ".join(f"{w:.6g}" for w in self.frequencies[:8].tolist())}
 
     def knots(self) -> Array:
+        """[0, 0]: there are none."""
         return np.zeros((0, 0))
 
 
@@ -90,6 +99,7 @@ def _exact_product(g: Graph, x: Value, frequencies: Array) -> Value:
 
 
 def examples() -> list[Basis]:
+    """Small instances for the conformance test."""
     rng = np.random.default_rng(0)
     frequencies = [np.arange(1.0, 2), np.arange(1.0, 5) / 5, rng.normal(size=6), np.array([0.0, -300.0])]
     return [Sine(each, rng.uniform(0, 9, size=(len(each), 3))) for each in frequencies]

@@ -29,8 +29,8 @@ from kanexport.functions.unary import Unary
 
 Array = npt.NDArray[np.float64]
 
-FUNCTION_LIMIT = 4096  # of one edge; trained KANs have up to a thousand
-LAYER_LIMIT = 256
+FUNCTION_LIMIT = 4096  # of one edge and term; trained KANs have up to a thousand
+LAYER_LIMIT = 256  # of one network, so that no file makes a graph without end
 TERM_LIMIT = 64  # of a layer; only grids that differ from edge to edge make more than three
 
 
@@ -47,13 +47,16 @@ class BasisTerm:
 
     @property
     def kind(self) -> str:
+        """The basis's kind, such as "bspline"."""
         return self.basis.kind
 
     @property
     def functions(self) -> int:
+        """K, the number of functions an edge."""
         return self.basis.functions
 
     def support(self, sources: int) -> Support:
+        """Where the basis lives, for each of `sources` sources."""
         return self.basis.support(sources)
 
     def check(self, shape: tuple[int, ...]) -> None:
@@ -84,10 +87,12 @@ class EdgeTerm:
 
     @property
     def kind(self) -> str:
+        """The function's name, such as "morlet"."""
         return self.function.name
 
     @property
     def functions(self) -> int:
+        """K, the number of functions an edge."""
         return int(self.coef.shape[2])
 
     def support(self, sources: int) -> Support:
@@ -146,10 +151,12 @@ class Layer:
 
     @property
     def sources(self) -> int:
+        """I, the number of nodes it reads."""
         return int(self.mask.shape[0])
 
     @property
     def destinations(self) -> int:
+        """O, the number of nodes its edges sum to, before the steps after."""
         return int(self.mask.shape[1])
 
     def __post_init__(self) -> None:
@@ -207,6 +214,7 @@ class Kan:
 
     @property
     def n_outputs(self) -> int:
+        """The width of the last layer's result, steps after it included."""
         return self.widths()[-1]
 
     @property

@@ -26,14 +26,20 @@ class Step(Protocol):
     depends on other nodes of the same row, which makes edges class B."""
 
     @property
-    def mixes(self) -> bool: ...
+    def mixes(self) -> bool:
+        """Whether a node of the result depends on other nodes of the row."""
 
     def width_out(self, width_in: int) -> int:
         """The number of nodes after the step. Raises InvalidKan if it does not fit."""
 
-    def evaluate(self, x: Array) -> Array: ...
-    def emit(self, g: Graph, x: Value) -> Value: ...
-    def describe(self) -> NodeStep: ...
+    def evaluate(self, x: Array) -> Array:
+        """[B, width_in] -> [B, width_out], float64."""
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        """The same as operators."""
+
+    def describe(self) -> NodeStep:
+        """The step in the manifest's words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +51,22 @@ class Select:
     mixes = False
 
     def width_out(self, width_in: int) -> int:
+        """As many as columns are kept. Raises InvalidKan for one that is not there."""
         wrong = [i for i in self.indices if not 0 <= i < width_in]
         if wrong:
             raise InvalidKan(f"column {wrong[0]} is selected, but there are {width_in} columns")
         return len(self.indices)
 
     def evaluate(self, x: Array) -> Array:
+        """[B, width_in] -> [B, columns]."""
         return x[:, list(self.indices)]
 
     def emit(self, g: Graph, x: Value) -> Value:
+        """[B, width_in] -> [B, columns]."""
         return g.gather(x, self.indices, axis=1)
 
     def describe(self) -> NodeStep:
+        """Its columns."""
         return NodeStep(kind="select", indices=self.indices)
 
 
@@ -81,17 +91,21 @@ class Affine:
         return bool(np.all(self.scale == 1) and np.all(self.bias == 0))
 
     def width_out(self, width_in: int) -> int:
+        """As many as before. Raises InvalidKan if there is another number of nodes."""
         if len(self.scale) != width_in:
             raise InvalidKan(f"node scale has {len(self.scale)} values for {width_in} nodes")
         return width_in
 
     def evaluate(self, x: Array) -> Array:
+        """[B, N] -> [B, N]."""
         return x * self.scale + self.bias
 
     def emit(self, g: Graph, x: Value) -> Value:
+        """[B, N] -> [B, N]."""
         return g.add(g.mul(x, g.const(self.scale)), g.const(self.bias))
 
     def describe(self) -> NodeStep:
+        """Its scales and biases."""
         return NodeStep(kind="affine", scale=tuple(self.scale.tolist()), bias=tuple(self.bias.tolist()))
 
 
@@ -105,11 +119,13 @@ class Product:
     mixes = False  # after the sums, where no edge reads any more
 
     def width_out(self, width_in: int) -> int:
+        """One for each group. Raises InvalidKan if the groups do not cover the values."""
         if sum(self.groups) != width_in or min(self.groups, default=1) < 1:
             raise InvalidKan(f"product groups {self.groups} do not cover {width_in} values")
         return len(self.groups)
 
     def evaluate(self, x: Array) -> Array:
+        """[B, values] -> [B, groups]."""
         starts = np.concatenate([[0], np.cumsum(self.groups)[:-1]]).astype(int)
         return np.multiply.reduceat(x, starts, axis=1) if len(starts) else x
 
@@ -126,6 +142,7 @@ class Product:
         return result
 
     def describe(self) -> NodeStep:
+        """The sizes of its groups."""
         return NodeStep(kind="product", indices=self.groups)
 
 
@@ -146,16 +163,19 @@ class LayerNorm:
             raise InvalidKan(f"the epsilon of a normalisation is {self.epsilon}, expected a small number, not negative")
 
     def width_out(self, width_in: int) -> int:
+        """As many as before. Raises InvalidKan if there is another number of nodes."""
         if len(self.scale) != width_in:
             raise InvalidKan(f"a normalisation of {len(self.scale)} nodes is given {width_in}")
         return width_in
 
     def evaluate(self, x: Array) -> Array:
+        """[B, N] -> [B, N]."""
         apart = x - x.mean(axis=1, keepdims=True)
         variance = (apart**2).mean(axis=1, keepdims=True)
         return np.asarray(apart / np.sqrt(variance + self.epsilon) * self.scale + self.bias)
 
     def emit(self, g: Graph, x: Value) -> Value:
+        """[B, N] -> [B, N]."""
         # By hand: onnxruntime's LayerNormalization takes mean(x^2) - mean(x)^2, which far
         # from zero loses every digit, or is negative. The mean is taken off twice, since
         # its rounding is as large as the differences where the nodes are nearly equal.
@@ -168,6 +188,7 @@ class LayerNorm:
         return g.add(g.mul(g.op("Div", apart, deviation), g.const(self.scale)), g.const(self.bias))
 
     def describe(self) -> NodeStep:
+        """Its scales, biases and epsilon."""
         return NodeStep(
             kind="layernorm",
             scale=tuple(self.scale.tolist()),
@@ -185,15 +206,19 @@ class Elementwise:
     mixes = False
 
     def width_out(self, width_in: int) -> int:
+        """As many as before, of any number."""
         return width_in
 
     def evaluate(self, x: Array) -> Array:
+        """[B, N] -> [B, N]."""
         return self.function.evaluate(x)
 
     def emit(self, g: Graph, x: Value) -> Value:
+        """[B, N] -> [B, N]."""
         return self.function.emit(g, x)
 
     def describe(self) -> NodeStep:
+        """The function's name."""
         return NodeStep(kind="function", function=self.function.name)
 
 
@@ -210,15 +235,19 @@ class PRelu:
             raise InvalidKan(f"PReLU slopes of shape {self.slope.shape} must be one or more finite numbers")
 
     def width_out(self, width_in: int) -> int:
+        """As many as before. Raises InvalidKan if there is neither one slope nor one for each node."""
         if len(self.slope) not in (1, width_in):
             raise InvalidKan(f"PReLU has {len(self.slope)} slopes for {width_in} nodes")
         return width_in
 
     def evaluate(self, x: Array) -> Array:
+        """[B, N] -> [B, N]."""
         return np.where(x > 0, x, self.slope * x)
 
     def emit(self, g: Graph, x: Value) -> Value:
+        """[B, N] -> [B, N]."""
         return g.op("PRelu", x, g.const(self.slope))
 
     def describe(self) -> NodeStep:
+        """Its slopes."""
         return NodeStep(kind="prelu", scale=tuple(self.slope.tolist()))

@@ -39,7 +39,7 @@ Emit = Callable[["Graph", "Value"], "Value"]
 # pykan takes the second of a pair. These return another number of values:
 BROKEN = "x^1.5"  # none, so that pykan fails, or takes another row's value
 FAILING = "tan"  # three, so that pykan fails; the last is what is meant
-EXP_LIMIT = math.log(np.finfo(np.float64).max)  # beyond, exp is infinite in float64
+EXP_OVERFLOW = math.log(np.finfo(np.float64).max)  # beyond, exp is infinite in float64
 # pi in two parts: a multiple of the first is exact.
 PI_HIGH = 201 / 64
 PI_LOW = math.pi - PI_HIGH
@@ -199,7 +199,7 @@ def _exp(limit: float) -> Unary:
 
     def emit(g: Graph, x: Value) -> Value:
         chosen = g.op("Where", g.op("Greater", x, g.const(threshold)), g.const(limit), g.op("Exp", x))
-        return g.op("Where", g.op("Greater", x, g.const(EXP_LIMIT)), g.nan(), chosen)
+        return g.op("Where", g.op("Greater", x, g.const(EXP_OVERFLOW)), g.nan(), chosen)
 
     return Unary("exp", evaluate, emit, f"{limit!r} if x > {threshold!r} else exp(x)")
 

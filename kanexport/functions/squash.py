@@ -26,8 +26,11 @@ class Squash(Protocol):
     """How a source x becomes u; arrays of any shape."""
 
     @property
-    def name(self) -> str: ...
-    def evaluate(self, x: Array) -> Array: ...
+    def name(self) -> str:
+        """What is computed, in terms of x."""
+
+    def evaluate(self, x: Array) -> Array:
+        """u of x, float64."""
 
     def emit(self, g: Graph, x: Value) -> Value:
         """u, with all its digits near zero."""
@@ -46,21 +49,25 @@ class Tanh:
     name = "tanh(x)"
 
     def evaluate(self, x: Array) -> Array:
+        """tanh(x), float64."""
         return np.tanh(x)
 
     def emit(self, g: Graph, x: Value) -> Value:
+        """u, with all its digits near zero."""
         # onnxruntime's Tanh alone is off by up to 2e-7 where u is large.
         sign, rest = self.emit_rest(g, x)
         small = g.op("Greater", rest, g.const(0.75))
         return g.op("Where", small, g.op("Tanh", x), g.mul(sign, g.sub(g.const(1.0), rest)))
 
     def emit_rest(self, g: Graph, x: Value) -> tuple[Value, Value]:
+        """The sign of u, and 1 - |u| with all its digits near the ends."""
         # 1 - tanh|x| = 2 e / (1 + e) with e = exp(-2|x|). Not by Sigmoid: onnxruntime's
         # is exact to 1e-8, not to a share of so small a value.
         e = g.op("Exp", g.mul(g.op("Abs", x), g.const(-2.0)))
         return g.op("Sign", x), g.op("Div", g.add(e, e), g.add(e, g.const(1.0)))
 
     def support(self, sources: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        """Core [-2, 2], where tanh bends, and outer [-6, 6], where it has reached its ends."""
         one = np.ones(sources)
         return (-2 * one, 2 * one), (-6 * one, 6 * one)
 
@@ -79,18 +86,22 @@ class Range:
             raise InvalidKan(f"the range of a layer's sources is {self.low} to {self.high}, expected low < high")
 
     def evaluate(self, x: Array) -> Array:
+        """u of x, float64."""
         return 2 * (x - self.low) / (self.high - self.low) - 1
 
     def emit(self, g: Graph, x: Value) -> Value:
+        """u, with all its digits near zero."""
         middle, slope = (self.low + self.high) / 2, 2 / (self.high - self.low)
         return g.mul(g.sub(x, g.const(middle)), g.const(slope))
 
     def emit_rest(self, g: Graph, x: Value) -> tuple[Value, Value]:
+        """The sign of u, and 1 - |u| with all its digits near the ends."""
         nearest = g.op("Min", g.sub(g.const(self.high), x), g.sub(x, g.const(self.low)))
         middle = g.const((self.low + self.high) / 2)
         return g.op("Sign", g.sub(x, middle)), g.mul(nearest, g.const(2 / (self.high - self.low)))
 
     def support(self, sources: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        """Core: the range; outer: a quarter of it further on each side."""
         low, high = np.full(sources, self.low), np.full(sources, self.high)
         reach = (high - low) / 4
         return (low, high), (low - reach, high + reach)
@@ -100,15 +111,15 @@ def frozen(options: Options, at: int, count: int) -> Range:
     """The range of layer `at` of `count`, from the options x_min and x_max, of a library that
     scales by the smallest and largest source of each batch. Raises OptionError."""
     names = ("x_min", "x_max")
-    given = [options.optional(name) for name in names]
-    if None in given:
+    texts = [options.optional(name) for name in names]
+    if None in texts:
         raise OptionError(
             "the library scales a layer's sources by the smallest and largest of the whole batch, so that a row's "
             f"output depends on the other rows; the ranges must be frozen, and {' and '.join(names)} are not given",
             hint="run the training rows through the model once, note x.min() and x.max() before each of its "
             f"{count} layers, and give --option x_min=A,B,... --option x_max=C,D,...",
         )
-    low, high = (_numbers(name, text or "", count)[at] for name, text in zip(names, given, strict=True))
+    low, high = (_numbers(name, text or "", count)[at] for name, text in zip(names, texts, strict=True))
     if not low < high:
         raise OptionError(f"x_min of layer {at} is {low!r}, and x_max {high!r}: expected a range, low < high")
     return Range(low, high)
@@ -116,9 +127,9 @@ def frozen(options: Options, at: int, count: int) -> Range:
 
 def _numbers(name: str, text: str, count: int) -> list[float]:
     try:
-        found = [float(part) for part in text.split(",")]
+        numbers = [float(part) for part in text.split(",")]
     except ValueError:
-        found = []
-    if len(found) != count or not all(map(math.isfinite, found)):
+        numbers = []
+    if len(numbers) != count or not all(map(math.isfinite, numbers)):
         raise OptionError(f"option {name} is {text[:80]!r}, expected {count} numbers with commas, one for each layer")
-    return found
+    return numbers

@@ -51,8 +51,8 @@ def _sigmoid(x: Array) -> Array:
 
 
 def _erf(x: Array) -> Array:
-    found: Array = np.asarray(np.vectorize(math.erf, otypes=[np.float64])(x), dtype=np.float64)
-    return found
+    values: Array = np.asarray(np.vectorize(math.erf, otypes=[np.float64])(x), dtype=np.float64)
+    return values
 
 
 # The normal distribution's tail Q(a) = (1 - erf(a / sqrt 2)) / 2 for a >= 0, as

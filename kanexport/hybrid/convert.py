@@ -140,7 +140,7 @@ def _zones(x: Array, count: int) -> dict[str, Array]:
         "noise": few + rng.normal(0, spread, size=few.shape),
         "zeros": np.zeros((1, *x.shape[1:])),
     }
-    return {name: made.astype(np.float32).astype(np.float64) for name, made in zones.items()}
+    return {name: rows.astype(np.float32).astype(np.float64) for name, rows in zones.items()}
 
 
 def _own_rows(plan: Plan) -> list[dict[str, Array]]:
@@ -157,14 +157,14 @@ def _own_rows(plan: Plan) -> list[dict[str, Array]]:
 def _describe(plan: Plan, lowered: Lowered) -> tuple[LayerInfo, ...]:
     """As in a plain model, with names and positions."""
     axes = [use.axes for use in plan.uses if use.axes is not None for _ in use.kan.layers]
-    found = zip(plan.layers, lowered.node_tensors, _names(plan.uses), axes, strict=True)
+    layers = zip(plan.layers, lowered.node_tensors, _names(plan.uses), axes, strict=True)
     return tuple(
         dataclasses.replace(
             describe.layer(layer, at, tensor),
             name=name,
             positions=tuple(n for n in places if n != -1),
         )
-        for at, (layer, tensor, name, places) in enumerate(found)
+        for at, (layer, tensor, name, places) in enumerate(layers)
     )
 
 

@@ -11,7 +11,8 @@ from kanexport.layers.parts import Part
 
 
 def linear_layer(part: Part) -> Layer:
-    """torch.nn.Linear: a KAN layer whose edges are straight lines. Raises InvalidKan."""
+    """The layer of edges W_ji x_i, with the weight W [O, I] and the bias [O], if there is one,
+    under the part's prefix. Raises InvalidKan."""
     weight = part.tensor("weight", None, None)
     m, n = weight.shape
     return Layer(

@@ -44,10 +44,11 @@ def arrange(layers: Sides, others: Sequence[OtherModule]) -> list[str]:
         names = {prefix: prefix for prefix in layers}
     sides = {name: layers[prefix] for name, prefix in names.items()}
     _refuse_homes(list(sides), [other.prefix for other in others])
-    return [names.get(name, name) for name in _arrange(sides, others)]
+    return [names.get(name, name) for name in _order(sides, others)]
 
 
-def _arrange(layers: Sides, others: Sequence[OtherModule]) -> list[str]:
+def _order(layers: Sides, others: Sequence[OtherModule]) -> list[str]:
+    """As `arrange`, with layers under the names of their places. Raises FamilyError."""
     order = list(layers) if counted(layers) else _only_chain(layers)
     everything = [*order, *(other.prefix for other in others)]
     if _numbered(everything):
@@ -85,7 +86,7 @@ def _unwrapped(prefix: str) -> str:
 
 
 def _only_chain(layers: Sides) -> list[str]:
-    """The one order of the layers in which each takes what the one before gives."""
+    """The one order of the layers in which each takes what the one before gives. Raises FamilyError."""
     chains = list(itertools.islice(_chains((), layers), 2)) if len(layers) <= CHAIN_LIMIT else []
     if len(chains) != 1:
         sides = [f"{name.removesuffix('.')} ({n} to {m})" for name, (n, m) in layers.items()]
@@ -150,7 +151,7 @@ def _shift(members: Sequence[OtherModule], before: list[int], layers: int, width
         all(other.fits(widths[gap + shift]) for other, gap in zip(members, before, strict=True)) for shift in (0, 1)
     ]
     if all(fits) and before != list(range(layers - 1)):
-        raise _open(members[0], widths)
+        raise _undecided(members[0], widths)
     return 1 if fits[1] else 0 if fits[0] else None
 
 
@@ -158,11 +159,11 @@ def _only_gap(other: OtherModule, widths: list[int]) -> int:
     """The one gap of the module's width. Raises FamilyError where there is none, or more."""
     fitting = [gap for gap, width in enumerate(widths) if other.fits(width)]
     if len(fitting) != 1:
-        raise _open(other, widths)
+        raise _undecided(other, widths)
     return fitting[0]
 
 
-def _open(other: OtherModule, widths: list[int]) -> FamilyError:
+def _undecided(other: OtherModule, widths: list[int]) -> FamilyError:
     return FamilyError(
         f"the file does not tell where {other.prefix}* ({other.kind} of {other.width}) stands among "
         f"{len(widths) - 1} KAN layers of widths {', '.join(map(str, widths))}",
@@ -182,7 +183,7 @@ def _numbered(names: Sequence[str]) -> bool:
 
 
 def _refuse_inner(layers: Sequence[str], others: Sequence[OtherModule]) -> None:
-    """A module inside of a layer is no step beside it."""
+    """A module inside a layer is no step beside it. Raises FamilyError."""
     inner = [(other, layer) for other in others for layer in layers if other.prefix.startswith(layer)]
     if inner:
         other, layer = inner[0]
@@ -195,7 +196,7 @@ def _refuse_inner(layers: Sequence[str], others: Sequence[OtherModule]) -> None:
 
 def _refuse_homes(layers: Sequence[str], others: Sequence[str]) -> None:
     """Layers must have one parent. What stands between them has the same, or is in a list
-    beside theirs: anything else is a part of a larger model."""
+    beside theirs: anything else is a part of a larger model. Raises FamilyError."""
     parents, homes = (set(map(of, layers)) for of in (_parent, _home))
     if len(parents) > 1 or not {_home(name) for name in others} <= homes:
         places = sorted({_parent(name) for name in (*layers, *others)})
@@ -207,6 +208,7 @@ def _refuse_homes(layers: Sequence[str], others: Sequence[str]) -> None:
 
 
 def _parent(name: str) -> str:
+    """The prefix of the module that has it as a child: "net." of "net.0."."""
     return re.sub(r"[^.]*\.$", "", name)
 
 
@@ -216,7 +218,7 @@ def _home(name: str) -> str:
 
 
 def _refuse_gaps(order: Sequence[str]) -> None:
-    """layers.0 and layers.2: what stood between has no weights, but may well do something."""
+    """layers.0 and layers.2: what stood between has no weights, but may do something. Raises FamilyError."""
     for before, after in itertools.pairwise(order):
         first, second = (re.fullmatch(r"(.*?)(\d+)\.", prefix) for prefix in (before, after))
         if first and second and first[1] == second[1] and int(second[2]) != int(first[2]) + 1:

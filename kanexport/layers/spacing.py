@@ -17,7 +17,7 @@ from kanexport.options import Options
 
 Array = npt.NDArray[np.float64]
 
-DIGITS = 16  # decimals of a range that are tried, fewest first
+DECIMAL_LIMIT = 16  # of a range, tried from the fewest on; float64 has no more digits
 ORDER = 3  # of the splines that inkan and flashkan have
 
 
@@ -62,7 +62,7 @@ def between_starts(starts: Array) -> float:
     cells = len(starts) - ORDER
     mean = float(starts[-1] - starts[0]) / (len(starts) - 1)
     kind = np.float32 if bool(np.all(starts == starts.astype(np.float32))) else np.float64
-    for digits in range(DIGITS + 1):
+    for digits in range(DECIMAL_LIMIT + 1):
         low, high = round(float(starts[ORDER]), digits), round(float(starts[ORDER]) + cells * mean, digits)
         if np.array_equal(_starts(low, high, cells, kind), starts):
             return (high - low) / cells

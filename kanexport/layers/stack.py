@@ -1,5 +1,5 @@
 """From single layers to a network: which layers a file holds, what else is there, and the
-chain of both. Their order is in `order.py`."""
+chain of both. Their order is in `layers/order.py`."""
 
 from __future__ import annotations
 
@@ -91,7 +91,8 @@ def _refuse_other_norms(prefix: str) -> None:
 
 
 def norm(part: Part, options: Options, kind: str, width: int) -> Step:
-    """A module between layers as a step. The epsilons are in no file."""
+    """A module between layers as a step; `kind` as in `OtherModule`. The epsilons are in no
+    file: the options layernorm_eps and batchnorm_eps. Raises InvalidKan or OptionError."""
     if kind == "layernorm":
         epsilon = options.number("layernorm_eps", EPSILON)
         bias = part.tensor("bias", width) if part.has("bias") else np.zeros(width)
@@ -102,7 +103,8 @@ def norm(part: Part, options: Options, kind: str, width: int) -> Step:
 
 
 def batch_norm(part: Part, options: Options, width: int) -> Affine:
-    """BatchNorm in eval mode: (x - mean) / sqrt(var + eps) * weight + bias, folded."""
+    """torch.nn.BatchNorm1d in eval mode, (x - mean) / sqrt(var + eps) * weight + bias, as one
+    scale and bias per node. Raises InvalidKan or OptionError."""
     epsilon = options.number("batchnorm_eps", EPSILON)
     variance, mean = part.tensor("running_var", width), part.tensor("running_mean", width)
     weight = part.tensor("weight", width) if part.has("weight") else np.ones(width)

@@ -27,7 +27,7 @@ class EdgeFunctions:
 
     def __init__(self, options: Options, *, avoids: bool = False) -> None:
         self._options = options
-        self._limit = _limit(options) if avoids else None
+        self._y_th = _y_th(options) if avoids else None
         self._own = {name: _own(name, text) for name, text in options.functions().items()}
         self.notes: list[str] = []
 
@@ -47,9 +47,10 @@ class EdgeFunctions:
 
     def computes(self, name: Any) -> bool:
         """Whether the function is known, and has a meaning as it is asked for."""
-        return self.known(name) and (self._limit is None or name not in (singularity.BROKEN, *self._own))
+        return self.known(name) and (self._y_th is None or name not in (singularity.BROKEN, *self._own))
 
-    def _avoiding(self, name: str, limit: float, edge: Edge) -> unary.Unary:
+    def _avoiding(self, name: str, y_th: float, edge: Edge) -> unary.Unary:
+        """The function without its singularities. Raises InvalidKan where it has no such variant."""
         if name in self._own:
             raise InvalidKan(
                 f"edge ({place(edge)}) uses {name!r}, your own function, which has no variant without singularities",
@@ -66,14 +67,15 @@ class EdgeFunctions:
                 f"edge ({place(edge)}): pykan itself fails to compute {name} without its singularities (its function "
                 "returns three values where two are expected); exported is the value that is meant, its last"
             )
-        return singularity.avoiding(name, limit)
+        return singularity.avoiding(name, y_th)
 
     def function(self, name: Any, edge: Edge) -> unary.Unary:
-        """The function of an edge. Raises UnknownFunction, naming the edge."""
+        """The function of an edge. Raises UnknownFunction, naming the edge, or InvalidKan where it
+        has no variant without singularities and one is asked for."""
         if self.known(name):
             self._options.function(name)
-            if self._limit is not None:
-                return self._avoiding(name, self._limit, edge)
+            if self._y_th is not None:
+                return self._avoiding(name, self._y_th, edge)
             return self._own[name] if name in self._own else unary.symbolic(name)
         usable = isinstance(name, str) and 0 < len(name) <= 80 and name.isprintable() and "=" not in name
         ways = f"--function {name}=..." if usable else f"--symbolic {place(edge)}=NAME --function NAME=..."
@@ -101,8 +103,9 @@ def _own(name: str, text: str) -> unary.Unary:
     return expression.function(name, text)
 
 
-def _limit(options: Options) -> float | None:
-    """pykan's `y_th`, if singularities are to be avoided."""
+def _y_th(options: Options) -> float | None:
+    """pykan's `y_th`, the size that functions are kept below, if singularities are to be
+    avoided. Raises OptionError."""
     chosen = options.optional("singularity")
     if chosen not in (None, "plain", "avoid"):
         raise OptionError(f"option singularity is {chosen[:80]!r}", hint="known: plain, avoid")

@@ -172,7 +172,7 @@ def _undisturbed() -> Iterator[None]:
         return
     waiting: list[int] = []
     before = {
-        number: signal.signal(number, lambda found, frame: waiting.append(found))
+        number: signal.signal(number, lambda received, frame: waiting.append(received))
         for number in (signal.SIGTERM, signal.SIGINT)
     }
     try:

@@ -16,28 +16,37 @@ Array = npt.NDArray[np.float64]
 
 @dataclass
 class LargestError:
-    """The largest error seen so far, and where."""
+    """The largest error so far, and where it is.
+
+    max_abs    the largest absolute difference; infinite where one value is not finite and the other is
+    max_rel    the largest, relative to the largest finite magnitude expected, or to the allowance's scale
+               if that is larger
+    excess     the largest error over what was allowed; a proof fails above 1
+    condition  what rounding nodes and weights alone changes, where that excused an error; else 0
+    where      the place of `max_rel`, as its caller names it, or ""
+    """
 
     max_abs: float = 0.0
     max_rel: float = 0.0
-    excess: float = 0.0  # largest error over its allowance
-    condition: float = 0.0  # what rounding the nodes changes, where that is what excuses an error
+    excess: float = 0.0
+    condition: float = 0.0
     where: str = ""
 
-    def add(self, found: Array, expected: Array, allowance: Allowance, where: Callable[[tuple[int, ...]], str]) -> None:
-        """Take in one comparison; `where` names an element by its index."""
+    def add(self, given: Array, expected: Array, allowance: Allowance, where: Callable[[tuple[int, ...]], str]) -> None:
+        """Take in one comparison of arrays of one shape; `where` names an element by its index.
+        NaN must meet NaN and an infinity the same one."""
         if expected.size == 0:
             return
         finite = np.isfinite(expected)
-        same = np.where(finite, np.isfinite(found), _same_class(found, expected))
+        same = np.where(finite, np.isfinite(given), _same_class(given, expected))
         if not same.all():
             at = tuple(int(v) for v in np.argwhere(~same)[0])
-            self._take(math.inf, math.inf, math.inf, f"{where(at)}: {found[at]} where {expected[at]} is expected")
+            self._take(math.inf, math.inf, math.inf, f"{where(at)}: {given[at]} where {expected[at]} is expected")
             return
         if not finite.any():
             return
         with np.errstate(invalid="ignore"):
-            error = np.where(finite, np.abs(found - expected), 0.0)
+            error = np.where(finite, np.abs(given - expected), 0.0)
         at = tuple(int(v) for v in np.unravel_index(int(error.argmax()), error.shape))
         scale = max(float(np.abs(expected[finite]).max()), allowance.scale)
         largest = float(error[at])
@@ -53,9 +62,9 @@ class LargestError:
         self.excess = max(self.excess, excess)
 
 
-def _same_class(found: Array, expected: Array) -> npt.NDArray[np.bool_]:
-    nan = np.isnan(found) & np.isnan(expected)
-    return np.asarray(nan | ((found == expected) & np.isinf(expected)))
+def _same_class(given: Array, expected: Array) -> npt.NDArray[np.bool_]:
+    nan = np.isnan(given) & np.isnan(expected)
+    return np.asarray(nan | ((given == expected) & np.isinf(expected)))
 
 
 def relative_change(a: Array, b: Array) -> float:

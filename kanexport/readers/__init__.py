@@ -1,13 +1,31 @@
 """From the tensors of one library to a `Kan`: one file a library, and nothing else.
 
-A reader module has `FAMILY` and one of two forms:
+Adding a library is adding a file, which nothing else names: `recognise/registry.py` finds
+it. A reader module must define one of these three sets of names.
 
-* layer by layer: `KEYS`, the tensors of a layer, and `layer(part, options) -> Layer`;
-  `fits(part) -> bool` where shapes have to tell it from another library. Finding the
-  layers, their order and what stands between them is common to all (`recognise/registry.py`, `layers/`).
-* whole: `matches(checkpoint) -> str` (why it fits, or empty) and
-  `read(checkpoint, options) -> Kan`.
+Layer by layer, for most libraries. Finding the layers, their order and what stands between
+them is common to all (`recognise/registry.py`, `layers/stack.py`, `layers/order.py`):
 
-A module of a library with many kinds of layers has `FAMILIES` instead, objects with all
-that. Adding a library is adding a file.
+* `FAMILY: str`, the name for --family and the manifest;
+* `KEYS: Keys`, the tensors of one layer, relative to its prefix, each with its number of axes;
+* `layer(part: Part, options: Options) -> Layer`, which takes tensors with `part.tensor(name, *shape)`;
+* `fits(part: Part) -> bool`, only where another library has the same keys and shapes must tell.
+
+      FAMILY = "chebykan"
+      KEYS = Keys(required={"cheby_coeffs": 3}, optional={"arange": 1})
+
+Whole, where a checkpoint is more than a stack of layers (pykan, GR-KAN):
+
+* `FAMILY: str`;
+* `matches(checkpoint: Checkpoint) -> str`, why it fits, such as "act_fun.0.coef has three axes", or empty;
+* `read(checkpoint: Checkpoint, options: Options) -> Kan`.
+
+Several families of one library (OrthogPolyKANs, torch-conv-kan, torchkan):
+
+* `FAMILIES`, a tuple of objects that have the names of one of the sets above as attributes;
+  for layers there is `layers.stack.LayerKind(FAMILY, KEYS, layer)`.
+
+All of them raise InvalidKan for numbers that are no KAN, and OptionError for options that do
+not fit; the caller adds the layer and the file. The library's equation and source stand in
+the module's docstring.
 """

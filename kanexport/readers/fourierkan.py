@@ -22,9 +22,9 @@ KEYS = Keys(required={"fouriercoeffs": 4}, optional={"bias": 2})
 
 def layer(part: Part, options: Options) -> Layer:
     """One NaiveFourierKANLayer. Raises InvalidKan."""
-    found = part.tensor("fouriercoeffs", 2, None, None, None)
-    _, m, n, harmonics = found.shape
-    coef = found.transpose(2, 1, 0, 3).reshape(n, m, 2 * harmonics)  # cosines first
+    stored = part.tensor("fouriercoeffs", 2, None, None, None)
+    _, m, n, harmonics = stored.shape
+    coef = stored.transpose(2, 1, 0, 3).reshape(n, m, 2 * harmonics)  # cosines first
     return Layer(
         (BasisTerm(Fourier(harmonics), coef),),
         mask=np.ones((n, m)),

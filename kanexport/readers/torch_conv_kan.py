@@ -42,9 +42,10 @@ def kaln(part: Part, options: Options) -> Layer:
     weights = part.tensor("poly_weight", m, None)
     degree = max(1, weights.shape[1] // n) - 1
     coef = part.tensor("poly_weight", m, n * (degree + 1)).reshape(m, n, degree + 1).transpose(1, 0, 2)
-    found = stack.prefixes(part.tensors, KALN)
-    chosen = [prefix for prefix in found if prefix.startswith(options.optional("prefix") or "")]
-    layers = chosen if part.prefix in chosen else [part.prefix]
+    root = options.optional("prefix") or ""
+    layers = [prefix for prefix in stack.prefixes(part.tensors, KALN) if prefix.startswith(root)]
+    if part.prefix not in layers:  # a step of --architecture has a prefix of its own
+        layers = [part.prefix]
     basis = polynomial.legendre(degree, frozen(options, layers.index(part.prefix), len(layers)))
     return _layer(part, options, ("base_weight", "layer_norm."), basis, coef, "silu")
 

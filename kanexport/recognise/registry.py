@@ -27,7 +27,8 @@ class Reader(Protocol):
     """What turns a checkpoint into a network."""
 
     @property
-    def FAMILY(self) -> str: ...
+    def FAMILY(self) -> str:
+        """The family's name, as --family and the manifest have it."""
 
     def matches(self, checkpoint: Checkpoint) -> str:
         """Why the checkpoint is of this family, or an empty text."""
@@ -44,10 +45,12 @@ class LayerReader:
 
     @property
     def FAMILY(self) -> str:
+        """The family's name, as --family and the manifest have it."""
         return str(self.module.FAMILY)
 
     @property
     def keys(self) -> Keys:
+        """How the library names the tensors of a layer."""
         return cast(Keys, self.module.KEYS)
 
     def fits(self, part: Part) -> bool:

@@ -42,6 +42,13 @@ def families(found: Plan) -> dict[str, str]:
     return {shown(name): reading.family for name, reading in found.readings.items()}
 
 
+def with_frequencies() -> Any:
+    """Complex numbers, as of rotary embeddings, which no reader takes."""
+    net = nn.Sequential(modules.KANLinear(4, 3))
+    net.register_buffer("frequencies", torch.ones(2, dtype=torch.complex64), persistent=False)
+    return net
+
+
 EFFICIENT = "efficient-kan"
 WAYS = {
     "a closure": (odd.Kept, {"parts.up": EFFICIENT, "parts.down": EFFICIENT}),
@@ -56,6 +63,7 @@ WAYS = {
         lambda: nn.Sequential(torch.compile(modules.KANLinear(4, 3), backend="eager"), nn.Linear(3, 2)),
         {"0": EFFICIENT, "1": "linear"},
     ),
+    "unsaved complex numbers beside it": (with_frequencies, {"0": EFFICIENT}),
     "unsaved grids": (odd.unsaved, {"0": EFFICIENT, "1": EFFICIENT}),
     "a parametrised weight": (
         lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 3))),

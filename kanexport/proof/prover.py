@@ -1,0 +1,192 @@
+"""Every graph run beside what it means, zone by zone: the largest errors of outputs and edges."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.errors import InvalidKan, VerificationFailed
+from kanexport.form.ir import Layer
+from kanexport.lowering.lower import Lowered
+from kanexport.lowering.serving import INPUT, OUTPUT
+from kanexport.proof import evaluate, runtime, trial_rows
+from kanexport.proof.compare import LargestError, magnitude, relative_change
+from kanexport.proof.evaluate import Jitter, Trace
+from kanexport.proof.tolerance import OVERFLOW, Allowance, Tolerance
+
+Array = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.bool_]  # which rows
+
+
+@dataclass
+class ZoneErrors:
+    """The errors of one zone, and how many rows it had."""
+
+    rows: int = 0
+    outputs: LargestError = field(default_factory=LargestError)
+    edges: LargestError = field(default_factory=LargestError)
+
+
+def _output(at: tuple[int, ...]) -> str:
+    return str(at[1])
+
+
+def _edge(layer: int) -> Callable[[tuple[int, ...]], str]:
+    return lambda at: f"({layer},{at[1]},{at[2]})"
+
+
+class Subject(Protocol):
+    """What a graph is held against: its layers, and what it means in float64."""
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Those with an edge graph, in the order of the lowered model's."""
+
+    def evaluate(self, x: Array, jitter: Jitter | None = None) -> Trace:
+        """Rows [B, ...] to outputs [B, ...] and the layers' input vectors [B, *positions, width]."""
+
+
+class Prover:
+    """Runs one lowered model beside its subject, and keeps the largest errors by zone.
+
+    Raises InvalidKan if the runtime cannot run the graphs, or if nothing can be proved, and
+    VerificationFailed where a graph does not run or gives another shape. How large an error
+    may be is not judged here.
+    """
+
+    def __init__(self, subject: Subject, lowered: Lowered, dtype: str, tolerance: float) -> None:
+        self.subject, self.lowered, self.dtype = subject, lowered, np.dtype(dtype)
+        self.tolerance = Tolerance.of(tolerance, dtype)
+        self.session = runtime.session(lowered.model)
+        self.edge_sessions = [runtime.session(model) for model in lowered.edges]
+        self.zones: dict[str, ZoneErrors] = {}
+        self.scales: dict[int, float] = {}  # magnitudes inside the grid: by layer, and of y as layer -1
+
+    def run(self, x: Array) -> dict[str, Array]:
+        """All outputs of the serving graph, and its input, as float64."""
+        return {INPUT: x, **runtime.run(self.session, {INPUT: x.astype(self.dtype)})}
+
+    def edge_values(self, index: int, nodes: Array) -> Array:
+        """A layer's node vectors [B, n] to what its edge graph gives, [B, I, O]."""
+        name = self.lowered.node_tensors[index]
+        return next(iter(runtime.run(self.edge_sessions[index], {name: nodes.astype(self.dtype)}).values()))
+
+    def zone(self, name: str, x: Array) -> None:
+        """Outputs, and the edges of every layer from the graph's own nodes, for rows x [B, ...]."""
+        errors = self.zones.setdefault(name, ZoneErrors())
+        errors.rows += len(x)
+        trace = self.subject.evaluate(x)
+        shaken = functools.cache(lambda: [self.subject.evaluate(x, jitter) for jitter in self.tolerance.jitters])
+        outputs = self.run(x)
+        keep = trace.peak < OVERFLOW
+        if name == "inside" and not keep.any():
+            raise InvalidKan(
+                f"every row inside the grid gives values beyond {OVERFLOW:g}; nothing can be proved there",
+                hint="the training has diverged; export an earlier checkpoint",
+            )
+        if outputs[OUTPUT].shape != trace.y.shape:
+            raise VerificationFailed(f"{len(x)} {name} rows give {outputs[OUTPUT].shape}, not {trace.y.shape}")
+        y = table(trace.y[keep])
+        allowance = self._allow(-1, self.tolerance.outputs, y, lambda: [table(other.y[keep]) for other in shaken()])
+        errors.outputs.add(table(outputs[OUTPUT][keep]), y, allowance, _output)
+        for index in range(len(self.subject.layers)):
+            nodes = outputs[self.lowered.node_tensors[index]]
+            self._layer(errors, index, nodes, trace.inputs[index], keep, shaken)
+
+    def _layer(
+        self, errors: ZoneErrors, index: int, nodes: Array, exact: Array, keep: Rows, shaken: Callable[[], list[Trace]]
+    ) -> None:
+        """The edges of one layer, from the nodes that the graph gives it."""
+        if nodes.shape != exact.shape:
+            raise VerificationFailed(f"layer {index} is fed {nodes.shape} by the graph, not {exact.shape}")
+        rows, layer = len(nodes), self.subject.layers[index]
+        nodes, exact = _vectors(nodes[keep]), _vectors(exact[keep])
+        chosen = _chosen(len(exact), rows, layer)
+
+        def moved() -> list[Array]:
+            return [_vectors(other.inputs[index][keep])[chosen] for other in shaken()]
+
+        self._edges(errors, index, nodes[chosen], exact[chosen], moved)
+
+    def layer_zone(self, name: str, index: int, x: Array) -> None:
+        """The edges of one layer from rows x [B, width] made for it."""
+        moved = functools.cache(lambda: [jitter.shake(x) for jitter in self.tolerance.jitters])
+        # `rows` counts rows of the model; a zone without any counts the layer's.
+        errors = self.zones.setdefault(name, ZoneErrors(rows=len(x)))
+        self._edges(errors, index, x, x, moved)
+
+    def _edges(
+        self, errors: ZoneErrors, index: int, nodes: Array, exact: Array, moved: Callable[[], list[Array]]
+    ) -> None:
+        """Edges from vectors [N, width]: the graph's from `nodes`, ours from `exact`; `moved` are
+        the exact ones after rounding, once per draw."""
+        layer = self.subject.layers[index]
+        for part, values, peak in evaluate.edges(layer, exact):
+            fits = peak < OVERFLOW
+            shaken = functools.partial(_shaken_edges, layer, moved, self.tolerance.jitters, part, fits)
+            allowance = self._allow(index, self.tolerance.edges, values[fits], shaken)
+            errors.edges.add(self.edge_values(index, nodes[part])[fits], values[fits], allowance, _edge(index))
+
+    def _allow(self, index: int, tolerance: float, exact: Array, shaken: Callable[[], list[Array]]) -> Allowance:
+        """Remembers the first magnitude of its kind: the zone inside the grid comes first."""
+        scale = self.scales.setdefault(index, magnitude(exact))
+        return Allowance(
+            tolerance, scale, lambda: max(relative_change(exact, other) for other in shaken()), self.tolerance.excuse
+        )
+
+    def batches(self, x: Array, *, empty: bool) -> None:
+        """One row by itself gives what it gives among many, and no rows, if `empty`, give no rows."""
+        trace = self.subject.evaluate(x[:1])
+        for count in (0, 1) if empty else (1,):
+            self._shapes(x[:count], trace)
+        self.zone("single", x[:1])
+
+    def _shapes(self, x: Array, trace: Trace) -> None:
+        """Raises VerificationFailed where outputs or edges have not as many rows as they should.
+        `trace`: of one row, which says how many vectors of each layer belong to a row."""
+        count, outputs = len(x), self.run(x)
+        shapes = {OUTPUT: (outputs[OUTPUT].shape, (count, *trace.y.shape[1:]))}
+        for index, (layer, exact) in enumerate(zip(self.subject.layers, trace.inputs, strict=True)):
+            nodes = _vectors(outputs[self.lowered.node_tensors[index]])
+            chosen = _chosen(len(nodes), count, layer)
+            vectors, *rest = self.edge_values(index, nodes[chosen]).shape
+            expected = (count * len(_vectors(exact)), layer.sources, layer.destinations)
+            shapes[f"edges of layer {index}"] = ((vectors + len(nodes) - len(chosen), *rest), expected)
+        for name, (given, expected) in shapes.items():
+            if given != expected:
+                raise VerificationFailed(f"{count} rows give {name} of shape {given}, not {expected}")
+
+
+def _chosen(vectors: int, count: int, layer: Layer) -> npt.NDArray[np.intp]:
+    """Which vectors of a layer are looked at, where `count` rows have many positions each."""
+    most = max(count, trial_rows.EDGE_BUDGET // layer.mask.size)
+    if vectors <= most:
+        return np.arange(vectors)
+    return np.sort(np.random.default_rng(0).permutation(vectors)[:most])
+
+
+def table(values: Array) -> Array:
+    """[B, ...] -> [B, N]"""
+    return values.reshape(len(values), -1 if len(values) else int(np.prod(values.shape[1:])))
+
+
+def _vectors(nodes: Array) -> Array:
+    """[B, *positions, n] -> [B * positions, n]"""
+    return nodes.reshape(-1, nodes.shape[-1])
+
+
+def _shaken_edges(
+    layer: Layer,
+    moved: Callable[[], list[Array]],
+    jitters: tuple[Jitter, ...],
+    part: slice,
+    fits: npt.NDArray[np.bool_],
+) -> list[Array]:
+    """Edge values of some rows, once per draw of the rounding."""
+    pairs = zip(moved(), jitters, strict=True)
+    return [np.concatenate([v for _, v, _ in evaluate.edges(layer, x[part], j)])[fits] for x, j in pairs]
