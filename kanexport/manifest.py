@@ -1,9 +1,10 @@
 """The contract between exporter and server: what `manifest.json` says.
 
 The exporter writes it last, so a version directory without one is not there.
-The server imports this module and nothing else from `kanexport`. Standard
-library only; reading is strict: unknown keys, missing keys and wrong types are
-refused by name, because a half-understood model is worse than none.
+Of `kanexport` the server imports this module and what both programs share,
+`kanexport.shared`. Standard library only; reading is strict: unknown keys, missing
+keys and wrong types are refused by name, because a half-understood model is worse
+than none.
 """
 
 from __future__ import annotations
