@@ -1,8 +1,9 @@
 """kanexport: a checkpoint becomes a Kan, a Kan becomes a graph, the graph is
 proved, the proof is packed.
 
-The page to read first is `kanexport/pipeline.py`. The service shares one file
-with this package, `kanexport/manifest.py`, and a folder on disk.
+The page to read first is `kanexport/pipeline.py`. The service shares a folder on
+disk with this package, the contract about it, `kanexport/manifest.py`, and one
+voice, `kanexport/shared/`.
 
 `kanexport.export(module, rows, name=...)` exports a living torch module; it is
 imported at its first use, because it needs torch and the service must not.

@@ -1,5 +1,11 @@
 """`python -m kanexport` is `kanserve export`."""
 
-from kanexport.console.cli import main
+import sys
 
-raise SystemExit(main())
+from kanexport.shared import installing, program
+
+CONSOLE = "kanexport.console.cli"
+
+raise SystemExit(
+    program.run("kanserve export", sys.argv[1:], lambda: int(installing.load("export", CONSOLE, "export").main()))
+)

@@ -1,9 +1,9 @@
 """The contract between exporter and server: what `manifest.json` says.
 
 The exporter writes it last, so a version directory without one is not there.
-Server and client know models through this module alone. It uses the standard library only.
-Reading is strict: unknown keys, missing keys and wrong types are refused by name, because a
-half-understood model is worse than none.
+Server and client know models through this module alone; beside it they import only
+`kanexport.shared`. It uses the standard library. Reading is strict: unknown keys, missing
+keys and wrong types are refused by name, because a half-understood model is worse than none.
 """
 
 from __future__ import annotations

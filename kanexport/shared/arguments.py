@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -48,7 +49,7 @@ def parse(parser: Parser, arguments: Sequence[str], *, command: Parser | None = 
         parsed, unknown = parser.parse_known_args(arguments)
     except UsageError as error:
         if not error.hint:
-            error.hint = _advice(selected, arguments)
+            error.hint = _advice(selected, arguments) or _choice(selected, error.message)
         raise
     if unknown:
         raise UsageError(
@@ -57,6 +58,18 @@ def parse(parser: Parser, arguments: Sequence[str], *, command: Parser | None = 
             hint=_advice(selected, unknown) or f"{selected.prog} --help lists the options",
         )
     return parsed
+
+
+def _choice(parser: Parser, message: str) -> str:
+    """Which choice was meant, if the message is about one, or ""."""
+    wrong = re.search(r"^argument (\S+): invalid choice: '(.*)' \(", message)
+    if wrong is None:
+        return ""
+    for action in parser.actions():
+        if action.choices and wrong[1] in ("/".join(action.option_strings), action.metavar, action.dest):
+            meant = closest(wrong[2], map(str, action.choices))
+            return f"did you mean {meant!r}?" if meant else ""
+    return ""
 
 
 def _advice(parser: Parser, arguments: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -25,10 +26,10 @@ def bar(what: str, *, unit: str = "", at_once: bool = True) -> Iterator[Report]:
 
     With `at_once` false it appears only when a first report leaves something to do.
     """
-    console = Console(stderr=True, markup=False, emoji=False)
-    if not console.is_terminal:
+    if not sys.stderr.isatty():
         yield lambda done, total, place="": None
         return
+    console = Console(stderr=True, markup=False, emoji=False)
     columns = (TextColumn(what), BarColumn(), TextColumn("{task.fields[count]}", markup=False))
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as display:
         task = display.add_task(what, total=None, count="", visible=at_once)

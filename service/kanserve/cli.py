@@ -5,7 +5,6 @@ text of its errors, is `kanexport.shared`'s business, as for `python -m kanexpor
 from __future__ import annotations
 
 import contextlib
-import importlib
 import importlib.metadata
 import sys
 import types
@@ -14,11 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kanexport.shared import arguments, program
-from kanexport.shared.installing import how_to_install
+from kanexport.shared import arguments, installing, program
+from kanexport.shared.installing import MissingPackage
 from kanexport.shared.nearest import advice
 from kanexport.shared.voice import EXIT_CODES
-from kanserve.console.common import MissingPackage
 
 PROGRAM = "kanserve"
 
@@ -129,18 +127,4 @@ def _groups() -> str:
 def load(name: str) -> types.ModuleType:
     """The module of one command. Raises MissingPackage naming the extra that is missing."""
     command = COMMANDS[name]
-    try:
-        return importlib.import_module(command.module)
-    except ModuleNotFoundError as error:
-        if error.name and f"{command.module}.".startswith(f"{error.name}."):  # the module or a folder above it
-            raise MissingPackage(
-                f"{name} is not part of this installation (the server image leaves it out)",
-                hint="use one where the checkpoints are; `make setup` in a checkout of kanserve makes it",
-            ) from error
-        missing = (error.name or "").partition(".")[0]
-        if missing in ("kanserve", "kanexport", "") or not command.extra:
-            raise
-        raise MissingPackage(
-            f"the command needs the Python package that provides {missing!r}, which is not installed",
-            hint=how_to_install(command.extra),
-        ) from error
+    return installing.load(name, command.module, command.extra)

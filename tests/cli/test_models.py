@@ -189,3 +189,5 @@ def test_one_environment_serves_server_and_probe(server: Server) -> None:
     port = server.url.rpartition(":")[2]
     assert kanserve("health", KANSERVE_GRPC_PORT=port).returncode == 0
     assert kanserve("health", KANSERVE_URL=server.url).returncode == 0
+    done = kanserve("models", "--help", KANSERVE_GRPC_PORT="tcp://10.0.0.7:8001")  # of a Service called kanserve-grpc
+    assert "here 127.0.0.1:8001" in " ".join(done.stdout.split())

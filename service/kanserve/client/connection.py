@@ -144,14 +144,14 @@ class Client:
         request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=rows.shape)
         request.raw_input_contents.append(np.ascontiguousarray(rows, DTYPES[tensor.datatype]).tobytes())
         answer = self._unary("ModelInfer", request, oip.ModelInferResponse)
-        found = {}
+        arrays = {}
         for output, raw in zip(answer.outputs, answer.raw_output_contents, strict=True):
             if output.datatype not in DTYPES:
                 raise errors.of(
                     "UNIMPLEMENTED", f"output {output.name} is {output.datatype}, which this client cannot read"
                 )
-            found[output.name] = np.frombuffer(raw, DTYPES[output.datatype]).reshape(tuple(output.shape))
-        return Answer(answer.model_version, found)
+            arrays[output.name] = np.frombuffer(raw, DTYPES[output.datatype]).reshape(tuple(output.shape))
+        return Answer(answer.model_version, arrays)
 
     def edges(
         self,
@@ -180,17 +180,17 @@ class Client:
         answer: kan.QueryEdgesResponse = self._call(KAN + "QueryEdges", request, kan.QueryEdgesResponse)
         return tuple(
             LayerValues(
-                layer=found.layer,
-                sources=np.array(found.sources, np.int64),
-                destinations=np.array(found.destinations, np.int64),
-                values=np.frombuffer(found.values, "<f4").reshape(tuple(found.shape)),
+                layer=layer.layer,
+                sources=np.array(layer.sources, np.int64),
+                destinations=np.array(layer.destinations, np.int64),
+                values=np.frombuffer(layer.values, "<f4").reshape(tuple(layer.shape)),
             )
-            for found in answer.layers
+            for layer in answer.layers
         )
 
     def _unary(self, method: str, request: Message, answer: type[M]) -> M:
-        found: M = self._call(INFERENCE + method, request, answer)
-        return found
+        message: M = self._call(INFERENCE + method, request, answer)
+        return message
 
     def _call(self, path: str, request: Message | bytes, answer: Any) -> Any:
         """Send one message; retry while the server is unavailable and the deadline allows."""

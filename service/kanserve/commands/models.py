@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 from dataclasses import asdict
 from pathlib import Path
 
-from kanexport.manifest import arrows
 from kanexport.shared.nearest import advice
 from kanexport.shared.output import print_json
-from kanexport.shared.tables import Table
 from kanexport.shared.voice import Exit
-from kanserve.console import inventory, layers, remote
+from kanserve.console import inventory, layers, model_table, remote
 from kanserve.console.common import CommandError, InputError, add_client_options
-from kanserve.console.inventory import Detail, Entry
+from kanserve.console.inventory import Detail
 
 TEXT = """List what a server serves or what a repository folder holds; with a NAME, one model layer
 by layer.
@@ -69,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"source": source, "models": [asdict(entry) for entry in entries]})
     else:
-        _table(source, entries).show()
+        model_table.table(source, entries).show()
     return Exit.DONE
 
 
@@ -118,38 +115,5 @@ def _show_detail(source: str, detail: Detail, *, as_json: bool) -> None:
         facts = {"layers": layers.document(detail.layers), "notes": detail.notes}
         print_json({"source": source, "model": {**asdict(detail.entry), **facts}})
         return
-    _table(source, [detail.entry]).show()
+    model_table.table(source, [detail.entry]).show()
     layers.show(detail.layers, detail.notes, detail.entry.edge_class)
-
-
-def _table(source: str, entries: list[Entry]) -> Table:
-    states = {entry.state for entry in entries}
-    table = Table(
-        f"models of {source}",
-        ("name", "version", "state", "family", "widths", "class", "verified error", "size"),
-        numbers=("version", "verified error", "size"),
-        caption=("COMPLETE: names, files and manifest were checked; --load also tries the graph",)
-        if inventory.COMPLETE in states
-        else (),
-    )
-    for entry in entries:
-        table.add(
-            entry.name,
-            entry.version,
-            f"{entry.state}: {entry.reason}" if entry.reason else entry.state,
-            entry.family,
-            arrows(entry.shapes),
-            _classes(entry),
-            "" if math.isnan(entry.verified_error) else f"{entry.verified_error:.1e}",
-            "" if entry.size is None else f"{entry.size / 1024:,.0f} KiB",
-        )
-    return table
-
-
-def _classes(entry: Entry) -> str:
-    """The model's class, and the layers of another one."""
-    others: dict[str, list[str]] = {}
-    for at, own in enumerate(entry.layer_classes):
-        if own != entry.edge_class:
-            others.setdefault(own, []).append(str(at))
-    return "; ".join([entry.edge_class, *(f"{own} in layer {', '.join(at)}" for own, at in others.items())])

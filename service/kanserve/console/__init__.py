@@ -6,6 +6,7 @@ read_rows     rows from .npy, .npz, .csv, .json or stdin
 fit_rows      rows in the shape and type of a model's input
 results       arrays into files and onto stdout
 inventory     what a server or a folder holds, one entry a version
+model_table   those entries as a table
 edge_facts    edge values as figures: strength, extremes, histogram
 edge_table    those figures as a table or JSON
 layers        a model layer by layer

@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 
-from kanexport.shared.voice import Exit, Failure
+from kanexport.shared.voice import Failure
 
-# On one machine, client and server are configured by the same variables.
-DEFAULT_URL = os.environ.get("KANSERVE_URL") or f"127.0.0.1:{os.environ.get('KANSERVE_GRPC_PORT', '8001')}"
+
+def default_url() -> str:
+    """Where the client looks. On one machine, client and server are configured by the same
+    variables; a port that is a URL is Kubernetes', for a Service called kanserve-grpc."""
+    port = os.environ.get("KANSERVE_GRPC_PORT", "")
+    return os.environ.get("KANSERVE_URL") or f"127.0.0.1:{port if port.isdecimal() else 8001}"
 
 
 class CommandError(Failure):
@@ -17,12 +21,6 @@ class CommandError(Failure):
 
 class InputError(CommandError):
     """A file or an argument that cannot be what it should be."""
-
-
-class MissingPackage(CommandError):
-    """A command whose packages are not installed."""
-
-    exit_code = Exit.FAILED
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +32,7 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
     """`--url`, `--timeout` and `--json`."""
     parser.add_argument(
         "--url",
-        default=DEFAULT_URL,
+        default=default_url(),
         metavar="HOST:PORT",
         help="the server's gRPC address (default: KANSERVE_URL, here %(default)s)",
     )

@@ -8,18 +8,17 @@ these were asked.
 
 from __future__ import annotations
 
-import importlib
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kanexport import manifest as contract
 from kanexport.manifest import LayerInfo, Manifest
-from kanexport.shared.installing import how_to_install
+from kanexport.shared import installing
 from kanserve.client.connection import Client, IndexEntry
 from kanserve.client.description import Description
 from kanserve.client.errors import ClientError, NoAnswer
-from kanserve.console.common import InputError, MissingPackage
+from kanserve.console.common import InputError
 from kanserve.errors import ConfigError, LoadError
 from kanserve.repository import layout
 from kanserve.repository.check import check_manifest
@@ -77,12 +76,12 @@ def details(repository: Path, *, load: bool = False) -> list[Detail]:
     """As `of_folder`, with the layers of what reads."""
     served = _scan(repository, plain=False)
     plain = [candidate for candidate in _scan(repository, plain=True) if candidate not in served]
-    found = [_judged(candidate, load=load) for candidate in served]
-    found += [_bare(c.name, str(c.version), PLAIN, "served with --plain-onnx only") for c in plain]
-    if not any(len(candidate.steps) < 2 for candidate in (*served, *plain)):  # else the folder is one model
-        known = {candidate.steps for candidate in (*served, *plain)}
-        found += _ignored(repository, known)
-    return sorted(found, key=lambda detail: (detail.entry.name, detail.entry.version.rjust(20)))
+    every = [_judged(candidate, load=load) for candidate in served]
+    every += [_bare(c.name, str(c.version), PLAIN, "served with --plain-onnx only") for c in plain]
+    places = {candidate.steps for candidate in (*served, *plain)}
+    if all(len(steps) == 2 for steps in places):  # else the folder is itself one model
+        every += _ignored(repository, places)
+    return sorted(every, key=lambda detail: (detail.entry.name, detail.entry.version.rjust(20)))
 
 
 def described(answer: Description) -> Detail:
@@ -124,12 +123,13 @@ def _scan(repository: Path, *, plain: bool) -> list[Candidate]:
 
 def _judged(candidate: Candidate, *, load: bool) -> Detail:
     """A version with a manifest, as the server would judge it."""
+    name, version = candidate.name, str(candidate.version)
     checked: list[str] = []
-    manifest: Manifest | None = None
     try:
         bundle = layout.read(candidate, FILE_BYTES)
         manifest = bundle.manifest
-        assert manifest is not None  # the candidate was chosen for its manifest
+        if manifest is None:
+            return _bare(name, version, IGNORED, "its manifest went away while it was read")
         checked += ["names", "files"]
         check_manifest(manifest)
         checked.append("manifest")
@@ -137,20 +137,14 @@ def _judged(candidate: Candidate, *, load: bool) -> Detail:
             _load(candidate, bundle)
             checked += ["graph", *(["reference rows"] if manifest.reference.inputs else [])]
     except LoadError as error:
-        refused = _bare(candidate.name, str(candidate.version), INVALID, str(error))
+        refused = _bare(name, version, INVALID, str(error))
         return replace(refused, entry=replace(refused.entry, checked=tuple(checked)))
     return _stored(candidate, manifest, LOADS if load else COMPLETE, tuple(checked))
 
 
 def _load(candidate: Candidate, bundle: Bundle) -> None:
     """By name: the client alone is installed without what the server needs to load."""
-    try:
-        trial = importlib.import_module("kanserve.models.trial")
-    except ModuleNotFoundError as error:
-        raise MissingPackage(
-            f"--load needs {error.name}, which is not installed", hint=how_to_install("serve")
-        ) from error
-    trial.load(candidate, bundle)
+    installing.load("models --load", "kanserve.models.trial", "serve").load(candidate, bundle)
 
 
 def _stored(candidate: Candidate, manifest: Manifest, state: str, checked: tuple[str, ...]) -> Detail:
@@ -173,12 +167,20 @@ def _stored(candidate: Candidate, manifest: Manifest, state: str, checked: tuple
 
 def _ignored(repository: Path, known: set[tuple[str, ...]]) -> list[Detail]:
     """Folders that look like versions and are none to the server."""
-    found = []
-    for model in sorted(path for path in repository.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        for version in sorted(path.name for path in model.iterdir() if path.name.isdigit() and path.is_dir()):
-            if (model.name, version) not in known:
-                found.append(_bare(model.name, version, IGNORED, _why_ignored(model, version)))
-    return found
+    return [
+        _bare(model.name, version.name, IGNORED, _why_ignored(model, version.name))
+        for model in _folders(repository)
+        if not model.name.startswith(".")
+        for version in _folders(model)
+        if version.name.isdigit() and (model.name, version.name) not in known
+    ]
+
+
+def _folders(parent: Path) -> list[Path]:
+    try:
+        return sorted(path for path in parent.iterdir() if path.is_dir())
+    except OSError:  # what the machine does not list, the server does not see
+        return []
 
 
 def _why_ignored(model: Path, version: str) -> str:
