@@ -111,9 +111,9 @@ class _Writer:
                 self.graph.initializer.append(tensor)
         self._shape(body.hole.form, prefix, node, m)
         types = {value.name: value.type.tensor_type for value in (*inner.graph.input, *inner.graph.output)}
-        for tensor, name in body.nodes:
+        for vectors, name in body.nodes:
             assert body.axes is not None
-            self._expose(names.get(tensor, prefix + tensor), name, types[tensor], body.axes)
+            self._expose(names.get(vectors, prefix + vectors), name, types[vectors], body.axes)
 
     def _shape(self, form: str, prefix: str, node: Any, m: int) -> None:
         y, out = prefix + OUTPUT, node.output[0]
