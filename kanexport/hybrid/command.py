@@ -42,7 +42,7 @@ def run(
         module, rows = _make(factory)
         files = weights.load(module, checkpoint) if checkpoint is not None else ()
         if example is not None:
-            rows = inputs.read(example)
+            rows = inputs.load(example)
         elif input_shape is not None:
             rows = inputs.draw(input_shape)
         assumed = {}

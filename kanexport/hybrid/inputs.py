@@ -53,7 +53,7 @@ def _are_rows(array: Any) -> bool:
     return isinstance(array, np.ndarray) and array.dtype.kind == "f" and array.ndim >= 2 and len(array) > 0
 
 
-def read(path: Path) -> npt.NDArray[Any]:
+def load(path: Path) -> npt.NDArray[Any]:
     """Rows from a .npy or .csv file, at most ROWS_LIMIT. Raises OptionError."""
     try:
         if path.suffix == ".csv":

@@ -87,7 +87,7 @@ def test_top_k_fits_where_everything_does_not(server: Server) -> None:
 @pytest.mark.parametrize("top_k", [0, 3])
 def test_chunks_change_nothing(tmp_path: Path, top_k: int) -> None:
     toy.write(tmp_path)
-    bundle = layout.read(layout.scan(tmp_path, plain_onnx=False)[0], 2**30)
+    bundle = layout.load(layout.scan(tmp_path, plain_onnx=False)[0], 2**30)
     assert bundle.manifest is not None
     backend = backends.load("ort")
     loader = Loader(backend, Settings(repository=tmp_path), 1, Metrics())

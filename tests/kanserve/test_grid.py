@@ -205,7 +205,7 @@ class Watched:
 
 def bundled(root: Path) -> tuple[Bundle, contract.Manifest]:
     toy_grid.write(root)
-    bundle = layout.read(layout.scan(root, plain_onnx=False)[0], 2**30)
+    bundle = layout.load(layout.scan(root, plain_onnx=False)[0], 2**30)
     assert bundle.manifest is not None
     return bundle, bundle.manifest
 
@@ -277,7 +277,7 @@ def test_a_manifest_that_is_not_its_graphs(
     tmp_path: Path, damage: Callable[[Path], None], reason: LoadReason, text: str
 ) -> None:
     damage(toy_grid.write(tmp_path))
-    bundle = layout.read(layout.scan(tmp_path, plain_onnx=False)[0], 2**30)
+    bundle = layout.load(layout.scan(tmp_path, plain_onnx=False)[0], 2**30)
     with pytest.raises(LoadError) as caught:
         Loader(backends.load("ort"), Settings(repository=tmp_path), 1, Metrics()).load(bundle)
     assert (caught.value.reason, text in str(caught.value)) == (reason, True), str(caught.value)

@@ -17,7 +17,7 @@ from tests.kanserve import toy
 
 def only(root: Path, *, plain: bool = False) -> layout.Bundle:
     (candidate,) = layout.scan(root, plain_onnx=plain)
-    return layout.read(candidate, 2**30)
+    return layout.load(candidate, 2**30)
 
 
 def test_what_is_no_version_is_ignored(tmp_path: Path) -> None:
@@ -146,4 +146,4 @@ def test_a_version_swapped_for_a_link_after_the_scan(tmp_path: Path) -> None:
     directory.rename(tmp_path / "moved")
     directory.symlink_to(tmp_path / "moved")
     with pytest.raises(LoadError, match="cannot be read"):
-        layout.read(candidate, 2**30)
+        layout.load(candidate, 2**30)

@@ -33,7 +33,7 @@ from tests.kanserve.running import INFERENCE, KAN, request, serving
 def load(root: Path, *, plain: bool = False, device: str = "cpu") -> Model:
     (candidate,) = layout.scan(root, plain_onnx=plain)
     settings = Settings(repository=root, device=device)
-    return Loader(backends.load("ort"), settings, 1, Metrics()).load(layout.read(candidate, settings.max_file_bytes))
+    return Loader(backends.load("ort"), settings, 1, Metrics()).load(layout.load(candidate, settings.max_file_bytes))
 
 
 def test_a_good_version(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def _judged(candidate: Candidate, *, load: bool) -> Detail:
     name, version = candidate.name, str(candidate.version)
     checked: list[str] = []
     try:
-        bundle = layout.read(candidate, FILE_BYTES)
+        bundle = layout.load(candidate, FILE_BYTES)
         manifest = bundle.manifest
         if manifest is None:
             return _bare(name, version, IGNORED, "its manifest went away while it was read")

@@ -63,7 +63,7 @@ class Rollout:
         labels = {"model": candidate.name, "version": candidate.version}
         started = time.perf_counter()
         try:
-            model = await asyncio.to_thread(lambda: loader.load(layout.read(candidate, settings.max_file_bytes)))
+            model = await asyncio.to_thread(lambda: loader.load(layout.load(candidate, settings.max_file_bytes)))
         except LoadError as error:
             self._failed(candidate, error.reason, str(error))
             return

@@ -74,7 +74,7 @@ def scan(repository: Path, *, plain_onnx: bool) -> list[Candidate]:
     return sorted(candidates, key=lambda candidate: (candidate.name, candidate.version))
 
 
-def read(candidate: Candidate, max_file_bytes: int) -> Bundle:
+def load(candidate: Candidate, max_file_bytes: int) -> Bundle:
     """Read one version: every listed file once, compared with size and sha256. A file beyond
     `max_file_bytes` is refused.
 
