@@ -106,13 +106,13 @@ def test_example_rows_may_have_a_header_and_are_refused_by_their_place(folder: P
     """As `kanserve infer` reads them."""
     path = folder / "rows.csv"
     path.write_text("a,b,c,d\n" + "1,2,3,4\n" * 5)
-    np.testing.assert_array_equal(inputs.read(path), np.array([[1, 2, 3, 4]] * 5, np.float32))
+    np.testing.assert_array_equal(inputs.load(path), np.array([[1, 2, 3, 4]] * 5, np.float32))
     path.write_text("1,2\n3,x\n")
     with pytest.raises(OptionError, match=r"rows.csv, line 2, column 2: found 'x'; a number was expected"):
-        inputs.read(path)
+        inputs.load(path)
     path.write_text("")
     with pytest.raises(OptionError, match=r"rows.csv is empty"):
-        inputs.read(path)
+        inputs.load(path)
 
 
 def test_the_factory_may_give_the_rows(folder: Path) -> None:
