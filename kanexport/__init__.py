@@ -1,5 +1,4 @@
-"""kanexport: a checkpoint becomes a Kan, a Kan becomes a graph, the graph is
-proved, the proof is packed.
+"""kanexport: a checkpoint becomes a Kan, a Kan becomes a graph, the graph is proved, the proof is packed.
 
 The page to read first is `kanexport/pipeline.py`. The service shares a folder on
 disk with this package, the contract about it, `kanexport/manifest.py`, and one

@@ -1,5 +1,4 @@
-"""`kanserve export --module pkg.mod:factory`: the user's code makes the module, a
-checkpoint its weights, a file or a shape the example rows.
+"""`kanserve export --module pkg.mod:factory`: factory, weights and example rows become an export.
 
 The one place where code that comes with a model runs: because its user names it.
 """

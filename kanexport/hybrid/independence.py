@@ -1,5 +1,7 @@
-"""What a module must be so that its rows can be served one by one: the same rows give the
-same outputs, and a row gives the same whatever else is in its batch (no edge class C)."""
+"""Refuses modules whose rows cannot be served one by one: randomness, and rows that depend on each other.
+
+The same rows must give the same outputs, and a row the same whatever else is in its batch
+(no edge class C)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""From single layers to a network: which layers a file holds, what else is there, and the
-chain of both. Their order is in `layers/order.py`."""
+"""From single layers to a network: which layers a file holds, what stands between them, the chain of both.
+
+Their order is in `layers/order.py`."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import functools
 
 import numpy as np
 
-from kanexport.form.ir import EdgeTerm, Layer
+from kanexport.form.ir import Layer
 from kanexport.lowering import simplify, terms
 from kanexport.operators.graph import Graph, Value
 
@@ -27,19 +27,7 @@ def edge_graph(layer: Layer, name: str, width: int, dtype: str) -> bytes:
 
 def _edge_values(g: Graph, layer: Layer, x: Value) -> Value:
     """[B, I] -> [B, I, O]: every edge by itself."""
-    parts = []
-    for term in layer.terms:
-        if isinstance(term, EdgeTerm):
-            parts.append(terms.edge_term(g, layer, term, x))
-            continue
-        basis, coef = terms.basis_term(g, layer, term, x)
-        if term.basis.functions == 1:
-            column = g.reshape(basis, 0, layer.sources, 1)
-            product = g.mul(column, g.const(coef[None, :, :, 0]))
-        else:
-            by_source = g.transpose(basis, 2, 0, 1)  # [I, B, K]
-            product = g.transpose(g.op("MatMul", by_source, g.const(coef.transpose(0, 2, 1))), 1, 0, 2)
-        parts.append(product)
+    parts = [terms.apart(g, layer, term, x) for term in layer.terms]
     if layer.symbolic:
         parts.append(_symbolic_edges(g, layer, x))
     parts = parts or [g.const(np.zeros((1, layer.sources, layer.destinations)))]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from kanexport.errors import InvalidKan
-from kanexport.form.ir import EdgeTerm, Kan, Layer
+from kanexport.form.ir import Kan, Layer
 from kanexport.lowering import simplify, terms
 from kanexport.operators.graph import Graph, Value
 
@@ -45,14 +45,7 @@ def _sums(g: Graph, layer: Layer, x: Value) -> Value:
     """[B, I] -> [B, O]: the sum over the sources of every edge, plus the bias."""
     total = _start(g, layer, x)
     for term in layer.terms:
-        if isinstance(term, EdgeTerm):
-            total = g.add(total, g.sum(terms.edge_term(g, layer, term, x), axis=1))
-            continue
-        basis, coef = terms.basis_term(g, layer, term, x)
-        if term.basis.functions > 1:
-            basis = g.reshape(basis, 0, term.basis.functions * layer.sources)
-        weights = coef.transpose(2, 0, 1).reshape(-1, layer.destinations)  # [K * I, O]
-        total = g.gemm(basis, g.const(weights), total)
+        total = terms.summed(g, layer, term, x, total)
     if layer.symbolic:
         total = g.add(total, g.sum(_symbolic_table(g, layer, x), axis=1))
     if layer.nan_spreads.any() and not layer.nan_spreads.all():

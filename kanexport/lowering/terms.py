@@ -1,11 +1,11 @@
-"""The parts of a layer's edges as operators: basis terms, edge terms, symbolic edges, NaN."""
+"""A layer's terms times their coefficients, as operators: summed over sources, or every edge by itself."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.form.ir import BasisTerm, EdgeTerm, Layer, SymbolicEdge
+from kanexport.form.ir import BasisTerm, EdgeTerm, Layer, SymbolicEdge, Term
 from kanexport.lowering import simplify
 from kanexport.operators.graph import Graph, Value
 
@@ -15,6 +15,30 @@ Array = npt.NDArray[np.float64]
 def nonfinite(g: Graph, x: Value) -> Value:
     """Booleans of x's shape: true at NaN and infinities, where x - x is NaN."""
     return g.op("IsNaN", g.sub(x, x))
+
+
+def summed(g: Graph, layer: Layer, term: Term, x: Value, total: Value) -> Value:
+    """[B, I] and what the sums are so far -> [B, O]: a term times its coefficients, summed over
+    the sources. One matrix product [B, K * I] @ [K * I, O] for a basis."""
+    if isinstance(term, EdgeTerm):
+        return g.add(total, g.sum(_edge_term(g, layer, term, x), axis=1))
+    basis, coef = basis_term(g, layer, term, x)
+    if term.basis.functions > 1:
+        basis = g.reshape(basis, 0, term.basis.functions * layer.sources)
+    weights = coef.transpose(2, 0, 1).reshape(-1, layer.destinations)  # [K * I, O]
+    return g.gemm(basis, g.const(weights), total)
+
+
+def apart(g: Graph, layer: Layer, term: Term, x: Value) -> Value:
+    """[B, I] -> [B, I, O]: a term times its coefficients, every edge by itself."""
+    if isinstance(term, EdgeTerm):
+        return _edge_term(g, layer, term, x)
+    basis, coef = basis_term(g, layer, term, x)
+    if term.basis.functions == 1:
+        column = g.reshape(basis, 0, layer.sources, 1)
+        return g.mul(column, g.const(coef[None, :, :, 0]))
+    by_source = g.transpose(basis, 2, 0, 1)  # [I, B, K]
+    return g.transpose(g.op("MatMul", by_source, g.const(coef.transpose(0, 2, 1))), 1, 0, 2)
 
 
 def basis_term(g: Graph, layer: Layer, term: BasisTerm, x: Value) -> tuple[Value, Array]:
@@ -28,7 +52,7 @@ def basis_term(g: Graph, layer: Layer, term: BasisTerm, x: Value) -> tuple[Value
     return term.basis.emit(g, x, layer.sources), coef
 
 
-def edge_term(g: Graph, layer: Layer, term: EdgeTerm, x: Value) -> Value:
+def _edge_term(g: Graph, layer: Layer, term: EdgeTerm, x: Value) -> Value:
     """[B, I] -> [B, I, O]: a function that every edge shifts and stretches for itself."""
     coef = simplify.coefficients(layer, term)
     if term.functions == 1:  # a reduction less

@@ -1,4 +1,4 @@
-"""Which floating-point type means what: of a graph, of a checkpoint's tensors, on the wire.
+"""Which floating-point type means what: of a checkpoint's tensors, and of the graph made of them.
 
 A checkpoint is read into float64 whatever it stores; the graph computes in float32 or
 float64, as the user asks with `--dtype`.

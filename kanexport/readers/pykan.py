@@ -1,5 +1,6 @@
-"""pykan 0.1 and 0.2: `PREFIX_config.yml` and `PREFIX_state`, as `saveckpt` writes them,
-or a state dict alone (`layers/pykan_bare.py`).
+"""pykan 0.1 and 0.2: what `saveckpt` writes, or a state dict alone.
+
+The files are `PREFIX_config.yml` and `PREFIX_state`; without the config see `layers/pykan_bare.py`.
 
 Source: pykan 0.2.8, MultKAN.forward and its layers. For n sources, m subnodes:
 

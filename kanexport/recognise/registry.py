@@ -1,5 +1,4 @@
-"""The readers by family name, each found as a file in `readers/`, and what those that work
-layer by layer have in common."""
+"""The readers by family name, each found as a file, and what those that work layer by layer share."""
 
 from __future__ import annotations
 

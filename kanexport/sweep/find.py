@@ -86,8 +86,8 @@ def _unlisted(root: Path, error: OSError) -> Item:
 
 
 def names(items: Sequence[Item], prefix: str = "") -> list[str]:
-    """A model name for each, from its place alone: without its suffix if that leaves the
-    names different, else with it, else with a digest of the place."""
+    """A model name for each, from its place: without its suffix if that leaves the names of the
+    whole folder different, else with it, else with a digest of the place."""
     front = f"{prefix}-" if prefix else ""
     ends = re.compile(rf"({'|'.join(map(re.escape, (*SUFFIXES, *MORE_SUFFIXES, STATE, CONFIG)))})$", re.IGNORECASE)
     short = [_usable(front + ends.sub("", item.place)) for item in items]

@@ -1,5 +1,7 @@
-"""The command line: which command, loaded when it is named. What its end means, and the
-text of its errors, is `kanexport.shared`'s business, as for `python -m kanexport`.
+"""The command line: the table of commands, each loaded when it is named.
+
+What a command's end means, and the text of its errors, is `kanexport.shared`'s business, as
+for `python -m kanexport`.
 """
 
 from __future__ import annotations

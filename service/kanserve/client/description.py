@@ -1,5 +1,6 @@
-"""A served KAN as a client knows it: the answer of DescribeModel in the manifest's own
-nouns. The way back of `describe.py`, which a client installation cannot import.
+"""A served KAN as a client knows it: the answer of DescribeModel in the manifest's own nouns.
+
+The way back of `rpc/describe.py`, which a client installation cannot import.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Formulas as text: parts that know how tightly they bind, sums of them, and a reader of
-one function's expression. The result is in Python's syntax, and nothing is ever executed.
+"""Formulas as text: how numbers, signs, sums, products and functions are written, in Python's syntax.
+
+Parts know how tightly they bind; a function's expression is parsed, and nothing is ever executed.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""From checked bytes to a model that proved itself: the graph fits its manifest,
-and the manifest's reference rows give the manifest's answers, here, on this device.
+"""From checked bytes to a model that proved itself here, on this device.
+
+The graph fits its manifest, and the manifest's reference rows give the manifest's answers.
 """
 
 from __future__ import annotations
