@@ -1,0 +1,112 @@
+"""The comparison behind every proof: how large a difference is, relative to what, where, and what excuses it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from kanexport.proof import tolerance
+from kanexport.proof.compare import LargestError, magnitude, relative_change
+from kanexport.proof.tolerance import Allowance, Tolerance
+
+NAN, INF = math.nan, math.inf
+
+
+def never() -> float:
+    raise AssertionError("nothing is beyond the tolerance, so nothing is to be measured")
+
+
+def allowed(limit: float = 1e-5, *, scale: float = 0.0, change: float | None = None, excuse: float = 32.0) -> Allowance:
+    return Allowance(limit, scale, never if change is None else lambda: change, excuse)
+
+
+def place(at: tuple[int, ...]) -> str:
+    return "-".join(map(str, at))
+
+
+def compared(given: object, expected: object, allowance: Allowance | None = None) -> LargestError:
+    error = LargestError()
+    error.add(np.array(given, float), np.array(expected, float), allowance or allowed(change=0.0), place)
+    return error
+
+
+def test_the_largest_difference_is_relative_to_the_largest_magnitude() -> None:
+    error = compared([[1.0, 2.0], [-7.75, 4.0]], [[1.0, 2.25], [-8.0, 4.0]])
+    assert (error.max_abs, error.max_rel, error.where) == (0.25, 0.25 / 8, "0-1")
+    assert error.excess == pytest.approx(0.25 / 8 / 1e-5)
+    assert error.condition == 0
+
+
+def test_a_scale_bounds_the_magnitude_from_below_and_never_from_above() -> None:
+    assert compared([1.0], [0.5], allowed(scale=4.0, change=0.0)).max_rel == 0.125
+    assert compared([10.0], [8.0], allowed(scale=4.0, change=0.0)).max_rel == 0.25
+
+
+def test_zero_where_zero_is_expected_is_right_and_anything_else_is_not() -> None:
+    assert compared([0.0, 0.0], [0.0, 0.0], allowed()) == LargestError(where="0")
+    wrong = compared([0.0, 1e-300], [0.0, 0.0])
+    assert (wrong.max_abs, wrong.max_rel, wrong.excess) == (1e-300, INF, INF)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(1.0, NAN), (NAN, 1.0), (INF, 1.0), (1.0, INF), (INF, -INF), (NAN, INF), (INF, NAN), (-INF, INF)],
+)
+def test_what_is_not_finite_must_be_the_same(given: float, expected: float) -> None:
+    error = compared([5.0, given], [5.0, expected])
+    assert (error.max_abs, error.max_rel, error.excess) == (INF, INF, INF)
+    assert error.where == f"1: {given} where {expected} is expected"
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+def test_the_same_that_is_not_finite_is_no_difference(value: float) -> None:
+    assert compared([value], [value], allowed()) == LargestError()
+    beside = compared([value, 3.0], [value, 4.0])
+    assert (beside.max_abs, beside.max_rel, beside.where) == (1.0, 0.25, "1")
+
+
+def test_nothing_to_compare_is_no_difference() -> None:
+    assert compared(np.zeros((0, 3)), np.zeros((0, 3)), allowed()) == LargestError()
+
+
+def test_conditioning_is_asked_beyond_the_tolerance_alone_and_excuses_so_many_times() -> None:
+    within = compared([1.5], [1.0], allowed(0.5))
+    assert (within.excess, within.condition) == (1.0, 0.0)
+    excused = compared([1.5], [1.0], allowed(0.1, change=0.2, excuse=2.0))
+    assert excused.excess == pytest.approx(0.5 / (0.1 + 2.0 * 0.2))
+    assert excused.condition == 0.2
+    assert compared([1.5], [1.0], allowed(0.1, change=0.1, excuse=2.0)).excess > 1
+
+
+def test_comparisons_add_up_to_the_worst_of_each() -> None:
+    error = LargestError()
+    error.add(np.array([100.0]), np.array([101.0]), allowed(0.1), lambda _: "large")
+    error.add(np.array([1.0]), np.array([2.0]), allowed(0.1, change=0.3), lambda _: "relative")
+    error.add(np.array([1.0]), np.array([1.5]), allowed(0.1, change=0.1), lambda _: "small")
+    assert (error.max_abs, error.max_rel, error.where) == (1.0, 0.5, "relative")
+    assert error.condition == 0.3
+    assert error.excess == pytest.approx(max(0.5 / (0.1 + 32 * 0.3), (1 / 3) / (0.1 + 32 * 0.1)))
+    error.add(np.array([1.0]), np.array([2.0]), allowed(0.1, change=0.0), lambda _: "as large, and later")
+    assert error.where == "as large, and later"
+
+
+def test_changes_and_magnitudes_look_at_finite_values() -> None:
+    assert magnitude(np.array([1.0, -3.0, NAN, INF])) == 3.0
+    assert magnitude(np.array([NAN])) == magnitude(np.zeros(0)) == 0.0
+    assert relative_change(np.array([4.0, NAN, 1.0]), np.array([3.0, 9.0, INF])) == 0.25
+    assert relative_change(np.array([0.0]), np.array([1.0])) == 0.0
+    assert relative_change(np.array([NAN]), np.array([1.0])) == 0.0
+
+
+def test_tolerances_belong_together() -> None:
+    usual = Tolerance.of(tolerance.OUTPUT_TOLERANCE, "float32")
+    assert (usual.outputs, usual.edges, usual.excuse) == (1e-5, pytest.approx(5e-5), 32.0)
+    assert usual.of_reference() == pytest.approx(1e-4)
+    assert [jitter.size for jitter in usual.jitters] == [2.0**-24] * tolerance.DRAWS
+    assert len({jitter.seed for jitter in usual.jitters}) == tolerance.DRAWS
+    strict, loose = Tolerance.of(1e-6, "float64"), Tolerance.of(1e-3, "float64")
+    assert (strict.edges, strict.excuse) == (pytest.approx(5e-6), pytest.approx(3.2))
+    assert (loose.edges, loose.excuse) == (pytest.approx(5e-3), 32.0)
+    assert strict.jitters[0].size == 2.0**-53
