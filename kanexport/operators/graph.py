@@ -23,6 +23,8 @@ from kanexport.errors import InvalidKan
 OPSET = 17
 IR_VERSION = 8
 PRODUCER = "kanexport"
+# Of `precision.DATATYPES`; any other type is an error here, never taken for one of them.
+ONNX_TYPES = {"float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE}
 
 Array = npt.NDArray[Any]
 
@@ -238,4 +240,4 @@ def _tensor_info(name: str, dtype: np.dtype[Any], shape: Sequence[int | str]) ->
 
 
 def _onnx_type(dtype: np.dtype[Any]) -> int:
-    return int(TensorProto.FLOAT if dtype == np.float32 else TensorProto.DOUBLE)
+    return int(ONNX_TYPES[dtype.name])
