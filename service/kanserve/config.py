@@ -71,7 +71,7 @@ class Group(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Flag:
+class FlagForm:
     """How `kanserve serve --help` shows a setting: under which heading, and what its value is called."""
 
     group: str
@@ -211,13 +211,13 @@ class Settings(BaseSettings):
         return self
 
 
-def flags() -> dict[str, Flag]:
+def flags() -> dict[str, FlagForm]:
     """Every setting that has a flag of its own, in the order of `Settings`; switches have no metavar."""
     table = {}
     for name, field in Settings.model_fields.items():
         shown = field.json_schema_extra
         if isinstance(shown, dict):
-            table[name] = Flag(str(shown["group"]), str(shown["metavar"]))
+            table[name] = FlagForm(str(shown["group"]), str(shown["metavar"]))
     return table
 
 

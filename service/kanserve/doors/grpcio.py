@@ -9,7 +9,7 @@ import grpc
 
 from kanserve.config import GRPC_LIMIT, Settings
 from kanserve.errors import ConfigError
-from kanserve.rpc.guard import Arrival, Guarded, Kind, Refused, Stream, Unary
+from kanserve.rpc.guard import Arrival, CallFailed, Guarded, Kind, Stream, Unary
 from kanserve.rpc.services import Services
 from kanserve.rpc.status import Code
 
@@ -85,8 +85,8 @@ def _unary(method: Unary) -> Handler:
     async def handle(data: bytes, context: Context) -> bytes:
         try:
             return await method.answer(data, _arrival(context))
-        except Refused as refused:
-            await _abort(context, refused)
+        except CallFailed as failure:
+            await _abort(context, failure)
             raise  # abort has raised already
 
     return grpc.unary_unary_rpc_method_handler(handle)
@@ -112,8 +112,8 @@ async def _answers(method: Stream, messages: AsyncIterator[bytes], context: Cont
     try:
         async for answer in method.answers(messages, _arrival(context)):
             yield answer
-    except Refused as refused:
-        await _abort(context, refused)
+    except CallFailed as failure:
+        await _abort(context, failure)
 
 
 async def _alone(data: bytes) -> AsyncIterator[bytes]:
@@ -124,8 +124,8 @@ def _arrival(context: Context) -> Arrival:
     return Arrival(context.invocation_metadata() or (), context.time_remaining())
 
 
-async def _abort(context: Context, refused: Refused) -> None:
-    await context.abort(status(refused.code), refused.text, trailing_metadata=refused.trailers)
+async def _abort(context: Context, failure: CallFailed) -> None:
+    await context.abort(status(failure.code), failure.text, trailing_metadata=failure.trailers)
 
 
 def status(code: Code) -> grpc.StatusCode:

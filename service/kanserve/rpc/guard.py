@@ -1,7 +1,7 @@
 """What every call passes: id, deadline, counts, one log line, one error translation.
 
 Unary and streaming methods alike, health and reflection included. A door gives bytes
-and an `Arrival`, and gets bytes or `Refused`; nothing here knows a transport.
+and an `Arrival`, and gets bytes or `CallFailed`; nothing here knows a transport.
 
 Methods take bytes and return bytes, because gRPC's own deserialisation would answer a
 malformed message with UNKNOWN and the name of a Python class.
@@ -51,8 +51,8 @@ class Arrival:
     remaining: float | None
 
 
-class Refused(Exception):
-    """A call that ends without an answer, as the door is to send it."""
+class CallFailed(Exception):
+    """A call that ends without an answer, refused or by a bug, as the door is to send it."""
 
     def __init__(self, code: Code, text: str, trailers: tuple[tuple[str, str], ...]) -> None:
         super().__init__(text)
@@ -87,7 +87,7 @@ StreamMethod = Callable[[AsyncIterator[bytes], Call], AsyncIterator[bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Unary:
-    """A guarded method: one message in, one out. `answer` raises Refused."""
+    """A guarded method: one message in, one out. `answer` raises CallFailed."""
 
     answer: Callable[[bytes, Arrival], Awaitable[bytes]]
 
@@ -95,21 +95,13 @@ class Unary:
 @dataclass(frozen=True, slots=True)
 class Stream:
     """A guarded method that answers with a stream, to one message or to a stream of them.
-    `answers` raises Refused."""
+    `answers` raises CallFailed."""
 
     kind: Kind
     answers: Callable[[AsyncIterator[bytes], Arrival], AsyncIterator[bytes]]
 
 
 Guarded = Unary | Stream
-
-
-@dataclass(slots=True)
-class _Sizes:
-    """Bytes of a call's messages, for its log line."""
-
-    request: int = 0
-    response: int = 0
 
 
 class Guard:
@@ -127,11 +119,11 @@ class Guard:
 
         async def answer(data: bytes, arrival: Arrival) -> bytes:
             call = _call(arrival)
-            with _Watch(self, series, call, probe=probe) as sizes:
-                sizes.request = len(data)
+            with _Watch(self, series, call, probe=probe) as watch:
+                watch.request_bytes = len(data)
                 self._admit(probe=probe)
                 response = await method(data, call)
-                sizes.response = len(response)
+                watch.response_bytes = len(response)
             return response
 
         return Unary(answer)
@@ -142,10 +134,10 @@ class Guard:
 
         async def answers(messages: AsyncIterator[bytes], arrival: Arrival) -> AsyncIterator[bytes]:
             call = _call(arrival)
-            with _Watch(self, series, call, probe=probe) as sizes:
+            with _Watch(self, series, call, probe=probe) as watch:
                 self._admit(probe=probe)
-                async for response in method(_counted(messages, sizes), call):
-                    sizes.response += len(response)
+                async for response in method(_counted(messages, watch), call):
+                    watch.response_bytes += len(response)
                     yield response
 
         return Stream(kind, answers)
@@ -172,21 +164,21 @@ class Guard:
 
 class _Watch:
     """One call from its arrival to its status, as a context: whatever is raised inside leaves
-    as Refused, but for a caller that went away."""
+    as CallFailed, but for a caller that went away."""
 
-    __slots__ = ("_call", "_guard", "_probe", "_series", "_started", "sizes")
+    __slots__ = ("_call", "_guard", "_probe", "_series", "_started", "request_bytes", "response_bytes")
 
     def __init__(self, guard: Guard, series: _Series, call: Call, *, probe: bool) -> None:
         self._guard, self._series, self._call, self._probe = guard, series, call, probe
-        self.sizes = _Sizes()
+        self.request_bytes = self.response_bytes = 0
 
-    def __enter__(self) -> _Sizes:
+    def __enter__(self) -> _Watch:
         self._started = time.perf_counter()
         bind_contextvars(request_id=self._call.request_id)
         self._series.started.inc()
         if not self._probe:
             self._guard.inflight.inc()
-        return self.sizes
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -198,9 +190,16 @@ class _Watch:
         self._series.ended(outcome, seconds)
         failure = error if isinstance(error, Exception) else None
         if not (self._probe and outcome in (Code.OK, Code.CANCELLED)):
-            _write(self._series, self._call, outcome, failure, seconds=seconds, sizes=self.sizes)
+            _write(
+                self._series,
+                self._call,
+                outcome,
+                failure,
+                seconds=seconds,
+                sizes=(self.request_bytes, self.response_bytes),
+            )
         if failure is not None:  # the process boundary: a bug must not reach the wire as text
-            raise _refused(failure, self._call) from failure
+            raise _failed(failure, self._call) from failure
 
     def _outcome(self, error: BaseException) -> Code:
         if isinstance(error, Exception):
@@ -236,29 +235,29 @@ def _call(arrival: Arrival) -> Call:
     return Call(request_id or secrets.token_hex(8), bool(request_id), deadline)
 
 
-async def _counted(messages: AsyncIterator[bytes], sizes: _Sizes) -> AsyncIterator[bytes]:
+async def _counted(messages: AsyncIterator[bytes], watch: _Watch) -> AsyncIterator[bytes]:
     async for message in messages:
-        sizes.request += len(message)
+        watch.request_bytes += len(message)
         yield message
 
 
-def _refused(error: Exception, call: Call) -> Refused:
+def _failed(error: Exception, call: Call) -> CallFailed:
     trailers: tuple[tuple[str, str], ...] = ((ID_HEADER, call.request_id),)
     if isinstance(error, QueueFull | Draining):
         trailers = (*trailers, PUSHBACK)
-    return Refused(status.code(error), status.text(error, call.request_id), trailers)
+    return CallFailed(status.code(error), status.text(error, call.request_id), trailers)
 
 
 def _write(
-    series: _Series, call: Call, outcome: Code, failure: Exception | None, *, seconds: float, sizes: _Sizes
+    series: _Series, call: Call, outcome: Code, failure: Exception | None, *, seconds: float, sizes: tuple[int, int]
 ) -> None:
     """The call's line: error for a bug of ours, warning for a call that was refused, info for the rest."""
     facts: dict[str, Any] = {
         "method": series.path,
         "code": outcome.name,
         "ms": round(seconds * 1e3, 3),
-        "request_bytes": sizes.request,
-        "response_bytes": sizes.response,
+        "request_bytes": sizes[0],
+        "response_bytes": sizes[1],
         **call.facts,
     }
     if outcome is Code.INTERNAL:
