@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import signal
+import socket
 import subprocess
 import sys
 import termios
@@ -15,13 +16,14 @@ import time
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from kanserve.pb import grpc_service_pb2 as pb
 from tests.kanserve import toy
-from tests.kanserve.running import INFERENCE, START, Server, launched, serving, wait_until
+from tests.kanserve.running import INFERENCE, START, Server, launched, request, serving, wait_until
 
 HEALTH = "/grpc.health.v1.Health"
 REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
@@ -151,3 +153,39 @@ def test_the_backend_is_a_setting(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "unknown backend 'abacus'; there are: ort" in done.stderr
+
+
+def typed(values: int) -> bytes:
+    """A request whose numbers are typed contents, `values` of them in rows of three."""
+    message = pb.ModelInferRequest(model_name="toy")
+    tensor = message.inputs.add(name="x", datatype="FP32", shape=(values // 3, 3))
+    tensor.contents.fp32_contents.extend([0.5] * values)
+    return message.SerializeToString()
+
+
+def test_limits_are_settings_with_an_effect(tmp_path: Path) -> None:
+    toy.write(tmp_path)
+    toy.write_slow(tmp_path)
+    limits = {"max_typed_bytes": 1024, "max_queue": 1, "handshake_timeout": 1, "threads": 1, "plain_onnx": True}
+    with serving(tmp_path, **limits) as server:
+        server.call(f"{INFERENCE}ModelInfer", typed(24))
+        with pytest.raises(grpc.RpcError, match="the limit is 1024"):
+            server.call(f"{INFERENCE}ModelInfer", typed(300))
+        slow = request(np.zeros((1, 1), np.float32), "slow").SerializeToString()
+        infer = server.channel.unary_unary(f"{INFERENCE}ModelInfer")
+        futures = [infer.future(slow, timeout=60) for _ in range(3)]
+        ends = [future.exception(60) for future in futures]
+        assert [error.details() for error in ends if error] == ["Exceeds maximum queue size"] * 2
+        with socket.create_connection(("127.0.0.1", server.port)) as silent:
+            silent.settimeout(8)  # the default would be 10
+            while silent.recv(4096):
+                pass
+
+
+def test_a_file_beyond_the_limit_is_not_loaded(tmp_path: Path) -> None:
+    (tmp_path / "large" / "1").mkdir(parents=True)
+    (tmp_path / "large" / "1" / "model.onnx").write_bytes(bytes(1025))
+    with serving(tmp_path, max_file_bytes=1024, plain_onnx=True) as server:
+        (entry,) = pb.RepositoryIndexResponse.FromString(server.call(f"{INFERENCE}RepositoryIndex", b"")).models
+    assert entry.state == "UNAVAILABLE"
+    assert entry.reason == "model.onnx has 1025 bytes, more than 1024"
