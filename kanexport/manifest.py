@@ -17,11 +17,20 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-FORMAT = 2
-READABLE = (1, 2)  # 2 added fields with defaults; what 1 lacks has its default
+FORMAT = 3
+READABLE = (1, 2, 3)  # each added fields with defaults; what an older one lacks has its default
 FILE_NAME = "manifest.json"
 MODEL_FILE = "model.onnx"
 SIZE_LIMIT = 256 * 2**20  # bytes; a manifest beyond this is not ours
+
+HYBRID = "hybrid"  # the family of a torch module with KAN layers in it
+READING, ANSWERS, MODULE = "reading", "answers", "module"
+# What a verification was held against, and how that is said wherever it is shown.
+AGAINST = {
+    READING: "verified against our reading of the file; not compared with the trained model",
+    ANSWERS: "verified against the trained model",
+    MODULE: "verified against the torch module, as torch runs it",
+}
 
 T = TypeVar("T")
 
@@ -153,7 +162,9 @@ class Source:
     """Where the weights came from, and what the files could not tell.
 
     `family`: the library, and `family_reason`: why that one. `options_given` are the user's,
-    `options_assumed` the defaults that were used instead of what no file holds, by name.
+    `options_assumed` the defaults that were used instead of what no file holds, by name, what
+    can be wrong by most first. `options_decided`: those that answers of the trained model chose.
+    `alternatives`: of some of both, in words, what else the file would allow.
     """
 
     family: str
@@ -162,6 +173,8 @@ class Source:
     files: tuple[SourceFile, ...]
     options_given: dict[str, str]
     options_assumed: dict[str, str]
+    options_decided: dict[str, str] = dataclasses.field(default_factory=dict)
+    alternatives: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,16 +203,35 @@ class Zone:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """A file with answers of the trained model, and by how much the exported graph's differ: the
+    largest errors over its `rows`, absolute and relative to the largest finite answer, and how much
+    was allowed, relative."""
+
+    name: str
+    sha256: str
+    rows: int
+    max_abs: float
+    max_rel: float
+    tolerance: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
     """The proof that the graphs compute what the checkpoint means; an export without it writes nothing.
 
     Both tolerances are relative, as in Zone. `zones` are in the order in which they were tried.
+
+    `against`: what the model was held against, a key of `AGAINST`; empty in documents older than
+    format 3. `answers`: what the comparison with the trained model's own answers found.
     """
 
     outputs_tolerance: float
     edges_tolerance: float
     runtime: str  # name and version of what ran the graphs, and what they were held against
     zones: tuple[Zone, ...]
+    against: str = ""
+    answers: tuple[Answers, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,6 +288,15 @@ class Manifest:
         """How many numbers each of `shapes` holds."""
         return tuple(math.prod(shape) for shape in self.shapes)
 
+    @property
+    def claim(self) -> str:
+        """What the model was verified against, in words; never more than was done."""
+        kind = self.verification.against or (MODULE if self.source.family == HYBRID else READING)
+        answers = [
+            f"{one.rows} rows of {one.name}, largest error {one.max_rel:.1e}" for one in self.verification.answers
+        ]
+        return AGAINST[kind] + (f" ({'; '.join(answers)})" if answers else "")
+
     def file(self, path: str) -> FileEntry:
         """The entry of one listed file. Raises ManifestError if it is not listed."""
         for entry in self.files:
@@ -305,7 +346,7 @@ def loads(data: bytes) -> Manifest:
     version = document.get("format")
     if version not in READABLE:
         raise ManifestError(
-            f"manifest has format {version!r}, this program understands {' and '.join(map(str, READABLE))}; "
+            f"manifest has format {version!r}, this program understands {', '.join(map(str, READABLE))}; "
             "export the model again with a matching kanexport"
         )
     return _build(Manifest, document, "manifest", defaults=version != FORMAT)

@@ -15,18 +15,25 @@ MAX_INTEGER_CHARACTERS = 9  # of an integer; Python takes quadratic time over lo
 MAX_NAME_CHARACTERS = 100  # of a user's function; the name stands in messages and in the manifest
 # The same fact under the names that two libraries have for it.
 ALIASES = {"base_fun": "base_activation", "base_activation": "base_fun"}
+FEW = 6  # values that are listed
+FORWARD = "forward"  # which library's forward: of all that is assumed, what can be wrong by most
+EPSILONS = ("1e-5", "1e-3", "1e-6", "1e-8", "1e-12")  # of normalisations in published models, torch's first
 
 
 class Options:
     """The `--option key=value` pairs of one export, and what `--symbolic` and `--function` say.
 
     A reader asks for what it needs; what it assumed instead, and what was given
-    but never asked for, is known afterwards.
+    but never asked for, is known afterwards. `open` has, for every fact that was assumed,
+    the other values that the file would allow, as far as they can be listed; `words` says
+    more about some of them.
     """
 
     def __init__(self, given: Mapping[str, str]) -> None:
         self.given = dict(given)
         self.assumed: dict[str, str] = {}
+        self.open: dict[str, tuple[str, ...]] = {}
+        self.words: dict[str, str] = {}
         self.beside: Mapping[str, Any] = {}  # what the file holds beside its tensors; may be anything
         self._known: set[str] = set()
 
@@ -73,25 +80,42 @@ class Options:
         self._known.add(key)
         return self.given.get(key)
 
-    def assume(self, key: str, value: str) -> None:
-        """Record what was assumed; where layers differ, every value once."""
+    def assume(self, key: str, value: str, *, among: Iterable[str] = (), words: str = "") -> None:
+        """Record what was assumed; where layers differ, every value once. `among`: all values that are
+        known, for what else it may be; `words`: the same for people."""
         known = self.assumed.get(key)
         if known is None or value not in known.split(", "):
             self.assumed[key] = value if known is None else f"{known}, {value}"
+        if key == FORWARD:  # listed first
+            self.assumed = {key: self.assumed[key], **self.assumed}
+        others = tuple(other for other in among if other != value)
+        if others:
+            self.open[key] = others
+        if words:
+            self.words[key] = words
 
-    def text(self, key: str, default: str, stored: str | None = None) -> str:
-        """The value, or what is `stored` in the file itself, or the default, which is then recorded as assumed."""
+    def forward(self, own: str, rivals: Mapping[str, str]) -> str:
+        """Whose forward it is, where libraries write the same tensors and compute something else: `own`,
+        the original's, is assumed. `rivals`: by the value that takes it, whose it is and what it
+        does, such as "TimeKAN's, which takes tanh twice". Raises OptionError."""
+        others = "; ".join(f"{words} (--option {FORWARD}={name})" for name, words in rivals.items())
+        return self.choice(FORWARD, (own, *rivals), own, words=f"the same tensors are also {others}")
+
+    def text(self, key: str, default: str, stored: str | None = None, *, among: Iterable[str] = ()) -> str:
+        """The value, or what is `stored` in the file itself, or the default, which is then recorded as
+        assumed. `among`: what else it may be, as far as that can be listed."""
         value = self.optional(key)
         if value is None and stored is not None:
             return stored
         if value is None:
-            self.assume(key, default)
+            self.assume(key, default, among=among)
             return default
         return value
 
-    def number(self, key: str, default: str) -> float:
-        """A finite number, or the default, which is then recorded as assumed. Raises OptionError."""
-        text = self.text(key, default)
+    def number(self, key: str, default: str, *, among: Iterable[str] = ()) -> float:
+        """A finite number, or the default, which is then recorded as assumed. `among`: what is usual.
+        Raises OptionError."""
+        text = self.text(key, default, among=among)
         try:
             value = float(text)
         except ValueError:
@@ -104,6 +128,11 @@ class Options:
             raise OptionError(f"option {key} is {text[:80]!r}, expected a number such as {key}={default}")
         return value
 
+    def alternatives(self) -> dict[str, str]:
+        """By assumed fact, in words, what else the file would allow."""
+        listed = {key: f"or {', '.join(others)}" for key, others in self.open.items() if len(others) <= FEW}
+        return {key: text for key, text in (listed | self.words).items() if key in self.assumed}
+
     def integer(self, key: str, *, at_least: int = 0) -> int | None:
         """One integer, if given. Raises OptionError."""
         numbers = self.integers(key)
@@ -114,12 +143,15 @@ class Options:
             raise OptionError(f"option {key} is {shown[:80]!r}, expected one integer, {at_least} or more")
         return numbers[0]
 
-    def choice(self, key: str, known: Iterable[str], default: str) -> str:
-        """One of a few names, or the default, which is then recorded as assumed. Raises OptionError."""
+    def choice(self, key: str, known: Iterable[str], default: str, *, words: str = "") -> str:
+        """One of a few names, or the default, which is then recorded as assumed, with `words` on what
+        it may be instead. Raises OptionError."""
         names = tuple(known)
-        value = self.text(key, default).lower()
+        value = self.text(key, default, among=names).lower()
         if value not in names:
             raise OptionError(f"option {key} is {value[:80]!r}", hint=advice(value, names))
+        if words and key in self.assumed:
+            self.words[key] = words
         return value
 
     def integers(self, key: str) -> tuple[int, ...] | None:

@@ -80,6 +80,7 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
         files=loaded.files,
         options_given=options.given,
         options_assumed=options.assumed,
+        alternatives=options.alternatives(),
     )
     model = ProvedModel(
         lowered=lowered,

@@ -70,14 +70,14 @@ class Facts(Options):
             return value
         return self._by_call.get(key) or attribute(self._module, key)
 
-    def choice(self, key: str, known: Iterable[str], default: str) -> str:
+    def choice(self, key: str, known: Iterable[str], default: str, *, words: str = "") -> str:
         """As `Options.choice`; an attribute that is none of the known names counts for nothing."""
         names = tuple(known)
         self.choices[key] = names
         value = self.optional(key)
         if value is not None and value.lower() not in names and key not in self.given:
             return default  # an attribute of that name is something else
-        return super().choice(key, names, default)
+        return super().choice(key, names, default, words=words)
 
 
 def attribute(module: nn.Module, key: str) -> str | None:

@@ -12,7 +12,10 @@ import numpy.typing as npt
 
 from kanexport.errors import InvalidKan
 from kanexport.files import bfloat16
+from kanexport.functions import unary
+from kanexport.functions.unary import Unary
 from kanexport.operators import precision
+from kanexport.options import Options
 
 Array = npt.NDArray[np.float64]
 Tensors = Mapping[str, npt.NDArray[Any]]
@@ -90,6 +93,12 @@ def tensor(tensors: Tensors, key: str, shape: tuple[int | None, ...]) -> Array:
         expected = ", ".join("any" if n is None else str(n) for n in shape)
         raise InvalidKan(f"tensor {key!r} has shape {value.shape}, expected ({expected})")
     return real(value, key)
+
+
+def activation(options: Options, default: str, key: str = "base_activation", stored: str | None = None) -> Unary:
+    """The function of a base branch: the option's, else what the file has `stored`, else the
+    constructor's `default`, which is assumed. Raises OptionError."""
+    return unary.activation(options.text(key, default, stored, among=unary.ACTIVATIONS).lower())
 
 
 def real(value: npt.NDArray[Any], key: str) -> Array:

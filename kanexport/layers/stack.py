@@ -16,9 +16,8 @@ from kanexport.form.ir import Kan, Layer
 from kanexport.form.steps import Affine, LayerNorm, PRelu, Step
 from kanexport.layers.order import GIVE_ARCHITECTURE, OtherModule
 from kanexport.layers.parts import Keys, Part, Tensors, natural
-from kanexport.options import Options
+from kanexport.options import EPSILONS, Options
 
-EPSILON = "1e-5"  # torch's default in every normalisation
 NORM = frozenset({"weight", "bias"})
 BATCH_NORM = NORM | {"running_mean", "running_var"}
 COUNTER = "num_batches_tracked"
@@ -95,7 +94,7 @@ def norm(part: Part, options: Options, kind: str, width: int) -> Step:
     """A module between layers as a step; `kind` as in `OtherModule`. The epsilons are in no
     file: the options layernorm_eps and batchnorm_eps. Raises InvalidKan or OptionError."""
     if kind == "layernorm":
-        epsilon = options.number("layernorm_eps", EPSILON)
+        epsilon = options.number("layernorm_eps", EPSILONS[0], among=EPSILONS)
         bias = part.tensor("bias", width) if part.has("bias") else np.zeros(width)
         return LayerNorm(part.tensor("weight", width), bias, epsilon)
     if kind == "batchnorm":
@@ -106,7 +105,7 @@ def norm(part: Part, options: Options, kind: str, width: int) -> Step:
 def batch_norm(part: Part, options: Options, width: int) -> Affine:
     """torch.nn.BatchNorm1d in eval mode, (x - mean) / sqrt(var + eps) * weight + bias, as one
     scale and bias per node. Raises InvalidKan or OptionError."""
-    epsilon = options.number("batchnorm_eps", EPSILON)
+    epsilon = options.number("batchnorm_eps", EPSILONS[0], among=EPSILONS)
     variance, mean = part.tensor("running_var", width), part.tensor("running_mean", width)
     weight = part.tensor("weight", width) if part.has("weight") else np.ones(width)
     bias = part.tensor("bias", width) if part.has("bias") else np.zeros(width)

@@ -17,7 +17,7 @@ from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.errors import InvalidKan
 from kanexport.form.ir import BasisTerm, Layer
-from kanexport.functions import unary
+from kanexport.layers import parts
 from kanexport.layers.parts import Keys, Part, product
 from kanexport.options import Options
 
@@ -33,7 +33,7 @@ def fits(part: Part) -> bool:
 
 def layer(part: Part, options: Options) -> Layer:
     """One KANLinear. Raises InvalidKan or OptionError."""
-    activation = Activation(unary.activation(options.text("base_activation", "silu").lower()))
+    activation = Activation(parts.activation(options, "silu"))
     m, n, functions = part.shape("spline_weight")
     if not fits(part):
         raise InvalidKan(

@@ -19,8 +19,7 @@ from kanexport.bases.activation import Activation
 from kanexport.bases.gaussian import Gaussian
 from kanexport.form.ir import BasisTerm, Layer
 from kanexport.form.steps import Step
-from kanexport.functions import unary
-from kanexport.layers import spacing, stack
+from kanexport.layers import parts, spacing, stack
 from kanexport.layers.parts import Keys, Part
 from kanexport.options import Options
 
@@ -44,7 +43,7 @@ def layer(part: Part, options: Options) -> Layer:
     terms = [BasisTerm(basis, coef, before)]
     bias = np.zeros(m)
     if part.has("base_linear.weight"):
-        activation = Activation(unary.activation(options.text("base_activation", "silu").lower()))
+        activation = Activation(parts.activation(options, "silu"))
         terms.append(BasisTerm(activation, part.tensor("base_linear.weight", m, n).T[:, :, None]))
         bias = part.tensor("base_linear.bias", m) if part.has("base_linear.bias") else bias
     return Layer(tuple(terms), mask=np.ones((n, m)), bias=bias, nan_spreads=np.zeros((n, m), dtype=bool))

@@ -17,8 +17,7 @@ import numpy as np
 from kanexport.bases.activation import Activation
 from kanexport.bases.cubic import Cubic
 from kanexport.form.ir import BasisTerm, Layer
-from kanexport.functions import unary
-from kanexport.layers import spacing
+from kanexport.layers import parts, spacing
 from kanexport.layers.parts import Keys, Part
 from kanexport.options import Options
 
@@ -33,7 +32,7 @@ def layer(part: Part, options: Options) -> Layer:
     starts = part.tensor("grid_starts", None)
     m, n = part.shape("base_weight")
     coef = part.tensor("spline_weight", m, n, len(starts)) * (6 * SIXTH)
-    activation = Activation(unary.activation(options.text("base_activation", "silu").lower()))
+    activation = Activation(parts.activation(options, "silu"))
     return Layer(
         terms=(
             BasisTerm(Cubic(starts, spacing.cubic_step(starts, options)), coef.transpose(1, 0, 2)),

@@ -18,8 +18,7 @@ from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.errors import InvalidKan
 from kanexport.form.ir import BasisTerm, Layer
-from kanexport.functions import unary
-from kanexport.layers import spacing
+from kanexport.layers import parts, spacing
 from kanexport.layers.parts import Keys, Part
 from kanexport.options import Options
 
@@ -49,7 +48,7 @@ def layer(part: Part, options: Options) -> Layer:
     coef = weight[:, : n * count].reshape(m, n, count)
     step = spacing.cubic_step(starts, options)
     knots = starts[0] + step * np.arange(count + 4)
-    activation = Activation(unary.activation(options.text("base_activation", "silu").lower()))
+    activation = Activation(parts.activation(options, "silu"))
     return Layer(
         terms=(
             BasisTerm(BSpline(np.tile(knots, (n, 1)), 3), coef.transpose(1, 0, 2)),

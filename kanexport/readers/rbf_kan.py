@@ -19,8 +19,7 @@ from kanexport.bases.activation import Activation
 from kanexport.bases.gaussian import Gaussian
 from kanexport.errors import InvalidKan
 from kanexport.form.ir import BasisTerm, Layer
-from kanexport.functions import unary
-from kanexport.layers import spacing
+from kanexport.layers import parts, spacing
 from kanexport.layers.parts import Keys, Part
 from kanexport.options import Options
 
@@ -43,7 +42,7 @@ def layer(part: Part, options: Options) -> Layer:
     terms = [BasisTerm(basis, weights.transpose(0, 2, 1))]
     bias = np.zeros(m)
     if part.has("base_linear.weight"):
-        activation = Activation(unary.activation(options.text("base_activation", "silu").lower()))
+        activation = Activation(parts.activation(options, "silu"))
         terms.append(BasisTerm(activation, part.tensor("base_linear.weight", m, n).T[:, :, None]))
         bias = part.tensor("base_linear.bias", m) if part.has("base_linear.bias") else bias
     return Layer(tuple(terms), mask=np.ones((n, m)), bias=bias, nan_spreads=np.zeros((n, m), dtype=bool))

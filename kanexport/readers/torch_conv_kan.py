@@ -27,10 +27,9 @@ from kanexport.bases.polynomial import Polynomial
 from kanexport.errors import InvalidKan, OptionError
 from kanexport.form.ir import BasisTerm, Layer
 from kanexport.form.steps import Elementwise, Step
-from kanexport.functions import unary
 from kanexport.functions.squash import frozen
 from kanexport.functions.unary import Unary
-from kanexport.layers import stack
+from kanexport.layers import parts, stack
 from kanexport.layers.parts import Array, Keys, Part
 from kanexport.layers.stack import LayerKind
 from kanexport.options import Options
@@ -120,7 +119,7 @@ def _layer(
 
 
 def _activation(options: Options, default: str) -> Unary:
-    return unary.activation(options.text("base_activation", default).lower())
+    return parts.activation(options, default)
 
 
 def _keys(

@@ -31,10 +31,9 @@ from kanexport.errors import FamilyError, InvalidKan
 from kanexport.files.checkpoint import Checkpoint
 from kanexport.form.ir import BasisTerm, Kan, Layer
 from kanexport.form.steps import Elementwise, Step
-from kanexport.functions import unary
 from kanexport.functions.squash import frozen
 from kanexport.functions.unary import Unary
-from kanexport.layers import stack
+from kanexport.layers import parts, stack
 from kanexport.layers.parts import Part, Tensors, storage_dtype
 from kanexport.options import Options
 
@@ -109,7 +108,7 @@ def spline_layer(part: Part, at: int, count: int, options: Options) -> Layer:
     coef = part.tensor(f"spline_weights.{at}", m, n, None)
     grid = part.tensor(f"grid_{at}", n, None)
     basis = BSpline(grid, grid.shape[1] - coef.shape[2] - 1)
-    activation = unary.activation(options.text("base_activation", "gelu").lower())
+    activation = parts.activation(options, "gelu")
     prelu = stack.norm(Part(part.tensors, f"{part.prefix}prelus.{at}."), options, "prelu", m)
     return Layer(
         terms=(BasisTerm(basis, coef.transpose(1, 0, 2)), _base(activation, base)),
@@ -125,7 +124,7 @@ def polynomial_layer(part: Part, at: int, count: int, options: Options) -> Layer
     """Layer `at` of KAL_Net or KAC_Net. Raises InvalidKan or OptionError."""
     scaled = frozen(options, at, count)
     make = POLYNOMIALS[options.choice("polynomial", POLYNOMIALS, "legendre")]
-    activation = unary.activation(options.text("base_activation", "silu").lower())
+    activation = parts.activation(options, "silu")
     base = part.tensor(f"base_weights.{at}", None, None)
     m, n = base.shape
     weights = part.tensor(f"poly_weights.{at}", m, None)

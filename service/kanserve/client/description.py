@@ -6,7 +6,7 @@ The way back of `rpc/describe.py`, which a client installation cannot import.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,8 @@ from kanserve.pb import kan_pb2 as kan
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """A served KAN. `verified_error` is the largest relative output error over the finite zones.
+    """A served KAN. `claim` says what it was verified against; `verified_error` is the largest
+    relative output error over the finite zones. `assumed`: what its file did not tell, by name.
 
     A layer's `edge_class` is never empty here; its `node_tensor`, `edges_file` and
     `edges_tensor` are, being the server's own business.
@@ -38,6 +39,8 @@ class Description:
     max_rows: int  # of one edge query
     max_response_bytes: int
     notes: tuple[str, ...]
+    claim: str
+    assumed: Mapping[str, str]
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -62,6 +65,8 @@ def from_pb(answer: kan.DescribeModelResponse) -> Description:
         max_rows=answer.limits.max_rows,
         max_response_bytes=answer.limits.max_response_bytes,
         notes=tuple(answer.notes),
+        claim=answer.verification.claim,
+        assumed=dict(answer.source.options_assumed),
     )
 
 

@@ -149,7 +149,7 @@ class SymbolicEdge(_message.Message):
     def __init__(self, source: _Optional[int] = ..., destination: _Optional[int] = ..., function: _Optional[str] = ..., a: _Optional[float] = ..., b: _Optional[float] = ..., c: _Optional[float] = ..., d: _Optional[float] = ..., mask: _Optional[float] = ..., expression: _Optional[str] = ...) -> None: ...
 
 class Source(_message.Message):
-    __slots__ = ("files", "exporter_version", "options_given", "options_assumed")
+    __slots__ = ("files", "exporter_version", "options_given", "options_assumed", "options_decided", "alternatives")
     class File(_message.Message):
         __slots__ = ("name", "sha256")
         NAME_FIELD_NUMBER: _ClassVar[int]
@@ -171,18 +171,36 @@ class Source(_message.Message):
         key: str
         value: str
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class OptionsDecidedEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class AlternativesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     FILES_FIELD_NUMBER: _ClassVar[int]
     EXPORTER_VERSION_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_GIVEN_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_ASSUMED_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_DECIDED_FIELD_NUMBER: _ClassVar[int]
+    ALTERNATIVES_FIELD_NUMBER: _ClassVar[int]
     files: _containers.RepeatedCompositeFieldContainer[Source.File]
     exporter_version: str
     options_given: _containers.ScalarMap[str, str]
     options_assumed: _containers.ScalarMap[str, str]
-    def __init__(self, files: _Optional[_Iterable[_Union[Source.File, _Mapping]]] = ..., exporter_version: _Optional[str] = ..., options_given: _Optional[_Mapping[str, str]] = ..., options_assumed: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    options_decided: _containers.ScalarMap[str, str]
+    alternatives: _containers.ScalarMap[str, str]
+    def __init__(self, files: _Optional[_Iterable[_Union[Source.File, _Mapping]]] = ..., exporter_version: _Optional[str] = ..., options_given: _Optional[_Mapping[str, str]] = ..., options_assumed: _Optional[_Mapping[str, str]] = ..., options_decided: _Optional[_Mapping[str, str]] = ..., alternatives: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class Verification(_message.Message):
-    __slots__ = ("zones", "outputs_tolerance", "edges_tolerance")
+    __slots__ = ("zones", "outputs_tolerance", "edges_tolerance", "against", "answers", "claim")
     class Zone(_message.Message):
         __slots__ = ("name", "rows", "outputs_max_abs", "outputs_max_rel", "edges_max_abs", "edges_max_rel", "worst_edge", "worst_output")
         NAME_FIELD_NUMBER: _ClassVar[int]
@@ -205,10 +223,32 @@ class Verification(_message.Message):
     ZONES_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_TOLERANCE_FIELD_NUMBER: _ClassVar[int]
     EDGES_TOLERANCE_FIELD_NUMBER: _ClassVar[int]
+    AGAINST_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    CLAIM_FIELD_NUMBER: _ClassVar[int]
     zones: _containers.RepeatedCompositeFieldContainer[Verification.Zone]
     outputs_tolerance: float
     edges_tolerance: float
-    def __init__(self, zones: _Optional[_Iterable[_Union[Verification.Zone, _Mapping]]] = ..., outputs_tolerance: _Optional[float] = ..., edges_tolerance: _Optional[float] = ...) -> None: ...
+    against: str
+    answers: _containers.RepeatedCompositeFieldContainer[Answers]
+    claim: str
+    def __init__(self, zones: _Optional[_Iterable[_Union[Verification.Zone, _Mapping]]] = ..., outputs_tolerance: _Optional[float] = ..., edges_tolerance: _Optional[float] = ..., against: _Optional[str] = ..., answers: _Optional[_Iterable[_Union[Answers, _Mapping]]] = ..., claim: _Optional[str] = ...) -> None: ...
+
+class Answers(_message.Message):
+    __slots__ = ("name", "sha256", "rows", "max_abs", "max_rel", "tolerance")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    MAX_ABS_FIELD_NUMBER: _ClassVar[int]
+    MAX_REL_FIELD_NUMBER: _ClassVar[int]
+    TOLERANCE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    sha256: str
+    rows: int
+    max_abs: float
+    max_rel: float
+    tolerance: float
+    def __init__(self, name: _Optional[str] = ..., sha256: _Optional[str] = ..., rows: _Optional[int] = ..., max_abs: _Optional[float] = ..., max_rel: _Optional[float] = ..., tolerance: _Optional[float] = ...) -> None: ...
 
 class QueryLimits(_message.Message):
     __slots__ = ("max_rows", "max_response_bytes")

@@ -94,7 +94,25 @@ def describe(info: ModelInfo, manifest: Manifest, limits: kan_pb2.QueryLimits) -
         message.source.files.add(name=file.name, sha256=file.sha256)
     message.source.options_given.update(manifest.source.options_given)
     message.source.options_assumed.update(manifest.source.options_assumed)
+    message.source.options_decided.update(manifest.source.options_decided)
+    message.source.alternatives.update(manifest.source.alternatives)
+    _verification(message, manifest)
+    return message
+
+
+def _verification(message: kan_pb2.DescribeModelResponse, manifest: Manifest) -> None:
     proof = manifest.verification
+    message.verification.against = proof.against
+    message.verification.claim = manifest.claim
+    for one in proof.answers:
+        message.verification.answers.add(
+            name=one.name,
+            sha256=one.sha256,
+            rows=one.rows,
+            max_abs=one.max_abs,
+            max_rel=one.max_rel,
+            tolerance=one.tolerance,
+        )
     message.verification.outputs_tolerance = proof.outputs_tolerance
     message.verification.edges_tolerance = proof.edges_tolerance
     for zone in proof.zones:
@@ -108,7 +126,6 @@ def describe(info: ModelInfo, manifest: Manifest, limits: kan_pb2.QueryLimits) -
             worst_output=zone.worst_output,
             worst_edge=zone.worst_edge,
         )
-    return message
 
 
 def _layer(index: int, layer: LayerInfo) -> kan_pb2.Layer:
