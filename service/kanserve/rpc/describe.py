@@ -102,7 +102,7 @@ def describe(info: ModelInfo, manifest: Manifest, limits: kan_pb2.QueryLimits) -
 
 def _verification(message: kan_pb2.DescribeModelResponse, manifest: Manifest) -> None:
     proof = manifest.verification
-    message.verification.against = proof.against
+    message.verification.against = manifest.against
     message.verification.claim = manifest.claim
     for one in proof.answers:
         message.verification.answers.add(
