@@ -275,3 +275,23 @@ def test_a_claim_says_what_was_done(against: str, answers: int) -> None:
         Claim(against, (some,) * answers)
     assert "claim" in inspect.signature(ProvedModel).parameters
     assert inspect.signature(ProvedModel).parameters["claim"].default is inspect.Parameter.empty
+
+
+def test_a_module_is_held_against_recorded_answers(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    import kanexport
+    from tests.hybrid_modules import KANLinear
+
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(4, 3), KANLinear(3, 2))
+    x = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
+    path = kanexport.record_answers(module, x, tmp_path / "answers.npz")
+    plain = kanexport.export(module, x, name="m", repository=tmp_path / "models")
+    assert plain.manifest.claim == manifest.AGAINST[manifest.MODULE]
+    result = kanexport.export(module, x, name="m", version=2, repository=tmp_path / "models", answers=path)
+    assert result.manifest.claim.startswith(manifest.AGAINST[manifest.ANSWERS])
+    with torch.no_grad():
+        module[0].bias += 0.1
+    with pytest.raises(AnswersDiffer, match="row"):
+        kanexport.export(module, x, name="m", version=3, repository=tmp_path / "models", answers=path)
+    assert not (tmp_path / "models" / "m" / "3").exists()
