@@ -206,5 +206,6 @@ def _facts(info: ModelInfo) -> dict[str, str]:
             "kan.edge_class": info.manifest.edge_class,
             "kan.widths": ",".join("x".join(map(str, shape)) for shape in info.manifest.shapes),
             "kan.format": str(info.manifest.format),
+            "kan.verification": info.manifest.claim,
         }
     return facts
