@@ -4,6 +4,7 @@
     ├── CheckpointError          a file that cannot be read as a checkpoint
     │   └── UnsafeCheckpoint     a pickle that asks for more than tensors
     ├── FamilyError              the tensors do not tell the library, or the order of its layers
+    │   └── Undecided            a fact that no file tells, which has no likely value
     ├── OptionError              a fact is missing, unknown or malformed
     ├── InvalidKan               weights, knots or shapes that are no KAN
     │   └── UnknownFunction      a function name outside the known table
@@ -18,12 +19,22 @@ to do about it.
 
 from __future__ import annotations
 
+import copy
+from typing import Self
+
 from kanexport.shared.voice import Exit, Failure
 
 
 class ExportError(Failure):
     """Base of all export failures. `message` says what is wrong, `hint` what to do about it, or
     is empty; `exit_code` is the program's."""
+
+    def within(self, where: str) -> Self:
+        """The same error, with the place where it happened before the message."""
+        placed = copy.copy(self)
+        placed.message = f"{where}: {self.message}"
+        placed.args = (placed.message,)
+        return placed
 
 
 class CheckpointError(ExportError):
@@ -36,6 +47,20 @@ class UnsafeCheckpoint(CheckpointError):
 
 class FamilyError(ExportError):
     """The tensors do not say which library wrote them, or in which order its layers follow."""
+
+
+class Undecided(FamilyError):
+    """A fact is in no file and has no likely value: `key` is its option, `values` are the known ones."""
+
+    key: str = ""
+    values: tuple[str, ...] = ()
+
+    @classmethod
+    def between(cls, key: str, values: tuple[str, ...], message: str, hint: str) -> Self:
+        """The error for one option and its known values."""
+        error = cls(message, hint=hint)
+        error.key, error.values = key, values
+        return error
 
 
 class OptionError(ExportError):

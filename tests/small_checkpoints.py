@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from kanexport.proof import evaluate
 from kanexport.recognise import detect
 
 Tensors = dict[str, Any]
+# What is assumed of every network, whatever its layers are.
+AROUND = ("forward", "architecture", "flow", "between", "before", "after")
 # From a layer's tensors in float64 and one row of its sources to its edges [I][O].
 Edges = Callable[[Tensors, list[float]], Sequence[Sequence[float]]]
 
@@ -55,7 +58,8 @@ def check(
     path: Path, tensors: Tensors, edges: Edges, *options: str, prefixes: Sequence[str] = ("",), bias: str = ""
 ) -> Manifest:
     """Every edge of every layer of a saved checkpoint against `edges`, and every sum; then
-    export, which proves the graphs. `bias`: the tensor that is added to the sums."""
+    export, which proves the graphs. `bias`: the tensor that is added to the sums. Of what was
+    assumed, the manifest has what is the layers' own."""
     kan, family = read(path, *options)
     trace = evaluate.evaluate(kan, np.random.default_rng(5).uniform(-3, 3, size=(12, kan.n_inputs)))
     sums = [*trace.inputs[1:], trace.y]
@@ -69,7 +73,13 @@ def check(
         np.testing.assert_allclose(after, total, rtol=0, atol=1e-11 * max(1.0, np.abs(total).max()))
     result = export(Request(path=path, repository=path.parent / "models", options=options, force=True))
     assert result.manifest.source.family == family
-    return result.manifest
+    own = assumed(result.manifest)
+    return dataclasses.replace(result.manifest, source=dataclasses.replace(result.manifest.source, options_assumed=own))
+
+
+def assumed(manifest: Manifest) -> dict[str, str]:
+    """What was assumed of the layers themselves; what was of the network around them, test_stack.py looks at."""
+    return {key: value for key, value in manifest.source.options_assumed.items() if key not in AROUND}
 
 
 def refuse(folder: Path, tensors: Tensors, *options: str, family: str | None = None) -> ExportError:

@@ -62,4 +62,4 @@ def read(reader: Reader, checkpoint: Checkpoint, options: Options) -> Kan:
     except ExportError as error:
         if str(checkpoint.path) in error.message:
             raise
-        raise type(error)(f"{checkpoint.path}: {error.message}", hint=error.hint) from error
+        raise error.within(str(checkpoint.path)) from error

@@ -28,6 +28,9 @@ PAGE = (ROOT / "docs" / "steplist.md").read_text()
 RNG = np.random.default_rng(4)
 
 
+ONE = np.ones(1, np.float32)
+
+
 def cheby(n: int, m: int) -> dict[str, Any]:
     return {"cheby_coeffs": RNG.normal(size=(n, m, 3)).astype(np.float32)}
 
@@ -174,7 +177,11 @@ def test_the_type_is_that_of_all_tensors_in_use(tmp_path: Path) -> None:
     ],
 )
 def test_steps_that_do_not_fit(tmp_path: Path, steps: str, kind: type[ExportError], text: str) -> None:
-    error = refuse(tmp_path, under(kan=cheby(3, 2), ln=norm(4), bare={"x": np.ones(1, np.float32)}), steps)
+    error = refuse(
+        tmp_path,
+        under(kan=cheby(3, 2), ln=norm(4), bare={"x": ONE, "y": ONE}),
+        steps,
+    )
     assert isinstance(error, kind)
     assert text in error.message
 
