@@ -216,20 +216,26 @@ def _repeated(links: Sequence[Link], times: int) -> list[Link]:
 def _filled(
     links: Sequence[Link], missing: Sequence[tuple[str, str]], between: str, options: Options
 ) -> list[Layer | Step]:
-    """The links with the function in every place where it stands: where something is missing, else
-    straight before every layer but the first, or straight after every layer but the last."""
-    name, early = between.removesuffix(THEN_NORM), between.endswith(THEN_NORM)
-    places = [at for at, link in enumerate(links) if isinstance(link.item, Layer)]
-    stand = {at + 1 for at in places[:-1]} if early else set(places[1:])
-    if missing:
-        late = {after for _, after in missing}
-        stand = {at for at, link in enumerate(links) if link.name in late}
+    """The links with the function in every place where it stands."""
     items: list[Layer | Step] = []
+    width = _sides([link.item for link in links])[0]
+    stand = _stands(links, missing, early=between.endswith(THEN_NORM))
     for at, link in enumerate(links):
         if at in stand:
-            items += _made(name, _sides(items)[1] if places[0] < at else _sides([links[places[0]].item])[0], options)
+            items += _made(between.removesuffix(THEN_NORM), width, options)
         items.append(link.item)
+        width = link.item.destinations if isinstance(link.item, Layer) else width
     return items
+
+
+def _stands(links: Sequence[Link], missing: Sequence[tuple[str, str]], *, early: bool) -> set[int]:
+    """The links before which the function stands: where something is missing; else every layer but
+    the first, or (`early`) whatever follows a layer but the last."""
+    if missing:
+        late = {after for _, after in missing}
+        return {at for at, link in enumerate(links) if link.name in late}
+    places = [at for at, link in enumerate(links) if isinstance(link.item, Layer)]
+    return {at + 1 for at in places[:-1]} if early else set(places[1:])
 
 
 def _skippable(layer: Layer) -> bool:
