@@ -4,8 +4,8 @@
     ├── CheckpointError          a file that cannot be read as a checkpoint
     │   └── UnsafeCheckpoint     a pickle that asks for more than tensors
     ├── FamilyError              the tensors do not tell the library, or the order of its layers
-    │   └── Undecided            a fact that no file tells, which has no likely value
     ├── OptionError              a fact is missing, unknown or malformed
+    │   └── OpenQuestion         nothing tells it, and no value is likelier than another
     ├── InvalidKan               weights, knots or shapes that are no KAN
     │   └── UnknownFunction      a function name outside the known table
     ├── RepositoryError          the model repository refuses the result
@@ -29,12 +29,12 @@ class ExportError(Failure):
     """Base of all export failures. `message` says what is wrong, `hint` what to do about it, or
     is empty; `exit_code` is the program's."""
 
-    def within(self, where: str) -> Self:
-        """The same error, with the place where it happened before the message."""
-        placed = copy.copy(self)
-        placed.message = f"{where}: {self.message}"
-        placed.args = (placed.message,)
-        return placed
+    def at(self, where: str) -> Self:
+        """The same error, its message beginning with where it happened."""
+        moved = copy.copy(self)
+        moved.message = f"{where}: {self.message}"
+        moved.args = (moved.message,)
+        return moved
 
 
 class CheckpointError(ExportError):
@@ -49,23 +49,19 @@ class FamilyError(ExportError):
     """The tensors do not say which library wrote them, or in which order its layers follow."""
 
 
-class Undecided(FamilyError):
-    """A fact is in no file and has no likely value: `key` is its option, `values` are the known ones."""
-
-    key: str = ""
-    values: tuple[str, ...] = ()
-
-    @classmethod
-    def between(cls, key: str, values: tuple[str, ...], message: str, hint: str) -> Self:
-        """The error for one option and its known values."""
-        error = cls(message, hint=hint)
-        error.key, error.values = key, values
-        return error
-
-
 class OptionError(ExportError):
     """What the user gave (an `--option`, a function, a list of steps) is unknown or malformed,
     or a fact is needed and was not given."""
+
+
+class OpenQuestion(OptionError):
+    """A fact `key` that the file leaves open, and that must be one of the values `among`: the user says
+    which, or answers of the trained model do."""
+
+    def __init__(self, message: str, key: str = "", among: tuple[str, ...] = (), *, hint: str = "") -> None:
+        values = " | ".join(among)
+        super().__init__(message, hint=hint or f"say which: --option {key}={values}; or --answers, which tells")
+        self.key, self.among = key, among
 
 
 class InvalidKan(ExportError):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from kanexport.errors import OptionError, Undecided
+from kanexport.errors import OpenQuestion, OptionError
 from kanexport.shared.nearest import advice
 
 # The keys of --symbolic and --function in `Options.given` begin with these: "symbolic 1,3,0", "function mine".
@@ -16,7 +16,6 @@ MAX_NAME_CHARACTERS = 100  # of a user's function; the name stands in messages a
 # The same fact under the names that two libraries have for it.
 ALIASES = {"base_fun": "base_activation", "base_activation": "base_fun"}
 FEW = 6  # values that are listed
-MANY = 12  # values that are listed where one of them must be given
 FORWARD = "forward"  # which library's forward: of all that is assumed, what can be wrong by most
 EPSILONS = ("1e-5", "1e-3", "1e-6", "1e-8", "1e-12")  # of normalisations in published models, torch's first
 
@@ -155,19 +154,13 @@ class Options:
             self.words[key] = words
         return value
 
-    def must(self, key: str, among: Iterable[str], *, message: str, hint: str = "") -> str:
-        """One of a few names that has no default, because none is likely. `message`: what the file
-        does not tell; `hint`: what else may be done. Raises Undecided where it is not given, with
-        the key and its values, which `open` then has; OptionError for an unknown value."""
-        names = tuple(among)
-        value = self.optional(key)
-        if value is None:
-            self.open[key] = names
-            say = f"--option {key}={'|'.join(names[:MANY])}{'|...' if len(names) > MANY else ''}"
-            raise Undecided.between(key, names, message, f"{say}; or {hint}" if hint else say)
-        if value.lower() not in names:
-            raise OptionError(f"option {key} is {value[:80]!r}", hint=advice(value, names))
-        return value.lower()
+    def must(self, key: str, known: Iterable[str], what: str) -> str:
+        """One of a few names that the user, or answers of the trained model, must give, since no default is
+        likelier than another. `what` is open, in words. Raises OpenQuestion where nobody did, and OptionError."""
+        names = tuple(known)
+        if self.optional(key) is None:
+            raise OpenQuestion(what, key, names)
+        return self.choice(key, names, names[0])
 
     def integers(self, key: str) -> tuple[int, ...] | None:
         """Comma-separated non-negative integers, if given. Raises OptionError."""

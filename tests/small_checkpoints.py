@@ -15,7 +15,7 @@ import safetensors.numpy
 from kanexport.errors import ExportError
 from kanexport.files import checkpoint
 from kanexport.form.ir import Kan
-from kanexport.manifest import Manifest
+from kanexport.manifest import Manifest, Source
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
 from kanexport.proof import evaluate
@@ -73,13 +73,14 @@ def check(
         np.testing.assert_allclose(after, total, rtol=0, atol=1e-11 * max(1.0, np.abs(total).max()))
     result = export(Request(path=path, repository=path.parent / "models", options=options, force=True))
     assert result.manifest.source.family == family
-    own = assumed(result.manifest)
+    own = beside_forward(result.manifest.source)
     return dataclasses.replace(result.manifest, source=dataclasses.replace(result.manifest.source, options_assumed=own))
 
 
-def assumed(manifest: Manifest) -> dict[str, str]:
-    """What was assumed of the layers themselves; what was of the network around them, test_stack.py looks at."""
-    return {key: value for key, value in manifest.source.options_assumed.items() if key not in AROUND}
+def beside_forward(source: Source) -> dict[str, str]:
+    """What was assumed of the layers themselves: beside the library's own forward and the network around
+    them, at which test_stack.py and test_flow.py look."""
+    return {key: value for key, value in source.options_assumed.items() if key not in AROUND}
 
 
 def refuse(folder: Path, tensors: Tensors, *options: str, family: str | None = None) -> ExportError:

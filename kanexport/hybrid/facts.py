@@ -89,10 +89,10 @@ class Facts(Options):
             return default  # an attribute of that name is something else
         return super().choice(key, names, default, words=words)
 
-    def must(self, key: str, among: Iterable[str], *, message: str, hint: str = "") -> str:
+    def must(self, key: str, known: Iterable[str], what: str) -> str:
         """As `Options.must`, but every value is tried, the first one first."""
-        names = self.choices[key] = tuple(among)
-        return names[0] if self.optional(key) is None else super().must(key, names, message=message, hint=hint)
+        names = self.choices[key] = tuple(known)
+        return names[0] if self.optional(key) is None else super().must(key, names, what)
 
 
 def attribute(module: nn.Module, key: str) -> str | None:

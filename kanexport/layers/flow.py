@@ -23,7 +23,7 @@ from kanexport.form.ir import BasisTerm, Layer, SymbolicEdge
 from kanexport.form.norms import LayerNorm, Softmax
 from kanexport.form.steps import Affine, Elementwise, Step
 from kanexport.functions import unary
-from kanexport.layers.order import GIVE_ARCHITECTURE, GIVE_MODULE
+from kanexport.layers.order import GIVE_ARCHITECTURE, GIVE_MODULE, must
 from kanexport.options import EPSILONS, Options
 from kanexport.shared.nearest import advice
 
@@ -55,7 +55,7 @@ class Link:
 
 def compose(links: Sequence[Link], missing: Sequence[tuple[str, str]], options: Options) -> list[Layer | Step]:
     """The network of modules that stand in this order, `missing` between some of them, with what
-    flows as the options say; what they do not say is recorded as assumed. Raises Undecided
+    flows as the options say; what they do not say is recorded as assumed. Raises OpenQuestion
     where something is missing and is not told, FamilyError where a flow does not fit, OptionError."""
     options.assume("architecture", "")  # before its parts
     how = _flow(links, missing, options)
@@ -102,16 +102,14 @@ def _flow(links: Sequence[Link], missing: Sequence[tuple[str, str]], options: Op
 
 
 def _flow_told(links: Sequence[Link], fitting: tuple[str, ...], options: Options) -> str:
-    """What the user says, or a chain where the layers make one. Raises Undecided."""
+    """What the user says, or a chain where the layers make one. Raises OpenQuestion."""
     if CHAIN in fitting or not fitting or options.optional("flow") is not None:
         return options.text("flow", CHAIN, among=fitting).lower()
     sides = ", ".join(
         f"{link.shown} ({layer.sources} to {layer.destinations})"
         for link, layer in zip(links, _layers(links), strict=True)
     )
-    return options.must(
-        "flow", fitting, message=f"the layers {sides} do not follow one another", hint=GIVE_ARCHITECTURE
-    )
+    return must(options, "flow", fitting, f"the layers {sides} do not follow one another", GIVE_ARCHITECTURE)
 
 
 def _fitting(links: Sequence[Link], missing: bool) -> tuple[str, ...]:
@@ -153,17 +151,18 @@ def _same_sides(layers: Sequence[Layer]) -> bool:
 
 
 def _between(links: Sequence[Link], missing: Sequence[tuple[str, str]], options: Options) -> str:
-    """The function between layers. Raises Undecided or OptionError."""
+    """The function between layers. Raises OpenQuestion or OptionError."""
     layers = len(_layers(links))
     inner = [link for link in _inner(links) if link.kind]
     among = (*BETWEEN, *(name + THEN_NORM for name in BETWEEN[:-1] if inner and not missing))
     if missing:
         before, after = missing[0]
-        return options.must(
+        return must(
+            options,
             "between",
             (NOTHING, *among),
-            message=f"{before}* is followed by {after}*; the file does not tell what stands between",
-            hint=f"export the layers one by one with --option prefix=KEY_PREFIX; or {GIVE_ARCHITECTURE}",
+            f"{before}* is followed by {after}*; the file does not tell what stands between",
+            f"export the layers one by one with --option prefix=KEY_PREFIX; or {GIVE_ARCHITECTURE}",
         )
     return _function("between", among, options) if layers > 1 else NOTHING
 

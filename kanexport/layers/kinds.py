@@ -19,7 +19,7 @@ import numpy as np
 from kanexport.errors import FamilyError, InvalidKan
 from kanexport.form.norms import GroupNorm, LayerNorm, RmsNorm
 from kanexport.form.steps import Affine, PRelu, Step, Swish
-from kanexport.layers.order import GIVE_ARCHITECTURE, OtherModule, unwrapped
+from kanexport.layers.order import GIVE_ARCHITECTURE, OtherModule, must, unwrapped
 from kanexport.layers.parts import Array, Part
 from kanexport.options import EPSILONS, Options
 
@@ -99,7 +99,7 @@ def _kind(names: frozenset[str], width: int) -> str:
 def decided(others: Sequence[OtherModule], layers: Sequence[str], options: Options) -> list[OtherModule]:
     """The modules beside `layers` with the kind of each: as the option says, else as its own name says,
     which is recorded as assumed. A weight and a bias with no name but a number, in one list with the
-    layers, are taken for a LayerNorm. Raises Undecided where a name says nothing, OptionError for an
+    layers, are taken for a LayerNorm. Raises OpenQuestion where a name says nothing, OptionError for an
     unknown kind."""
     lists = {layer.removesuffix(number[0]) for layer in map(unwrapped, layers) if (number := NUMBER.search(layer))}
     kinds: dict[str, str] = {}
@@ -123,7 +123,7 @@ def _answers(question: Question, told: Mapping[OtherModule, str], options: Optio
     if silent or options.optional(question.key) is not None:
         _refuse_batchnorm(others[0], options)
         first = (silent or others)[0].prefix
-        kind = options.must(question.key, values, message=f"{first}* has {question.what}", hint=GIVE_ARCHITECTURE)
+        kind = must(options, question.key, values, f"{first}* has {question.what}", GIVE_ARCHITECTURE)
         return {other.prefix: kind for other in others}
     for other, kind in told.items():
         options.assume(question.key, kind, among=values, words=f"{other.prefix}* has {question.what}")

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from kanexport.errors import FamilyError
+from kanexport.errors import FamilyError, OpenQuestion
 from kanexport.layers.parts import natural
 from kanexport.options import Options
 
@@ -43,6 +43,15 @@ class OtherModule:
     def fits(self, width: int) -> bool:
         """Whether it takes that many nodes."""
         return self.width == width or self.single
+
+
+def must(options: Options, key: str, known: Iterable[str], what: str, hint: str) -> str:
+    """As `options.must`, with what else may be done. Raises OpenQuestion and OptionError."""
+    try:
+        return options.must(key, known, what)
+    except OpenQuestion as question:
+        question.hint = f"{question.hint}; or {hint}"
+        raise
 
 
 def arrange(layers: Sides, others: Sequence[OtherModule], options: Options) -> list[str]:
@@ -118,7 +127,7 @@ def _only_chain(layers: Sides, options: Options) -> list[str]:
     if not 1 <= len(chains) <= CHAINS:
         raise FamilyError(message, hint=hint)
     values = {text.lower(): chain for text, chain in by_text.items()}
-    return list(values[options.must("order", values, message=message, hint=hint)])
+    return list(values[must(options, "order", values, message, hint)])
 
 
 def _chains(start: tuple[str, ...], layers: Sides) -> Iterator[tuple[str, ...]]:

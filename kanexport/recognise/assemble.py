@@ -94,7 +94,7 @@ def _build_numbered(at: int, checkpoint: Checkpoint, spec: StepSpec, width: int,
         with quiet():
             return _build(checkpoint, spec, width, options)
     except ExportError as error:
-        raise error.within(f"step {at} ({spec.kind})") from error
+        raise error.at(f"step {at} ({spec.kind})") from error
 
 
 def _build(checkpoint: Checkpoint, spec: StepSpec, width: int, options: Options) -> _Built:

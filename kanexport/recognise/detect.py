@@ -62,4 +62,4 @@ def read(reader: Reader, checkpoint: Checkpoint, options: Options) -> Kan:
     except ExportError as error:
         if str(checkpoint.path) in error.message:
             raise
-        raise error.within(str(checkpoint.path)) from error
+        raise error.at(str(checkpoint.path)) from error

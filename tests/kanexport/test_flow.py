@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from small_checkpoints import read, refuse, save, stacked
 
-from kanexport.errors import ExportError, FamilyError, OptionError, Undecided
+from kanexport.errors import ExportError, FamilyError, OpenQuestion, OptionError
 from kanexport.files import checkpoint
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
@@ -136,8 +136,8 @@ def test_what_cannot_be_is_not_offered_and_not_done(tmp_path: Path) -> None:
 def test_layers_beside_one_another_must_be_told(tmp_path: Path) -> None:
     layers = cheby(5, 3) + cheby(5, 3)
     error = refuse(tmp_path, stacked(layers))
-    assert isinstance(error, Undecided)
-    assert (error.key, error.values) == ("flow", ("parallel",))
+    assert isinstance(error, OpenQuestion)
+    assert (error.key, error.among) == ("flow", ("parallel",))
     assert "do not follow one another" in error.message
     x = RNG.normal(size=(7, 5))
     kan, _ = read(tmp_path / "model.safetensors", "flow=parallel")
@@ -150,9 +150,9 @@ def test_a_gap_in_the_numbers_must_be_told(tmp_path: Path) -> None:
     a, b = SQUARE
     tensors = {f"net.{at}.{key}": value for at, layer in ((0, a), (2, b)) for key, value in layer.items()}
     error = refuse(tmp_path, tensors)
-    assert isinstance(error, Undecided)
+    assert isinstance(error, OpenQuestion)
     assert error.key == "between"
-    assert error.values[0] == "nothing"
+    assert error.among[0] == "nothing"
     x = RNG.normal(size=(7, 4))
     for value, expected in (("tanh", B(np.tanh(A(x)))), ("nothing", B(A(x)))):
         kan, _ = read(tmp_path / "model.safetensors", f"between={value}")
@@ -163,8 +163,8 @@ def test_an_order_that_names_do_not_tell_must_be_told(tmp_path: Path) -> None:
     a, b = SQUARE
     tensors = {f"{name}.{key}": value for name, layer in (("up", a), ("down", b)) for key, value in layer.items()}
     error = refuse(tmp_path, tensors)
-    assert isinstance(error, Undecided)
-    assert sorted(error.values) == ["down,up", "up,down"]
+    assert isinstance(error, OpenQuestion)
+    assert sorted(error.among) == ["down,up", "up,down"]
     x = RNG.normal(size=(7, 4))
     kan, _ = read(tmp_path / "model.safetensors", "order=up,down")
     np.testing.assert_allclose(evaluate.evaluate(kan, x).y, B(A(x)), rtol=0, atol=1e-12)
@@ -183,8 +183,8 @@ def test_a_module_whose_name_says_nothing_must_be_told(tmp_path: Path, key: str)
     tensors = {f"kan{at}.{k}": v for at, layer in enumerate(SQUARE, 1) for k, v in layer.items()}
     tensors |= {k: v.astype(np.float32) for k, v in extra.items()}
     error = refuse(tmp_path, tensors)
-    assert isinstance(error, Undecided)
-    assert (error.key, error.values) == (key, values)
+    assert isinstance(error, OpenQuestion)
+    assert (error.key, error.among) == (key, values)
     path, found = tmp_path / "model.safetensors", set()
     x = RNG.normal(size=(5, 4))
     for value in values:
@@ -196,5 +196,5 @@ def test_a_module_whose_name_says_nothing_must_be_told(tmp_path: Path, key: str)
 
 def test_a_batch_norm_without_statistics_is_refused(tmp_path: Path) -> None:
     tensors = stacked(SQUARE, "kan") | {"bn0.weight": np.ones(4, np.float32), "bn0.bias": np.ones(4, np.float32)}
-    assert isinstance(refuse(tmp_path, tensors), Undecided)
+    assert isinstance(refuse(tmp_path, tensors), OpenQuestion)
     assert "depends on the batch" in refuse(tmp_path, tensors, "norm=batchnorm").message
