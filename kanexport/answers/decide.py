@@ -22,9 +22,9 @@ from kanexport.options import FORWARD, Options
 from kanexport.proof import evaluate
 from kanexport.proof.tolerance import OUTPUT_TOLERANCE
 
-FEW_ROWS = 64  # of the answers, that every reading is tried on
-READINGS = 1500  # that are tried at most
-NUMBERS = 24  # readings that are tried with other numbers, those that were nearest
+FEW_ROWS = 48  # of the answers, that every reading is tried on
+READINGS = 800  # that are tried at most
+NUMBERS = 12  # readings that are tried with other numbers, those that were nearest
 BESIDE = 1.01  # times a number that fits: whether the answers would notice
 CHANGES = 3  # from what would be assumed
 NEARER = 8.0  # times, that a less likely reading must be nearer to be taken
@@ -184,7 +184,10 @@ class Search:
             self.first = self.first or error
             return None
         questions |= {key: values for key, values in options.open.items() if key not in facts}
-        self._learn(at, {key: (value, *options.open.get(key, ())) for key, value in options.assumed.items()})
+        asked = options.open | dict.fromkeys(options.numbers, ())
+        self._learn(
+            at, {key: (options.assumed[key], *others) for key, others in asked.items() if key in options.assumed}
+        )
         return Reading(way, dict(facts), kan, family, options, found)
 
     def _learn(self, at: int, values: Mapping[str, Sequence[str]]) -> None:
@@ -195,16 +198,14 @@ class Search:
     def _told(self, chosen: Reading) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
         """Of the chosen reading's facts, those that the answers tell, and the values that fit as well of the others."""
         at, taken = self.ways.index(chosen.way), {**chosen.options.assumed, **chosen.facts}
-        decided = {} if FORWARD in taken or FORWARD in chosen.options.given else {FORWARD: chosen.family}
         also: dict[str, tuple[str, ...]] = {}
         for key, value in taken.items():
             others = self._values(at, chosen, key, value)
             fitting = tuple(other for other in others if self._as_well(at, chosen, key, other))
             if fitting:
                 also[key] = fitting
-            elif others:
-                decided[key] = value
-        return decided, also
+        own = {} if FORWARD in chosen.options.given else {FORWARD: chosen.family}
+        return own | {key: value for key, value in taken.items() if key not in also}, also
 
     def _values(self, at: int, chosen: Reading, key: str, taken: str) -> tuple[str, ...]:
         """The other values of a fact of the chosen reading; of a number that may be any, one beside it."""

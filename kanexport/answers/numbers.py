@@ -9,6 +9,7 @@ import numpy as np
 
 SPAN = 16.0  # times the number that would be assumed, up and down
 STEPS = 33  # of that span, on a logarithmic scale
+PROMISING = 0.3  # times the error of what would be assumed: less than that is worth a closer look
 HALVINGS = 40  # of the interval around the best step
 DIGITS = 9  # of a number that its user may have written
 
@@ -22,6 +23,8 @@ def likeliest(error: Error, assumed: float) -> float:
     grid = [float(assumed * factor) for factor in np.geomspace(1 / SPAN, SPAN, STEPS)]
     errors = [error(value) for value in grid]
     at = int(np.argmin(errors))
+    if errors[at] > PROMISING * error(assumed):
+        return assumed
     low, high = grid[max(at - 1, 0)], grid[min(at + 1, STEPS - 1)]
     return _written(error, _bisected(error, low, high))
 
@@ -29,12 +32,17 @@ def likeliest(error: Error, assumed: float) -> float:
 def _bisected(error: Error, low: float, high: float) -> float:
     """The least of a function with one minimum between two points, by the golden section."""
     ratio = (math.sqrt(5) - 1) / 2
+    inner = [high - ratio * (high - low), low + ratio * (high - low)]
+    errors = [error(value) for value in inner]
     for _ in range(HALVINGS):
-        a, b = high - ratio * (high - low), low + ratio * (high - low)
-        if error(a) <= error(b):
-            high = b
+        if errors[0] <= errors[1]:
+            high, inner[1], errors[1] = inner[1], inner[0], errors[0]
+            inner[0] = high - ratio * (high - low)
+            errors[0] = error(inner[0])
         else:
-            low = a
+            low, inner[0], errors[0] = inner[0], inner[1], errors[1]
+            inner[1] = low + ratio * (high - low)
+            errors[1] = error(inner[1])
     return (low + high) / 2
 
 

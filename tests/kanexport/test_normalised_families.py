@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 from scipy import special
 from scipy.interpolate import BSpline
-from small_checkpoints import read, refuse, save
+from small_checkpoints import beside_forward, read, refuse, save
 
 from kanexport.errors import FamilyError, InvalidKan, OptionError
 from kanexport.pipeline import Request, export
 from kanexport.proof import evaluate
-from tests.small_checkpoints import beside_forward
 
 ACTS = {"silu": lambda x: x / (1 + np.exp(-x)), "gelu": lambda x: x * special.ndtr(x), "tanh": np.tanh}
 RANGES = ("x_min=-2,-0.5", "x_max=2.5,1.75")
