@@ -32,6 +32,11 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "k": ("k", "spline_order"),
     "w": ("spline_width", "w", "width"),
     "epsilon": ("epsilon", "eps"),
+    "laguerre_alpha": ("alpha",),
+    "gegenbauer_alpha": ("alpha_param", "alpha"),
+    "charlier_a": ("a",),
+    "cheby_epsilon": ("epsilon", "eps"),
+    "hermite_eps": ("eps",),
 }
 NORMS: dict[str, type[nn.Module] | tuple[type[nn.Module], ...]] = {
     "layernorm_eps": nn.LayerNorm,
