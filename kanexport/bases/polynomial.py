@@ -67,9 +67,11 @@ class Polynomial:
 
     def _chain(self, u: Array) -> list[Array]:
         """P_0 .. P_D of u; NaN for NaN in P_0 as well."""
-        chain = [np.where(np.isnan(u), u, self.first) if self.squash.open else self.first + 0 * u]
+        zero = np.where(np.isnan(u), u, 0.0) if self.squash.open else 0 * u
+        chain = [self.first + zero]
         for n, (a, b, c) in enumerate(self.steps):
-            chain.append((a * u + b) * chain[n] - c * chain[n - 1] if n else a * u + b)
+            linear = a * u + b if a else b + zero
+            chain.append(linear * chain[n] - c * chain[n - 1] if n else linear)
         return chain
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
@@ -83,8 +85,9 @@ class Polynomial:
         return values if self.functions > 1 else g.reshape(values, 0, sources)
 
     def _emit_chain(self, g: Graph, u: Value) -> list[Value]:
-        chain = [constant(g, u, self.first, whole=self.squash.open)]
-        scaled = {a: _times(g, u, a) for a in self.steps[:, 0].tolist()}
+        zero = constant(g, u, 0.0, whole=self.squash.open)
+        chain = [_plus(g, zero, self.first)]
+        scaled = {a: _times(g, u, a) if a else zero for a in self.steps[:, 0].tolist()}
         for n, (a, b, c) in enumerate(self.steps.tolist()):
             linear = _plus(g, scaled[a], b)
             chain.append(g.sub(g.mul(linear, chain[n]), _times(g, chain[n - 1], c)) if n else linear)
@@ -297,4 +300,10 @@ def examples() -> list[Basis]:
         instances += [gram(rng.normal(size=degree + 1) / 20, unary.activation("silu"))]
         instances += [make(degree, Range(-1.5, 4)) for make in (chebyshev, legendre)]
     squashes = (Tanh(short=1e-3), Tanh(slope=0.5, shift=0.1), TanhOf(Tanh()), TanhOf(Clip()), Clip(), Raw())
-    return [*instances, *(of(chebyshev(5), squash) for squash in squashes), of(hermite(2), Raw()), of(lucas(0), Raw())]
+    return [
+        *instances,
+        *(of(chebyshev(5), squash) for squash in squashes),
+        of(hermite(2), Raw()),
+        of(lucas(0), Raw()),
+        of(fibonacci(3), Raw()),
+    ]

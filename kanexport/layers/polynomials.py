@@ -25,10 +25,11 @@ COPIES = {
 SQUASHES: dict[str, Squash] = {"raw": Raw(), "clip": Clip(), "tanh-twice": TanhOf(Tanh())}
 
 
-def forward(options: Options, own: str, rivals: Mapping[str, str] | None = None) -> str:
+def forward(options: Options, own: str, rivals: Mapping[str, str] | None = None, *, same: str = "") -> str:
     """Whose forward a layer of polynomials of tanh(x) has: `own`, one of the `rivals`, or one of the
-    COPIES. Raises OptionError."""
-    return options.forward(own, {**(rivals or {}), **COPIES})
+    COPIES but `same`, which is one of the rivals'. Raises OptionError."""
+    copies = {name: words for name, words in COPIES.items() if name != same}
+    return options.forward(own, {**(rivals or {}), **copies})
 
 
 def coefficients(part: Part, name: str, whose: str) -> Array:

@@ -10,7 +10,7 @@ else, which no file tells; each is a value of the option `forward`:
 
     timekan        huangst21/TimeKAN, ChebyKANLinear: tanh(tanh(x)) for tanh(x)
     x-kanerf       lif314/X-KANeRF, ChebyKANLayer: tanh(x) no nearer to -1 and 1 than cheby_epsilon
-    chebyshev-kan  Vishnu2690/Chebyshev-KAN: x scaled by the smallest and largest source of its row
+    chebyshev-kan  Vishnu2690/Chebyshev-KAN, first version: x scaled by the smallest and largest of its row
     pinns          DaniilLaptev/pinns, ChebyKAN: s times the layer of x / s, with s cheby_scale
     mean           copies of TimeKAN's with one tanh, and the mean over the sources for their sum
     second-kind    copies with the recurrence of the second kind, 1, 2 u, 2 u P_n - P_{n-1}
@@ -42,18 +42,18 @@ KEYS = Keys(
 RIVALS = {
     "timekan": "TimeKAN's ChebyKANLinear, which takes tanh twice",
     "x-kanerf": "X-KANeRF's, which keeps tanh away from -1 and 1 by cheby_epsilon",
-    "chebyshev-kan": "Chebyshev-KAN's, which scales x by the extremes of its row",
+    "chebyshev-kan": "Chebyshev-KAN's first version, which scales x by the extremes of its row",
     "pinns": "that of DaniilLaptev/pinns, which gives s times the layer of x / s, s being cheby_scale",
     "mean": "copies that take the mean over the sources",
     "second-kind": "copies with polynomials of the second kind",
 }
 EPSILONS = ("1e-6", "1e-7", "1e-5", "1e-4", "1e-3")
-SCALES = ("1", "2", "5", "10", "100")
+SCALES = ("2", "5", "10", "100", "0.5")  # with 1 it is ChebyKAN's own
 
 
 def layer(part: Part, options: Options) -> Layer:
     """One ChebyKANLayer. Raises InvalidKan or OptionError."""
-    whose = polynomials.forward(options, FAMILY, RIVALS)
+    whose = polynomials.forward(options, FAMILY, RIVALS, same="tanh-twice")
     coef = polynomials.coefficients(part, "cheby_coeffs", whose)
     n, _, functions = coef.shape
     if part.has("arange") and not np.array_equal(part.tensor("arange", functions), np.arange(functions)):
@@ -77,11 +77,11 @@ def _basis(degree: int, whose: str, options: Options) -> tuple[Polynomial, float
         case "timekan":
             return polynomial.of(basis, TanhOf(Tanh())), 1.0
         case "x-kanerf":
-            return polynomial.of(basis, Tanh(short=options.number("cheby_epsilon", "1e-6", among=EPSILONS))), 1.0
+            return polynomial.of(basis, Tanh(short=options.number("cheby_epsilon", EPSILONS[0], among=EPSILONS))), 1.0
         case "chebyshev-kan":
             return polynomial.of(basis, Raw()), 1.0
         case "pinns":
-            scale = options.number("cheby_scale", "1", among=SCALES)
+            scale = options.number("cheby_scale", SCALES[0], among=SCALES)
             if scale == 0:
                 raise InvalidKan("cheby_scale is 0, and x is divided by it")
             return polynomial.of(basis, Tanh(slope=1 / scale)), scale

@@ -8,10 +8,10 @@ The library's JacobiKANLayer has JacobiKAN's keys: see `jacobikan.py`. Of Laguer
 Gegenbauer polynomials, alpha is a Python number and in no file; OrthogPolyKANLayer, which
 makes any of these layers, has 3 as default.
 
-lif314/X-KANeRF has all eight, of the same keys. Two differ (forward=x-kanerf): its Fibonacci layer
-takes tanh of every polynomial, its Laguerre layers have alpha -1/2 by default. Of Hermite's there are
-copies that compute Hermite functions (forward=hermite-functions). Public copies without tanh and
-such: `layers/polynomials.py`.
+lif314/X-KANeRF has all eight, of the same keys. Its Fibonacci layer takes tanh of every polynomial
+(forward=x-kanerf), and alpha of its Laguerre layers is -1/2 by default. Of Hermite's there are copies
+that compute Hermite functions (forward=hermite-functions). Public copies without tanh and such:
+`layers/polynomials.py`.
 """
 
 from __future__ import annotations
@@ -31,15 +31,13 @@ from kanexport.options import Options
 Make = Callable[[int, str, Options], Basis]  # from the degree, whose forward, and the options
 
 ALPHAS = ("3.0", "1.0", "0.5", "-0.5", "0.0", "2.0")  # in published models
-X_KANERF = {
-    "fibonaccikan": "X-KANeRF's, which takes tanh of every polynomial",
-    "laguerrekan": "X-KANeRF's, where alpha is -0.5 by default",
-}
-RIVALS = {family: {"x-kanerf": words} for family, words in X_KANERF.items()} | {
+RIVALS = {
+    "fibonaccikan": {"x-kanerf": "X-KANeRF's, which takes tanh of every polynomial"},
     "hermitekan": {
         "hermite-functions": "copies that compute Hermite functions of tanh(x) (sqrt(2 degree + 1) + hermite_eps)"
-    }
+    },
 }
+ALPHA = "alpha of OrthogPolyKANs' and X-KANeRF's Gegenbauer layers is 3 by default, of X-KANeRF's Laguerre layers -0.5"
 
 
 def _layer(family: str, name: str, make: Make, part: Part, options: Options) -> Layer:
@@ -71,8 +69,9 @@ def _hermite(degree: int, whose: str, options: Options) -> Basis:
 
 def _with_alpha(make: Callable[[int, float], polynomial.Polynomial], option: str) -> Make:
     def made(degree: int, whose: str, options: Options) -> Basis:
-        default = "-0.5" if whose == "x-kanerf" else "3.0"
-        return polynomials.squashed(make(degree, options.number(option, default, among=ALPHAS)), whose)
+        alpha = options.number(option, ALPHAS[0], among=ALPHAS)
+        options.words[option] = ALPHA
+        return polynomials.squashed(make(degree, alpha), whose)
 
     return made
 
