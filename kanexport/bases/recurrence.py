@@ -293,8 +293,8 @@ def _ratio(above: float, below: float) -> float:
 def examples() -> list[Basis]:
     """Every family in a few degrees, for the conformance test."""
     rng = np.random.default_rng(0)
-    instances: list[Basis] = [nacci(kind, degree) for kind in POWERS for degree in (0, 3, 9)]
-    for degree in (0, 1, 2, 5):
+    instances: list[Basis] = [nacci(kind, degree) for kind in POWERS for degree in (3, 9)]
+    for degree in (0, 1, 5):
         instances += [make(degree) for make in (monomials, boubaker, vieta_pell, narayana, padovan)]
         instances += [gottlieb(degree, -0.7), charlier(degree, 1.5), al_salam_carlitz(degree, 0.3, 0.8)]
         instances += [bannai_ito(degree, 0.2, 0.3, -0.4), meixner_pollaczek(degree, 0.6, 1.2)]
