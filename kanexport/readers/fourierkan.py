@@ -4,7 +4,8 @@ Source: GistNoesis/FourierKAN, NaiveFourierKANLayer.forward, for n inputs, m out
 
     y_j = sum_i sum_{q=1..K} F[0, j, i, q] cos(q x_i) + F[1, j, i, q] sin(q x_i) + bias_j
 
-The bias is absent with addbias=False. KAN4TSF's, FR-KAN's and X-KANeRF's layers are the same. Copies
+The bias is absent with addbias=False. The library's first version counts q from 0 to K - 1, which no
+file tells: forward=first-version. KAN4TSF's, FR-KAN's and X-KANeRF's layers are the same. Copies
 multiply every angle by 2 pi or another number, which no file tells: the option fourier_step.
 
 Muyuzhierchengse/TaylorKAN has a copy with `gridsize_param`, a number that is rounded: only so many
@@ -27,6 +28,7 @@ from kanexport.options import Options
 
 FAMILY = "fourierkan"
 KEYS = Keys(required={"fouriercoeffs": 4}, optional={"bias": 2, "gridsize_param": 0})
+RIVALS = {"first-version": "those of the library's first version, whose harmonics count from 0"}
 STEPS = ("1.0", repr(2 * math.pi), repr(math.pi), "0.5", "2.0")  # of copies
 
 
@@ -54,10 +56,11 @@ def _used(part: Part, stored: Array) -> Array:
 
 
 def _basis(harmonics: int, sources: int, options: Options) -> Basis:
-    """K cosines and K sines; a cosine of another step as a sine a quarter turn ahead."""
+    """K cosines and K sines. Of frequencies that are not 1 .. K, a cosine is a sine a quarter turn ahead."""
+    first = options.forward(FAMILY, RIVALS) == "first-version"
     step = options.number("fourier_step", STEPS[0], among=STEPS)
-    if step == 1:
+    if step == 1 and not first:
         return Fourier(harmonics)
-    frequencies = step * np.tile(np.arange(1.0, harmonics + 1), 2)
+    frequencies = step * np.tile(np.arange(float(not first), harmonics + float(not first)), 2)
     phases = np.repeat([math.pi / 2, 0.0], harmonics)
     return Sine(frequencies, np.tile(phases[:, None], sources))

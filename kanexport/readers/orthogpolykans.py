@@ -8,7 +8,8 @@ The library's JacobiKANLayer has JacobiKAN's keys: see `jacobikan.py`. Of Laguer
 Gegenbauer polynomials, alpha is a Python number and in no file; OrthogPolyKANLayer, which
 makes any of these layers, has 3 as default.
 
-lif314/X-KANeRF has all eight, of the same keys. Its Fibonacci layer takes tanh of every polynomial
+The first versions of its Fibonacci and Lucas layers took tanh of every polynomial (of Lucas: forward=first-version).
+lif314/X-KANeRF has all eight layers, of the same keys. Its Fibonacci layer does so still
 (forward=x-kanerf), and alpha of its Laguerre layers is -1/2 by default. Of Hermite's there are copies
 that compute Hermite functions (forward=hermite-functions). Public copies without tanh and such:
 `layers/polynomials.py`.
@@ -32,7 +33,8 @@ Make = Callable[[int, str, Options], Basis]  # from the degree, whose forward, a
 
 ALPHAS = ("3.0", "1.0", "0.5", "-0.5", "0.0", "2.0")  # in published models
 RIVALS = {
-    "fibonaccikan": {"x-kanerf": "X-KANeRF's, which takes tanh of every polynomial"},
+    "fibonaccikan": {"x-kanerf": "X-KANeRF's and the library's first version's, which take tanh of every polynomial"},
+    "lucaskan": {"first-version": "the library's first version's, which takes tanh of every polynomial"},
     "hermitekan": {
         "hermite-functions": "copies that compute Hermite functions of tanh(x) (sqrt(2 degree + 1) + hermite_eps)"
     },
@@ -56,9 +58,15 @@ def _plain(make: Callable[[int], polynomial.Polynomial]) -> Make:
     return lambda degree, whose, options: polynomials.squashed(make(degree), whose)
 
 
-def _fibonacci(degree: int, whose: str, options: Options) -> Basis:
-    basis = polynomials.squashed(polynomial.fibonacci(degree), whose)
-    return dataclasses.replace(basis, outer=unary.activation("tanh")) if whose == "x-kanerf" else basis
+def _squashed_values(make: Callable[[int], polynomial.Polynomial]) -> Make:
+    """Polynomials of which a rival takes tanh."""
+
+    def made(degree: int, whose: str, options: Options) -> Basis:
+        basis = polynomials.squashed(make(degree), whose)
+        outer = unary.activation("tanh") if whose in ("x-kanerf", "first-version") else None
+        return dataclasses.replace(basis, outer=outer)
+
+    return made
 
 
 def _hermite(degree: int, whose: str, options: Options) -> Basis:
@@ -79,10 +87,10 @@ def _with_alpha(make: Callable[[int, float], polynomial.Polynomial], option: str
 FAMILIES = (
     _kind("besselkan", "bessel_coeffs", _plain(polynomial.bessel)),
     _kind("cheby2kan", "cheby2_coeffs", _plain(polynomial.chebyshev2)),
-    _kind("fibonaccikan", "fib_coeffs", _fibonacci),
+    _kind("fibonaccikan", "fib_coeffs", _squashed_values(polynomial.fibonacci)),
     _kind("gegenbauerkan", "gegenbauer_coeffs", _with_alpha(polynomial.gegenbauer, "gegenbauer_alpha")),
     _kind("hermitekan", "hermite_coeffs", _hermite),
     _kind("laguerrekan", "laguerre_coeffs", _with_alpha(polynomial.laguerre, "laguerre_alpha")),
     _kind("legendrekan", "legendre_coeffs", _plain(polynomial.legendre)),
-    _kind("lucaskan", "lucas_coeffs", _plain(polynomial.lucas)),
+    _kind("lucaskan", "lucas_coeffs", _squashed_values(polynomial.lucas)),
 )

@@ -11,7 +11,8 @@ base_branch=linear. Which wavelet psi is, is in no file; FC_KAN's layers are alw
 wavelet is multiplied by a Hamming window over the n inputs, not over x; that is a factor of each
 source, and goes into the weights. The normalisation's epsilon is in no file either. The textbook's
 factor 1 / sqrt(s) is in no published code known to us, and in copies: wavelet_factor=inverse-sqrt.
-KAN4TSF's layers may be without BN, which the file tells. X-KANeRF's bump is refused: it is NaN
+KAN4TSF's layers may be without BN, which the file tells. The bump wavelet of Wav-KAN's first versions
+and of X-KANeRF is refused: it is NaN
 in a band outside of its support that is as wide as the type of number makes it.
 """
 
@@ -49,8 +50,7 @@ def layer(part: Part, options: Options) -> Layer:
     m, n = part.shape("wavelet_weights")
     if options.optional("wavelet_type") == "bump":
         raise OptionError(
-            "the bump wavelet of X-KANeRF is NaN just outside of -1 and 1, in a band that depends on the type of "
-            "number",
+            "the bump wavelet is NaN just outside of -1 and 1, in a band that depends on the type of number",
             hint="--module exports such a model with its own operators",
         )
     wavelet = wavelets.WAVELETS[options.choice("wavelet_type", wavelets.WAVELETS, "mexican_hat")]

@@ -131,11 +131,13 @@ def test_copies_with_another_squash_or_other_axes(tmp_path: Path, key: str, way:
     close(output(path, f"forward={way}"), expected)
 
 
-def test_x_kanerfs_fibonacci_and_laguerre(tmp_path: Path) -> None:
+def test_older_and_x_kanerfs_layers(tmp_path: Path) -> None:
     u = np.tanh(X)
     coef = coefficients(3, 2, 4)
     fibonacci = [np.tanh(value) for value in (0 * u, 1 + 0 * u, u, u * u + 1)]
     close(output(save(tmp_path, {"fib_coeffs": coef}), "forward=x-kanerf"), series(fibonacci, coef))
+    lucas = [np.tanh(value) for value in (2 + 0 * u, u, u * u + 2, u * (u * u + 2) + u)]
+    close(output(save(tmp_path, {"lucas_coeffs": coef}), "forward=first-version"), series(lucas, coef))
     laguerre = [special.eval_genlaguerre(d, -0.5, u) for d in range(4)]
     close(output(save(tmp_path, {"laguerre_coeffs": coef}), "laguerre_alpha=-0.5"), series(laguerre, coef))
 
@@ -158,6 +160,8 @@ def test_hermite_functions(tmp_path: Path) -> None:
         ({"laguerre_coeffs": (3, 2, 4)}, "laguerre_alpha", "-0.5"),
         ({"fib_coeffs": (3, 2, 4)}, "forward", "x-kanerf"),
         ({"fouriercoeffs": (2, 2, 3, 4)}, "fourier_step", repr(2 * math.pi)),
+        ({"fouriercoeffs": (2, 2, 3, 4)}, "forward", "first-version"),
+        ({"lucas_coeffs": (3, 2, 4)}, "forward", "first-version"),
         ({"wavelet_weights": (2, 3), "scale": (2, 3), "translation": (2, 3)}, "wavelet_type", "shannon"),
         ({"coeffs": (2, 3, 4)}, "output_activation", "relu"),
         ({"charlier_coeffs": (3, 2, 4)}, "charlier_a", "2.0"),
@@ -363,6 +367,14 @@ def test_fourier_steps(tmp_path: Path, step: float) -> None:
     np.testing.assert_allclose(
         output(save(tmp_path, {"fouriercoeffs": f}), f"fourier_step={step!r}"), expected, atol=1e-11
     )
+
+
+def test_harmonics_that_count_from_0(tmp_path: Path) -> None:
+    f = coefficients(2, 2, 3, 5)
+    angles = X[:, None, :, None] * np.arange(5)
+    expected = (np.cos(angles) * f[0].astype(float) + np.sin(angles) * f[1].astype(float)).sum(axis=(2, 3))
+    path = save(tmp_path, {"fouriercoeffs": f})
+    np.testing.assert_allclose(output(path, "forward=first-version"), expected, atol=1e-11)
 
 
 @pytest.mark.parametrize(("number", "used"), [(3.4, 3), (2.5, 2), (0.0, 1), (5.0, 5)])

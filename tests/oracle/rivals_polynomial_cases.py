@@ -136,6 +136,10 @@ def orthog_cases() -> Iterator[Case]:
                 options = (f"{alphas[kind]}={alpha}",)
                 yield Case(f"OrthogPolyKANs {kind} {alpha}", named(kind), layer, (4, alpha), options=options)
         yield from copies(kind, named(kind), layer, (4, *more))
+    for kind, whose, text in (("Fibonacci", "x-kanerf", "fib"), ("Lucas", "first-version", "lucas")):
+        older = ((f"#{text} = torch.tanh({text})", f"{text} = torch.tanh({text})"),)
+        options = (f"forward={whose}",)
+        yield Case(f"{kind}, first version", named(kind), f"{kind}KANLayer", (4,), options=options, replace=older)
     names = {"Bessel": "bessel", "Cheby2": "chebyshev2", "Gegenbauer": "gegenbauer", "Hermite": "hermite"}
     for kind, file in (names | {"Legendre": "legendre", "Lucas": "lucas"}).items():
         more = (3.0,) if kind in alphas else ()
@@ -209,8 +213,17 @@ def series_cases() -> Iterator[Case]:
             options=(f"fourier_step={step!r}",),
             replace=(("k*xrshp", text),),
         )
-    for first in (True, False):
-        yield Case(f"SineKAN, first {first}", "ereinha+SineKAN/sine_kan.py", "SineKANLayer", ("cpu", 5, first))
+    first = (("th.arange(1,self.gridsize+1", "th.arange(0,self.gridsize"),)
+    yield Case(
+        "FourierKAN, first version",
+        "GistNoesis+FourierKAN/fftKAN.py",
+        "NaiveFourierKANLayer",
+        (5,),
+        options=("forward=first-version",),
+        replace=first,
+    )
+    for at_start in (True, False):
+        yield Case(f"SineKAN, first {at_start}", "ereinha+SineKAN/sine_kan.py", "SineKANLayer", ("cpu", 5, at_start))
     phase = (("self.register_buffer('phase', phase)", "self.phase = torch.nn.Parameter(phase)"),)
     yield Case("SineKAN, trained phase", "ereinha+SineKAN/sine_kan.py", "SineKANLayer", ("cpu", 5), replace=phase)
 
