@@ -67,6 +67,7 @@ class NodeStep:
     affine     x * `scale` + `bias`
     layernorm  the same after (x - mean) / sqrt(variance + `epsilon`), both over the vector
     prelu      x above zero, x * `scale` below
+    rowrange   2 (x - min) / (max - min) - 1, with the smallest and largest node of the vector
     function   `function` of every node, by its name
     """
 

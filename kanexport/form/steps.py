@@ -149,6 +149,34 @@ class Product:
 
 
 @dataclass(frozen=True, slots=True)
+class RowRange:
+    """2 (x - min) / (max - min) - 1 with the smallest and largest node of the row. A row of equal
+    nodes is NaN, as 0 / 0 is."""
+
+    mixes = True
+
+    def width_out(self, width_in: int) -> int:
+        """As many as before, of any number."""
+        return width_in
+
+    def evaluate(self, x: Array) -> Array:
+        """[B, N] -> [B, N]."""
+        low, high = x.min(axis=1, keepdims=True), x.max(axis=1, keepdims=True)
+        return np.asarray(2 * (x - low) / (high - low) - 1)
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        """[B, N] -> [B, N]. The operators for extremes may lose NaN."""
+        spoilt = g.sum(g.cast(g.op("IsNaN", x)), axis=1, keepdims=True)
+        low, high = (g.op(kind, x, axes=[1], keepdims=1) for kind in ("ReduceMin", "ReduceMax"))
+        scaled = g.op("Div", g.mul(g.sub(x, low), g.const(2.0)), g.sub(high, low))
+        return g.op("Where", g.op("Greater", spoilt, g.const(0.0)), g.nan(), g.sub(scaled, g.const(1.0)))
+
+    def describe(self) -> NodeStep:
+        """Nothing but its kind."""
+        return NodeStep(kind="rowrange")
+
+
+@dataclass(frozen=True, slots=True)
 class Elementwise:
     """The same function of every node, such as tanh between two layers."""
 

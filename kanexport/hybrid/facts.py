@@ -32,6 +32,11 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "k": ("k", "spline_order"),
     "w": ("spline_width", "w", "width"),
     "epsilon": ("epsilon", "eps"),
+    "laguerre_alpha": ("alpha",),
+    "gegenbauer_alpha": ("alpha_param", "alpha"),
+    "charlier_a": ("a",),
+    "cheby_epsilon": ("epsilon", "eps"),
+    "hermite_eps": ("eps",),
 }
 NORMS: dict[str, type[nn.Module] | tuple[type[nn.Module], ...]] = {
     "layernorm_eps": nn.LayerNorm,
@@ -79,6 +84,13 @@ class Facts(Options):
         if value is not None:
             return value
         return self._by_call.get(key) or attribute(self._module, key)
+
+    def text(self, key: str, default: str, stored: str | None = None, *, among: Iterable[str] = ()) -> str:
+        """As `Options.text`; what nothing tells may be any of `among`, which are tried."""
+        names = tuple(among)
+        if names and stored is None and self.optional(key) is None:
+            self.choices[key] = names
+        return super().text(key, default, stored, among=names)
 
     def choice(self, key: str, known: Iterable[str], default: str, *, words: str = "") -> str:
         """As `Options.choice`; an attribute that is none of the known names counts for nothing."""
