@@ -93,8 +93,10 @@ def test_fastkan_with_and_without_its_branches(tmp_path: Path, n: int, m: int, n
     manifest = check(save(tmp_path, tensors), tensors, gaussians(1.0), bias="base_linear.bias")
     assert manifest.source.family == "fastkan"
     assert manifest.edge_class == ("B" if norm else "A")
-    assumed = {"denominator": "1.0"} | ({"layernorm_eps": "1e-5"} if norm else {})
-    assert manifest.source.options_assumed == assumed | ({"base_activation": "silu"} if base else {})
+    assumed = {"denominator": "1.0"} | ({"layernorm_eps": "1e-5", "layernorm": "spline"} if norm else {})
+    assert manifest.source.options_assumed == assumed | (
+        {"base_activation": "silu"} if base else {"forward": "fastkan"}
+    )
 
 
 def test_a_stack_of_fastkan_layers_of_two_grids_in_float64(tmp_path: Path) -> None:
@@ -153,7 +155,9 @@ def test_fasterkan(tmp_path: Path, n: int, m: int, k: int) -> None:
     manifest = check(save(tmp_path, tensors), tensors, secants())
     assert manifest.source.family == "fasterkan"
     assert manifest.edge_class == "B"
-    assert manifest.source.options_assumed == {"inv_denominator": "unused", "layernorm_eps": "1e-5"}
+    assert manifest.source.options_assumed == {
+        "forward": "fasterkan", "inv_denominator": "unused", "layernorm_eps": "1e-5",
+    }  # fmt: skip
 
 
 def test_fasterkans_stored_rate_is_used_only_when_asked_for(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from kanexport.bases.gaussian import Gaussian
 from kanexport.bases.relu_bumps import ReluBumps
 from kanexport.form import steps
 from kanexport.form.ir import EdgeTerm, Layer
-from kanexport.form.steps import Affine, Elementwise, LayerNorm, PRelu, Product, Select, Step
+from kanexport.form.steps import Affine, Clip, Elementwise, LayerNorm, PRelu, Product, Select, Step
 from kanexport.functions import expression, singularity, unary
 from kanexport.functions.unary import ACTIVATIONS, SYMBOLIC, Unary
 from kanexport.functions.wavelets import WAVELETS
@@ -61,6 +61,7 @@ STEPS: dict[type, list[Step]] = {
     Product: [Product((1, 2)), Product((3,)), Product((1, 1, 1))],
     LayerNorm: [LayerNorm(ONES, ONES[::-1], 1e-5), LayerNorm(np.ones(3), np.zeros(3), 0.1)],
     Elementwise: [Elementwise(unary.activation(name)) for name in ("tanh", "silu", "relu")],
+    Clip: [Clip(ONES - 1, ONES + 0.5), Clip(-np.ones(3), np.ones(3))],
     PRelu: [PRelu(np.array([0.25])), PRelu(ONES), PRelu(np.zeros(3))],
 }
 

@@ -102,7 +102,9 @@ def test_a_stack(tmp_path: Path, k: int, uniform: bool) -> None:
     tensors = stack(3, 2, 4, k=k, uniform=uniform)
     result = check(tmp_path, tensors, ["layers.0.", "layers.1."])
     assert result.manifest.source.family == "efficient-kan"
-    assert result.manifest.source.options_assumed == {"base_activation": "silu"}
+    assert result.manifest.source.options_assumed == {
+        "forward": "efficient-kan", "base_activation": "silu", "spline_scaler": "used",
+    }  # fmt: skip
     assert result.manifest.layers[0].bases[0].parameters["uniform"] == str(uniform).lower()
 
 

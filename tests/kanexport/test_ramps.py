@@ -86,7 +86,7 @@ def test_relu_kan(tmp_path: Path, n: int, m: int, grid: int, k: int) -> None:
     )
     assert manifest.source.family == "relu-kan"
     assert manifest.edge_class == "A"
-    assert manifest.source.options_assumed == {}
+    assert manifest.source.options_assumed == {"forward": "relu-kan"}
 
 
 def test_relu_kan_from_one_of_its_numbers_or_from_its_ends(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_relu_kan_from_one_of_its_numbers_or_from_its_ends(tmp_path: Path) -> No
             prefixes=WHERE,
             bias="equal_size_conv.bias",
         )
-        assert manifest.source.options_assumed == ({} if options else {"grid": "5", "k": "3"})
+        assert manifest.source.options_assumed == {"forward": "relu-kan"} | ({} if options else {"grid": "5", "k": "3"})
 
 
 @pytest.mark.parametrize(("grid", "k"), [(g, k) for g in (1, 2, 5, 20) for k in (0, 1, 2, 3, 5)])
