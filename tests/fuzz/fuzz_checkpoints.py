@@ -200,6 +200,8 @@ def seeds(folder: Path) -> list[Seed]:
             files = {path.name.removeprefix("model"): path.read_bytes() for path in paths}
             if sum(map(len, files.values())) < SIZE_LIMIT:
                 found.append(_seed(case.name, case.path, files, case.options))
+    keras = Path(__file__).parents[1] / "golden" / "keras" / "chain.keras"
+    found.append(_seed("keras", keras, {".keras": keras.read_bytes()}, ()))
     for family, (shapes, options) in MADE_UP.items():
         rng = np.random.default_rng(0)
         tensors = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
