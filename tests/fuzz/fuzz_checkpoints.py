@@ -251,12 +251,12 @@ def scramble(rng: random.Random, data: bytes) -> bytes:
 
 
 def scramble_inside(rng: random.Random, data: bytes) -> bytes:
-    """Edit one entry of a torch archive and write it whole again: the checksum fits, so
+    """Edit one entry of an archive of torch or Keras and write it whole again: the checksum fits, so
     the change reaches the pickle or the weights."""
     target = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as before, zipfile.ZipFile(target, "w") as after:
         names = before.namelist()
-        pickled = next(name for name in names if name.endswith("data.pkl"))
+        pickled = next(name for name in names if name.endswith(("data.pkl", ".h5")))
         chosen = pickled if rng.random() < 0.8 else rng.choice(names)
         for name in names:
             content = before.read(name)
