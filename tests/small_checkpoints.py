@@ -14,7 +14,7 @@ import safetensors.numpy
 from kanexport.errors import ExportError
 from kanexport.files import checkpoint
 from kanexport.form.ir import Kan
-from kanexport.manifest import Manifest
+from kanexport.manifest import Manifest, Source
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
 from kanexport.proof import evaluate
@@ -78,3 +78,10 @@ def refuse(folder: Path, tensors: Tensors, *options: str, family: str | None = N
         export(Request(path=save(folder, tensors), repository=folder / "no", options=options, family=family))
     assert not (folder / "no").exists()
     return caught.value
+
+
+def beside_forward(source: Source) -> dict[str, str]:
+    """What was assumed beside the library's own forward, which every reading of a file assumes."""
+    assumed = dict(source.options_assumed)
+    assert assumed.pop("forward", source.family) == source.family
+    return assumed

@@ -81,7 +81,7 @@ def _build_numbered(at: int, checkpoint: Checkpoint, spec: StepSpec, options: Op
         with quiet():
             return _build(checkpoint, spec, options)
     except ExportError as error:
-        raise type(error)(f"step {at} ({spec.kind}): {error.message}", hint=error.hint) from error
+        raise error.at(f"step {at} ({spec.kind})") from error
 
 
 def _build(checkpoint: Checkpoint, spec: StepSpec, options: Options) -> _Built:

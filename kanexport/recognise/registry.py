@@ -64,7 +64,7 @@ class LayerReader:
             return cast(Layer, self.module.layer(part, options))
         except (InvalidKan, OptionError) as error:
             where = part.prefix.removesuffix(".") or "(lone)"
-            raise type(error)(f"layer {where}: {error.message}", hint=error.hint) from error
+            raise error.at(f"layer {where}") from error
 
     def matches(self, checkpoint: Checkpoint) -> str:
         """Why the checkpoint is of this family, or an empty text."""

@@ -23,6 +23,7 @@ from kanexport.pipeline import Request, export
 from kanexport.proof import evaluate
 from kanexport.recognise import assemble, steplist
 from kanexport.recognise.steplist import KINDS
+from tests.small_checkpoints import beside_forward
 
 PAGE = (ROOT / "docs" / "steplist.md").read_text()
 RNG = np.random.default_rng(4)
@@ -113,7 +114,7 @@ def test_every_kind_of_step(tmp_path: Path) -> None:
         Request(path=tmp_path / "model.safetensors", repository=tmp_path, architecture=tmp_path / "layers.toml")
     )
     assert result.manifest.source.family_reason == "given with --architecture"
-    assert result.manifest.source.options_assumed == {"layernorm_eps": "1e-5"}
+    assert beside_forward(result.manifest.source) == {"layernorm_eps": "1e-5"}
 
 
 def test_tensors_that_no_step_names_are_noted(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conformance import DTYPES, check_step
-from small_checkpoints import Tensors, check, read, refuse, save, silu, stacked
+from small_checkpoints import Tensors, beside_forward, check, read, refuse, save, silu, stacked
 
 from kanexport.errors import FamilyError, InvalidKan, OptionError
 from kanexport.form.mixing import FourierFeatures, NormOfGroups
@@ -82,7 +82,7 @@ def test_bsrbf_kan(tmp_path: Path) -> None:
     tensors = bsrbf(3, 2)
     manifest = check(save(tmp_path, tensors), tensors, bsrbf_edges)
     assert manifest.source.family == "bsrbf-kan"
-    assert set(manifest.source.options_assumed) == {"base_activation", "denominator", "layernorm_eps"}
+    assert set(beside_forward(manifest.source)) == {"base_activation", "denominator", "layernorm_eps"}
     assert isinstance(refuse(tmp_path, tensors | {"grid": tensors["grid"][:, :7]}), InvalidKan)
 
 
@@ -222,7 +222,7 @@ def test_trukan(tmp_path: Path, degree: int, count: int) -> None:
     tensors = trukan(3, 2, knots, degree)
     manifest = check(save(tmp_path, tensors), tensors, truncated(degree, lambda p: p["fixed_knots"]), bias="bias_out")
     assert manifest.source.family == "trukan"
-    assert manifest.source.options_assumed == {}
+    assert beside_forward(manifest.source) == {}
 
 
 def test_trukans_learnt_knots_and_knots_an_edge(tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_trukans_learnt_knots_and_knots_an_edge(tmp_path: Path) -> None:
     assumed = check(
         save(tmp_path, tensors), tensors, truncated(3, lambda p: (learnt(p) + 2) / 1.75 - 1), bias="bias_out"
     )
-    assert assumed.source.options_assumed == {"knots_min": "-1.0", "knots_max": "1.0"}
+    assert beside_forward(assumed.source) == {"knots_min": "-1.0", "knots_max": "1.0"}
     every = np.tile(np.linspace(-1, 1, 4), (3, 2, 1))
     tensors = trukan(3, 2, every, 3)
     check(save(tmp_path, tensors), tensors, truncated(3, lambda p: p["fixed_knots"][:, 0]), bias="bias_out")
@@ -380,8 +380,8 @@ def test_dropkan(tmp_path: Path) -> None:
             total = values.sum(axis=0) if neuron == "sum" else values.mean(axis=0)
             nodes = share * total + tensors[f"biases.{at}.weight"][0]
         np.testing.assert_allclose(evaluate.evaluate(kan, row[None]).y[0], nodes, rtol=1e-10)
-    assumed = export(Request(path=save(tmp_path, tensors), repository=tmp_path / "m")).manifest.source.options_assumed
-    assert assumed == {"neuron_fun": "sum", "base_fun": "silu", "input_preprocessing": "none"}
+    source = export(Request(path=save(tmp_path, tensors), repository=tmp_path / "m")).manifest.source
+    assert beside_forward(source) == {"neuron_fun": "sum", "base_fun": "silu", "input_preprocessing": "none"}
     for option in ("neuron_fun=max", "input_preprocessing=ls"):
         error = refuse(tmp_path, tensors, option)
         assert isinstance(error, FamilyError)

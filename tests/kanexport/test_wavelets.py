@@ -24,6 +24,7 @@ from kanexport.pipeline import Request, Result, export
 from kanexport.proof import evaluate
 from kanexport.readers.wav_kan import hamming
 from kanexport.recognise import detect
+from tests.small_checkpoints import beside_forward
 
 NAMES = sorted(WAVELETS)
 # In float64 Meyer's formula itself loses a digit to cancellation; the operators do not.
@@ -194,7 +195,7 @@ def test_every_wavelet_exports(tmp_path: Path, name: str) -> None:
 
 
 def test_what_is_not_in_the_file_is_assumed_and_recorded(tmp_path: Path) -> None:
-    assumed = exported(tmp_path, MODELS["wav-kan"]()).manifest.source.options_assumed
+    assumed = beside_forward(exported(tmp_path, MODELS["wav-kan"]()).manifest.source)
     assert assumed == {"wavelet_type": "mexican_hat", "batchnorm_eps": "1e-5", "base_branch": "dead"}
 
 
