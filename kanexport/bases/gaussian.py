@@ -1,6 +1,7 @@
-"""Gaussians on shared centres: exp(-((x - g_c) / d)^2).
+"""Gaussians around centres: exp(-((x - g_c) / d)^2).
 
-Source: FastKAN's RadialBasisFunction (ZiyaoLi/fast-kan) and RBF-KAN's (sidhu2690/RBF-KAN).
+Source: FastKAN's RadialBasisFunction (ZiyaoLi/fast-kan) and RBF-KAN's (sidhu2690/RBF-KAN), where
+all sources share the centres; KANLib's GaussianRbfBasis (julianhoever/KANLib), where each has its own.
 """
 
 from __future__ import annotations
@@ -22,33 +23,47 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Gaussian:
-    """One function per centre [K]; `denominator` is d."""
+    """One function per centre; `centres` [K] with one `denominator` d, or [I, K] with one for each source [I]."""
 
     centres: Array
-    denominator: float
+    denominator: float | Array
 
     kind = "gaussian"
     compact = False
-    sources = None
 
     def __post_init__(self) -> None:
-        if self.centres.ndim != 1 or not len(self.centres) or not np.isfinite(self.centres).all():
-            raise InvalidKan(f"centres of shape {self.centres.shape} must be one or more finite numbers")
-        if not 0 < abs(self.denominator) < np.inf:
-            raise InvalidKan(f"the denominator of the Gaussians is {self.denominator}, expected a number that is not 0")
+        shape = self.centres.shape
+        if len(shape) not in (1, 2) or 0 in shape or not np.isfinite(self.centres).all():
+            raise InvalidKan(f"centres of shape {shape} must be one or more finite numbers")
+        width = np.asarray(self.denominator, dtype=np.float64)
+        if width.shape != shape[:-1]:
+            raise InvalidKan(f"denominators of shape {width.shape} do not fit centres of shape {shape}")
+        wrong = width[~((np.abs(width) > 0) & (np.abs(width) < np.inf))]
+        if wrong.size:
+            raise InvalidKan(f"the denominator of the Gaussians is {float(wrong[0])}, expected a number that is not 0")
+
+    @property
+    def sources(self) -> int | None:
+        """I where every source has centres of its own, else None."""
+        return len(self.centres) if self.centres.ndim == 2 else None
 
     @property
     def functions(self) -> int:
         """K, one for each centre."""
-        return len(self.centres)
+        return int(self.centres.shape[-1])
+
+    @property
+    def _columns(self) -> Array:
+        """The centres as [K, 1] or [K, I], to go with sources last."""
+        return np.atleast_2d(self.centres).T
 
     def evaluate(self, x: Array) -> Array:
         """[B, I] -> [B, K, I], float64."""
-        return np.asarray(np.exp(-(((x[:, None, :] - self.centres[:, None]) / self.denominator) ** 2)))
+        return np.asarray(np.exp(-(((x[:, None, :] - self._columns) / self.denominator) ** 2)))
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
         """[B, I] -> [B, K, I], or [B, I] where K is 1."""
-        apart = g.sub(g.reshape(x, 0, 1, sources), g.const(self.centres[None, :, None]))
+        apart = g.sub(g.reshape(x, 0, 1, sources), g.const(self._columns[None]))
         apart = g.mul(apart, g.const(1 / self.denominator))
         return g.reshape(g.op("Exp", g.op("Neg", g.mul(apart, apart))), *self._flat(sources))
 
@@ -61,17 +76,21 @@ class Gaussian:
 
     def support(self, sources: int) -> Support:
         """From the first centre to the last, and three widths further; every centre is a point."""
-        low, high = (np.full(sources, edge) for edge in (self.centres.min(), self.centres.max()))
-        reach = 3 * abs(self.denominator)
-        return Support((low, high), (low - reach, high + reach), np.repeat(self.centres[:, None], sources, axis=1))
+        points = np.broadcast_to(self._columns, (self.functions, sources))
+        low, high = points.min(axis=0), points.max(axis=0)
+        reach = 3 * np.abs(self.denominator)
+        return Support((low, high), (low - reach, high + reach), points)
 
     def parameters(self) -> dict[str, str]:
-        """The width d."""
-        return {"denominator": repr(self.denominator)}
+        """The width d, or how far the sources' widths go."""
+        widths = np.unique(self.denominator)
+        if len(widths) == 1:
+            return {"denominator": repr(float(widths[0]))}
+        return {"denominator": f"{float(widths[0])!r} to {float(widths[-1])!r}, one a source"}
 
     def knots(self) -> Array:
-        """[1, K]: the centres."""
-        return self.centres[None]
+        """The centres, [1, K] or [I, K]."""
+        return np.atleast_2d(self.centres)
 
 
 def examples() -> list[Basis]:
@@ -80,4 +99,5 @@ def examples() -> list[Basis]:
         Gaussian(np.linspace(-2, 2, 8), 4 / 7),
         Gaussian(np.linspace(-1, 3, 5), 0.8),
         Gaussian(np.array([0.5]), 1.0),
+        Gaussian(np.array([[-1.0, 0.0, 1.5], [0.0, 1.0, 2.0], [-3.0, 2.0, 4.0]]), np.array([0.5, 1.0, -2.0])),
     ]

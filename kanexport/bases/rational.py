@@ -6,7 +6,8 @@ coefficients a_0 .. a_n and b_1 .. b_m:
     r(x) = (a_0 + a_1 x + .. + a_n x^n) / (1 + |b_1| |x| + .. + |b_m| |x|^m)
 
 The pure-torch fallback of the same library has x^k in the denominator instead of |x|^k
-(`signed`), so that it differs for negative x, and has poles.
+(`signed`), so that it differs for negative x, and has poles. The paper (arXiv 2409.10594) and
+other safe Pade units have 1 + |b_1 x + .. + b_m x^m| there (`outer`).
 """
 
 from __future__ import annotations
@@ -25,14 +26,16 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[np.float64]
 
+KINDS = ("abs", "signed", "outer")  # where the denominator takes absolute values
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rational:
-    """`numerator` [I, n + 1] holds a_0 first, `denominator` [I, m] b_1."""
+    """`numerator` [I, n + 1] holds a_0 first, `denominator` [I, m] b_1; `kind_below`: one of KINDS."""
 
     numerator: Array
     denominator: Array
-    signed: bool = False
+    kind_below: str = "abs"
 
     kind = "rational"
     compact = False
@@ -44,6 +47,8 @@ class Rational:
             raise InvalidKan(f"coefficients of shapes {shapes[0]} and {shapes[1]} are no rational functions of sources")
         if not (np.isfinite(self.numerator).all() and np.isfinite(self.denominator).all()):
             raise InvalidKan("a coefficient of a rational function is not finite")
+        if self.kind_below not in KINDS:
+            raise InvalidKan(f"a denominator is {self.kind_below!r}, expected one of {', '.join(KINDS)}")
 
     @property
     def sources(self) -> int | None:
@@ -59,13 +64,20 @@ class Rational:
 
     def evaluate(self, x: Array) -> Array:
         """[B, I] -> [B, 1, I], float64: Horner's scheme."""
-        inner = x if self.signed else np.abs(x)
+        inner = np.abs(x) if self.kind_below == "abs" else x
         above, below = np.zeros_like(x), np.zeros_like(x)
         for a in self.numerator.T[::-1]:
             above = above * x + a
-        for b in np.abs(self.denominator).T[::-1]:
+        for b in self._below.T[::-1]:
             below = (below + b) * inner
+        if self.kind_below == "outer":
+            below = np.abs(below)
         return np.asarray((above / (below + 1))[:, None, :])
+
+    @property
+    def _below(self) -> Array:
+        """b_1 .. b_m as they meet the powers."""
+        return self.denominator if self.kind_below == "outer" else np.abs(self.denominator)
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
         """Both polynomials in z = x s with s = 1 / max(1, |x|), times s^degree: then no power
@@ -76,10 +88,16 @@ class Rational:
         powers = [small]
         for _ in range(self.degree - 1):
             powers.append(g.mul(powers[-1], small))
-        ones = np.ones((len(self.denominator), 1))
-        below = np.concatenate([ones, np.abs(self.denominator)], axis=1)
         above = _homogeneous(g, self.numerator, z, powers)
-        return g.op("Div", above, _homogeneous(g, below, z if self.signed else g.op("Abs", z), powers))
+        return g.op("Div", above, self._emit_below(g, z, powers))
+
+    def _emit_below(self, g: Graph, z: Value, powers: list[Value]) -> Value:
+        """The denominator, times s^degree."""
+        outer = self.kind_below == "outer"
+        first = np.zeros if outer else np.ones
+        below = np.concatenate([first((len(self.denominator), 1)), self._below], axis=1)
+        value = _homogeneous(g, below, g.op("Abs", z) if self.kind_below == "abs" else z, powers)
+        return g.add(powers[-1], g.op("Abs", value)) if outer else value
 
     def emitted_scale(self, g: Graph) -> float:
         """1: `emit` gives the functions as they are."""
@@ -95,7 +113,7 @@ class Rational:
         pairs = np.concatenate([self.numerator, self.denominator], axis=1)
         return {
             "degrees": f"{self.numerator.shape[1] - 1}/{self.denominator.shape[1]}",
-            "denominator": "signed" if self.signed else "abs",
+            "denominator": self.kind_below,
             "groups": str(len(np.unique(pairs, axis=0))),
         }
 
@@ -130,5 +148,7 @@ def examples() -> list[Basis]:
         Rational(rng.normal(size=(3, 6)), rng.normal(size=(3, 4))),
         Rational(rng.normal(size=(3, 3)), rng.normal(size=(3, 4))),
         Rational(np.zeros((3, 2)), rng.normal(size=(3, 2))),
-        Rational(rng.normal(size=(3, 6)), np.abs(rng.normal(size=(3, 4))) * [0, 1, 0, 1], signed=True),
+        Rational(rng.normal(size=(3, 6)), np.abs(rng.normal(size=(3, 4))) * [0, 1, 0, 1], "signed"),
+        Rational(rng.normal(size=(3, 6)), rng.normal(size=(3, 4)), "outer"),
+        Rational(rng.normal(size=(3, 3)), np.zeros((3, 4)), "outer"),
     ]

@@ -1,6 +1,7 @@
-"""Products of two ramps, squared: ((x - l)+ (h - x)+ r)^2, with ends of its own for every source.
+"""Products of two ramps to a power: ((x - l)+ (h - x)+ r)^p, with ends of its own for every source.
 
-Source: ReLU-KAN's ReLUKANLayer (quiqi/relu_kan), where l and h are trained and r is fixed.
+Source: ReLU-KAN's ReLUKANLayer (quiqi/relu_kan), where l and h are trained, r is fixed and p is 2;
+higher-order ReLU-KANs have other powers.
 """
 
 from __future__ import annotations
@@ -19,14 +20,17 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[np.float64]
 
+POWER_LIMIT = 16  # every power is a multiplication of the graph
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReluBumps:
-    """`low` and `high` [I, K]; `rate` is r. A function whose ends have crossed is zero."""
+    """`low` and `high` [I, K]; `rate` is r, `power` p. A function whose ends have crossed is zero."""
 
     low: Array
     high: Array
     rate: float
+    power: int = 2
 
     kind = "relu-bumps"
     compact = True
@@ -41,6 +45,8 @@ class ReluBumps:
                 raise InvalidKan(f"{name} end {at} of source {source} is {float(ends[source, at])!r}")
         if not 0 < self.rate < np.inf:
             raise InvalidKan(f"the rate of the functions is {self.rate}, expected a number above 0")
+        if not 1 <= self.power <= POWER_LIMIT:
+            raise InvalidKan(f"the power of the functions is {self.power}, expected 1 to {POWER_LIMIT}")
 
     @property
     def functions(self) -> int:
@@ -56,7 +62,7 @@ class ReluBumps:
         """[B, I] -> [B, K, I], float64."""
         # Non-finite values are outside of every function.
         u = np.where(np.isfinite(x), x, self.support(len(self.low)).outer[0])[:, None, :]
-        return np.asarray((np.maximum(u - self.low.T, 0) * np.maximum(self.high.T - u, 0) * self.rate) ** 2)
+        return np.asarray((np.maximum(u - self.low.T, 0) * np.maximum(self.high.T - u, 0) * self.rate) ** self.power)
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
         """[B, I] -> [B, K, I], or [B, I] where K is 1."""
@@ -70,7 +76,10 @@ class ReluBumps:
         rising = g.mul(g.sub(x, g.const(self.low.T[None])), g.const(root))
         falling = g.mul(g.sub(g.const(end.T[None]), x), g.const(root))
         bump = g.op("Relu", g.mul(rising, falling))
-        return g.reshape(g.mul(bump, bump), *((0, sources) if self.functions == 1 else (0, self.functions, sources)))
+        value = bump
+        for _ in range(self.power - 1):
+            value = g.mul(value, bump)
+        return g.reshape(value, *((0, sources) if self.functions == 1 else (0, self.functions, sources)))
 
     def emitted_scale(self, g: Graph) -> float:
         """1: `emit` gives the functions as they are."""
@@ -85,8 +94,8 @@ class ReluBumps:
         return Support((first + quarter, last - quarter), (first, last), points)
 
     def parameters(self) -> dict[str, str]:
-        """The rate r."""
-        return {"rate": repr(self.rate)}
+        """The rate r, and the power p where it is not 2."""
+        return {"rate": repr(self.rate)} | ({} if self.power == 2 else {"power": str(self.power)})
 
     def knots(self) -> Array:
         """[I, 2 K]: all ends, in order."""
@@ -104,4 +113,8 @@ def examples() -> list[Basis]:
         moved = rng.normal(0, 0.3 / grid, size=(2, *low.shape))
         instances += [ReluBumps(low, high, rate), ReluBumps(low + moved[0], high + moved[1], rate)]
     crossed = np.array([[0.5, 0.0], [0.2, 0.3], [0.1, 0.1]])
-    return [*instances, ReluBumps(crossed, np.array([[0.1, 0.4], [0.6, 0.2], [0.1, 0.0]]), 2.0)]
+    return [
+        *instances,
+        ReluBumps(crossed, np.array([[0.1, 0.4], [0.6, 0.2], [0.1, 0.0]]), 2.0),
+        *(ReluBumps(low, high, rate, power) for power in (1, 3, 4)),
+    ]

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.errors import CheckpointError
-from kanexport.files import safetensorsfile, torchzip, yamlfile
+from kanexport.files import kerasfile, safetensorsfile, torchzip, yamlfile
 from kanexport.files.pickles import SAVE_STATE_DICT
 from kanexport.manifest import SourceFile
 
@@ -82,7 +82,7 @@ def _locate(path: Path) -> tuple[Path, Path | None]:
     if not path.is_file():
         raise CheckpointError(
             f"{path} does not exist",
-            hint=f"give a .pt, .pth or .safetensors file, or a pykan prefix (then {state.name} must exist)",
+            hint=f"give a .pt, .pth, .safetensors or .keras file, or a pykan prefix (then {state.name} must exist)",
         )
     return path, None
 
@@ -90,7 +90,7 @@ def _locate(path: Path) -> tuple[Path, Path | None]:
 def _list_checkpoints(folder: Path) -> str:
     """Advice that lists the checkpoints of a folder: up to 8 pykan prefixes, and up to 8 files."""
     names = sorted(str(p).removesuffix(STATE) for p in folder.glob(f"*{STATE}"))[:8]
-    names += sorted(str(p) for p in folder.glob("*") if p.suffix in (".pt", ".pth", ".safetensors"))[:8]
+    names += sorted(str(p) for p in folder.glob("*") if p.suffix in (".pt", ".pth", ".safetensors", ".keras"))[:8]
     return "name one checkpoint" + (f": {', '.join(names)}" if names else "") + ", or export all with --recursive"
 
 
@@ -113,6 +113,9 @@ def _tensors(data: bytes, path: Path) -> tuple[dict[str, Array], dict[str, Any]]
 
 def _parse(data: bytes) -> tuple[dict[str, Array], dict[str, Any]]:
     """The tensors, and what lies beside them."""
+    if data.startswith(torchzip.MAGIC) and kerasfile.looks_like(data):
+        arrays, config = kerasfile.read(data)
+        return _named(arrays), config
     if data.startswith(torchzip.MAGIC):
         tensors, beside = _unwrap(torchzip.read(data))
         return _named(tensors), beside

@@ -202,6 +202,40 @@ class Elementwise:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Clip:
+    """Each node kept between `low` and `high` [N]; NaN stays NaN."""
+
+    low: Array
+    high: Array
+
+    mixes = False
+
+    def __post_init__(self) -> None:
+        Affine(self.low, self.high)
+        if not (self.low <= self.high).all():
+            raise InvalidKan("a node is kept between ends that are in the wrong order")
+
+    def width_out(self, width_in: int) -> int:
+        """As many as before. Raises InvalidKan if there is another number of nodes."""
+        return Affine(self.low, self.high).width_out(width_in)
+
+    def evaluate(self, x: Array) -> Array:
+        """[B, N] -> [B, N]."""
+        return np.clip(x, self.low, self.high)
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        """[B, N] -> [B, N]."""
+        kept = g.op("Min", g.op("Max", x, g.const(self.low)), g.const(self.high))
+        return g.op("Where", g.op("IsNaN", x), x, kept)
+
+    def describe(self) -> NodeStep:
+        """What it does, in words."""
+        ends = np.unique(self.low), np.unique(self.high)
+        shown = ", ".join(f"{e[0]:.4g}" if len(e) == 1 else f"{e[0]:.4g} .. {e[-1]:.4g}" for e in ends)
+        return NodeStep(kind="function", function=f"clip to [{shown}]")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class PRelu:
     """x where positive, slope * x elsewhere; one slope, or one per node."""
 

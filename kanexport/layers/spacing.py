@@ -30,17 +30,31 @@ def between_centres(centres: Array) -> float:
     return (last - first) / (len(centres) - 1)
 
 
+WIDTHS = ("1.0",)  # of Gaussians in published layers, beside the centres' spacing: X-KANeRF's GRBFKANLayer
+SECANT_WIDTHS = ("0.33", "0.5", "1.0", "2.0")  # of squared secants; the first FasterKAN's default first
+
+
 def denominator(centres: Array, options: Options) -> float:
     """The width of the Gaussians around centres [K]. It is in no file; the default is
     the centres' spacing. Raises OptionError where there is a single centre."""
     if len(centres) > 1:
-        return options.number("denominator", repr(between_centres(centres)))
+        return options.number("denominator", repr(between_centres(centres)), among=WIDTHS)
     if options.optional("denominator") is None:
         raise OptionError(
             "the denominator of the Gaussians is in no file, and a single centre has no spacing to take it from",
             hint="give --option denominator=NUMBER",
         )
     return options.number("denominator", "1.0")
+
+
+def secant_rate(centres: Array, options: Options) -> float:
+    """What the distances from centres [K] are multiplied by in squared secants whose width is in
+    no file; the default is the first FasterKAN's 1 / 0.33. Raises OptionError."""
+    spacing = (repr(between_centres(centres)),) if len(centres) > 1 else ()
+    width = options.number("denominator", SECANT_WIDTHS[0], among=(*SECANT_WIDTHS, *spacing))
+    if not width:
+        raise OptionError("option denominator is 0, expected a number that is not")
+    return 1 / width
 
 
 def _shortest(value: float) -> float:

@@ -28,6 +28,7 @@ class LayerKind:
     FAMILY: str
     KEYS: Keys
     layer: Callable[[Part, Options], Layer]
+    fits: Callable[[Part], bool] | None = None  # only where shapes must tell
 
 
 def prefixes(tensors: Tensors, keys: Keys, root: str = "") -> list[str]:

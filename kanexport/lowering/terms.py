@@ -45,7 +45,8 @@ def basis_term(g: Graph, layer: Layer, term: BasisTerm, x: Value) -> tuple[Value
     """The emitted basis [B, K, I], or [B, I] where K is 1, and the coefficients [I, O, K] that belong to it."""
     for step in term.before:
         x = step.emit(g, x)
-    if term.basis.compact and not layer.nan_spreads.all():
+    # A step before, such as a norm of the whole row, makes NaN of sources that are none.
+    if term.basis.compact and (term.before or not layer.nan_spreads.all()):
         low = g.const(term.basis.support(layer.sources).outer[0])
         x = g.op("Where", g.op("IsNaN", x), low, x)
     coef = simplify.coefficients(layer, term, term.basis.emitted_scale(g))

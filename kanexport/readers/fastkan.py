@@ -1,4 +1,4 @@
-"""FastKAN: Gaussians on normalised inputs beside a base branch on raw ones.
+"""FastKAN: Gaussians on normalised inputs beside a base branch on raw ones; and what has its tensors.
 
 Source: ZiyaoLi/fast-kan, FastKANLayer.forward, for n inputs, m outputs, K centres g:
 
@@ -7,27 +7,47 @@ Source: ZiyaoLi/fast-kan, FastKANLayer.forward, for n inputs, m outputs, K centr
         + sum_i W_ji act(x_i) + beta_j       (absent with use_base_update=False)
 
 `d` is a Python number and in no file; the library's default is the centres' spacing,
-(g_max - g_min) / (K - 1). `base_activation` is a function, SiLU by default. Copies of
-the layer are read as well where `base_linear` has no bias.
+(g_max - g_min) / (K - 1). `base_activation` is a function, SiLU by default. Whether the LayerNorm
+is used is an argument of the call; some copies feed the base branch with h. Copies of the layer
+are read as well where `base_linear` has no bias.
+
+Without a base branch, the tensors are also those of FasterKAN before `inv_denominator`
+(AthanasiosDelis/faster-kan, commit ffb79dc; its copies in Vision-KAN and PyPI's visionkan), which has
+1 - tanh((h_i - g_c) / d)^2 in the place of the Gaussians, with d = 0.33 by default.
+
+`first-fastkan` is FastKAN before SplineLinear (commits 5eecf95 to b8f617f), and X-KANeRF's
+GRBFKANLayer (lif314/X-KANeRF, grbf_kan.py): V is `spline_weight` [m, n, K]. X-KANeRF's layer, like
+the first two commits, has d = 1.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from kanexport.bases import Basis
 from kanexport.bases.activation import Activation
 from kanexport.bases.gaussian import Gaussian
+from kanexport.bases.sech2 import Sech2
 from kanexport.form.ir import BasisTerm, Layer
 from kanexport.form.steps import Step
 from kanexport.layers import parts, spacing, stack
-from kanexport.layers.parts import Keys, Part
+from kanexport.layers.parts import Array, Keys, Part
+from kanexport.layers.stack import LayerKind
 from kanexport.options import Options
 
-FAMILY = "fastkan"
+NORM_AND_BASE = {"layernorm.weight": 1, "layernorm.bias": 1, "base_linear.weight": 2, "base_linear.bias": 1}
 KEYS = Keys(
     required={"rbf.grid": 1, "spline_linear.weight": 2},
-    optional={"layernorm.weight": 1, "layernorm.bias": 1, "base_linear.weight": 2, "base_linear.bias": 1},
+    optional=NORM_AND_BASE,
     absent=("rbf.inv_denominator",),  # FasterKAN's
+)
+FIRST_KEYS = Keys(required={"rbf.grid": 1, "spline_weight": 3}, optional=NORM_AND_BASE)
+
+SECANTS = {"fasterkan": "FasterKAN's before inv_denominator (Vision-KAN, visionkan), which has squared secants"}
+UNIT = {"grbf": "X-KANeRF's GRBFKANLayer and FastKAN's first commits, whose Gaussians have the width 1"}
+NORM_WORDS = (
+    "or unused, where the model calls the layer with use_layernorm=False, or both, where a copy feeds "
+    "the base branch with the normalised inputs too"
 )
 
 
@@ -35,15 +55,42 @@ def layer(part: Part, options: Options) -> Layer:
     """One FastKANLayer. Raises InvalidKan or OptionError."""
     centres = part.tensor("rbf.grid", None)
     coef = part.blocks("spline_linear.weight", len(centres))
+    based = part.has("base_linear.weight")
+    forward = "fastkan" if based else options.forward("fastkan", SECANTS)
+    if forward == "fasterkan":
+        basis: Basis = Sech2(centres, spacing.secant_rate(centres, options))
+    else:
+        basis = Gaussian(centres, spacing.denominator(centres, options))
+    return _assembled(part, options, basis, coef)
+
+
+def first_layer(part: Part, options: Options) -> Layer:
+    """One layer of FastKAN before SplineLinear, or of X-KANeRF's. Raises InvalidKan or OptionError."""
+    centres = part.tensor("rbf.grid", None)
+    coef = part.tensor("spline_weight", None, None, len(centres)).transpose(1, 0, 2)
+    unit = options.forward("first-fastkan", UNIT) == "grbf"
+    return _assembled(part, options, Gaussian(centres, 1.0 if unit else spacing.denominator(centres, options)), coef)
+
+
+def _assembled(part: Part, options: Options, basis: Basis, coef: Array) -> Layer:
+    """The layer of a basis with coefficients [I, O, K], with the branch and the norm that the file has."""
     n, m, _ = coef.shape
-    basis = Gaussian(centres, spacing.denominator(centres, options))
-    before: tuple[Step, ...] = ()
+    norms: tuple[Step, ...] = ()
+    used = "unused"
+    based = part.has("base_linear.weight")
     if part.has("layernorm.weight"):
-        before = (stack.norm(Part(part.tensors, part.prefix + "layernorm."), options, "layernorm", n),)
-    terms = [BasisTerm(basis, coef, before)]
+        places = ("spline", "both", "unused") if based else ("spline", "unused")
+        used = options.choice("layernorm", places, "spline", words=NORM_WORDS if based else "")
+    if used != "unused":
+        norms = (stack.norm(Part(part.tensors, part.prefix + "layernorm."), options, "layernorm", n),)
+    terms = [BasisTerm(basis, coef, norms)]
     bias = np.zeros(m)
-    if part.has("base_linear.weight"):
+    if based:
         activation = Activation(parts.activation(options, "silu"))
-        terms.append(BasisTerm(activation, part.tensor("base_linear.weight", m, n).T[:, :, None]))
+        weight = part.tensor("base_linear.weight", m, n).T[:, :, None]
+        terms.append(BasisTerm(activation, weight, norms if used == "both" else ()))
         bias = part.tensor("base_linear.bias", m) if part.has("base_linear.bias") else bias
     return Layer(tuple(terms), mask=np.ones((n, m)), bias=bias, nan_spreads=np.zeros((n, m), dtype=bool))
+
+
+FAMILIES = (LayerKind("fastkan", KEYS, layer), LayerKind("first-fastkan", FIRST_KEYS, first_layer))

@@ -7,7 +7,7 @@ Source: Adamdad/kat, katransformer.KAN.forward, and KAT_Group of Adamdad/rationa
 where act is the rational function of `bases/rational.py` with one numerator [1, 6] and one
 denominator [groups, 4]; of n channels, channel i belongs to group i // (n / groups). An edge
 is W_ji r(x_i), and the Linear's bias belongs to the node. Which denominator trained the
-model (the kernels' |x|^k, or x^k of the pure-torch fallback) is in no file.
+model (the kernels' |x|^k, x^k of the pure-torch fallback, or |sum| of the paper) is in no file.
 
 A state dict has no order, so the reader knows these: KAT's names, one rational and one
 Linear, children of a Sequential by number, and numbered blocks of any of them. Everything
@@ -24,6 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kanexport.bases import rational
 from kanexport.bases.rational import Rational
 from kanexport.errors import FamilyError, InvalidKan, OptionError
 from kanexport.files.checkpoint import Checkpoint
@@ -39,6 +40,10 @@ FAMILY = "gr-kan"
 ABOVE, BELOW = "weight_numerator", "weight_denominator"
 RATIONAL, LINEAR = "rational", "linear"
 OWN = Keys(required={}, optional={ABOVE: 2, BELOW: 2, "weight": 2, "bias": 1})
+DENOMINATORS = (
+    "1 + |b_1| |x| + .. as the CUDA and Triton kernels have it; or signed, with x^k in the place of |x|^k, as the "
+    "pure-torch fallback; or outer, 1 + |b_1 x + ..|, as the paper and other Pade units"
+)
 GIVE_ORDER = "give it: --option order=act1,fc1,act2,fc2, with the file's own names, from input to output"
 
 
@@ -74,10 +79,10 @@ class Module:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the user says of all rational functions: whether their denominators are `signed`,
-    and in how many `groups` they are (None: as many as the file has)."""
+    """What the user says of all rational functions: where their denominators take absolute values
+    (`below`), and in how many `groups` they are (None: as many as the file has)."""
 
-    signed: bool
+    below: str
     groups: int | None
 
 
@@ -92,8 +97,8 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
     tensors, root = checkpoint.tensors, options.optional("prefix") or ""
     modules = _modules(tensors, root)
     order = _order_given(modules, options, root) or _order_of_names(modules, options)
-    signed = options.choice("denominator", ("abs", "signed"), "abs") == "signed"
-    settings = Settings(signed, options.integer("num_groups", at_least=1))
+    below = options.choice("denominator", rational.KINDS, "abs", words=DENOMINATORS)
+    settings = Settings(below, options.integer("num_groups", at_least=1))
     norms = _norms(order, options)
     links: list[Layer | Step] = []
     for before, module in zip([None, *order[:-1]], order, strict=True):
@@ -120,14 +125,14 @@ def _edges(before: Module | None, linear: Part, settings: Settings) -> Layer:
     return _layer(Part(linear.tensors, before.prefix), linear, settings)
 
 
-def _layer(rational: Part, linear: Part, settings: Settings) -> Layer:
+def _layer(module: Part, linear: Part, settings: Settings) -> Layer:
     """A rational function of every source, and the weights of its edges. Raises InvalidKan or OptionError."""
     plain = linear_layer(linear)
-    above, below = (_rows(rational, name, plain.sources, settings.groups) for name in (ABOVE, BELOW))
+    above, below = (_rows(module, name, plain.sources, settings.groups) for name in (ABOVE, BELOW))
     try:
-        basis = Rational(above, below, settings.signed)
+        basis = Rational(above, below, settings.below)
     except InvalidKan as error:
-        raise InvalidKan(f"{rational.prefix}*: {error.message}", hint=error.hint) from error
+        raise InvalidKan(f"{module.prefix}*: {error.message}", hint=error.hint) from error
     (identity,) = plain.terms
     assert isinstance(identity, BasisTerm)
     name = linear.prefix.removesuffix(".")

@@ -39,10 +39,12 @@ FAMILY = "pykan"
 
 INPUT_LIMIT = 100_000  # of --option n_inputs: rows of that width are made to prove the graph
 
+DROPKAN = "act_fun.0.neuron_train"  # pykan has no such tensor
+
 
 def matches(checkpoint: Checkpoint) -> str:
     """Why the checkpoint is of this family, or an empty text."""
-    roots = pykan_bare.roots(checkpoint.tensors)
+    roots = [root for root in pykan_bare.roots(checkpoint.tensors) if f"{root}{DROPKAN}" not in checkpoint.tensors]
     return f"{roots[0]}{pykan_bare.FIRST} has three axes" if roots else ""
 
 

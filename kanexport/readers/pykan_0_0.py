@@ -80,7 +80,7 @@ def _layer(checkpoint: Checkpoint, index: int, base: Activation, symbolic_edges:
 
     scaled = parts.product(edges("coef", coef.shape[1]), edges("scale_sp")[:, :, None])
     return Layer(
-        terms=(*_splines(edges("grid", None), scaled), BasisTerm(base, edges("scale_base")[:, :, None])),
+        terms=(*splines(edges("grid", None), scaled), BasisTerm(base, edges("scale_base")[:, :, None])),
         mask=edges("mask"),
         bias=bias,
         symbolic=symbolic_edges.edges(index, (n, m)),
@@ -88,7 +88,7 @@ def _layer(checkpoint: Checkpoint, index: int, base: Activation, symbolic_edges:
     )
 
 
-def _splines(grid: Array, coef: Array) -> list[BasisTerm]:
+def splines(grid: Array, coef: Array) -> list[BasisTerm]:
     """As many terms as a source has different grids: term t has every source's t-th, and the
     coefficients of the edges with that grid. Grids [n, m, G + 1], coefficients [n, m, G + k]."""
     degree = coef.shape[2] - grid.shape[2] + 1

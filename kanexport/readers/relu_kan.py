@@ -6,9 +6,14 @@ Source: quiqi/relu_kan, ReLUKANLayer.forward, for n inputs, m outputs, C = G + k
     y_j  = sum_i sum_c F_j[i C + c] b_ic + beta_j
 
 F_j is `equal_size_conv.weight[j]` laid flat: the library reshapes b from [n, C] to [C, n],
-the shape of its kernel, without transposing, so value number f meets weight number f.
-`phase_low` l and `phase_height` h are [n, C]. G and k are Python numbers and in no file.
-Its network takes and gives one axis more, [rows, n, 1] and [rows, m, 1]; here that axis is left out.
+the shape of its kernel, without transposing, so value number f meets weight number f. Copies that
+transpose have F_j[c n + i] there: forward=transposed.
+`phase_low` l and `phase_height` h (`phase_high` in copies) are [n, C]. G and k are Python numbers and
+in no file. Its network takes and gives one axis more, [rows, n, 1] and [rows, m, 1]; here that axis is left out.
+
+Higher-order ReLU-KANs have the same tensors (forward=hrkan): their functions go over the range from
+`grid_min` to `grid_max`, have another `power` p and another `rate` r. With the initial width of a function,
+w = (k + 1) (max - min) / G, published code has ((x - l)+ (h - x)+ r)^p with r = 2 / w, or 4 / w^2.
 """
 
 from __future__ import annotations
@@ -23,9 +28,11 @@ from kanexport.options import Options
 
 FAMILY = "relu-kan"
 KEYS = Keys(
-    required={"phase_low": 2, "phase_height": 2, "equal_size_conv.weight": 4},
-    optional={"equal_size_conv.bias": 1},
+    required={"phase_low": 2, "equal_size_conv.weight": 4},
+    optional={"phase_height": 2, "phase_high": 2, "equal_size_conv.bias": 1},
 )
+TRANSPOSED = {"transposed": "copies that transpose the functions before the convolution"}
+HIGHER = {"hrkan": "higher-order ReLU-KANs, with another power, rate and range"}
 
 # How far, in cells, the ends may have moved on average for k to be told by them, and
 # how much nearer than any other k has to be.
@@ -37,20 +44,42 @@ def layer(part: Part, options: Options) -> Layer:
     low = part.tensor("phase_low", None, None)
     n, count = low.shape
     m = part.shape("equal_size_conv.weight")[0]
-    high = part.tensor("phase_height", n, count)
-    coef = part.tensor("equal_size_conv.weight", m, 1, count, n).reshape(m, n, count)
-    for name, ends in (("phase_low", low), ("phase_height", high)):
+    name = "phase_high" if part.has("phase_high") else "phase_height"
+    high = part.tensor(name, n, count)
+    for key, ends in (("phase_low", low), (name, high)):
         bad = np.argwhere(~np.isfinite(ends))
         if len(bad):
-            raise InvalidKan(f"{name} at {bad[0].tolist()} is {float(ends[tuple(bad[0])])!r}, expected a finite number")
-    grid, k = _sizes(low, high, options)
+            raise InvalidKan(f"{key} at {bad[0].tolist()} is {float(ends[tuple(bad[0])])!r}, expected a finite number")
+    kernel = part.tensor("equal_size_conv.weight", m, 1, count, n)
+    # Of one source or one function, the two layouts are the same.
+    forward = options.forward("relu-kan", (TRANSPOSED if min(n, count) > 1 else {}) | HIGHER)
+    coef = kernel[:, 0].transpose(0, 2, 1) if forward == "transposed" else kernel.reshape(m, n, count)
     return Layer(
-        terms=(BasisTerm(ReluBumps(low, high, 4 * grid**2 / (k + 1) ** 2), coef.transpose(1, 0, 2)),),
+        terms=(BasisTerm(_basis(low, high, forward, options), coef.transpose(1, 0, 2)),),
         mask=np.ones((n, m)),
         bias=part.tensor("equal_size_conv.bias", m) if part.has("equal_size_conv.bias") else np.zeros(m),
         # Infinity times zero is NaN, and the convolution carries it to every output.
         nan_spreads=np.ones((n, m), dtype=bool),
     )
+
+
+def _basis(low: Array, high: Array, forward: str, options: Options) -> ReluBumps:
+    """The functions with ends [n, C]. Raises OptionError."""
+    if forward != "hrkan":
+        grid, k = _sizes(low, high, options)
+        return ReluBumps(low, high, 4 * grid**2 / (k + 1) ** 2)
+    lowest, highest = options.number("grid_min", "0.0", among=("-1.0",)), options.number("grid_max", "1.0")
+    if not lowest < highest:
+        raise OptionError(f"option grid_min is {lowest} and grid_max {highest}, expected a range")
+    span = highest - lowest
+    grid, k = _sizes((low - lowest) / span, (high - lowest) / span, options)
+    width = (k + 1) * span / grid
+    rate = options.number("rate", repr(2 / width), among=(repr(4 / width**2),))
+    power = options.integer("power", at_least=1)
+    if power is None:
+        power = 4
+        options.assume("power", "4", among=("2", "3", "6", "8"))
+    return ReluBumps(low, high, rate, power)
 
 
 def _sizes(low: Array, high: Array, options: Options) -> tuple[int, int]:
@@ -64,7 +93,7 @@ def _sizes(low: Array, high: Array, options: Options) -> tuple[int, int]:
         grid = count - k
     if assumed:
         options.assume("grid", str(grid))
-        options.assume("k", str(k))
+        options.assume("k", str(k), among=map(str, range(count)))
     if grid < 1 or k < 0 or grid + k != count:
         raise OptionError(
             f"options grid={grid} and k={k} do not fit phase_low, which has {count} functions for each source: "

@@ -22,7 +22,8 @@ FAMILY = "taylorkan"
 KEYS = Keys(
     required={"coeffs": 3},
     optional={"bias": 2},
-    absent=("base_weight", "log_sigma"),  # of Hermite layers with the same name of coefficients
+    # Hermite layers and TruKAN call their coefficients so too.
+    absent=("base_weight", "log_sigma", "bias_out"),
 )
 
 

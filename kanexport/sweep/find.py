@@ -23,7 +23,7 @@ from kanexport.files.checkpoint import CACHE, CONFIG, LEGACY_MAGIC, STATE
 
 ENTRY_LIMIT = 200_000  # directory entries looked at
 ITEM_LIMIT = 10_000  # checkpoints
-SUFFIXES = (".pt", ".pth", ".safetensors", ".ckpt")  # names of checkpoints, whatever they hold
+SUFFIXES = (".pt", ".pth", ".safetensors", ".ckpt", ".keras")  # names of checkpoints, whatever they hold
 MORE_SUFFIXES = (".bin", ".pkl", ".pickle", ".model")  # of checkpoints and much else
 HEAD = 2048  # bytes that tell a format
 NAME_LENGTH = 128

@@ -103,6 +103,36 @@ MADE_UP: dict[str, tuple[Shapes, tuple[str, ...]]] = {
         ("spline_order=3",),
     ),
 }
+_BEFORE = {"layernorm.weight": (3,), "layernorm.bias": (3,)}
+_BSRBF = {"base_weight": (2, 3), "spline_weight": (2, 18), "rbf.grid": (6,), "grid": (3, 9), **_BEFORE}
+_PYKAN = {"coef": (3, 2, 6), "grid": (3, 9), "scale_base": (3, 2), "scale_sp": (3, 2)}
+MADE_UP |= {
+    "first-fastkan": ({"rbf.grid": (4,), "spline_weight": (2, 3, 4), "base_linear.weight": (2, 3), **_BEFORE}, ()),
+    "efficient-kan-row": ({"base_weight": (2, 3), "spline_weight": (2, 3, 6), "grid": (9,)}, ()),
+    "bsrbf-kan": (_BSRBF, ()),
+    "fc-kan": (
+        {f"layers.0.{name}": shape for name, shape in {**_BSRBF, "scale": (2, 3), "translation": (2, 3)}.items()}
+        | {"concat_weight": (2, 4)},
+        (),
+    ),
+    "kaf": (
+        {
+            **{"base_scale": (), "spline_scale": (), "final_linear.weight": (2, 3), **_BEFORE},
+            **{"feature_transform.weight": (3, 4), "feature_transform.bias": (4,)},
+            "feature_transform.combination.weight": (3, 8),
+        },
+        (),
+    ),
+    "kanlib": ({"coefficients": (2, 3, 6), "basis.grid": (3, 9), "weight_residual": (2, 3)}, ()),
+    "trukan": ({"coeffs": (3, 2, 9), "bias_out": (2,), "fixed_knots": (3, 5)}, ()),
+    "dropkan": (
+        {f"act_fun.0.{name}": shape for name, shape in _PYKAN.items()}
+        | {"act_fun.0.neuron_train": (1,), "biases.0.weight": (1, 2), "symbolic_fun.0.mask": (2, 3)},
+        (),
+    ),
+    "pykan-layer": ({**_PYKAN, "mask": (3, 2)}, ()),
+    "pykan-0.0-layer": ({"coef": (6, 6), "grid": (6, 5), "scale_base": (6,), "scale_sp": (6,)}, ("in_dim=3",)),
+}
 HANG = 60  # seconds after which a case is broken off
 MEMORY = 2 * 2**30  # bytes of address space
 MESSAGE = 3000  # characters
@@ -196,9 +226,13 @@ def seeds(folder: Path) -> list[Seed]:
             files = {path.name.removeprefix("model"): path.read_bytes() for path in paths}
             if sum(map(len, files.values())) < SIZE_LIMIT:
                 found.append(_seed(case.name, case.path, files, case.options))
+    keras = Path(__file__).parents[1] / "golden" / "keras" / "chain.keras"
+    found.append(_seed("keras", keras, {".keras": keras.read_bytes()}, ()))
     for family, (shapes, options) in MADE_UP.items():
         rng = np.random.default_rng(0)
         tensors = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+        knots = [name for name in tensors if name.endswith(("grid", "knots"))]
+        tensors |= {name: np.sort(tensors[name], axis=-1) for name in knots}  # they increase
         path = folder / f"{family}.safetensors"
         path.write_bytes(safetensors.numpy.save(tensors))
         found.append(_seed(family, path, {".safetensors": path.read_bytes()}, options))
@@ -243,12 +277,12 @@ def scramble(rng: random.Random, data: bytes) -> bytes:
 
 
 def scramble_inside(rng: random.Random, data: bytes) -> bytes:
-    """Edit one entry of a torch archive and write it whole again: the checksum fits, so
+    """Edit one entry of an archive of torch or Keras and write it whole again: the checksum fits, so
     the change reaches the pickle or the weights."""
     target = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as before, zipfile.ZipFile(target, "w") as after:
         names = before.namelist()
-        pickled = next(name for name in names if name.endswith("data.pkl"))
+        pickled = next(name for name in names if name.endswith(("data.pkl", ".h5")))
         chosen = pickled if rng.random() < 0.8 else rng.choice(names)
         for name in names:
             content = before.read(name)

@@ -94,7 +94,7 @@ def test_fastkan_with_and_without_its_branches(tmp_path: Path, n: int, m: int, n
     manifest = check(save(tmp_path, tensors), tensors, gaussians(1.0), bias="base_linear.bias")
     assert manifest.source.family == "fastkan"
     assert manifest.edge_class == ("B" if norm else "A")
-    assumed = {"denominator": "1.0"} | ({"layernorm_eps": "1e-5"} if norm else {})
+    assumed = {"denominator": "1.0"} | ({"layernorm_eps": "1e-5", "layernorm": "spline"} if norm else {})
     assert beside_forward(manifest.source) == assumed | ({"base_activation": "silu"} if base else {})
 
 

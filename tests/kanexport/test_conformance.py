@@ -16,7 +16,7 @@ from kanexport.bases.relu_bumps import ReluBumps
 from kanexport.form import norms, steps
 from kanexport.form.ir import EdgeTerm, Layer
 from kanexport.form.norms import GroupNorm, LayerNorm, RmsNorm, Softmax
-from kanexport.form.steps import Affine, Elementwise, PRelu, Product, RowRange, Select, Step, Swish
+from kanexport.form.steps import Affine, Clip, Elementwise, PRelu, Product, RowRange, Select, Step, Swish
 from kanexport.functions import expression, singularity, unary
 from kanexport.functions.unary import ACTIVATIONS, SYMBOLIC, Unary
 from kanexport.functions.wavelets import WAVELETS
@@ -67,6 +67,7 @@ STEPS: dict[type, list[Step]] = {
     Swish: [Swish(np.array([1.7])), Swish(ONES)],
     Elementwise: [Elementwise(unary.activation(name)) for name in ("tanh", "silu", "relu")],
     RowRange: [RowRange()],
+    Clip: [Clip(ONES - 1, ONES + 0.5), Clip(-np.ones(3), np.ones(3))],
     PRelu: [PRelu(np.array([0.25])), PRelu(ONES), PRelu(np.zeros(3))],
 }
 

@@ -103,7 +103,7 @@ def test_a_stack(tmp_path: Path, k: int, uniform: bool) -> None:
     tensors = stack(3, 2, 4, k=k, uniform=uniform)
     result = check(tmp_path, tensors, ["layers.0.", "layers.1."])
     assert result.manifest.source.family == "efficient-kan"
-    assert beside_forward(result.manifest.source) == {"base_activation": "silu"}
+    assert beside_forward(result.manifest.source) == {"base_activation": "silu", "spline_scaler": "used"}
     assert result.manifest.layers[0].bases[0].parameters["uniform"] == str(uniform).lower()
 
 

@@ -12,7 +12,7 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanexport.bases.rational import Rational
+from kanexport.bases.rational import KINDS, Rational
 from kanexport.errors import ExportError, FamilyError, InvalidKan, OptionError
 from kanexport.files import checkpoint
 from kanexport.form.ir import Kan
@@ -236,13 +236,13 @@ def test_the_proof_holds_far_outside(tmp_path: Path, dtype: str) -> None:
     assert result.manifest.layers[0].bases[0].parameters["degrees"] == "5/4"
 
 
-@given(st.integers(2, 7), st.integers(1, 5), st.booleans(), st.integers(0, 2**32 - 1))
+@given(st.integers(2, 7), st.integers(1, 5), st.sampled_from(KINDS), st.integers(0, 2**32 - 1))
 @settings(max_examples=40, deadline=None)
-def test_rational_functions_survive_emission(above: int, below: int, signed: bool, seed: int) -> None:
+def test_rational_functions_survive_emission(above: int, below: int, kind: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     drop = rng.random((2, above)) < 0.2
     basis = Rational(
-        rng.normal(size=(2, above)) * ~drop, rng.normal(size=(2, below)) * (rng.random((2, below)) < 0.7), signed
+        rng.normal(size=(2, above)) * ~drop, rng.normal(size=(2, below)) * (rng.random((2, below)) < 0.7), kind
     )
     x = np.concatenate([rng.normal(size=(60, 2)), 10 ** rng.uniform(0, 6, size=(20, 2))])
     g = Graph("rational", "float64")
@@ -252,7 +252,9 @@ def test_rational_functions_survive_emission(above: int, below: int, signed: boo
     powers = np.abs(x)[:, :, None] ** np.arange(max(above, below + 1))
     above_sum = (powers[:, :, :above] * np.abs(basis.numerator)).sum(axis=2)
     below_sum = 1 + (powers[:, :, 1 : below + 1] * np.abs(basis.denominator)).sum(axis=2)
-    inner = x if signed else np.abs(x)
-    below_exact = np.abs(1 + (inner[:, :, None] ** np.arange(1, below + 1) * np.abs(basis.denominator)).sum(axis=2))
+    inner = (np.abs(x) if kind == "abs" else x)[:, :, None] ** np.arange(1, below + 1)
+    weights = basis.denominator if kind == "outer" else np.abs(basis.denominator)
+    total = (inner * weights).sum(axis=2)
+    below_exact = np.abs(1 + (np.abs(total) if kind == "outer" else total))
     bound = 1e-14 * (above_sum / below_exact) * (below_sum / below_exact)
     assert (np.abs(found - exact) <= bound + 1e-300).all()

@@ -120,7 +120,7 @@ def test_a_module_is_given_back_as_it_was(make: Any) -> None:
 def test_a_setting_of_the_call_decides() -> None:
     found = plan(odd.Setting(), draw(4))
     assert [layer.mixes for layer in found.layers] == [False, True]
-    assert found.notes == ("raw: read without layernorm.weight, layernorm.bias, as the module computes it",)
+    assert found.notes == ("raw: read with layernorm=unused, as the module computes it",)
 
 
 def test_a_choice_that_nothing_tells_is_tried() -> None:
@@ -146,7 +146,9 @@ def test_a_living_pykan_network_tells_what_its_files_do_not(make: Any) -> None:
 
 
 def test_a_function_of_the_users_own_is_asked_for_and_taken() -> None:
-    note, _ = plan(odd.Pykan("inverse"), draw(4)).notes
+    alone = plan(odd.Pykan("inverse"), draw(4))
+    assert families(alone) == {"act_fun.0": "pykan-layer"}  # its splines; the symbolic layer is left as it is
+    (note,) = alone.notes
     assert "looks like a layer of pykan, but cannot be read" in note
     assert "--function inverse=..." in note
     found = plan(odd.Pykan("inverse"), draw(4), **{"function inverse": "1/x"})

@@ -1,0 +1,256 @@
+"""keras-efficient-kan: `KANLinear` layers in a `.keras` file, whose config says how they follow one another.
+
+Source: keras-efficient-kan 0.1.10 (PyPI), kan.py, KANLinear.call, for n inputs, m units, C = G + k:
+
+    h   = LayerNormalization(x)              (absent with use_layernorm=False)
+    y_j = sum_i W_ij act(h_i) + b_j + sum_i sum_c S[i C + c, j] B_c(h_i; grid_i)
+
+with W [n, m], b [m] (absent with use_bias=False), S [n C, m] and extended knots `grid` [1, n, G + 2k + 1], in this
+order; act is keras.ops' function of the name in the config (relu by default; its gelu is the approximation by
+tanh). The layer's dropout is off at inference. The epsilon of its own normalisation is Keras' default, 1e-3, and not
+in the file. Between the layers, Dense, Activation, ReLU, LayerNormalization, BatchNormalization, Dropout and a
+Flatten of vectors are read; a model that is no chain is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kanexport.bases.activation import Activation
+from kanexport.bases.bspline import BSpline
+from kanexport.errors import FamilyError, InvalidKan
+from kanexport.files.checkpoint import Checkpoint
+from kanexport.form.ir import BasisTerm, Kan, Layer
+from kanexport.form.norms import LayerNorm
+from kanexport.form.steps import Affine, Elementwise, Step
+from kanexport.functions import unary
+from kanexport.layers import parts, stack
+from kanexport.layers.parts import Part, Tensors, storage_dtype
+from kanexport.options import EPSILONS, Options
+
+FAMILY = "keras-efficient-kan"
+BESIDE = "keras"  # where files/kerasfile.py puts the config
+LAYER_EPSILON = "1e-3"  # of Keras' LayerNormalization
+IDLE = ("InputLayer", "Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout", "Flatten")
+OPS = {"gelu": "gelu_tanh", "swish": "silu"}  # keras.ops' names, where ours differ
+ACTIVATIONS = {"linear": "identity", "swish": "silu"}  # keras.activations' names
+OTHER_WAYS = "convert the KAN's layers by themselves, or rebuild the model in torch and export it with --module"
+
+
+@dataclass(frozen=True, slots=True)
+class _Module:
+    """One layer of the model: its class, its config and where its weights are, such as "layers/dense_1/"."""
+
+    kind: str
+    config: Mapping[str, Any]
+    part: Part
+
+    def flag(self, key: str) -> bool:
+        """A switch of the constructor, on where the config lacks it, as with Keras' own."""
+        return bool(self.config.get(key, True))
+
+    def number(self, key: str, default: float) -> float:
+        """A number of the config. Raises InvalidKan."""
+        value = self.config.get(key, default)
+        if not isinstance(value, int | float):
+            raise InvalidKan(f"{key} of {self.kind} in the config is no number")
+        return float(value)
+
+
+def matches(checkpoint: Checkpoint) -> str:
+    """Why the checkpoint is of this family, or an empty text."""
+    count = sum(_class(layer) == "KANLinear" for layer in _layers(checkpoint.beside))
+    return f"{count} layers of class KANLinear in config.json" if count else ""
+
+
+def read(checkpoint: Checkpoint, options: Options) -> Kan:
+    """The layers in the config's order. Raises FamilyError, InvalidKan or OptionError."""
+    described = _layers(checkpoint.beside)
+    if not described:
+        raise FamilyError("there is no config of a Keras model", hint="give a .keras file")
+    _refuse_no_chain(checkpoint.beside[BESIDE], described)
+    modules = _modules(described, checkpoint.tensors)
+    links = [link for module in modules for link in _links(module, options)]
+    return stack.chain(links, storage_dtype(list(checkpoint.tensors.values())))
+
+
+def _layers(beside: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The layers of a Keras config; empty where it is none."""
+    model = beside.get(BESIDE)
+    config = model.get("config") if isinstance(model, dict) else None
+    layers = config.get("layers") if isinstance(config, dict) else None
+    return [layer for layer in layers if isinstance(layer, dict)] if isinstance(layers, list) else []
+
+
+def _class(layer: Mapping[str, Any]) -> str:
+    return str(layer.get("class_name", ""))
+
+
+def _config(layer: Mapping[str, Any]) -> Mapping[str, Any]:
+    config = layer.get("config")
+    return config if isinstance(config, dict) else {}
+
+
+def _refuse_no_chain(model: Mapping[str, Any], layers: Sequence[Mapping[str, Any]]) -> None:
+    """A Sequential is a chain; of another model every layer must take what the one before gives."""
+    if _class(model) == "Sequential":
+        return
+    last = _config(layers[-1]).get("name")
+    if _names(_config(model).get("output_layers")) != [last]:
+        raise FamilyError(f"the {_class(model) or 'model'} does not give what its last layer gives", hint=OTHER_WAYS)
+    for before, layer in zip([None, *layers[:-1]], layers, strict=True):
+        expected = [] if before is None else [_config(before).get("name", before.get("name"))]
+        if _sources(layer.get("inbound_nodes")) != expected:
+            raise FamilyError(
+                f"the layers of the {_class(model) or 'model'} do not follow one another: "
+                f"{str(_config(layer).get('name', '?'))[:80]} does not take just what stands before it",
+                hint=OTHER_WAYS,
+            )
+
+
+def _sources(nodes: Any) -> list[Any]:
+    """The names of all layers that tensors in these calls come from."""
+    if isinstance(nodes, dict):
+        history = nodes.get("keras_history")
+        if isinstance(history, list) and history:
+            return [history[0]]
+        return [name for value in nodes.values() for name in _sources(value)]
+    return [name for value in nodes for name in _sources(value)] if isinstance(nodes, list) else []
+
+
+def _names(places: Any) -> list[Any]:
+    """The layers of places such as ["dense", 0, 0], or of a list of those."""
+    if not isinstance(places, list) or not places:
+        return []
+    return (
+        [place[0] for place in places if isinstance(place, list) and place]
+        if isinstance(places[0], list)
+        else places[:1]
+    )
+
+
+def _modules(layers: Sequence[Mapping[str, Any]], tensors: Tensors) -> list[_Module]:
+    """The layers with their weights: Keras numbers them by class, whatever they are called."""
+    counts: dict[str, int] = {}
+    modules = []
+    for layer in layers:
+        kind = _class(layer)
+        name = _snake(kind)
+        at = counts.get(name, 0)
+        counts[name] = at + 1
+        prefix = f"layers/{name}{f'_{at}' * bool(at)}/"
+        modules.append(_Module(kind, _config(layer), Part(tensors, prefix)))
+    return modules
+
+
+def _snake(name: str) -> str:
+    """ "KANLinear" as "kan_linear": what Keras' to_snake_case does."""
+    name = re.sub(r"\W+", "", name)
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def _links(module: _Module, options: Options) -> list[Layer | Step]:
+    """What a module is. Raises FamilyError, InvalidKan or OptionError."""
+    if module.kind == "InputLayer" and len(module.config.get("batch_shape") or [0, 0]) != 2:
+        raise FamilyError("the model takes more than vectors", hint=OTHER_WAYS)
+    if module.kind in IDLE:
+        return []
+    makers = {
+        "KANLinear": _kan,
+        "Dense": _dense,
+        "Activation": _activation,
+        "ReLU": _relu,
+        "LayerNormalization": _layer_norm,
+        "BatchNormalization": _batch_norm,
+    }
+    if module.kind not in makers:
+        raise FamilyError(f"the model has a layer of class {module.kind[:80]!r}, which is not read", hint=OTHER_WAYS)
+    return makers[module.kind](module, options)
+
+
+def _kan(module: _Module, options: Options) -> list[Layer | Step]:
+    """One KANLinear."""
+    part, biased = module.part, module.flag("use_bias")
+    base = part.tensor("vars/0", None, None)
+    n, m = base.shape
+    bias = part.tensor("vars/1", m) if biased else np.zeros(m)
+    flat = part.tensor(f"vars/{1 + biased}", None, m)
+    grid = part.tensor(f"vars/{2 + biased}", 1, n, None)[0]
+    functions = len(flat) // n
+    if functions * n != len(flat) or grid.shape[1] <= functions + 1:
+        raise InvalidKan(f"{part.prefix}: weights of {len(flat)} rows do not fit {n} inputs and a grid of {grid.shape}")
+    name = str(module.config.get("base_activation", "relu")).lower()
+    before: tuple[Step, ...] = ()
+    if module.flag("use_layernorm"):
+        epsilon = options.number("layernorm_eps", LAYER_EPSILON, among=EPSILONS)
+        before = (LayerNorm(part.tensor("layer_norm/vars/0", n), part.tensor("layer_norm/vars/1", n), epsilon),)
+    return [
+        Layer(
+            terms=(
+                BasisTerm(
+                    BSpline(grid, grid.shape[1] - functions - 1), flat.reshape(n, functions, m).transpose(0, 2, 1)
+                ),
+                BasisTerm(Activation(unary.activation(OPS.get(name, name))), base[:, :, None]),
+            ),
+            mask=np.ones((n, m)),
+            bias=bias,
+            # The basis of a non-finite value is NaN there, and its product reaches every sum.
+            nan_spreads=np.ones((n, m), dtype=bool),
+            before=before,
+            name=str(module.config.get("name", ""))[:100],
+        )
+    ]
+
+
+def _dense(module: _Module, options: Options) -> list[Layer | Step]:
+    kernel = module.part.tensor("vars/0", None, None)
+    n, m = kernel.shape
+    layer = Layer(
+        (BasisTerm(Activation(unary.activation("identity")), kernel[:, :, None]),),
+        mask=np.ones((n, m)),
+        bias=module.part.tensor("vars/1", m) if module.flag("use_bias") else np.zeros(m),
+        nan_spreads=np.zeros((n, m), dtype=bool),
+        name=str(module.config.get("name", ""))[:100],
+    )
+    return [layer, *_activation(module, options)]
+
+
+def _activation(module: _Module, options: Options) -> list[Layer | Step]:
+    name = str(module.config.get("activation", "linear"))
+    name = ACTIVATIONS.get(name, name)
+    return [] if name == "identity" else [Elementwise(unary.activation(name))]
+
+
+def _relu(module: _Module, options: Options) -> list[Layer | Step]:
+    odd = [key for key in ("max_value", "negative_slope", "threshold") if module.config.get(key)]
+    if odd:
+        raise FamilyError(f"the model has a ReLU with {odd[0]}, which is not read", hint=OTHER_WAYS)
+    return [Elementwise(unary.activation("relu"))]
+
+
+def _layer_norm(module: _Module, options: Options) -> list[Layer | Step]:
+    width = module.part.shape("vars/0")
+    if len(width) != 1 or module.config.get("rms_scaling"):
+        raise FamilyError("the model has a LayerNormalization without weights, or of another kind", hint=OTHER_WAYS)
+    scaled, centred = module.flag("scale"), module.flag("center")
+    scale = module.part.tensor("vars/0", *width) if scaled else np.ones(width)
+    bias = module.part.tensor(f"vars/{int(scaled)}", *width) if centred else np.zeros(width)
+    return [LayerNorm(scale, bias, module.number("epsilon", 1e-3))]
+
+
+def _batch_norm(module: _Module, options: Options) -> list[Layer | Step]:
+    scaled, centred = module.flag("scale"), module.flag("center")
+    at = int(scaled) + int(centred)
+    mean = module.part.tensor(f"vars/{at}", None)
+    variance = module.part.tensor(f"vars/{at + 1}", *mean.shape) + module.number("epsilon", 1e-3)
+    if not ((variance > 0) & np.isfinite(variance)).all():  # divided by infinity, all is zero
+        raise InvalidKan(f"{module.part.prefix} has a variance that is not finite and above 0")
+    scale = (module.part.tensor("vars/0", *mean.shape) if scaled else 1.0) / np.sqrt(variance)
+    bias = module.part.tensor(f"vars/{int(scaled)}", *mean.shape) if centred else np.zeros(mean.shape)
+    return [Affine(scale, bias - parts.product(mean, scale))]

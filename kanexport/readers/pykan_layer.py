@@ -1,0 +1,99 @@
+"""Single layers of pykan, as parts of other models: without biases, multiplications and symbolic edges.
+
+Source: KANLayer.forward of pykan 0.2.8 (`pykan-layer`) and of 0.0.5 (`pykan-0.0-layer`), for n
+sources and m destinations:
+
+    y_j = sum_i mask_ij (scale_base_ij base(x_i) + scale_sp_ij sum_c coef_ijc B_c(x_i; grid_i))
+
+In 0.0 the tensors are flat over the edges e = j n + i, with a grid [G + 1] for each, which is extended when it is
+used; n is in no file, so the option in_dim is needed, one number or one for each layer. `base_fun` is SiLU by
+default.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from kanexport.bases.activation import Activation
+from kanexport.bases.bspline import BSpline
+from kanexport.errors import InvalidKan, OptionError
+from kanexport.form.ir import BasisTerm, Layer
+from kanexport.layers import parts
+from kanexport.layers.parts import Array, Keys, Part
+from kanexport.layers.stack import LayerKind
+from kanexport.options import Options
+from kanexport.readers import pykan_0_0
+
+KEYS = Keys(required={"coef": 3, "grid": 2, "scale_base": 2, "scale_sp": 2}, optional={"mask": 2})
+FLAT_KEYS = Keys(required={"coef": 2, "grid": 2, "scale_base": 1, "scale_sp": 1}, optional={"mask": 1})
+WHOLE = re.compile(r"(.*\.)?act_fun\.\d+\.")
+
+
+def fits(part: Part) -> bool:
+    """Under `act_fun` it is a layer of a whole network, which its own reader takes."""
+    return not WHOLE.fullmatch(part.prefix) and not part.has("neuron_train")
+
+
+def layer(part: Part, options: Options) -> Layer:
+    """One KANLayer of pykan 0.1 or later. Raises InvalidKan or OptionError."""
+    coef = part.tensor("coef", None, None, None)
+    n, m, functions = coef.shape
+    grid = part.tensor("grid", n, None)
+    if grid.shape[1] <= functions + 1:
+        raise InvalidKan(f"grid has shape {grid.shape}, expected ({n}, {functions} + k + 1) with k >= 1")
+    base = Activation(parts.activation(options, "silu", "base_fun"))
+    return Layer(
+        terms=(
+            BasisTerm(
+                BSpline(grid, grid.shape[1] - functions - 1),
+                parts.product(coef, part.tensor("scale_sp", n, m)[:, :, None]),
+            ),
+            BasisTerm(base, part.tensor("scale_base", n, m)[:, :, None]),
+        ),
+        mask=part.tensor("mask", n, m) if part.has("mask") else np.ones((n, m)),
+        bias=np.zeros(m),
+        nan_spreads=np.zeros((n, m), dtype=bool),
+    )
+
+
+def flat_layer(part: Part, options: Options) -> Layer:
+    """One KANLayer of pykan 0.0. Raises InvalidKan or OptionError."""
+    size, _ = part.shape("coef")
+    n = _sources(part, size, options)
+    m = size // n
+
+    def edges(name: str, *columns: int | None) -> Array:
+        """[m n, ...] -> [n, m, ...]"""
+        values = part.tensor(name, size, *columns)
+        return values.reshape(m, n, *values.shape[1:]).swapaxes(0, 1)
+
+    base = Activation(parts.activation(options, "silu", "base_fun"))
+    scaled = parts.product(edges("coef", None), edges("scale_sp")[:, :, None])
+    return Layer(
+        terms=(*pykan_0_0.splines(edges("grid", None), scaled), BasisTerm(base, edges("scale_base")[:, :, None])),
+        mask=edges("mask") if part.has("mask") else np.ones((n, m)),
+        bias=np.zeros(m),
+        nan_spreads=np.ones((n, m), dtype=bool),
+    )
+
+
+def _sources(part: Part, size: int, options: Options) -> int:
+    """n of a layer with `size` edges, from in_dim. Raises OptionError."""
+    given = options.integers("in_dim")
+    number = re.search(r"(\d+)\.$", part.prefix)
+    at = int(number[1]) if number else 0
+    if given is None or (len(given) > 1 and at >= len(given)):
+        divisors = [n for n in range(1, min(size, 10_000) + 1) if size % n == 0]
+        raise OptionError(
+            f"a layer of {size} edges does not tell how many sources it has: one of {divisors[:12]}",
+            hint="give --option in_dim=N, or one number for each layer: --option in_dim=2,5",
+        )
+    n = given[at] if len(given) > 1 else given[0]
+    if n < 1 or size % n:
+        raise OptionError(f"option in_dim is {n}, which does not divide the {size} edges of the layer")
+    return n
+
+
+FAMILIES = (LayerKind("pykan-layer", KEYS, layer, fits), LayerKind("pykan-0.0-layer", FLAT_KEYS, flat_layer, fits))
