@@ -106,8 +106,9 @@ def _flow_told(links: Sequence[Link], fitting: tuple[str, ...], options: Options
     if CHAIN in fitting or not fitting or options.optional("flow") is not None:
         return options.text("flow", CHAIN, among=fitting).lower()
     sides = ", ".join(
-        f"{link.shown} ({layer.sources} to {layer.destinations})"
-        for link, layer in zip(links, _layers(links), strict=True)
+        f"{link.shown} ({link.item.sources} to {link.item.destinations})"
+        for link in links
+        if isinstance(link.item, Layer)
     )
     return must(options, "flow", fitting, f"the layers {sides} do not follow one another", GIVE_ARCHITECTURE)
 
