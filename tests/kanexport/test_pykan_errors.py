@@ -108,7 +108,7 @@ def test_an_affine_that_is_not_finite_is_refused(pykan: Any, tmp_path: Path, key
 @pytest.mark.parametrize(
     ("at", "value", "text"),
     [
-        (3, None, "not strictly increasing"),
+        (3, None, "knots of source 1 repeat"),
         (3, np.nan, "not strictly increasing"),
         (-1, np.inf, "not finite"),
         (0, -1e35, "beyond"),
