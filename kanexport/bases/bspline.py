@@ -193,7 +193,7 @@ class BSpline:
             basis = left + right
             if zero.any():
                 basis = np.where(zero, 0.0, basis)
-        return basis  # [B, K, I]
+        return np.asarray(basis)  # [B, K, I]
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
         """[B, I] -> [B, K, I]: the closed form where the grid is uniform, else the recursion."""
