@@ -57,7 +57,7 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
     """Read config and state. Raises FamilyError, InvalidKan or OptionError."""
     notes: list[str] = []
     if checkpoint.config is None:
-        checkpoint = pykan_bare.own(checkpoint, options)
+        checkpoint = pykan_bare.own(checkpoint, options, pykan_bare.roots(checkpoint.tensors))
     depth = len([key for key in checkpoint.tensors if re.fullmatch(r"act_fun\.\d+\.coef", key)])
     if checkpoint.config is None:
         config = Config(pykan_bare.config(checkpoint, depth, options), checkpoint.path, stored=False)
