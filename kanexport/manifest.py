@@ -289,13 +289,17 @@ class Manifest:
         return tuple(math.prod(shape) for shape in self.shapes)
 
     @property
+    def against(self) -> str:
+        """What the model was verified against, a key of `AGAINST`."""
+        return self.verification.against or (MODULE if self.source.family == HYBRID else READING)
+
+    @property
     def claim(self) -> str:
-        """What the model was verified against, in words; never more than was done."""
-        kind = self.verification.against or (MODULE if self.source.family == HYBRID else READING)
+        """The same in words; never more than was done."""
         answers = [
             f"{one.rows} rows of {one.name}, largest error {one.max_rel:.1e}" for one in self.verification.answers
         ]
-        return AGAINST[kind] + (f" ({'; '.join(answers)})" if answers else "")
+        return AGAINST[self.against] + (f" ({'; '.join(answers)})" if answers else "")
 
     def file(self, path: str) -> FileEntry:
         """The entry of one listed file. Raises ManifestError if it is not listed."""
@@ -373,7 +377,8 @@ def _build(kind: type[T], value: Any, where: str, *, defaults: bool) -> T:
 
 
 def _with_default(kind: type[Any]) -> set[str]:
-    return {field.name for field in dataclasses.fields(typing.cast(Any, kind)) if field.default is not MISSING}
+    fields = dataclasses.fields(typing.cast(Any, kind))
+    return {field.name for field in fields if (field.default, field.default_factory) != (MISSING, MISSING)}
 
 
 def _check_keys(keys: set[str], known: list[str], optional: set[str], where: str) -> None:

@@ -12,6 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from kanexport.answers import held
+from kanexport.answers.rows import Answers
 from kanexport.hybrid import inputs, splice, trace
 from kanexport.hybrid import plan as planning
 from kanexport.hybrid.capture import Oracle
@@ -22,16 +24,15 @@ from kanexport.hybrid.trace import Hole
 from kanexport.lowering.edges import edge_graph
 from kanexport.lowering.lower import Lowered
 from kanexport.lowering.serving import INPUT, serving_graph
-from kanexport.manifest import LayerInfo, Source, SourceFile
+from kanexport.manifest import HYBRID, MODULE, LayerInfo, Source, SourceFile
 from kanexport.packing import describe
-from kanexport.packing.publish import ProvedModel, Result, Target, publish
+from kanexport.packing.publish import Claim, ProvedModel, Result, Target, publish
 from kanexport.packing.signature import Signature
 from kanexport.proof import trial_rows, verify
 from kanexport.proof.verify import Proof
 
 Array = npt.NDArray[np.float64]
 
-FAMILY = "hybrid"
 PROOF_ROWS = 32
 TYPES = {"float64": torch.float64, "float32": torch.float32}
 # Of the parameters, widest first.
@@ -46,11 +47,12 @@ def convert(
     options: dict[str, str],
     assumed: dict[str, str] | None = None,
     files: tuple[SourceFile, ...] = (),
+    answers: Answers | None = None,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Result:
     """Export a module; it is as it was afterwards. `example`: one tensor or array of rows
-    [B, ...], the more like real data the better: the proof is made with them. Raises
-    ExportError; then nothing changed."""
+    [B, ...], the more like real data the better: the proof is made with them. `answers`: the
+    trained model's own, held against the graph. Raises ExportError; then nothing changed."""
     target.check()
     x = inputs.rows(example)
     whole = Whole(unwrapped(module))
@@ -63,9 +65,12 @@ def convert(
         lowered = _lower(whole, plan, x, target.dtype)
     with lent(whole, oracle.dtype):
         proof = _prove(plan, lowered, _zones(x, count), target, advance)
+        claim = Claim(MODULE)
+        if answers is not None:
+            claim = held.graph(answers, x.shape[1:], plan.evaluate, lowered, target)
         y, _ = oracle.run(x[:1])
     source = Source(
-        family=FAMILY,
+        family=HYBRID,
         family_reason=_reason(plan),
         dtype=stored,
         files=files,
@@ -75,6 +80,7 @@ def convert(
     model = ProvedModel(
         lowered=lowered,
         proof=proof,
+        claim=claim,
         layers=_describe(plan, lowered),
         edge_class="B" if any(layer.mixes for layer in plan.layers) else "A",
         opset=trace.OPSET,

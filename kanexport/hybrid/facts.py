@@ -38,7 +38,17 @@ NORMS: dict[str, type[nn.Module] | tuple[type[nn.Module], ...]] = {
     "batchnorm_eps": (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
 }
 BASES = ("base_activation", "base_fun")
-OURS = ("prefix", "order")  # options that speak of our files, not of a library's layers
+OURS = (
+    "prefix",
+    "order",
+    "flow",
+    "between",
+    "before",
+    "after",
+    "norm",
+    "vector",
+    "scalar",
+)  # options that speak of our files, not of a library's layers
 NO_FUNCTION = ("0", "")  # what pykan calls an edge without a symbolic function
 CLASSES = {"swish": "silu"}
 
@@ -78,6 +88,11 @@ class Facts(Options):
         if value is not None and value.lower() not in names and key not in self.given:
             return default  # an attribute of that name is something else
         return super().choice(key, names, default, words=words)
+
+    def must(self, key: str, known: Iterable[str], what: str) -> str:
+        """As `Options.must`, but every value is tried, the first one first."""
+        names = self.choices[key] = tuple(known)
+        return names[0] if self.optional(key) is None else super().must(key, names, what)
 
 
 def attribute(module: nn.Module, key: str) -> str | None:
