@@ -11,6 +11,7 @@ contiguous spans, which is worth a factor of two in onnxruntime.
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from kanexport.operators.graph import Graph, Value
 
 Array = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 
 # Largest deviation of a knot from the ideal uniform grid, in cells, up to which
 # the closed form may stand in for the stored knots. It bounds the error of a
@@ -54,17 +56,28 @@ def _fade(g: Graph, distance: Value, slope: float, start: float) -> Value:
     return g.op("Relu", g.add(g.mul(distance, g.const(slope)), g.const(start)))
 
 
+class Repeated(enum.Enum):
+    """What a library computes where knots stand on one spot, and the recursion divides 0 by 0.
+
+    REFUSED    NaN, in every row: efficient-kan, and pykan before 0.2.2; or it is not known
+    TERM       that half of the sum counts as 0: KANX
+    FUNCTION   the whole sum counts as 0, at every level: pykan from 0.2.2 on, whose `nan_to_num`
+               meets the NaN of 0 / 0, or of an infinity times 0, at every input. Knots may also
+               decrease, as rounding in `refine` leaves them; no cell lies between those
+    """
+
+    REFUSED = enum.auto()
+    TERM = enum.auto()
+    FUNCTION = enum.auto()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class BSpline:
-    """Extended knots [I, T], strictly increasing along T; K = T - degree - 1.
-
-    `repeated`: knots may stand on one spot, and 0 / 0 in the recursion counts as 0, as
-    KANX has it. Elsewhere it is NaN, and such knots are refused.
-    """
+    """Extended knots [I, T], increasing along T as far as `repeated` asks; K = T - degree - 1."""
 
     extended: Array
     degree: int
-    repeated: bool = False
+    repeated: Repeated = Repeated.REFUSED
 
     kind = "bspline"
     compact = True
@@ -80,19 +93,50 @@ class BSpline:
                 f"{self.functions} functions on {self.extended.shape[1]} knots make splines of degree {self.degree}, "
                 f"more than {DEGREE_LIMIT}"
             )
-        with np.errstate(invalid="ignore", over="ignore"):  # refused below
+        if self.repeated is not Repeated.FUNCTION:
+            self._check_order()
+        if not (np.abs(self.extended) < MAX_KNOT_MAGNITUDE).all():
+            raise InvalidKan(f"a knot is not finite, or beyond {MAX_KNOT_MAGNITUDE:g}")
+        if self.repeated is Repeated.FUNCTION:
+            self.zeros()
+
+    def _check_order(self) -> None:
+        """Raises InvalidKan where knots decrease, or repeat and may not."""
+        may_repeat = self.repeated is Repeated.TERM
+        with np.errstate(invalid="ignore", over="ignore"):  # refused later
             gaps = np.diff(self.extended, axis=1)
-        bad = np.argwhere(~(gaps >= 0 if self.repeated else gaps > 0))
+        bad = np.argwhere(~(gaps >= 0 if may_repeat else gaps > 0))
         if len(bad):
             source, at = (int(v) for v in bad[0])
+            here, after = (float(self.extended[source, at + step]) for step in (0, 1))
+            undefined = ", where its recursion divides 0 by 0" if here == after else ""
             raise InvalidKan(
-                f"knots of source {source} are not {'' if self.repeated else 'strictly '}increasing: "
-                f"{float(self.extended[source, at])!r} is followed by {float(self.extended[source, at + 1])!r}",
+                f"knots of source {source} are not {'' if may_repeat else 'strictly '}increasing: "
+                f"{here!r} is followed by {after!r}{undefined}",
                 hint="a grid adapted to constant or discrete inputs can collapse; train without "
                 "grid updates on that input, or jitter it",
             )
-        if not (np.abs(self.extended) < MAX_KNOT_MAGNITUDE).all():
-            raise InvalidKan(f"a knot is not finite, or beyond {MAX_KNOT_MAGNITUDE:g}")
+
+    def zeros(self) -> list[Flags]:
+        """Which functions 0 / 0 makes zero at each level of the recursion, [K + degree - p, I] for p = 1
+        to `degree`. Raises InvalidKan where a number that is not zero is divided by zero."""
+        t = self.extended.T
+        empty = t[1:] <= t[:-1]  # functions that are zero anyway
+        levels = []
+        for p in range(1, self.degree + 1):
+            flat = t[p:] == t[:-p]
+            infinite = np.argwhere(flat & ~empty)
+            if len(infinite):
+                raise InvalidKan(
+                    f"knots {int(infinite[0, 0])} and {int(infinite[0, 0]) + p} of source {int(infinite[0, 1])} are "
+                    "equal, and one between them is larger: the library's own spline divides by zero there, and is "
+                    "as large as its numbers go",
+                    hint="the grid was refined where inputs are constant; export the model from before `refine`",
+                )
+            zero = (flat[:-1] | flat[1:]) & (self.repeated is Repeated.FUNCTION)
+            levels.append(zero)
+            empty = zero | (empty[:-1] & empty[1:])
+        return levels
 
     @property
     def functions(self) -> int:
@@ -138,16 +182,18 @@ class BSpline:
         """[B, I] -> [B, K, I], float64: the Cox-de Boor recursion."""
         t = self.extended.T[None]  # [1, T, I]
         # Outside the knots there is no cell, and what is not finite is outside: every function is zero there.
-        inside = (x >= self.extended[:, 0]) & (x < self.extended[:, -1])
-        u = np.where(inside, x, self.extended[:, 0] - 1)[:, None, :]
-        basis = ((u >= t[:, :-1]) & (u < t[:, 1:])).astype(np.float64)
-        for p in range(1, self.degree + 1):
+        inside = (x >= t.min(axis=1)) & (x < t.max(axis=1))
+        u = np.where(inside, x, t[:, 0])[:, None, :]
+        basis = ((u >= t[:, :-1]) & (u < t[:, 1:]) & inside[:, None, :]).astype(np.float64)
+        for p, zero in enumerate(self.zeros(), start=1):
             width = t[:, p:] - t[:, :-p]
             width = np.where(width == 0, 1, width)  # where the basis is zero
             left = (u - t[:, : -p - 1]) / width[:, :-1] * basis[:, :-1]
             right = (t[:, p + 1 :] - u) / width[:, 1:] * basis[:, 1:]
             basis = left + right
-        return basis  # [B, K, I]
+            if zero.any():
+                basis = np.where(zero, 0.0, basis)
+        return np.asarray(basis)  # [B, K, I]
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
         """[B, I] -> [B, K, I]: the closed form where the grid is uniform, else the recursion."""
@@ -161,7 +207,7 @@ class BSpline:
         return emit_uniform_cubic(g, x, self.extended[0, 2:-2], step)
 
     def _emit_ramps(self, g: Graph, x: Value, sources: int) -> Value:
-        """Any knots, with a comparison only where they repeat.
+        """Any knots, with a comparison only where they repeat or decrease.
 
         With w_c = (x - t_c) / (t_{c+p} - t_c), degree 1 is a difference of clipped
         ramps, and B_c^p = w_c B_c + (1 - w_{c+1}) B_{c+1} needs each product once.
@@ -170,35 +216,65 @@ class BSpline:
         """
         t = self.extended.T  # [T, I]
         count = len(t)
-        margin = (t[-1] - t[0]) / (count - 1)
         # Beyond the outermost knots nothing changes; the clip keeps huge values
         # from overflowing where the exact answer is zero.
-        x = g.op("Min", g.op("Max", x, g.const(t[0] - margin)), g.const(t[-1] + margin))
-        offsets = g.sub(g.reshape(x, 0, 1, sources), g.const(t[None]))  # [B, T, I]
-        basis = g.const(1.0)
-        for p in range(1, self.degree + 1):
+        low, high = self._ends()
+        x = g.reshape(g.op("Min", g.op("Max", x, g.const(low)), g.const(high)), 0, 1, sources)
+        offsets = g.sub(x, g.const(t[None]))  # [B, T, I]
+        basis = self._cells(g, x) if self._decreases else None
+        for p, zero in enumerate(self.zeros(), start=1):
             rows = count - p
             width = t[p:] - t[:-p]
-            flat = width == 0
             with np.errstate(over="ignore", divide="ignore"):  # the graph refuses what is not finite
-                inverse = g.const(np.where(flat, 0, 1 / width)[None])
+                inverse = g.const(np.where(width == 0, 0, 1 / width)[None])
             ramp = g.mul(g.slice(offsets, 0, rows, axis=1), inverse)
-            if p == 1:
-                up = g.clip(ramp, 0.0, 1.0)
-                if flat.any():  # over a cell without width the ramp is a step, up at its knot
-                    step = g.cast(g.op("GreaterOrEqual", g.slice(offsets, 0, rows, axis=1), g.const(0.0)))
-                    up = g.op("Where", g.truth(flat[None]), step, up)
-                basis = g.sub(g.slice(up, 0, rows - 1, axis=1), g.slice(up, 1, rows, axis=1))
+            if basis is None:
+                up = down = self._clipped(g, ramp, offsets)
             else:
                 up = g.mul(ramp, basis)
-                down = g.sub(basis, up)
-                basis = g.add(g.slice(up, 0, rows - 1, axis=1), g.slice(down, 1, rows, axis=1))
+                down = g.sub(up, basis)
+            basis = g.sub(g.slice(up, 0, rows - 1, axis=1), g.slice(down, 1, rows, axis=1))
+            if zero.any():
+                basis = g.mul(basis, g.const((~zero)[None]))
+        assert basis is not None
         return basis
 
+    @property
+    def _decreases(self) -> bool:
+        return bool((np.diff(self.extended, axis=1) < 0).any())
+
+    def _cells(self, g: Graph, x: Value) -> Value:
+        """[B, 1, I] -> [B, T - 1, I]: 1 in a function's cell, 0 elsewhere."""
+        t = self.extended.T[None]
+        after = g.op("GreaterOrEqual", x, g.const(t[:, :-1]))
+        return g.cast(g.op("And", after, g.op("Less", x, g.const(t[:, 1:]))))
+
+    def _clipped(self, g: Graph, ramp: Value, offsets: Value) -> Value:
+        """The ramps of degree 1 from 0 to 1; over a cell without width that counts, a step, up at its knot."""
+        up = g.clip(ramp, 0.0, 1.0)
+        flat = np.diff(self.extended, axis=1) == 0
+        if self.repeated is not Repeated.TERM or not flat.any():
+            return up
+        step = g.cast(g.op("GreaterOrEqual", g.slice(offsets, 0, flat.shape[1], axis=1), g.const(0.0)))
+        return g.op("Where", g.truth(flat.T[None]), step, up)
+
+    def _ends(self) -> tuple[Array, Array]:
+        """Below the first knots and above the last, [I] each, by about a cell; further than float32 rounds."""
+        low, high = self.extended.min(axis=1), self.extended.max(axis=1)
+        margin = np.maximum((high - low) / (self.extended.shape[1] - 1), 1e-6 * np.maximum(np.abs(low), np.abs(high)))
+        return low - margin, high + margin
+
     def support(self, sources: int) -> Support:
-        """The grid, and what its extension reaches; every knot is a point."""
+        """The grid, and what its extension reaches; every knot is a point. Where all knots stand on
+        one spot, some room around it: other terms live there."""
         k, t = self.degree, self.extended
-        return Support((t[:, k], t[:, -k - 1]), (t[:, 0], t[:, -1]), t.T)
+        core = np.sort(t[:, [k, -k - 1]], axis=1)
+        outer = np.stack([t.min(axis=1), t.max(axis=1)], axis=1)
+        if not (np.diff(t, axis=1) > 0).all():
+            flat = outer[:, 1] == outer[:, 0]
+            room = np.where(flat, np.maximum(1, np.abs(t[:, 0])), 0)[:, None] * np.array([-1, 1])
+            core, outer = core + room, np.stack(self._ends(), axis=1) + 2 * room
+        return Support((core[:, 0], core[:, 1]), (outer[:, 0], outer[:, 1]), t.T)
 
     def parameters(self) -> dict[str, str]:
         """Degree, number of grid cells, and whether they are equally wide for all sources."""
@@ -227,5 +303,7 @@ def examples() -> list[Basis]:
                 # Stored knots are float32 in nearly every checkpoint.
                 instances.append(BSpline(extended.astype(np.float32).astype(np.float64), degree))
         row = np.concatenate([np.arange(-degree, 1), [0, 0.5, 0.5, 0.5, 1], 1.0 + np.arange(1, degree + 1)])
-        instances.append(BSpline(np.tile(row, (3, 1)), degree, repeated=True))
-    return [*instances, BSpline(np.full((3, 9), 0.25), 3, repeated=True)]
+        back = np.concatenate([np.arange(-degree, 1), [0.5, 0.25, 1], 1.0 + np.arange(1, degree + 1)])
+        instances += [BSpline(np.tile(row, (3, 1)), degree, how) for how in (Repeated.TERM, Repeated.FUNCTION)]
+        instances.append(BSpline(np.stack([back, np.sort(back), back + 100]), degree, Repeated.FUNCTION))
+    return instances + [BSpline(np.full((3, 9), 0.25), 3, how) for how in (Repeated.TERM, Repeated.FUNCTION)]

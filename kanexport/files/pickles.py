@@ -1,69 +1,29 @@
 """The small pickle inside a torch zip, interpreted as data.
 
 This is no unpickler: `pickletools.genops` splits the stream into opcodes, and a
-stack machine below knows the few that build dictionaries, lists, tuples, text
-and numbers. A name is only ever a `Name`; the handful of torch's rebuilders in
-`REBUILDERS` become plain values, and everything else is refused by name. No
-import, no call into what a file names, no attribute set on anything.
+stack machine below knows those that build dictionaries, lists, tuples, text and
+numbers. A name is only ever a `Name`, an object of a script's own only ever an
+`Opaque` (see `inert`). No import, no call into what a file names, no attribute
+set on anything.
 """
 
 from __future__ import annotations
 
-import functools
 import pickletools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from kanexport.errors import CheckpointError, UnsafeCheckpoint
-
-OPCODE_LIMIT = 1_000_000  # a state dict needs about thirty for each tensor
-MAX_NUMBER_MAGNITUDE = 2**48  # an offset, size or stride beyond this is nonsense
-AXIS_LIMIT = 16  # of a tensor; layers have up to four
-MAX_NAME_CHARACTERS = 200  # of a name that an error repeats, so that it fits a screen
-
-SAVE_STATE_DICT = (
-    "save the weights alone, with torch.save(model.state_dict(), 'model.pt') where the model lives, "
-    "or with safetensors.torch.save_file"
+from kanexport.files.inert import (
+    MAX_NUMBER_MAGNITUDE,
+    SAVE_STATE_DICT,
+    Name,
+    Opaque,
+    Storage,
+    called,
 )
 
-
-@dataclass(frozen=True, slots=True)
-class Name:
-    """A global the pickle mentions, as text."""
-
-    module: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.module}.{self.name}"[:MAX_NAME_CHARACTERS]
-
-
-@dataclass(frozen=True, slots=True)
-class Storage:
-    """A reference to raw bytes in the zip: torch's storage class, key, elements."""
-
-    kind: str
-    key: str
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class TensorRef:
-    """A strided view of a storage; offset and strides are in elements."""
-
-    storage: Storage
-    offset: int
-    size: tuple[int, ...]
-    stride: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Opaque:
-    """A value of a known harmless kind that no weights need, such as a numpy number
-    among a training script's losses: its name, and nothing of what it is made of."""
-
-    name: str
+OPCODE_LIMIT = 1_000_000  # a state dict needs about thirty for each tensor
 
 
 class _Mark:
@@ -71,68 +31,6 @@ class _Mark:
 
 
 _MARK = _Mark()
-
-
-def _rebuild_tensor(args: tuple[Any, ...]) -> TensorRef:
-    storage, offset, size, stride = args[:4]
-    numbers = [offset, *_tuple(size), *_tuple(stride)]
-    if not isinstance(storage, Storage) or not all(type(n) is int and 0 <= n < MAX_NUMBER_MAGNITUDE for n in numbers):
-        raise CheckpointError("a tensor in the pickle has no valid storage, offset, size or stride")
-    return TensorRef(storage, offset, _tuple(size), _tuple(stride))
-
-
-def _tuple(value: Any) -> tuple[Any, ...]:
-    if not isinstance(value, tuple) or len(value) > AXIS_LIMIT:
-        raise CheckpointError(f"a tensor's size or stride is not a tuple of at most {AXIS_LIMIT} numbers")
-    return value
-
-
-def _first(args: tuple[Any, ...]) -> Any:
-    if not isinstance(args[0], TensorRef):
-        raise CheckpointError("a parameter in the pickle wraps no tensor")
-    return args[0]
-
-
-def _ordered_dict(args: tuple[Any, ...]) -> dict[Any, Any]:
-    if args and args != ([],):
-        raise CheckpointError("an OrderedDict in the pickle is built from more than its items")
-    return {}
-
-
-# Numpy's numbers and arrays, and what their pickles are made with.
-OPAQUE = frozenset(
-    f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")
-) | {"numpy.dtype", "_codecs.encode"}
-ARRAY = Name("numpy", "ndarray")  # an argument of `_reconstruct`
-
-
-def _opaque(name: str, args: tuple[Any, ...]) -> Opaque:
-    if len(args) < 2:
-        raise CheckpointError(f"the pickle calls {name} with unfit arguments")
-    return Opaque(name)
-
-
-# What REDUCE may mean. Each takes the argument tuple and returns inert data.
-REBUILDERS: dict[str, Callable[[tuple[Any, ...]], Any]] = {
-    "collections.OrderedDict": _ordered_dict,
-    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
-    "torch._utils._rebuild_tensor": _rebuild_tensor,
-    "torch._utils._rebuild_parameter": _first,
-    "torch.Size": lambda args: tuple(args[0]) if isinstance(args[0], list | tuple) else (),
-    "torch.device": lambda args: args[0] if isinstance(args[0], str) else "",
-    **{name: functools.partial(_opaque, name) for name in OPAQUE},
-}
-# Names that may stand as values: dtypes and storage classes.
-VALUE_MODULES = ("torch", "torch.storage")
-_STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
-_DTYPES = ("float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
-VALUE_NAMES = frozenset(_DTYPES) | {name + "Storage" for name in _STORAGES}
-
-
-def _allowed(name: Name) -> bool:
-    if str(name) in REBUILDERS or name == ARRAY:
-        return True
-    return name.module in VALUE_MODULES and name.name in VALUE_NAMES
 
 
 class _Machine:
@@ -167,43 +65,75 @@ class _Machine:
         return self.stack[-1]
 
     def put(self, items: list[Any]) -> None:
-        target = self.top(dict)
+        """Into the dictionary on top. What has neither text nor a number for a key names no tensor,
+        and is dropped; what an object of a script's own holds is, too."""
         if len(items) % 2:
             raise CheckpointError("the pickle has a key without a value")
+        if self._holds_object():
+            return
+        target = self.top(dict)
         for key, value in zip(items[::2], items[1::2], strict=True):
             # No tuples: hashing one that nests deeply, or holds itself many times, never ends.
-            if not isinstance(key, str) and not (isinstance(key, int) and abs(key) < MAX_NUMBER_MAGNITUDE):
+            if isinstance(key, str) or (isinstance(key, int) and abs(key) < MAX_NUMBER_MAGNITUDE):
+                target[key] = value
+            elif isinstance(key, int | list | dict):
                 raise CheckpointError(f"the pickle has a key of type {type(key).__name__}, expected text")
-            target[key] = value
+
+    def append(self, items: list[Any]) -> None:
+        """To the list on top; to an object, nothing."""
+        if not self._holds_object():
+            self.top(list).extend(items)
+
+    def _holds_object(self) -> bool:
+        return bool(self.stack) and isinstance(self.stack[-1], Opaque)
 
     def name(self, module: Any, name: Any) -> None:
         if not (isinstance(module, str) and isinstance(name, str)):
             raise CheckpointError("the pickle asks for a name that is no text")
-        wanted = Name(module, name)
-        if not _allowed(wanted):
-            raise UnsafeCheckpoint(
-                f"the pickle asks for {wanted}, which is not a tensor; nothing was executed",
-                hint=f"if this is a whole module or a training script's state, {SAVE_STATE_DICT}",
-            )
-        self.stack.append(wanted)
+        self.stack.append(Name(module, name))
 
     def reduce(self) -> None:
         args, function = self.pop(), self.pop()
-        if not isinstance(function, Name) or str(function) not in REBUILDERS:
-            called = str(function) if isinstance(function, Name) else f"a {type(function).__name__}"
-            raise UnsafeCheckpoint(f"the pickle calls {called}; nothing was executed", hint=SAVE_STATE_DICT)
+        self.call(function, args)
+
+    def call(self, function: Any, args: Any) -> None:
         if not isinstance(args, tuple):
             raise CheckpointError("the pickle calls a rebuilder without arguments")
-        try:
-            self.stack.append(REBUILDERS[str(function)](args))
-        except (IndexError, ValueError, TypeError) as error:
-            raise CheckpointError(f"the pickle calls {function} with unfit arguments") from error
+        self.stack.append(called(function, args))
+
+    def make(self, *, keywords: bool = False) -> None:
+        """NEWOBJ and NEWOBJ_EX: an object of a class."""
+        if keywords:
+            self.pop()
+        self.reduce()
+
+    def call_marked(self, function: Any = None) -> None:
+        """INST, whose argument names the class, and OBJ, where it lies above the mark."""
+        items = self.pop_to_mark()
+        if function is None:
+            if not items:
+                raise CheckpointError("the pickle makes an object of no class")
+            function, *items = items
+        self.call(function, tuple(items))
 
     def build(self) -> None:
-        # State on an OrderedDict is torch's `_metadata`: version numbers, not weights.
+        """State is dropped. On an OrderedDict it is torch's `_metadata`: version numbers, not weights."""
         self.pop()
-        if not (self.stack and isinstance(self.stack[-1], Opaque)):
+        if not (self.stack and isinstance(self.stack[-1], Opaque | Name)):
             self.top(dict)
+
+    def drop_marked(self, name: str) -> None:
+        """A set, which no weights need."""
+        self.pop_to_mark()
+        self.stack.append(Opaque(name))
+
+    def add_marked(self) -> None:
+        self.pop_to_mark()
+        self.top(Opaque)
+
+    def double(self) -> None:
+        value = self.pop()
+        self.stack += [value, value]
 
     def persistent(self) -> None:
         value = self.pop()
@@ -223,9 +153,9 @@ class _Machine:
 
 
 # Opcodes by effect; `m` is the machine, `a` the opcode's argument.
-_TEXTS = ("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "UNICODE")
+_TEXTS = ("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "UNICODE", "STRING")
 _NUMBERS = ("BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4", "BINFLOAT", "FLOAT")
-_BYTES = ("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "SHORT_BINSTRING", "BINSTRING")
+_BYTES = ("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "SHORT_BINSTRING", "BINSTRING", "BYTEARRAY8")
 _EFFECTS: dict[str, Callable[[_Machine, Any], None]] = {
     **dict.fromkeys(("PROTO", "FRAME"), lambda m, a: None),
     **dict.fromkeys(_TEXTS + _NUMBERS + _BYTES, lambda m, a: m.stack.append(a)),
@@ -242,8 +172,14 @@ _EFFECTS: dict[str, Callable[[_Machine, Any], None]] = {
     "TUPLE1": lambda m, a: m.stack.append((m.pop(),)),
     "TUPLE2": lambda m, a: m.stack.append((m.pop(), m.pop())[::-1]),
     "TUPLE3": lambda m, a: m.stack.append((m.pop(), m.pop(), m.pop())[::-1]),
-    "APPEND": lambda m, a: _append(m, [m.pop()]),
-    "APPENDS": lambda m, a: _append(m, m.pop_to_mark()),
+    "LIST": lambda m, a: m.stack.append(m.pop_to_mark()),
+    "DICT": lambda m, a: _dictionary(m, m.pop_to_mark()),
+    "EMPTY_SET": lambda m, a: m.stack.append(Opaque("builtins.set")),
+    "FROZENSET": lambda m, a: m.drop_marked("builtins.frozenset"),
+    "ADDITEMS": lambda m, a: m.add_marked(),
+    "DUP": lambda m, a: m.double(),
+    "APPEND": lambda m, a: m.append([m.pop()]),
+    "APPENDS": lambda m, a: m.append(m.pop_to_mark()),
     "SETITEM": lambda m, a: m.put([m.pop(), m.pop()][::-1]),
     "SETITEMS": lambda m, a: m.put(m.pop_to_mark()),
     "BINPUT": lambda m, a: m.memo.update({a: m.stack[-1]}),
@@ -256,20 +192,25 @@ _EFFECTS: dict[str, Callable[[_Machine, Any], None]] = {
     "GLOBAL": lambda m, a: m.name(*a.split(" ", 1)),
     "STACK_GLOBAL": lambda m, a: m.name(*[m.pop(), m.pop()][::-1]),
     "REDUCE": lambda m, a: m.reduce(),
+    "NEWOBJ": lambda m, a: m.make(),
+    "NEWOBJ_EX": lambda m, a: m.make(keywords=True),
+    "OBJ": lambda m, a: m.call_marked(),
+    "INST": lambda m, a: m.call_marked(Name(*a.split(" ", 1))),
     "BUILD": lambda m, a: m.build(),
     "BINPERSID": lambda m, a: m.persistent(),
 }
 
 
-def _append(machine: _Machine, items: list[Any]) -> None:
-    machine.top(list).extend(items)
+def _dictionary(machine: _Machine, items: list[Any]) -> None:
+    machine.stack.append({})
+    machine.put(items)
 
 
 def read(data: bytes) -> Any:
-    """The value a pickle describes, made of plain data, `Name` and `TensorRef`.
+    """The value a pickle describes, made of plain data, `Name`, `TensorRef` and `Opaque`.
 
-    Raises UnsafeCheckpoint for a name outside the list, CheckpointError for a
-    stream that is no pickle or uses other opcodes.
+    Raises UnsafeCheckpoint for a call of what runs commands or code, and for opcodes that no
+    checkpoint needs, CheckpointError for a stream that is no pickle.
     """
     machine = _Machine()
     try:
@@ -281,7 +222,7 @@ def read(data: bytes) -> Any:
             effect = _EFFECTS.get(opcode.name)
             if effect is None:
                 raise UnsafeCheckpoint(
-                    f"the pickle uses {opcode.name}, which no state dict needs; nothing was executed",
+                    f"the pickle uses {opcode.name}, which no checkpoint needs; nothing was executed",
                     hint=SAVE_STATE_DICT,
                 )
             effect(machine, argument)

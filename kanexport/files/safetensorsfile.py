@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from kanexport.errors import CheckpointError
 from kanexport.files import bfloat16
-from kanexport.files.pickles import AXIS_LIMIT, MAX_NAME_CHARACTERS, MAX_NUMBER_MAGNITUDE, SAVE_STATE_DICT
+from kanexport.files.inert import AXIS_LIMIT, MAX_NAME_CHARACTERS, MAX_NUMBER_MAGNITUDE, SAVE_STATE_DICT
 
 MAX_HEADER_BYTES = 16 * 2**20  # it is parsed as a whole; a hundred bytes a tensor are usual
 TENSOR_LIMIT = 30_000  # of one file, of any format; pykan has a dozen a layer
@@ -43,6 +43,7 @@ TYPES = {
     "U16": "<u2",
     "U8": "u1",
     "BOOL": "?",
+    "C64": "<c8",
 }
 
 

@@ -19,9 +19,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.errors import CheckpointError
+from kanexport.errors import CheckpointError, UnsafeCheckpoint
 from kanexport.files import bfloat16, pickles
-from kanexport.files.pickles import TensorRef
+from kanexport.files.inert import MAX_NAME_CHARACTERS, SAVE_STATE_DICT, Name, Opaque, TensorRef
 
 MAGIC = b"PK\x03\x04"
 MAX_PICKLE_BYTES = 64 * 2**20  # unpacked; it holds names and shapes, no weights
@@ -48,6 +48,8 @@ STORAGE_TYPES = {
     "CharStorage": "i1",
     "ByteStorage": "u1",
     "BoolStorage": "?",
+    "ComplexFloatStorage": "c8",
+    "ComplexDoubleStorage": "c16",
 }
 
 
@@ -97,16 +99,21 @@ class _Budget:
 def read(data: bytes) -> dict[str, Any]:
     """The saved dictionary, with tensors as contiguous numpy arrays.
 
-    Nested dictionaries keep their nesting. Raises CheckpointError or
-    UnsafeCheckpoint; see the module text for what is refused.
+    Nested dictionaries keep their nesting, up to MAX_DICTIONARY_DEPTH. What cannot be read as a
+    tensor is an `Opaque` that says why. Raises CheckpointError or UnsafeCheckpoint; see the module
+    text for what is refused.
     """
     archive = _open(data)
     entry = archive.entry("data.pkl")
     if entry.file_size > MAX_PICKLE_BYTES:
         raise CheckpointError(f"the pickle unpacks to {entry.file_size} bytes, more than {MAX_PICKLE_BYTES}")
     value = pickles.read(archive.read(entry))
+    if isinstance(value, Opaque | Name):
+        raise UnsafeCheckpoint(
+            f"the file holds an object of {value}, and its class is code; nothing was executed", hint=SAVE_STATE_DICT
+        )
     if not isinstance(value, dict):
-        raise CheckpointError(f"the file holds {_kind(value)}, expected a state dict", hint=pickles.SAVE_STATE_DICT)
+        raise CheckpointError(f"the file holds {_kind(value)}, expected a state dict", hint=SAVE_STATE_DICT)
     return _Resolver(archive, _Budget(ENTRY_LIMIT, _unpacked_bytes(len(data)))).mapping(value, depth=0)
 
 
@@ -143,10 +150,10 @@ def _root(names: list[str]) -> str:
     """The folder of the one pickle. Raises CheckpointError where that is no state dict's."""
     pickled = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickled) != 1:
-        raise CheckpointError("the archive holds no torch checkpoint (one NAME/data.pkl)", hint=pickles.SAVE_STATE_DICT)
+        raise CheckpointError("the archive holds no torch checkpoint (one NAME/data.pkl)", hint=SAVE_STATE_DICT)
     root = pickled[0].removesuffix("data.pkl")
     if root + "constants.pkl" in names:
-        raise CheckpointError("the file is a TorchScript module", hint=pickles.SAVE_STATE_DICT)
+        raise CheckpointError("the file is a TorchScript module", hint=SAVE_STATE_DICT)
     return root
 
 
@@ -158,27 +165,27 @@ class _Resolver:
         self.storages: dict[str, bytes] = {}
 
     def mapping(self, value: dict[Any, Any], depth: int) -> dict[str, Any]:
-        if depth > MAX_DICTIONARY_DEPTH:
-            raise CheckpointError(f"the file nests dictionaries more than {MAX_DICTIONARY_DEPTH} deep")
         result: dict[str, Any] = {}
         for key, item in value.items():
             name = str(key)
             if name in result:  # 0 and "0"
                 raise CheckpointError(f"the file has two values under the name {name[:80]!r}")
             self.budget.take(0)
-            if isinstance(item, TensorRef):
-                result[name] = self.tensor(item, name[: pickles.MAX_NAME_CHARACTERS])
-            elif isinstance(item, dict):
-                result[name] = self.mapping(item, depth + 1)
-            else:
-                result[name] = item
+            result[name] = self.value(item, name[:MAX_NAME_CHARACTERS], depth)
         return result
 
-    def tensor(self, ref: TensorRef, key: str) -> Array:
+    def value(self, item: Any, key: str, depth: int) -> Any:
+        if isinstance(item, TensorRef):
+            return self.tensor(item, key)
+        if not isinstance(item, dict):
+            return item
+        return self.mapping(item, depth + 1) if depth < MAX_DICTIONARY_DEPTH else Opaque("a dictionary too deep")
+
+    def tensor(self, ref: TensorRef, key: str) -> Array | Opaque:
         storage = ref.storage
         code = STORAGE_TYPES.get(storage.kind)
         if code is None:
-            raise CheckpointError(f"tensor {key!r} has a storage of type {storage.kind}, which is not read")
+            return Opaque("torch.Tensor", f"stored as {storage.kind[:MAX_NAME_CHARACTERS]}, which is not read")
         dtype = np.dtype(code).newbyteorder(self.archive.order)
         entry = self.archive.entry(f"data/{storage.key}")
         if entry.file_size != storage.count * dtype.itemsize:
@@ -190,7 +197,13 @@ class _Resolver:
         self.budget.take(math.prod(ref.size) * dtype.itemsize)
         if storage.key not in self.storages:
             self.storages[storage.key] = self.archive.read(entry)
-        return _copy(ref, np.frombuffer(self.storages[storage.key], dtype=dtype))
+        return _signed(ref, _copy(ref, np.frombuffer(self.storages[storage.key], dtype=dtype)))
+
+
+def _signed(ref: TensorRef, values: Array) -> Array:
+    """What torch's negative and conjugate views make of the values in the storage."""
+    values = np.conjugate(values) if ref.conjugate else values
+    return np.negative(values) if ref.negative else values
 
 
 def _copy(ref: TensorRef, flat: Array) -> Array:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from kanexport.errors import InvalidKan
 from kanexport.files import bfloat16
+from kanexport.files.statedict import MODULE
 from kanexport.functions import unary
 from kanexport.functions.unary import Unary
 from kanexport.operators import precision
@@ -103,6 +104,8 @@ def activation(options: Options, default: str, key: str = "base_activation", sto
 
 def real(value: npt.NDArray[Any], key: str) -> Array:
     """As float64. Values that are not finite pass; `Layer` refuses them by name."""
+    if value.dtype.kind == "c":
+        raise InvalidKan(f"tensor {key!r} is {value.dtype}: no KAN reader computes with complex numbers", hint=MODULE)
     if value.dtype.kind not in "fiub":
         raise InvalidKan(f"tensor {key!r} is {value.dtype}, expected real numbers")
     with np.errstate(invalid="ignore"):  # a signalling NaN

@@ -9,6 +9,7 @@ A level with more subnodes than nodes multiplies: how many in each group is assu
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,11 +32,11 @@ def roots(tensors: Tensors) -> list[str]:
     return [key.removesuffix(FIRST) for key, value in tensors.items() if key.endswith(FIRST) and value.ndim == 3]
 
 
-def own(checkpoint: Checkpoint, options: Options) -> Checkpoint:
-    """The model's tensors alone, under pykan's own names. Raises FamilyError where the
-    file holds more than one KAN, or something else as well, and no prefix is given."""
+def own(checkpoint: Checkpoint, options: Options, known: Sequence[str]) -> Checkpoint:
+    """The model's tensors alone, under pykan's own names; `known` are the prefixes of such models. Raises
+    FamilyError where the file holds more than one KAN, or something else as well, and no prefix is given."""
     prefix = options.optional("prefix")
-    root = _root(checkpoint.tensors, prefix)
+    root = _root(known, prefix)
     tensors = {key.removeprefix(root): value for key, value in checkpoint.tensors.items() if key.startswith(root)}
     beside = [key for key in checkpoint.tensors if not key.startswith(root)]
     if beside and prefix is None:
@@ -46,12 +47,11 @@ def own(checkpoint: Checkpoint, options: Options) -> Checkpoint:
     return dataclasses.replace(checkpoint, tensors=tensors)
 
 
-def _root(tensors: Tensors, prefix: str | None) -> str:
+def _root(known: Sequence[str], prefix: str | None) -> str:
     """The user's prefix, or that of the only model. Raises FamilyError where there is no such model, or a choice."""
-    known = roots(tensors)
     if prefix is None and len(known) == 1:
         return known[0]
-    if prefix in known:
+    if prefix is not None and prefix in known:
         return prefix
     listed = ", ".join(repr(root) for root in known[:6]) or "none"
     raise FamilyError(

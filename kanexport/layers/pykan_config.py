@@ -19,6 +19,8 @@ from kanexport.layers.parts import Tensors
 from kanexport.layers.symbolic import EdgeFunctions, short
 from kanexport.options import Options
 
+ZERO, NAN = "zero", "nan"  # what 0 / 0 counts as in the splines
+
 
 @dataclass(frozen=True, slots=True)
 class Level:
@@ -41,10 +43,18 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The entries of one config, under pykan's own keys; `path` is for messages."""
+    """The entries of one config, under pykan's own keys; `path` is for messages. `stored`:
+    whether they stood in a file; else they follow from the weights, or are assumed."""
 
     entries: dict[str, Any]
     path: Path
+    stored: bool = True
+
+    @property
+    def repeated_knots(self) -> str | None:
+        """ZERO or NAN, as the version has it that wrote the file; None where there is no file.
+        `round` came in 0.2.2, with `nan_to_num`."""
+        return (ZERO if "round" in self.entries else NAN) if self.stored else None
 
     @property
     def symbolic_enabled(self) -> bool:

@@ -25,9 +25,12 @@ Rows = npt.NDArray[np.bool_]  # which rows
 
 @dataclass
 class ZoneErrors:
-    """The errors of one zone, and how many rows it had."""
+    """The errors of one zone, and how many rows it had. `left_out`: those that were not compared, since
+    they meet values beyond OVERFLOW; `edges_left_out`: vectors of nodes whose edges do."""
 
     rows: int = 0
+    left_out: int = 0
+    edges_left_out: int = 0
     outputs: LargestError = field(default_factory=LargestError)
     edges: LargestError = field(default_factory=LargestError)
 
@@ -84,6 +87,7 @@ class Prover:
         shaken = functools.cache(lambda: [self.subject.evaluate(x, jitter) for jitter in self.tolerance.jitters])
         outputs = self.run(x)
         keep = trace.peak < OVERFLOW
+        errors.left_out += int(np.count_nonzero(~keep))
         if name == "inside" and not keep.any():
             raise InvalidKan(
                 f"every row inside the grid gives values beyond {OVERFLOW:g}; nothing can be proved there",
@@ -128,6 +132,7 @@ class Prover:
         layer = self.subject.layers[index]
         for part, values, peak in evaluate.edges(layer, exact):
             fits = peak < OVERFLOW
+            errors.edges_left_out += int(np.count_nonzero(~fits))
             shaken = functools.partial(_shaken_edges, layer, moved, self.tolerance.jitters, part, fits)
             allowance = self._allow(index, self.tolerance.edges, values[fits], shaken)
             errors.edges.add(self.edge_values(index, nodes[part])[fits], values[fits], allowance, _edge(index))

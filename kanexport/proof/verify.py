@@ -24,7 +24,7 @@ from kanexport.proof import evaluate, runtime, trial_rows
 from kanexport.proof.compare import magnitude
 from kanexport.proof.evaluate import Jitter, Trace
 from kanexport.proof.prover import Prover, Subject, table
-from kanexport.proof.tolerance import CONDITION, OUTPUT_TOLERANCE
+from kanexport.proof.tolerance import CONDITION, OUTPUT_TOLERANCE, OVERFLOW
 
 Array = npt.NDArray[np.float64]
 
@@ -109,7 +109,7 @@ def prove(
     prover.batches(zones["inside"], empty=empty)
     _judge(prover)
     reference = _reference(prover, zones["inside"])
-    notes = _excuses(prover)
+    notes = _excuses(prover) + _left_out(prover)
     if not reference.inputs:
         notes.append("no row inside the grid gives finite outputs only, so the server has no reference rows to check")
     return Proof(_report(prover), reference, tuple(notes))
@@ -137,11 +137,23 @@ def _reference(prover: Prover, x: Array) -> Reference:
 def _excuses(prover: Prover) -> list[str]:
     return [
         f"{name} rows: {what} differ by {error.max_rel:.1e} relative at {error.where}, where rounding of nodes and "
-        f"weights alone changes them by {error.condition:.1e}"
+        f"weights alone changes them by {error.condition:.1e}, of which {prover.tolerance.excuse:g} times is accepted"
         for name, zone in prover.zones.items()
         for what, error in (("outputs", zone.outputs), ("edges", zone.edges))
         if error.condition
     ]
+
+
+def _left_out(prover: Prover) -> list[str]:
+    """What was not compared, by zone."""
+    counts = [
+        (name, f"{count} {what}")
+        for name, zone in prover.zones.items()
+        for what, count in ((f"of {zone.rows} rows", zone.left_out), ("vectors of edges", zone.edges_left_out))
+        if count
+    ]
+    why = f"not compared, since they meet values beyond {OVERFLOW:g}, where float32 may overflow"
+    return [f"{name} rows: {counted} are {why}" for name, counted in counts]
 
 
 def _judge(prover: Prover) -> None:

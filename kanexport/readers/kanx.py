@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from kanexport.bases.activation import Activation
-from kanexport.bases.bspline import BSpline
+from kanexport.bases.bspline import BSpline, Repeated
 from kanexport.errors import InvalidKan
 from kanexport.form.ir import BasisTerm, Layer
 from kanexport.functions import unary
@@ -54,7 +54,7 @@ def layer(part: Part, options: Options) -> Layer:
     return Layer(
         terms=(
             BasisTerm(
-                BSpline(extended(grid, degree), degree, repeated=True), part.tensor("spline_weight", n, m, functions)
+                BSpline(extended(grid, degree), degree, Repeated.TERM), part.tensor("spline_weight", n, m, functions)
             ),
             BasisTerm(activation, part.tensor("base_weight", n, m)[:, :, None]),
         ),

@@ -12,6 +12,10 @@ Source: pykan 0.2.8, MultKAN.forward and its layers. For n sources, m subnodes:
 
 G and k come from the shapes: the config's may be stale. `act_fun` arrays are
 [source, destination], `symbolic_fun` arrays and names [destination, source].
+
+Grid updates on constant or discrete values leave knots on one spot. From 0.2.2 on, whose
+config has `round`, `B_batch` ends every level with `nan_to_num`, and a function that met
+0 / 0 is zero; before, it is NaN, and so is the output in every row.
 """
 
 from __future__ import annotations
@@ -24,19 +28,22 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.bases.activation import Activation
-from kanexport.bases.bspline import BSpline
+from kanexport.bases.bspline import BSpline, Repeated
 from kanexport.errors import InvalidKan, OptionError
 from kanexport.files.checkpoint import Checkpoint
 from kanexport.form.ir import BasisTerm, Kan, Layer, SymbolicEdge
 from kanexport.form.steps import Affine, Product, Select, Step
 from kanexport.layers import parts, pykan_bare
 from kanexport.layers.parts import Tensors
-from kanexport.layers.pykan_config import Config, Level
+from kanexport.layers.pykan_config import NAN, ZERO, Config, Level
 from kanexport.layers.symbolic import EdgeFunctions, short
 from kanexport.options import Options
 
 FAMILY = "pykan"
 
+KNOTS = "repeated_knots"  # the option: what 0 / 0 in the splines counts as
+NO_VERSION = "pykan before 0.2.2 answers NaN in every row where knots repeat; no config tells the version"
+LISTED = 8  # sources that a note names
 INPUT_LIMIT = 100_000  # of --option n_inputs: rows of that width are made to prove the graph
 
 DROPKAN = "act_fun.0.neuron_train"  # pykan has no such tensor
@@ -52,17 +59,17 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
     """Read config and state. Raises FamilyError, InvalidKan or OptionError."""
     notes: list[str] = []
     if checkpoint.config is None:
-        checkpoint = pykan_bare.own(checkpoint, options)
+        checkpoint = pykan_bare.own(checkpoint, options, pykan_bare.roots(checkpoint.tensors))
     depth = len([key for key in checkpoint.tensors if re.fullmatch(r"act_fun\.\d+\.coef", key)])
-    entries = checkpoint.config
-    if entries is None:
-        entries = pykan_bare.config(checkpoint, depth, options)
+    if checkpoint.config is None:
+        config = Config(pykan_bare.config(checkpoint, depth, options), checkpoint.path, stored=False)
         notes.append(pykan_bare.NOTE)
-    config = Config(entries, checkpoint.path)
+    else:
+        config = Config(checkpoint.config, checkpoint.path)
     levels = config.levels(checkpoint.tensors, depth)
     base = config.base_function(options)
     functions = EdgeFunctions(options, avoids=True) if config.symbolic_enabled else None
-    model = _Model(checkpoint.tensors, config, levels, base, functions, notes)
+    model = _Model(checkpoint.tensors, config, levels, base, functions, options, notes)
     layers = [_named_layer(model, index) for index in range(depth)]
     notes += functions.notes if functions is not None else []
     n_inputs, select = _selection(config, options, layers[0].sources)
@@ -82,6 +89,7 @@ class _Model:
     levels: list[Level]
     base: Activation
     functions: EdgeFunctions | None
+    options: Options
     notes: list[str]
 
 
@@ -109,7 +117,7 @@ def _layer(model: _Model, index: int) -> Layer:
             f"destinations, the weights have {n} and {m}"
         )
     knots = part("grid", n, grid.shape[1])
-    spline = BSpline(knots, grid.shape[1] - count - 1)
+    spline = BSpline(knots, grid.shape[1] - count - 1, _repeated(model, index, knots))
     scaled = parts.product(part("coef", n, m, count), part("scale_sp", n, m)[:, :, None])
     return Layer(
         terms=(BasisTerm(spline, scaled), BasisTerm(model.base, part("scale_base", n, m)[:, :, None])),
@@ -119,6 +127,31 @@ def _layer(model: _Model, index: int) -> Layer:
         after=_after(model.tensors, index, after),
         nan_spreads=_unset_edges(model, index, (n, m)),
     )
+
+
+def _repeated(model: _Model, index: int, knots: parts.Array) -> Repeated:
+    """What knots [n, T] on one spot mean, where there are some. Raises InvalidKan or OptionError."""
+    given = model.options.optional(KNOTS)
+    with np.errstate(invalid="ignore", over="ignore"):  # the spline refuses what is not finite
+        gaps = np.diff(knots, axis=1)
+    sources = np.flatnonzero((gaps <= 0).any(axis=1)).tolist()
+    if not sources:
+        return Repeated.REFUSED
+    named = f"{', '.join(map(str, sources[:LISTED]))}{' ...' if len(sources) > LISTED else ''}"
+    meaning = model.config.repeated_knots if given is None else None
+    if meaning is None:
+        meaning = model.options.choice(KNOTS, (ZERO, NAN), ZERO, words=NO_VERSION)
+    if meaning == NAN:
+        raise InvalidKan(
+            f"knots of source {named} repeat, and pykan before 0.2.2, which wrote this file, answers NaN in every row",
+            hint=f"if the model is used with pykan 0.2.2 or later: --option {KNOTS}={ZERO}",
+        )
+    model.notes.append(
+        f"layer {index}: knots of source {named} repeat, as grid updates on constant or discrete values leave them; "
+        "as in pykan, the splines on a cell without width are zero everywhere"
+        + (", and those on knots that decrease jump" if (gaps < 0).any() else "")
+    )
+    return Repeated.FUNCTION
 
 
 def _after(tensors: Tensors, index: int, level: Level) -> tuple[Step, ...]:

@@ -24,7 +24,7 @@ from kanexport.errors import InvalidKan, OptionError
 from kanexport.files.checkpoint import Checkpoint
 from kanexport.form.ir import BasisTerm, Kan, Layer, SymbolicEdge
 from kanexport.functions import unary
-from kanexport.layers import parts, symbolic
+from kanexport.layers import parts, pykan_bare, symbolic
 from kanexport.layers.parts import Array, Tensors
 from kanexport.layers.symbolic import Edge, EdgeFunctions, place
 from kanexport.options import Options
@@ -39,14 +39,23 @@ LOCK_NOTE = (
 
 def matches(checkpoint: Checkpoint) -> str:
     """Why the checkpoint is of this family, or an empty text."""
-    coef, mask = (checkpoint.tensors.get(f"act_fun.0.{name}") for name in ("coef", "mask"))
-    if coef is not None and mask is not None and (coef.ndim, mask.ndim) == (2, 1):
-        return "act_fun.0.coef has two axes, act_fun.0.mask one"
-    return ""
+    roots = _roots(checkpoint.tensors)
+    return f"{roots[0]}act_fun.0.coef has two axes, {roots[0]}act_fun.0.mask one" if roots else ""
+
+
+def _roots(tensors: Tensors) -> list[str]:
+    """The key prefixes of the models of this family in a state dict."""
+    found = []
+    for root in [key.removesuffix("coef") for key in tensors if key.endswith(pykan_bare.FIRST)]:
+        coef, mask = tensors[root + "coef"], tensors.get(root + "mask")
+        if mask is not None and (coef.ndim, mask.ndim) == (2, 1):
+            found.append(root.removesuffix("act_fun.0."))
+    return found
 
 
 def read(checkpoint: Checkpoint, options: Options) -> Kan:
     """Read the state. Raises InvalidKan or OptionError."""
+    checkpoint = pykan_bare.own(checkpoint, options, _roots(checkpoint.tensors) or [""])
     tensors = checkpoint.tensors
     depth = len([key for key in tensors if re.fullmatch(r"act_fun\.\d+\.coef", key)])
     if not depth:

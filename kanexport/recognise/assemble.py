@@ -16,7 +16,7 @@ from kanexport.layers import flow, kinds, stack
 from kanexport.layers.linear import linear_layer
 from kanexport.layers.parts import Part, Tensors, storage_dtype
 from kanexport.options import Options
-from kanexport.recognise.detect import detect_layer
+from kanexport.recognise.detect import chosen, detect_layer
 from kanexport.recognise.registry import LayerReader, layer_readers, quiet
 from kanexport.recognise.steplist import StepSpec
 from kanexport.shared.nearest import advice
@@ -31,6 +31,7 @@ def assemble(checkpoint: Checkpoint, steps: Sequence[StepSpec], options: Options
     """A network from the user's own list of steps, and its families, such as "chebykan+fastkan".
     Tensors that no step names are noted. Raises ExportError, naming the step."""
     options.beside = checkpoint.beside
+    checkpoint = chosen(checkpoint, options)
     built: list[_Built] = []
     for at, spec in enumerate(steps, start=1):
         built.append(_build_numbered(at, checkpoint, spec, _width(built), options))

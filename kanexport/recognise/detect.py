@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
-from kanexport.errors import ExportError, FamilyError
+from kanexport.errors import ExportError, FamilyError, OptionError
 from kanexport.files.checkpoint import Checkpoint
 from kanexport.form.ir import Kan
 from kanexport.layers import stack
 from kanexport.layers.parts import Part, Tensors
 from kanexport.options import Options
-from kanexport.recognise import refused
+from kanexport.recognise import refused, unknown
 from kanexport.recognise.registry import LayerReader, Reader, layer_readers, quiet, readers
 from kanexport.shared.nearest import advice
+
+WEIGHTS = "weights"  # the option: under which keys of the file the tensors lie
 
 
 def detect(checkpoint: Checkpoint, family: str | None) -> tuple[Reader, str]:
@@ -30,9 +33,7 @@ def detect_all(checkpoint: Checkpoint, family: str | None) -> list[tuple[Reader,
     fitting = [(reader, reason) for reader in known.values() if (reason := reader.matches(checkpoint))]
     if fitting:
         return fitting
-    raise FamilyError(
-        f"{checkpoint.path}: {_refusal(checkpoint.tensors)}", hint=f"families that are read: {', '.join(known)}"
-    )
+    raise _unknown(checkpoint)
 
 
 def require_one(fitting: Sequence[tuple[Reader, str]]) -> tuple[Reader, str]:
@@ -44,10 +45,18 @@ def require_one(fitting: Sequence[tuple[Reader, str]]) -> tuple[Reader, str]:
     raise FamilyError(f"the tensors fit {why}", hint=f"say which: --family {names}; or --answers, which tells")
 
 
-def _refusal(tensors: Tensors) -> str:
-    """Why no reader takes a checkpoint."""
-    keys = ", ".join(f"{key} {value.shape}" for key, value in list(tensors.items())[:5])
-    return refused.reason(tensors) or f"no known KAN library writes these tensors: {keys}"
+def _unknown(checkpoint: Checkpoint) -> FamilyError:
+    """What to do, what was found, and what comes nearest."""
+    tensors = checkpoint.tensors
+    named = refused.reason(tensors)
+    fact = named or "no KAN library that is read writes these tensors"
+    near = unknown.nearest(tensors)
+    families = f"Nearest families: {near}" if near else f"Families: {', '.join(readers())}"
+    return FamilyError(
+        f"{checkpoint.path}: {fact}. Give the model itself, with --module. Found: {unknown.described(tensors)}",
+        hint=f"kanserve export --module yourpackage.yourfile:make_model --checkpoint {checkpoint.path} "
+        f"--example rows.npy --repository models. {families}",
+    )
 
 
 def detect_layer(tensors: Tensors, prefix: str) -> LayerReader:
@@ -65,12 +74,25 @@ def detect_layer(tensors: Tensors, prefix: str) -> LayerReader:
     raise FamilyError(f"the tensors under {prefix!r} ({', '.join(names[:6]) or 'none'}) {what}")
 
 
+def chosen(checkpoint: Checkpoint, options: Options) -> Checkpoint:
+    """The checkpoint with the tensors that are meant, where the file holds several of the same names,
+    such as the weights and their moving average. Raises OptionError."""
+    if not checkpoint.others:
+        return checkpoint
+    places = (checkpoint.place, *checkpoint.others)
+    place = options.text(WEIGHTS, checkpoint.place, among=places)
+    if place not in places:
+        raise OptionError(f"option {WEIGHTS} is {place[:80]!r}", hint=advice(place, places))
+    tensors = {checkpoint.place: checkpoint.tensors, **checkpoint.others}[place]
+    return dataclasses.replace(checkpoint, tensors=tensors)
+
+
 def read(reader: Reader, checkpoint: Checkpoint, options: Options) -> Kan:
     """`reader.read`, with the file named in every error."""
     options.beside = checkpoint.beside
     try:
         with quiet():
-            return reader.read(checkpoint, options)
+            return reader.read(chosen(checkpoint, options), options)
     except ExportError as error:
         if str(checkpoint.path) in error.message:
             raise

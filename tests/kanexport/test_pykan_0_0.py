@@ -267,6 +267,22 @@ def test_other_tensors_are_named(tmp_path: Path, key: str) -> None:
     assert f"layer {key.split('.')[1]}" in refuse(tmp_path, tensors).message
 
 
+@pytest.mark.parametrize("prefix", ["module.", "model.kan."])
+def test_a_model_may_lie_under_a_prefix(tmp_path: Path, prefix: str) -> None:
+    tensors = state(2, 3, 2)
+    path = tmp_path / "model.safetensors"
+    found = []
+    for root in ("", prefix):
+        path.write_bytes(safetensors.numpy.save({root + key: value for key, value in tensors.items()}))
+        loaded = checkpoint.load(path)
+        reader, _ = detect.detect(loaded, None)
+        kan = detect.read(reader, loaded, Options({}))
+        found.append(evaluate.evaluate(kan, np.linspace(-1, 1, 10).reshape(5, 2)).y)
+    np.testing.assert_array_equal(*found)
+    mixed = {prefix + key: value for key, value in tensors.items()} | {"other.w": np.ones(2, dtype=np.float32)}
+    assert f"--option prefix={prefix}" in refuse(tmp_path, mixed).hint
+
+
 def test_grids_that_collapse_or_are_too_short_are_refused(tmp_path: Path) -> None:
     tensors = state(2, 2)
     tensors["act_fun.0.grid"][2, 3] = tensors["act_fun.0.grid"][2, 2]

@@ -108,7 +108,7 @@ def test_an_affine_that_is_not_finite_is_refused(pykan: Any, tmp_path: Path, key
 @pytest.mark.parametrize(
     ("at", "value", "text"),
     [
-        (3, None, "not strictly increasing"),
+        (3, None, "knots of source 1 repeat"),
         (3, np.nan, "not strictly increasing"),
         (-1, np.inf, "not finite"),
         (0, -1e35, "beyond"),
@@ -277,9 +277,9 @@ def test_values_beyond_what_can_be_proved_are_refused(pykan: Any, tmp_path: Path
 
 def test_a_family_that_is_unknown_or_does_not_fit(pykan: Any, tmp_path: Path) -> None:
     path = pykan([2, 2]).write(tmp_path)
-    error = refuse(tmp_path, path, family="kolmogorov")
+    error = refuse(tmp_path, path, family="fast-kan")
     assert isinstance(error, FamilyError)
-    assert {"efficient-kan", "pykan", "fastkan"} <= set(error.hint.replace(",", "").split())
+    assert "fastkan" in error.hint
     assert isinstance(refuse(tmp_path, path, family="efficient-kan"), InvalidKan)
     with pytest.raises(CheckpointError):
         checkpoint.load(tmp_path / "nothing")

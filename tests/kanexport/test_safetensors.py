@@ -121,7 +121,6 @@ HOSTILE: dict[str, bytes] = {
     "field missing": encode({"w": {"dtype": "F32", "shape": [2]}}, bytes(8)),
     "field too many": encode({"w": entry() | {"x": 1}}, bytes(8)),
     "type unknown": encode({"w": entry("F7")}, bytes(8)),
-    "type complex": encode({"w": entry("C64", (1,))}, bytes(8)),
     "type fp8": encode({"w": entry("F8_E4M3", (8,))}, bytes(8)),
     "type a list": encode({"w": entry(["F32"])}, bytes(8)),
     "shape text": encode({"w": entry("F32", "2")}, bytes(8)),

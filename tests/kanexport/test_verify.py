@@ -200,3 +200,30 @@ def test_a_tolerance_out_of_reach_fails_with_3_and_leaves_nothing(
     before = {p: p.read_bytes() for p in models.rglob("*") if p.is_file()}
     assert cli.main([*arguments, "--force"]) == 3
     assert {p: p.read_bytes() for p in models.rglob("*") if p.is_file()} == before
+
+
+def test_rows_that_are_not_compared_are_counted(pykan: Any, tmp_path: Path) -> None:
+    made = pykan([2, 2])
+    made.symbolic(0, 0, 1, "x^5", (1e4, 0.0, 1.0, 0.0))
+    loaded = checkpoint.load(made.write(tmp_path))
+    kan = detect.detect(loaded, None)[0].read(loaded, Options({}))
+    proof = verify.verify(kan, lower.lower(kan, "float32"), "float32")
+    rows = trial_rows.zone_rows(kan.layers[0], 2, seed=0)["far"]
+    beyond = int(np.count_nonzero(evaluate.evaluate(kan, rows).peak >= 1e30))
+    assert 0 < beyond < len(rows)
+    (note,) = [note for note in proof.notes if "not compared" in note]
+    assert note.startswith(
+        f"far rows: {beyond} of {len(rows)} rows are not compared, since they meet values beyond 1e+30"
+    )
+
+
+@pytest.mark.parametrize(("tolerance", "factor"), [(1e-5, "32"), (1e-4, "32"), (1e-6, "3.2")])
+def test_an_excuse_tells_its_factor(pykan: Any, tmp_path: Path, tolerance: float, factor: str) -> None:
+    made = pykan([1, 1])
+    made.symbolic(0, 0, 0, "sin", (3e4, 0.0, 1.0, 0.0))
+    loaded = checkpoint.load(made.write(tmp_path))
+    kan = detect.detect(loaded, None)[0].read(loaded, Options({}))
+    proof = verify.verify(kan, lower.lower(kan, "float32"), "float32", tolerance=tolerance)
+    excuses = [note for note in proof.notes if "rounding of nodes and weights alone" in note]
+    assert excuses
+    assert all(note.endswith(f", of which {factor} times is accepted") for note in excuses)
