@@ -80,8 +80,8 @@ def _some(places: list[str]) -> str:
 
 
 def _score(reader: LayerReader, keys: Iterable[str]) -> float:
-    """How many of the names that a layer must have are there, a similar one for up to half; weights that any module has do
-    not count."""
+    """How many of the names that a layer must have are there, a similar one for up to half; weights that
+    any module has do not count."""
     required = [name for name in reader.keys.required if name not in ("weight", "bias")]
     found = [max((_likeness(name, key) for key in keys), default=0.0) for name in required]
     return sum(found) / len(required) if required else 0.0
