@@ -182,7 +182,8 @@ class Zone:
     """The largest errors of one group of rows, against the float64 evaluation.
 
     name             the group: inside, extension, knots, far, nonfinite or single for a stack of
-                     layers; a module has inside, scaled, noise, zeros and single for its rows
+                     layers; a module has inside, scaled, noise, zeros and single for its rows, and
+                     batches named after their number of rows, such as 33
     rows             of the model; of a layer, if the group was made for layers alone
     *_max_abs        absolute, in the units of the output or the edge
     *_max_rel        relative to the largest finite magnitude (of the layer, for edges) in the

@@ -12,12 +12,14 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from kanexport.errors import InvalidKan, VerificationFailed
 from kanexport.hybrid import inputs, splice, trace
 from kanexport.hybrid import plan as planning
 from kanexport.hybrid.capture import Oracle
 from kanexport.hybrid.lend import lent, unwrapped
 from kanexport.hybrid.plan import FEW, Plan, Use
 from kanexport.hybrid.recognise import Whole, shown
+from kanexport.hybrid.retry import Trial
 from kanexport.hybrid.trace import Hole
 from kanexport.lowering.edges import edge_graph
 from kanexport.lowering.lower import Lowered
@@ -33,6 +35,7 @@ Array = npt.NDArray[np.float64]
 
 FAMILY = "hybrid"
 PROOF_ROWS = 32
+MOST_ROWS = 100_000  # of a batch that a graph may have to be tried with
 TYPES = {"float64": torch.float64, "float32": torch.float32}
 # Of the parameters, widest first.
 STORED = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
@@ -57,13 +60,13 @@ def convert(
     stored = _stored(whole)
     oracle = Oracle.of(whole, x[:FEW])
     with lent(whole, oracle.dtype):
-        count = planning.affordable(whole, oracle, x, PROOF_ROWS)
-        plan = planning.make(whole, oracle, x, options, few=min(FEW, count))
-    with lent(whole, TYPES[target.dtype]):
-        lowered = _lower(whole, plan, x, target.dtype)
-    with lent(whole, oracle.dtype):
-        proof = _prove(plan, lowered, _zones(x, count), target, advance)
+        most = planning.affordable(whole, oracle, x, MOST_ROWS)
+        plan = planning.make(whole, oracle, x, options, few=min(FEW, most))
         y, _ = oracle.run(x[:1])
+    plan, (lowered, proof) = Trial(
+        lambda plan: _attempt(whole, plan, x, most, target, advance),
+        lambda plan, names, why: _without(whole, plan, x, names, why),
+    ).best(plan)
     source = Source(
         family=FAMILY,
         family_reason=_reason(plan),
@@ -85,26 +88,70 @@ def convert(
     return publish(target, model)
 
 
-def _lower(whole: Whole, plan: Plan, x: Array, dtype: str) -> Lowered:
+def _without(whole: Whole, plan: Plan, x: Array, names: Sequence[str], why: str) -> Plan:
+    with lent(whole, plan.oracle.dtype):
+        return planning.without(plan, x, names, why)
+
+
+def _attempt(
+    whole: Whole, plan: Plan, x: Array, most: int, target: Target, advance: Callable[[int, int], None]
+) -> tuple[Lowered, Proof]:
+    """Graphs and their proof. Raises what the first trace that was made fails by. `most`: rows that
+    can be run at once."""
+    failure: InvalidKan | VerificationFailed | None = None
+    count = min(PROOF_ROWS, most)
+    for lowered, starts in _graphs(whole, plan, x, target):
+        try:
+            _require_at_most(starts, most)
+            sizes = tuple(sorted({2, count + 1, *starts}))
+            with lent(whole, plan.oracle.dtype):
+                return lowered, _prove(plan, lowered, _zones(x, count), target, sizes, advance)
+        except (InvalidKan, VerificationFailed) as error:
+            failure = failure or error
+    assert failure is not None
+    raise failure
+
+
+def _require_at_most(sizes: Sequence[int], most: int) -> None:
+    """Refuse to guess what a graph does with batches that it was not made for, where they cannot be run."""
+    if max(sizes, default=0) > max(most, PROOF_ROWS):
+        raise InvalidKan(
+            f"the module goes another way for batches of {max(sizes)} rows, too many to be tried",
+            hint="the forward should not branch on the number of rows",
+        )
+
+
+def _graphs(whole: Whole, plan: Plan, x: Array, target: Target) -> Iterator[tuple[Lowered, tuple[int, ...]]]:
+    """The graphs of each trace, and the batches that it must be tried with."""
+    bodies, edges = _bodies(plan, target.dtype)
+    names = tuple(name for body in bodies for _, name in body.nodes)
+    holes = {use.name: (plan.modules[use.name], body.hole) for use, body in zip(plan.uses, bodies, strict=True)}
+    found = trace.traces(whole, x.astype(target.dtype), list(holes.values()), target.max_batch_size)
+    while True:
+        with lent(whole, TYPES[target.dtype]):
+            traced = next(found, None)
+        if traced is None:
+            return
+        yield Lowered(splice.splice(traced.model, bodies), edges, names), traced.sizes
+
+
+def _bodies(plan: Plan, dtype: str) -> tuple[list[splice.Body], tuple[bytes, ...]]:
+    """What goes into each call of a layer, and the edge graphs."""
     index = {name: at for at, name in enumerate(plan.modules)}
-    holes = [Hole(index[use.name], use.kan.n_inputs, use.kan.n_outputs, use.form) for use in plan.uses]
-    by_name = {use.name: hole for use, hole in zip(plan.uses, holes, strict=True)}
-    traced = trace.trace(whole, x.astype(dtype), [(plan.modules[name], hole) for name, hole in by_name.items()])
-    names: list[str] = []
     edges: list[bytes] = []
     bodies = []
-    for use, hole in zip(plan.uses, holes, strict=True):
+    for use in plan.uses:
         nodes = []
         inner = [INPUT, *(f"layer{at}_in" for at in range(1, len(use.kan.layers)))]
         for layer, width, tensor in zip(use.kan.layers, use.kan.widths(), inner, strict=False):
             if use.axes is not None:
-                names.append(f"layer{len(names)}_in")
-                nodes.append((tensor, names[-1]))
-                edges.append(edge_graph(layer, names[-1], width, dtype))
-        bodies.append(
-            splice.Body(hole, serving_graph(use.kan, tuple(inner), dtype, whole=False), tuple(nodes), use.axes)
-        )
-    return Lowered(splice.splice(traced, bodies), tuple(edges), tuple(names))
+                name = f"layer{len(edges)}_in"
+                nodes.append((tensor, name))
+                edges.append(edge_graph(layer, name, width, dtype))
+        hole = Hole(index[use.name], use.kan.n_inputs, use.kan.n_outputs, use.form)
+        model = serving_graph(use.kan, tuple(inner), dtype, whole=False)
+        bodies.append(splice.Body(hole, model, tuple(nodes), use.axes))
+    return bodies, tuple(edges)
 
 
 def _prove(
@@ -112,6 +159,7 @@ def _prove(
     lowered: Lowered,
     zones: dict[str, Array],
     target: Target,
+    sizes: tuple[int, ...],
     advance: Callable[[int, int], None],
 ) -> Proof:
     return verify.prove(
@@ -123,6 +171,7 @@ def _prove(
         tolerance=target.tolerance,
         advance=advance,
         empty=False,  # many modules cannot take a batch of no rows, and so neither can their graphs
+        sizes=sizes,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,10 @@ from kanexport.hybrid.lend import plain, replaced
 DOMAIN = "kanexport"
 PLACEHOLDER = "Layer"
 OPSET = 18  # the oldest that the exporter writes without converting
-EXAMPLE_ROWS = 3
+RANGES = 8  # of batches that a module may tell from each other
+ONE_SIZE = "it works for batches of one size only"
+GUARD = "satisfy the generated guard"  # torch's words where a branch on the number of rows was met
+OF_SIZES = "it does not compute the same for every number of rows"
 # Signs in torch's words, and what they mean.
 KINDS = {
     "data-dependent": "a branch or a size depends on the values of a tensor: ",
@@ -95,30 +98,103 @@ def _as_onnx(x: Any, index: int, sources: int, destinations: int, form: str) -> 
     return onnxscript.values.Opset(DOMAIN, 1).Layer(x, index=index)
 
 
-def trace(module: nn.Module, rows: npt.NDArray[Any], holes: Sequence[tuple[nn.Module, Hole]]) -> bytes:
-    """The ONNX model of a lent module of rows' type, with a free batch axis and one
-    placeholder per call of a hole. Raises InvalidKan with the exporter's first words and
-    the line of the module's code."""
-    x = torch.from_numpy(np.resize(rows, (EXAMPLE_ROWS, *rows.shape[1:])))
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A traced model. `sizes`: batches that it must be tried with, because the module goes another
+    way from there on; empty where it is the same for all."""
+
+    model: bytes
+    sizes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """One way to follow a module. `strict` follows Python more slowly but further: through len(x),
+    for one. `free`: torch finds out for itself for which batches its graph holds."""
+
+    rows: int
+    strict: bool
+    free: bool
+
+
+FIRST, STRICT = _Way(3, strict=False, free=False), _Way(3, strict=True, free=False)
+# Where a named batch is refused, such as by torch.cdist, which goes another way above 25 rows.
+FREE = (_Way(3, strict=False, free=True), _Way(31, strict=False, free=True))
+
+
+def traces(
+    module: nn.Module, rows: npt.NDArray[Any], holes: Sequence[tuple[nn.Module, Hole]], most: int
+) -> Iterator[Traced]:
+    """ONNX models of a lent module of rows' type, with a free batch axis and one placeholder
+    per call of a hole; the next is made if the one before it did not do. One that holds for
+    all batches is the last. `most`: rows of the largest batch that matters. Raises InvalidKan
+    where there is no other, with the exporter's first words and the line of the module's code."""
     failures: list[BaseException] = []
-    with replaced((part, _placeholder(hole)) for part, hole in holes):
-        # The second way follows Python more slowly but further: through len(x), for one.
-        for strict in (False, True):
-            try:
-                with foreign_code():
-                    model = _export(module, x, strict=strict)
-            except ForeignError as foreign:
-                failures.append(foreign.error)
-                continue
-            if model.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
-                return bytes(model.SerializeToString())
-            failures.append(ValueError("it works for batches of one size only"))
+    ways = [FIRST]
+    while ways:
+        way = ways.pop(0)
+        try:
+            with foreign_code(), replaced((part, _placeholder(hole)) for part, hole in holes):
+                traced = _export(module, rows, way, most)
+        except ForeignError as foreign:
+            failures.append(foreign.error)
+            ways += _next(way, foreign.error)
+        else:
+            yield traced
+            if not way.free:
+                return
     raise _refusal(failures)
+
+
+def _next(way: _Way, failure: BaseException) -> tuple[_Way, ...]:
+    """What to try after a failure: Python followed more closely, or a batch that is not named."""
+    if way.free:
+        return ()
+    if GUARD in str(failure):
+        return FREE
+    if way == FIRST:
+        return (STRICT,)
+    return FREE if _of_sizes(failure) else ()
+
+
+def _of_sizes(failure: BaseException) -> bool:
+    """Whether all that is wrong is that the graph does not hold for every batch."""
+    return any(sign in str(failure) for sign in (GUARD, "specialized it to be a constant", ONE_SIZE, OF_SIZES))
+
+
+def _ranges(module: nn.Module, rows: npt.NDArray[Any], strict: bool, most: int) -> tuple[int, ...]:
+    """The first batch, up to `most` rows, of each range in which the module goes its own way, such
+    as 2 and 26 for torch.cdist."""
+    sizes: list[int] = []
+    size = 2
+    while size <= most:
+        sizes.append(size)
+        high = _highest(_follow(module, _batch(rows, size), strict=strict, free=True))
+        if high is None:
+            break
+        if len(sizes) == RANGES:
+            raise ValueError(OF_SIZES)
+        size = high + 1
+    return tuple(sizes)
+
+
+def _highest(exported: Any) -> int | None:
+    """The largest batch that a graph holds for, where there is one."""
+    node = next(node for node in exported.graph.nodes if node.name in exported.graph_signature.user_inputs)
+    batch = node.meta["val"].shape[0]
+    if isinstance(batch, int):
+        raise ValueError(ONE_SIZE)  # noqa: TRY004 - not a type but a module that is wrong
+    limits = exported.range_constraints.get(batch.node.expr)
+    return int(limits.upper) if limits is not None and getattr(limits.upper, "is_Integer", False) else None
+
+
+def _batch(rows: npt.NDArray[Any], size: int) -> torch.Tensor:
+    return torch.from_numpy(np.resize(rows, (size, *rows.shape[1:])))
 
 
 def _refusal(failures: Sequence[BaseException]) -> InvalidKan:
     """What the user can do something about: the kind of thing, torch's first words, and the line."""
-    words = first_line(root(failures[0]))
+    words = OF_SIZES if _of_sizes(failures[0]) else first_line(root(failures[0]))
     where = next(filter(None, map(place, failures)), "")
     kind = next((kind for sign, kind in KINDS.items() if sign in words), "")
     return InvalidKan(
@@ -129,19 +205,29 @@ def _refusal(failures: Sequence[BaseException]) -> InvalidKan:
     )
 
 
-def _export(module: nn.Module, x: torch.Tensor, *, strict: bool) -> Any:
-    with torch.no_grad(), plain(x.dtype, compile_too=strict), _quiet():
-        shapes = ({0: torch.export.Dim("batch")},)
-        with contextlib.redirect_stderr(io.StringIO()):  # where torch prints the graph that it did not finish
-            exported = torch.export.export(module, (x,), dynamic_shapes=shapes, strict=strict)
+def _follow(module: nn.Module, x: torch.Tensor, *, strict: bool, free: bool) -> Any:
+    shapes = ({0: torch.export.Dim.AUTO if free else torch.export.Dim("batch")},)
+    with contextlib.redirect_stderr(io.StringIO()):  # where torch prints the graph that it did not finish
+        return torch.export.export(module, (x,), dynamic_shapes=shapes, strict=strict)
+
+
+def _export(module: nn.Module, rows: npt.NDArray[Any], way: _Way, most: int) -> Traced:
+    """The ONNX model of a module with placeholders in it."""
+    x = _batch(rows, way.rows)
+    with torch.no_grad(), plain(x.dtype, compile_too=way.strict), _quiet():
+        exported = _follow(module, x, strict=way.strict, free=way.free)
         if not onnx.defs.has(PLACEHOLDER, DOMAIN):
             onnx.defs.register_schema(_schema())
         table: dict[Any, Any] = {torch.ops.kanexport.layer.default: _as_onnx}
         program = torch.onnx.export(
             exported, dynamo=True, opset_version=OPSET, custom_translation_table=table, verbose=False
         )
-    assert program is not None
-    return program.model_proto
+        assert program is not None
+        model = program.model_proto
+        if not model.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
+            raise ValueError(ONE_SIZE)
+        sizes = _ranges(module, rows, way.strict, most) if way.free else ()
+    return Traced(bytes(model.SerializeToString()), sizes)
 
 
 class _quiet:

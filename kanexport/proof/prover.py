@@ -78,6 +78,19 @@ class Prover:
 
     def zone(self, name: str, x: Array) -> None:
         """Outputs, and the edges of every layer from the graph's own nodes, for rows x [B, ...]."""
+        errors, trace, outputs, keep, shaken = self._outputs(name, x)
+        for index in range(len(self.subject.layers)):
+            nodes = outputs[self.lowered.node_tensors[index]]
+            self._layer(errors, index, nodes, trace.inputs[index], keep, shaken)
+
+    def batch(self, x: Array) -> None:
+        """Outputs alone, for rows x [B, ...]: what a zone named after their number holds."""
+        self._outputs(str(len(x)), x)
+
+    def _outputs(
+        self, name: str, x: Array
+    ) -> tuple[ZoneErrors, Trace, dict[str, Array], Rows, Callable[[], list[Trace]]]:
+        """Compares the outputs of some rows, and gives what the edges are compared with."""
         errors = self.zones.setdefault(name, ZoneErrors())
         errors.rows += len(x)
         trace = self.subject.evaluate(x)
@@ -94,9 +107,7 @@ class Prover:
         y = table(trace.y[keep])
         allowance = self._allow(-1, self.tolerance.outputs, y, lambda: [table(other.y[keep]) for other in shaken()])
         errors.outputs.add(table(outputs[OUTPUT][keep]), y, allowance, _output)
-        for index in range(len(self.subject.layers)):
-            nodes = outputs[self.lowered.node_tensors[index]]
-            self._layer(errors, index, nodes, trace.inputs[index], keep, shaken)
+        return errors, trace, outputs, keep, shaken
 
     def _layer(
         self, errors: ZoneErrors, index: int, nodes: Array, exact: Array, keep: Rows, shaken: Callable[[], list[Trace]]

@@ -88,12 +88,13 @@ def prove(
     tolerance: float,
     advance: Callable[[int, int], None],
     empty: bool = True,
+    sizes: tuple[int, ...] = (),
 ) -> Proof:
     """As `verify`, for anything that has layers, from rows given by zone.
 
     `zones`: the model's rows [B, ...], the zone "inside" first. `layers`: rows of each layer's
-    own, [B, width]. `empty`: whether a batch of no rows must be answered. Raises
-    VerificationFailed and InvalidKan.
+    own, [B, width]. `empty`: whether a batch of no rows must be answered; `sizes`: batches of
+    how many rows are tried beside one. Raises VerificationFailed and InvalidKan.
     """
     prover = Prover(subject, lowered, dtype, tolerance)
     names = dict.fromkeys([*zones, *(name for own in layers for name in own)])
@@ -107,6 +108,8 @@ def prove(
             done += 1
             advance(done, total)
     prover.batches(zones["inside"], empty=empty)
+    for size in sizes:
+        prover.batch(np.resize(zones["inside"], (size, *zones["inside"].shape[1:])))
     _judge(prover)
     reference = _reference(prover, zones["inside"])
     notes = _excuses(prover)
