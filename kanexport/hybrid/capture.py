@@ -15,6 +15,7 @@ from torch import nn
 from kanexport.errors import InvalidKan
 from kanexport.hybrid.faults import ForeignError, first_line, foreign_code, place
 from kanexport.hybrid.lend import first_tensor, lent, replaced
+from kanexport.hybrid.wiring import PLAIN, Wiring, why_not
 from kanexport.proof.evaluate import Jitter
 
 Array = npt.NDArray[np.float64]
@@ -86,11 +87,12 @@ class Oracle:
             where = place(foreign.error)
             count = "1 row" if len(x) == 1 else f"{len(x)} rows"
             raise InvalidKan(
-                f"the module does not run on {count} of shape {list(x.shape[1:])}: {first_line(foreign.error)}"
+                f"the module does not run on {count} of {_wiring(self.module).shown(x)}: {first_line(foreign.error)}"
                 + (f" ({where})" if where else ""),
-                hint="give rows as the module takes them: --example rows.npy, or --input-shape without the batch axis",
+                hint="give rows as the module takes them: --example rows.npy (for several inputs an .npz with an array "
+                "for each parameter of its forward), or --input-shape without the batch axis",
             ) from foreign.error
-        return array(_one_tensor(y)), watch.calls
+        return array(_one_tensor(y, len(x))), watch.calls
 
 
 @dataclass
@@ -151,16 +153,15 @@ def _put(
     return args, kwargs | {at: value}
 
 
-def _one_tensor(y: object) -> torch.Tensor:
-    """What a module gives, as what it takes: one floating-point tensor [B, ...]."""
-    if isinstance(y, tuple | list) and len(y) == 1:
-        y = y[0]
+def _wiring(module: nn.Module) -> Wiring:
+    wiring = getattr(module, "wiring", PLAIN)
+    return wiring if isinstance(wiring, Wiring) else PLAIN
+
+
+def _one_tensor(y: object, rows: int) -> torch.Tensor:
+    """What a whole module gives: one floating-point tensor [B, ...]."""
     if not isinstance(y, torch.Tensor) or not y.is_floating_point() or y.ndim < 2:
-        shown = f"{y.dtype} {tuple(y.shape)}" if isinstance(y, torch.Tensor) else type(y).__name__
-        raise InvalidKan(
-            f"the module gives {shown}, expected one floating-point tensor [batch, ...]",
-            hint="wrap it in a module that returns the tensor to be served",
-        )
+        raise InvalidKan(why_not(y, rows), hint="wrap it in a module that returns the tensors to be served")
     return y
 
 

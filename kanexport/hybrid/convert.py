@@ -21,6 +21,7 @@ from kanexport.hybrid.plan import FEW, Plan, Use
 from kanexport.hybrid.recognise import Whole, shown
 from kanexport.hybrid.retry import Trial
 from kanexport.hybrid.trace import Hole
+from kanexport.hybrid.wiring import Served
 from kanexport.lowering.edges import edge_graph
 from kanexport.lowering.lower import Lowered
 from kanexport.lowering.serving import INPUT, serving_graph
@@ -29,6 +30,7 @@ from kanexport.packing import describe
 from kanexport.packing.publish import ProvedModel, Result, Target, publish
 from kanexport.packing.signature import Signature
 from kanexport.proof import trial_rows, verify
+from kanexport.proof.ports import FLOAT, Ports, join, split
 from kanexport.proof.verify import Proof
 
 Array = npt.NDArray[np.float64]
@@ -51,18 +53,18 @@ def convert(
     files: tuple[SourceFile, ...] = (),
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Result:
-    """Export a module; it is as it was afterwards. `example`: one tensor or array of rows
-    [B, ...], the more like real data the better: the proof is made with them. Raises
-    ExportError; then nothing changed."""
+    """Export a module; it is as it was afterwards. `example`: rows [B, ...], one tensor or array,
+    a tuple of them or a dictionary by forward's parameters, the more like real data the
+    better: the proof is made with them. Raises ExportError; then nothing changed."""
     target.check()
-    x = inputs.rows(example)
-    whole = Whole(unwrapped(module))
+    module = unwrapped(module)
+    x, wiring = inputs.rows(example, module)
+    whole = Whole(module, wiring)
     stored = _stored(whole)
     oracle = Oracle.of(whole, x[:FEW])
     with lent(whole, oracle.dtype):
         most = planning.affordable(whole, oracle, x, MOST_ROWS)
         plan = planning.make(whole, oracle, x, options, few=min(FEW, most))
-        y, _ = oracle.run(x[:1])
     plan, (lowered, proof) = Trial(
         lambda plan: _attempt(whole, plan, x, most, target, advance),
         lambda plan, names, why: _without(whole, plan, x, names, why),
@@ -81,7 +83,7 @@ def convert(
         layers=_describe(plan, lowered),
         edge_class="B" if any(layer.mixes for layer in plan.layers) else "A",
         opset=trace.OPSET,
-        signature=Signature.of_rows(x, y, target.dtype),
+        signature=Signature(plan.ports, target.dtype),
         source=source,
         notes=(*plan.notes, *_precision(stored, target.dtype, oracle)),
     )
@@ -105,7 +107,7 @@ def _attempt(
             _require_at_most(starts, most)
             sizes = tuple(sorted({2, count + 1, *starts}))
             with lent(whole, plan.oracle.dtype):
-                return lowered, _prove(plan, lowered, _zones(x, count), target, sizes, advance)
+                return lowered, _prove(plan, lowered, _zones(plan.ports, x, count), target, sizes, advance)
         except (InvalidKan, VerificationFailed) as error:
             failure = failure or error
     assert failure is not None
@@ -126,13 +128,15 @@ def _graphs(whole: Whole, plan: Plan, x: Array, target: Target) -> Iterator[tupl
     bodies, edges = _bodies(plan, target.dtype)
     names = tuple(name for body in bodies for _, name in body.nodes)
     holes = {use.name: (plan.modules[use.name], body.hole) for use, body in zip(plan.uses, bodies, strict=True)}
-    found = trace.traces(whole, x.astype(target.dtype), list(holes.values()), target.max_batch_size)
+    rows = list(plan.ports.feeds(x[:FEW], target.dtype).values())
+    served, dtype = Served(whole.body, whole.wiring), TYPES[target.dtype]
+    found = trace.traces(served, rows, list(holes.values()), dtype, target.max_batch_size)
     while True:
-        with lent(whole, TYPES[target.dtype]):
+        with lent(whole, dtype):
             traced = next(found, None)
         if traced is None:
             return
-        yield Lowered(splice.splice(traced.model, bodies), edges, names), traced.sizes
+        yield Lowered(splice.splice(traced.model, bodies, plan.ports), edges, names), traced.sizes
 
 
 def _bodies(plan: Plan, dtype: str) -> tuple[list[splice.Body], tuple[bytes, ...]]:
@@ -175,8 +179,34 @@ def _prove(
     )
 
 
-def _zones(x: Array, count: int) -> dict[str, Array]:
+def _zones(ports: Ports, x: Array, count: int) -> dict[str, Array]:
     """Rows of the model by zone, at most so many: as given, and beside what was given."""
+    parts = split(ports.inputs, x)
+    floating = [part for part, port in zip(parts, ports.inputs, strict=True) if port.kind == FLOAT]
+    counts = {name: len(rows) for name, rows in _beside((floating or parts)[0], count).items()}
+    zones = [
+        _beside(part, count) if port.kind == FLOAT else _drawn(part, counts)
+        for part, port in zip(parts, ports.inputs, strict=True)
+    ]
+    return {name: join([zone[name] for zone in zones]) for name in counts}
+
+
+def _drawn(ids: Array, counts: dict[str, int]) -> dict[str, Array]:
+    """Whole numbers by zone: as given, then drawn place by place from what was seen there, since
+    others may mean nothing to the model."""
+    rng = np.random.default_rng(0)
+    flat = ids.reshape(len(ids), -1)
+    zones = {}
+    for name, count in counts.items():
+        drawn = flat[rng.integers(len(flat), size=(count, flat.shape[1])), np.arange(flat.shape[1])]
+        if name == "inside":
+            drawn[: len(flat)] = flat[:count]
+        zones[name] = drawn.reshape(count, *ids.shape[1:])
+    return zones
+
+
+def _beside(x: Array, count: int) -> dict[str, Array]:
+    """Floating-point rows by zone."""
     rng = np.random.default_rng(0)
     inside = x[:count]
     if len(inside) < min(FEW, count):  # a few example rows prove little

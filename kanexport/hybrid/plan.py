@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,10 @@ from kanexport.hybrid.capture import Call, Oracle
 from kanexport.hybrid.independence import require_fixed, require_independent
 from kanexport.hybrid.judge import Reading, Verdict, judge
 from kanexport.hybrid.recognise import LINEAR, Candidate, Whole, shown
+from kanexport.hybrid.wiring import outputs
 from kanexport.proof import evaluate
 from kanexport.proof.evaluate import Jitter, Trace
+from kanexport.proof.ports import Ports
 from kanexport.shared.nearest import advice
 
 Array = npt.NDArray[np.float64]
@@ -48,6 +51,7 @@ class Plan:
     """The module, the networks found in it by name, and their calls in order."""
 
     oracle: Oracle
+    ports: Ports
     modules: dict[str, nn.Module]
     readings: dict[str, Reading]
     uses: tuple[Use, ...]
@@ -82,8 +86,20 @@ def make(whole: Whole, oracle: Oracle, x: Array, options: Mapping[str, str], few
     readings, notes = _settle(candidates, oracle, x[:few], others)
     if kept:
         notes.append(f"{_listed(kept)}: left as it is, as --option {KEEP} says")
+    ports = _ports(whole, oracle, x)
     modules = {name: candidates[name].module for name in readings}
-    return _plan(oracle, x, modules, readings, notes)
+    return _plan(oracle, ports, x, modules, readings, notes)
+
+
+def _ports(whole: Whole, oracle: Oracle, x: Array) -> Ports:
+    """What a lent module takes, and gives for the first rows."""
+    given = torch.from_numpy(_repeat(x, 2)).to(oracle.dtype)
+    inputs = whole.wiring.ports
+    if len(inputs) == 1:
+        inputs = (dataclasses.replace(inputs[0], shape=x.shape[1:]),)
+    with torch.no_grad():
+        y = whole.wiring.call(whole.body, whole.wiring.split(given))
+    return Ports(inputs, outputs(y, [port.name for port in inputs]))
 
 
 def without(plan: Plan, x: Array, names: Iterable[str], why: str) -> Plan:
@@ -92,14 +108,21 @@ def without(plan: Plan, x: Array, names: Iterable[str], why: str) -> Plan:
     readings = {name: reading for name, reading in plan.readings.items() if name not in left}
     modules = {name: plan.modules[name] for name in readings}
     notes = [note for note in plan.notes if note not in _about(plan.uses)]
-    return _plan(plan.oracle, x, modules, readings, [*notes, f"{_listed(left)}: left to torch.onnx, because {why}"])
+    return _plan(
+        plan.oracle, plan.ports, x, modules, readings, [*notes, f"{_listed(left)}: left to torch.onnx, because {why}"]
+    )
 
 
 def _plan(
-    oracle: Oracle, x: Array, modules: dict[str, nn.Module], readings: dict[str, Reading], notes: Sequence[str]
+    oracle: Oracle,
+    ports: Ports,
+    x: Array,
+    modules: dict[str, nn.Module],
+    readings: dict[str, Reading],
+    notes: Sequence[str],
 ) -> Plan:
     uses = tuple(_uses(oracle, x, modules, readings))
-    return Plan(oracle, modules, readings, uses, (*notes, *_about(uses)))
+    return Plan(oracle, ports, modules, readings, uses, (*notes, *_about(uses)))
 
 
 def _about(uses: Sequence[Use]) -> list[str]:

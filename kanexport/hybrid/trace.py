@@ -21,6 +21,8 @@ from kanexport.hybrid.faults import ForeignError, first_line, foreign_code, plac
 from kanexport.hybrid.forms import COLUMN, FLAT, KEEP
 from kanexport.hybrid.lend import plain, replaced
 
+Rows = Sequence[npt.NDArray[Any]]  # [B, ...] of each input
+
 DOMAIN = "kanexport"
 PLACEHOLDER = "Layer"
 OPSET = 18  # the oldest that the exporter writes without converting
@@ -123,9 +125,9 @@ FREE = (_Way(3, strict=False, free=True), _Way(31, strict=False, free=True))
 
 
 def traces(
-    module: nn.Module, rows: npt.NDArray[Any], holes: Sequence[tuple[nn.Module, Hole]], most: int
+    module: nn.Module, rows: Rows, holes: Sequence[tuple[nn.Module, Hole]], dtype: torch.dtype, most: int
 ) -> Iterator[Traced]:
-    """ONNX models of a lent module of rows' type, with a free batch axis and one placeholder
+    """ONNX models of a module that is lent in a type, with a free batch axis and one placeholder
     per call of a hole; the next is made if the one before it did not do. One that holds for
     all batches is the last. `most`: rows of the largest batch that matters. Raises InvalidKan
     where there is no other, with the exporter's first words and the line of the module's code."""
@@ -135,7 +137,7 @@ def traces(
         way = ways.pop(0)
         try:
             with foreign_code(), replaced((part, _placeholder(hole)) for part, hole in holes):
-                traced = _export(module, rows, way, most)
+                traced = _export(module, rows, dtype, way, most)
         except ForeignError as foreign:
             failures.append(foreign.error)
             ways += _next(way, foreign.error)
@@ -162,7 +164,7 @@ def _of_sizes(failure: BaseException) -> bool:
     return any(sign in str(failure) for sign in (GUARD, "specialized it to be a constant", ONE_SIZE, OF_SIZES))
 
 
-def _ranges(module: nn.Module, rows: npt.NDArray[Any], strict: bool, most: int) -> tuple[int, ...]:
+def _ranges(module: nn.Module, rows: Rows, strict: bool, most: int) -> tuple[int, ...]:
     """The first batch, up to `most` rows, of each range in which the module goes its own way, such
     as 2 and 26 for torch.cdist."""
     sizes: list[int] = []
@@ -188,8 +190,8 @@ def _highest(exported: Any) -> int | None:
     return int(limits.upper) if limits is not None and getattr(limits.upper, "is_Integer", False) else None
 
 
-def _batch(rows: npt.NDArray[Any], size: int) -> torch.Tensor:
-    return torch.from_numpy(np.resize(rows, (size, *rows.shape[1:])))
+def _batch(rows: Rows, size: int) -> tuple[torch.Tensor, ...]:
+    return tuple(torch.from_numpy(np.resize(part, (size, *part.shape[1:]))) for part in rows)
 
 
 def _refusal(failures: Sequence[BaseException]) -> InvalidKan:
@@ -205,17 +207,17 @@ def _refusal(failures: Sequence[BaseException]) -> InvalidKan:
     )
 
 
-def _follow(module: nn.Module, x: torch.Tensor, *, strict: bool, free: bool) -> Any:
-    shapes = ({0: torch.export.Dim.AUTO if free else torch.export.Dim("batch")},)
+def _follow(module: nn.Module, given: tuple[torch.Tensor, ...], *, strict: bool, free: bool) -> Any:
+    batch = torch.export.Dim.AUTO if free else torch.export.Dim("batch")
+    shapes = (tuple({0: batch} for _ in given),)
     with contextlib.redirect_stderr(io.StringIO()):  # where torch prints the graph that it did not finish
-        return torch.export.export(module, (x,), dynamic_shapes=shapes, strict=strict)
+        return torch.export.export(module, given, dynamic_shapes=shapes, strict=strict)
 
 
-def _export(module: nn.Module, rows: npt.NDArray[Any], way: _Way, most: int) -> Traced:
+def _export(module: nn.Module, rows: Rows, dtype: torch.dtype, way: _Way, most: int) -> Traced:
     """The ONNX model of a module with placeholders in it."""
-    x = _batch(rows, way.rows)
-    with torch.no_grad(), plain(x.dtype, compile_too=way.strict), _quiet():
-        exported = _follow(module, x, strict=way.strict, free=way.free)
+    with torch.no_grad(), plain(dtype, compile_too=way.strict), _quiet():
+        exported = _follow(module, _batch(rows, way.rows), strict=way.strict, free=way.free)
         if not onnx.defs.has(PLACEHOLDER, DOMAIN):
             onnx.defs.register_schema(_schema())
         table: dict[Any, Any] = {torch.ops.kanexport.layer.default: _as_onnx}
@@ -224,7 +226,7 @@ def _export(module: nn.Module, rows: npt.NDArray[Any], way: _Way, most: int) -> 
         )
         assert program is not None
         model = program.model_proto
-        if not model.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
+        if not all(value.type.tensor_type.shape.dim[0].dim_param for value in model.graph.input):
             raise ValueError(ONE_SIZE)
         sizes = _ranges(module, rows, way.strict, most) if way.free else ()
     return Traced(bytes(model.SerializeToString()), sizes)
