@@ -398,7 +398,8 @@ def _build(kind: type[T], value: Any, where: str, *, defaults: bool) -> T:
 
 
 def _with_default(kind: type[Any]) -> set[str]:
-    return {field.name for field in dataclasses.fields(typing.cast(Any, kind)) if field.default is not MISSING}
+    fields = dataclasses.fields(typing.cast(Any, kind))
+    return {one.name for one in fields if one.default is not MISSING or one.default_factory is not MISSING}
 
 
 def _check_keys(keys: set[str], known: list[str], optional: set[str], where: str) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from kanexport.errors import InvalidKan
+from kanexport.hybrid import derivatives
 from kanexport.hybrid.faults import ForeignError, first_line, foreign_code, place
 from kanexport.hybrid.lend import first_tensor, lent, replaced
 from kanexport.hybrid.wiring import PLAIN, Wiring, why_not
@@ -49,21 +50,30 @@ class Oracle:
 
     module: nn.Module
     dtype: torch.dtype
+    derives: bool = False  # takes derivatives in its forward
 
     @classmethod
     def of(cls, module: nn.Module, rows: Array) -> Oracle:
         """Raises InvalidKan where the module does not run at all, with its own words."""
         try:
-            with lent(module, torch.float64):
-                cls(module, torch.float64).run(rows)
+            return cls._running(module, torch.float64, rows)
         except InvalidKan as error:
             if error.__cause__ is None:  # it runs, but gives nothing that can be served
                 raise
             # The code may ask for float32 by name.
-            with lent(module, torch.float32):
-                cls(module, torch.float32).run(rows)
-            return cls(module, torch.float32)
-        return cls(module, torch.float64)
+            return cls._running(module, torch.float32, rows)
+
+    @classmethod
+    def _running(cls, module: nn.Module, dtype: torch.dtype, rows: Array) -> Oracle:
+        """In a type, without derivatives or with them. Raises InvalidKan."""
+        with lent(module, dtype), derivatives.watched() as taken:
+            try:
+                cls(module, dtype).run(rows)
+            except InvalidKan as error:
+                if not any(words in error.message for words in derivatives.NO_GRAPH):
+                    raise
+                cls(module, dtype, derives=True).run(rows)
+        return cls(module, dtype, derives=bool(taken))
 
     def run(
         self,
@@ -81,8 +91,8 @@ class Oracle:
         x = torch.from_numpy(rows if jitter is None else jitter.shake(rows)).to(self.dtype)
         forwards = [(part, watch.forward(name, part)) for name, part in (watched or {}).items()]
         try:
-            with foreign_code(), replaced(forwards), torch.no_grad():
-                y = self.module(x)
+            with foreign_code(), replaced(forwards), torch.set_grad_enabled(self.derives):
+                y = self.module(derivatives.ready(x) if self.derives else x)
         except ForeignError as foreign:
             where = place(foreign.error)
             count = "1 row" if len(x) == 1 else f"{len(x)} rows"

@@ -130,7 +130,9 @@ def _graphs(whole: Whole, plan: Plan, x: Array, target: Target) -> Iterator[tupl
     holes = {use.name: (plan.modules[use.name], body.hole) for use, body in zip(plan.uses, bodies, strict=True)}
     rows = list(plan.ports.feeds(x[:FEW], target.dtype).values())
     served, dtype = Served(whole.body, whole.wiring), TYPES[target.dtype]
-    found = trace.traces(served, rows, list(holes.values()), dtype, target.max_batch_size)
+    found = trace.traces(
+        served, rows, list(holes.values()), dtype, most=target.max_batch_size, derives=plan.oracle.derives
+    )
     while True:
         with lent(whole, dtype):
             traced = next(found, None)

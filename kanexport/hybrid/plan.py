@@ -16,10 +16,11 @@ from kanexport.errors import InvalidKan, OptionError
 from kanexport.form.ir import Kan, Layer
 from kanexport.hybrid import forms, recognise
 from kanexport.hybrid.capture import Call, Oracle
+from kanexport.hybrid.derivatives import ready
 from kanexport.hybrid.independence import require_fixed, require_independent
 from kanexport.hybrid.judge import Reading, Verdict, judge
 from kanexport.hybrid.recognise import LINEAR, Candidate, Whole, shown
-from kanexport.hybrid.wiring import outputs
+from kanexport.hybrid.wiring import outputs, tensors
 from kanexport.proof import evaluate
 from kanexport.proof.evaluate import Jitter, Trace
 from kanexport.proof.ports import Ports
@@ -86,20 +87,24 @@ def make(whole: Whole, oracle: Oracle, x: Array, options: Mapping[str, str], few
     readings, notes = _settle(candidates, oracle, x[:few], others)
     if kept:
         notes.append(f"{_listed(kept)}: left as it is, as --option {KEEP} says")
-    ports = _ports(whole, oracle, x)
+    ports, lone = _ports(whole, oracle, x)
+    notes += [f"{name}: one number a row, served as [rows, 1]" for name in lone]
     modules = {name: candidates[name].module for name in readings}
     return _plan(oracle, ports, x, modules, readings, notes)
 
 
-def _ports(whole: Whole, oracle: Oracle, x: Array) -> Ports:
-    """What a lent module takes, and gives for the first rows."""
+def _ports(whole: Whole, oracle: Oracle, x: Array) -> tuple[Ports, list[str]]:
+    """What a lent module takes, and gives for the first rows; and which of these have one number a row."""
     given = torch.from_numpy(_repeat(x, 2)).to(oracle.dtype)
     inputs = whole.wiring.ports
     if len(inputs) == 1:
         inputs = (dataclasses.replace(inputs[0], shape=x.shape[1:]),)
-    with torch.no_grad():
-        y = whole.wiring.call(whole.body, whole.wiring.split(given))
-    return Ports(inputs, outputs(y, [port.name for port in inputs]))
+    with torch.set_grad_enabled(oracle.derives):
+        y = whole.wiring.call(whole.body, whole.wiring.split(ready(given) if oracle.derives else given))
+    found = outputs(y, [port.name for port in inputs])
+    lone = [plug.port.name for plug in whole.wiring.plugs if plug.lone]
+    lone += [port.name for port, (_, value) in zip(found, tensors(y), strict=True) if value.ndim == 1]
+    return Ports(inputs, found), lone
 
 
 def without(plan: Plan, x: Array, names: Iterable[str], why: str) -> Plan:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,9 +18,11 @@ import torch
 from torch import nn
 
 from kanexport.errors import InvalidKan
+from kanexport.hybrid import derivatives
 from kanexport.hybrid.faults import ForeignError, first_line, foreign_code, place, root
 from kanexport.hybrid.forms import COLUMN, FLAT, KEEP
 from kanexport.hybrid.lend import plain, replaced
+from kanexport.hybrid.wiring import REAL, dtype_name
 
 Rows = Sequence[npt.NDArray[Any]]  # [B, ...] of each input
 
@@ -32,6 +35,7 @@ GUARD = "satisfy the generated guard"  # torch's words where a branch on the num
 OF_SIZES = "it does not compute the same for every number of rows"
 # Signs in torch's words, and what they mean.
 KINDS = {
+    "no autograd formula was registered": "a KAN layer is differentiated, and a replaced one has no derivative: ",
     "data-dependent": "a branch or a size depends on the values of a tensor: ",
     "DynamicOutputShape": "the shape of a result depends on the values of a tensor: ",
     "No ONNX function found": "ONNX has no such operator: ",
@@ -117,22 +121,31 @@ class _Way:
     rows: int
     strict: bool
     free: bool
+    written: bool = False  # its operators are written down first, because it takes derivatives
 
 
 FIRST, STRICT = _Way(3, strict=False, free=False), _Way(3, strict=True, free=False)
+WRITTEN = _Way(3, strict=False, free=False, written=True)
 # Where a named batch is refused, such as by torch.cdist, which goes another way above 25 rows.
 FREE = (_Way(3, strict=False, free=True), _Way(31, strict=False, free=True))
 
 
 def traces(
-    module: nn.Module, rows: Rows, holes: Sequence[tuple[nn.Module, Hole]], dtype: torch.dtype, most: int
+    module: nn.Module,
+    rows: Rows,
+    holes: Sequence[tuple[nn.Module, Hole]],
+    dtype: torch.dtype,
+    *,
+    most: int,
+    derives: bool,
 ) -> Iterator[Traced]:
     """ONNX models of a module that is lent in a type, with a free batch axis and one placeholder
     per call of a hole; the next is made if the one before it did not do. One that holds for
-    all batches is the last. `most`: rows of the largest batch that matters. Raises InvalidKan
-    where there is no other, with the exporter's first words and the line of the module's code."""
+    all batches is the last. `most`: rows of the largest batch that matters; `derives`: whether the
+    module takes derivatives. Raises InvalidKan where there is no other, with the exporter's first
+    words and the line of the module's code."""
     failures: list[BaseException] = []
-    ways = [FIRST]
+    ways = [WRITTEN if derives else FIRST]
     while ways:
         way = ways.pop(0)
         try:
@@ -145,12 +158,12 @@ def traces(
             yield traced
             if not way.free:
                 return
-    raise _refusal(failures)
+    raise _refusal(failures, module)
 
 
 def _next(way: _Way, failure: BaseException) -> tuple[_Way, ...]:
     """What to try after a failure: Python followed more closely, or a batch that is not named."""
-    if way.free:
+    if way.free or way.written:
         return ()
     if GUARD in str(failure):
         return FREE
@@ -194,9 +207,9 @@ def _batch(rows: Rows, size: int) -> tuple[torch.Tensor, ...]:
     return tuple(torch.from_numpy(np.resize(part, (size, *part.shape[1:]))) for part in rows)
 
 
-def _refusal(failures: Sequence[BaseException]) -> InvalidKan:
+def _refusal(failures: Sequence[BaseException], module: nn.Module) -> InvalidKan:
     """What the user can do something about: the kind of thing, torch's first words, and the line."""
-    words = OF_SIZES if _of_sizes(failures[0]) else first_line(root(failures[0]))
+    words = OF_SIZES if _of_sizes(failures[0]) else _of_complex(module, failures[0]) or first_line(root(failures[0]))
     where = next(filter(None, map(place, failures)), "")
     kind = next((kind for sign, kind in KINDS.items() if sign in words), "")
     return InvalidKan(
@@ -205,6 +218,15 @@ def _refusal(failures: Sequence[BaseException]) -> InvalidKan:
         hint="the forward must not branch on values nor fix the batch size; take sizes from x.shape, and leave out "
         "what is not tensor code",
     )
+
+
+def _of_complex(module: nn.Module, failure: BaseException) -> str:
+    """The first complex tensor of a module, where that is what torch has no operator for."""
+    if not any(sign in str(root(failure)).lower() for sign in ("complex", "no onnx function")):
+        return ""
+    held = itertools.chain(module.named_parameters(), module.named_buffers())
+    names = (f"{name.removeprefix('body.')} is {dtype_name(one)}; {REAL}" for name, one in held if one.is_complex())
+    return next(names, "")
 
 
 def _follow(module: nn.Module, given: tuple[torch.Tensor, ...], *, strict: bool, free: bool) -> Any:
@@ -217,7 +239,11 @@ def _follow(module: nn.Module, given: tuple[torch.Tensor, ...], *, strict: bool,
 def _export(module: nn.Module, rows: Rows, dtype: torch.dtype, way: _Way, most: int) -> Traced:
     """The ONNX model of a module with placeholders in it."""
     with torch.no_grad(), plain(dtype, compile_too=way.strict), _quiet():
-        exported = _follow(module, _batch(rows, way.rows), strict=way.strict, free=way.free)
+        given = _batch(rows, way.rows)
+        if way.written:
+            given = _batch(rows, derivatives.rows(module, given))
+            module = derivatives.written_down(module, given)
+        exported = _follow(module, given, strict=way.strict, free=way.free)
         if not onnx.defs.has(PLACEHOLDER, DOMAIN):
             onnx.defs.register_schema(_schema())
         table: dict[Any, Any] = {torch.ops.kanexport.layer.default: _as_onnx}

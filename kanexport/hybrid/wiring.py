@@ -109,9 +109,9 @@ def _fault(value: Any, rows: int, count: int) -> str:
     if not isinstance(value, torch.Tensor):
         return f"is {type(value).__name__}, expected a tensor [batch, ...]"
     if value.is_complex():
-        return f"is {_kind(value)}; {REAL}"
+        return f"is {dtype_name(value)}; {REAL}"
     if value.ndim == 0:
-        return f"is {_kind(value)} without an axis; the first axis must be the batch"
+        return f"is {dtype_name(value)} without an axis; the first axis must be the batch"
     if count > 1 and len(value) != rows:
         return f"has {len(value)} rows for {rows}; the first axis must be the batch"
     return ""
@@ -159,12 +159,13 @@ def outputs(y: Any, taken: Sequence[str]) -> tuple[Port, ...]:
         while name in names or OURS.fullmatch(name):
             name += "_out"
         names.append(name)
-        kind = FLOAT if value.is_floating_point() else _kind(value)
+        kind = FLOAT if value.is_floating_point() else dtype_name(value)
         ports.append(Port(name, tuple(_rowed(value).shape[1:]), kind))
     return tuple(ports)
 
 
-def _kind(value: torch.Tensor) -> str:
+def dtype_name(value: torch.Tensor) -> str:
+    """Such as "int64"."""
     return str(value.dtype).removeprefix("torch.")
 
 

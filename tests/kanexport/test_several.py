@@ -81,6 +81,7 @@ def test_a_name_of_an_input_among_the_outputs_and_one_number_a_row(tmp_path: Pat
     result = export(module, {"t": torch.from_numpy(t), "x": x}, tmp_path)
     assert specs(result.manifest.inputs) == [("t", "FP32", (-1, 1)), ("x", "FP32", (-1, 4))]
     assert [spec.name for spec in result.manifest.outputs] == ["x_out", "parts_y0", "parts_y1"]
+    assert {f"{name}: one number a row, served as [rows, 1]" for name in ("t", "parts_y0")} <= {*result.manifest.notes}
     found = run(result, {"t": t[:, None], "x": x})
     np.testing.assert_array_equal(found["parts_y1"], x)
     np.testing.assert_allclose(found["x_out"].sum(-1, keepdims=True), found["parts_y0"], rtol=1e-4, atol=1e-5)
@@ -160,3 +161,23 @@ def test_manifests_of_one_input_and_one_output_are_still_read(tmp_path: Path) ->
     (document["input"],), (document["output"],) = document.pop("inputs"), document.pop("outputs")
     older = contract.loads(json.dumps(document).encode())
     assert (older.inputs, older.outputs) == (result.manifest.inputs, result.manifest.outputs)
+
+
+class Waves(nn.Module):
+    """Complex weights. torch has operators for some functions of complex numbers, not for all."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.weight, self.function = nn.Parameter(torch.randn(4, 3, dtype=torch.complex64)), function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x.to(self.weight.dtype) @ self.weight)
+
+
+def test_complex_weights_are_exported_or_called_so(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+    export(Waves(torch.abs), x, tmp_path / "abs")
+    with pytest.raises(InvalidKan, match="weight is complex64; ONNX graphs here hold real numbers"):
+        export(Waves(lambda z: torch.exp(z).real), x, tmp_path / "exp")
+    with pytest.raises(InvalidKan, match="depends on the values of a tensor"):
+        export(Waves(lambda z: z.real if z.real.sum() > 0 else z.imag), x, tmp_path / "branch")
