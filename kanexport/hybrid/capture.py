@@ -120,7 +120,7 @@ class _Watch:
 
         def forward(_: nn.Module, *args: Any, **kwargs: Any) -> Any:
             at = first_tensor(args, kwargs)
-            if at is None or (self.inside and not self.nested):
+            if at is None or (self.inside and not self.nested) or derivatives.hidden(_get(args, kwargs, at)):
                 return own(*args, **kwargs)
             before, self.inside = self.inside, True
             try:

@@ -37,6 +37,12 @@ def watched() -> Iterator[list[None]]:
         autograd._engine_run_backward = engine
 
 
+def hidden(tensor: torch.Tensor) -> bool:
+    """Whether torch.func hides a tensor's values, because it derives by it or maps over it."""
+    functorch: Any = torch._C._functorch
+    return bool(functorch.is_functorch_wrapped_tensor(tensor))
+
+
 def rows(module: nn.Module, given: tuple[torch.Tensor, ...]) -> int:
     """How many rows to write a module down with."""
     tensors = [*given, *module.parameters(), *module.buffers()]

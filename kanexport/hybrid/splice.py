@@ -11,6 +11,7 @@ import onnx
 from onnx import numpy_helper
 
 from kanexport.errors import InvalidKan
+from kanexport.hybrid.faults import ForeignError, first_line, foreign_code
 from kanexport.hybrid.forms import COLUMN, FLAT
 from kanexport.hybrid.trace import DOMAIN, Hole
 from kanexport.lowering.serving import INPUT, OUTPUT
@@ -54,12 +55,18 @@ def splice(traced: bytes, bodies: Sequence[Body], ports: Ports) -> bytes:
     _rename(graph, ports)
     graph.output.extend(writer.outputs)
     _strip(model)
-    onnx.checker.check_model(model, full_check=True)
+    try:
+        with foreign_code():
+            onnx.checker.check_model(model, full_check=True)
+    except ForeignError as foreign:
+        raise InvalidKan(f"the graph that torch.onnx made is not valid: {first_line(foreign.error)}") from foreign.error
     return bytes(model.SerializeToString())
 
 
 def _rename(graph: Any, ports: Ports) -> None:
     """Our names for inputs and outputs; a tensor that has one of these already makes room."""
+    if (len(graph.input), len(graph.output)) != (len(ports.inputs), len(ports.outputs)):
+        raise InvalidKan("the traced graph has other inputs or outputs than the module")
     pairs = [*zip(graph.input, ports.inputs, strict=True), *zip(graph.output, ports.outputs, strict=True)]
     names = {value.name: port.name for value, port in pairs}
     # Names that a tensor in between has already; where nothing has them this changes nothing.

@@ -6,6 +6,7 @@ import contextlib
 import io
 import itertools
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -102,6 +103,20 @@ def _placeholder(hole: Hole) -> Callable[..., torch.Tensor]:
 
 def _as_onnx(x: Any, index: int, sources: int, destinations: int, form: str) -> Any:
     return onnxscript.values.Opset(DOMAIN, 1).Layer(x, index=index)
+
+
+def _distances(a: Any, b: Any, p: float, compute_mode: int | None = None) -> Any:
+    """torch.cdist between few vectors, which torch.onnx has no words for: [..., P, M], [..., R, M] to [..., P, R]."""
+    op = onnxscript.values.Opset("", OPSET)
+    last, one = (op.Constant(value_ints=[at]) for at in (-1, -2))
+    apart = op.Abs(op.Sub(op.Unsqueeze(a, one), op.Unsqueeze(b, op.Constant(value_ints=[-3]))))
+    if p == math.inf:
+        return op.ReduceMax(apart, last, keepdims=0)
+    if p in (1.0, 2.0):
+        norm = op.ReduceL1 if p == 1.0 else op.ReduceL2
+        return norm(apart, last, keepdims=0)
+    sums = op.ReduceSum(op.Pow(apart, op.CastLike(op.Constant(value_float=p), apart)), last, keepdims=0)
+    return op.Pow(sums, op.CastLike(op.Constant(value_float=1 / p), apart))
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +261,10 @@ def _export(module: nn.Module, rows: Rows, dtype: torch.dtype, way: _Way, most: 
         exported = _follow(module, given, strict=way.strict, free=way.free)
         if not onnx.defs.has(PLACEHOLDER, DOMAIN):
             onnx.defs.register_schema(_schema())
-        table: dict[Any, Any] = {torch.ops.kanexport.layer.default: _as_onnx}
+        table: dict[Any, Any] = {
+            torch.ops.kanexport.layer.default: _as_onnx,
+            torch.ops.aten._cdist_forward.default: _distances,
+        }
         program = torch.onnx.export(
             exported, dynamo=True, opset_version=OPSET, custom_translation_table=table, verbose=False
         )

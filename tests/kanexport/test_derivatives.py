@@ -66,6 +66,24 @@ def test_a_layer_that_is_differentiated_is_left_to_torch(tmp_path: Path) -> None
     require_right(result, module, 1, 5)
 
 
+class Mapped(nn.Module):
+    """The same by torch.func, row by row, before a KAN layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.energy, self.layer = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)), KANLinear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(torch.func.vmap(torch.func.grad(lambda row: self.energy(row)[0]))(x))
+
+
+def test_derivatives_by_torch_func(tmp_path: Path) -> None:
+    module = Mapped()
+    result = export(module, tmp_path)
+    assert [layer.name for layer in result.manifest.layers] == ["layer"]
+    require_right(result, module, 1, 5)
+
+
 class Own(torch.autograd.Function):
     """A function with a backward of its own, as FasterKAN's basis is."""
 

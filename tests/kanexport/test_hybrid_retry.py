@@ -81,12 +81,12 @@ def test_a_layer_is_kept_as_it_is_by_name(tmp_path: Path) -> None:
 class Far(nn.Module):
     """torch.cdist goes another way above 25 rows, and guards there."""
 
-    def __init__(self, out: Any) -> None:
+    def __init__(self, out: Any, *, places: int = 30, p: float = 2.0) -> None:
         super().__init__()
-        self.places, self.out = nn.Parameter(torch.randn(30, 4)), out
+        self.places, self.out, self.p = nn.Parameter(torch.randn(places, 4)), out, p
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.out(torch.exp(-torch.cdist(x, self.places)))
+        return self.out(torch.exp(-torch.cdist(x, self.places, p=self.p)))
 
 
 class Turning(nn.Module):
@@ -108,3 +108,10 @@ def test_a_branch_on_the_number_of_rows_that_matters_is_refused(tmp_path: Path) 
     with pytest.raises(InvalidKan, match="not compute the same for every number of rows"):
         export(Far(Turning()), draw(9, 4), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("p", [2.0, 3.0])
+def test_distances_from_few_places(p: float, tmp_path: Path) -> None:
+    """torch.onnx has no operator for these."""
+    module = Far(KANLinear(6, 2), places=6, p=p)
+    require_right(export(module, draw(9, 4), tmp_path), module, 1, 3, 40)
