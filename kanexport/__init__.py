@@ -4,27 +4,31 @@ The page to read first is `kanexport/pipeline.py`. The service shares a folder o
 disk with this package, the contract about it, `kanexport/manifest.py`, and one
 voice, `kanexport/shared/`.
 
-`kanexport.export(module, rows, name=...)` exports a living torch module; it is
-imported at its first use, because it needs torch and the service must not.
+`kanexport.export(module, rows, name=...)` exports a living torch module, and
+`kanexport.record_answers(module, rows, path)` writes down what it answers, for an export to be
+held against. Both are imported at their first use, because they need torch and the service must not.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kanexport.hybrid.api import export
+    from kanexport.hybrid.record import record_answers
 
-__all__ = ["export"]
+__all__ = ["export", "record_answers"]
+
+HOMES = {"export": "kanexport.hybrid.api", "record_answers": "kanexport.hybrid.record"}
 
 
 def __getattr__(name: str) -> Any:
-    if name != "export":
+    if name not in HOMES:
         raise AttributeError(f"module 'kanexport' has no attribute {name!r}")
     try:
-        from kanexport.hybrid.api import export
+        return getattr(importlib.import_module(HOMES[name]), name)
     except ModuleNotFoundError as error:
         from kanexport.shared.installing import how_to_install
 
-        raise ImportError(f"kanexport.export needs {error.name}: {how_to_install('torch')}", name=error.name) from error
-    return export
+        raise ImportError(f"kanexport.{name} needs {error.name}: {how_to_install('torch')}", name=error.name) from error

@@ -5,12 +5,14 @@
     │   └── UnsafeCheckpoint     a pickle that asks for more than tensors
     ├── FamilyError              the tensors do not tell the library, or the order of its layers
     ├── OptionError              a fact is missing, unknown or malformed
+    │   └── OpenQuestion         nothing tells it, and no value is likelier than another
     ├── InvalidKan               weights, knots or shapes that are no KAN
     │   └── UnknownFunction      a function name outside the known table
     ├── RepositoryError          the model repository refuses the result
     ├── LimitExceeded            a file of a folder took more time or memory than allowed
     ├── Crashed                  the exporter itself failed on a file of a folder
     └── VerificationFailed       exit 3: the graph does not match the weights
+        └── AnswersDiffer        the trained model answered something else
 
 Messages name the thing, what was found and what was expected; `hint` says what
 to do about it.
@@ -18,12 +20,22 @@ to do about it.
 
 from __future__ import annotations
 
+import copy
+from typing import Self
+
 from kanexport.shared.voice import Exit, Failure
 
 
 class ExportError(Failure):
     """Base of all export failures. `message` says what is wrong, `hint` what to do about it, or
     is empty; `exit_code` is the program's."""
+
+    def at(self, where: str) -> Self:
+        """The same error, its message beginning with where it happened."""
+        moved = copy.copy(self)
+        moved.message = f"{where}: {self.message}"
+        moved.args = (moved.message,)
+        return moved
 
 
 class CheckpointError(ExportError):
@@ -41,6 +53,16 @@ class FamilyError(ExportError):
 class OptionError(ExportError):
     """What the user gave (an `--option`, a function, a list of steps) is unknown or malformed,
     or a fact is needed and was not given."""
+
+
+class OpenQuestion(OptionError):
+    """A fact `key` that the file leaves open, and that must be one of the values `among`: the user says
+    which, or answers of the trained model do."""
+
+    def __init__(self, message: str, key: str = "", among: tuple[str, ...] = (), *, hint: str = "") -> None:
+        values = " | ".join(among)
+        super().__init__(message, hint=hint or f"say which: --option {key}={values}; or --answers, which tells")
+        self.key, self.among = key, among
 
 
 class InvalidKan(ExportError):
@@ -69,3 +91,7 @@ class VerificationFailed(ExportError):
     """The exported graph differs from the float64 evaluation by more than allowed."""
 
     exit_code = Exit.UNPROVED
+
+
+class AnswersDiffer(VerificationFailed):
+    """The trained model's own answers are not what the file, as it was read, would give."""

@@ -70,6 +70,7 @@ class NodeStep:
     affine     x * `scale` + `bias`
     layernorm  the same after (x - mean) / sqrt(variance + `epsilon`), both over the vector
     prelu      x above zero, x * `scale` below
+    rowrange   2 (x - min) / (max - min) - 1, with the smallest and largest node of the vector
     function   `function` of every node, by its name
     """
 
@@ -306,13 +307,17 @@ class Manifest:
         return tuple(math.prod(shape) for shape in self.shapes)
 
     @property
+    def against(self) -> str:
+        """What the model was verified against, a key of `AGAINST`."""
+        return self.verification.against or (MODULE if self.source.family == HYBRID else READING)
+
+    @property
     def claim(self) -> str:
-        """What the model was verified against, in words; never more than was done."""
-        kind = self.verification.against or (MODULE if self.source.family == HYBRID else READING)
+        """The same in words; never more than was done."""
         answers = [
             f"{one.rows} rows of {one.name}, largest error {one.max_rel:.1e}" for one in self.verification.answers
         ]
-        return AGAINST[kind] + (f" ({'; '.join(answers)})" if answers else "")
+        return AGAINST[self.against] + (f" ({'; '.join(answers)})" if answers else "")
 
     def file(self, path: str) -> FileEntry:
         """The entry of one listed file. Raises ManifestError if it is not listed."""
@@ -399,7 +404,7 @@ def _build(kind: type[T], value: Any, where: str, *, defaults: bool) -> T:
 
 def _with_default(kind: type[Any]) -> set[str]:
     fields = dataclasses.fields(typing.cast(Any, kind))
-    return {one.name for one in fields if one.default is not MISSING or one.default_factory is not MISSING}
+    return {field.name for field in fields if (field.default, field.default_factory) != (MISSING, MISSING)}
 
 
 def _check_keys(keys: set[str], known: list[str], optional: set[str], where: str) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from kanexport.errors import OptionError
+from kanexport.errors import OpenQuestion, OptionError
 from kanexport.shared.nearest import advice
 
 # The keys of --symbolic and --function in `Options.given` begin with these: "symbolic 1,3,0", "function mine".
@@ -29,16 +29,26 @@ class Options:
     more about some of them.
     """
 
-    def __init__(self, given: Mapping[str, str]) -> None:
+    def __init__(self, given: Mapping[str, str], tried: Mapping[str, str] | None = None) -> None:
         self.given = dict(given)
+        self.tried = dict(tried or {})  # on behalf of answers, where the user gave nothing
         self.assumed: dict[str, str] = {}
+        self.decided: dict[str, str] = {}  # by answers of the trained model
         self.open: dict[str, tuple[str, ...]] = {}
         self.words: dict[str, str] = {}
+        self.numbers: dict[str, str] = {}  # of what was assumed, those that may be any number
         self.beside: Mapping[str, Any] = {}  # what the file holds beside its tensors; may be anything
         self._known: set[str] = set()
 
     @classmethod
-    def parse(cls, pairs: Sequence[str], *, symbolic: Sequence[str] = (), functions: Sequence[str] = ()) -> Options:
+    def parse(
+        cls,
+        pairs: Sequence[str],
+        *,
+        symbolic: Sequence[str] = (),
+        functions: Sequence[str] = (),
+        tried: Mapping[str, str] | None = None,
+    ) -> Options:
         """From "key=value", "layer,source,destination=name" and "name=expression" texts. Raises OptionError."""
         given: dict[str, str] = {}
         for pair in pairs:
@@ -58,7 +68,7 @@ class Options:
             if FUNCTION + name in given:
                 raise OptionError(f"--function {name} is given twice")
             given[FUNCTION + name] = expression
-        return cls(given)
+        return cls(given, tried)
 
     def functions(self) -> dict[str, str]:
         """All functions given by name, as text; `function` asks for one."""
@@ -76,9 +86,9 @@ class Options:
         """The value if given, also under another library's name for it."""
         alias = ALIASES.get(key)
         if alias is not None and key not in self.given and alias in self.given:
-            key = alias
+            key = alias  # `tried` has the names that readers ask by
         self._known.add(key)
-        return self.given.get(key)
+        return self.given.get(key, self.tried.get(key))
 
     def assume(self, key: str, value: str, *, among: Iterable[str] = (), words: str = "") -> None:
         """Record what was assumed; where layers differ, every value once. `among`: all values that are
@@ -116,6 +126,8 @@ class Options:
         """A finite number, or the default, which is then recorded as assumed. `among`: what is usual.
         Raises OptionError."""
         text = self.text(key, default, among=among)
+        if key in self.assumed:
+            self.numbers[key] = text
         try:
             value = float(text)
         except ValueError:
@@ -132,6 +144,13 @@ class Options:
         """By assumed fact, in words, what else the file would allow."""
         listed = {key: f"or {', '.join(others)}" for key, others in self.open.items() if len(others) <= FEW}
         return {key: text for key, text in (listed | self.words).items() if key in self.assumed}
+
+    def settle(self, decided: Mapping[str, str], also: Mapping[str, Sequence[str]]) -> None:
+        """Answers of the trained model have `decided` some facts; of others the values in `also` fit as well."""
+        self.decided = dict(decided)
+        self.assumed = {key: value for key, value in (self.assumed | self.tried).items() if key not in decided}
+        self.words = {key: f"the answers fit as well: {', '.join(values)}" for key, values in also.items()}
+        self.open = {}
 
     def integer(self, key: str, *, at_least: int = 0) -> int | None:
         """One integer, if given. Raises OptionError."""
@@ -153,6 +172,14 @@ class Options:
         if words and key in self.assumed:
             self.words[key] = words
         return value
+
+    def must(self, key: str, known: Iterable[str], what: str) -> str:
+        """One of a few names that the user, or answers of the trained model, must give, since no default is
+        likelier than another. `what` is open, in words. Raises OpenQuestion where nobody did, and OptionError."""
+        names = tuple(known)
+        if self.optional(key) is None:
+            raise OpenQuestion(what, key, names)
+        return self.choice(key, names, names[0])
 
     def integers(self, key: str) -> tuple[int, ...] | None:
         """Comma-separated non-negative integers, if given. Raises OptionError."""

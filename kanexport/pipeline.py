@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from kanexport.answers import held, rows
+from kanexport.answers.decide import Search, Way
+from kanexport.answers.rows import Answers
 from kanexport.errors import OptionError
 from kanexport.files import checkpoint
 from kanexport.files.checkpoint import Checkpoint
 from kanexport.form.ir import Kan
 from kanexport.lowering import lower
-from kanexport.manifest import Source
+from kanexport.manifest import READING, Source
 from kanexport.operators import graph, precision
-from kanexport.options import Options
+from kanexport.options import FORWARD, Options
 from kanexport.packing import describe
-from kanexport.packing.publish import MAX_BATCH_SIZE, ProvedModel, Result, Target, publish
+from kanexport.packing.publish import MAX_BATCH_SIZE, Claim, ProvedModel, Result, Target, publish
 from kanexport.packing.signature import Signature
 from kanexport.proof import verify
 from kanexport.proof.tolerance import OUTPUT_TOLERANCE
 from kanexport.recognise import assemble, detect, steplist
+from kanexport.recognise.registry import Reader
 
 ARCHITECTURE = "given with --architecture"
+OWN_FORWARD = "what the library's own code computes from these tensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +47,7 @@ class Request:
     max_batch_size: int = MAX_BATCH_SIZE
     tolerance: float = OUTPUT_TOLERANCE
     force: bool = False
+    answers: tuple[Path, ...] = ()  # files with what the trained model answered, as `answers.rows.load` takes them
     shared: bool = False  # options and architecture are for many files; this one may have no use for them
 
     def target(self, name: str) -> Target:
@@ -55,9 +62,9 @@ class Request:
             force=self.force,
         )
 
-    def facts(self) -> Options:
-        """What the user says that no file holds. Raises OptionError."""
-        return Options.parse(self.options, symbolic=self.symbolic, functions=self.functions)
+    def facts(self, tried: Mapping[str, str] | None = None) -> Options:
+        """What the user says that no file holds, and what is `tried` in its place. Raises OptionError."""
+        return Options.parse(self.options, symbolic=self.symbolic, functions=self.functions, tried=tried)
 
 
 def export(request: Request, *, advance: Callable[[int, int], None] = lambda done, total: None) -> Result:
@@ -68,23 +75,26 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
     loaded = checkpoint.load(request.path)
     target = request.target(loaded.stem)
     target.check()
-    options = request.facts()
-    kan, family, reason = _read(loaded, request, options)
-    options.finish(family, shared=request.shared)
+    answers = rows.load(request.answers) if request.answers else None
+    found = _read(loaded, request, answers, advance)
+    kan, options = found.kan, found.options
+    options.finish(found.family, shared=request.shared)
     lowered = lower.lower(kan, request.dtype)
     proof = verify.verify(kan, lowered, request.dtype, tolerance=request.tolerance, advance=advance)
     source = Source(
-        family=family,
-        family_reason=reason,
+        family=found.family,
+        family_reason=found.reason,
         dtype=kan.dtype,
         files=loaded.files,
         options_given=options.given,
         options_assumed=options.assumed,
+        options_decided=options.decided,
         alternatives=options.alternatives(),
     )
     model = ProvedModel(
         lowered=lowered,
         proof=proof,
+        claim=Claim(READING) if answers is None else held.network(answers, kan, lowered, target),
         layers=describe.layers(kan, lowered.node_tensors),
         edge_class=kan.edge_class,
         opset=graph.OPSET,
@@ -95,14 +105,45 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
     return publish(target, model)
 
 
-def _read(loaded: Checkpoint, request: Request, options: Options) -> tuple[Kan, str, str]:
-    """The network, its family, and why that family."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Found:
+    """A file as it was read: the network, its family and why that one, and what was assumed on the way."""
+
+    kan: Kan
+    family: str
+    reason: str
+    options: Options
+
+
+def _read(loaded: Checkpoint, request: Request, answers: Answers | None, advance: Callable[[int, int], None]) -> _Found:
+    """The network, as answers of the trained model mean it, or else as the one reader that takes it does."""
+    ways = _ways(loaded, request, several=answers is not None)
+    if answers is not None:
+        decision = Search(ways, answers, request.facts, request.tolerance, advance).decide()
+        one = decision.reading
+        one.options.settle(decision.decided, decision.also)
+        return _Found(one.kan, one.family, one.way.reason, one.options)
+    options = request.facts()
+    kan, family = ways[0].read(options)
+    if options.optional(FORWARD) is None:
+        options.assume(FORWARD, family, words=OWN_FORWARD)
+    return _Found(kan, family, ways[0].reason, options)
+
+
+def _ways(loaded: Checkpoint, request: Request, *, several: bool) -> list[Way]:
+    """How the file may be read: by the user's list of steps, or by the reader that takes it; where `several`
+    may take it, by each. Raises ExportError where there is none, or more than one and not `several`."""
     if request.architecture is not None:
         if request.family is not None:
             raise OptionError("--family and --architecture exclude each other; a step has family = ...")
         steps = steplist.load(request.architecture)
         if not request.shared or assemble.holds(loaded, steps):
-            kan, family = assemble.assemble(loaded, steps, options)
-            return kan, family, ARCHITECTURE
-    reader, reason = detect.detect(loaded, request.family)
-    return detect.read(reader, loaded, options), reader.FAMILY, reason
+            return [Way(ARCHITECTURE, functools.partial(assemble.assemble, loaded, steps))]
+    fitting = detect.detect_all(loaded, request.family)
+    if not several:
+        detect.require_one(fitting)
+    return [Way(reason, functools.partial(_by_reader, reader, loaded)) for reader, reason in fitting]
+
+
+def _by_reader(reader: Reader, loaded: Checkpoint, options: Options) -> tuple[Kan, str]:
+    return detect.read(reader, loaded, options), reader.FAMILY

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,13 +15,15 @@ import safetensors.numpy
 from kanexport.errors import ExportError
 from kanexport.files import checkpoint
 from kanexport.form.ir import Kan
-from kanexport.manifest import Manifest
+from kanexport.manifest import Manifest, Source
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
 from kanexport.proof import evaluate
 from kanexport.recognise import detect
 
 Tensors = dict[str, Any]
+# What is assumed of every network, whatever its layers are.
+AROUND = ("forward", "architecture", "flow", "between", "before", "after")
 # From a layer's tensors in float64 and one row of its sources to its edges [I][O].
 Edges = Callable[[Tensors, list[float]], Sequence[Sequence[float]]]
 
@@ -55,7 +58,8 @@ def check(
     path: Path, tensors: Tensors, edges: Edges, *options: str, prefixes: Sequence[str] = ("",), bias: str = ""
 ) -> Manifest:
     """Every edge of every layer of a saved checkpoint against `edges`, and every sum; then
-    export, which proves the graphs. `bias`: the tensor that is added to the sums."""
+    export, which proves the graphs. `bias`: the tensor that is added to the sums. Of what was
+    assumed, the manifest has what is the layers' own."""
     kan, family = read(path, *options)
     trace = evaluate.evaluate(kan, np.random.default_rng(5).uniform(-3, 3, size=(12, kan.n_inputs)))
     sums = [*trace.inputs[1:], trace.y]
@@ -69,7 +73,14 @@ def check(
         np.testing.assert_allclose(after, total, rtol=0, atol=1e-11 * max(1.0, np.abs(total).max()))
     result = export(Request(path=path, repository=path.parent / "models", options=options, force=True))
     assert result.manifest.source.family == family
-    return result.manifest
+    own = beside_forward(result.manifest.source)
+    return dataclasses.replace(result.manifest, source=dataclasses.replace(result.manifest.source, options_assumed=own))
+
+
+def beside_forward(source: Source) -> dict[str, str]:
+    """What was assumed of the layers themselves: beside the library's own forward and the network around
+    them, at which test_stack.py and test_flow.py look."""
+    return {key: value for key, value in source.options_assumed.items() if key not in AROUND}
 
 
 def refuse(folder: Path, tensors: Tensors, *options: str, family: str | None = None) -> ExportError:

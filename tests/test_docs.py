@@ -29,7 +29,7 @@ SECONDS = 120
 def commands(text: str) -> list[list[str]]:
     """The `kanserve` lines of the sh blocks, as argument lists."""
     blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines()]
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     return [shlex.split(line, comments=True) for line in lines if line.startswith("kanserve ")]
 
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from kanexport.bases import Basis, Support
 from kanexport.errors import InvalidKan
 from kanexport.functions import unary
-from kanexport.functions.squash import Range, Squash, Tanh
+from kanexport.functions.squash import Clip, Range, Raw, Squash, Tanh, TanhOf
 from kanexport.functions.unary import Unary
 
 if TYPE_CHECKING:
@@ -67,9 +67,11 @@ class Polynomial:
 
     def _chain(self, u: Array) -> list[Array]:
         """P_0 .. P_D of u; NaN for NaN in P_0 as well."""
-        chain = [self.first + 0 * u]
+        zero = np.where(np.isnan(u), u, 0.0) if self.squash.open else 0 * u
+        chain = [self.first + zero]
         for n, (a, b, c) in enumerate(self.steps):
-            chain.append((a * u + b) * chain[n] - c * chain[n - 1] if n else a * u + b)
+            linear = a * u + b if a else b + zero
+            chain.append(linear * chain[n] - c * chain[n - 1] if n else linear)
         return chain
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
@@ -83,8 +85,9 @@ class Polynomial:
         return values if self.functions > 1 else g.reshape(values, 0, sources)
 
     def _emit_chain(self, g: Graph, u: Value) -> list[Value]:
-        chain = [_plus(g, g.mul(u, g.const(0.0)), self.first)]
-        scaled = {a: _times(g, u, a) for a in self.steps[:, 0].tolist()}
+        zero = constant(g, u, 0.0, whole=self.squash.open)
+        chain = [_plus(g, zero, self.first)]
+        scaled = {a: _times(g, u, a) if a else zero for a in self.steps[:, 0].tolist()}
         for n, (a, b, c) in enumerate(self.steps.tolist()):
             linear = _plus(g, scaled[a], b)
             chain.append(g.sub(g.mul(linear, chain[n]), _times(g, chain[n - 1], c)) if n else linear)
@@ -144,6 +147,13 @@ class Polynomial:
     def knots(self) -> Array:
         """[0, 0]: there are none."""
         return np.zeros((0, 0))
+
+
+def constant(g: Graph, u: Value, value: float, *, whole: bool) -> Value:
+    """`value` in the shape of u, and NaN where u is NaN. `whole`: not NaN where u is infinite."""
+    if whole:
+        return g.op("Where", g.op("IsNaN", u), u, g.const(value))
+    return _plus(g, g.mul(u, g.const(0.0)), value)
 
 
 def _times(g: Graph, x: Value, factor: float) -> Value:
@@ -213,6 +223,20 @@ def jacobi_orthogpoly(degree: int, a: float, b: float) -> Polynomial:
     return Polynomial("jacobi-orthogpoly", steps, settings=(("a", a), ("b", b)))
 
 
+def jacobi_ikan(degree: int, a: float, b: float, *, ahead: int) -> Polynomial:
+    """What lgy112112/ikan's JacobiKANLinear computes: P_{n+1} from constants of k = n + `ahead` that are
+    divided the other way round; 0 in the library, 1 in its first version."""
+    k = np.arange(degree) + float(ahead)
+    s = 2 * k + a + b
+    with np.errstate(all="ignore"):  # the constructor refuses what is not finite
+        below = (s - 2) * (s - 1) * s
+        first = 2 * k * (k + a + b) * (s - 2) / below
+        second = (s - 1) * (a * a - b * b) / below
+        third = 2 * (k + a - 1) * (k + b - 1) * s / below
+    steps = _steps(degree, first, second, third, (a + 1, (a - b) / 2))
+    return Polynomial("jacobi-ikan", steps, settings=(("a", a), ("b", b)))
+
+
 def hermite(degree: int) -> Polynomial:
     """H_n, of physics. Source: OrthogPolyKANs, HermiteKANLayer."""
     return Polynomial("hermite", _steps(degree, 2, 0, 2.0 * np.arange(degree), (2, 0)))
@@ -252,6 +276,11 @@ def gram(beta: Array, outer: Unary) -> Polynomial:
     return Polynomial("gram", _steps(len(n), 1, 0, third, (1, 0)), outer=outer)
 
 
+def of(family: Polynomial, squash: Squash) -> Polynomial:
+    """The same polynomials of something else. From the ends of [-1, 1] only where u is rounded there."""
+    return dataclasses.replace(family, squash=squash, from_ends=family.from_ends and not squash.open)
+
+
 def _from_ends(family: Polynomial) -> Polynomial:
     """The same, emitted from the ends if no polynomial is zero there."""
     ratios = np.array([family.end_ratios(end) for end in (1.0, -1.0)])
@@ -267,6 +296,14 @@ def examples() -> list[Basis]:
         instances += [chebyshev(degree), legendre(degree), chebyshev2(degree), hermite(degree), bessel(degree)]
         instances += [fibonacci(degree), lucas(degree), laguerre(degree, 1.5), gegenbauer(degree, 0.75)]
         instances += [jacobi(degree, 1, 1), jacobi(degree, 0.5, 2), jacobi_orthogpoly(degree, 2, 1)]
+        instances += [jacobi_ikan(degree, 0.5, 1, ahead=degree % 2)]
         instances += [gram(rng.normal(size=degree + 1) / 20, unary.activation("silu"))]
         instances += [make(degree, Range(-1.5, 4)) for make in (chebyshev, legendre)]
-    return instances
+    squashes = (Tanh(short=1e-3), Tanh(slope=0.5, shift=0.1), TanhOf(Tanh()), TanhOf(Clip()), Clip(), Raw())
+    return [
+        *instances,
+        *(of(chebyshev(5), squash) for squash in squashes),
+        of(hermite(2), Raw()),
+        of(lucas(0), Raw()),
+        of(fibonacci(3), Raw()),
+    ]

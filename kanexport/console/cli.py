@@ -33,6 +33,7 @@ PROGRAM = "kanserve export"
 EXAMPLES = """examples:
   kanserve export model/0.5 --repository models --name wine     pykan: the prefix, or any of its files
   kanserve export digits.pt --repository models --name digits   efficient-kan: .pt, .pth, .safetensors
+  kanserve export digits.pt --repository models --answers answers.npz         held against the trained model
   kanserve export pruned --repository models --option input_id=0,2 --option n_inputs=4
   kanserve export --module nets:make --checkpoint net.pt --example rows.npy   a module with KAN layers in it
   kanserve export experiments --recursive --repository models --report report.json
@@ -41,13 +42,36 @@ EXAMPLES = """examples:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `export` to a parser."""
-    parser.description = "Turn a trained KAN into a verified entry of a model repository."
+    parser.description = (
+        "Turn a trained KAN into an entry of a model repository, verified against our reading of its file or, with "
+        "--answers, against the trained model."
+    )
     parser.epilog = f"{EXAMPLES}\n{EXIT_CODES}"
     add = parser.add_argument
     add("path", nargs="?", type=Path, metavar="checkpoint", help="the checkpoint file, or pykan's prefix")
     add("--repository", type=Path, default=Path("models"), help="the model repository (default: models)")
     add("--name", default="", help="model name (default: the checkpoint's)")
     add("--version", type=int, default=1, help="version number (default: 1)")
+    _facts(parser)
+    add("--dtype", choices=tuple(precision.DATATYPES), default="float32", help="precision of the graph")
+    add("--max-batch-size", type=int, default=MAX_BATCH_SIZE, help=f"rows per request (default: {MAX_BATCH_SIZE})")
+    add("--tolerance", type=float, default=OUTPUT_TOLERANCE, help="largest relative error of outputs allowed")
+    add("--force", action="store_true", help="replace the version if it exists")
+    add("--json", action="store_true", help="print one JSON document")
+    add("--recursive", action="store_true", help="export every checkpoint below a folder; see docs/checkpoints.md")
+    add("--report", type=Path, metavar="FILE", help="with --recursive: write what became of each, as JSON")
+    modules = parser.add_argument_group("modules with KAN layers in them (needs torch)").add_argument
+    modules("--module", metavar="PKG.MOD:FACTORY", help="a function of yours that makes the torch module")
+    modules("--checkpoint", type=Path, metavar="FILE", help="with --module: its weights (default: as it was made)")
+    modules("--example", type=Path, metavar="FILE", help="with --module: rows as it takes them, .npy or .csv")
+    modules("--input-shape", metavar="1,8,8", help="with --module: the shape of one row, to try it with random ones")
+    add("--time-limit", type=float, default=sweep.SECONDS, metavar="SECONDS", help="with --recursive: for one file")
+    add("--memory-limit", type=int, default=sweep.MEMORY, metavar="MIB", help="with --recursive: for one file")
+
+
+def _facts(parser: argparse.ArgumentParser) -> None:
+    """What the user knows and no file holds."""
+    add = parser.add_argument
     add("--family", help="the library that wrote the checkpoint, if the file leaves it open")
     add("--option", action="append", default=[], metavar="KEY=VALUE", help="a fact the checkpoint does not hold")
     add(
@@ -67,20 +91,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add(
         "--architecture", type=Path, metavar="FILE", help="a list of steps (TOML), where the file leaves the order open"
     )
-    add("--dtype", choices=tuple(precision.DATATYPES), default="float32", help="precision of the graph")
-    add("--max-batch-size", type=int, default=MAX_BATCH_SIZE, help=f"rows per request (default: {MAX_BATCH_SIZE})")
-    add("--tolerance", type=float, default=OUTPUT_TOLERANCE, help="largest relative error of outputs allowed")
-    add("--force", action="store_true", help="replace the version if it exists")
-    add("--json", action="store_true", help="print one JSON document")
-    add("--recursive", action="store_true", help="export every checkpoint below a folder; see docs/checkpoints.md")
-    add("--report", type=Path, metavar="FILE", help="with --recursive: write what became of each, as JSON")
-    modules = parser.add_argument_group("modules with KAN layers in them (needs torch)").add_argument
-    modules("--module", metavar="PKG.MOD:FACTORY", help="a function of yours that makes the torch module")
-    modules("--checkpoint", type=Path, metavar="FILE", help="with --module: its weights (default: as it was made)")
-    modules("--example", type=Path, metavar="FILE", help="with --module: rows as it takes them, .npy or .csv")
-    modules("--input-shape", metavar="1,8,8", help="with --module: the shape of one row, to try it with random ones")
-    add("--time-limit", type=float, default=sweep.SECONDS, metavar="SECONDS", help="with --recursive: for one file")
-    add("--memory-limit", type=int, default=sweep.MEMORY, metavar="MIB", help="with --recursive: for one file")
+    add(
+        "--answers",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="what the trained model answers (.npz with x and y, .csv, or .npy twice: inputs, answers): the export is "
+        "held against it, and it decides what the file leaves open",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -100,8 +119,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """Refuse arguments that contradict each other. Raises OptionError."""
-    if args.report is not None and not args.recursive:
-        raise OptionError("--report is for --recursive")
+    _check_folder(args)
     if args.module:
         for name in ("path", "family", "architecture", "recursive", "symbolic"):
             if getattr(args, name):
@@ -113,6 +131,14 @@ def _check(args: argparse.Namespace) -> None:
             raise OptionError(f"--{name.replace('_', '-')} is for --module")
     if args.path is None:
         raise OptionError("no checkpoint is given", hint="kanserve export FILE, or a module with --module")
+
+
+def _check_folder(args: argparse.Namespace) -> None:
+    """What goes with --recursive alone, and what does not go with it. Raises OptionError."""
+    if args.answers and args.recursive:
+        raise OptionError("--answers are of one model, not of a folder", hint="export the checkpoints one by one")
+    if args.report is not None and not args.recursive:
+        raise OptionError("--report is for --recursive")
 
 
 def _request(args: argparse.Namespace) -> Request:
@@ -130,6 +156,7 @@ def _request(args: argparse.Namespace) -> Request:
         max_batch_size=args.max_batch_size,
         tolerance=args.tolerance,
         force=args.force,
+        answers=tuple(args.answers),
     )
 
 
@@ -151,7 +178,9 @@ def _module(args: argparse.Namespace, advance: Callable[[int, int], None]) -> Re
         force=args.force,
     )
     options = Options.parse(tuple(args.option), functions=tuple(args.function))
-    return command.run(args.module, args.checkpoint, args.example, args.input_shape, target, options, advance)
+    return command.run(
+        args.module, args.checkpoint, args.example, args.input_shape, target, options, advance, args.answers
+    )
 
 
 def _folder(request: Request, args: argparse.Namespace) -> int:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from kanexport.manifest import Manifest, arrows
+from kanexport.manifest import READING, Manifest, arrows
 from kanexport.packing.publish import Result
 from kanexport.shared.output import say
 from kanexport.shared.tables import Table
 
+COMPARE = "to compare: kanexport.record_answers(model, rows, 'answers.npz') where it was trained, then --answers"
 STAR = "* the model itself makes rounding that large; its notes (in the report) say where"
 
 
@@ -20,13 +22,24 @@ def result(result: Result) -> None:
         f"{manifest.name} version {manifest.version}: {manifest.source.family}, "
         f"{arrows(manifest.shapes)}, {edges} edges"
     )
-    assumed = ", ".join(f"{key}={value}" for key, value in manifest.source.options_assumed.items())
-    if assumed:
-        say(f"assumed, since the file does not tell: {assumed}")
+    say(manifest.claim)
+    if manifest.against == READING:
+        say(COMPARE, indent=2)
+    _facts("assumed, since the file does not tell", manifest.source.options_assumed, manifest.source.alternatives)
+    _facts("decided by the answers", manifest.source.options_decided, {})
     for note in manifest.notes:
         say(f"note: {note}")
     _zones(manifest).show()
     say(f"written to {result.directory}")
+
+
+def _facts(what: str, facts: Mapping[str, str], words: Mapping[str, str]) -> None:
+    """Facts that no file holds, one a line where there is more to say than their values."""
+    if not facts:
+        return
+    say(f"{what}:")
+    for key, value in facts.items():
+        say(f"{key}={value}" + (f" ({words[key]})" if key in words else ""), indent=2)
 
 
 def _zones(manifest: Manifest) -> Table:

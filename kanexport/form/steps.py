@@ -1,6 +1,7 @@
 """What happens to nodes around the sum of the edges: steps before and after.
 
-Each step has both faces, like a basis: float64 numpy and ONNX operators.
+Each step has both faces, like a basis: float64 numpy and ONNX operators. Those that
+look at the whole row, the normalisations, are in `form/norms.py`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.errors import InvalidKan
+from kanexport.functions import unary
 from kanexport.functions.unary import Unary
 from kanexport.manifest import NodeStep
 
@@ -146,55 +148,32 @@ class Product:
         return NodeStep(kind="product", indices=self.groups)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LayerNorm:
-    """(x - mean) / sqrt(var + epsilon) * scale + bias over the nodes of a row, with the
-    variance divided by N: torch.nn.LayerNorm over the last axis."""
-
-    scale: Array
-    bias: Array
-    epsilon: float
+@dataclass(frozen=True, slots=True)
+class RowRange:
+    """2 (x - min) / (max - min) - 1 with the smallest and largest node of the row. A row of equal
+    nodes is NaN, as 0 / 0 is."""
 
     mixes = True
 
-    def __post_init__(self) -> None:
-        Affine(self.scale, self.bias)
-        if not 0 <= self.epsilon < np.inf:
-            raise InvalidKan(f"the epsilon of a normalisation is {self.epsilon}, expected a small number, not negative")
-
     def width_out(self, width_in: int) -> int:
-        """As many as before. Raises InvalidKan if there is another number of nodes."""
-        if len(self.scale) != width_in:
-            raise InvalidKan(f"a normalisation of {len(self.scale)} nodes is given {width_in}")
+        """As many as before, of any number."""
         return width_in
 
     def evaluate(self, x: Array) -> Array:
         """[B, N] -> [B, N]."""
-        apart = x - x.mean(axis=1, keepdims=True)
-        variance = (apart**2).mean(axis=1, keepdims=True)
-        return np.asarray(apart / np.sqrt(variance + self.epsilon) * self.scale + self.bias)
+        low, high = x.min(axis=1, keepdims=True), x.max(axis=1, keepdims=True)
+        return np.asarray(2 * (x - low) / (high - low) - 1)
 
     def emit(self, g: Graph, x: Value) -> Value:
-        """[B, N] -> [B, N]."""
-        # By hand: onnxruntime's LayerNormalization takes mean(x^2) - mean(x)^2, which far
-        # from zero loses every digit, or is negative. The mean is taken off twice, since
-        # its rounding is as large as the differences where the nodes are nearly equal.
-        share = g.const(1 / len(self.scale))
-        apart = x
-        for _ in range(2):
-            apart = g.sub(apart, g.mul(g.sum(apart, axis=1, keepdims=True), share))
-        variance = g.mul(g.sum(g.mul(apart, apart), axis=1, keepdims=True), share)
-        deviation = g.op("Sqrt", g.add(variance, g.const(self.epsilon)))
-        return g.add(g.mul(g.op("Div", apart, deviation), g.const(self.scale)), g.const(self.bias))
+        """[B, N] -> [B, N]. The operators for extremes may lose NaN."""
+        spoilt = g.sum(g.cast(g.op("IsNaN", x)), axis=1, keepdims=True)
+        low, high = (g.op(kind, x, axes=[1], keepdims=1) for kind in ("ReduceMin", "ReduceMax"))
+        scaled = g.op("Div", g.mul(g.sub(x, low), g.const(2.0)), g.sub(high, low))
+        return g.op("Where", g.op("Greater", spoilt, g.const(0.0)), g.nan(), g.sub(scaled, g.const(1.0)))
 
     def describe(self) -> NodeStep:
-        """Its scales, biases and epsilon."""
-        return NodeStep(
-            kind="layernorm",
-            scale=tuple(self.scale.tolist()),
-            bias=tuple(self.bias.tolist()),
-            epsilon=self.epsilon,
-        )
+        """Nothing but its kind."""
+        return NodeStep(kind="rowrange")
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,3 +230,34 @@ class PRelu:
     def describe(self) -> NodeStep:
         """Its slopes."""
         return NodeStep(kind="prelu", scale=tuple(self.slope.tolist()))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Swish:
+    """x * sigmoid(beta * x) with a trained beta; one, or one per node."""
+
+    beta: Array
+
+    mixes = False
+
+    def __post_init__(self) -> None:
+        if self.beta.ndim != 1 or not len(self.beta) or not np.isfinite(self.beta).all():
+            raise InvalidKan(f"Swish's beta of shape {self.beta.shape} must be one or more finite numbers")
+
+    def width_out(self, width_in: int) -> int:
+        """As many as before. Raises InvalidKan if there is neither one beta nor one for each node."""
+        if len(self.beta) not in (1, width_in):
+            raise InvalidKan(f"Swish has {len(self.beta)} betas for {width_in} nodes")
+        return width_in
+
+    def evaluate(self, x: Array) -> Array:
+        """[B, N] -> [B, N]."""
+        return np.asarray(x * unary.ACTIVATIONS["sigmoid"].evaluate(self.beta * x))
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        """[B, N] -> [B, N]."""
+        return g.mul(x, unary.ACTIVATIONS["sigmoid"].emit(g, g.mul(x, g.const(self.beta))))
+
+    def describe(self) -> NodeStep:
+        """Its betas."""
+        return NodeStep(kind="swish", scale=tuple(self.beta.tolist()))

@@ -1,7 +1,9 @@
-"""From any source to [-1, 1], where polynomials live: tanh, or a scaled range.
+"""From any source to [-1, 1] or [0, 1], where polynomials live: tanh and its kin, a scaled range,
+the logistic function; or not at all.
 
-Both have a second emission, as a sign and the rest w = 1 - |u|. Near the ends, where most
-polynomials are steepest, w keeps all its digits, while u itself would be rounded to 6e-8.
+Those that end at -1 and 1 have a second emission, as a sign and the rest w = 1 - |u|. Near the
+ends, where most polynomials are steepest, w keeps all its digits, while u itself would be rounded
+to 6e-8.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.errors import InvalidKan, OptionError
+from kanexport.functions import unary
 from kanexport.options import Options
 
 if TYPE_CHECKING:
@@ -28,6 +31,11 @@ class Squash(Protocol):
     @property
     def name(self) -> str:
         """What is computed, in terms of x."""
+
+    @property
+    def open(self) -> bool:
+        """Whether an infinite x gives an infinite u, and constants of it are constants; elsewhere
+        u ends somewhere, or what comes of an infinite x is NaN."""
 
     def evaluate(self, x: Array) -> Array:
         """u of x, float64."""
@@ -44,32 +52,168 @@ class Squash(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Tanh:
-    """u = tanh(x)."""
+    """u = tanh(slope x + shift), and no nearer to -1 and 1 than `short`, which some libraries keep
+    away for the derivative of acos."""
 
-    name = "tanh(x)"
+    slope: float = 1.0
+    shift: float = 0.0
+    short: float = 0.0
+
+    open = False
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite([self.slope, self.shift]).all() and 0 <= self.short < 1):
+            raise InvalidKan(f"{self.name} is no function from the numbers to [-1, 1]")
+
+    @property
+    def name(self) -> str:
+        """Such as "tanh(x)", or "tanh(0.5 x) up to 1 - 1e-06"."""
+        scaled = "x" if self.slope == 1 else f"{self.slope:.6g} x"
+        text = f"tanh({scaled})" if self.shift == 0 else f"tanh({scaled} + {self.shift:.6g})"
+        return f"{text} up to 1 - {self.short:g}" if self.short else text
 
     def evaluate(self, x: Array) -> Array:
-        """tanh(x), float64."""
-        return np.tanh(x)
+        """tanh, float64."""
+        u = np.tanh(x if self.slope == 1 and self.shift == 0 else x * self.slope + self.shift)
+        return np.clip(u, self.short - 1, 1 - self.short) if self.short else u
 
     def emit(self, g: Graph, x: Value) -> Value:
         """u, with all its digits near zero."""
         # onnxruntime's Tanh alone is off by up to 2e-7 where u is large.
-        sign, rest = self.emit_rest(g, x)
+        inner = self._inner(g, x)
+        sign, rest = self._emit_rest(g, inner)
         small = g.op("Greater", rest, g.const(0.75))
-        return g.op("Where", small, g.op("Tanh", x), g.mul(sign, g.sub(g.const(1.0), rest)))
+        return g.op("Where", small, g.op("Tanh", inner), g.mul(sign, g.sub(g.const(1.0), rest)))
 
     def emit_rest(self, g: Graph, x: Value) -> tuple[Value, Value]:
         """The sign of u, and 1 - |u| with all its digits near the ends."""
+        return self._emit_rest(g, self._inner(g, x))
+
+    def _inner(self, g: Graph, x: Value) -> Value:
+        scaled = x if self.slope == 1 else g.mul(x, g.const(self.slope))
+        return scaled if self.shift == 0 else g.add(scaled, g.const(self.shift))
+
+    def _emit_rest(self, g: Graph, inner: Value) -> tuple[Value, Value]:
         # 1 - tanh|x| = 2 e / (1 + e) with e = exp(-2|x|). Not by Sigmoid: onnxruntime's
         # is exact to 1e-8, not to a share of so small a value.
-        e = g.op("Exp", g.mul(g.op("Abs", x), g.const(-2.0)))
-        return g.op("Sign", x), g.op("Div", g.add(e, e), g.add(e, g.const(1.0)))
+        e = g.op("Exp", g.mul(g.op("Abs", inner), g.const(-2.0)))
+        rest = g.op("Div", g.add(e, e), g.add(e, g.const(1.0)))
+        if self.short:  # not by Max, which may lose NaN
+            rest = g.op("Where", g.op("Less", rest, g.const(self.short)), g.const(self.short), rest)
+        return g.op("Sign", inner), rest
 
     def support(self, sources: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-        """Core [-2, 2], where tanh bends, and outer [-6, 6], where it has reached its ends."""
+        """Core: where tanh bends, [-2, 2] before slope and shift; outer [-6, 6], where it has reached its ends."""
+        slope = abs(self.slope) or 1.0
+        middle, one = np.full(sources, -self.shift / (self.slope or 1.0)), np.ones(sources) / slope
+        return (middle - 2 * one, middle + 2 * one), (middle - 6 * one, middle + 6 * one)
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """u = x cut off at -1 and 1."""
+
+    name = "x between -1 and 1"
+    open = False
+
+    def evaluate(self, x: Array) -> Array:
+        """x, or the end that is nearer, float64."""
+        return np.clip(x, -1, 1)
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        """u; NaN for NaN."""
+        below = g.op("Where", g.op("Less", x, g.const(-1.0)), g.const(-1.0), x)
+        return g.op("Where", g.op("Greater", x, g.const(1.0)), g.const(1.0), below)
+
+    def emit_rest(self, g: Graph, x: Value) -> tuple[Value, Value]:
+        """The sign of u, and 1 - |u|, which is exact."""
+        rest = g.sub(g.const(1.0), g.op("Abs", x))
+        return g.op("Sign", x), g.op("Where", g.op("Less", rest, g.const(0.0)), g.const(0.0), rest)
+
+    def support(self, sources: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        """Core [-1, 1], outer [-2, 2]."""
         one = np.ones(sources)
-        return (-2 * one, 2 * one), (-6 * one, 6 * one)
+        return (-one, one), (-2 * one, 2 * one)
+
+
+@dataclass(frozen=True, slots=True)
+class TanhOf:
+    """u = tanh(inner(x)), with an inner function that ends at -1 and 1, so that u ends at tanh(1) = 0.76."""
+
+    inner: Tanh | Clip
+
+    open = False
+
+    @property
+    def name(self) -> str:
+        """Such as "tanh(tanh(x))"."""
+        return f"tanh({self.inner.name})"
+
+    def evaluate(self, x: Array) -> Array:
+        """tanh of the inner function, float64."""
+        return np.tanh(self.inner.evaluate(x))
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        """u, with all its digits near zero."""
+        return Tanh().emit(g, self.inner.emit(g, x))
+
+    def emit_rest(self, g: Graph, x: Value) -> tuple[Value, Value]:
+        """The sign of u, and 1 - |u|."""
+        return Tanh().emit_rest(g, self.inner.emit(g, x))
+
+    def support(self, sources: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        """As the inner function's."""
+        return self.inner.support(sources)
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """u = x: the polynomials of the source itself."""
+
+    name = "x"
+    open = True
+
+    def evaluate(self, x: Array) -> Array:
+        """x."""
+        return x
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        """x."""
+        return x
+
+    def emit_rest(self, g: Graph, x: Value) -> tuple[Value, Value]:
+        """The sign of x, and 1 - |x|: exact near the ends, negative beyond them."""
+        return g.op("Sign", x), g.sub(g.const(1.0), g.op("Abs", x))
+
+    def support(self, sources: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        """Core [-1, 1], outer [-2, 2]."""
+        return Clip().support(sources)
+
+
+@dataclass(frozen=True, slots=True)
+class Sigmoid:
+    """u = 1 / (1 + exp(-x)), from 0 to 1."""
+
+    name = "sigmoid(x)"
+    open = False
+
+    def evaluate(self, x: Array) -> Array:
+        """The logistic function, float64."""
+        return unary.ACTIVATIONS["sigmoid"].evaluate(x)
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        """u, with all its digits near zero."""
+        return g.op("Reciprocal", g.add(g.op("Exp", g.op("Neg", x)), g.const(1.0)))
+
+    def emit_rest(self, g: Graph, x: Value) -> tuple[Value, Value]:
+        """The sign of u, which is 1, and 1 - u."""
+        u = self.emit(g, g.op("Neg", x))
+        return g.add(g.mul(u, g.const(0.0)), g.const(1.0)), u
+
+    def support(self, sources: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        """Core [-4, 4], outer [-10, 10]."""
+        one = np.ones(sources)
+        return (-4 * one, 4 * one), (-10 * one, 10 * one)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +224,7 @@ class Range:
     high: float
 
     name = "x scaled from its range"
+    open = False
 
     def __post_init__(self) -> None:
         if not (np.isfinite([self.low, self.high]).all() and self.low < self.high):

@@ -8,6 +8,7 @@ torch-wavelet-kan's. A value that is not finite gives NaN in each, as 0 * inf do
     dog           -u exp(-u^2 / 2)
     meyer         sin(pi |u|) times 1 up to 1/2, cos(pi/2 nu(2 |u| - 1)) up to 1, 0 beyond
     shannon       sin(u) / u                                          (its window is the reader's)
+    ricker        mexican_hat with the textbook's sign, as copies have it
 """
 
 from __future__ import annotations
@@ -94,8 +95,16 @@ WAVELETS = {
         Unary("dog", lambda u: -u * _bell(u), lambda g, u: g.mul(g.op("Neg", u), _emit_bell(g, u))),
         Unary("meyer", _meyer, _emit_meyer),
         Unary("shannon", _sinc, _emit_sinc),
+        Unary("ricker", lambda u: HAT_HEIGHT * (1 - u**2) * _bell(u), lambda g, u: g.op("Neg", _emit_hat(g, u))),
     )
 }
+
+
+def hamming(count: int) -> Array:
+    """torch.hamming_window(count, periodic=False): 0.54 - 0.46 cos(2 pi i / (count - 1)); [1] for one."""
+    if count == 1:
+        return np.ones(1)
+    return np.asarray(0.54 - 0.46 * np.cos(2 * np.pi * np.arange(count) / (count - 1)))
 
 
 def rates(widths: Array) -> Array:

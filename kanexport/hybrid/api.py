@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from kanexport.answers.rows import load as load_answers
 from kanexport.hybrid.convert import convert
 from kanexport.options import Options
 from kanexport.packing.publish import MAX_BATCH_SIZE, Result, Target
@@ -27,6 +28,7 @@ def export(
     max_batch_size: int = MAX_BATCH_SIZE,
     tolerance: float = OUTPUT_TOLERANCE,
     force: bool = False,
+    answers: str | Path | None = None,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Result:
     """Export a module that contains KAN layers into a model repository.
@@ -35,7 +37,8 @@ def export(
     tuple of one); the proof is made with them, so real rows are better than random ones.
     `options`: what neither tensors nor attributes tell, as in `--option`; `functions`:
     symbolic functions of your own by name, as expressions in x, as in `--function`.
-    The module is as it was afterwards. Returns where the version lies and its manifest.
+    `answers`: a file with what the trained model answered, as `record_answers` writes it. The
+    module is as it was afterwards. Returns where the version lies and its manifest.
     Raises ExportError; then nothing was written.
     """
     target = Target(
@@ -51,4 +54,5 @@ def export(
         [f"{key}={value}" for key, value in (options or {}).items()],
         functions=[f"{name}={expression}" for name, expression in (functions or {}).items()],
     )
-    return convert(module, example_inputs, target, options=given.given, advance=advance)
+    known = load_answers([Path(answers)]) if answers is not None else None
+    return convert(module, example_inputs, target, options=given.given, answers=known, advance=advance)

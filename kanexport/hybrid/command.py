@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from kanexport.answers.rows import load as load_answers
 from kanexport.errors import OptionError
 from kanexport.hybrid import inputs, weights
 from kanexport.hybrid.convert import convert
@@ -32,10 +33,12 @@ def run(
     target: Target,
     options: Options,
     advance: Callable[[int, int], None],
+    answers: Sequence[Path] = (),
 ) -> Result:
     """Export what a factory makes. `factory`: "package.module:function". The rows are those
     of `example`, else random ones of `input_shape`, else the factory's, else random ones of
-    a shape that is found by trying. Raises ExportError; then nothing was written."""
+    a shape that is found by trying. `answers`: files with what
+    the trained model answered. Raises ExportError; then nothing was written."""
     target.check()
     with _importable(Path.cwd()):
         module, rows = _make(factory)
@@ -49,7 +52,17 @@ def run(
             guessed = guess(module)
             rows = inputs.draw(",".join(map(str, guessed.shape)))
             assumed["input_shape"] = str(guessed)
-        return convert(module, rows, target, options=options.given, assumed=assumed, files=files, advance=advance)
+        known = load_answers(answers) if answers else None
+        return convert(
+            module,
+            rows,
+            target,
+            options=options.given,
+            assumed=assumed,
+            files=files,
+            answers=known,
+            advance=advance,
+        )
 
 
 @contextlib.contextmanager

@@ -12,6 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from kanexport.answers import held
+from kanexport.answers.rows import Answers
 from kanexport.errors import InvalidKan, VerificationFailed
 from kanexport.hybrid import inputs, splice, trace
 from kanexport.hybrid import plan as planning
@@ -25,9 +27,9 @@ from kanexport.hybrid.wiring import Served
 from kanexport.lowering.edges import edge_graph
 from kanexport.lowering.lower import Lowered
 from kanexport.lowering.serving import INPUT, serving_graph
-from kanexport.manifest import LayerInfo, Source, SourceFile
+from kanexport.manifest import HYBRID, MODULE, LayerInfo, Source, SourceFile
 from kanexport.packing import describe
-from kanexport.packing.publish import ProvedModel, Result, Target, publish
+from kanexport.packing.publish import Claim, ProvedModel, Result, Target, publish
 from kanexport.packing.signature import Signature
 from kanexport.proof import trial_rows, verify
 from kanexport.proof.ports import FLOAT, Ports, join, split
@@ -35,7 +37,6 @@ from kanexport.proof.verify import Proof
 
 Array = npt.NDArray[np.float64]
 
-FAMILY = "hybrid"
 PROOF_ROWS = 32
 MOST_ROWS = 100_000  # of a batch that a graph may have to be tried with
 TYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -51,11 +52,13 @@ def convert(
     options: dict[str, str],
     assumed: dict[str, str] | None = None,
     files: tuple[SourceFile, ...] = (),
+    answers: Answers | None = None,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Result:
     """Export a module; it is as it was afterwards. `example`: rows [B, ...], one tensor or array,
     a tuple of them or a dictionary by forward's parameters, the more like real data the
-    better: the proof is made with them. Raises ExportError; then nothing changed."""
+    better: the proof is made with them. `answers`: the trained model's own, held against
+    the graph. Raises ExportError; then nothing changed."""
     target.check()
     module = unwrapped(module)
     x, wiring = inputs.rows(example, module)
@@ -69,8 +72,12 @@ def convert(
         lambda plan: _attempt(whole, plan, x, most, target, advance),
         lambda plan, names, why: _without(whole, plan, x, names, why),
     ).best(plan)
+    claim = Claim(MODULE)
+    if answers is not None:
+        with lent(whole, oracle.dtype):
+            claim = held.graph(answers, plan.ports, plan.evaluate, lowered, target)
     source = Source(
-        family=FAMILY,
+        family=HYBRID,
         family_reason=_reason(plan),
         dtype=stored,
         files=files,
@@ -80,6 +87,7 @@ def convert(
     model = ProvedModel(
         lowered=lowered,
         proof=proof,
+        claim=claim,
         layers=_describe(plan, lowered),
         edge_class="B" if any(layer.mixes for layer in plan.layers) else "A",
         opset=trace.OPSET,

@@ -32,13 +32,28 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "k": ("k", "spline_order"),
     "w": ("spline_width", "w", "width"),
     "epsilon": ("epsilon", "eps"),
+    "laguerre_alpha": ("alpha",),
+    "gegenbauer_alpha": ("alpha_param", "alpha"),
+    "charlier_a": ("a",),
+    "cheby_epsilon": ("epsilon", "eps"),
+    "hermite_eps": ("eps",),
 }
 NORMS: dict[str, type[nn.Module] | tuple[type[nn.Module], ...]] = {
     "layernorm_eps": nn.LayerNorm,
     "batchnorm_eps": (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
 }
 BASES = ("base_activation", "base_fun")
-OURS = ("prefix", "order")  # options that speak of our files, not of a library's layers
+OURS = (
+    "prefix",
+    "order",
+    "flow",
+    "between",
+    "before",
+    "after",
+    "norm",
+    "vector",
+    "scalar",
+)  # options that speak of our files, not of a library's layers
 NO_FUNCTION = ("0", "")  # what pykan calls an edge without a symbolic function
 CLASSES = {"swish": "silu"}
 
@@ -70,6 +85,13 @@ class Facts(Options):
             return value
         return self._by_call.get(key) or attribute(self._module, key)
 
+    def text(self, key: str, default: str, stored: str | None = None, *, among: Iterable[str] = ()) -> str:
+        """As `Options.text`; what nothing tells may be any of `among`, which are tried."""
+        names = tuple(among)
+        if names and stored is None and self.optional(key) is None:
+            self.choices[key] = names
+        return super().text(key, default, stored, among=names)
+
     def choice(self, key: str, known: Iterable[str], default: str, *, words: str = "") -> str:
         """As `Options.choice`; an attribute that is none of the known names counts for nothing."""
         names = tuple(known)
@@ -78,6 +100,11 @@ class Facts(Options):
         if value is not None and value.lower() not in names and key not in self.given:
             return default  # an attribute of that name is something else
         return super().choice(key, names, default, words=words)
+
+    def must(self, key: str, known: Iterable[str], what: str) -> str:
+        """As `Options.must`, but every value is tried, the first one first."""
+        names = self.choices[key] = tuple(known)
+        return names[0] if self.optional(key) is None else super().must(key, names, what)
 
 
 def attribute(module: nn.Module, key: str) -> str | None:

@@ -13,49 +13,66 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from kanexport.errors import FamilyError
+from kanexport.errors import FamilyError, OpenQuestion
 from kanexport.layers.parts import natural
+from kanexport.options import Options
 
 CHAIN_LIMIT = 6  # layers whose order is looked for: all orders of more would be too many
-GIVE_ARCHITECTURE = "list the steps in a file, and give it with --architecture layers.toml (see docs/steplist.md)"
+CHAINS = 24  # orders that are named, and tried where answers decide
+GIVE_MODULE = "export the module itself with kanserve export --module FILE_OR_PACKAGE:FACTORY --checkpoint FILE"
+GIVE_ARCHITECTURE = (
+    f"{GIVE_MODULE}; or list the steps in a file, and give it with --architecture layers.toml (see docs/steplist.md)"
+)
 
 Sides = dict[str, tuple[int, int]]  # by name: a layer's sources and destinations
 
 
 @dataclass(frozen=True, slots=True)
 class OtherModule:
-    """A module that is not a KAN layer: its prefix, its kind, and its width (of a PReLU, 1: any)."""
+    """A module that is not a KAN layer: its prefix, its kind, and its width."""
 
     prefix: str
-    kind: str  # layernorm, batchnorm or prelu
+    kind: str  # of `kinds.STEPS`, or one of the questions of `kinds.QUESTIONS`
     width: int
+
+    @property
+    def single(self) -> bool:
+        """Whether it has one number, which is for any number of nodes."""
+        return self.width == 1 and self.kind in ("prelu", "swish", "scale")
 
     def fits(self, width: int) -> bool:
         """Whether it takes that many nodes."""
-        return self.width == width or (self.kind == "prelu" and self.width == 1)
+        return self.width == width or self.single
 
 
-def arrange(layers: Sides, others: Sequence[OtherModule]) -> list[str]:
+def must(options: Options, key: str, known: Iterable[str], what: str, hint: str) -> str:
+    """As `options.must`, with what else may be done. Raises OpenQuestion and OptionError."""
+    try:
+        return options.must(key, known, what)
+    except OpenQuestion as question:
+        question.hint = f"{question.hint}; or {hint}"
+        raise
+
+
+def arrange(layers: Sides, others: Sequence[OtherModule], options: Options) -> list[str]:
     """The order of all prefixes. `layers` gives each layer's sources and destinations,
     in natural order. Raises FamilyError where the file leaves the order open."""
     _refuse_inner(list(layers), others)
-    names = {_unwrapped(prefix): prefix for prefix in layers}
+    names = {unwrapped(prefix): prefix for prefix in layers}
     if len(names) < len(layers):
         names = {prefix: prefix for prefix in layers}
     sides = {name: layers[prefix] for name, prefix in names.items()}
     _refuse_homes(list(sides), [other.prefix for other in others])
-    return [names.get(name, name) for name in _order(sides, others)]
+    return [names.get(name, name) for name in _order(sides, others, options)]
 
 
-def _order(layers: Sides, others: Sequence[OtherModule]) -> list[str]:
+def _order(layers: Sides, others: Sequence[OtherModule], options: Options) -> list[str]:
     """As `arrange`, with layers under the names of their places. Raises FamilyError."""
-    order = list(layers) if counted(layers) else _only_chain(layers)
+    order = list(layers) if counted(layers) else _only_chain(layers, options)
     everything = [*order, *(other.prefix for other in others)]
     if _numbered(everything):
         everything.sort(key=natural)
-        _refuse_gaps(everything)
         return everything
-    _refuse_gaps(order)
     placed: dict[int, list[str]] = {}
     for name, gap in _gaps(order, layers, others).items():
         placed.setdefault(gap, []).append(name)
@@ -65,6 +82,16 @@ def _order(layers: Sides, others: Sequence[OtherModule]) -> list[str]:
                 f"{' and '.join(rivals)} may both stand before layer {gap} of {len(order)}", hint=GIVE_ARCHITECTURE
             )
     return [name for gap in range(len(order) + 1) for name in (*placed.get(gap, []), *order[gap : gap + 1])]
+
+
+def widths(order: Sequence[str], layers: Sides) -> list[int]:
+    """By place: the nodes that are given to each module of an order."""
+    width = next(layers[name][0] for name in order if name in layers)
+    found = []
+    for name in order:
+        found.append(width)
+        width = layers[name][1] if name in layers else width
+    return found
 
 
 def counted(names: Iterable[str]) -> bool:
@@ -79,22 +106,28 @@ def starts_late(order: Sequence[str], root: str) -> int:
     return int(first[2]) if first and _numbered(order) and len(root) <= len(first[1]) else 0
 
 
-def _unwrapped(prefix: str) -> str:
+def unwrapped(prefix: str) -> str:
     """The place of a layer in a wrapper that adds nothing: OrthogPolyKANs' OrthogPolyKANLayer,
     torch-conv-kan's L1."""
     return re.sub(r"(?<=\.)(layer|module)\.$", "", prefix)
 
 
-def _only_chain(layers: Sides) -> list[str]:
-    """The one order of the layers in which each takes what the one before gives. Raises FamilyError."""
-    chains = list(itertools.islice(_chains((), layers), 2)) if len(layers) <= CHAIN_LIMIT else []
-    if len(chains) != 1:
-        sides = [f"{name.removesuffix('.')} ({n} to {m})" for name, (n, m) in layers.items()]
-        raise FamilyError(
-            f"the file does not tell the order of the KAN layers {', '.join(sides[:6])}",
-            hint=f"{GIVE_ARCHITECTURE}, or export the layers one by one with --option prefix=KEY_PREFIX",
-        )
-    return list(chains[0])
+def _only_chain(layers: Sides, options: Options) -> list[str]:
+    """The one order of the layers in which each takes what the one before gives, or the user's. Raises
+    FamilyError."""
+    known = len(layers) <= CHAIN_LIMIT
+    chains = [*itertools.islice(_chains((), layers), CHAINS + 1)] if known else []
+    by_text = {",".join(name.removesuffix(".") for name in chain): chain for chain in chains}
+    given = options.optional("order") is not None
+    if len(chains) == 1 and not given:
+        return list(chains[0])
+    sides = [f"{name.removesuffix('.')} ({n} to {m})" for name, (n, m) in layers.items()]
+    message = f"the file does not tell the order of the KAN layers {', '.join(sides[:6])}"
+    hint = f"export the layers one by one with --option prefix=KEY_PREFIX; or {GIVE_ARCHITECTURE}"
+    if not 1 <= len(chains) <= CHAINS:
+        raise FamilyError(message, hint=hint)
+    values = {text.lower(): chain for text, chain in by_text.items()}
+    return list(values[must(options, "order", values, message, hint)])
 
 
 def _chains(start: tuple[str, ...], layers: Sides) -> Iterator[tuple[str, ...]]:
@@ -217,12 +250,13 @@ def _home(name: str) -> str:
     return _parent(_parent(name)) if re.search(r"(^|\.)\d+\.$", name) else _parent(name)
 
 
-def _refuse_gaps(order: Sequence[str]) -> None:
-    """layers.0 and layers.2: what stood between has no weights, but may do something. Raises FamilyError."""
-    for before, after in itertools.pairwise(order):
-        first, second = (re.fullmatch(r"(.*?)(\d+)\.", prefix) for prefix in (before, after))
+def jumps(order: Sequence[str], layers: Sequence[str]) -> list[tuple[str, str]]:
+    """Neighbours whose numbers do not follow, such as layers.0 and layers.2: what stood between has no
+    weights, but may do something. Of one list, all modules count; else the layers alone."""
+    counting = [name for name in order if name in layers or _numbered(list(map(unwrapped, order)))]
+    found = []
+    for before, after in itertools.pairwise(counting):
+        first, second = (re.fullmatch(r"(.*?)(\d+)\.", unwrapped(name)) for name in (before, after))
         if first and second and first[1] == second[1] and int(second[2]) != int(first[2]) + 1:
-            raise FamilyError(
-                f"{before}* is followed by {after}*; the file does not tell what stands between",
-                hint=GIVE_ARCHITECTURE + ", or export the layers one by one with --option prefix=KEY_PREFIX",
-            )
+            found.append((before, after))
+    return found

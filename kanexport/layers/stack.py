@@ -1,27 +1,24 @@
 """From single layers to a network: which layers a file holds, what stands between them, the chain of both.
 
-Their order is in `layers/order.py`."""
+Their order is in `layers/order.py`, what a module beside them is in `layers/kinds.py`, how the
+nodes flow through them in `layers/flow.py`."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from kanexport.errors import FamilyError, InvalidKan
 from kanexport.form.ir import Kan, Layer
-from kanexport.form.steps import Affine, LayerNorm, PRelu, Step
+from kanexport.form.steps import Affine, Step
+from kanexport.layers import kinds
+from kanexport.layers.kinds import BATCH_NORM, COUNTER
 from kanexport.layers.order import GIVE_ARCHITECTURE, OtherModule
 from kanexport.layers.parts import Keys, Part, Tensors, natural
-from kanexport.options import EPSILONS, Options
+from kanexport.options import Options
 
-NORM = frozenset({"weight", "bias"})
-BATCH_NORM = NORM | {"running_mean", "running_var"}
-COUNTER = "num_batches_tracked"
-OTHER_NORM = re.compile(r"(bn|gn)\d*$|batch|group|inst", re.IGNORECASE)
+__all__ = ["BATCH_NORM", "COUNTER", "LayerKind", "batch_norm", "beside", "chain", "norm", "prefixes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +38,9 @@ def prefixes(tensors: Tensors, keys: Keys, root: str = "") -> list[str]:
     return sorted((prefix for prefix in whole_names if Part(tensors, prefix).matches(keys)), key=natural)
 
 
-def between(tensors: Tensors, keys: Keys, layers: Sequence[str], root: str = "") -> list[OtherModule]:
-    """The modules beside the layers. Raises FamilyError for one that is not recognised."""
+def beside(tensors: Tensors, keys: Keys, layers: Sequence[str], root: str = "") -> list[OtherModule]:
+    """The modules beside the layers; `kinds.decided` says what those are that may be several things.
+    Raises FamilyError for one that is not recognised."""
     own = {prefix + name for prefix in layers for name in keys.names()}
     groups: dict[str, dict[str, tuple[int, ...]]] = {}
     for key, value in tensors.items():
@@ -55,65 +53,26 @@ def between(tensors: Tensors, keys: Keys, layers: Sequence[str], root: str = "")
 def _recognise(prefix: str, shapes: dict[str, tuple[int, ...]], count: int) -> OtherModule:
     """The module with tensors of these shapes, by name, beside `count` layers. Raises
     FamilyError where it is none that is known."""
-    weights = {name: shape for name, shape in shapes.items() if name != COUNTER}
-    common = set(weights.values())
-    if prefix and len(common) == 1 and len(shape := common.pop()) == 1:
-        kind = _kind(prefix, frozenset(weights), shape[0])
-        if kind:
-            return OtherModule(prefix, kind, shape[0])
+    kind, width = kinds.proposed(shapes)
+    if prefix and kind:
+        return OtherModule(prefix, kind, width)
     name, shape = next(iter(shapes.items()))
     raise FamilyError(
         f"beside {count} KAN layers there are tensors of other modules, such as {prefix + name!r} {shape}",
-        hint="a KAN that is a part of this model is exported by itself with --option prefix=KEY_PREFIX, "
-        f"a whole module with --module; or {GIVE_ARCHITECTURE}",
+        hint=f"a KAN that is a part of this model is exported by itself with --option prefix=KEY_PREFIX; "
+        f"or {GIVE_ARCHITECTURE}",
     )
 
 
-def _kind(prefix: str, names: frozenset[str], width: int) -> str:
-    """What a module is whose tensors have these names and one axis of `width`; empty where
-    that is not known. Raises FamilyError for a norm that is no LayerNorm."""
-    if names == NORM:
-        _refuse_other_norms(prefix)
-        return "layernorm"
-    if names in (BATCH_NORM, BATCH_NORM - NORM):
-        return "batchnorm"
-    return "prelu" if names == {"weight"} and (width == 1 or "relu" in prefix) else ""
-
-
-def _refuse_other_norms(prefix: str) -> None:
-    """A weight and a bias are a LayerNorm's, but also those of norms that do something else."""
-    if any(OTHER_NORM.match(part) for part in re.split(r"[._]", prefix)):
-        raise FamilyError(
-            f"{prefix}* has a weight and a bias, as a LayerNorm has, but not the name of one; a BatchNorm without "
-            "running statistics depends on the batch, and other norms have groups that no file tells",
-            hint=f"if it is a LayerNorm, {GIVE_ARCHITECTURE}",
-        )
-
-
 def norm(part: Part, options: Options, kind: str, width: int) -> Step:
-    """A module between layers as a step; `kind` as in `OtherModule`. The epsilons are in no
-    file: the options layernorm_eps and batchnorm_eps. Raises InvalidKan or OptionError."""
-    if kind == "layernorm":
-        epsilon = options.number("layernorm_eps", EPSILONS[0], among=EPSILONS)
-        bias = part.tensor("bias", width) if part.has("bias") else np.zeros(width)
-        return LayerNorm(part.tensor("weight", width), bias, epsilon)
-    if kind == "batchnorm":
-        return batch_norm(part, options, width)
-    return PRelu(part.tensor("weight", None))
+    """A module between layers as a step for `width` nodes; `kind` is one of `kinds.STEPS`.
+    Raises InvalidKan or OptionError."""
+    return kinds.step(part, options, kind, width)
 
 
 def batch_norm(part: Part, options: Options, width: int) -> Affine:
-    """torch.nn.BatchNorm1d in eval mode, (x - mean) / sqrt(var + eps) * weight + bias, as one
-    scale and bias per node. Raises InvalidKan or OptionError."""
-    epsilon = options.number("batchnorm_eps", EPSILONS[0], among=EPSILONS)
-    variance, mean = part.tensor("running_var", width), part.tensor("running_mean", width)
-    weight = part.tensor("weight", width) if part.has("weight") else np.ones(width)
-    bias = part.tensor("bias", width) if part.has("bias") else np.zeros(width)
-    wrong = variance[~((variance + epsilon > 0) & np.isfinite(variance))]  # divided by infinity, all is zero
-    if len(wrong):
-        raise InvalidKan(f"{part.prefix}running_var has a value of {wrong[0]}, expected finite variances")
-    scale = weight / np.sqrt(variance + epsilon)
-    return Affine(scale, bias - mean * scale)
+    """As `kinds.batch_norm`, for readers of layers that end in one. Raises InvalidKan or OptionError."""
+    return kinds.batch_norm(part, options, width)
 
 
 def chain(

@@ -90,4 +90,4 @@ def naming(at: int) -> Iterator[None]:
     try:
         yield
     except InvalidKan as error:
-        raise type(error)(f"layer {at}: {error.message}", hint=error.hint) from error
+        raise error.at(f"layer {at}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import hashlib
 import importlib.metadata
@@ -44,12 +45,27 @@ class Target:
         repository.check_target(self.repository, self.name, self.version, force=self.force)
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a model was held against, a key of `manifest.AGAINST`, and how far it is from the trained model's
+    own answers, if there were any."""
+
+    against: str
+    answers: tuple[manifest.Answers, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.against not in manifest.AGAINST or bool(self.answers) != (self.against == manifest.ANSWERS):
+            raise OptionError(f"a model verified against {self.against!r} with {len(self.answers)} files of answers")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProvedModel:
-    """The graphs of a model, their proof, and what else the manifest says about it."""
+    """The graphs of a model, their proof, what it was held against, and what else the manifest says about it."""
 
     lowered: Lowered
     proof: Proof
+    claim: Claim
     layers: tuple[LayerInfo, ...]
     edge_class: str
     opset: int
@@ -84,12 +100,14 @@ def publish(target: Target, model: ProvedModel) -> Result:
         outputs=model.signature.outputs(),
         layers=model.layers,
         source=model.source,
-        verification=model.proof.verification,
+        verification=dataclasses.replace(
+            model.proof.verification, against=model.claim.against, answers=model.claim.answers
+        ),
         reference=model.proof.reference,
         files=tuple(
             FileEntry(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
             for path, data in files.items()
         ),
-        notes=model.notes + model.proof.notes,
+        notes=model.notes + model.proof.notes + model.claim.notes,
     )
     return Result(repository.pack(target.repository, document, files, force=target.force), document)

@@ -4,7 +4,19 @@ Source: SynodicMonth/ChebyKAN, ChebyKANLayer.forward, for n inputs, m outputs, d
 
     y_j = sum_i sum_d C[i, j, d] cos(d acos(tanh x_i))
 
-The buffer `arange`, 0 .. D, is in newer files only. torch-conv-kan's KACN has the same layer.
+The buffer `arange`, 0 .. D, is in newer files only. torch-conv-kan's KACN, KAN4TSF's and
+SpaceLearner's ChebyKANLayer are the same layer. Others write the same tensors and compute something
+else, which no file tells; each is a value of the option `forward`:
+
+    timekan        huangst21/TimeKAN, ChebyKANLinear: tanh(tanh(x)) for tanh(x)
+    x-kanerf       lif314/X-KANeRF, ChebyKANLayer: tanh(x) no nearer to -1 and 1 than cheby_epsilon
+    chebyshev-kan  Vishnu2690/Chebyshev-KAN, first version: x scaled by the smallest and largest of its row
+    pinns          DaniilLaptev/pinns, ChebyKAN: s times the layer of x / s, with s cheby_scale
+    mean           copies of TimeKAN's with one tanh, and the mean over the sources for their sum
+    second-kind    copies with the recurrence of the second kind, 1, 2 u, 2 u P_n - P_{n-1}
+
+and those of `layers/polynomials.py`. Copies with trained `tanh_scale` and `tanh_bias`, one number
+each, take tanh(tanh_scale x + tanh_bias); these the file tells.
 """
 
 from __future__ import annotations
@@ -12,20 +24,67 @@ from __future__ import annotations
 import numpy as np
 
 from kanexport.bases import polynomial
+from kanexport.bases.polynomial import Polynomial
 from kanexport.errors import InvalidKan
-from kanexport.form.ir import BasisTerm, Layer
+from kanexport.form.ir import Layer
+from kanexport.form.steps import RowRange, Step
+from kanexport.functions.squash import Raw, Tanh, TanhOf
+from kanexport.layers import polynomials
 from kanexport.layers.parts import Keys, Part
 from kanexport.options import Options
 
 FAMILY = "chebykan"
-KEYS = Keys(required={"cheby_coeffs": 3}, optional={"arange": 1})
+KEYS = Keys(
+    required={"cheby_coeffs": 3},
+    optional={"arange": 1, "tanh_scale": 0, "tanh_bias": 0},
+    absent=("base_weight", "layer_norm.weight"),  # ikan's, and copies that normalise inside
+)
+RIVALS = {
+    "timekan": "TimeKAN's ChebyKANLinear, which takes tanh twice",
+    "x-kanerf": "X-KANeRF's, which keeps tanh away from -1 and 1 by cheby_epsilon",
+    "chebyshev-kan": "Chebyshev-KAN's first version, which scales x by the extremes of its row",
+    "pinns": "that of DaniilLaptev/pinns, which gives s times the layer of x / s, s being cheby_scale",
+    "mean": "copies that take the mean over the sources",
+    "second-kind": "copies with polynomials of the second kind",
+}
+EPSILONS = ("1e-6", "1e-7", "1e-5", "1e-4", "1e-3")
+SCALES = ("2", "5", "10", "100", "0.5")  # with 1 it is ChebyKAN's own
 
 
 def layer(part: Part, options: Options) -> Layer:
-    """One ChebyKANLayer. Raises InvalidKan."""
-    coef = part.tensor("cheby_coeffs", None, None, None)
-    n, m, functions = coef.shape
+    """One ChebyKANLayer. Raises InvalidKan or OptionError."""
+    whose = polynomials.forward(options, FAMILY, RIVALS, same="tanh-twice")
+    coef = polynomials.coefficients(part, "cheby_coeffs", whose)
+    n, _, functions = coef.shape
     if part.has("arange") and not np.array_equal(part.tensor("arange", functions), np.arange(functions)):
         raise InvalidKan(f"arange does not count from 0 to {functions - 1}, the degrees of cheby_coeffs")
-    term = BasisTerm(polynomial.chebyshev(functions - 1), coef)
-    return Layer((term,), mask=np.ones((n, m)), bias=np.zeros(m), nan_spreads=np.zeros((n, m), dtype=bool))
+    before: tuple[Step, ...] = ()
+    if whose == "chebyshev-kan":
+        before = (RowRange(),)
+    if whose == "mean":
+        coef = coef / n
+    basis, factor = _basis(functions - 1, whose, options)
+    if whose == FAMILY and part.has("tanh_scale"):
+        shift = float(part.tensor("tanh_bias")) if part.has("tanh_bias") else 0.0
+        basis = polynomial.of(basis, Tanh(slope=float(part.tensor("tanh_scale")), shift=shift))
+    return polynomials.layer(basis, coef * factor, before=before)
+
+
+def _basis(degree: int, whose: str, options: Options) -> tuple[Polynomial, float]:
+    """The polynomials, and what multiplies the coefficients."""
+    basis = polynomial.chebyshev(degree)
+    match whose:
+        case "timekan":
+            return polynomial.of(basis, TanhOf(Tanh())), 1.0
+        case "x-kanerf":
+            return polynomial.of(basis, Tanh(short=options.number("cheby_epsilon", EPSILONS[0], among=EPSILONS))), 1.0
+        case "chebyshev-kan":
+            return polynomial.of(basis, Raw()), 1.0
+        case "pinns":
+            scale = options.number("cheby_scale", SCALES[0], among=SCALES)
+            if scale == 0:
+                raise InvalidKan("cheby_scale is 0, and x is divided by it")
+            return polynomial.of(basis, Tanh(slope=1 / scale)), scale
+        case "second-kind":
+            return polynomial.chebyshev2(degree), 1.0
+    return polynomials.squashed(basis, whose), 1.0

@@ -4,30 +4,63 @@ Source: GistNoesis/FourierKAN, NaiveFourierKANLayer.forward, for n inputs, m out
 
     y_j = sum_i sum_{q=1..K} F[0, j, i, q] cos(q x_i) + F[1, j, i, q] sin(q x_i) + bias_j
 
-The bias is absent with addbias=False.
+The bias is absent with addbias=False. The library's first version counts q from 0 to K - 1, which no
+file tells: forward=first-version. KAN4TSF's, FR-KAN's and X-KANeRF's layers are the same. Copies
+multiply every angle by 2 pi or another number, which no file tells: the option fourier_step.
+
+Muyuzhierchengse/TaylorKAN has a copy with `gridsize_param`, a number that is rounded: only so many
+harmonics are used.
 """
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
+from kanexport.bases import Basis
 from kanexport.bases.fourier import Fourier
+from kanexport.bases.sine import Sine
+from kanexport.errors import InvalidKan
 from kanexport.form.ir import BasisTerm, Layer
-from kanexport.layers.parts import Keys, Part
+from kanexport.layers.parts import Array, Keys, Part
 from kanexport.options import Options
 
 FAMILY = "fourierkan"
-KEYS = Keys(required={"fouriercoeffs": 4}, optional={"bias": 2})
+KEYS = Keys(required={"fouriercoeffs": 4}, optional={"bias": 2, "gridsize_param": 0})
+RIVALS = {"first-version": "those of the library's first version, whose harmonics count from 0"}
+STEPS = ("1.0", repr(2 * math.pi), repr(math.pi), "0.5", "2.0")  # of copies
 
 
 def layer(part: Part, options: Options) -> Layer:
-    """One NaiveFourierKANLayer. Raises InvalidKan."""
-    stored = part.tensor("fouriercoeffs", 2, None, None, None)
+    """One NaiveFourierKANLayer. Raises InvalidKan or OptionError."""
+    stored = _used(part, part.tensor("fouriercoeffs", 2, None, None, None))
     _, m, n, harmonics = stored.shape
     coef = stored.transpose(2, 1, 0, 3).reshape(n, m, 2 * harmonics)  # cosines first
     return Layer(
-        (BasisTerm(Fourier(harmonics), coef),),
+        (BasisTerm(_basis(harmonics, n, options), coef),),
         mask=np.ones((n, m)),
         bias=part.tensor("bias", 1, m)[0] if part.has("bias") else np.zeros(m),
         nan_spreads=np.zeros((n, m), dtype=bool),
     )
+
+
+def _used(part: Part, stored: Array) -> Array:
+    """The harmonics that a copy with a trained number of them uses."""
+    if not part.has("gridsize_param"):
+        return stored
+    count = np.round(max(float(part.tensor("gridsize_param")), 1.0))  # half to even, as torch rounds
+    if not count <= stored.shape[3]:
+        raise InvalidKan(f"gridsize_param asks for {count:g} harmonics of {stored.shape[3]}")
+    return stored[..., : int(count)]
+
+
+def _basis(harmonics: int, sources: int, options: Options) -> Basis:
+    """K cosines and K sines. Of frequencies that are not 1 .. K, a cosine is a sine a quarter turn ahead."""
+    first = options.forward(FAMILY, RIVALS) == "first-version"
+    step = options.number("fourier_step", STEPS[0], among=STEPS)
+    if step == 1 and not first:
+        return Fourier(harmonics)
+    frequencies = step * np.tile(np.arange(float(not first), harmonics + float(not first)), 2)
+    phases = np.repeat([math.pi / 2, 0.0], harmonics)
+    return Sine(frequencies, np.tile(phases[:, None], sources))

@@ -29,8 +29,9 @@ from kanexport.errors import FamilyError, InvalidKan, OptionError
 from kanexport.files.checkpoint import Checkpoint
 from kanexport.form.ir import BasisTerm, Kan, Layer
 from kanexport.form.steps import Step
-from kanexport.layers import stack
+from kanexport.layers import kinds, stack
 from kanexport.layers.linear import linear_layer
+from kanexport.layers.order import OtherModule
 from kanexport.layers.parts import Array, Keys, Part, Tensors, natural, storage_dtype
 from kanexport.options import Options
 
@@ -93,15 +94,23 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
     order = _order_given(modules, options, root) or _order_of_names(modules, options)
     signed = options.choice("denominator", ("abs", "signed"), "abs") == "signed"
     settings = Settings(signed, options.integer("num_groups", at_least=1))
+    norms = _norms(order, options)
     links: list[Layer | Step] = []
     for before, module in zip([None, *order[:-1]], order, strict=True):
         part = Part(tensors, module.prefix)
         if module.kind == LINEAR:
             links.append(_edges(before, part, settings))
         elif module.kind != RATIONAL:
-            links.append(stack.norm(part, options, module.kind, module.width))
+            links.append(stack.norm(part, options, norms[module.prefix], module.width))
     used = [value for key, value in tensors.items() if any(key.startswith(module.prefix) for module in order)]
     return stack.chain(links, storage_dtype(used))
+
+
+def _norms(order: Sequence[Module], options: Options) -> dict[str, str]:
+    """What the modules are that are neither rational functions nor Linears. Raises FamilyError or OptionError."""
+    own = [module.prefix for module in order if module.kind in (RATIONAL, LINEAR)]
+    others = [OtherModule(m.prefix, m.kind, m.width) for m in order if m.kind not in (RATIONAL, LINEAR)]
+    return {other.prefix: other.kind for other in kinds.decided(others, own, options)}
 
 
 def _edges(before: Module | None, linear: Part, settings: Settings) -> Layer:
@@ -156,7 +165,7 @@ def _modules(tensors: Tensors, root: str) -> list[Module]:
         for key, value in tensors.items()
         if key.startswith(root) and f".{key}".endswith(".weight") and len(value.shape) == 2
     ]
-    others = stack.between(tensors, OWN, [*rationals, *linears], root)
+    others = stack.beside(tensors, OWN, [*rationals, *linears], root)
     modules = [Module(prefix, RATIONAL) for prefix in rationals] + [Module(prefix, LINEAR) for prefix in linears]
     modules += [Module(other.prefix, other.kind, other.width) for other in others]
     return sorted(modules, key=lambda module: natural(module.prefix))
@@ -191,7 +200,7 @@ def _fault(names: Sequence[str], known: Mapping[str, Module], modules: Sequence[
 
 
 def _order_of_names(modules: Sequence[Module], options: Options) -> list[Module]:
-    """The order that the names tell; but for a Sequential's, it is recorded as assumed.
+    """The order that the names tell; it is recorded as assumed.
     Raises FamilyError where they tell none."""
     blocks: dict[str, list[Module]] = {}
     for module in modules:
@@ -201,7 +210,7 @@ def _order_of_names(modules: Sequence[Module], options: Options) -> list[Module]
     order = [module for parent in parents for module in _block(blocks[parent])]
     _refuse_loose(order)
     names = list(dict.fromkeys(module.name for module in order))
-    if len(names) > 1 and not (len(parents) == 1 and _gapless(order)):
+    if len(names) > 1:
         options.assumed["order"] = ",".join(names)
     return order
 
@@ -217,12 +226,6 @@ def _refuse_apart(parents: Sequence[str]) -> None:
             f"{', '.join(repr(parent) for parent in parents[:4])}",
             hint=f"choose one with --option prefix={parents[0]}, or, if they follow one another, {GIVE_ORDER}",
         )
-
-
-def _gapless(order: Sequence[Module]) -> bool:
-    """Whether all are children of a Sequential, with every number from the first one on."""
-    first = order[0].number or 0
-    return [module.number for module in order if module.numbered] == [*range(first, first + len(order))]
 
 
 def _block(modules: list[Module]) -> list[Module]:

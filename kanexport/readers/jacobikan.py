@@ -4,31 +4,32 @@ Source: SpaceLearner/JacobiKAN, JacobiKANLayer.forward, for n inputs, m outputs,
 
     y_j = sum_i sum_d C[i, j, d] P_d^(a, b)(tanh x_i)
 
-a and b are Python numbers and in no file; their default is 1. OrthogPolyKANs has a layer
-of the same name and keys with another recurrence, and 3 as default.
+a and b are Python numbers and in no file; their default is 1. X-KANeRF's and KAN4TSF's layers are
+the same. OrthogPolyKANs has a layer of the same name and keys with another recurrence, and 3 as
+default: forward=orthogpolykans. Public copies without tanh and such: `layers/polynomials.py`.
 """
 
 from __future__ import annotations
 
-import numpy as np
-
 from kanexport.bases import polynomial
-from kanexport.form.ir import BasisTerm, Layer
+from kanexport.form.ir import Layer
+from kanexport.layers import polynomials
 from kanexport.layers.parts import Keys, Part
 from kanexport.options import Options
 
 FAMILY = "jacobikan"
-KEYS = Keys(required={"jacobi_coeffs": 3}, optional={}, absent=("base_weights",))  # KAJN's
-# By library: the recurrence, and its default of a and b.
-RECURRENCES = {"jacobikan": (polynomial.jacobi, "1.0"), "orthogpolykans": (polynomial.jacobi_orthogpoly, "3.0")}
+KEYS = Keys(required={"jacobi_coeffs": 3}, optional={}, absent=("base_weights", "base_weight"))  # KAJN's, ikan's
+RIVALS = {"orthogpolykans": "OrthogPolyKANs', which has another recurrence, and 3 for a and b"}
+NUMBERS = ("1.0", "0.0", "0.5", "-0.5", "2.0", "3.0")  # a and b in published models
 
 
 def layer(part: Part, options: Options) -> Layer:
     """One JacobiKANLayer. Raises InvalidKan or OptionError."""
-    coef = part.tensor("jacobi_coeffs", None, None, None)
-    n, m, functions = coef.shape
-    make, default = RECURRENCES[options.choice("jacobi_library", RECURRENCES, "jacobikan")]
-    basis = make(functions - 1, options.number("jacobi_a", default), options.number("jacobi_b", default))
-    return Layer(
-        (BasisTerm(basis, coef),), mask=np.ones((n, m)), bias=np.zeros(m), nan_spreads=np.zeros((n, m), dtype=bool)
-    )
+    whose = polynomials.forward(options, FAMILY, RIVALS)
+    coef = polynomials.coefficients(part, "jacobi_coeffs", whose)
+    default = "3.0" if whose == "orthogpolykans" else "1.0"
+    a, b = (options.number(f"jacobi_{name}", default, among=NUMBERS) for name in "ab")
+    degree = coef.shape[2] - 1
+    if whose == "orthogpolykans":
+        return polynomials.layer(polynomial.jacobi_orthogpoly(degree, a, b), coef)
+    return polynomials.layer(polynomials.squashed(polynomial.jacobi(degree, a, b), whose), coef)

@@ -7,52 +7,90 @@ Source: Boris-73-TA/OrthogPolyKANs, <Kind>KANLayer.forward, for n inputs, m outp
 The library's JacobiKANLayer has JacobiKAN's keys: see `jacobikan.py`. Of Laguerre and
 Gegenbauer polynomials, alpha is a Python number and in no file; OrthogPolyKANLayer, which
 makes any of these layers, has 3 as default.
+
+The first versions of its Fibonacci and Lucas layers took tanh of every polynomial (of Lucas: forward=first-version).
+lif314/X-KANeRF has all eight layers, of the same keys. Its Fibonacci layer does so still
+(forward=x-kanerf), and alpha of its Laguerre layers is -1/2 by default. Of Hermite's there are copies
+that compute Hermite functions (forward=hermite-functions). Public copies without tanh and such:
+`layers/polynomials.py`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
-import numpy as np
-
-from kanexport.bases import polynomial
-from kanexport.bases.polynomial import Polynomial
-from kanexport.form.ir import BasisTerm, Layer
+from kanexport.bases import Basis, polynomial, recurrence
+from kanexport.form.ir import Layer
+from kanexport.functions import unary
+from kanexport.layers import polynomials
 from kanexport.layers.parts import Keys, Part
 from kanexport.layers.stack import LayerKind
 from kanexport.options import Options
 
-Make = Callable[[int, Options], Polynomial]
+Make = Callable[[int, str, Options], Basis]  # from the degree, whose forward, and the options
+
+ALPHAS = ("3.0", "1.0", "0.5", "-0.5", "0.0", "2.0")  # in published models
+RIVALS = {
+    "fibonaccikan": {"x-kanerf": "X-KANeRF's and the library's first version's, which take tanh of every polynomial"},
+    "lucaskan": {"first-version": "the library's first version's, which takes tanh of every polynomial"},
+    "hermitekan": {
+        "hermite-functions": "copies that compute Hermite functions of tanh(x) (sqrt(2 degree + 1) + hermite_eps)"
+    },
+}
+ALPHA = "alpha of OrthogPolyKANs' and X-KANeRF's Gegenbauer layers is 3 by default, of X-KANeRF's Laguerre layers -0.5"
 
 
-def _layer(name: str, make: Make, part: Part, options: Options) -> Layer:
+def _layer(family: str, name: str, make: Make, part: Part, options: Options) -> Layer:
     """One layer with coefficients of that name. Raises InvalidKan or OptionError."""
-    coef = part.tensor(name, None, None, None)
-    n, m, functions = coef.shape
-    term = BasisTerm(make(functions - 1, options), coef)
-    return Layer((term,), mask=np.ones((n, m)), bias=np.zeros(m), nan_spreads=np.zeros((n, m), dtype=bool))
+    whose = polynomials.forward(options, family, RIVALS.get(family))
+    coef = polynomials.coefficients(part, name, whose)
+    return polynomials.layer(make(coef.shape[2] - 1, whose, options), coef)
 
 
 def _kind(family: str, name: str, make: Make) -> LayerKind:
-    return LayerKind(family, Keys(required={name: 3}, optional={}), functools.partial(_layer, name, make))
+    keys = Keys(required={name: 3}, optional={})
+    return LayerKind(family, keys, functools.partial(_layer, family, name, make))
 
 
-def _plain(make: Callable[[int], Polynomial]) -> Make:
-    return lambda degree, options: make(degree)
+def _plain(make: Callable[[int], polynomial.Polynomial]) -> Make:
+    return lambda degree, whose, options: polynomials.squashed(make(degree), whose)
 
 
-def _with_alpha(make: Callable[[int, float], Polynomial], option: str) -> Make:
-    return lambda degree, options: make(degree, options.number(option, "3.0"))
+def _squashed_values(make: Callable[[int], polynomial.Polynomial]) -> Make:
+    """Polynomials of which a rival takes tanh."""
+
+    def made(degree: int, whose: str, options: Options) -> Basis:
+        basis = polynomials.squashed(make(degree), whose)
+        outer = unary.activation("tanh") if whose in ("x-kanerf", "first-version") else None
+        return dataclasses.replace(basis, outer=outer)
+
+    return made
+
+
+def _hermite(degree: int, whose: str, options: Options) -> Basis:
+    if whose == "hermite-functions":
+        return recurrence.hermite_functions(degree, options.number("hermite_eps", "1", among=("0", "1")))
+    return polynomials.squashed(polynomial.hermite(degree), whose)
+
+
+def _with_alpha(make: Callable[[int, float], polynomial.Polynomial], option: str) -> Make:
+    def made(degree: int, whose: str, options: Options) -> Basis:
+        alpha = options.number(option, ALPHAS[0], among=ALPHAS)
+        options.words[option] = ALPHA
+        return polynomials.squashed(make(degree, alpha), whose)
+
+    return made
 
 
 FAMILIES = (
     _kind("besselkan", "bessel_coeffs", _plain(polynomial.bessel)),
     _kind("cheby2kan", "cheby2_coeffs", _plain(polynomial.chebyshev2)),
-    _kind("fibonaccikan", "fib_coeffs", _plain(polynomial.fibonacci)),
+    _kind("fibonaccikan", "fib_coeffs", _squashed_values(polynomial.fibonacci)),
     _kind("gegenbauerkan", "gegenbauer_coeffs", _with_alpha(polynomial.gegenbauer, "gegenbauer_alpha")),
-    _kind("hermitekan", "hermite_coeffs", _plain(polynomial.hermite)),
+    _kind("hermitekan", "hermite_coeffs", _hermite),
     _kind("laguerrekan", "laguerre_coeffs", _with_alpha(polynomial.laguerre, "laguerre_alpha")),
     _kind("legendrekan", "legendre_coeffs", _plain(polynomial.legendre)),
-    _kind("lucaskan", "lucas_coeffs", _plain(polynomial.lucas)),
+    _kind("lucaskan", "lucas_coeffs", _squashed_values(polynomial.lucas)),
 )

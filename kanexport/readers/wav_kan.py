@@ -6,10 +6,14 @@ Source: zavareh1/Wav-KAN, KAN.py, KANLinear.forward, for n inputs, m outputs:
 
 with w `wavelet_weights`, t `translation`, s `scale`, all [m, n]. `weight1` [m, n] is stored and
 dead: the base branch is computed and not added. torch-conv-kan's WavKANLayer has the same keys
-and adds it, sum_i weight1_ji SiLU(x_i), before the BN: base_branch=added. Which wavelet psi is,
-is in no file. The Shannon wavelet is multiplied by a Hamming window over the n inputs, not over
-x; that is a factor of each source, and goes into the weights. The normalisation's epsilon is in
-no file either.
+and adds it, sum_i weight1_ji SiLU(x_i), before the BN: base_branch=added; copies add sum_i weight1_ji x_i:
+base_branch=linear. Which wavelet psi is, is in no file; FC_KAN's layers are always dog. The Shannon
+wavelet is multiplied by a Hamming window over the n inputs, not over x; that is a factor of each
+source, and goes into the weights. The normalisation's epsilon is in no file either. The textbook's
+factor 1 / sqrt(s) is in no published code known to us, and in copies: wavelet_factor=inverse-sqrt.
+KAN4TSF's layers may be without BN, which the file tells. The bump wavelet of Wav-KAN's first versions
+and of X-KANeRF is refused: it is NaN
+in a band outside of its support that is as wide as the type of number makes it.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from __future__ import annotations
 import numpy as np
 
 from kanexport.bases.activation import Activation
-from kanexport.errors import InvalidKan
+from kanexport.errors import InvalidKan, OptionError
 from kanexport.form.ir import BasisTerm, EdgeTerm, Layer, Term
 from kanexport.form.steps import Step
 from kanexport.functions import unary, wavelets
@@ -36,16 +40,25 @@ KEYS = Keys(
         "bn.running_var": 1,
         "bn.num_batches_tracked": 0,
     },
+    absent=("base_weight",),  # ikan's
 )
+BRANCHES = {"added": "silu", "linear": "identity"}
 
 
 def layer(part: Part, options: Options) -> Layer:
     """One KANLinear. Raises InvalidKan or OptionError."""
     m, n = part.shape("wavelet_weights")
+    if options.optional("wavelet_type") == "bump":
+        raise OptionError(
+            "the bump wavelet is NaN just outside of -1 and 1, in a band that depends on the type of number",
+            hint="--module exports such a model with its own operators",
+        )
     wavelet = wavelets.WAVELETS[options.choice("wavelet_type", wavelets.WAVELETS, "mexican_hat")]
     weights = part.tensor("wavelet_weights", m, n)
     if wavelet.name == "shannon":
-        weights = product(weights, hamming(n)[None, :])
+        weights = product(weights, wavelets.hamming(n)[None, :])
+    if options.choice("wavelet_factor", ("none", "inverse-sqrt"), "none") == "inverse-sqrt":
+        weights = weights / np.sqrt(part.tensor("scale", m, n))
     term = EdgeTerm(
         wavelet,
         centre=part.tensor("translation", m, n).T[:, :, None],
@@ -53,8 +66,10 @@ def layer(part: Part, options: Options) -> Layer:
         coef=weights.T[:, :, None],
     )
     terms: tuple[Term, ...] = (term,)
-    if part.has("weight1") and options.choice("base_branch", ("dead", "added"), "dead") == "added":
-        terms += (BasisTerm(Activation(unary.activation("silu")), part.tensor("weight1", m, n).T[:, :, None]),)
+    branch = options.choice("base_branch", ("dead", *BRANCHES), "dead") if part.has("weight1") else "dead"
+    if branch in BRANCHES:
+        base = Activation(unary.activation(BRANCHES[branch]))
+        terms += (BasisTerm(base, part.tensor("weight1", m, n).T[:, :, None]),)
     return Layer(
         terms,
         mask=np.ones((n, m)),
@@ -62,13 +77,6 @@ def layer(part: Part, options: Options) -> Layer:
         nan_spreads=np.zeros((n, m), dtype=bool),
         after=_norm(part, options, m),
     )
-
-
-def hamming(count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    """torch.hamming_window(count, periodic=False): 0.54 - 0.46 cos(2 pi i / (count - 1)); [1] for one."""
-    if count == 1:
-        return np.ones(1)
-    return np.asarray(0.54 - 0.46 * np.cos(2 * np.pi * np.arange(count) / (count - 1)))
 
 
 def _norm(part: Part, options: Options, width: int) -> tuple[Step, ...]:

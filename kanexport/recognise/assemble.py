@@ -8,12 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kanexport.errors import ExportError, FamilyError, InvalidKan
+from kanexport.errors import ExportError, FamilyError, InvalidKan, OptionError
 from kanexport.files.checkpoint import Checkpoint
 from kanexport.form.ir import Kan, Layer
-from kanexport.form.steps import Affine, Elementwise, Select, Step
-from kanexport.functions import unary
-from kanexport.layers import stack
+from kanexport.form.steps import Affine, Select, Step
+from kanexport.layers import flow, kinds, stack
 from kanexport.layers.linear import linear_layer
 from kanexport.layers.parts import Part, Tensors, storage_dtype
 from kanexport.options import Options
@@ -23,16 +22,18 @@ from kanexport.recognise.steplist import StepSpec
 from kanexport.shared.nearest import advice
 
 # The kinds of a step that name tensors.
-WEIGHTED = ("layer", "linear", "layernorm", "batchnorm", "prelu")
-# The tensors that a module between KAN layers, or a Linear, may have.
-MODULE_KEYS = (*stack.BATCH_NORM, stack.COUNTER)
+NAMED = ("layer", "linear", "layernorm", "groupnorm", "rmsnorm", "batchnorm", "prelu", "swish", "scaling")
+# The tensors that a Linear may have.
+LINEAR_KEYS = ("weight", "bias")
 
 
 def assemble(checkpoint: Checkpoint, steps: Sequence[StepSpec], options: Options) -> tuple[Kan, str]:
     """A network from the user's own list of steps, and its families, such as "chebykan+fastkan".
     Tensors that no step names are noted. Raises ExportError, naming the step."""
     options.beside = checkpoint.beside
-    built = [_build_numbered(at, checkpoint, spec, options) for at, spec in enumerate(steps, start=1)]
+    built: list[_Built] = []
+    for at, spec in enumerate(steps, start=1):
+        built.append(_build_numbered(at, checkpoint, spec, _width(built), options))
     tensors = checkpoint.tensors
     used = {key for item in built for key in item.keys}
     kan = stack.chain(
@@ -42,6 +43,18 @@ def assemble(checkpoint: Checkpoint, steps: Sequence[StepSpec], options: Options
         n_inputs=next((item.width for item in built if item.width is not None), None),
     )
     return kan, _families(built)
+
+
+def _width(built: Sequence[_Built]) -> int:
+    """The nodes that the steps so far give; 0 where none says."""
+    for item in reversed(built):
+        if isinstance(item.link, Layer):
+            return item.link.destinations
+        if isinstance(item.link, Select):
+            return len(item.link.indices)
+        if item.width is not None:
+            return item.width
+    return 0
 
 
 def _families(built: Sequence[_Built]) -> str:
@@ -59,7 +72,7 @@ def _notes(tensors: Tensors, used: set[str]) -> tuple[str, ...]:
 
 def holds(checkpoint: Checkpoint, steps: Sequence[StepSpec]) -> bool:
     """Whether the checkpoint has tensors under every key that the steps name."""
-    prefixes = [_prefix(spec) for spec in steps if spec.kind in WEIGHTED]
+    prefixes = [_prefix(spec) for spec in steps if spec.kind in NAMED]
     return all(any(key.startswith(prefix) for key in checkpoint.tensors) for prefix in prefixes)
 
 
@@ -75,21 +88,21 @@ class _Built:
     family: str = ""
 
 
-def _build_numbered(at: int, checkpoint: Checkpoint, spec: StepSpec, options: Options) -> _Built:
-    """Step number `at`, which every error names."""
+def _build_numbered(at: int, checkpoint: Checkpoint, spec: StepSpec, width: int, options: Options) -> _Built:
+    """Step number `at`, which is given `width` nodes and which every error names."""
     try:
         with quiet():
-            return _build(checkpoint, spec, options)
+            return _build(checkpoint, spec, width, options)
     except ExportError as error:
-        raise type(error)(f"step {at} ({spec.kind}): {error.message}", hint=error.hint) from error
+        raise error.at(f"step {at} ({spec.kind})") from error
 
 
-def _build(checkpoint: Checkpoint, spec: StepSpec, options: Options) -> _Built:
+def _build(checkpoint: Checkpoint, spec: StepSpec, width: int, options: Options) -> _Built:
     settings = spec.settings
-    if spec.kind in WEIGHTED:
-        return _weighted(Part(checkpoint.tensors, _prefix(spec)), spec, options)
+    if spec.kind in NAMED:
+        return _weighted(Part(checkpoint.tensors, _prefix(spec)), spec, width, options)
     if spec.kind == "function":
-        return _Built(Elementwise(unary.activation(spec.value)))
+        return _function(spec.value, width, options)
     if spec.kind == "affine":
         scale, bias = (np.array(settings[name], dtype=np.float64) for name in ("scale", "bias"))
         return _Built(Affine(scale, bias), len(scale))
@@ -98,7 +111,14 @@ def _build(checkpoint: Checkpoint, spec: StepSpec, options: Options) -> _Built:
     return _Built(None)  # dropout
 
 
-def _weighted(part: Part, spec: StepSpec, options: Options) -> _Built:
+def _function(name: str, width: int, options: Options) -> _Built:
+    """A function without tensors. Raises OptionError for a LayerNorm of nobody knows how many nodes."""
+    if name == "layernorm" and not width:
+        raise OptionError("a LayerNorm without weights needs a step before it that tells the number of nodes")
+    return _Built(flow.without_tensors(name, width, options))
+
+
+def _weighted(part: Part, spec: StepSpec, width: int, options: Options) -> _Built:
     """A step whose tensors lie under a prefix. Raises InvalidKan where none do."""
     keys = list(part.tensors)
     if not any(key.startswith(part.prefix) for key in keys):
@@ -107,8 +127,8 @@ def _weighted(part: Part, spec: StepSpec, options: Options) -> _Built:
         reader = _layer_reader(spec, part.tensors)
         return _layer(part, reader.layer(part, options), reader.keys.names(), reader.FAMILY)
     if spec.kind == "linear":
-        return _layer(part, linear_layer(part), MODULE_KEYS)
-    return _norm(part, spec, options)
+        return _layer(part, linear_layer(part), LINEAR_KEYS)
+    return _module(part, spec, width, options)
 
 
 def _layer(part: Part, layer: Layer, names: Sequence[str], family: str = "") -> _Built:
@@ -116,14 +136,22 @@ def _layer(part: Part, layer: Layer, names: Sequence[str], family: str = "") -> 
     return _Built(named, layer.sources, _keys(part, names), family)
 
 
-def _norm(part: Part, spec: StepSpec, options: Options) -> _Built:
-    """A LayerNorm, BatchNorm or PReLU. A PReLU of one slope takes any number of nodes."""
+def _module(part: Part, spec: StepSpec, width: int, options: Options) -> _Built:
+    """A module that is no layer, where it is given `width` nodes. One number takes any number of nodes."""
     if "epsilon" in spec.settings:
         options = Options({f"{spec.kind}_eps": repr(spec.settings["epsilon"])})
-    shape = part.shape("weight" if part.has("weight") else "running_var")
-    width = shape[0] if len(shape) == 1 else 0
-    step = stack.norm(part, options, spec.kind, width)
-    return _Built(step, None if spec.kind == "prelu" and width == 1 else width, _keys(part, MODULE_KEYS))
+    shapes = {key: value.shape for key, value in part.tensors.items() if key.startswith(part.prefix)}
+    nodes = next((shape[0] for shape in shapes.values() if len(shape) == 1), 1)
+    lone = nodes == 1 and len(shapes) == 1
+    step = stack.norm(part, options, _kind(spec, len(shapes)), (width or 1) if lone else nodes)
+    return _Built(step, None if lone else nodes, tuple(shapes))
+
+
+def _kind(spec: StepSpec, tensors: int) -> str:
+    """A step's kind as `kinds.STEPS` has it."""
+    if spec.kind == "groupnorm":
+        return f"{kinds.GROUPS}{spec.settings['groups']}"
+    return spec.kind if spec.kind != "scaling" else "affine" if tensors > 1 else "scale"
 
 
 def _keys(part: Part, names: Sequence[str]) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kanexport.errors import ExportError, FamilyError
 from kanexport.files.checkpoint import Checkpoint
 from kanexport.form.ir import Kan
@@ -15,21 +17,31 @@ from kanexport.shared.nearest import advice
 
 def detect(checkpoint: Checkpoint, family: str | None) -> tuple[Reader, str]:
     """The reader for a checkpoint and why. Raises FamilyError with the candidates."""
+    return require_one(detect_all(checkpoint, family))
+
+
+def detect_all(checkpoint: Checkpoint, family: str | None) -> list[tuple[Reader, str]]:
+    """Every reader that takes a checkpoint, and why; at least one. Raises FamilyError."""
     known = readers()
     if family is not None:
         if family not in known:
             raise FamilyError(f"unknown family {family[:80]!r}", hint=advice(family, known))
-        return known[family], "given with --family"
-    reasons = {name: reason for name, reader in known.items() if (reason := reader.matches(checkpoint))}
-    if len(reasons) > 1:
-        why = " and ".join(f"{name} ({reason})" for name, reason in reasons.items())
-        raise FamilyError(f"the tensors fit {why}", hint=f"say which: --family {' | '.join(reasons)}")
-    if reasons:
-        ((name, reason),) = reasons.items()
-        return known[name], reason
+        return [(known[family], "given with --family")]
+    fitting = [(reader, reason) for reader in known.values() if (reason := reader.matches(checkpoint))]
+    if fitting:
+        return fitting
     raise FamilyError(
         f"{checkpoint.path}: {_refusal(checkpoint.tensors)}", hint=f"families that are read: {', '.join(known)}"
     )
+
+
+def require_one(fitting: Sequence[tuple[Reader, str]]) -> tuple[Reader, str]:
+    """The only one of the readers that take a checkpoint. Raises FamilyError where it is one of several."""
+    if len(fitting) == 1:
+        return fitting[0]
+    why = " and ".join(f"{reader.FAMILY} ({reason})" for reader, reason in fitting)
+    names = " | ".join(reader.FAMILY for reader, _ in fitting)
+    raise FamilyError(f"the tensors fit {why}", hint=f"say which: --family {names}; or --answers, which tells")
 
 
 def _refusal(tensors: Tensors) -> str:
@@ -62,4 +74,4 @@ def read(reader: Reader, checkpoint: Checkpoint, options: Options) -> Kan:
     except ExportError as error:
         if str(checkpoint.path) in error.message:
             raise
-        raise type(error)(f"{checkpoint.path}: {error.message}", hint=error.hint) from error
+        raise error.at(str(checkpoint.path)) from error

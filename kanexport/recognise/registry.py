@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -13,8 +12,8 @@ import numpy as np
 from kanexport.errors import InvalidKan, OptionError
 from kanexport.files.checkpoint import Checkpoint
 from kanexport.form.ir import LAYER_LIMIT, Kan, Layer
-from kanexport.form.steps import Step
-from kanexport.layers import order, stack
+from kanexport.layers import flow, kinds, order, stack
+from kanexport.layers.flow import Link
 from kanexport.layers.order import OtherModule
 from kanexport.layers.parts import Keys, Part, Tensors, storage_dtype
 from kanexport.options import Options
@@ -64,7 +63,7 @@ class LayerReader:
             return cast(Layer, self.module.layer(part, options))
         except (InvalidKan, OptionError) as error:
             where = part.prefix.removesuffix(".") or "(lone)"
-            raise type(error)(f"layer {where}: {error.message}", hint=error.hint) from error
+            raise error.at(f"layer {where}") from error
 
     def matches(self, checkpoint: Checkpoint) -> str:
         """Why the checkpoint is of this family, or an empty text."""
@@ -78,13 +77,16 @@ class LayerReader:
         tensors, root = checkpoint.tensors, options.optional("prefix") or ""
         prefixes = self._prefixes(tensors, root)
         layers = {prefix: self.layer(Part(tensors, prefix), options) for prefix in prefixes}
-        others = {other.prefix: other for other in stack.between(tensors, self.keys, prefixes, root)}
+        found = stack.beside(tensors, self.keys, prefixes, root)
+        others = {other.prefix: other for other in kinds.decided(found, prefixes, options)}
         sides = {prefix: (layer.sources, layer.destinations) for prefix, layer in layers.items()}
-        names = order.arrange(sides, list(others.values()))
-        if others or not order.counted(prefixes):
-            options.assumed["architecture"] = " -> ".join(_shown(name, others) for name in names)
+        names = order.arrange(sides, list(others.values()), options)
+        links = [
+            Link(name, "", layers[name]) if name in layers else _step(Part(tensors, name), others[name], width, options)
+            for name, width in zip(names, order.widths(names, sides), strict=True)
+        ]
         return stack.chain(
-            [layers[name] if name in layers else _step(Part(tensors, name), others[name], options) for name in names],
+            flow.compose(links, order.jumps(names, prefixes), options),
             self._dtype(tensors, prefixes),
             _notes(order.starts_late(names, root)),
         )
@@ -112,13 +114,9 @@ def _notes(first: int) -> tuple[str, ...]:
     return (note,) if first else ()
 
 
-def _shown(name: str, others: Mapping[str, OtherModule]) -> str:
-    """A prefix as the manifest has it: "layers.0", or "ln1 (layernorm)"."""
-    return name.removesuffix(".") + (f" ({others[name].kind})" if name in others else "")
-
-
-def _step(part: Part, other: OtherModule, options: Options) -> Step:
-    return stack.norm(part, options, other.kind, other.width)
+def _step(part: Part, other: OtherModule, width: int, options: Options) -> Link:
+    """A module beside the layers, where it is given `width` nodes."""
+    return Link(part.prefix, other.kind, stack.norm(part, options, other.kind, width if other.single else other.width))
 
 
 def readers() -> dict[str, Reader]:

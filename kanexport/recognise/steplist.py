@@ -10,8 +10,9 @@
     layer = "kan2"
     family = "chebykan"      # only where it is not recognised
 
-A layer, linear, layernorm, batchnorm or prelu is given by its key prefix, "" for tensors
-without one. `dropout = 0.1` does nothing; `affine = ""` has scale and bias, `select = ""` has
+A layer, linear, layernorm, groupnorm (with groups = 2), rmsnorm, batchnorm, prelu, swish or scaling
+(what a scale and a shift do that were trained, or a scale alone) is given by its key prefix, ""
+for tensors without one. `dropout = 0.1` does nothing; `affine = ""` has scale and bias, `select = ""` has
 inputs, the columns that are kept, `of` how many. The kinds of a step are the keys of `KINDS`.
 """
 
@@ -31,7 +32,11 @@ KINDS: dict[str, frozenset[str]] = {
     "linear": frozenset(),
     "layernorm": frozenset({"epsilon"}),
     "batchnorm": frozenset({"epsilon"}),
+    "groupnorm": frozenset({"groups", "epsilon"}),
+    "rmsnorm": frozenset({"epsilon"}),
     "prelu": frozenset(),
+    "swish": frozenset(),
+    "scaling": frozenset(),
     "function": frozenset(),
     "dropout": frozenset(),
     "affine": frozenset({"scale", "bias"}),
@@ -101,12 +106,26 @@ def _step(at: int, step: Any) -> StepSpec:
         raise OptionError(
             f"step {at}: {kind} is {value!r:.80}, expected a text of {MAX_TEXT_CHARACTERS} at most", hint=SEE
         )
+    _check_settings(at, kind, settings)
+    return StepSpec(kind, value, settings)
+
+
+def _check_settings(at: int, kind: str, settings: dict[str, Any]) -> None:
+    """What stands beside the kind, but for lists. Raises OptionError."""
     if not isinstance(settings.get("family", ""), str):
         raise OptionError(f"step {at}: family must be a text", hint=SEE)
+    groups = settings.get("groups", 1)
+    if (
+        not _is_number(groups, int)
+        or not 0 < groups <= NUMBER_LIMIT
+        or (kind == "groupnorm" and "groups" not in settings)
+    ):
+        raise OptionError(
+            f"step {at} ({kind}) needs groups = an integer, found {settings.get('groups')!r:.80}", hint=SEE
+        )
     epsilon = settings.get("epsilon", 1e-5)
     if not _is_number(epsilon, int | float) or not 0 <= epsilon < 1:
         raise OptionError(f"step {at}: epsilon is {epsilon!r:.80}, expected a small number", hint=SEE)
-    return StepSpec(kind, value, settings)
 
 
 def _kind(at: int, step: Any) -> str:

@@ -46,6 +46,12 @@ def parse(name: str, text: str, *, most: int | None = None) -> list[list[float]]
     return rows
 
 
+def header(text: str) -> list[str]:
+    """The names of the columns; none where the first line is a row of numbers, or there is none."""
+    first = next((cells for cells in csv.reader(io.StringIO(text, newline="")) if any(c.strip() for c in cells)), [])
+    return [] if any(is_number(cell) for cell in first) else first
+
+
 def is_number(cell: str) -> bool:
     """Whether a cell is one number; float() alone would also take 1_000."""
     try:

@@ -60,9 +60,10 @@ def _unexpected(error: Exception, memory: int) -> ExportError:
 
 def _value(hint: Any, value: Any) -> Any:
     """From JSON to the type of a field: paths and tuples have none of their own."""
-    if value is not None and Path in (hint, *typing.get_args(hint)):
-        return Path(value)
-    return tuple(value) if isinstance(value, list) else value
+    paths = value is not None and Path in (hint, *typing.get_args(hint))
+    if isinstance(value, list):
+        return tuple(map(Path, value) if paths else value)
+    return Path(value) if paths else value
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ class Command:
 
 MAKE, RUN, ASK, OTHER = "make a model", "run it", "ask it", "for your shell"
 COMMANDS = {
-    "export": Command("kanexport.console.cli", "turn a trained checkpoint into a verified model", MAKE, "export"),
+    "export": Command("kanexport.console.cli", "turn a trained checkpoint into a model to serve", MAKE, "export"),
     "serve": Command("kanserve.commands.serve", "serve a repository over gRPC", RUN, "serve"),
     "infer": Command("kanserve.commands.infer", "run rows through a served model", ASK),
     "edges": Command("kanserve.commands.edges", "ask what every edge did with rows", ASK),
@@ -100,7 +100,7 @@ def _build(modules: dict[str, types.ModuleType]) -> tuple[arguments.Parser, dict
     whole = arguments.Parser(
         prog=PROGRAM,
         usage=f"{PROGRAM} COMMAND [options]",
-        description=f"Trained Kolmogorov-Arnold Networks, verified and served over gRPC.\n\n{_groups()}",
+        description=f"Trained Kolmogorov-Arnold Networks, served over gRPC.\n\n{_groups()}",
         epilog=EPILOG,
     )
     whole.add_argument("--version", action=_Version, nargs=0, help="print the version and stop")

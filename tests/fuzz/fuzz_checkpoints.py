@@ -54,6 +54,7 @@ SLOW = 2.0  # seconds of processor time for one case that count as a finding
 _NORM = {"norm.weight": (2,), "norm.bias": (2,)}
 _LAYER_NORM = {"layer_norm.weight": (2,), "layer_norm.bias": (2,)}
 _BASE = {"base_weights": (2, 3)}
+_IKAN = {"base_weight": (2, 3), "bias": (2,)}
 Shapes = dict[str, tuple[int, ...]]
 # Families without a golden file: the tensors of one layer of 3 sources and 2 destinations.
 MADE_UP: dict[str, tuple[Shapes, tuple[str, ...]]] = {
@@ -63,6 +64,31 @@ MADE_UP: dict[str, tuple[Shapes, tuple[str, ...]]] = {
         "fibonacci": "fib",
     }.items()
 } | {
+    **{
+        f"{name}kan": ({f"{key}_coeffs": (3, 2, 5), **dict.fromkeys(more, (1,))}, ())
+        for name, key, more in (
+            ("gottlieb", "gottlieb", ("alpha",)),
+            *((name, name, ()) for name in ("boubaker", "charlier", "fermat", "narayana", "pado", "tribo")),
+            *((name, name, ()) for name in ("tetranacci", "pentanacci", "hexanacci", "heptanacci", "octanacci")),
+            ("vietapell", "vp", ()),
+            ("alsalamcarlitz", "al_salam_carlitz", "aq"),
+            ("bannaiito", "bannai_ito", "abc"),
+            ("meixnerpollaczek", "meixner_pollaczek", ("lambda_", "phi")),
+            ("askeywilson", "askey_wilson", "abcdq"),
+        )
+    },
+    "boasbuckkan": ({"boas_buck_coeffs": (3, 2, 5), "a": (5,), "b": (5,)}, ()),
+    "taylorkan": ({"coeffs": (2, 3, 4), "bias": (1, 2)}, ()),
+    **{
+        f"ikan-{name}": ({f"{name}_coeffs": shape, **_IKAN}, ())
+        for name, shape in {
+            "cheby": (2, 3, 5),
+            "jacobi": (2, 3, 5),
+            "taylor": (2, 3, 5),
+            "fourier": (2, 2, 3, 4),
+        }.items()
+    },
+    "ikan-wavelet": ({**dict.fromkeys(("wavelet_weights", "scale", "translation"), (2, 3)), **_IKAN}, ()),
     "kanditioned": ({"kan_weight": (3, 8, 2), "local_bias": (1, 8, 1), "feature_offset": (1, 3)}, ()),
     "kaln": ({"poly_weight": (2, 12), "base_weight": (2, 3), **_LAYER_NORM}, ("x_min=-1", "x_max=1")),
     "kal-net": (

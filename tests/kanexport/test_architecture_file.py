@@ -23,9 +23,13 @@ from kanexport.pipeline import Request, export
 from kanexport.proof import evaluate
 from kanexport.recognise import assemble, steplist
 from kanexport.recognise.steplist import KINDS
+from tests.small_checkpoints import beside_forward
 
 PAGE = (ROOT / "docs" / "steplist.md").read_text()
 RNG = np.random.default_rng(4)
+
+
+ONE = np.ones(1, np.float32)
 
 
 def cheby(n: int, m: int) -> dict[str, Any]:
@@ -113,7 +117,7 @@ def test_every_kind_of_step(tmp_path: Path) -> None:
         Request(path=tmp_path / "model.safetensors", repository=tmp_path, architecture=tmp_path / "layers.toml")
     )
     assert result.manifest.source.family_reason == "given with --architecture"
-    assert result.manifest.source.options_assumed == {"layernorm_eps": "1e-5"}
+    assert beside_forward(result.manifest.source) == {"layernorm_eps": "1e-5"}
 
 
 def test_tensors_that_no_step_names_are_noted(tmp_path: Path) -> None:
@@ -162,7 +166,7 @@ def test_the_type_is_that_of_all_tensors_in_use(tmp_path: Path) -> None:
         ('layer = "kan"\nlinear = "ln"', InvalidKan, "step 2 (linear): tensor 'ln.weight' has shape (4,)"),
         ('layer = "kan"\nprelu = "bare"', InvalidKan, "step 2 (prelu): tensor 'bare.weight' is missing"),
         ('layer = "kan"\nlayernorm = "ln"', InvalidKan, "a normalisation of 4 nodes is given 2"),
-        ('layer = "kan"\nfunction = "softmax"', InvalidKan, "step 2 (function): unknown base activation 'softmax'"),
+        ('layer = "kan"\nfunction = "maxout"', InvalidKan, "step 2 (function): unknown base activation 'maxout'"),
         ('layer = "kan"; family = "pykan"', FamilyError, "'pykan' is not read layer by layer"),
         ('layer = "kan"; family = "fourierkan"', InvalidKan, "step 1 (layer): layer kan: tensor 'kan.fouriercoeffs'"),
         ('layer = "kan"\naffine = ""; scale = [1]; bias = [0]', InvalidKan, "node scale has 1 values for 2 nodes"),
@@ -174,7 +178,11 @@ def test_the_type_is_that_of_all_tensors_in_use(tmp_path: Path) -> None:
     ],
 )
 def test_steps_that_do_not_fit(tmp_path: Path, steps: str, kind: type[ExportError], text: str) -> None:
-    error = refuse(tmp_path, under(kan=cheby(3, 2), ln=norm(4), bare={"x": np.ones(1, np.float32)}), steps)
+    error = refuse(
+        tmp_path,
+        under(kan=cheby(3, 2), ln=norm(4), bare={"x": ONE, "y": ONE}),
+        steps,
+    )
     assert isinstance(error, kind)
     assert text in error.message
 
@@ -260,10 +268,39 @@ def _toml(value: Any) -> str:
 
 
 def test_the_page_names_every_kind_of_step_and_its_settings() -> None:
-    table = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", PAGE, re.MULTILINE))
+    table = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", PAGE.partition("## Without a list")[0], re.MULTILINE))
     assert set(table) == set(KINDS)
     for kind, names in KINDS.items():
         assert all(f"{name} = " in table[kind] for name in names), kind
+
+
+def test_modules_of_the_same_tensors(tmp_path: Path) -> None:
+    """A weight and a bias, a vector and a number, each as the step says that it is."""
+    tensors = under(kan=cheby(3, 4), n=norm(4), v={"g": norm(4)["weight"]}, s={"beta": np.full(1, 1.3, np.float32)})
+    x = RNG.normal(size=(6, 3))
+    coef = tensors["kan.cheby_coeffs"].astype(np.float64)
+    z = np.einsum("bid,iod->bo", np.cos(np.arccos(np.tanh(x))[:, :, None] * np.arange(coef.shape[2])), coef)
+    w, b, g, beta = (tensors[key].astype(np.float64) for key in ("n.weight", "n.bias", "v.g", "s.beta"))
+    halves = z.reshape(-1, 2, 2)
+    apart = (halves - halves.mean(axis=2, keepdims=True)) / np.sqrt(halves.var(axis=2, keepdims=True) + 1e-3)
+    even = (z - z.mean(axis=1, keepdims=True)) / np.sqrt(z.var(axis=1, keepdims=True) + 1e-5)
+    powers = np.exp(z)
+    for step, expected in {
+        'rmsnorm = "n"; epsilon = 1e-3': z / np.sqrt((z**2).mean(axis=1, keepdims=True) + 1e-3) * w + b,
+        'rmsnorm = "v"': z / np.sqrt((z**2).mean(axis=1, keepdims=True) + 1e-6) * g,
+        'groupnorm = "n"; groups = 2; epsilon = 1e-3': apart.reshape(z.shape) * w + b,
+        'scaling = "n"': z * w + b,
+        'scaling = "v"': z * g,
+        'scaling = "s"': z * beta,
+        'swish = "s"': z / (1 + np.exp(-beta * z)),
+        'swish = "v"': z / (1 + np.exp(-g * z)),
+        'prelu = "v"': np.where(z > 0, z, g * z),
+        'function = "layernorm"': even,
+        'function = "softmax"': powers / powers.sum(axis=1, keepdims=True),
+        'function = "log_softmax"': z - np.log(powers.sum(axis=1, keepdims=True)),
+    }.items():
+        kan, _ = assembled(tmp_path, tensors, f'layer = "kan"\n{step}')
+        np.testing.assert_allclose(evaluate.evaluate(kan, x).y, expected, rtol=0, atol=1e-12, err_msg=step)
 
 
 def test_the_command_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

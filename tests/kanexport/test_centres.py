@@ -13,6 +13,7 @@ from small_checkpoints import check, read, refuse, save, silu, stacked
 
 from kanexport.errors import FamilyError, InvalidKan, OptionError
 from kanexport.pipeline import Request, export
+from tests.small_checkpoints import beside_forward
 
 RANGE = (-1.5, 2.5)
 
@@ -94,7 +95,7 @@ def test_fastkan_with_and_without_its_branches(tmp_path: Path, n: int, m: int, n
     assert manifest.source.family == "fastkan"
     assert manifest.edge_class == ("B" if norm else "A")
     assumed = {"denominator": "1.0"} | ({"layernorm_eps": "1e-5"} if norm else {})
-    assert manifest.source.options_assumed == assumed | ({"base_activation": "silu"} if base else {})
+    assert beside_forward(manifest.source) == assumed | ({"base_activation": "silu"} if base else {})
 
 
 def test_a_stack_of_fastkan_layers_of_two_grids_in_float64(tmp_path: Path) -> None:
@@ -153,7 +154,7 @@ def test_fasterkan(tmp_path: Path, n: int, m: int, k: int) -> None:
     manifest = check(save(tmp_path, tensors), tensors, secants())
     assert manifest.source.family == "fasterkan"
     assert manifest.edge_class == "B"
-    assert manifest.source.options_assumed == {"inv_denominator": "unused", "layernorm_eps": "1e-5"}
+    assert beside_forward(manifest.source) == {"inv_denominator": "unused", "layernorm_eps": "1e-5"}
 
 
 def test_fasterkans_stored_rate_is_used_only_when_asked_for(tmp_path: Path) -> None:
@@ -174,7 +175,7 @@ def test_rbf_kan(tmp_path: Path, n: int, m: int, k: int, base: bool) -> None:
     manifest = check(save(tmp_path, tensors), tensors, gaussians(d), bias="base_linear.bias")
     assert manifest.source.family == "rbf-kan"
     assert manifest.edge_class == "A"
-    assert manifest.source.options_assumed == {"denominator": repr(d)} | ({"base_activation": "silu"} if base else {})
+    assert beside_forward(manifest.source) == {"denominator": repr(d)} | ({"base_activation": "silu"} if base else {})
 
 
 def test_rbf_kan_options(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from kanexport import manifest
 from kanexport.console import cli
 
 Golden = Callable[[str], tuple[Path, tuple[str, ...]]]
@@ -30,7 +31,10 @@ def test_an_export_in_a_process_of_its_own(golden: Golden, tmp_path: Path) -> No
     document = json.loads(done.stdout)
     assert document["name"] == "wine"
     assert document["widths"] == [13, 6, 3]
-    assert document["options"] == {"given": {"base_activation": "tanh"}, "assumed": {}}
+    assert document["verified"] == manifest.AGAINST[manifest.READING]
+    assert document["options"]["given"] == {"base_activation": "tanh"}
+    assert next(iter(document["options"]["assumed"])) == "forward"
+    assert "base_activation" not in document["options"]["assumed"]
     assert Path(document["directory"]).joinpath("manifest.json").is_file()
     assert len(document["verification"]["zones"]) >= 5
     assert not {"torch", "efficient_kan"} & set(document["files"])

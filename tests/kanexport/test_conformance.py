@@ -13,9 +13,10 @@ from conformance import DTYPES, SOURCES, check_basis, check_function, check_laye
 from kanexport.bases import Basis
 from kanexport.bases.gaussian import Gaussian
 from kanexport.bases.relu_bumps import ReluBumps
-from kanexport.form import steps
+from kanexport.form import norms, steps
 from kanexport.form.ir import EdgeTerm, Layer
-from kanexport.form.steps import Affine, Elementwise, LayerNorm, PRelu, Product, Select, Step
+from kanexport.form.norms import GroupNorm, LayerNorm, RmsNorm, Softmax
+from kanexport.form.steps import Affine, Elementwise, PRelu, Product, RowRange, Select, Step, Swish
 from kanexport.functions import expression, singularity, unary
 from kanexport.functions.unary import ACTIVATIONS, SYMBOLIC, Unary
 from kanexport.functions.wavelets import WAVELETS
@@ -60,13 +61,23 @@ STEPS: dict[type, list[Step]] = {
     Affine: [Affine(ONES, ONES[::-1]), Affine(np.zeros(3), ONES)],
     Product: [Product((1, 2)), Product((3,)), Product((1, 1, 1))],
     LayerNorm: [LayerNorm(ONES, ONES[::-1], 1e-5), LayerNorm(np.ones(3), np.zeros(3), 0.1)],
+    RmsNorm: [RmsNorm(ONES, ONES[::-1], 1e-5), RmsNorm(np.ones(3), np.zeros(3), 0.1)],
+    GroupNorm: [GroupNorm(ONES, ONES[::-1], 1e-5), GroupNorm(ONES, np.zeros(3), 0.1, groups=3)],
+    Softmax: [Softmax(), Softmax(log=True)],
+    Swish: [Swish(np.array([1.7])), Swish(ONES)],
     Elementwise: [Elementwise(unary.activation(name)) for name in ("tanh", "silu", "relu")],
+    RowRange: [RowRange()],
     PRelu: [PRelu(np.array([0.25])), PRelu(ONES), PRelu(np.zeros(3))],
 }
 
 
 def test_every_step_has_an_example() -> None:
-    classes = [kind for _, kind in inspect.getmembers(steps, inspect.isclass) if kind.__module__ == steps.__name__]
+    classes = [
+        kind
+        for home in (steps, norms)
+        for _, kind in inspect.getmembers(home, inspect.isclass)
+        if kind.__module__ == home.__name__
+    ]
     assert set(STEPS) == {kind for kind in classes if kind is not Step and hasattr(kind, "emit")}
 
 

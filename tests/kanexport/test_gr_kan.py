@@ -148,7 +148,7 @@ def test_a_sequential_knows_its_order(tmp_path: Path) -> None:
     order = [str(at) for at in range(12)]
     parts = {name: act(1, at) if at % 2 == 0 else fc(2, 2, at) for at, name in enumerate(order)}
     options = check(tmp_path, model(dict(sorted(parts.items()))), order)
-    assert "order" not in options.assumed
+    assert options.assumed["order"] == ",".join(order)
 
 
 def test_numbered_blocks_follow_one_another(tmp_path: Path) -> None:
@@ -192,7 +192,8 @@ def test_a_normalisation_between_is_used_where_its_place_is_known(tmp_path: Path
     tensors = model({"0": norm, "1": act(2, 2), "2": fc(4, 2, 3)})
     kan, options = read(tmp_path, tensors)
     assert kan.edge_class == "B"
-    assert options.assumed == {"denominator": "abs", "layernorm_eps": "1e-5"}
+    assert options.assumed == {"denominator": "abs", "layernorm_eps": "1e-5", "norm": "layernorm", "order": "0,1,2"}
+    assert "groupnorm:2" in options.open["norm"]
     named = kat() | model({"norm": norm})
     assert isinstance(refuse(tmp_path, named), FamilyError)
     check(tmp_path, named, KAT, "order=act1,fc1,act2,fc2")  # KAT itself keeps a norm it never calls

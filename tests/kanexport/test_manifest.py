@@ -81,7 +81,10 @@ def _changed(document: Any, path: tuple[Any, ...], change: Callable[[Any, Any], 
 
 def _free(path: tuple[Any, ...]) -> bool:
     """Inside a mapping of texts, whose keys may be anything."""
-    return any(step in ("parameters", "options_given", "options_assumed") for step in path[:-1])
+    return any(
+        step in ("parameters", "options_given", "options_assumed", "options_decided", "alternatives")
+        for step in path[:-1]
+    )
 
 
 def test_every_key_is_needed_and_every_type_is_checked(real: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import special
 from scipy.interpolate import BSpline
-from small_checkpoints import read, refuse, save
+from small_checkpoints import beside_forward, read, refuse, save
 
 from kanexport.errors import FamilyError, InvalidKan, OptionError
 from kanexport.pipeline import Request, export
@@ -231,7 +231,7 @@ def test_torch_conv_kan_with_splines(tmp_path: Path) -> None:
     expected = np.where(z > 0, z, part["prelu.weight"] * z)
     manifest = same(tmp_path, tensors, expected, "spline_order=2", "grid_min=-1", "grid_max=3", n=3)
     assert manifest.source.family == "torch-conv-kan"
-    assert manifest.source.options_assumed == {"base_activation": "gelu", "layernorm_eps": "1e-5"}
+    assert beside_forward(manifest.source) == {"base_activation": "gelu", "layernorm_eps": "1e-5"}
     kan, _ = read(tmp_path / "model.safetensors")
     assert kan.layers[0].terms[0].basis.parameters()["degree"] == "3"
     for wrong in ("spline_order=7", "spline_order=0", "grid_min=2", "grid_max=1e308"):

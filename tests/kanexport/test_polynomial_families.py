@@ -13,6 +13,7 @@ from scipy import special
 from small_checkpoints import check, read, refuse, save, stacked
 
 from kanexport.errors import FamilyError, InvalidKan, OptionError
+from tests.small_checkpoints import beside_forward
 
 Function = Callable[[int, float], float]  # the polynomial of a degree at a value of tanh
 
@@ -65,8 +66,8 @@ def test_polynomials_of_tanh(tmp_path: Path, case: str, degree: int) -> None:
     assert manifest.edge_class == "A"
     assert manifest.layers[0].bases[0].parameters["degree"] == str(degree)
     given = {key.partition("=")[0] for key in options}
-    assert {key for key in manifest.source.options_assumed if key not in given} == {
-        "jacobikan": {"jacobi_a", "jacobi_b", "jacobi_library"} - given,
+    assert {key for key in beside_forward(manifest.source) if key not in given} == {
+        "jacobikan": {"jacobi_a", "jacobi_b"} - given,
         "laguerrekan": {"laguerre_alpha"} - given,
         "gegenbauerkan": {"gegenbauer_alpha"},
     }.get(manifest.source.family, set())
@@ -82,9 +83,9 @@ def test_the_other_jacobi_layer_has_its_own_recurrence(tmp_path: Path) -> None:
         values = np.stack([np.ones_like(u), u, (24 * u * u - 4 * 1) / 16], axis=1)
         return np.einsum("ic,ijc->ij", values, part["jacobi_coeffs"])
 
-    options = ("jacobi_library=orthogpolykans", "jacobi_a=0", "jacobi_b=0")
+    options = ("forward=orthogpolykans", "jacobi_a=0", "jacobi_b=0")
     check(save(tmp_path, tensors), tensors, edges, *options)
-    kan, _ = read(tmp_path / "model.safetensors", "jacobi_library=orthogpolykans")
+    kan, _ = read(tmp_path / "model.safetensors", "forward=orthogpolykans")
     assert kan.layers[0].terms[0].basis.parameters()["a"] == "3.0"
 
 
@@ -97,7 +98,7 @@ def test_the_degrees_of_chebykan_are_checked(tmp_path: Path) -> None:
         assert "arange" in error.message
 
 
-@pytest.mark.parametrize("option", ["jacobi_a=1e300", "jacobi_a=nan", "jacobi_a=x", "jacobi_library=mine", "a=1"])
+@pytest.mark.parametrize("option", ["jacobi_a=1e300", "jacobi_a=nan", "jacobi_a=x", "forward=mine", "a=1"])
 def test_strange_jacobi_numbers_end_in_a_typed_error(tmp_path: Path, option: str) -> None:
     assert isinstance(refuse(tmp_path, {"jacobi_coeffs": coefficients(2, 3, 6)}, option), OptionError | InvalidKan)
 

@@ -252,7 +252,7 @@ def test_options_that_do_not_fit_are_named(pykan: Any, tmp_path: Path, options: 
     error = refuse(tmp_path, pykan([2, 2]).write(tmp_path), *options)
     assert OPTIONS[options] in error.message
     if options == ("colour=red",):
-        assert "base_fun, input_id, n_inputs" in error.hint
+        assert "base_fun, forward, input_id, n_inputs" in error.hint
 
 
 def test_a_pruned_input_is_asked_for(golden: Callable[[str], tuple[Path, tuple[str, ...]]], tmp_path: Path) -> None:

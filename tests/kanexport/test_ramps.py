@@ -10,6 +10,7 @@ import pytest
 from small_checkpoints import check, read, refuse, save, stacked
 
 from kanexport.errors import InvalidKan, OptionError
+from tests.small_checkpoints import beside_forward
 
 WHERE = ("layers.0.", "layers.1.")
 
@@ -86,7 +87,7 @@ def test_relu_kan(tmp_path: Path, n: int, m: int, grid: int, k: int) -> None:
     )
     assert manifest.source.family == "relu-kan"
     assert manifest.edge_class == "A"
-    assert manifest.source.options_assumed == {}
+    assert beside_forward(manifest.source) == {}
 
 
 def test_relu_kan_from_one_of_its_numbers_or_from_its_ends(tmp_path: Path) -> None:
@@ -100,7 +101,7 @@ def test_relu_kan_from_one_of_its_numbers_or_from_its_ends(tmp_path: Path) -> No
             prefixes=WHERE,
             bias="equal_size_conv.bias",
         )
-        assert manifest.source.options_assumed == ({} if options else {"grid": "5", "k": "3"})
+        assert beside_forward(manifest.source) == ({} if options else {"grid": "5", "k": "3"})
 
 
 @pytest.mark.parametrize(("grid", "k"), [(g, k) for g in (1, 2, 5, 20) for k in (0, 1, 2, 3, 5)])
@@ -136,7 +137,7 @@ def test_kanditioned(tmp_path: Path, n: int, m: int, points: int, scan: bool) ->
     manifest = check(save(tmp_path, tensors), tensors, kanditioned_edges(4.0))
     assert manifest.source.family == "kanditioned"
     assert manifest.edge_class == "A"
-    assert manifest.source.options_assumed == {"w": "4.0"}
+    assert beside_forward(manifest.source) == {"w": "4.0"}
 
 
 @pytest.mark.parametrize("option", ["w=1.5", "spline_width=1.5"])

@@ -11,6 +11,7 @@ import pytest
 from small_checkpoints import check, read, refuse, save, silu, stacked
 
 from kanexport.errors import FamilyError, InvalidKan, OptionError
+from tests.small_checkpoints import beside_forward
 
 WHERE = ("layers.0.", "layers.1.")
 
@@ -123,7 +124,7 @@ def test_lone_layers(tmp_path: Path, n: int, m: int, cells: int) -> None:
         assert manifest.source.family == family
         assert manifest.edge_class == "A"
         assumed = {"base_activation": "silu"} | ({"h": repr(h)} if family != "kanx" else {})
-        assert manifest.source.options_assumed == assumed
+        assert beside_forward(manifest.source) == assumed
         assert manifest.layers[0].bases[0].kind == "bspline"
         assert manifest.layers[0].bases[0].parameters["intervals"] == str(cells)
 
@@ -196,7 +197,7 @@ def test_kanx_keeps_the_activation_its_file_names(tmp_path: Path) -> None:
         assert [layer.terms[1].kind for layer in kan.layers] == [known[name] for name in names]
     torch.save(file, tmp_path / "m.pt")
     manifest = check(tmp_path / "m.pt", tensors, kanx_edges(math.tanh), prefixes=("0.", "1."))
-    assert manifest.source.options_assumed == {}
+    assert beside_forward(manifest.source) == {}
     check(tmp_path / "m.pt", tensors, kanx_edges(), "base_activation=silu", prefixes=("0.", "1."))
     for odd in ([], {"base_activation": 5}, {"base_activation": None}, "tanh"):
         torch.save(file | {"defaults": odd, "layers_spec": odd}, tmp_path / "m.pt")

@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from onnx import TensorProto, helper, numpy_helper
 
+from kanexport import manifest
 from kanserve.errors import KanserveError
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.rpc import status
@@ -81,6 +82,7 @@ def test_metadata_and_config_agree(server: Server) -> None:
     assert config.max_batch_size == toy.BATCH
     assert config.HasField("model_transaction_policy")
     assert config.parameters["kan.family"].string_value == "toy"
+    assert config.parameters["kan.verification"].string_value == manifest.AGAINST[manifest.READING]
 
 
 def test_model_ready_of_an_unknown_model_is_not_found(server: Server) -> None:

@@ -85,7 +85,7 @@ def plain(module: str, name: str, coefficients: str, *arguments: Callable[[rando
         layers = [kind(n, m, degree, *options.values()) for n, m in sides]
         found = tuple(f"{key}={value}" for key, value in options.items())
         if module == "orthogpoly.JacobiKANLayer":
-            found += ("jacobi_library=orthogpolykans",)
+            found += ("forward=orthogpolykans",)
         # Constant functions have their value for NaN there, and NaN here.
         return Made(layers, lambda layer: ([getattr(layer, coefficients)], None), found, odd=degree > 1)
 

@@ -19,8 +19,9 @@ from kanserve.pb import kan_pb2 as kan
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """A served KAN. `claim` says what it was verified against; `verified_error` is the largest
-    relative output error over the finite zones. `assumed`: what its file did not tell, by name.
+    """A served KAN. `against` is what it was verified against, a key of `manifest.AGAINST`, and `claim` says
+    so; `verified_error` is the largest relative output error over the finite zones. `assumed`: what
+    its file did not tell, by name.
 
     A layer's `edge_class` is never empty here; its `node_tensor`, `edges_file` and
     `edges_tensor` are, being the server's own business.
@@ -39,6 +40,7 @@ class Description:
     max_rows: int  # of one edge query
     max_response_bytes: int
     notes: tuple[str, ...]
+    against: str
     claim: str
     assumed: Mapping[str, str]
 
@@ -77,6 +79,7 @@ def from_pb(answer: kan.DescribeModelResponse) -> Description:
         max_rows=answer.limits.max_rows,
         max_response_bytes=answer.limits.max_response_bytes,
         notes=tuple(answer.notes),
+        against=answer.verification.against,
         claim=answer.verification.claim,
         assumed=dict(answer.source.options_assumed),
     )

@@ -115,5 +115,5 @@ def _show_detail(source: str, detail: Detail, *, as_json: bool) -> None:
         facts = {"layers": layers.document(detail.layers), "notes": detail.notes}
         print_json({"source": source, "model": {**asdict(detail.entry), **facts}})
         return
-    model_table.table(source, [detail.entry]).show()
+    model_table.table(source, [detail.entry], whole=True).show()
     layers.show(detail.layers, detail.notes, detail.entry.edge_class)

@@ -9,7 +9,7 @@ these were asked.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kanexport import manifest as contract
@@ -50,6 +50,9 @@ class Entry:
     layer_classes: tuple[str, ...] = ()
     verified_error: float = math.nan  # largest relative error of the outputs, from the export
     size: int | None = None  # bytes; known for folders
+    against: str = ""  # what it was verified against, a key of `manifest.AGAINST`
+    verified: str = ""  # the same in words
+    assumed: dict[str, str] = field(default_factory=dict)  # what its file did not tell, by name
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,9 @@ def described(answer: Description) -> Detail:
         edge_class=answer.edge_class,
         layer_classes=tuple(layer.edge_class for layer in answer.layers),
         verified_error=answer.verified_error,
+        against=answer.against,
+        verified=answer.claim,
+        assumed=dict(answer.assumed),
     )
     return Detail(entry, answer.layers, answer.notes)
 
@@ -161,6 +167,9 @@ def _stored(candidate: Candidate, manifest: Manifest, state: str, checked: tuple
         layer_classes=tuple(layer.edge_class or manifest.edge_class for layer in manifest.layers),
         verified_error=max(finite, default=math.nan),
         size=sum(file.size for file in manifest.files),
+        against=manifest.against,
+        verified=manifest.claim,
+        assumed=manifest.source.options_assumed,
     )
     return Detail(entry, manifest.layers, manifest.notes)
 

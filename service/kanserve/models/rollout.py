@@ -76,7 +76,9 @@ class Rollout:
         seconds = time.perf_counter() - started
         self._registry.loaded(model)
         self._metrics.loaded(model.info.name, str(model.info.version), model.info.digest, seconds)
-        log.info("loaded", **labels, seconds=round(seconds, 3), inline_rows=model.inline_rows)
+        manifest = model.info.manifest
+        against = {} if manifest is None else {"against": manifest.against}
+        log.info("loaded", **labels, seconds=round(seconds, 3), inline_rows=model.inline_rows, **against)
         self._warn(model)
 
     def _failed(self, candidate: Candidate, reason: LoadReason, text: str) -> None:

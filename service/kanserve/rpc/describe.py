@@ -104,7 +104,7 @@ def describe(info: ModelInfo, manifest: Manifest, limits: kan_pb2.QueryLimits) -
 
 def _verification(message: kan_pb2.DescribeModelResponse, manifest: Manifest) -> None:
     proof = manifest.verification
-    message.verification.against = proof.against
+    message.verification.against = manifest.against
     message.verification.claim = manifest.claim
     for one in proof.answers:
         message.verification.answers.add(
@@ -208,5 +208,6 @@ def _facts(info: ModelInfo) -> dict[str, str]:
             "kan.edge_class": info.manifest.edge_class,
             "kan.widths": ",".join("x".join(map(str, shape)) for shape in info.manifest.shapes),
             "kan.format": str(info.manifest.format),
+            "kan.verification": info.manifest.claim,
         }
     return facts

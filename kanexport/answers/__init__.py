@@ -1,0 +1,1 @@
+"""What the trained model itself answered: rows of it, an export held against them, and what they decide."""

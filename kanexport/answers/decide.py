@@ -1,0 +1,262 @@
+"""Which reading of a file the trained model's answers mean: the known ones are tried, the likeliest first.
+
+A reading is a reader and values for what the file leaves open (`Options.open`). The search changes
+one fact, then two, then three, until a round has readings that fit; of these the one nearest to the
+answers is taken, unless a likelier one is as near. Then every fact is changed by itself: what
+fits as well was not decided, and is told.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from kanexport.answers import judge, numbers
+from kanexport.answers.judge import Match
+from kanexport.answers.rows import Answers
+from kanexport.errors import AnswersDiffer, ExportError, OpenQuestion
+from kanexport.form.ir import Kan
+from kanexport.options import FORWARD, Options
+from kanexport.proof import evaluate
+from kanexport.proof.tolerance import OUTPUT_TOLERANCE
+
+FEW_ROWS = 48  # of the answers, that every reading is tried on
+READINGS = 800  # that are tried at most
+NUMBERS = 12  # readings that are tried with other numbers, those that were nearest
+BESIDE = 1.01  # times a number that fits: whether the answers would notice
+CHANGES = 3  # from what would be assumed
+NEARER = 8.0  # times, that a less likely reading must be nearer to be taken
+
+Facts = Mapping[str, str]
+Read = Callable[[Options], tuple[Kan, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to read a file: why it may be read so, as in the manifest, and the reading with options: the
+    network and its family."""
+
+    reason: str
+    read: Read
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """A file as it was read: by which way, with which facts in place of what would be assumed."""
+
+    way: Way
+    facts: Facts
+    kan: Kan
+    family: str
+    options: Options
+    match: Match
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The reading that the answers mean. `decided`: the facts that they tell, by name; `also`: of the facts
+    that they leave open, the values that fit as well, which are assumed still; `families`: likewise."""
+
+    reading: Reading
+    decided: dict[str, str]
+    also: dict[str, tuple[str, ...]]
+    families: tuple[str, ...]
+
+
+class Search:
+    """Tries readings of one file on a few of its answers. `options`: makes the user's, with facts to try;
+    `tolerance`: relative, of a reading's outputs; `advance` is told how many were tried, of how many."""
+
+    def __init__(
+        self,
+        ways: Sequence[Way],
+        answers: Answers,
+        options: Callable[[Facts], Options],
+        tolerance: float,
+        advance: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        self.ways, self.answers = ways, answers.some(FEW_ROWS)
+        self.options, self.advance = options, advance
+        self.tolerance = judge.allowed(answers, answers.dtype, tolerance)
+        self.tried: dict[tuple[int, frozenset[tuple[str, str]]], Reading | None] = {}
+        self.questions: dict[tuple[int, frozenset[tuple[str, str]]], dict[str, tuple[str, ...]]] = {}
+        self.known: dict[tuple[int, str], dict[str, None]] = {}  # all values of a fact that were heard of
+        self.first: ExportError | None = None  # why the likeliest way is none
+
+    def decide(self) -> Decision:
+        """Raises AnswersDiffer where no known reading fits, and what the reader raised where there is no reading."""
+        fitting = self._search()
+        best = min(fitting, key=lambda one: one.match.excess)
+        enough = NEARER * max(best.match.excess, 1 / NEARER**2)
+        chosen = next(one for one in fitting if one.match.excess <= enough)
+        chosen = self._simpler(chosen)
+        decided, also = self._told(chosen)
+        others = dict.fromkeys(one.family for one in fitting if one.family != chosen.family)
+        return Decision(chosen, decided, also, tuple(others))
+
+    def _simpler(self, reading: Reading) -> Reading:
+        """With as few facts changed as fit, and are about as near."""
+        at, enough = self.ways.index(reading.way), NEARER * max(reading.match.excess, 1 / NEARER**2)
+        for key in reading.facts:
+            other = self._try(at, {name: value for name, value in reading.facts.items() if name != key})
+            if other is not None and other.match.fits and other.match.excess <= enough:
+                return self._simpler(other)
+        return reading
+
+    def _search(self) -> list[Reading]:
+        """All readings that fit, of the first round that has one, the likeliest first, then their neighbours."""
+        round_: list[tuple[int, Facts]] = [(at, {}) for at in range(len(self.ways))]
+        for _ in range(CHANGES + 1):
+            fitting = self._fitting(round_)
+            if fitting:
+                near = self._next([(self.ways.index(one.way), one.facts) for one in fitting])
+                return fitting + self._fitting(near)
+            round_ = self._next(round_)
+        found = self._by_number()
+        if not found:
+            raise self._refusal()
+        return found
+
+    def _by_number(self) -> list[Reading]:
+        """The reading that fits with a number that the file leaves open, if there is one."""
+        nearest = sorted(filter(None, self.tried.values()), key=lambda one: one.match.max_rel)
+        for one in [one for one in nearest if len(one.facts) < CHANGES][:NUMBERS]:
+            for key, text in one.options.numbers.items():
+                value = self._number(one, key, float(text))
+                reading = self._try(self.ways.index(one.way), {**one.facts, key: f"{value:.9g}"})
+                if reading is not None and reading.match.fits:
+                    return [reading]
+        return []
+
+    def _number(self, one: Reading, key: str, assumed: float) -> float:
+        at = self.ways.index(one.way)
+
+        def error(value: float) -> float:
+            reading = self._read(at, {**one.facts, key: repr(value)})
+            return reading.match.max_rel if reading is not None else float("inf")
+
+        return numbers.likeliest(error, assumed)
+
+    def _fitting(self, round_: Sequence[tuple[int, Facts]]) -> list[Reading]:
+        """Of a round, the readings that fit, as far as the number of readings allows."""
+        some = itertools.islice(round_, max(0, READINGS - len(self.tried)))
+        readings = [reading for at, facts in some if (reading := self._try(at, facts)) is not None]
+        return [reading for reading in readings if reading.match.fits]
+
+    def _next(self, round_: Sequence[tuple[int, Facts]]) -> list[tuple[int, Facts]]:
+        """Every reading of a round with one fact more, those first that were nearer."""
+        nearest = sorted(round_, key=lambda one: self._error(*one))
+        return [(at, more) for at, facts in nearest for more in self._changed(at, facts)]
+
+    def _changed(self, at: int, facts: Facts) -> Iterator[Facts]:
+        """With one more fact that a file leaves open, for each of its other values."""
+        for key, values in self.questions.get((at, _key(facts)), {}).items():
+            for value in values:
+                if key not in facts:
+                    yield {**facts, key: value}
+
+    def _error(self, at: int, facts: Facts) -> float:
+        reading = self.tried.get((at, _key(facts)))
+        return reading.match.max_rel if reading is not None else float("inf")
+
+    def _try(self, at: int, facts: Facts) -> Reading | None:
+        """The file read so, beside the answers; None where it cannot be."""
+        known = (at, _key(facts))
+        if known not in self.tried:
+            self.advance(min(len(self.tried), READINGS), READINGS)
+            self.tried[known] = self._read(at, facts)
+        return self.tried[known]
+
+    def _read(self, at: int, facts: Facts) -> Reading | None:
+        options, way = self.options(facts), self.ways[at]
+        questions = self.questions.setdefault((at, _key(facts)), {})
+        try:
+            kan, family = way.read(options)
+            found = match(kan, self.answers, self.tolerance)
+        except OpenQuestion as question:
+            self.first = self.first or question
+            questions[question.key] = question.among
+            self._learn(at, questions)
+            return None
+        except ExportError as error:
+            self.first = self.first or error
+            return None
+        questions |= {key: values for key, values in options.open.items() if key not in facts}
+        asked = options.open | dict.fromkeys(options.numbers, ())
+        self._learn(
+            at, {key: (options.assumed[key], *others) for key, others in asked.items() if key in options.assumed}
+        )
+        return Reading(way, dict(facts), kan, family, options, found)
+
+    def _learn(self, at: int, values: Mapping[str, Sequence[str]]) -> None:
+        """Values that facts may have, as a way has them."""
+        for key, some in values.items():
+            self.known.setdefault((at, key), {}).update(dict.fromkeys(some))
+
+    def _told(self, chosen: Reading) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+        """Of the chosen reading's facts, those that the answers tell, and the values that fit as well of the others."""
+        at, taken = self.ways.index(chosen.way), {**chosen.options.assumed, **chosen.facts}
+        also: dict[str, tuple[str, ...]] = {}
+        for key, value in taken.items():
+            others = self._values(at, chosen, key, value)
+            fitting = tuple(other for other in others if self._as_well(at, chosen, key, other))
+            if fitting:
+                also[key] = fitting
+        own = {} if FORWARD in chosen.options.given else {FORWARD: chosen.family}
+        return own | {key: value for key, value in taken.items() if key not in also}, also
+
+    def _values(self, at: int, chosen: Reading, key: str, taken: str) -> tuple[str, ...]:
+        """The other values of a fact of the chosen reading; of a number that may be any, one beside it."""
+        others = tuple(value for value in self.known.get((at, key), ()) if value != taken)
+        if key in chosen.options.numbers and not others and _is_number(taken):
+            return (f"{float(taken) * BESIDE:.6g}",)
+        return others
+
+    def _as_well(self, at: int, chosen: Reading, key: str, value: str) -> bool:
+        """Whether the chosen reading with another value of one fact fits the answers as it does."""
+        assumed = chosen.options.assumed.get(key) == value
+        other = chosen if assumed else self._try(at, {**chosen.facts, key: value})
+        return other is not None and other.match.fits
+
+    def _refusal(self) -> ExportError:
+        readings = [one for one in self.tried.values() if one is not None]
+        if not readings:
+            assert self.first is not None
+            return self.first
+        nearest = min(readings, key=lambda one: one.match.max_rel)
+        facts = ", ".join(f"{key}={value}" for key, value in {**nearest.options.assumed, **nearest.facts}.items())
+        error, close = nearest.match.max_rel, nearest.match.max_rel <= judge.LOOSE
+        enough = f"if the library itself is no more exact, --tolerance {self.enough(error):.0e} allows it; else "
+        return AnswersDiffer(
+            f"none of {len(readings)} known readings of the file gives what the trained model answered; the nearest is "
+            f"{nearest.family} ({facts or 'nothing assumed'}), by {error:.2e} relative at {nearest.match.where}",
+            hint=f"nothing was written; {enough if close else ''}export the module itself: --module FILE:FACTORY "
+            "--checkpoint FILE",
+        )
+
+    def enough(self, error: float) -> float:
+        """The `--tolerance` that would allow an error."""
+        return 1.5 * error * OUTPUT_TOLERANCE / judge.ALLOWED[self.answers.dtype]
+
+
+def match(kan: Kan, answers: Answers, tolerance: float) -> Match:
+    """A reading in float64, held against the trained model's answers. Raises OptionError where the shapes differ."""
+    width = answers.x[0].size
+    if width != kan.n_inputs:
+        raise judge.unfit(answers, f"rows of {width} numbers", f"takes {kan.n_inputs}")
+    flat = dataclasses.replace(answers, x=answers.x.reshape(len(answers.x), -1))
+
+    def meaning(x: judge.Array, jitter: evaluate.Jitter | None) -> evaluate.Trace:
+        return evaluate.evaluate(kan, x, jitter=jitter)
+
+    return judge.match(flat, meaning(flat.x, None).y, meaning, answers.dtype, tolerance)
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(".", "", 1).replace("e-", "", 1).isdecimal()
+
+
+def _key(facts: Facts) -> frozenset[tuple[str, str]]:
+    return frozenset(facts.items())

@@ -1,0 +1,83 @@
+"""1, and (u^(2^n) - 1) / 2 for n = 1 .. D, of u = sigmoid(x).
+
+Source: seydi1370/Basis_Functions, FermatKANLayer.forward.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.bases import Basis, Support
+from kanexport.errors import InvalidKan
+from kanexport.functions import unary
+from kanexport.functions.squash import Sigmoid
+
+if TYPE_CHECKING:
+    from kanexport.operators.graph import Graph, Value
+
+Array = npt.NDArray[np.float64]
+
+LARGEST = 30  # of D: then u^(2^D) is a step
+
+
+@dataclass(frozen=True, slots=True)
+class Fermat:
+    """`degree` is D."""
+
+    degree: int
+
+    kind = "fermat"
+    compact = False
+    sources = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.degree <= LARGEST:
+            raise InvalidKan(f"fermat has degree {self.degree}, expected 0 to {LARGEST}")
+
+    @property
+    def functions(self) -> int:
+        """D + 1."""
+        return self.degree + 1
+
+    def evaluate(self, x: Array) -> Array:
+        """[B, I] -> [B, D + 1, I], float64."""
+        u = Sigmoid().evaluate(x)
+        powers = [(u ** (2.0**n) - 1) / 2 for n in range(1, self.functions)]
+        return np.stack([1 + 0 * u, *powers], axis=1)
+
+    def emit(self, g: Graph, x: Value, sources: int) -> Value:
+        """[B, I] -> [B, D + 1, I], or [B, I] where D is 0."""
+        # u^(2^n) = exp(-2^n log(1 + exp(-x))): squaring would double a rounding n times.
+        logarithm = unary.ACTIVATIONS["softplus"].emit(g, g.op("Neg", g.reshape(x, 0, 1, sources)))
+        one = g.add(g.mul(g.op("Exp", g.op("Neg", logarithm)), g.const(0.0)), g.const(1.0))
+        if self.degree == 0:
+            return g.reshape(one, 0, sources)
+        orders = g.const(-(2.0 ** np.arange(1, self.functions))[:, None])
+        powers = g.op("Exp", g.mul(logarithm, orders))
+        return g.op("Concat", one, g.mul(g.sub(powers, g.const(1.0)), g.const(0.5)), axis=1)
+
+    def emitted_scale(self, g: Graph) -> float:
+        """1: `emit` gives the functions as they are."""
+        return 1.0
+
+    def support(self, sources: int) -> Support:
+        """Where the logistic function bends, and where it has reached its ends."""
+        core, outer = Sigmoid().support(sources)
+        return Support(core, outer, np.linspace(*core, 2 * self.functions + 1))
+
+    def parameters(self) -> dict[str, str]:
+        """Degree, and what the powers are taken of."""
+        return {"degree": str(self.degree), "of": Sigmoid.name}
+
+    def knots(self) -> Array:
+        """[0, 0]: there are none."""
+        return np.zeros((0, 0))
+
+
+def examples() -> list[Basis]:
+    """Small instances for the conformance test."""
+    return [Fermat(degree) for degree in (0, 1, 4, 10)]

@@ -1,0 +1,39 @@
+"""TaylorKAN: powers of the source itself.
+
+Source: Muyuzhierchengse/TaylorKAN, TaylorLayer.forward, for n inputs, m outputs, order D:
+
+    y_j = sum_i sum_{d < D} C[j, i, d] x_i^d + bias_j
+
+KAN4TSF's TaylorKANLayer is the same, and SciYu/KAE's, of order + 1. The bias is absent with addbias=False.
+KAE's other copies apply a function to the result, which no file tells: the option
+output_activation, identity by default.
+"""
+
+from __future__ import annotations
+
+from kanexport.bases import recurrence
+from kanexport.form.ir import Layer
+from kanexport.form.steps import Elementwise
+from kanexport.layers import parts, polynomials
+from kanexport.layers.parts import Keys, Part
+from kanexport.options import Options
+
+FAMILY = "taylorkan"
+KEYS = Keys(
+    required={"coeffs": 3},
+    optional={"bias": 2},
+    absent=("base_weight", "log_sigma"),  # of Hermite layers with the same name of coefficients
+)
+
+
+def layer(part: Part, options: Options) -> Layer:
+    """One TaylorLayer. Raises InvalidKan or OptionError."""
+    coef = part.tensor("coeffs", None, None, None).transpose(1, 0, 2)
+    _, m, functions = coef.shape
+    activation = parts.activation(options, "identity", "output_activation")
+    return polynomials.layer(
+        recurrence.monomials(functions - 1),
+        coef,
+        bias=part.tensor("bias", 1, m)[0] if part.has("bias") else None,
+        after=() if activation.name == "identity" else (Elementwise(activation),),
+    )

@@ -1,0 +1,297 @@
+"""Answers of the trained model: an export is held against them, and they decide what a file leaves open."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kanexport import manifest
+from kanexport.answers import numbers, rows
+from kanexport.console import cli
+from kanexport.errors import AnswersDiffer, OptionError
+from kanexport.files import checkpoint
+from kanexport.options import Options
+from kanexport.packing.publish import Claim, ProvedModel, Result
+from kanexport.pipeline import Request, export
+from kanexport.proof import evaluate
+from kanexport.recognise import detect
+from tests import golden_cases
+from tests.golden_cases import Case
+
+CASES = {case.name: case for case in golden_cases.cases()}
+ROOT = Path(__file__).parents[2]
+
+Export = Callable[..., Result]
+
+
+@pytest.fixture
+def case() -> Callable[[str], tuple[Case, dict[str, np.ndarray]]]:
+    return lambda name: (CASES[name], CASES[name].reference())
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Export:
+    """Export a golden case, held against some answers."""
+
+    def run(name: str, x: Any, y: Any, **more: Any) -> Result:
+        np.savez(tmp_path / "answers.npz", x=x, y=y)
+        return export(
+            Request(
+                path=CASES[name].path,
+                repository=tmp_path / "models",
+                name="m",
+                answers=(tmp_path / "answers.npz",),
+                **more,
+            )
+        )
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("efficient-kan-wine-update-grid", {"base_activation": "tanh"}),
+        ("wav-kan-dog-breast-cancer", {"wavelet_type": "dog"}),
+        ("fastkan-breast-cancer-denominator", {"base_activation": "gelu", "denominator": "0.8"}),
+        ("fasterkan-wine", {"inv_denominator": "unused"}),
+        ("jacobikan-wine", {"jacobi_a": "1.0"}),
+        ("pykan-hello-symbolic", {}),
+    ],
+)
+def test_what_a_library_answered_decides_what_its_file_leaves_open(
+    name: str, told: dict[str, str], held: Export
+) -> None:
+    reference = CASES[name].reference()
+    document = held(name, reference["x"], reference["y"]).manifest
+    assert document.claim.startswith(manifest.AGAINST[manifest.ANSWERS])
+    assert told.items() <= document.source.options_decided.items()
+    assert not set(told) & set(document.source.options_assumed)
+    (answers,) = document.verification.answers
+    assert answers.rows > 0
+    assert answers.max_rel < 5e-5
+
+
+def test_without_answers_it_is_said_that_nothing_was_compared(tmp_path: Path) -> None:
+    result = export(Request(path=CASES["fastkan-digits"].path, repository=tmp_path, name="m"))
+    document = manifest.load(result.directory)
+    assert document.claim == manifest.AGAINST[manifest.READING]
+    assert "not compared with the trained model" in document.claim
+    assert next(iter(document.source.options_assumed)) == "forward"
+
+
+def test_what_no_reading_gives_is_refused_with_the_nearest_and_nothing_is_written(
+    held: Export, tmp_path: Path, case: Any
+) -> None:
+    _, reference = case("efficient-kan-wine-update-grid")
+    with pytest.raises(AnswersDiffer, match=r"none of \d+ known readings.* is efficient-kan \(") as error:
+        held("efficient-kan-wine-update-grid", reference["x"], np.sin(3 * reference["y"]))
+    assert error.value.exit_code == 3
+    assert "--module" in error.value.hint
+    assert not (tmp_path / "models").exists()
+
+
+def test_one_wrong_answer_among_many_is_found(held: Export, case: Any) -> None:
+    _, reference = case("kanx-hello")
+    y = reference["y"].copy()
+    y[3, 0] += 0.01 * np.abs(y).max()
+    with pytest.raises(AnswersDiffer, match="row 3, output 0"):
+        held("kanx-hello", reference["x"], y)
+
+
+def test_rows_far_outside_do_not_hide_an_error_at_the_data(held: Export, case: Any) -> None:
+    _, reference = case("kanx-hello")
+    x, y = reference["x"], reference["y"].copy()
+    exact = export_answers("kanx-hello", x * 1e6)
+    y[0, 0] += 0.01 * np.abs(y).max()
+    with pytest.raises(AnswersDiffer):
+        held("kanx-hello", np.concatenate([x, x * 1e6]), np.concatenate([y, exact]))
+
+
+def export_answers(name: str, x: np.ndarray) -> np.ndarray:
+    """What the golden model means for other rows."""
+    loaded = checkpoint.load(CASES[name].path)
+    kan = detect.read(detect.detect(loaded, None)[0], loaded, Options.parse(CASES[name].options))
+    return evaluate.evaluate(kan, x.astype(np.float64)).y.astype(np.float32)
+
+
+def test_nan_must_meet_nan(held: Export, case: Any) -> None:
+    _, reference = case("kanx-hello")
+    x, y = reference["x"].copy(), reference["y"].copy()
+    x[0, 0], y[0] = np.nan, np.nan
+    assert held("kanx-hello", x, y).manifest.against == manifest.ANSWERS
+    y[0] = 0.5
+    with pytest.raises(AnswersDiffer, match="row 0"):
+        held("kanx-hello", x, y, version=2)
+
+
+def test_a_less_exact_library_is_allowed_by_its_tolerance(held: Export, case: Any) -> None:
+    """flashkan's own float32 run is off by 2e-4."""
+    _, reference = case("flashkan-ellipj")
+    with pytest.raises(AnswersDiffer) as error:
+        held("flashkan-ellipj", reference["x"], reference["y"])
+    tolerance = float(error.value.hint.partition("--tolerance ")[2].split()[0])
+    assert held("flashkan-ellipj", reference["x"], reference["y"], tolerance=tolerance).manifest.verification.answers
+
+
+@pytest.mark.parametrize("form", ["npz", "npy", "csv"])
+def test_every_form_of_file(form: str, tmp_path: Path, case: Any) -> None:
+    golden, reference = case("efficient-kan-digits")
+    x, y = reference["x"], reference["y"]
+    if form == "npz":
+        np.savez(tmp_path / "a.npz", x=x, y=y)
+        paths = (tmp_path / "a.npz",)
+    elif form == "npy":
+        paths = (tmp_path / "x.npy", tmp_path / "y.npy")
+        np.save(paths[0], x)
+        np.save(paths[1], y)
+    else:
+        names = [f"x{i}" for i in range(x.shape[1])] + [f"y{j}" for j in range(y.shape[1])]
+        table = np.concatenate([x, y], axis=1)
+        np.savetxt(tmp_path / "a.csv", table, delimiter=",", header=",".join(names), comments="", fmt="%.9g")
+        paths = (tmp_path / "a.csv",)
+    loaded = rows.load(paths)
+    np.testing.assert_array_equal(loaded.x.astype(np.float32), x)
+    np.testing.assert_array_equal(loaded.y.astype(np.float32), y)
+    assert loaded.dtype == "float32"
+    result = export(Request(path=golden.path, repository=tmp_path / "m", name="m", answers=paths))
+    assert result.manifest.against == manifest.ANSWERS
+
+
+def _write(path: Path, **arrays: Any) -> Path:
+    np.savez(path, **arrays)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda p: [p / "missing.npz"], "No such file"),
+        (lambda p: [_write(p / "a.npz", x=np.ones((2, 2)))], "but no y"),
+        (lambda p: [_write(p / "a.npz", x=np.ones((2, 2)), y=np.ones((3, 1)))], "2 rows of x and 3 of y"),
+        (lambda p: [_write(p / "a.npz", x=np.ones((2, 2)), y=np.array([["a"], ["b"]]))], "expected real numbers"),
+        (lambda p: [_write(p / "a.npz", x=np.ones((2, 2), complex), y=np.ones((2, 1)))], "complex128"),
+        (lambda p: [_write(p / "a.npz", x=np.ones((0, 2)), y=np.ones((0, 1)))], "0 rows"),
+        (lambda p: [_write(p / "a.npz", x=np.ones((2, 5)), y=np.ones((2, 10)))], "rows of 5 numbers.*takes 64"),
+        (lambda p: [_write(p / "a.npz", x=np.ones((2, 64)), y=np.ones((2, 3)))], "3 numbers a row.*gives 10"),
+        (lambda p: [p / "a.npz"] * 3, "3 times"),
+        (lambda p: [_text(p / "a.csv", "a,b\n1,2\n")], "the columns a, b"),
+        (lambda p: [_text(p / "a.csv", "1,2\n3,4\n")], "no header"),
+        (lambda p: [_text(p / "a.npz", "nothing")], "cannot be read"),
+    ],
+)
+def test_answers_of_another_form_are_refused_by_name(make: Any, text: str, tmp_path: Path) -> None:
+    request = Request(
+        path=CASES["efficient-kan-digits"].path, repository=tmp_path / "m", name="m", answers=tuple(make(tmp_path))
+    )
+    with pytest.raises(OptionError, match=text) as error:
+        export(request)
+    assert error.value.exit_code == 2
+    assert not (tmp_path / "m").exists()
+
+
+def _text(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_the_command(tmp_path: Path, capsys: Any, case: Any) -> None:
+    golden, reference = case("wav-kan-dog-breast-cancer")
+    file = _write(tmp_path / "a.npz", x=reference["x"], y=reference["y"])
+    arguments = [str(golden.path), "--repository", str(tmp_path / "m"), "--answers", str(file)]
+    assert cli.main([*arguments, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["verified"].startswith("verified against the trained model (")
+    assert document["options"]["decided"]["wavelet_type"] == "dog"
+    file = _write(tmp_path / "a.npz", x=reference["x"], y=reference["y"] + 1)
+    assert cli.main([*arguments, "--version", "2"]) == 3
+    assert "the trained model answered" in capsys.readouterr().err
+    assert not (tmp_path / "m" / "model" / "2").exists()
+    assert cli.main([str(golden.path.parent), "--recursive", "--answers", str(file)]) == 2
+
+
+@pytest.mark.parametrize("wanted", [0.8, 1.25, 0.1234567, 3e-5])
+def test_a_number_is_found_as_it_was_written(wanted: float) -> None:
+    assert numbers.likeliest(lambda value: abs(value / wanted - 1), wanted * 3) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_recorded_answers_of_a_live_module(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    import kanexport
+
+    module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Dropout(0.5), torch.nn.Linear(4, 2))
+    module.train()
+    x = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    path = kanexport.record_answers(module, x, tmp_path / "answers.npz")
+    assert all(part.training for part in module.modules())
+    loaded = rows.load([path])
+    assert loaded.usual.sum() == 20
+    assert len(loaded.x) > 100
+    assert np.abs(loaded.x).max() > 100 * np.abs(x).max()
+    module.eval()
+    with torch.no_grad():
+        np.testing.assert_array_equal(loaded.y, module(torch.from_numpy(loaded.x.astype(np.float32))).numpy())
+    assert kanexport.record_answers(lambda rows: rows**2, x, tmp_path / "f.npz").exists()
+    with pytest.raises(OptionError, match="expected finite real numbers"):
+        kanexport.record_answers(module, np.array([["a"]]), path)
+
+
+def test_every_sentence_with_verified_says_against_what() -> None:
+    """Nothing that is shown calls a result verified without saying against what."""
+    for folder in ("kanexport", "service/kanserve"):
+        for path in (ROOT / folder).rglob("*.py"):
+            if path.parent.name == "pb":
+                continue
+            for text in _shown_texts(path):
+                for at in range(len(text)):
+                    if text.startswith("verified", at) and not _is_name(text):
+                        assert "verified against" in text[at:], f"{path}: {text!r}"
+
+
+def _is_name(text: str) -> bool:
+    """A key of a document or the heading of a column."""
+    return text in ("verified", "verified error", "verified_error")
+
+
+def _shown_texts(path: Path) -> list[str]:
+    tree = ast.parse(path.read_text())
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docstrings = {ast.get_docstring(node, clean=False) for node in ast.walk(tree) if isinstance(node, documented)}
+    constants = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    return [text for text in constants if isinstance(text, str) and text not in docstrings]
+
+
+@pytest.mark.parametrize(("against", "answers"), [("", 0), ("nothing", 0), ("answers", 0), ("reading", 1)])
+def test_a_claim_says_what_was_done(against: str, answers: int) -> None:
+    some = manifest.Answers(name="a", sha256="", rows=1, max_abs=0.0, max_rel=0.0, tolerance=0.0)
+    with pytest.raises(OptionError, match="against"):
+        Claim(against, (some,) * answers)
+    assert "claim" in inspect.signature(ProvedModel).parameters
+    assert inspect.signature(ProvedModel).parameters["claim"].default is inspect.Parameter.empty
+
+
+def test_a_module_is_held_against_recorded_answers(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    import kanexport
+    from tests.hybrid_modules import KANLinear
+
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(4, 3), KANLinear(3, 2))
+    x = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
+    path = kanexport.record_answers(module, x, tmp_path / "answers.npz")
+    plain = kanexport.export(module, x, name="m", repository=tmp_path / "models")
+    assert plain.manifest.claim == manifest.AGAINST[manifest.MODULE]
+    result = kanexport.export(module, x, name="m", version=2, repository=tmp_path / "models", answers=path)
+    assert result.manifest.claim.startswith(manifest.AGAINST[manifest.ANSWERS])
+    with torch.no_grad():
+        module[0].bias += 0.1
+    with pytest.raises(AnswersDiffer, match="row"):
+        kanexport.export(module, x, name="m", version=3, repository=tmp_path / "models", answers=path)
+    assert not (tmp_path / "models" / "m" / "3").exists()
