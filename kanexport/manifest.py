@@ -13,12 +13,14 @@ import json
 import math
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 FORMAT = 3
 READABLE = (1, 2, 3)  # each added fields with defaults; what an older one lacks has its default
+PLURAL = {"input": "inputs", "output": "outputs"}  # what formats 1 and 2 had one of
 FILE_NAME = "manifest.json"
 MODEL_FILE = "model.onnx"
 SIZE_LIMIT = 256 * 2**20  # bytes; a manifest beyond this is not ours
@@ -50,8 +52,9 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSpec:
-    """A graph input or output. `datatype`: FP32 or FP64, the Open Inference Protocol's names.
-    `shape` starts with -1 for the rows; the other extents are known, such as (-1, 3) or (-1, 1, 8, 8)."""
+    """A graph input or output. `datatype`: FP32, FP64, INT64 and so on, the Open Inference Protocol's
+    names. `shape` starts with -1 for the rows; the other extents are known, such as (-1, 3) or
+    (-1, 1, 8, 8)."""
 
     name: str
     datatype: str
@@ -183,7 +186,8 @@ class Zone:
     """The largest errors of one group of rows, against the float64 evaluation.
 
     name             the group: inside, extension, knots, far, nonfinite or single for a stack of
-                     layers; a module has inside, scaled, noise, zeros and single for its rows
+                     layers; a module has inside, scaled, noise, zeros and single for its rows, and
+                     batches named after their number of rows, such as 33
     rows             of the model; of a layer, if the group was made for layers alone
     *_max_abs        absolute, in the units of the output or the edge
     *_max_rel        relative to the largest finite magnitude (of the layer, for edges) in the
@@ -238,10 +242,10 @@ class Verification:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
     """Rows with known answers; the server runs them before it says ready. Each row
-    is flat, in C order, whatever the shape of the tensor.
+    is flat, in C order, whatever the shape of the tensor; several tensors follow one another.
 
-    `outputs` come from the float64 evaluation; `tolerance` is relative to their largest
-    magnitude, and wider than the proof's, because other machines sum in another order.
+    `outputs` come from the float64 evaluation; `tolerance` is relative to the largest magnitude
+    of each output, and wider than the proof's, because other machines sum in another order.
     No rows: the model has none with finite outputs only.
     """
 
@@ -254,7 +258,8 @@ class Reference:
 class Manifest:
     """Everything the server may know about a model version.
 
-    `format` is that of this document. `opset` is the graphs' ONNX operator set. `layers` are
+    `format` is that of this document. `inputs` and `outputs`: at least one each, all with the same rows;
+    formats 1 and 2 had one of each, as `input` and `output`. `opset` is the graphs' ONNX operator set. `layers` are
     those whose edges can be asked for, in the order in which they run. `files` is everything
     in the version directory but the manifest. `notes` are sentences for people.
 
@@ -270,8 +275,8 @@ class Manifest:
     edge_class: str  # A, B or C, the largest of the layers; C is not served
     opset: int
     max_batch_size: int
-    input: TensorSpec
-    output: TensorSpec
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
     layers: tuple[LayerInfo, ...]
     source: Source
     verification: Verification
@@ -282,7 +287,19 @@ class Manifest:
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """What a row is on its way; see `row_shapes`."""
-        return row_shapes(self.input.shape, self.layers, self.output.shape)
+        return row_shapes(
+            [tensor.shape for tensor in self.inputs], self.layers, [tensor.shape for tensor in self.outputs]
+        )
+
+    @property
+    def input(self) -> TensorSpec:
+        """The first input, of most models the only one."""
+        return self.inputs[0]
+
+    @property
+    def output(self) -> TensorSpec:
+        """The first output, of most models the only one."""
+        return self.outputs[0]
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -311,20 +328,26 @@ class Manifest:
 
 
 def row_shapes(
-    given: tuple[int, ...], layers: tuple[LayerInfo, ...], result: tuple[int, ...]
+    given: Sequence[tuple[int, ...]], layers: tuple[LayerInfo, ...], result: Sequence[tuple[int, ...]]
 ) -> tuple[tuple[int, ...], ...]:
-    """A row of the input tensor, (*positions, sources) of each layer, a row of the output
-    tensor, such as ((1, 8, 8), (64,), (10,)). `given` and `result` are the tensors' shapes
-    with their batch axis. Layer 0 is left out if its nodes are the row, or columns
-    selected from it.
+    """A row of the input, (*positions, sources) of each layer, a row of the output, such as
+    ((1, 8, 8), (64,), (10,)). `given` and `result` are the tensors' shapes with their batch
+    axis; of several, a row is what they hold together, such as (69,). Layer 0 is left out if
+    its nodes are the row, or columns selected from it.
     """
-    row = given[1:]
+    row = _row(given)
     nodes = [(*layer.positions, layer.sources) for layer in layers]
     if nodes and (
         nodes[0] == row or (len(row) == len(nodes[0]) == 1 and any(step.kind == "select" for step in layers[0].before))
     ):
         del nodes[0]
-    return (row, *nodes, result[1:])
+    return (row, *nodes, _row(result))
+
+
+def _row(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    if len(shapes) == 1:
+        return shapes[0][1:]
+    return (sum(math.prod(shape[1:]) for shape in shapes),)
 
 
 def arrows(shapes: tuple[tuple[int, ...], ...]) -> str:
@@ -354,6 +377,8 @@ def loads(data: bytes) -> Manifest:
             f"manifest has format {version!r}, this program understands {', '.join(map(str, READABLE))}; "
             "export the model again with a matching kanexport"
         )
+    if version < FORMAT:
+        document = {PLURAL.get(key, key): [value] if key in PLURAL else value for key, value in document.items()}
     return _build(Manifest, document, "manifest", defaults=version != FORMAT)
 
 

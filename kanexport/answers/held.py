@@ -9,13 +9,15 @@ from kanexport import manifest
 from kanexport.answers import judge
 from kanexport.answers.judge import Evaluate
 from kanexport.answers.rows import Answers
+from kanexport.errors import OptionError
 from kanexport.form.ir import Kan
 from kanexport.lowering.lower import Lowered
-from kanexport.lowering.serving import INPUT, OUTPUT
 from kanexport.manifest import ANSWERS
 from kanexport.packing.publish import Claim, Target
 from kanexport.proof import evaluate, runtime
 from kanexport.proof.evaluate import Jitter, Trace
+from kanexport.proof.ports import Ports
+from kanexport.proof.verify import network_ports
 
 Array = npt.NDArray[np.float64]
 
@@ -28,17 +30,21 @@ def network(answers: Answers, kan: Kan, lowered: Lowered, target: Target) -> Cla
     def meaning(x: Array, jitter: Jitter | None) -> Trace:
         return evaluate.evaluate(kan, x.reshape(len(x), -1), jitter=jitter)
 
-    return graph(answers, (kan.n_inputs,), meaning, lowered, target)
+    return graph(answers, network_ports(kan), meaning, lowered, target)
 
 
-def graph(answers: Answers, row: tuple[int, ...], meaning: Evaluate, lowered: Lowered, target: Target) -> Claim:
-    """A graph that takes rows of the shape `row`; `meaning`: what it means in float64. Raises AnswersDiffer
+def graph(answers: Answers, ports: Ports, meaning: Evaluate, lowered: Lowered, target: Target) -> Claim:
+    """A graph with one input and one output; `meaning`: what it means in float64. Raises AnswersDiffer
     where it gives something else than the trained model did, and OptionError where the shapes differ."""
+    if len(ports.inputs) != 1 or len(ports.outputs) != 1:
+        names = ", ".join(port.name for port in (*ports.inputs, *ports.outputs))
+        raise OptionError(f"answers are of one input and one output, x and y; the model has {names}")
+    row, output = ports.inputs[0].shape, ports.outputs[0].name
     if answers.x[0].size != np.prod(row):
         raise judge.unfit(answers, f"rows of shape {answers.x.shape[1:]}", f"takes {row}")
     session, x = runtime.session(lowered.model), answers.x.reshape(len(answers.x), *row)
-    parts = [x[at : at + ROWS_AT_ONCE].astype(target.dtype) for at in range(0, len(x), ROWS_AT_ONCE)]
-    given = np.concatenate([runtime.run(session, {INPUT: part})[OUTPUT] for part in parts])
+    parts = [ports.feeds(x[at : at + ROWS_AT_ONCE], target.dtype) for at in range(0, len(x), ROWS_AT_ONCE)]
+    given = np.concatenate([runtime.run(session, part)[output] for part in parts])
     tolerance = judge.allowed(answers, target.dtype, target.tolerance)
     found = judge.match(answers, given, meaning, target.dtype, tolerance)
     judge.require(found, answers, "the exported graph")

@@ -13,8 +13,10 @@ import torch
 from torch import nn
 
 from kanexport.errors import InvalidKan
+from kanexport.hybrid import derivatives
 from kanexport.hybrid.faults import ForeignError, first_line, foreign_code, place
 from kanexport.hybrid.lend import first_tensor, lent, replaced
+from kanexport.hybrid.wiring import PLAIN, Wiring, why_not
 from kanexport.proof.evaluate import Jitter
 
 Array = npt.NDArray[np.float64]
@@ -48,21 +50,30 @@ class Oracle:
 
     module: nn.Module
     dtype: torch.dtype
+    derives: bool = False  # takes derivatives in its forward
 
     @classmethod
     def of(cls, module: nn.Module, rows: Array) -> Oracle:
         """Raises InvalidKan where the module does not run at all, with its own words."""
         try:
-            with lent(module, torch.float64):
-                cls(module, torch.float64).run(rows)
+            return cls._running(module, torch.float64, rows)
         except InvalidKan as error:
             if error.__cause__ is None:  # it runs, but gives nothing that can be served
                 raise
             # The code may ask for float32 by name.
-            with lent(module, torch.float32):
-                cls(module, torch.float32).run(rows)
-            return cls(module, torch.float32)
-        return cls(module, torch.float64)
+            return cls._running(module, torch.float32, rows)
+
+    @classmethod
+    def _running(cls, module: nn.Module, dtype: torch.dtype, rows: Array) -> Oracle:
+        """In a type, without derivatives or with them. Raises InvalidKan."""
+        with lent(module, dtype), derivatives.watched() as taken:
+            try:
+                cls(module, dtype).run(rows)
+            except InvalidKan as error:
+                if not any(words in error.message for words in derivatives.NO_GRAPH):
+                    raise
+                cls(module, dtype, derives=True).run(rows)
+        return cls(module, dtype, derives=bool(taken))
 
     def run(
         self,
@@ -80,17 +91,18 @@ class Oracle:
         x = torch.from_numpy(rows if jitter is None else jitter.shake(rows)).to(self.dtype)
         forwards = [(part, watch.forward(name, part)) for name, part in (watched or {}).items()]
         try:
-            with foreign_code(), replaced(forwards), torch.no_grad():
-                y = self.module(x)
+            with foreign_code(), replaced(forwards), torch.set_grad_enabled(self.derives):
+                y = self.module(derivatives.ready(x) if self.derives else x)
         except ForeignError as foreign:
             where = place(foreign.error)
             count = "1 row" if len(x) == 1 else f"{len(x)} rows"
             raise InvalidKan(
-                f"the module does not run on {count} of shape {list(x.shape[1:])}: {first_line(foreign.error)}"
+                f"the module does not run on {count} of {_wiring(self.module).shown(x)}: {first_line(foreign.error)}"
                 + (f" ({where})" if where else ""),
-                hint="give rows as the module takes them: --example rows.npy, or --input-shape without the batch axis",
+                hint="give rows as the module takes them: --example rows.npy (for several inputs an .npz with an array "
+                "for each parameter of its forward), or --input-shape without the batch axis",
             ) from foreign.error
-        return array(_one_tensor(y)), watch.calls
+        return array(_one_tensor(y, len(x))), watch.calls
 
 
 @dataclass
@@ -108,7 +120,7 @@ class _Watch:
 
         def forward(_: nn.Module, *args: Any, **kwargs: Any) -> Any:
             at = first_tensor(args, kwargs)
-            if at is None or (self.inside and not self.nested):
+            if at is None or (self.inside and not self.nested) or derivatives.hidden(_get(args, kwargs, at)):
                 return own(*args, **kwargs)
             before, self.inside = self.inside, True
             try:
@@ -151,16 +163,15 @@ def _put(
     return args, kwargs | {at: value}
 
 
-def _one_tensor(y: object) -> torch.Tensor:
-    """What a module gives, as what it takes: one floating-point tensor [B, ...]."""
-    if isinstance(y, tuple | list) and len(y) == 1:
-        y = y[0]
+def _wiring(module: nn.Module) -> Wiring:
+    wiring = getattr(module, "wiring", PLAIN)
+    return wiring if isinstance(wiring, Wiring) else PLAIN
+
+
+def _one_tensor(y: object, rows: int) -> torch.Tensor:
+    """What a whole module gives: one floating-point tensor [B, ...]."""
     if not isinstance(y, torch.Tensor) or not y.is_floating_point() or y.ndim < 2:
-        shown = f"{y.dtype} {tuple(y.shape)}" if isinstance(y, torch.Tensor) else type(y).__name__
-        raise InvalidKan(
-            f"the module gives {shown}, expected one floating-point tensor [batch, ...]",
-            hint="wrap it in a module that returns the tensor to be served",
-        )
+        raise InvalidKan(why_not(y, rows), hint="wrap it in a module that returns the tensors to be served")
     return y
 
 

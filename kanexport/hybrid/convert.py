@@ -14,13 +14,16 @@ from torch import nn
 
 from kanexport.answers import held
 from kanexport.answers.rows import Answers
+from kanexport.errors import InvalidKan, VerificationFailed
 from kanexport.hybrid import inputs, splice, trace
 from kanexport.hybrid import plan as planning
 from kanexport.hybrid.capture import Oracle
 from kanexport.hybrid.lend import lent, unwrapped
 from kanexport.hybrid.plan import FEW, Plan, Use
 from kanexport.hybrid.recognise import Whole, shown
+from kanexport.hybrid.retry import Trial
 from kanexport.hybrid.trace import Hole
+from kanexport.hybrid.wiring import Served
 from kanexport.lowering.edges import edge_graph
 from kanexport.lowering.lower import Lowered
 from kanexport.lowering.serving import INPUT, serving_graph
@@ -29,11 +32,13 @@ from kanexport.packing import describe
 from kanexport.packing.publish import Claim, ProvedModel, Result, Target, publish
 from kanexport.packing.signature import Signature
 from kanexport.proof import trial_rows, verify
+from kanexport.proof.ports import FLOAT, Ports, join, split
 from kanexport.proof.verify import Proof
 
 Array = npt.NDArray[np.float64]
 
 PROOF_ROWS = 32
+MOST_ROWS = 100_000  # of a batch that a graph may have to be tried with
 TYPES = {"float64": torch.float64, "float32": torch.float32}
 # Of the parameters, widest first.
 STORED = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
@@ -50,25 +55,27 @@ def convert(
     answers: Answers | None = None,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Result:
-    """Export a module; it is as it was afterwards. `example`: one tensor or array of rows
-    [B, ...], the more like real data the better: the proof is made with them. `answers`: the
-    trained model's own, held against the graph. Raises ExportError; then nothing changed."""
+    """Export a module; it is as it was afterwards. `example`: rows [B, ...], one tensor or array,
+    a tuple of them or a dictionary by forward's parameters, the more like real data the
+    better: the proof is made with them. `answers`: the trained model's own, held against
+    the graph. Raises ExportError; then nothing changed."""
     target.check()
-    x = inputs.rows(example)
-    whole = Whole(unwrapped(module))
+    module = unwrapped(module)
+    x, wiring = inputs.rows(example, module)
+    whole = Whole(module, wiring)
     stored = _stored(whole)
     oracle = Oracle.of(whole, x[:FEW])
     with lent(whole, oracle.dtype):
-        count = planning.affordable(whole, oracle, x, PROOF_ROWS)
-        plan = planning.make(whole, oracle, x, options, few=min(FEW, count))
-    with lent(whole, TYPES[target.dtype]):
-        lowered = _lower(whole, plan, x, target.dtype)
-    with lent(whole, oracle.dtype):
-        proof = _prove(plan, lowered, _zones(x, count), target, advance)
-        claim = Claim(MODULE)
-        if answers is not None:
-            claim = held.graph(answers, x.shape[1:], plan.evaluate, lowered, target)
-        y, _ = oracle.run(x[:1])
+        most = planning.affordable(whole, oracle, x, MOST_ROWS)
+        plan = planning.make(whole, oracle, x, options, few=min(FEW, most))
+    plan, (lowered, proof) = Trial(
+        lambda plan: _attempt(whole, plan, x, most, target, advance),
+        lambda plan, names, why: _without(whole, plan, x, names, why),
+    ).best(plan)
+    claim = Claim(MODULE)
+    if answers is not None:
+        with lent(whole, oracle.dtype):
+            claim = held.graph(answers, plan.ports, plan.evaluate, lowered, target)
     source = Source(
         family=HYBRID,
         family_reason=_reason(plan),
@@ -84,33 +91,81 @@ def convert(
         layers=_describe(plan, lowered),
         edge_class="B" if any(layer.mixes for layer in plan.layers) else "A",
         opset=trace.OPSET,
-        signature=Signature.of_rows(x, y, target.dtype),
+        signature=Signature(plan.ports, target.dtype),
         source=source,
         notes=(*plan.notes, *_precision(stored, target.dtype, oracle)),
     )
     return publish(target, model)
 
 
-def _lower(whole: Whole, plan: Plan, x: Array, dtype: str) -> Lowered:
+def _without(whole: Whole, plan: Plan, x: Array, names: Sequence[str], why: str) -> Plan:
+    with lent(whole, plan.oracle.dtype):
+        return planning.without(plan, x, names, why)
+
+
+def _attempt(
+    whole: Whole, plan: Plan, x: Array, most: int, target: Target, advance: Callable[[int, int], None]
+) -> tuple[Lowered, Proof]:
+    """Graphs and their proof. Raises what the first trace that was made fails by. `most`: rows that
+    can be run at once."""
+    failure: InvalidKan | VerificationFailed | None = None
+    count = min(PROOF_ROWS, most)
+    for lowered, starts in _graphs(whole, plan, x, target):
+        try:
+            _require_at_most(starts, most)
+            sizes = tuple(sorted({2, count + 1, *starts}))
+            with lent(whole, plan.oracle.dtype):
+                return lowered, _prove(plan, lowered, _zones(plan.ports, x, count), target, sizes, advance)
+        except (InvalidKan, VerificationFailed) as error:
+            failure = failure or error
+    assert failure is not None
+    raise failure
+
+
+def _require_at_most(sizes: Sequence[int], most: int) -> None:
+    """Refuse to guess what a graph does with batches that it was not made for, where they cannot be run."""
+    if max(sizes, default=0) > max(most, PROOF_ROWS):
+        raise InvalidKan(
+            f"the module goes another way for batches of {max(sizes)} rows, too many to be tried",
+            hint="the forward should not branch on the number of rows",
+        )
+
+
+def _graphs(whole: Whole, plan: Plan, x: Array, target: Target) -> Iterator[tuple[Lowered, tuple[int, ...]]]:
+    """The graphs of each trace, and the batches that it must be tried with."""
+    bodies, edges = _bodies(plan, target.dtype)
+    names = tuple(name for body in bodies for _, name in body.nodes)
+    holes = {use.name: (plan.modules[use.name], body.hole) for use, body in zip(plan.uses, bodies, strict=True)}
+    rows = list(plan.ports.feeds(x[:FEW], target.dtype).values())
+    served, dtype = Served(whole.body, whole.wiring), TYPES[target.dtype]
+    found = trace.traces(
+        served, rows, list(holes.values()), dtype, most=target.max_batch_size, derives=plan.oracle.derives
+    )
+    while True:
+        with lent(whole, dtype):
+            traced = next(found, None)
+        if traced is None:
+            return
+        yield Lowered(splice.splice(traced.model, bodies, plan.ports), edges, names), traced.sizes
+
+
+def _bodies(plan: Plan, dtype: str) -> tuple[list[splice.Body], tuple[bytes, ...]]:
+    """What goes into each call of a layer, and the edge graphs."""
     index = {name: at for at, name in enumerate(plan.modules)}
-    holes = [Hole(index[use.name], use.kan.n_inputs, use.kan.n_outputs, use.form) for use in plan.uses]
-    by_name = {use.name: hole for use, hole in zip(plan.uses, holes, strict=True)}
-    traced = trace.trace(whole, x.astype(dtype), [(plan.modules[name], hole) for name, hole in by_name.items()])
-    names: list[str] = []
     edges: list[bytes] = []
     bodies = []
-    for use, hole in zip(plan.uses, holes, strict=True):
+    for use in plan.uses:
         nodes = []
         inner = [INPUT, *(f"layer{at}_in" for at in range(1, len(use.kan.layers)))]
         for layer, width, tensor in zip(use.kan.layers, use.kan.widths(), inner, strict=False):
             if use.axes is not None:
-                names.append(f"layer{len(names)}_in")
-                nodes.append((tensor, names[-1]))
-                edges.append(edge_graph(layer, names[-1], width, dtype))
-        bodies.append(
-            splice.Body(hole, serving_graph(use.kan, tuple(inner), dtype, whole=False), tuple(nodes), use.axes)
-        )
-    return Lowered(splice.splice(traced, bodies), tuple(edges), tuple(names))
+                name = f"layer{len(edges)}_in"
+                nodes.append((tensor, name))
+                edges.append(edge_graph(layer, name, width, dtype))
+        hole = Hole(index[use.name], use.kan.n_inputs, use.kan.n_outputs, use.form)
+        model = serving_graph(use.kan, tuple(inner), dtype, whole=False)
+        bodies.append(splice.Body(hole, model, tuple(nodes), use.axes))
+    return bodies, tuple(edges)
 
 
 def _prove(
@@ -118,6 +173,7 @@ def _prove(
     lowered: Lowered,
     zones: dict[str, Array],
     target: Target,
+    sizes: tuple[int, ...],
     advance: Callable[[int, int], None],
 ) -> Proof:
     return verify.prove(
@@ -129,11 +185,38 @@ def _prove(
         tolerance=target.tolerance,
         advance=advance,
         empty=False,  # many modules cannot take a batch of no rows, and so neither can their graphs
+        sizes=sizes,
     )
 
 
-def _zones(x: Array, count: int) -> dict[str, Array]:
+def _zones(ports: Ports, x: Array, count: int) -> dict[str, Array]:
     """Rows of the model by zone, at most so many: as given, and beside what was given."""
+    parts = split(ports.inputs, x)
+    floating = [part for part, port in zip(parts, ports.inputs, strict=True) if port.kind == FLOAT]
+    counts = {name: len(rows) for name, rows in _beside((floating or parts)[0], count).items()}
+    zones = [
+        _beside(part, count) if port.kind == FLOAT else _drawn(part, counts)
+        for part, port in zip(parts, ports.inputs, strict=True)
+    ]
+    return {name: join([zone[name] for zone in zones]) for name in counts}
+
+
+def _drawn(ids: Array, counts: dict[str, int]) -> dict[str, Array]:
+    """Whole numbers by zone: as given, then drawn place by place from what was seen there, since
+    others may mean nothing to the model."""
+    rng = np.random.default_rng(0)
+    flat = ids.reshape(len(ids), -1)
+    zones = {}
+    for name, count in counts.items():
+        drawn = flat[rng.integers(len(flat), size=(count, flat.shape[1])), np.arange(flat.shape[1])]
+        if name == "inside":
+            drawn[: len(flat)] = flat[:count]
+        zones[name] = drawn.reshape(count, *ids.shape[1:])
+    return zones
+
+
+def _beside(x: Array, count: int) -> dict[str, Array]:
+    """Floating-point rows by zone."""
     rng = np.random.default_rng(0)
     inside = x[:count]
     if len(inside) < min(FEW, count):  # a few example rows prove little

@@ -1,76 +1,148 @@
-"""What a module takes: one floating-point tensor [rows, ...], and where its rows come from.
+"""What a module takes, and where its rows come from: tensors [rows, ...] of floating-point or whole numbers.
 
-Rows are an array or tensor of the user's, a file, or random numbers of a given shape. They
+Rows are arrays or tensors of the user's, a file, or random numbers of a given shape. They
 become float64 arrays of numbers that float32 holds, so that graphs of both types can be
 given the same ones.
 """
 
 from __future__ import annotations
 
+import inspect
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from kanexport.errors import OptionError
 from kanexport.hybrid.faults import first_line
+from kanexport.hybrid.wiring import OURS, REAL, Plug, Wiring
+from kanexport.lowering.serving import INPUT
+from kanexport.packing.signature import DATATYPES
+from kanexport.proof.ports import FLOAT, Port, join
 from kanexport.shared import csvrows
+from kanexport.shared.nearest import advice
 
 Array = npt.NDArray[np.float64]
 
 RANDOM_ROWS = 32
 ROWS_LIMIT, NUMBERS_LIMIT = 1024, 100_000_000
+LARGEST = 2_000_000  # whole numbers up to here stay the same ones however float32 rounds
+PLACES = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+UNNAMED = "arr_"  # what numpy.savez calls arrays without a name
 
 
-def rows(example: Any) -> Array:
-    """Example rows [B, ...]: an array, a tensor, or a tuple of one of these. Raises OptionError
-    for anything else, integers, no rows, and numbers that are not finite."""
-    array = _as_array(example)
-    if not _are_rows(array):
+def rows(example: Any, module: nn.Module) -> tuple[Array, Wiring]:
+    """Example rows as one array, and what the module takes: an array, a tensor, a tuple of them in the
+    order of forward's parameters, or a dictionary by their names. Raises OptionError for anything
+    else, no rows, different numbers of them, and numbers that are not finite."""
+    given = _named(example, module)
+    plugs, parts = [], []
+    for name, keyword, value in given:
+        array = _as_array(value)
+        _require_rows(name, array, len(given))
+        kind = FLOAT if array.dtype.kind == "f" else array.dtype.name
+        lone = array.ndim == 1
+        array = array[:, None] if lone else array
+        plugs.append(Plug(Port(name, array.shape[1:], kind), keyword, lone))
+        exact = np.float32 if kind == FLOAT else np.float64
+        parts.append(np.ascontiguousarray(array, dtype=exact).astype(np.float64))
+    counts = {plug.port.name: len(part) for plug, part in zip(plugs, parts, strict=True)}
+    if len(set(counts.values())) != 1:
+        shown = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise OptionError(f"the example's tensors differ in their number of rows: {shown}")
+    return join(parts), Wiring(tuple(plugs))
+
+
+def _named(example: Any, module: nn.Module) -> list[tuple[str, str, Any]]:
+    """Name, keyword (empty: by its place) and rows of each input. Raises OptionError."""
+    parameters = inspect.signature(module.forward).parameters
+    if isinstance(example, Mapping) and example:
+        _require_parameters(example, parameters)
+        return [(_free(name, at), name, value) for at, (name, value) in enumerate(example.items())]
+    given = list(example) if isinstance(example, tuple | list) else [example]
+    if len(given) == 1:
+        return [(INPUT, "", given[0])]
+    places = [name for name, one in parameters.items() if one.kind in PLACES]
+    names = [*places, *(f"{INPUT}{at}" for at in range(len(places), len(given)))]
+    return [(_free(name, at), "", value) for at, (name, value) in enumerate(zip(names, given, strict=False))]
+
+
+def _require_parameters(example: Mapping[Any, Any], parameters: Mapping[str, inspect.Parameter]) -> None:
+    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
+        return
+    for name in map(str, example):
+        if name not in parameters:
+            hint = advice(name, parameters, what="it takes")
+            raise OptionError(f"the module's forward takes no {name[:80]!r}", hint=hint)
+
+
+def _free(name: str, at: int) -> str:
+    """A name that no tensor of ours has."""
+    return f"{INPUT}{at}_{name}" if OURS.fullmatch(name) else name
+
+
+def _as_array(value: Any) -> Any:
+    """A tensor as an array. bfloat16, which numpy lacks, becomes float32."""
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu()
+        return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+    return value
+
+
+def _require_rows(name: str, array: Any, count: int) -> None:
+    """Raises OptionError for what is no tensor of rows."""
+    what = f"the example's {name}" if count > 1 else "the example"
+    if not _are_rows(array, 1 if count > 1 else 2):
         kind = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+        if kind.startswith("complex"):
+            raise OptionError(f"{what} is {array.dtype}; {REAL}", hint="give real and imaginary parts as two inputs")
         raise OptionError(
-            f"the example is {kind}, expected one floating-point tensor [rows, ...]",
-            hint="a served model has one input; wrap a module that takes more, or integers, in one that does not",
+            f"{what} is {kind}, expected a tensor [rows, ...] of floating-point or whole numbers",
+            hint="several inputs: a tuple in the order of forward's parameters, or a dictionary by their names",
         )
     if not np.isfinite(array).all():
         raise OptionError("the example rows hold values that are not finite")
-    return np.ascontiguousarray(array, dtype=np.float32).astype(np.float64)
+    if array.dtype.kind != "f" and np.abs(array.astype(np.float64)).max() > LARGEST:
+        raise OptionError(f"{what} holds whole numbers beyond {LARGEST}, which float32 cannot tell apart in a proof")
 
 
-def _as_array(example: Any) -> Any:
-    """What is inside of a tuple of one; a tensor as an array. bfloat16, which numpy lacks, becomes float32."""
-    if isinstance(example, tuple | list) and len(example) == 1:
-        example = example[0]
-    if isinstance(example, torch.Tensor):
-        example = example.detach().cpu()
-        return (example.float() if example.dtype == torch.bfloat16 else example).numpy()
-    return example
+def _are_rows(array: Any, axes: int) -> bool:
+    if not isinstance(array, np.ndarray) or array.ndim < axes or array.size == 0:
+        return False
+    return array.dtype.kind == "f" or array.dtype.name in DATATYPES
 
 
-def _are_rows(array: Any) -> bool:
-    return isinstance(array, np.ndarray) and array.dtype.kind == "f" and array.ndim >= 2 and len(array) > 0
-
-
-def load(path: Path) -> npt.NDArray[Any]:
-    """Rows from a .npy or .csv file, at most ROWS_LIMIT. Raises OptionError."""
+def load(path: Path) -> Any:
+    """Rows from a .npy, .csv or .npz file, at most ROWS_LIMIT; of an .npz with several arrays a dictionary,
+    or a tuple where they have no names. Raises OptionError."""
     try:
         if path.suffix == ".csv":
             text = csvrows.decode(str(path), path.read_bytes())
-            array = np.array(csvrows.parse(str(path), text, most=ROWS_LIMIT), np.float32)
-        else:
-            array = np.load(path, allow_pickle=False, mmap_mode="r")
-        if not isinstance(array, np.ndarray):
-            raise OptionError(f"{path} holds several arrays, expected one (.npy)")
-        return np.array(array[:ROWS_LIMIT])
+            return np.array(csvrows.parse(str(path), text, most=ROWS_LIMIT), np.float32)
+        found = np.load(path, allow_pickle=False, mmap_mode="r")
+        return np.array(found[:ROWS_LIMIT]) if isinstance(found, np.ndarray) else _archive(path, found)
     except csvrows.CsvError as error:
         raise OptionError(str(error)) from error
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         why = getattr(error, "strerror", None) or first_line(error)
         raise OptionError(
             f"{path} cannot be read as rows: {why}", hint="numpy.save('rows.npy', rows), or a .csv"
         ) from error
+
+
+def _archive(path: Path, found: Any) -> Any:
+    with found:
+        arrays = {name: found[name][:ROWS_LIMIT] for name in found.files}
+    if not arrays:
+        raise OptionError(f"{path} holds no array")
+    if len(arrays) == 1 or all(name.startswith(UNNAMED) for name in arrays):
+        return tuple(arrays.values())
+    return arrays
 
 
 def draw(shape: str) -> npt.NDArray[np.float32]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import fnmatch
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +16,15 @@ from kanexport.errors import InvalidKan, OptionError
 from kanexport.form.ir import Kan, Layer
 from kanexport.hybrid import forms, recognise
 from kanexport.hybrid.capture import Call, Oracle
+from kanexport.hybrid.derivatives import ready
 from kanexport.hybrid.independence import require_fixed, require_independent
 from kanexport.hybrid.judge import Reading, Verdict, judge
 from kanexport.hybrid.recognise import LINEAR, Candidate, Whole, shown
+from kanexport.hybrid.wiring import outputs, tensors
 from kanexport.proof import evaluate
 from kanexport.proof.evaluate import Jitter, Trace
+from kanexport.proof.ports import Ports
+from kanexport.shared.nearest import advice
 
 Array = npt.NDArray[np.float64]
 
@@ -26,6 +32,7 @@ FEW = 8  # rows that settle what a layer is
 NUMBERS = 20_000_000  # of all calls of a module, kept at a time
 VECTORS = 4096  # evaluated at a time
 NAMED = 5  # submodules in a note
+KEEP = "keep"  # the option that names submodules to be left as they are
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,7 @@ class Plan:
     """The module, the networks found in it by name, and their calls in order."""
 
     oracle: Oracle
+    ports: Ports
     modules: dict[str, nn.Module]
     readings: dict[str, Reading]
     uses: tuple[Use, ...]
@@ -71,18 +79,82 @@ def make(whole: Whole, oracle: Oracle, x: Array, options: Mapping[str, str], few
     """Find the KAN layers of a lent module and check each against what the module computes,
     for a few of the rows. Raises InvalidKan where a row's output depends on the other rows,
     and OptionError for an option that no layer has a use for."""
-    candidates = recognise.candidates(whole)
+    kept = _kept(whole, options.get(KEEP, ""))
+    candidates = {name: one for name, one in recognise.candidates(whole).items() if not _is_in(name, kept)}
     require_fixed(oracle, _repeat(x, max(3, few)))
     require_independent(whole, oracle, _repeat(x, 3))
-    readings, notes = _settle(candidates, oracle, x[:few], options)
+    others = {key: value for key, value in options.items() if key != KEEP}
+    readings, notes = _settle(candidates, oracle, x[:few], others)
+    if kept:
+        notes.append(f"{_listed(kept)}: left as it is, as --option {KEEP} says")
+    ports, lone = _ports(whole, oracle, x)
+    notes += [f"{name}: one number a row, served as [rows, 1]" for name in lone]
     modules = {name: candidates[name].module for name in readings}
-    uses = _uses(oracle, x, modules, readings)
+    return _plan(oracle, ports, x, modules, readings, notes)
+
+
+def _ports(whole: Whole, oracle: Oracle, x: Array) -> tuple[Ports, list[str]]:
+    """What a lent module takes, and gives for the first rows; and which of these have one number a row."""
+    given = torch.from_numpy(_repeat(x, 2)).to(oracle.dtype)
+    inputs = whole.wiring.ports
+    if len(inputs) == 1:
+        inputs = (dataclasses.replace(inputs[0], shape=x.shape[1:]),)
+    with torch.set_grad_enabled(oracle.derives):
+        y = whole.wiring.call(whole.body, whole.wiring.split(ready(given) if oracle.derives else given))
+    found = outputs(y, [port.name for port in inputs])
+    lone = [plug.port.name for plug in whole.wiring.plugs if plug.lone]
+    lone += [port.name for port, (_, value) in zip(found, tensors(y), strict=True) if value.ndim == 1]
+    return Ports(inputs, found), lone
+
+
+def without(plan: Plan, x: Array, names: Iterable[str], why: str) -> Plan:
+    """The plan of a lent module with some layers left to torch.onnx, and a note that says `why`."""
+    left = list(names)
+    readings = {name: reading for name, reading in plan.readings.items() if name not in left}
+    modules = {name: plan.modules[name] for name in readings}
+    notes = [note for note in plan.notes if note not in _about(plan.uses)]
+    return _plan(
+        plan.oracle, plan.ports, x, modules, readings, [*notes, f"{_listed(left)}: left to torch.onnx, because {why}"]
+    )
+
+
+def _plan(
+    oracle: Oracle,
+    ports: Ports,
+    x: Array,
+    modules: dict[str, nn.Module],
+    readings: dict[str, Reading],
+    notes: Sequence[str],
+) -> Plan:
+    uses = tuple(_uses(oracle, x, modules, readings))
+    return Plan(oracle, ports, modules, readings, uses, (*notes, *_about(uses)))
+
+
+def _about(uses: Sequence[Use]) -> list[str]:
+    """What is to be said of the edges that cannot be asked for."""
     if not uses:
-        notes.append("no layer was recognised, so there are no edges to ask for")
+        return ["no layer was recognised, so there are no edges to ask for"]
     loose = [use.name for use in uses if use.axes is None]
-    if loose:
-        notes.append(f"{_listed(loose)}: vectors do not belong to single rows, so that edges cannot be asked for")
-    return Plan(oracle, modules, readings, tuple(uses), tuple(notes))
+    return [f"{_listed(loose)}: vectors do not belong to single rows, so that edges cannot be asked for"] * bool(loose)
+
+
+def _kept(whole: Whole, given: str) -> list[str]:
+    """The submodules that match the comma-separated names of --option keep, in which * and ? stand
+    for anything; not what lies in another one. Raises OptionError for a name that none has."""
+    names = {name: shown(name) for name, _ in whole.named_modules() if name}
+    kept: list[str] = []
+    for pattern in map(str.strip, given.split(",") if given else ()):
+        found = [name for name, called in names.items() if fnmatch.fnmatchcase(called, pattern)]
+        if not found:
+            hint = advice(pattern, names.values())
+            raise OptionError(f"option {KEEP}: the module has no submodule {pattern[:80]!r}", hint=hint)
+        kept += found
+    return [name for name in dict.fromkeys(kept) if not any(map(kept.__contains__, _parents(name)))]
+
+
+def _is_in(name: str, names: Sequence[str]) -> bool:
+    """Whether a submodule is one of some, or lies in one."""
+    return name in names or any(parent in names for parent in _parents(name))
 
 
 def _uses(oracle: Oracle, x: Array, modules: Mapping[str, nn.Module], readings: Mapping[str, Reading]) -> list[Use]:

@@ -18,6 +18,7 @@ from torch import nn
 
 from kanexport.files.checkpoint import Checkpoint
 from kanexport.hybrid import facts
+from kanexport.hybrid.wiring import PLAIN, Wiring, joined
 from kanexport.layers import stack
 from kanexport.layers.parts import Part
 from kanexport.recognise import registry
@@ -31,13 +32,14 @@ Family = tuple[str, registry.Reader | None, Tensors]  # its name, its reader (no
 class Whole(nn.Module):
     """The module as the child of another, so that it can be a KAN layer itself."""
 
-    def __init__(self, body: nn.Module) -> None:
+    def __init__(self, body: nn.Module, wiring: Wiring = PLAIN) -> None:
         super().__init__()
-        self.body = body
+        self.body, self.wiring = body, wiring
 
     def forward(self, x: torch.Tensor) -> Any:
-        """What the module gives."""
-        return self.body(x)
+        """What the module gives for rows as one tensor, as one tensor; for what a module takes and
+        gives by itself there is `wiring`."""
+        return joined(self.wiring.call(self.body, self.wiring.split(x)), len(x), x.dtype)
 
 
 def shown(name: str) -> str:

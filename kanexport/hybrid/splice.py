@@ -11,9 +11,13 @@ import onnx
 from onnx import numpy_helper
 
 from kanexport.errors import InvalidKan
+from kanexport.hybrid.faults import ForeignError, first_line, foreign_code
 from kanexport.hybrid.forms import COLUMN, FLAT
 from kanexport.hybrid.trace import DOMAIN, Hole
 from kanexport.lowering.serving import INPUT, OUTPUT
+from kanexport.proof.ports import Ports
+
+INNER = "inner/"  # before the name of a tensor that had the name of an input or output
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +33,9 @@ class Body:
     axes: tuple[int, ...] | None
 
 
-def splice(traced: bytes, bodies: Sequence[Body]) -> bytes:
-    """Fill the placeholders in their order of execution. Raises InvalidKan."""
+def splice(traced: bytes, bodies: Sequence[Body], ports: Ports) -> bytes:
+    """Fill the placeholders in their order of execution, and give inputs and outputs their names.
+    Raises InvalidKan."""
     model = onnx.load_model_from_string(traced)
     graph = model.graph
     writer = _Writer(graph)
@@ -47,24 +52,32 @@ def splice(traced: bytes, bodies: Sequence[Body]) -> bytes:
         raise InvalidKan(f"the traced graph lacks {len(waiting)} KAN layers that the module runs")
     del graph.node[:]
     graph.node.extend(writer.nodes)
+    _rename(graph, ports)
     graph.output.extend(writer.outputs)
-    _rename(graph)
     _strip(model)
-    onnx.checker.check_model(model, full_check=True)
+    try:
+        with foreign_code():
+            onnx.checker.check_model(model, full_check=True)
+    except ForeignError as foreign:
+        raise InvalidKan(f"the graph that torch.onnx made is not valid: {first_line(foreign.error)}") from foreign.error
     return bytes(model.SerializeToString())
 
 
-def _rename(graph: Any) -> None:
-    """Our names for the input and the first output; a tensor that has one of these already makes room."""
-    names = {graph.input[0].name: INPUT, graph.output[0].name: OUTPUT}
-    taken = {name for node in graph.node for name in (*node.input, *node.output)} - set(names)
-    names |= {name: f"{name}_" for name in (INPUT, OUTPUT) if name in taken and name not in names}
+def _rename(graph: Any, ports: Ports) -> None:
+    """Our names for inputs and outputs; a tensor that has one of these already makes room."""
+    if (len(graph.input), len(graph.output)) != (len(ports.inputs), len(ports.outputs)):
+        raise InvalidKan("the traced graph has other inputs or outputs than the module")
+    pairs = [*zip(graph.input, ports.inputs, strict=True), *zip(graph.output, ports.outputs, strict=True)]
+    names = {value.name: port.name for value, port in pairs}
+    # Names that a tensor in between has already; where nothing has them this changes nothing.
+    names = {port.name: f"{INNER}{port.name}" for _, port in pairs} | names
     for node in graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
     for named in (*graph.initializer, *graph.input, *graph.output):
         named.name = names.get(named.name, named.name)
-    graph.output[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    for value, _ in pairs:
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
 
 
 def _strip(model: Any) -> None:

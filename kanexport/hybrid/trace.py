@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import logging
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,16 +19,24 @@ import torch
 from torch import nn
 
 from kanexport.errors import InvalidKan
+from kanexport.hybrid import derivatives
 from kanexport.hybrid.faults import ForeignError, first_line, foreign_code, place, root
 from kanexport.hybrid.forms import COLUMN, FLAT, KEEP
 from kanexport.hybrid.lend import plain, replaced
+from kanexport.hybrid.wiring import REAL, dtype_name
+
+Rows = Sequence[npt.NDArray[Any]]  # [B, ...] of each input
 
 DOMAIN = "kanexport"
 PLACEHOLDER = "Layer"
 OPSET = 18  # the oldest that the exporter writes without converting
-EXAMPLE_ROWS = 3
+RANGES = 8  # of batches that a module may tell from each other
+ONE_SIZE = "it works for batches of one size only"
+GUARD = "satisfy the generated guard"  # torch's words where a branch on the number of rows was met
+OF_SIZES = "it does not compute the same for every number of rows"
 # Signs in torch's words, and what they mean.
 KINDS = {
+    "no autograd formula was registered": "a KAN layer is differentiated, and a replaced one has no derivative: ",
     "data-dependent": "a branch or a size depends on the values of a tensor: ",
     "DynamicOutputShape": "the shape of a result depends on the values of a tensor: ",
     "No ONNX function found": "ONNX has no such operator: ",
@@ -95,30 +105,126 @@ def _as_onnx(x: Any, index: int, sources: int, destinations: int, form: str) -> 
     return onnxscript.values.Opset(DOMAIN, 1).Layer(x, index=index)
 
 
-def trace(module: nn.Module, rows: npt.NDArray[Any], holes: Sequence[tuple[nn.Module, Hole]]) -> bytes:
-    """The ONNX model of a lent module of rows' type, with a free batch axis and one
-    placeholder per call of a hole. Raises InvalidKan with the exporter's first words and
-    the line of the module's code."""
-    x = torch.from_numpy(np.resize(rows, (EXAMPLE_ROWS, *rows.shape[1:])))
+def _distances(a: Any, b: Any, p: float, compute_mode: int | None = None) -> Any:
+    """torch.cdist between few vectors, which torch.onnx has no words for: [..., P, M], [..., R, M] to [..., P, R]."""
+    op = onnxscript.values.Opset("", OPSET)
+    last, one = (op.Constant(value_ints=[at]) for at in (-1, -2))
+    apart = op.Abs(op.Sub(op.Unsqueeze(a, one), op.Unsqueeze(b, op.Constant(value_ints=[-3]))))
+    if p == math.inf:
+        return op.ReduceMax(apart, last, keepdims=0)
+    if p in (1.0, 2.0):
+        norm = op.ReduceL1 if p == 1.0 else op.ReduceL2
+        return norm(apart, last, keepdims=0)
+    sums = op.ReduceSum(op.Pow(apart, op.CastLike(op.Constant(value_float=p), apart)), last, keepdims=0)
+    return op.Pow(sums, op.CastLike(op.Constant(value_float=1 / p), apart))
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A traced model. `sizes`: batches that it must be tried with, because the module goes another
+    way from there on; empty where it is the same for all."""
+
+    model: bytes
+    sizes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """One way to follow a module. `strict` follows Python more slowly but further: through len(x),
+    for one. `free`: torch finds out for itself for which batches its graph holds."""
+
+    rows: int
+    strict: bool
+    free: bool
+    written: bool = False  # its operators are written down first, because it takes derivatives
+
+
+FIRST, STRICT = _Way(3, strict=False, free=False), _Way(3, strict=True, free=False)
+WRITTEN = _Way(3, strict=False, free=False, written=True)
+# Where a named batch is refused, such as by torch.cdist, which goes another way above 25 rows.
+FREE = (_Way(3, strict=False, free=True), _Way(31, strict=False, free=True))
+
+
+def traces(
+    module: nn.Module,
+    rows: Rows,
+    holes: Sequence[tuple[nn.Module, Hole]],
+    dtype: torch.dtype,
+    *,
+    most: int,
+    derives: bool,
+) -> Iterator[Traced]:
+    """ONNX models of a module that is lent in a type, with a free batch axis and one placeholder
+    per call of a hole; the next is made if the one before it did not do. One that holds for
+    all batches is the last. `most`: rows of the largest batch that matters; `derives`: whether the
+    module takes derivatives. Raises InvalidKan where there is no other, with the exporter's first
+    words and the line of the module's code."""
     failures: list[BaseException] = []
-    with replaced((part, _placeholder(hole)) for part, hole in holes):
-        # The second way follows Python more slowly but further: through len(x), for one.
-        for strict in (False, True):
-            try:
-                with foreign_code():
-                    model = _export(module, x, strict=strict)
-            except ForeignError as foreign:
-                failures.append(foreign.error)
-                continue
-            if model.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
-                return bytes(model.SerializeToString())
-            failures.append(ValueError("it works for batches of one size only"))
-    raise _refusal(failures)
+    ways = [WRITTEN if derives else FIRST]
+    while ways:
+        way = ways.pop(0)
+        try:
+            with foreign_code(), replaced((part, _placeholder(hole)) for part, hole in holes):
+                traced = _export(module, rows, dtype, way, most)
+        except ForeignError as foreign:
+            failures.append(foreign.error)
+            ways += _next(way, foreign.error)
+        else:
+            yield traced
+            if not way.free:
+                return
+    raise _refusal(failures, module)
 
 
-def _refusal(failures: Sequence[BaseException]) -> InvalidKan:
+def _next(way: _Way, failure: BaseException) -> tuple[_Way, ...]:
+    """What to try after a failure: Python followed more closely, or a batch that is not named."""
+    if way.free or way.written:
+        return ()
+    if GUARD in str(failure):
+        return FREE
+    if way == FIRST:
+        return (STRICT,)
+    return FREE if _of_sizes(failure) else ()
+
+
+def _of_sizes(failure: BaseException) -> bool:
+    """Whether all that is wrong is that the graph does not hold for every batch."""
+    return any(sign in str(failure) for sign in (GUARD, "specialized it to be a constant", ONE_SIZE, OF_SIZES))
+
+
+def _ranges(module: nn.Module, rows: Rows, strict: bool, most: int) -> tuple[int, ...]:
+    """The first batch, up to `most` rows, of each range in which the module goes its own way, such
+    as 2 and 26 for torch.cdist."""
+    sizes: list[int] = []
+    size = 2
+    while size <= most:
+        sizes.append(size)
+        high = _highest(_follow(module, _batch(rows, size), strict=strict, free=True))
+        if high is None:
+            break
+        if len(sizes) == RANGES:
+            raise ValueError(OF_SIZES)
+        size = high + 1
+    return tuple(sizes)
+
+
+def _highest(exported: Any) -> int | None:
+    """The largest batch that a graph holds for, where there is one."""
+    node = next(node for node in exported.graph.nodes if node.name in exported.graph_signature.user_inputs)
+    batch = node.meta["val"].shape[0]
+    if isinstance(batch, int):
+        raise ValueError(ONE_SIZE)  # noqa: TRY004 - not a type but a module that is wrong
+    limits = exported.range_constraints.get(batch.node.expr)
+    return int(limits.upper) if limits is not None and getattr(limits.upper, "is_Integer", False) else None
+
+
+def _batch(rows: Rows, size: int) -> tuple[torch.Tensor, ...]:
+    return tuple(torch.from_numpy(np.resize(part, (size, *part.shape[1:]))) for part in rows)
+
+
+def _refusal(failures: Sequence[BaseException], module: nn.Module) -> InvalidKan:
     """What the user can do something about: the kind of thing, torch's first words, and the line."""
-    words = first_line(root(failures[0]))
+    words = OF_SIZES if _of_sizes(failures[0]) else _of_complex(module, failures[0]) or first_line(root(failures[0]))
     where = next(filter(None, map(place, failures)), "")
     kind = next((kind for sign, kind in KINDS.items() if sign in words), "")
     return InvalidKan(
@@ -129,19 +235,45 @@ def _refusal(failures: Sequence[BaseException]) -> InvalidKan:
     )
 
 
-def _export(module: nn.Module, x: torch.Tensor, *, strict: bool) -> Any:
-    with torch.no_grad(), plain(x.dtype, compile_too=strict), _quiet():
-        shapes = ({0: torch.export.Dim("batch")},)
-        with contextlib.redirect_stderr(io.StringIO()):  # where torch prints the graph that it did not finish
-            exported = torch.export.export(module, (x,), dynamic_shapes=shapes, strict=strict)
+def _of_complex(module: nn.Module, failure: BaseException) -> str:
+    """The first complex tensor of a module, where that is what torch has no operator for."""
+    if not any(sign in str(root(failure)).lower() for sign in ("complex", "no onnx function")):
+        return ""
+    held = itertools.chain(module.named_parameters(), module.named_buffers())
+    names = (f"{name.removeprefix('body.')} is {dtype_name(one)}; {REAL}" for name, one in held if one.is_complex())
+    return next(names, "")
+
+
+def _follow(module: nn.Module, given: tuple[torch.Tensor, ...], *, strict: bool, free: bool) -> Any:
+    batch = torch.export.Dim.AUTO if free else torch.export.Dim("batch")
+    shapes = (tuple({0: batch} for _ in given),)
+    with contextlib.redirect_stderr(io.StringIO()):  # where torch prints the graph that it did not finish
+        return torch.export.export(module, given, dynamic_shapes=shapes, strict=strict)
+
+
+def _export(module: nn.Module, rows: Rows, dtype: torch.dtype, way: _Way, most: int) -> Traced:
+    """The ONNX model of a module with placeholders in it."""
+    with torch.no_grad(), plain(dtype, compile_too=way.strict), _quiet():
+        given = _batch(rows, way.rows)
+        if way.written:
+            given = _batch(rows, derivatives.rows(module, given))
+            module = derivatives.written_down(module, given)
+        exported = _follow(module, given, strict=way.strict, free=way.free)
         if not onnx.defs.has(PLACEHOLDER, DOMAIN):
             onnx.defs.register_schema(_schema())
-        table: dict[Any, Any] = {torch.ops.kanexport.layer.default: _as_onnx}
+        table: dict[Any, Any] = {
+            torch.ops.kanexport.layer.default: _as_onnx,
+            torch.ops.aten._cdist_forward.default: _distances,
+        }
         program = torch.onnx.export(
             exported, dynamo=True, opset_version=OPSET, custom_translation_table=table, verbose=False
         )
-    assert program is not None
-    return program.model_proto
+        assert program is not None
+        model = program.model_proto
+        if not all(value.type.tensor_type.shape.dim[0].dim_param for value in model.graph.input):
+            raise ValueError(ONE_SIZE)
+        sizes = _ranges(module, rows, way.strict, most) if way.free else ()
+    return Traced(bytes(model.SerializeToString()), sizes)
 
 
 class _quiet:

@@ -96,8 +96,8 @@ def publish(target: Target, model: ProvedModel) -> Result:
         edge_class=model.edge_class,
         opset=model.opset,
         max_batch_size=target.max_batch_size,
-        input=model.signature.input(),
-        output=model.signature.output(),
+        inputs=model.signature.inputs(),
+        outputs=model.signature.outputs(),
         layers=model.layers,
         source=model.source,
         verification=dataclasses.replace(

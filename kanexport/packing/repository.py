@@ -84,12 +84,15 @@ def pack(repository: Path, manifest: Manifest, files: dict[str, bytes], *, force
 def triton_config(manifest: Manifest) -> bytes:
     """config.pbtxt for Triton's onnxruntime backend; dims leave out the batch."""
 
-    def tensor(kind: str, spec: contract.TensorSpec) -> str:
-        dims = ", ".join(str(n) for n in spec.shape[1:])
-        return f'{kind} [\n  {{ name: "{spec.name}" data_type: TYPE_{spec.datatype} dims: [ {dims} ] }}\n]\n'
+    def tensors(kind: str, specs: tuple[contract.TensorSpec, ...]) -> str:
+        return f"{kind} [\n" + ",\n".join(map(tensor, specs)) + "\n]\n"
+
+    def tensor(spec: contract.TensorSpec) -> str:
+        dims = ", ".join(map(str, spec.shape[1:]))
+        return f'  {{ name: "{spec.name}" data_type: TYPE_{spec.datatype} dims: [ {dims} ] }}'
 
     text = f'name: "{manifest.name}"\nbackend: "onnxruntime"\nmax_batch_size: {manifest.max_batch_size}\n'
-    return (text + tensor("input", manifest.input) + tensor("output", manifest.output)).encode()
+    return (text + tensors("input", manifest.inputs) + tensors("output", manifest.outputs)).encode()
 
 
 def _check_config(home: Path, manifest: Manifest, config: bytes, *, force: bool) -> None:

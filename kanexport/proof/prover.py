@@ -13,14 +13,16 @@ import numpy.typing as npt
 from kanexport.errors import InvalidKan, VerificationFailed
 from kanexport.form.ir import Layer
 from kanexport.lowering.lower import Lowered
-from kanexport.lowering.serving import INPUT, OUTPUT
 from kanexport.proof import evaluate, runtime, trial_rows
 from kanexport.proof.compare import LargestError, magnitude, relative_change
 from kanexport.proof.evaluate import Jitter, Trace
+from kanexport.proof.ports import FLOAT, Port, Ports
 from kanexport.proof.tolerance import OVERFLOW, Allowance, Tolerance
 
 Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.bool_]  # which rows
+
+WHOLE = 1e-12  # relative: the tolerance of whole numbers, which are right or wrong
 
 
 @dataclass
@@ -35,8 +37,9 @@ class ZoneErrors:
     edges: LargestError = field(default_factory=LargestError)
 
 
-def _output(at: tuple[int, ...]) -> str:
-    return str(at[1])
+def _output(name: str) -> Callable[[tuple[int, ...]], str]:
+    """`name`: empty for a model with one output."""
+    return lambda at: f"{name}[{at[1]}]" if name else str(at[1])
 
 
 def _edge(layer: int) -> Callable[[tuple[int, ...]], str]:
@@ -49,6 +52,10 @@ class Subject(Protocol):
     @property
     def layers(self) -> tuple[Layer, ...]:
         """Those with an edge graph, in the order of the lowered model's."""
+
+    @property
+    def ports(self) -> Ports:
+        """The graph's inputs and outputs; rows x and y hold them as one array."""
 
     def evaluate(self, x: Array, jitter: Jitter | None = None) -> Trace:
         """Rows [B, ...] to outputs [B, ...] and the layers' input vectors [B, *positions, width]."""
@@ -68,11 +75,12 @@ class Prover:
         self.session = runtime.session(lowered.model)
         self.edge_sessions = [runtime.session(model) for model in lowered.edges]
         self.zones: dict[str, ZoneErrors] = {}
-        self.scales: dict[int, float] = {}  # magnitudes inside the grid: by layer, and of y as layer -1
+        self.scales: dict[int | str, float] = {}  # magnitudes inside the grid: by layer, and by output
 
     def run(self, x: Array) -> dict[str, Array]:
-        """All outputs of the serving graph, and its input, as float64."""
-        return {INPUT: x, **runtime.run(self.session, {INPUT: x.astype(self.dtype)})}
+        """All outputs of the serving graph, and its inputs, as float64."""
+        ports = self.subject.ports
+        return {**ports.given(x), **runtime.run(self.session, ports.feeds(x, self.dtype))}
 
     def edge_values(self, index: int, nodes: Array) -> Array:
         """A layer's node vectors [B, n] to what its edge graph gives, [B, I, O]."""
@@ -81,6 +89,19 @@ class Prover:
 
     def zone(self, name: str, x: Array) -> None:
         """Outputs, and the edges of every layer from the graph's own nodes, for rows x [B, ...]."""
+        errors, trace, outputs, keep, shaken = self._outputs(name, x)
+        for index in range(len(self.subject.layers)):
+            nodes = outputs[self.lowered.node_tensors[index]]
+            self._layer(errors, index, nodes, trace.inputs[index], keep, shaken)
+
+    def batch(self, x: Array) -> None:
+        """Outputs alone, for rows x [B, ...]: what a zone named after their number holds."""
+        self._outputs(str(len(x)), x)
+
+    def _outputs(
+        self, name: str, x: Array
+    ) -> tuple[ZoneErrors, Trace, dict[str, Array], Rows, Callable[[], list[Trace]]]:
+        """Compares the outputs of some rows, and gives what the edges are compared with."""
         errors = self.zones.setdefault(name, ZoneErrors())
         errors.rows += len(x)
         trace = self.subject.evaluate(x)
@@ -93,14 +114,28 @@ class Prover:
                 f"every row inside the grid gives values beyond {OVERFLOW:g}; nothing can be proved there",
                 hint="the training has diverged; export an earlier checkpoint",
             )
-        if outputs[OUTPUT].shape != trace.y.shape:
-            raise VerificationFailed(f"{len(x)} {name} rows give {outputs[OUTPUT].shape}, not {trace.y.shape}")
-        y = table(trace.y[keep])
-        allowance = self._allow(-1, self.tolerance.outputs, y, lambda: [table(other.y[keep]) for other in shaken()])
-        errors.outputs.add(table(outputs[OUTPUT][keep]), y, allowance, _output)
-        for index in range(len(self.subject.layers)):
-            nodes = outputs[self.lowered.node_tensors[index]]
-            self._layer(errors, index, nodes, trace.inputs[index], keep, shaken)
+        for port in self.subject.ports.outputs:
+            self._output(errors, port, outputs[port.name], trace.y, keep, shaken)
+        return errors, trace, outputs, keep, shaken
+
+    def _output(
+        self, errors: ZoneErrors, port: Port, given: Array, y: Array, keep: Rows, shaken: Callable[[], list[Trace]]
+    ) -> None:
+        """One output of the graph, beside its part of y."""
+        ports = self.subject.ports
+
+        def exact(rows: Array) -> Array:
+            return ports.wanted(rows)[port.name]
+
+        if given.shape != exact(y).shape:
+            raise VerificationFailed(f"{len(y)} rows give {port.name} of shape {given.shape}, not {exact(y).shape}")
+        expected = table(exact(y)[keep])
+        tolerance = self.tolerance.outputs if port.kind == FLOAT else WHOLE
+        allowance = self._allow(
+            port.name, tolerance, expected, lambda: [table(exact(other.y)[keep]) for other in shaken()]
+        )
+        place = _output(port.name if len(ports.outputs) > 1 else "")
+        errors.outputs.add(table(given[keep]), expected, allowance, place)
 
     def _layer(
         self, errors: ZoneErrors, index: int, nodes: Array, exact: Array, keep: Rows, shaken: Callable[[], list[Trace]]
@@ -137,7 +172,7 @@ class Prover:
             allowance = self._allow(index, self.tolerance.edges, values[fits], shaken)
             errors.edges.add(self.edge_values(index, nodes[part])[fits], values[fits], allowance, _edge(index))
 
-    def _allow(self, index: int, tolerance: float, exact: Array, shaken: Callable[[], list[Array]]) -> Allowance:
+    def _allow(self, index: int | str, tolerance: float, exact: Array, shaken: Callable[[], list[Array]]) -> Allowance:
         """Remembers the first magnitude of its kind: the zone inside the grid comes first."""
         scale = self.scales.setdefault(index, magnitude(exact))
         return Allowance(
@@ -155,13 +190,15 @@ class Prover:
         """Raises VerificationFailed where outputs or edges have not as many rows as they should.
         `trace`: of one row, which says how many vectors of each layer belong to a row."""
         count, outputs = len(x), self.run(x)
-        shapes = {OUTPUT: (outputs[OUTPUT].shape, (count, *trace.y.shape[1:]))}
+        shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+            port.name: (outputs[port.name].shape, (count, *port.shape)) for port in self.subject.ports.outputs
+        }
         for index, (layer, exact) in enumerate(zip(self.subject.layers, trace.inputs, strict=True)):
             nodes = _vectors(outputs[self.lowered.node_tensors[index]])
             chosen = _chosen(len(nodes), count, layer)
             vectors, *rest = self.edge_values(index, nodes[chosen]).shape
-            expected = (count * len(_vectors(exact)), layer.sources, layer.destinations)
-            shapes[f"edges of layer {index}"] = ((vectors + len(nodes) - len(chosen), *rest), expected)
+            wanted = (count * len(_vectors(exact)), layer.sources, layer.destinations)
+            shapes[f"edges of layer {index}"] = ((vectors + len(nodes) - len(chosen), *rest), wanted)
         for name, (given, expected) in shapes.items():
             if given != expected:
                 raise VerificationFailed(f"{count} rows give {name} of shape {given}, not {expected}")

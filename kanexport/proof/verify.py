@@ -10,7 +10,7 @@ amplifies rounding; `tolerance.py` says how far.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,10 +19,12 @@ import numpy.typing as npt
 from kanexport.errors import VerificationFailed
 from kanexport.form.ir import Kan, Layer
 from kanexport.lowering.lower import Lowered
+from kanexport.lowering.serving import INPUT, OUTPUT
 from kanexport.manifest import Reference, Verification, Zone
 from kanexport.proof import evaluate, runtime, trial_rows
 from kanexport.proof.compare import magnitude
 from kanexport.proof.evaluate import Jitter, Trace
+from kanexport.proof.ports import Port, Ports
 from kanexport.proof.prover import Prover, Subject, table
 from kanexport.proof.tolerance import CONDITION, OUTPUT_TOLERANCE, OVERFLOW
 
@@ -41,8 +43,17 @@ class _Network:
     def layers(self) -> tuple[Layer, ...]:
         return self.kan.layers
 
+    @property
+    def ports(self) -> Ports:
+        return network_ports(self.kan)
+
     def evaluate(self, x: Array, jitter: Jitter | None = None) -> Trace:
         return evaluate.evaluate(self.kan, x, jitter=jitter)
+
+
+def network_ports(kan: Kan) -> Ports:
+    """One input and one output, both vectors."""
+    return Ports((Port(INPUT, (kan.n_inputs,)),), (Port(OUTPUT, (kan.n_outputs,)),))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +99,13 @@ def prove(
     tolerance: float,
     advance: Callable[[int, int], None],
     empty: bool = True,
+    sizes: tuple[int, ...] = (),
 ) -> Proof:
     """As `verify`, for anything that has layers, from rows given by zone.
 
     `zones`: the model's rows [B, ...], the zone "inside" first. `layers`: rows of each layer's
-    own, [B, width]. `empty`: whether a batch of no rows must be answered. Raises
-    VerificationFailed and InvalidKan.
+    own, [B, width]. `empty`: whether a batch of no rows must be answered; `sizes`: batches of
+    how many rows are tried beside one. Raises VerificationFailed and InvalidKan.
     """
     prover = Prover(subject, lowered, dtype, tolerance)
     names = dict.fromkeys([*zones, *(name for own in layers for name in own)])
@@ -107,6 +119,8 @@ def prove(
             done += 1
             advance(done, total)
     prover.batches(zones["inside"], empty=empty)
+    for size in sizes:
+        prover.batch(np.resize(zones["inside"], (size, *zones["inside"].shape[1:])))
     _judge(prover)
     reference = _reference(prover, zones["inside"])
     notes = _excuses(prover) + _left_out(prover)
@@ -121,8 +135,11 @@ def _reference(prover: Prover, x: Array) -> Reference:
     y = table(prover.subject.evaluate(x).y)
     moved = [table(prover.subject.evaluate(x, jitter).y) for jitter in prover.tolerance.jitters]
     tolerance = prover.tolerance.of_reference()
+    ports = prover.subject.ports
+    # Each output is held against its own magnitude.
+    scale = np.concatenate([np.full(port.size, magnitude(rows) or 1.0) for port, rows in _by_output(ports, y)])
     with np.errstate(invalid="ignore"):
-        change = CONDITION * np.max([np.abs(other - y).max(axis=1) for other in moved], axis=0) / (magnitude(y) or 1.0)
+        change = CONDITION * np.max([(np.abs(other - y) / scale).max(axis=1) for other in moved], axis=0)
     finite = np.flatnonzero(np.isfinite(y).all(axis=1) & np.isfinite(change))
     count = max(1, min(REFERENCE_ROWS, REFERENCE_NUMBERS // (x[0].size + y[0].size)))
     chosen = finite[np.argsort(change[finite], kind="stable")][:count]
@@ -132,6 +149,12 @@ def _reference(prover: Prover, x: Array) -> Reference:
         outputs=tuple(map(tuple, y[chosen].tolist())),
         tolerance=tolerance,
     )
+
+
+def _by_output(ports: Ports, y: Array) -> Iterator[tuple[Port, Array]]:
+    """Each output's part of the answers [B, M]."""
+    ends = np.cumsum([port.size for port in ports.outputs])[:-1]
+    return zip(ports.outputs, np.split(y, ends, axis=1), strict=True)
 
 
 def _excuses(prover: Prover) -> list[str]:

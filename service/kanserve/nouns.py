@@ -93,15 +93,18 @@ class InferResponse:
     outputs: tuple[OutputTensor, ...]
 
 
+ONLY = ""  # in an edge query, the input of a model that has one
+
+
 @dataclass(frozen=True, slots=True)
 class EdgeRequest:
-    """An edge query. `rows` are packed, [row_count, ...]; empty lists mean all. Layers
-    are given by index or by name."""
+    """An edge query. `rows` are packed, [row_count, ...], by the input's name, or `ONLY`; empty
+    lists mean all. Layers are given by index or by name."""
 
     model: str
     version: str
     id: str
-    rows: bytes
+    rows: tuple[tuple[str, bytes], ...]
     row_count: int
     layers: tuple[int | str, ...] = ()
     sources: tuple[int, ...] = ()

@@ -180,4 +180,4 @@ def layer(sources: int, *, positions: tuple[int, ...] = (), before: tuple[NodeSt
     ],
 )
 def test_shapes_on_the_way_of_a_row(given_shape: tuple[int, ...], layers: tuple[LayerInfo, ...], words: str) -> None:
-    assert manifest.arrows(manifest.row_shapes(given_shape, layers, (-1, 2))) == words
+    assert manifest.arrows(manifest.row_shapes([given_shape], layers, [(-1, 2)])) == words

@@ -268,8 +268,8 @@ def test_the_config_has_every_axis_of_a_row(source: Path) -> None:
     document: Manifest = manifest.load(source)
     shaped = dataclasses.replace(
         document,
-        input=dataclasses.replace(document.input, shape=(-1, 1, 8, 8)),
-        output=dataclasses.replace(document.output, shape=(-1, 4, 10)),
+        inputs=(dataclasses.replace(document.input, shape=(-1, 1, 8, 8)),),
+        outputs=(dataclasses.replace(document.output, shape=(-1, 4, 10)),),
     )
     config = text_format.Parse(pack.triton_config(shaped).decode(), model_config_pb2.ModelConfig())
     assert [list(tensor.dims) for tensor in (*config.input, *config.output)] == [[1, 8, 8], [4, 10]]

@@ -98,7 +98,7 @@ def test_chunks_change_nothing(tmp_path: Path, top_k: int) -> None:
     rows = ROWS.astype(np.float32)
 
     def compute(chunk_bytes: int) -> tuple[edges.LayerEdges, ...]:
-        return edges.compute(session, "x", graphs, plans, rows, threading.Event(), chunk_bytes=chunk_bytes)
+        return edges.compute(session, graphs, plans, {"x": rows}, threading.Event(), chunk_bytes=chunk_bytes)
 
     # 100 bytes: two rows of layer 0, three of layer 1; nodes of three rows.
     for a, b in zip(compute(2**20), compute(100), strict=True):
@@ -107,7 +107,7 @@ def test_chunks_change_nothing(tmp_path: Path, top_k: int) -> None:
     cancelled = threading.Event()
     cancelled.set()
     with pytest.raises(edges.Cancelled):
-        edges.compute(session, "x", graphs, plans, rows, cancelled, chunk_bytes=100)
+        edges.compute(session, graphs, plans, {"x": rows}, cancelled, chunk_bytes=100)
 
 
 def test_describe_tells_the_manifest(server: Server, repository: Path) -> None:

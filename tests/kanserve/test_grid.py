@@ -226,7 +226,7 @@ def test_memory_is_bounded_in_rows_and_positions(tmp_path: Path, top_k: int, lay
     session = create(f"edges_l{layer}.onnx")
     graphs = tuple(edges.LayerGraph(info, lambda: session) for info in manifest.layers)
     (found,) = edges.compute(
-        model, "x", graphs, plans, ROWS, threading.Event(), chunk_bytes=1000, piece_rows=piece_rows
+        model, graphs, plans, {"x": ROWS}, threading.Event(), chunk_bytes=1000, piece_rows=piece_rows
     )
     everything = toy_grid.edges(ROWS, layer)
     expected = everything[..., found.sources, found.destinations] if top_k else everything
@@ -245,7 +245,9 @@ def test_a_node_tensor_that_is_not_its_positions_is_found_when_it_runs(tmp_path:
     session = loader.backend.create(bundle.files["model.onnx"], device="cpu", threads=1)
     plans = (select.LayerPlan(1, (0,), (0,), 0, (3,)),)
     with pytest.raises(BackendError, match=r"tokens_in has shape \(9, 2, 12\), expected \(9, 3, 'n'\)"):
-        edges.compute(session, "x", loader._graphs(bundle, manifest), plans, ROWS, threading.Event(), chunk_bytes=2**20)
+        edges.compute(
+            session, loader._graphs(bundle, manifest), plans, {"x": ROWS}, threading.Event(), chunk_bytes=2**20
+        )
 
 
 def tensor(name: str, *shape: int) -> contract.TensorSpec:
@@ -264,9 +266,9 @@ CASES: list[tuple[str, Callable[[Path], None], LoadReason, str]] = [
     ("class", lambda d: toy.edit(d, edge_class="C"), LoadReason.MANIFEST, "the model is of edge class C"),
     ("its class", lambda d: toy_grid.edit_layer(d, 1, edge_class="C"), LoadReason.MANIFEST, "layer 1 is of edge class"),
     ("unknown", lambda d: toy.edit(d, edge_class="a"), LoadReason.MANIFEST, "class 'a'; A and B are known"),
-    ("shape", lambda d: toy.edit(d, input=tensor("x", -1, 3, 2)), LoadReason.MISMATCH, "not the manifest's 'x'"),
-    ("free", lambda d: toy.edit(d, input=tensor("x", -1, -1, 3)), LoadReason.MANIFEST, "size of a row is not known"),
-    ("flat", lambda d: toy.edit(d, output=tensor("y", -1, 2)), LoadReason.MISMATCH, "no output like"),
+    ("shape", lambda d: toy.edit(d, inputs=[tensor("x", -1, 3, 2)]), LoadReason.MISMATCH, "not the manifest's 'x'"),
+    ("free", lambda d: toy.edit(d, inputs=[tensor("x", -1, -1, 3)]), LoadReason.MANIFEST, "size of a row is not known"),
+    ("flat", lambda d: toy.edit(d, outputs=[tensor("y", -1, 2)]), LoadReason.MISMATCH, "no output like"),
     ("rows", lambda d: toy.edit(d, reference=reference(3, 2)), LoadReason.MANIFEST, "'x' holds 3 numbers, expected 6"),
     ("answers", lambda d: toy.edit(d, reference=reference(6, 3)), LoadReason.MANIFEST, "'y' holds 3 numbers"),
 ]

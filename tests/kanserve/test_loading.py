@@ -77,8 +77,8 @@ CASES: list[tuple[str, Callable[[Path], None], LoadReason, str]] = [
     ("half", replace(toy.graph()[:80]), LoadReason.RUNTIME, "cannot load the graph"),
     ("an edge graph", replace(toy.edge_graph(0)), LoadReason.MISMATCH, "no output like the manifest's 'y'"),
     ("float64", replace(toy.graph("FP64")), LoadReason.MISMATCH, "the manifest's 'x'"),
-    ("input", lambda d: toy.edit(d, input=tensor(name="q")), LoadReason.MISMATCH, "the manifest's 'q'"),
-    ("width", lambda d: toy.edit(d, input=tensor(shape=(-1, 4))), LoadReason.MISMATCH, "'x'"),
+    ("input", lambda d: toy.edit(d, inputs=[tensor(name="q")]), LoadReason.MISMATCH, "the manifest's 'q'"),
+    ("width", lambda d: toy.edit(d, inputs=[tensor(shape=(-1, 4))]), LoadReason.MISMATCH, "'x'"),
     ("batch", lambda d: toy.edit(d, max_batch_size=0), LoadReason.MANIFEST, "max_batch_size"),
 ]
 

@@ -113,8 +113,8 @@ def manifest(
         edge_class="A",
         opset=17,
         max_batch_size=BATCH,
-        input=TensorSpec(name="x", datatype=datatype, shape=(-1, 3)),
-        output=TensorSpec(name="y", datatype=datatype, shape=(-1, 2)),
+        inputs=(TensorSpec(name="x", datatype=datatype, shape=(-1, 3)),),
+        outputs=(TensorSpec(name="y", datatype=datatype, shape=(-1, 2)),),
         layers=(_layer(3, 4, "x", 0), _layer(4, 2, "layer1_in", 1)),
         source=Source(
             family="toy",

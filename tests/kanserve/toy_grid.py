@@ -120,8 +120,8 @@ def _manifest(name: str, files: dict[str, bytes]) -> Manifest:
         toy.manifest(name),
         edge_class="B",
         max_batch_size=BATCH,
-        input=TensorSpec(name="x", datatype="FP32", shape=(-1, 2, 3)),
-        output=TensorSpec(name="y", datatype="FP32", shape=(-1, 2, 1)),
+        inputs=(TensorSpec(name="x", datatype="FP32", shape=(-1, 2, 3)),),
+        outputs=(TensorSpec(name="y", datatype="FP32", shape=(-1, 2, 1)),),
         layers=tuple(_layer(at) for at in range(3)),
         reference=Reference(
             inputs=tuple(map(tuple, rows.reshape(4, -1).tolist())),

@@ -7,7 +7,7 @@ limits than it announces is served too.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,7 +18,7 @@ from kanserve.client.description import Description
 from kanserve.client.errors import InvalidInput, TooLarge
 from kanserve.errors import BadRequest
 from kanserve.interpret import select
-from kanserve.nouns import DTYPES
+from kanserve.nouns import DTYPES, TensorInfo
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]  # rows done, rows in all
@@ -29,11 +29,12 @@ REQUEST_BYTES = 3 * 2**20  # of tensor data; servers take 4 MiB messages by defa
 def infer(
     client: Client, model: ServedModel, rows: Any, *, version: str = "", progress: Progress | None = None
 ) -> Answer:
-    """Outputs by name for all `rows` [rows, ...], in order. Raises ClientError."""
-    tensor = model.inputs[0]
-    most = model.max_batch_size or max(1, len(rows))
-    most = min(most, REQUEST_BYTES // max(1, _row_bytes(rows, tensor.datatype)))
-    parts = _split(rows, most, lambda part: client.infer(tensor, part, model=model.name, version=version), progress)
+    """Outputs by name for all `rows` [rows, ...], of several inputs a mapping by their names, in
+    order. Raises ClientError."""
+    tensors = model.inputs if isinstance(rows, Mapping) else model.inputs[0]
+    most = model.max_batch_size or max(1, count(rows))
+    most = min(most, REQUEST_BYTES // max(1, _row_bytes(rows, model.inputs)))
+    parts = _split(rows, most, lambda part: client.infer(tensors, part, model=model.name, version=version), progress)
     names = parts[0].outputs
     outputs = {name: np.concatenate([part.outputs[name] for part in parts]) for name in names}
     return Answer(parts[-1].version, outputs)
@@ -50,8 +51,8 @@ def edges(
     top_k: int = 0,
     progress: Progress | None = None,
 ) -> Iterator[LayerValues]:
-    """Edge values of the layers chosen by index or name, one layer after the other.
-    Raises ClientError.
+    """Edge values of the layers chosen by index or name, one layer after the other, for `rows` as
+    `infer` takes them. Raises ClientError.
 
     With `top_k`, the strongest edges over *all* rows, also when they travel in several requests.
     """
@@ -148,8 +149,8 @@ class _LayerQuery:
         self, rows: Any, sources: tuple[int, ...], destinations: tuple[int, ...], progress: Progress | None
     ) -> LayerValues:
         """The edges to one group of destinations, for all rows."""
-        count = len(destinations) or self.layer.destinations
-        fit = self._most_values(self._width(sources) + count) // (self._per_destination(sources) * count or 1)
+        width = len(destinations) or self.layer.destinations
+        fit = self._most_values(self._width(sources) + width) // (self._per_destination(sources) * width or 1)
         parts = self._ask(rows, fit, sources, destinations, 0, progress)
         values = np.concatenate([part.values for part in parts])
         return LayerValues(self.index, parts[0].sources, parts[0].destinations, values)
@@ -189,27 +190,36 @@ class _LayerQuery:
             return answers[0]
 
         most = min(fit, self.described.max_rows)
-        most = min(most, REQUEST_BYTES // max(1, _row_bytes(rows, self.described.input.datatype)))
+        most = min(most, REQUEST_BYTES // max(1, _row_bytes(rows, self.described.inputs)))
         return _split(rows, most, call, progress)
 
 
 def _split(rows: Any, most: int, call: Callable[[Any], T], progress: Progress | None) -> list[T]:
     """Call with consecutive parts of at most `most` rows; zero rows are one call."""
-    size = max(1, most)
+    size, total = max(1, most), count(rows)
     parts: list[T] = []
     start = 0
-    while start < len(rows) or not parts:
+    while start < total or not parts:
         try:
-            parts.append(call(rows[start : start + size]))
+            parts.append(call(_part(rows, slice(start, start + size))))
         except TooLarge:
-            if size == 1 or len(rows) - start < 2:
+            if size == 1 or total - start < 2:
                 raise
-            size = min(size, len(rows) - start) // 2
+            size = min(size, total - start) // 2
             continue
         start += size
         if progress:
-            progress(min(start, len(rows)), len(rows))
+            progress(min(start, total), total)
     return parts
+
+
+def count(rows: Any) -> int:
+    """How many rows an array holds, or each of several by name."""
+    return max(map(len, rows.values()), default=0) if isinstance(rows, Mapping) else len(rows)
+
+
+def _part(rows: Any, which: slice) -> Any:
+    return {name: array[which] for name, array in rows.items()} if isinstance(rows, Mapping) else rows[which]
 
 
 def _shifted(progress: Progress | None, done: int, count: int) -> Progress | None:
@@ -220,5 +230,10 @@ def _shifted(progress: Progress | None, done: int, count: int) -> Progress | Non
     return lambda at, total: report(done * total + at, count * total)
 
 
-def _row_bytes(rows: Any, datatype: str) -> int:
-    return int(np.prod(rows.shape[1:])) * DTYPES[datatype].itemsize
+def _row_bytes(rows: Any, tensors: Sequence[TensorInfo]) -> int:
+    arrays = rows if isinstance(rows, Mapping) else {tensors[0].name: rows}
+    return sum(
+        int(np.prod(arrays[tensor.name].shape[1:])) * DTYPES[tensor.datatype].itemsize
+        for tensor in tensors
+        if tensor.name in arrays
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
@@ -138,11 +138,23 @@ class Client:
         answer: kan.DescribeModelResponse = self._call(KAN + "DescribeModel", request, kan.DescribeModelResponse)
         return from_pb(answer)
 
-    def infer(self, tensor: TensorInfo, rows: Any, *, model: str, version: str = "") -> Answer:
-        """One request: `rows` into the input `tensor`; every output as an array by name."""
+    def infer(
+        self,
+        tensors: TensorInfo | Sequence[TensorInfo],
+        rows: Any,
+        *,
+        model: str,
+        version: str = "",
+        outputs: Sequence[str] = (),
+    ) -> Answer:
+        """One request: `rows` into an input, or into several, then a mapping by their names; the outputs
+        named (none: all) as arrays by name."""
         request = oip.ModelInferRequest(model_name=model, model_version=version)
-        request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=rows.shape)
-        request.raw_input_contents.append(np.ascontiguousarray(rows, DTYPES[tensor.datatype]).tobytes())
+        for tensor, array in _pairs(tensors, rows):
+            request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=array.shape)
+            request.raw_input_contents.append(np.ascontiguousarray(array, DTYPES[tensor.datatype]).tobytes())
+        for name in outputs:
+            request.outputs.add(name=name)
         answer = self._unary("ModelInfer", request, oip.ModelInferResponse)
         arrays = {}
         for output, raw in zip(answer.outputs, answer.raw_output_contents, strict=True):
@@ -164,13 +176,12 @@ class Client:
         top_k: int = 0,
     ) -> tuple[LayerValues, ...]:
         """One edge query: values of the selected edges for `rows` [rows, ...], shaped as the
-        model's input. Layers by index or by name; the answer has the indices first."""
-        packed = np.ascontiguousarray(rows, DTYPES[described.input.datatype])
+        model's input; of a model with several a mapping by their names. Layers by index or by
+        name; the answer has the indices first."""
         request = kan.QueryEdgesRequest(
             model_name=described.name,
             model_version=described.version,
-            rows=packed.tobytes(),
-            row_count=len(packed),
+            **_packed(described, rows),
             layers=[layer for layer in layers if isinstance(layer, int)],
             layer_names=[layer for layer in layers if isinstance(layer, str)],
             sources=sources,
@@ -221,6 +232,27 @@ class Client:
         }
         plain = details if code in errors.BY_CODE else f"the server at {self.url} failed ({code}): {details}"
         return errors.of(code, words.get(code, plain))
+
+
+def _packed(described: Description, rows: Any) -> dict[str, Any]:
+    """The fields of an edge query that hold rows."""
+    if not isinstance(rows, Mapping) and len(described.inputs) == 1:
+        array = np.ascontiguousarray(rows, DTYPES[described.input.datatype])
+        return {"rows": array.tobytes(), "row_count": len(array)}
+    pairs = _pairs(described.inputs, rows)
+    arrays = {tensor.name: np.ascontiguousarray(array, DTYPES[tensor.datatype]) for tensor, array in pairs}
+    inputs = [kan.InputRows(name=name, rows=array.tobytes()) for name, array in arrays.items()]
+    return {"inputs": inputs, "row_count": max(map(len, arrays.values()))}
+
+
+def _pairs(tensors: TensorInfo | Sequence[TensorInfo], rows: Any) -> list[tuple[TensorInfo, Any]]:
+    """Each input with its rows. Raises InvalidInput where rows of one are missing."""
+    if isinstance(tensors, TensorInfo):
+        return [(tensors, rows)]
+    if not isinstance(rows, Mapping) or any(tensor.name not in rows for tensor in tensors):
+        names = ", ".join(tensor.name for tensor in tensors)
+        raise errors.of("INVALID_ARGUMENT", f"the model has the inputs {names}: rows by name, for each, were expected")
+    return [(tensor, rows[tensor.name]) for tensor in tensors]
 
 
 def _bytes(request: Message | bytes) -> bytes:

@@ -32,8 +32,8 @@ class Description:
     digest: str
     family: str
     edge_class: str
-    input: TensorInfo
-    output: TensorInfo
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
     layers: tuple[LayerInfo, ...]
     verified_error: float
     max_batch_size: int
@@ -47,7 +47,18 @@ class Description:
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """What a row is on its way, as `manifest.row_shapes` has it."""
-        return manifest.row_shapes(self.input.shape, self.layers, self.output.shape)
+        given, result = ([tensor.shape for tensor in tensors] for tensors in (self.inputs, self.outputs))
+        return manifest.row_shapes(given, self.layers, result)
+
+    @property
+    def input(self) -> TensorInfo:
+        """The first input, of most models the only one."""
+        return self.inputs[0]
+
+    @property
+    def output(self) -> TensorInfo:
+        """The first output, of most models the only one."""
+        return self.outputs[0]
 
 
 def from_pb(answer: kan.DescribeModelResponse) -> Description:
@@ -59,8 +70,9 @@ def from_pb(answer: kan.DescribeModelResponse) -> Description:
         digest=answer.digest,
         family=answer.family,
         edge_class=answer.edge_class,
-        input=TensorInfo(answer.input.name, answer.input.datatype, tuple(answer.input.shape)),
-        output=TensorInfo(answer.output.name, answer.output.datatype, tuple(answer.output.shape)),
+        # Older servers name the first ones alone.
+        inputs=_tensors(answer.inputs or [answer.input]),
+        outputs=_tensors(answer.outputs or [answer.output]),
         layers=tuple(_layer(layer, answer.edge_class) for layer in answer.layers),
         verified_error=max((zone.outputs_max_rel for zone in finite), default=math.nan),
         max_batch_size=answer.max_batch_size,
@@ -71,6 +83,10 @@ def from_pb(answer: kan.DescribeModelResponse) -> Description:
         claim=answer.verification.claim,
         assumed=dict(answer.source.options_assumed),
     )
+
+
+def _tensors(tensors: Sequence[kan.TensorInfo]) -> tuple[TensorInfo, ...]:
+    return tuple(TensorInfo(tensor.name, tensor.datatype, tuple(tensor.shape)) for tensor in tensors)
 
 
 def _layer(layer: kan.Layer, edge_class: str) -> LayerInfo:

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     given = read_rows.contents(args.input)
     with remote.connection(args, model=args.name) as client:
         described = client.describe(args.name, args.model_version)
-        rows = read_rows.rows_for(described.input, given, array=args.array)
+        rows = read_rows.rows_for_all(described.inputs, given, array=args.array)
         with progress.bar("edges", unit="rows", at_once=False) as report:
             answers = bulk.edges(
                 client,
@@ -84,10 +84,10 @@ def run(args: argparse.Namespace) -> int:
     if args.output:
         _write(args, described, layers)
     elif args.json:
-        asked = edge_table.document(described, survey.layers, len(rows))
+        asked = edge_table.document(described, survey.layers, bulk.count(rows))
         print_json({**asked, "edges": edge_table.strongest(survey)})
     else:
-        edge_table.table(described, survey, len(rows)).show()
+        edge_table.table(described, survey, bulk.count(rows)).show()
     return Exit.DONE
 
 

@@ -8,15 +8,15 @@ from kanexport.shared import progress
 from kanexport.shared.output import emit, note, print_json
 from kanexport.shared.voice import Exit
 from kanserve.client import bulk
-from kanserve.client.connection import Answer, ServedModel
+from kanserve.client.connection import Answer
 from kanserve.console import read_rows, remote, results
-from kanserve.console.common import CommandError, add_client_options, add_model_options, add_row_options
-from kanserve.nouns import TensorInfo
+from kanserve.console.common import add_client_options, add_model_options, add_row_options
 
 EXAMPLES = """examples:
   kanserve infer digits --input rows.npy                    CSV on stdout
   kanserve infer digits --input rows.csv --output y.npz
   head -3 rows.csv | kanserve infer digits --input - --json
+  kanserve infer text --input rows.npz                      several inputs: one array for each, by its name
 """
 
 
@@ -35,22 +35,14 @@ def run(args: argparse.Namespace) -> int:
     given = read_rows.contents(args.input)
     with remote.connection(args, model=args.name) as client:
         model = client.model(args.name, args.model_version)
-        tensor = _only_input(model)
         results.check_count(args.output, tuple(output.name for output in model.outputs))
-        rows = read_rows.rows_for(tensor, given, array=args.array)
+        rows = read_rows.rows_for_all(model.inputs, given, array=args.array)
         with progress.bar("infer", unit="rows", at_once=False) as report:
             answer = bulk.infer(client, model, rows, version=args.model_version, progress=report)
     if args.output:
         results.write(args.output, answer.outputs)
-    _print(args, answer, len(rows))
+    _print(args, answer, bulk.count(rows))
     return Exit.DONE
-
-
-def _only_input(model: ServedModel) -> TensorInfo:
-    if len(model.inputs) != 1:
-        names = ", ".join(tensor.name for tensor in model.inputs)
-        raise CommandError(f"model {model.name!r} has the inputs {names}; this command feeds exactly one")
-    return model.inputs[0]
 
 
 def _print(args: argparse.Namespace, answer: Answer, row_count: int) -> None:

@@ -16,6 +16,8 @@ ANY = -1  # an extent that the model leaves open
 def fit(name: str, values: Any, tensor: TensorInfo) -> Any:
     """`values` as [rows, *tensor.shape[1:]] in the tensor's dtype. Raises InputError where the
     shape is another one, or a finite number would be lost; `name` is the file's."""
+    if values.dtype.kind not in "biuf":
+        raise InputError(f"{name} holds values of type {values.dtype}; numbers were expected")
     if values.ndim == 0:
         raise InputError(f"{name} holds a single number without an axis; rows were expected")
     if tensor.datatype not in DTYPES:
@@ -66,9 +68,9 @@ def _shape_expected(tensor: TensorInfo) -> str:
 def _converted(name: str, rows: Any, datatype: str) -> Any:
     with np.errstate(over="ignore", invalid="ignore"):
         converted = rows.astype(DTYPES[datatype])
-    if converted.dtype.kind == "f":
-        lost = np.isfinite(rows) & ~np.isfinite(converted)
-        if lost.any():
-            at = tuple(int(i) for i in np.argwhere(lost)[0])
-            raise InputError(f"{name}, value {list(at)}: {rows[at]!s} does not fit into {datatype}")
+    # What is finite stays so, and whole numbers stay the same.
+    lost = np.isfinite(rows) & ~np.isfinite(converted) if converted.dtype.kind == "f" else converted != rows
+    if lost.any():
+        at = tuple(int(i) for i in np.argwhere(lost)[0])
+        raise InputError(f"{name}, value {list(at)}: {rows[at]!s} does not fit into {datatype}")
     return converted

@@ -5,10 +5,12 @@ Every refusal names the file, what was found and what was expected.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import sys
 import zipfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,10 +62,43 @@ def rows_for(tensor: TensorInfo, given: Contents, *, array: str = "") -> Any:
     A file may hold each row flat, in C order, as a CSV must, and may hold one row alone.
     `array` picks one array of an .npz.
     """
-    values = _numbers_of(given, tensor, array)
-    if values.dtype.kind not in "biuf":
-        raise InputError(f"{given.name} holds values of type {values.dtype}; numbers were expected")
-    return fit_rows.fit(given.name, values, tensor)
+    return fit_rows.fit(given.name, _numbers_of(given, tensor, array), tensor)
+
+
+def rows_for_all(tensors: Sequence[TensorInfo], given: Contents, *, array: str = "") -> Any:
+    """Rows for all inputs of a model: as `rows_for` for one; for several a dictionary by their names, from
+    an .npz or a JSON object with all of them. Raises InputError."""
+    if len(tensors) == 1:
+        return rows_for(tensors[0], given, array=array)
+    names = [tensor.name for tensor in tensors]
+    if array:
+        raise InputError(f"--array picks one array; the model has the inputs {', '.join(names)}")
+    found = _several(given, names)
+    if set(found) != set(names):
+        raise InputError(
+            f"{given.name} holds {', '.join(found) or 'no array'}; the model has the inputs {', '.join(names)}"
+        )
+    rows = {one.name: fit_rows.fit(f"{given.name}, {one.name}", found[one.name], one) for one in tensors}
+    counts = {name: len(array) for name, array in rows.items()}
+    if len(set(counts.values())) > 1:
+        shown = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise InputError(f"{given.name}: the inputs differ in their number of rows: {shown}")
+    return rows
+
+
+def _several(given: Contents, names: Sequence[str]) -> dict[str, Any]:
+    """All arrays of a file by name. Raises InputError."""
+    if given.form == ".npz":
+        with _archive(given) as archive:
+            return {name: archive[name] for name in archive.files}
+    if given.form == ".json":
+        document = _document(given.name, _text(given))
+        if isinstance(document, dict):
+            return {name: _json_rows(f"{given.name}, {name}", value) for name, value in document.items()}
+    raise InputError(
+        f"{given.name} holds one array; the model has the inputs {', '.join(names)}",
+        hint="an .npz with an array for each, or a JSON object with a list of rows for each",
+    )
 
 
 def _form_of(data: bytes) -> str:
@@ -80,9 +115,16 @@ def _numbers_of(given: Contents, tensor: TensorInfo, array: str) -> Any:
         return _npy(given)
     if given.form == ".npz":
         return _npz(given, tensor, array)
+    text = _text(given)
     try:
-        text = csvrows.decode(given.name, given.data)
         return _json(given.name, text) if given.form == ".json" else np.array(csvrows.parse(given.name, text))
+    except csvrows.CsvError as error:
+        raise InputError(str(error)) from error
+
+
+def _text(given: Contents) -> str:
+    try:
+        return csvrows.decode(given.name, given.data)
     except csvrows.CsvError as error:
         raise InputError(str(error)) from error
 
@@ -95,9 +137,16 @@ def _npy(given: Contents) -> Any:
 
 
 def _npz(given: Contents, tensor: TensorInfo, array: str) -> Any:
+    with _archive(given) as archive:
+        return archive[_array_name(given.name, list(archive.files), tensor, array)]
+
+
+@contextlib.contextmanager
+def _archive(given: Contents) -> Iterator[Any]:
+    """An open .npz. Raises InputError, also where an array of it cannot be read."""
     try:
         with np.load(io.BytesIO(given.data), allow_pickle=False) as archive:
-            return archive[_array_name(given.name, list(archive.files), tensor, array)]
+            yield archive
     except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise InputError(f"{given.name} is not an .npz file of numbers: {error}") from error
 
@@ -118,14 +167,22 @@ def _array_name(file: str, names: list[str], tensor: TensorInfo, array: str) -> 
 
 def _json(name: str, text: str) -> Any:
     """A list of rows, one row alone, or an object with one such list."""
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{name} is not JSON: {error}") from error
+    document = _document(name, text)
     if isinstance(document, dict):
         if len(document) != 1:
             raise InputError(f"{name} is an object with {len(document)} keys; a list of rows was expected")
         document = next(iter(document.values()))
+    return _json_rows(name, document)
+
+
+def _document(name: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{name} is not JSON: {error}") from error
+
+
+def _json_rows(name: str, document: Any) -> Any:
     if not isinstance(document, list):
         raise InputError(f"{name} holds {type(document).__name__}; a list of rows was expected")
     try:

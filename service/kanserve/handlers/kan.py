@@ -13,7 +13,7 @@ from kanserve.interpret import select
 from kanserve.interpret.select import LayerPlan, LayerShape
 from kanserve.models.edges import missing
 from kanserve.models.registry import Registry
-from kanserve.nouns import DTYPES, Array, EdgeRequest, EdgeResponse, ModelInfo
+from kanserve.nouns import DTYPES, ONLY, Array, EdgeRequest, EdgeResponse, ModelInfo, TensorInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,22 +48,15 @@ class Kan:
         model.metrics.edge_values.inc(sum(layer.values.size for layer in layers))
         return EdgeResponse(info.name, info.version, request.id, info.digest, layers)
 
-    def _rows(self, info: ModelInfo, request: EdgeRequest) -> Array:
-        """Packed rows -> [B, ...], shaped as the input. Raises BadRequest, Exhausted."""
+    def _rows(self, info: ModelInfo, request: EdgeRequest) -> dict[str, Array]:
+        """Packed rows -> [B, ...] by input, shaped as each. Raises BadRequest, Exhausted."""
         if request.row_count > self.max_query_rows:
             raise Exhausted(
                 f"{request.row_count} rows asked for, one query may have {self.max_query_rows}; "
                 "send fewer rows, in several queries"
             )
-        tensor = info.inputs[0]
-        needed = request.row_count * tensor.row_bytes
-        if len(request.rows) != needed:
-            raise BadRequest(
-                f"rows holds {len(request.rows)} bytes, but {request.row_count} rows of input "
-                f"'{tensor.name}' ({tensor.datatype}, {tensor.row_bytes} bytes a row) take {needed}"
-            )
-        shape = (request.row_count, *tensor.shape[1:])
-        return np.frombuffer(request.rows, DTYPES[tensor.datatype]).reshape(shape)
+        given = _named(info, request)
+        return {tensor.name: _unpacked(tensor, given[tensor.name], request.row_count) for tensor in info.inputs}
 
     def _bound(self, plans: tuple[LayerPlan, ...], rows: int) -> None:
         needed = sum(plan.response_bytes(rows) for plan in plans)
@@ -74,3 +67,25 @@ class Kan:
                 f"the limit is {self.max_response_bytes}; ask for fewer layers, sources or destinations, "
                 "set top_k, or send fewer rows"
             )
+
+
+def _named(info: ModelInfo, request: EdgeRequest) -> dict[str, bytes]:
+    """Bytes by input; a model with one need not name it. Raises BadRequest."""
+    names = [tensor.name for tensor in info.inputs]
+    given = [names[0] if name == ONLY and len(names) == 1 else name for name, _ in request.rows]
+    if given == [ONLY]:
+        raise BadRequest(f"model '{info.name}' has the inputs {', '.join(names)}: each needs rows, in `inputs`")
+    if sorted(given) != sorted(names):
+        got = ", ".join(given)[:200]
+        raise BadRequest(f"model '{info.name}' has the inputs {', '.join(names)}, each to be given once; got {got}")
+    return dict(zip(given, (rows for _, rows in request.rows), strict=True))
+
+
+def _unpacked(tensor: TensorInfo, rows: bytes, count: int) -> Array:
+    needed = count * tensor.row_bytes
+    if len(rows) != needed:
+        raise BadRequest(
+            f"rows holds {len(rows)} bytes, but {count} rows of input "
+            f"'{tensor.name}' ({tensor.datatype}, {tensor.row_bytes} bytes a row) take {needed}"
+        )
+    return np.frombuffer(rows, DTYPES[tensor.datatype]).reshape(count, *tensor.shape[1:])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -55,23 +55,22 @@ class LayerGraph:
 
 def compute(
     session: Session,
-    input_name: str,
     graphs: tuple[LayerGraph, ...],
     plans: tuple[LayerPlan, ...],
-    rows: Array,
+    rows: Mapping[str, Array],
     cancelled: threading.Event,
     *,
     chunk_bytes: int,
     piece_rows: int = 0,
 ) -> tuple[LayerEdges, ...]:
-    """Edge values of the planned layers for `rows` [B, ...]; runs in a worker thread.
+    """Edge values of the planned layers for `rows` [B, ...] by input; runs in a worker thread.
 
     The serving graph computes the node vectors, only those that are needed, for at
     most `piece_rows` rows at a time (0: no such limit). Raises Cancelled between chunks.
     """
-    nodes = _Nodes(session, input_name, [graphs[plan.layer].layer for plan in plans], rows, piece_rows, chunk_bytes)
+    nodes = _Nodes(session, [graphs[plan.layer].layer for plan in plans], rows, piece_rows, chunk_bytes)
     share = chunk_bytes // max(1, len(plans))
-    answers = [_Answer(graphs[plan.layer], plan, len(rows), share) for plan in plans]
+    answers = [_Answer(graphs[plan.layer], plan, nodes.count, share) for plan in plans]
     _work(nodes, answers, cancelled, chunk_bytes)
     again = [answer for answer in answers if not answer.settle()]
     if again:
@@ -86,33 +85,33 @@ class _Nodes:
     def __init__(
         self,
         session: Session,
-        input_name: str,
         layers: Sequence[LayerInfo],
-        rows: Array,
+        rows: Mapping[str, Array],
         piece_rows: int,
         chunk_bytes: int,
     ) -> None:
         self._session = session
-        self._input = input_name
         self._rows = rows
-        self._wanted = sorted({layer.node_tensor for layer in layers} - {input_name})
-        size = sum(math.prod(layer.positions) * layer.sources for layer in layers) * rows.dtype.itemsize
-        self._step = max(1, min(piece_rows or len(rows), chunk_bytes // max(size, 1)))
-        self._kept: dict[int, dict[str, Array]] | None = {} if size * len(rows) <= chunk_bytes else None
+        self.count = len(next(iter(rows.values())))
+        self._wanted = sorted({layer.node_tensor for layer in layers} - set(rows))
+        item = max(array.dtype.itemsize for array in rows.values())
+        size = sum(math.prod(layer.positions) * layer.sources for layer in layers) * item
+        self._step = max(1, min(piece_rows or self.count, chunk_bytes // max(size, 1)))
+        self._kept: dict[int, dict[str, Array]] | None = {} if size * self.count <= chunk_bytes else None
 
     def __iter__(self) -> Iterator[tuple[int, int, dict[str, Array]]]:
         """First row, number of rows, and the node tensors by name [rows, *positions, n]."""
-        for start in range(0, len(self._rows), self._step):
-            piece = self._rows[start : start + self._step]
+        for start in range(0, self.count, self._step):
+            piece = {name: array[start : start + self._step] for name, array in self._rows.items()}
             nodes = self._kept.get(start) if self._kept is not None else None
             if nodes is None:
-                nodes = {self._input: piece}
+                nodes = dict(piece)
                 if self._wanted:
-                    computed = self._session.run(self._wanted, {self._input: piece})
+                    computed = self._session.run(self._wanted, piece)
                     nodes |= dict(zip(self._wanted, computed, strict=True))
                 if self._kept is not None:
                     self._kept[start] = nodes
-            yield start, len(piece), nodes
+            yield start, min(self._step, self.count - start), nodes
 
 
 class _Answer:

@@ -9,7 +9,6 @@ import functools
 import math
 import time
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +25,8 @@ from kanserve.observe.metrics import Metrics
 from kanserve.repository.check import check_manifest
 from kanserve.repository.layout import Bundle
 
-T = TypeVar("T", bound=np.generic)
-
 PROBES = 5
+FLOATS = ("FP32", "FP64")  # what node vectors are
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,43 +81,54 @@ def _info(bundle: Bundle, session: Session, plain_max_batch: int) -> ModelInfo:
         batched = all(len(t.shape) > 1 and t.shape[0] == -1 for t in tensors)
         size = plain_max_batch if batched else 0
         return ModelInfo(bundle.name, bundle.version, size, session.inputs, session.outputs, bundle.digest)
-    given = TensorInfo(manifest.input.name, manifest.input.datatype, manifest.input.shape)
-    wanted = TensorInfo(manifest.output.name, manifest.output.datatype, manifest.output.shape)
     check_manifest(manifest)
+    given, wanted = (
+        tuple(TensorInfo(spec.name, spec.datatype, spec.shape) for spec in specs)
+        for specs in (manifest.inputs, manifest.outputs)
+    )
     _check_graph(manifest, given, wanted, session)
     return ModelInfo(
         manifest.name,
         manifest.version,
         manifest.max_batch_size,
-        (given,),
-        (wanted,),
+        given,
+        wanted,
         bundle.digest,
         manifest,
     )
 
 
-def _check_graph(manifest: Manifest, given: TensorInfo, wanted: TensorInfo, session: Session) -> None:
+def _check_graph(
+    manifest: Manifest, given: tuple[TensorInfo, ...], wanted: tuple[TensorInfo, ...], session: Session
+) -> None:
     """The graph has the tensors of the manifest. Raises LoadError."""
     inputs = {tensor.name: tensor for tensor in session.inputs}
     outputs = {tensor.name: tensor for tensor in session.outputs}
-    if set(inputs) != {given.name} or not _fits(given, inputs[given.name]):
-        raise LoadError(LoadReason.MISMATCH, f"the graph's inputs are not the manifest's '{given.name}'")
-    if wanted.name not in outputs or not _fits(wanted, outputs[wanted.name]):
-        raise LoadError(LoadReason.MISMATCH, f"the graph has no output like the manifest's '{wanted.name}'")
+    if len(inputs) != len(given) or _unlike(given, inputs):
+        listed = ", ".join(f"'{tensor.name}'" for tensor in given)
+        raise LoadError(LoadReason.MISMATCH, f"the graph's inputs are not the manifest's {listed}")
+    if name := _unlike(wanted, outputs):
+        raise LoadError(LoadReason.MISMATCH, f"the graph has no output like the manifest's '{name}'")
     for at, layer in enumerate(manifest.layers):
-        node = given if layer.node_tensor == given.name else outputs.get(layer.node_tensor)
-        _check_node(at, layer, node, given.datatype)
+        node = inputs.get(layer.node_tensor) or outputs.get(layer.node_tensor)
+        _check_node(at, layer, node)
 
 
-def _check_node(at: int, layer: LayerInfo, node: TensorInfo | None, datatype: str) -> None:
+def _unlike(claims: tuple[TensorInfo, ...], found: dict[str, TensorInfo]) -> str:
+    """The first that the graph does not have as it is claimed, or nothing."""
+    fits = (claim.name in found and _fits(claim, found[claim.name]) for claim in claims)
+    return next((claim.name for claim, fit in zip(claims, fits, strict=True) if not fit), "")
+
+
+def _check_node(at: int, layer: LayerInfo, node: TensorInfo | None) -> None:
     """What feeds a layer is there, [rows, *positions, nodes]. Raises LoadError."""
     if node is None:
         raise LoadError(LoadReason.MISMATCH, f"layer {at}: the graph has no '{layer.node_tensor}'")
-    expected = TensorInfo(node.name, datatype, (-1, *layer.positions, node.shape[-1] if node.shape else -1))
-    if not _fits(expected, node):
+    expected = TensorInfo(node.name, node.datatype, (-1, *layer.positions, node.shape[-1] if node.shape else -1))
+    if node.datatype not in FLOATS or not _fits(expected, node):
         raise LoadError(
             LoadReason.MISMATCH,
-            f"layer {at}: '{node.name}' is {node.datatype} {list(node.shape)}, expected {datatype} "
+            f"layer {at}: '{node.name}' is {node.datatype} {list(node.shape)}, expected {' or '.join(FLOATS)} "
             f"[rows, *positions, nodes] with positions {list(layer.positions)}",
         )
 
@@ -139,42 +148,53 @@ def _prove(manifest: Manifest, info: ModelInfo, session: Session) -> None:
     if not reference.inputs:
         return  # a model that is NaN somewhere on every row; its notes say so
     try:
-        flat = np.asarray(reference.inputs, DTYPES[info.inputs[0].datatype])
+        flat = np.asarray(reference.inputs, np.float64)
         answers = np.asarray(reference.outputs, np.float64)
     except ValueError as error:
         raise LoadError(LoadReason.MANIFEST, "the reference rows differ in length") from error
-    rows = _shaped(flat, info.inputs[0])
-    expected = _shaped(answers, info.outputs[0])
+    feeds = {
+        tensor.name: rows.astype(DTYPES[tensor.datatype])
+        for tensor, rows in zip(info.inputs, _parts(flat, info.inputs), strict=True)
+    }
+    expected = _parts(answers, info.outputs)
     try:
-        (found,) = session.run([info.outputs[0].name], {info.inputs[0].name: rows})
+        found = session.run([tensor.name for tensor in info.outputs], feeds)
     except Exhausted as error:
         raise LoadError(LoadReason.RUNTIME, str(error)) from error
     except KanserveError as error:
         raise LoadError(LoadReason.REFERENCE, "the graph cannot compute the reference rows") from error
+    for tensor, answer, one in zip(info.outputs, expected, found, strict=True):
+        _compare("" if len(info.outputs) == 1 else f" of '{tensor.name}'", answer, one, reference.tolerance)
+
+
+def _compare(what: str, expected: NDArray[np.float64], found: Array, tolerance: float) -> None:
+    """Raises LoadError where an output is not what the manifest says."""
     if found.shape != expected.shape:
         raise LoadError(
             LoadReason.REFERENCE,
-            f"reference outputs have shape {list(found.shape)}, not {list(expected.shape)}",
+            f"reference outputs{what} have shape {list(found.shape)}, not {list(expected.shape)}",
         )
     scale = float(np.abs(expected).max(initial=0.0))
     error_found = float(np.abs(found.astype(np.float64) - expected).max(initial=0.0))
     # Written so that NaN fails.
-    if not error_found <= reference.tolerance * scale:
+    if not error_found <= tolerance * scale:
         raise LoadError(
             LoadReason.REFERENCE,
-            f"reference rows differ by {error_found:.3g}; allowed: {reference.tolerance:.3g} of {scale:.3g}",
+            f"reference rows{what} differ by {error_found:.3g}; allowed: {tolerance:.3g} of {scale:.3g}",
         )
 
 
-def _shaped(flat: NDArray[T], tensor: TensorInfo) -> NDArray[T]:
-    """Flat reference rows in the shape of their tensor. Raises LoadError."""
-    size = math.prod(tensor.shape[1:])
-    if flat.shape[1:] != (size,):
+def _parts(flat: NDArray[np.float64], tensors: tuple[TensorInfo, ...]) -> list[NDArray[np.float64]]:
+    """Flat reference rows in the shapes of their tensors. Raises LoadError."""
+    sizes = [math.prod(tensor.shape[1:]) for tensor in tensors]
+    if flat.shape[1:] != (sum(sizes),):
+        names = ", ".join(f"'{tensor.name}'" for tensor in tensors)
         raise LoadError(
             LoadReason.MANIFEST,
-            f"a reference row of '{tensor.name}' holds {math.prod(flat.shape[1:])} numbers, expected {size}",
+            f"a reference row of {names} holds {math.prod(flat.shape[1:])} numbers, expected {sum(sizes)}",
         )
-    return flat.reshape(len(flat), *tensor.shape[1:])
+    parts = np.split(flat, np.cumsum(sizes)[:-1], axis=1)
+    return [part.reshape(len(flat), *tensor.shape[1:]) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 def _chunk_rows(manifest: Manifest | None, piece_bytes: int) -> int:
@@ -185,7 +205,7 @@ def _chunk_rows(manifest: Manifest | None, piece_bytes: int) -> int:
     """
     if manifest is None:
         return 0
-    item = DTYPES[manifest.input.datatype].itemsize
+    item = max(DTYPES[tensor.datatype].itemsize for tensor in manifest.inputs)
     widest = max((_width(layer, basis) for layer in manifest.layers for basis in layer.bases), default=1)
     # No matrix product should have less than 16 rows; positions count as rows.
     positions = max((math.prod(layer.positions) for layer in manifest.layers), default=1)

@@ -113,9 +113,9 @@ class Model:
         return [np.concatenate(columns) for columns in zip(*pieces, strict=True)]
 
     async def edges(
-        self, plans: tuple[LayerPlan, ...], rows: Array, *, deadline: float | None
+        self, plans: tuple[LayerPlan, ...], rows: Mapping[str, Array], *, deadline: float | None
     ) -> tuple[LayerEdges, ...]:
-        """Edge values of the planned layers for `rows` [B, ...], shaped as the input.
+        """Edge values of the planned layers for `rows` [B, ...] by input.
 
         Raises NotPossible without edge graphs, QueueFull, DeadlineExceeded, Exhausted,
         BackendError. When the caller gives up, the work stops at the next chunk.
@@ -136,7 +136,7 @@ class Model:
     def _query(
         self,
         plans: tuple[LayerPlan, ...],
-        rows: Array,
+        rows: Mapping[str, Array],
         deadline: float | None,
         cancelled: threading.Event,
     ) -> tuple[LayerEdges, ...]:
@@ -144,7 +144,6 @@ class Model:
             raise DeadlineExceeded
         return edges.compute(
             self._session,
-            self.info.inputs[0].name,
             self._graphs,
             plans,
             rows,

@@ -12,11 +12,7 @@ def check_manifest(manifest: Manifest) -> None:
     """What can be said without running the graph. Raises LoadError."""
     if manifest.max_batch_size < 1:
         raise LoadError(LoadReason.MANIFEST, f"max_batch_size is {manifest.max_batch_size}, not positive")
-    for tensor in (manifest.input, manifest.output):
-        if min(tensor.shape[1:], default=0) < 1:
-            raise LoadError(
-                LoadReason.MANIFEST, f"'{tensor.name}' has shape {list(tensor.shape)}: the size of a row is not known"
-            )
+    _check_tensors(manifest)
     _check_class("the model", manifest.edge_class)
     listed = {entry.path for entry in manifest.files}
     for at, layer in enumerate(manifest.layers):
@@ -28,6 +24,19 @@ def check_manifest(manifest: Manifest) -> None:
             raise LoadError(LoadReason.MANIFEST, f"layer {at}: {layer.edges_file!r} is not a listed file")
     if len(manifest.reference.inputs) != len(manifest.reference.outputs):
         raise LoadError(LoadReason.MANIFEST, "the manifest's reference rows have other inputs than outputs")
+
+
+def _check_tensors(manifest: Manifest) -> None:
+    tensors = (*manifest.inputs, *manifest.outputs)
+    if not manifest.inputs or not manifest.outputs:
+        raise LoadError(LoadReason.MANIFEST, "the manifest names no input or no output")
+    if len({tensor.name for tensor in tensors}) < len(tensors):
+        raise LoadError(LoadReason.MANIFEST, "two of the manifest's inputs and outputs have one name")
+    for tensor in tensors:
+        if min(tensor.shape[1:], default=0) < 1:
+            raise LoadError(
+                LoadReason.MANIFEST, f"'{tensor.name}' has shape {list(tensor.shape)}: the size of a row is not known"
+            )
 
 
 def _check_class(what: str, edge_class: str) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from google.protobuf.message import DecodeError, Message
 
 from kanserve.errors import BadRequest, Exhausted, Unsupported
-from kanserve.nouns import DTYPES, EdgeRequest, EdgeResponse, InferRequest, InferResponse, InputTensor
+from kanserve.nouns import DTYPES, ONLY, EdgeRequest, EdgeResponse, InferRequest, InferResponse, InputTensor
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 
@@ -91,11 +91,12 @@ def edges_from_pb(message: kan_pb2.QueryEdgesRequest, *, deadline: float | None)
     """QueryEdgesRequest -> EdgeRequest. Raises BadRequest for lists longer than any layer is wide."""
     for name in ("layers", "layer_names", "sources", "destinations"):
         _at_most(name, getattr(message, name), INDEX_LIMIT)
+    _at_most("inputs", message.inputs, COUNT_LIMITS["inputs"])
     return EdgeRequest(
         model=message.model_name,
         version=message.model_version,
         id=message.id,
-        rows=message.rows,
+        rows=tuple((part.name, part.rows) for part in message.inputs) or ((ONLY, message.rows),),
         row_count=message.row_count,
         layers=(*message.layers, *message.layer_names),
         sources=tuple(message.sources),

@@ -88,6 +88,8 @@ def describe(info: ModelInfo, manifest: Manifest, limits: kan_pb2.QueryLimits) -
     )
     message.input.CopyFrom(_tensor(info.inputs[0]))
     message.output.CopyFrom(_tensor(info.outputs[0]))
+    message.inputs.extend(map(_tensor, info.inputs))
+    message.outputs.extend(map(_tensor, info.outputs))
     message.layers.extend(_layer(at, layer) for at, layer in enumerate(manifest.layers))
     message.source.exporter_version = manifest.exporter_version
     for file in manifest.source.files:

@@ -1,0 +1,57 @@
+"""Torch modules that take or give several tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from hybrid_modules import FastKANLayer, KANLinear
+from torch import nn
+
+
+@dataclass
+class Answer:
+    """As models of text give it."""
+
+    logits: torch.Tensor
+    hidden: torch.Tensor
+    best: torch.Tensor
+    loss: torch.Tensor | None = None
+
+
+class Reader(nn.Module):
+    """Ids of tokens, a mask and numbers of each row; a dataclass of tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(11, 4)
+        self.mix, self.head = FastKANLayer(4, 4), KANLinear(7, 3)
+
+    def forward(self, tokens: torch.Tensor, mask: torch.Tensor, x: torch.Tensor) -> Answer:
+        seen = self.mix(self.embed(tokens)) * mask[..., None]
+        hidden = torch.cat([seen.mean(1), x], -1)
+        logits = self.head(hidden)
+        return Answer(logits, hidden * 1000, logits.argmax(-1))
+
+
+class Tokens(nn.Module):
+    """Ids of tokens alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(11, 4), KANLinear(4, 3)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.head(self.embed(ids).mean(1))
+
+
+class Steps(nn.Module):
+    """A picture and one number a row, as diffusion has it; a dictionary with a name of an input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = KANLinear(4, 4)
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> dict[str, object]:
+        y = self.layer(x) * torch.sin(t)[:, None]
+        return {"x": y, "parts": (y.sum(-1), x)}
