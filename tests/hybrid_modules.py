@@ -135,7 +135,7 @@ class Impostor(KANLinear):
     """A KAN layer's tensors, another function."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x) + 0.1 * x.sum(-1, keepdim=True)
+        return super().forward(x) + 0.1 * x[..., :1] * x[..., -1:]
 
 
 class Batchwise(nn.Module):

@@ -171,8 +171,11 @@ class Symbols(nn.Module):
         u = a * x[:, 1] + b
         inverse = 1 / u
         if limit is not None:
-            inverse = torch.where(u.abs() < 1 / limit, limit**2 * u, inverse)
-        return torch.cat([(c * inverse + d)[:, None], x.new_zeros(len(x), self.mask.shape[0] - 1)], 1)
+            inside = u.abs() < 1 / limit
+            inverse = limit**2 * u * inside + torch.nan_to_num(inverse) * ~inside  # of infinity NaN, as in pykan
+        unused = 0 * x  # pykan's "0" on the other edges
+        rest = unused.sum(1, keepdim=True).expand(-1, len(self.mask) - 1)
+        return torch.cat([(c * inverse + d + unused[:, 0])[:, None], rest], 1)
 
 
 class Pykan(nn.Module):

@@ -36,12 +36,15 @@ class Call:
 
     def again(self, x: Array) -> Call | None:
         """The same call with other vectors; None where the module does not take them."""
-        given = torch.from_numpy(x).to(_get(self.args, self.kwargs, self.at).dtype)
-        args, kwargs = _put(self.args, self.kwargs, self.at, given)
+        args, kwargs = self.arguments(torch.from_numpy(x).to(_get(self.args, self.kwargs, self.at).dtype))
         with contextlib.suppress(ForeignError), foreign_code(), torch.no_grad():
             y = self.module.forward(*args, **kwargs)
             return Call(self.name, x, array(y), self.module, args, kwargs, self.at)
         return None
+
+    def arguments(self, given: torch.Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What it is called with, with other vectors."""
+        return _put(self.args, self.kwargs, self.at, given)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ from torch import nn
 
 from kanexport.answers.rows import load as load_answers
 from kanexport.errors import OptionError
-from kanexport.hybrid import inputs, weights
+from kanexport.hybrid import inputs, twice, weights
 from kanexport.hybrid.convert import convert
-from kanexport.hybrid.faults import ForeignError, first_line, foreign_code, place
+from kanexport.hybrid.faults import ForeignError, first_line, foreign_code, is_users_own, place, printing_to_stderr
 from kanexport.hybrid.guess import guess
 from kanexport.hybrid.lend import unwrapped
 from kanexport.options import Options
@@ -40,7 +40,8 @@ def run(
     a shape that is found by trying. `answers`: files with what
     the trained model answered. Raises ExportError; then nothing was written."""
     target.check()
-    with _importable(Path.cwd()):
+    with _importable(Path.cwd()), printing_to_stderr():
+        before = set(sys.modules)
         module, rows = _make(factory)
         files = weights.load(module, checkpoint) if checkpoint is not None else ()
         if example is not None:
@@ -52,6 +53,7 @@ def run(
             guessed = guess(module)
             rows = inputs.draw(",".join(map(str, guessed.shape)))
             assumed["input_shape"] = str(guessed)
+        assumed |= _again(factory, module, rows, checkpoint, before)
         known = load_answers(answers) if answers else None
         return convert(
             module,
@@ -63,6 +65,42 @@ def run(
             answers=known,
             advance=advance,
         )
+
+
+def _again(
+    factory: str, module: nn.Module, rows: Any, checkpoint: Path | None, before: Collection[str]
+) -> dict[str, str]:
+    """Build the module once more and hold both against each other; gives what is assumed of them. `before`:
+    Python's modules before the first time. Raises InvalidKan where they differ in what no weights hold."""
+    try:
+        with twice.other_randomness():
+            second = _made_anew(factory, before)
+    except OptionError as error:
+        return {"constants": f"those of the first call of the factory, which cannot be called again: {error.message}"}
+    if checkpoint is None and twice.drawn(module, second):
+        return {"weights": "as the factory drew them, others each time; --checkpoint gives trained ones"}
+    second.load_state_dict(module.state_dict())
+    twice.require_same(module, second, rows)
+    return {}
+
+
+def _made_anew(factory: str, before: Collection[str]) -> nn.Module:
+    """What the factory makes where the user's own files are imported anew too, since they may draw numbers;
+    Python's modules are as they were afterwards."""
+    own = {
+        name: kept
+        for name, kept in sys.modules.items()
+        if name not in before and is_users_own(getattr(kept, "__file__", None) or "<>")
+    }
+    for name in own:
+        del sys.modules[name]
+    try:
+        return _make(factory)[0]
+    except OptionError:  # some code can be imported only once
+        sys.modules.update(own)
+        return _make(factory)[0]
+    finally:
+        sys.modules.update(own)
 
 
 @contextlib.contextmanager

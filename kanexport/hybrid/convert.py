@@ -15,13 +15,15 @@ from torch import nn
 from kanexport.answers import held
 from kanexport.answers.rows import Answers
 from kanexport.errors import InvalidKan, VerificationFailed
-from kanexport.hybrid import inputs, splice, trace
+from kanexport.form.ir import Layer
+from kanexport.hybrid import extremes, inputs, nonfinite, sampled_graphs, splice, trace, weights
 from kanexport.hybrid import plan as planning
 from kanexport.hybrid.capture import Oracle
 from kanexport.hybrid.lend import lent, unwrapped
 from kanexport.hybrid.plan import FEW, Plan, Use
 from kanexport.hybrid.recognise import Whole, shown
 from kanexport.hybrid.retry import Trial
+from kanexport.hybrid.sampled import Sampled
 from kanexport.hybrid.trace import Hole
 from kanexport.hybrid.wiring import Served
 from kanexport.lowering.edges import edge_graph
@@ -57,8 +59,8 @@ def convert(
 ) -> Result:
     """Export a module; it is as it was afterwards. `example`: rows [B, ...], one tensor or array,
     a tuple of them or a dictionary by forward's parameters, the more like real data the
-    better: the proof is made with them. `answers`: the trained model's own, held against
-    the graph. Raises ExportError; then nothing changed."""
+    better: the proof is made with them. `answers`: the trained model's own, held against the
+    graph. Raises ExportError; then nothing changed."""
     target.check()
     module = unwrapped(module)
     x, wiring = inputs.rows(example, module)
@@ -66,16 +68,14 @@ def convert(
     stored = _stored(whole)
     oracle = Oracle.of(whole, x[:FEW])
     with lent(whole, oracle.dtype):
+        weights.require_finite(whole, lambda: _answers(oracle, x[:FEW]))
         most = planning.affordable(whole, oracle, x, MOST_ROWS)
         plan = planning.make(whole, oracle, x, options, few=min(FEW, most))
     plan, (lowered, proof) = Trial(
         lambda plan: _attempt(whole, plan, x, most, target, advance),
         lambda plan, names, why: _without(whole, plan, x, names, why),
     ).best(plan)
-    claim = Claim(MODULE)
-    if answers is not None:
-        with lent(whole, oracle.dtype):
-            claim = held.graph(answers, plan.ports, plan.evaluate, lowered, target)
+    claim = _claim(answers, whole, plan, lowered, target)
     source = Source(
         family=HYBRID,
         family_reason=_reason(plan),
@@ -93,9 +93,28 @@ def convert(
         opset=trace.OPSET,
         signature=Signature(plan.ports, target.dtype),
         source=source,
-        notes=(*plan.notes, *_precision(stored, target.dtype, oracle)),
+        notes=(*plan.notes, *planning.without_edges(whole, plan), *_precision(stored, target.dtype, oracle)),
     )
     return publish(target, model)
+
+
+def _answers(oracle: Oracle, x: Array) -> bool:
+    """Whether some of the example rows have finite answers only. Raises InvalidKan where not one number is."""
+    finite = np.isfinite(oracle.run(x)[0].reshape(len(x), -1))
+    if not finite.any():
+        raise InvalidKan(
+            "the module answers no example row with a finite number, so nothing could be proved",
+            hint="give rows as it was trained on, with --example rows.npy",
+        )
+    return bool(finite.all(axis=1).any())
+
+
+def _claim(answers: Answers | None, whole: Whole, plan: Plan, lowered: Lowered, target: Target) -> Claim:
+    """What the graph was verified against. Raises what `held.graph` does."""
+    if answers is None:
+        return Claim(MODULE)
+    with lent(whole, plan.oracle.dtype):
+        return held.graph(answers, plan.ports, plan.evaluate, lowered, target)
 
 
 def _without(whole: Whole, plan: Plan, x: Array, names: Sequence[str], why: str) -> Plan:
@@ -133,7 +152,7 @@ def _require_at_most(sizes: Sequence[int], most: int) -> None:
 
 def _graphs(whole: Whole, plan: Plan, x: Array, target: Target) -> Iterator[tuple[Lowered, tuple[int, ...]]]:
     """The graphs of each trace, and the batches that it must be tried with."""
-    bodies, edges = _bodies(plan, target.dtype)
+    bodies, edges = _bodies(whole, plan, target)
     names = tuple(name for body in bodies for _, name in body.nodes)
     holes = {use.name: (plan.modules[use.name], body.hole) for use, body in zip(plan.uses, bodies, strict=True)}
     rows = list(plan.ports.feeds(x[:FEW], target.dtype).values())
@@ -149,7 +168,7 @@ def _graphs(whole: Whole, plan: Plan, x: Array, target: Target) -> Iterator[tupl
         yield Lowered(splice.splice(traced.model, bodies, plan.ports), edges, names), traced.sizes
 
 
-def _bodies(plan: Plan, dtype: str) -> tuple[list[splice.Body], tuple[bytes, ...]]:
+def _bodies(whole: Whole, plan: Plan, target: Target) -> tuple[list[splice.Body], tuple[bytes, ...]]:
     """What goes into each call of a layer, and the edge graphs."""
     index = {name: at for at, name in enumerate(plan.modules)}
     edges: list[bytes] = []
@@ -161,11 +180,25 @@ def _bodies(plan: Plan, dtype: str) -> tuple[list[splice.Body], tuple[bytes, ...
             if use.axes is not None:
                 name = f"layer{len(edges)}_in"
                 nodes.append((tensor, name))
-                edges.append(edge_graph(layer, name, width, dtype))
+                edges.append(_edges(whole, plan.readings[use.name].by, layer, name, width, target))
         hole = Hole(index[use.name], use.kan.n_inputs, use.kan.n_outputs, use.form)
-        model = serving_graph(use.kan, tuple(inner), dtype, whole=False)
+        model = _serving(whole, plan.readings[use.name].by, use, tuple(inner), target)
         bodies.append(splice.Body(hole, model, tuple(nodes), use.axes))
     return bodies, tuple(edges)
+
+
+def _edges(whole: Whole, by: Sampled | None, layer: Layer, name: str, width: int, target: Target) -> bytes:
+    if by is None:
+        return edge_graph(layer, name, width, target.dtype)
+    with lent(whole, TYPES[target.dtype]):
+        return sampled_graphs.edges(by, name, target.dtype, target.max_batch_size)
+
+
+def _serving(whole: Whole, by: Sampled | None, use: Use, inner: tuple[str, ...], target: Target) -> bytes:
+    if by is None:
+        return serving_graph(use.kan, inner, target.dtype, whole=False)
+    with lent(whole, TYPES[target.dtype]):
+        return sampled_graphs.serving(by, target.dtype, target.max_batch_size)
 
 
 def _prove(
@@ -176,7 +209,11 @@ def _prove(
     sizes: tuple[int, ...],
     advance: Callable[[int, int], None],
 ) -> Proof:
-    return verify.prove(
+    rows = extremes.nonfinite(zones["inside"], extremes.floating(plan.ports.inputs, zones["inside"]))
+    alike, notes = nonfinite.compare(plan, lowered, target.dtype, rows)
+    if alike:
+        zones["nonfinite"] = np.concatenate([rows[name] for name in alike[: len(zones["inside"])]])
+    proof = verify.prove(
         plan,
         lowered,
         target.dtype,
@@ -187,6 +224,7 @@ def _prove(
         empty=False,  # many modules cannot take a batch of no rows, and so neither can their graphs
         sizes=sizes,
     )
+    return dataclasses.replace(proof, notes=(*proof.notes, *notes))
 
 
 def _zones(ports: Ports, x: Array, count: int) -> dict[str, Array]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import linecache
+import os
 import re
+import sys
 import sysconfig
 import traceback
 from collections.abc import Iterator
@@ -34,6 +37,26 @@ def foreign_code() -> Iterator[None]:
         yield
     except (Exception, SystemExit) as error:  # a module may raise anything, and a script that parses arguments exits
         raise ForeignError(error) from error
+
+
+@contextlib.contextmanager
+def printing_to_stderr() -> Iterator[None]:
+    """What is printed inside goes to stderr, also what libraries print that are not Python: stdout has one
+    document and nothing else."""
+    sys.stdout.flush()
+    saved = None
+    with contextlib.suppress(OSError):
+        saved = os.dup(1)
+        os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        with contextlib.suppress(OSError, TypeError, AttributeError):  # no C library by that name
+            ctypes.CDLL(None).fflush(None)
+        if saved is not None:
+            os.dup2(saved, 1)
+            os.close(saved)
 
 
 def first_line(error: BaseException) -> str:
@@ -75,6 +98,11 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     while chain[-1].__cause__ is not None:
         chain.append(chain[-1].__cause__)
     yield from reversed(chain)
+
+
+def is_users_own(name: str) -> bool:
+    """Whether a file is the user's, and not of a library that is installed."""
+    return _is_users(name) and "site-packages" not in name and "dist-packages" not in name
 
 
 def _is_users(name: str) -> bool:

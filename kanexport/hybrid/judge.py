@@ -11,13 +11,15 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from torch import nn
 
 from kanexport.errors import ExportError, InvalidKan
 from kanexport.form.ir import Kan
-from kanexport.hybrid import facts, forms
+from kanexport.hybrid import facts, forms, probes
 from kanexport.hybrid.capture import Call
 from kanexport.hybrid.facts import Facts
 from kanexport.hybrid.recognise import LINEAR, Candidate, Tensors, as_checkpoint
@@ -25,49 +27,63 @@ from kanexport.layers import stack
 from kanexport.layers.linear import linear_layer
 from kanexport.layers.parts import Part, storage_dtype
 from kanexport.proof import evaluate
+from kanexport.proof.evaluate import Jitter
+from kanexport.proof.tolerance import CONDITION, OVERFLOW
 from kanexport.recognise import registry
+
+Array = npt.NDArray[np.float64]
 
 AGREEMENT = {"float64": 1e-6, "float32": 1e-4}  # relative; float64 agrees to 1e-14, a misread formula to 1e-2
 COMPARED = 4096  # vectors of a call that are looked at
 READINGS = 64  # ways in which one submodule is read
+DRAWS = 2  # of rounding
 PROBED = 2  # calls that are made again with other vectors
 BEYOND = 4  # times what the example rows bring about
+FLOOR = 1e-3  # of the largest answer of a group of rows: smaller ones are compared as if they were that large
+PEAKS = {"float64": 1e300, "float32": OVERFLOW}  # beyond it, one side may overflow where the other does not
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
     """A submodule as a network. `how`: what had to be assumed that nothing said, such as
-    "with denominator=signed"; empty where nothing was."""
+    "with denominator=signed"; empty where nothing was. `by`: what answers for it where its functions
+    are not ours."""
 
     family: str
     kan: Kan
     how: str
+    by: Any = None
 
 
 @dataclass
 class Verdict:
     """What became of a candidate: a reading, or why there is none, and by how much the
-    likeliest one differs, relative. `hint`: what to do. `asked`: the options of use to it."""
+    likeliest one differs, relative. `agreed`: how many groups of rows it computed as the module.
+    `hint`: what to do. `asked`: the options of use to it."""
 
     reading: Reading | None = None
     why: str = ""
     error: float = 0.0
+    agreed: int = 0
     hint: str = ""
     family: str = ""
     asked: set[str] = field(default_factory=set)
 
 
-def judge(candidate: Candidate, calls: Sequence[Call], given: Mapping[str, str], precision: str) -> Verdict:
+def judge(
+    candidate: Candidate, calls: Sequence[Call], given: Mapping[str, str], precision: str, further: Sequence[Call] = ()
+) -> Verdict:
     """The reading of a candidate that computes what it gave in its calls, and for other
-    vectors too. `given`: the user's options; `precision`: what the module runs in."""
-    tests = [*calls, *(probe for call in calls[:PROBED] if (probe := _probe(call)) is not None)]
+    vectors too. `given`: the user's options; `precision`: what the module runs in; `further`:
+    what it was given and gave where the module took rows far from the example's, or NaN."""
+    tests = _tests(calls, further, precision)
     asked: set[str] = set()
-    likeliest = Verdict(asked=asked)
+    likeliest = Verdict(asked=asked, agreed=-1)
     for family, read in itertools.islice(_readings(candidate, calls[0], given, asked), READINGS):
-        verdict = dataclasses.replace(_try(read, tests, precision), family=family, asked=asked)
+        verdict = dataclasses.replace(_try(read, tests), family=family, asked=asked)
         if verdict.reading is not None:
             return verdict
-        if not likeliest.why:
+        if verdict.agreed > likeliest.agreed:
             likeliest = verdict
     base = facts.unknown_base(candidate.module)
     if base and likeliest.error:
@@ -75,13 +91,34 @@ def judge(candidate: Candidate, calls: Sequence[Call], given: Mapping[str, str],
     return likeliest
 
 
-def _try(read: Callable[[], Reading], tests: Sequence[Call], precision: str) -> Verdict:
+def holds(reading: Reading, calls: Sequence[Call], further: Sequence[Call], precision: str) -> Verdict:
+    """Whether a submodule computes a reading, as `judge` asks it."""
+    return _compare(_tests(calls, further, precision), reading)
+
+
+def _tests(calls: Sequence[Call], further: Sequence[Call], precision: str) -> _Tests:
+    near = [*calls, *(probe for call in calls[:PROBED] if (probe := _probe(call)) is not None)]
+    return _Tests(near, further, calls[:PROBED], precision)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tests:
+    """What a reading is held against: calls near the example rows, calls far from them, and calls
+    that are made again with vectors that try this reading."""
+
+    near: Sequence[Call]
+    far: Sequence[Call]
+    again: Sequence[Call]
+    precision: str
+
+
+def _try(read: Callable[[], Reading], tests: _Tests) -> Verdict:
     try:
         with np.errstate(all="ignore"):
             reading = read()
     except ExportError as error:
         return Verdict(why=f"cannot be read: {error.message}", hint=error.hint)
-    return _compare(tests, reading, precision)
+    return _compare(tests, reading)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,30 +196,105 @@ def _probe(call: Call) -> Call | None:
     return call.again((BEYOND * finite + noise).astype(np.float32).astype(np.float64))
 
 
-def _compare(calls: Sequence[Call], reading: Reading, precision: str) -> Verdict:
+def _compare(tests: _Tests, reading: Reading) -> Verdict:
     """The reading, if all calls computed it; else why not."""
     error = 0.0
-    for call in calls:
+    for call in (*tests.near, *tests.far):
         try:
             forms.form(call, reading.kan.n_inputs, reading.kan.n_outputs)
         except InvalidKan as refused:
             return Verdict(why=refused.message)
+    for call in tests.near:
         error = max(error, _error(call, reading.kan))
-    if error <= AGREEMENT[precision]:
-        return Verdict(reading, family=reading.family)
+    if error > AGREEMENT[tests.precision]:
+        return _differing("", error, 0)
+    for agreed, (where, call) in enumerate(_beyond(tests, reading.kan), 1):
+        error = _error_by_row(call, reading.kan, tests.precision)
+        if error > AGREEMENT[tests.precision]:
+            return _differing(where, error, agreed)
+    return Verdict(reading, family=reading.family)
+
+
+def _differing(where: str, error: float, agreed: int) -> Verdict:
     what = "differs from what its tensors tell" if np.isfinite(error) else "differs in what is not finite"
-    return Verdict(why=what, error=error if np.isfinite(error) else 0.0)
+    return Verdict(why=f"{what} {where}".rstrip(), error=error if np.isfinite(error) else 0.0, agreed=agreed)
+
+
+def _beyond(tests: _Tests, kan: Kan) -> Iterator[tuple[str, Call]]:
+    """Calls far from the example rows, each with words for where."""
+    yield from (("on rows far from the example's", call) for call in tests.far)
+    pieces = probes.budget(kan)
+    for call in tests.again:
+        for where, rows in probes.groups(call, kan):
+            for at in range(0, len(rows), pieces):
+                yield from ((where, again) for again in probes.calls(call, rows[at : at + pieces]))
+
+
+def _vectors(call: Call, kan: Kan) -> tuple[Array, Array]:
+    """What went in [N, n] and came out [N, m]; of very many vectors, some."""
+    x, y = call.x.reshape(-1, kan.n_inputs), call.y.reshape(-1, kan.n_outputs)
+    if len(x) > COMPARED:
+        chosen = np.random.default_rng(0).permutation(len(x))[:COMPARED]
+        x, y = x[chosen], y[chosen]
+    return x, y
 
 
 def _error(call: Call, kan: Kan) -> float:
     """By how much a call differs from what we read, relative; infinite where one is not finite."""
-    x, expected = call.x.reshape(-1, kan.n_inputs), call.y.reshape(-1, kan.n_outputs)
-    if len(x) > COMPARED:
-        chosen = np.random.default_rng(0).permutation(len(x))[:COMPARED]
-        x, expected = x[chosen], expected[chosen]
+    x, expected = _vectors(call, kan)
     read = evaluate.evaluate(kan, x).y
     finite = np.isfinite(expected)
     if not np.array_equal(np.isfinite(read), finite):
         return np.inf
     scale = np.abs(expected[finite]).max(initial=0) or 1.0
     return float(np.abs(read - expected)[finite].max(initial=0) / scale)
+
+
+def _error_by_row(call: Call, kan: Kan, precision: str) -> float:
+    """The same where rows differ by orders of magnitude: relative to each row's answer, less what
+    rounding explains; infinite too where NaN meets an infinity, or an infinity the other one."""
+    x, expected = _vectors(call, kan)
+    trace = evaluate.evaluate(kan, x)
+    keep = trace.peak < PEAKS[precision]
+    x, expected, read = x[keep], expected[keep], trace.y[keep]
+    finite = np.isfinite(expected)
+    if not np.array_equal(read[~finite], expected[~finite], equal_nan=True) or not np.isfinite(read[finite]).all():
+        return np.inf
+    with np.errstate(invalid="ignore"):
+        apart = np.where(finite, np.abs(read - expected), 0).max(axis=1, initial=0)
+    heights = np.where(finite, np.abs(expected), 0).max(axis=1, initial=0)
+    scale = np.maximum(heights, FLOOR * heights.max(initial=0))
+    scale[scale == 0] = 1.0
+    for rounding in (_of_reading, _of_module):
+        if (apart / scale).max(initial=0) <= AGREEMENT[precision]:
+            break
+        changes = np.max([rounding(call, kan, x, jitter) for jitter in _jitters(precision)], axis=0)
+        apart = np.maximum(apart - CONDITION * changes, 0)
+    return float((apart / scale).max(initial=0))
+
+
+def _jitters(precision: str) -> list[Jitter]:
+    return [Jitter(float(np.finfo(precision).eps) / 2, seed) for seed in range(DRAWS)]
+
+
+def _of_reading(call: Call, kan: Kan, x: Array, jitter: Jitter) -> Array:
+    """[N]: by how much rounding of nodes and weights alone changes each row."""
+    return _change(evaluate.evaluate(kan, x).y, evaluate.evaluate(kan, x, jitter=jitter).y)
+
+
+def _of_module(call: Call, kan: Kan, x: Array, jitter: Jitter) -> Array:
+    """[N]: by how much rounding of its input changes what the module answers: some formulas, such as
+    truncated powers, lose every digit far out."""
+    before, after = (_answers(list(probes.calls(call, rows)), kan.n_outputs) for rows in (x, jitter.shake(x)))
+    return _change(before[: len(x)], after[: len(x)]) if len(before) == len(after) >= len(x) else np.zeros(len(x))
+
+
+def _answers(again: Sequence[Call], width: int) -> Array:
+    """[N, width] of calls made again; none where the module did not take them."""
+    return np.concatenate([np.zeros((0, width)), *(call.y.reshape(-1, width) for call in again)])
+
+
+def _change(before: Array, after: Array) -> Array:
+    with np.errstate(invalid="ignore"):
+        change = np.abs(after - before).max(axis=1, initial=0, where=np.isfinite(before))
+    return np.asarray(np.nan_to_num(change, nan=np.inf, posinf=np.inf))

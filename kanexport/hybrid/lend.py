@@ -150,7 +150,17 @@ class _Conversion:
         return value
 
 
+def _epsilon(norm: nn.RMSNorm) -> float:
+    """What an RMSNorm without an epsilon adds, which depends on the type that it runs in: of half precision
+    torch takes float32's."""
+    kind = norm.weight.dtype if norm.weight is not None else torch.float32
+    return torch.finfo(torch.float64 if kind == torch.float64 else torch.float32).eps
+
+
 def _change(before: _Before, conversion: _Conversion) -> None:
+    for part in before.parts:
+        if isinstance(part.module, nn.RMSNorm) and part.module.eps is None:
+            part.module.eps = _epsilon(part.module)  # while its weight has the type it was trained in
     for weight in before.weights:
         parameter = weight.parameter
         parameter.grad = None

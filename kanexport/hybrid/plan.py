@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +18,9 @@ from kanexport.hybrid import forms, recognise
 from kanexport.hybrid.capture import Call, Oracle
 from kanexport.hybrid.derivatives import ready
 from kanexport.hybrid.independence import require_fixed, require_independent
-from kanexport.hybrid.judge import Reading, Verdict, judge
-from kanexport.hybrid.recognise import LINEAR, Candidate, Whole, shown
+from kanexport.hybrid.judge import Reading
+from kanexport.hybrid.recognise import Whole, shown
+from kanexport.hybrid.settle import find, listed, parents, repeat
 from kanexport.hybrid.wiring import outputs, tensors
 from kanexport.proof import evaluate
 from kanexport.proof.evaluate import Jitter, Trace
@@ -31,7 +32,6 @@ Array = npt.NDArray[np.float64]
 FEW = 8  # rows that settle what a layer is
 NUMBERS = 20_000_000  # of all calls of a module, kept at a time
 VECTORS = 4096  # evaluated at a time
-NAMED = 5  # submodules in a note
 KEEP = "keep"  # the option that names submodules to be left as they are
 
 
@@ -80,22 +80,21 @@ def make(whole: Whole, oracle: Oracle, x: Array, options: Mapping[str, str], few
     for a few of the rows. Raises InvalidKan where a row's output depends on the other rows,
     and OptionError for an option that no layer has a use for."""
     kept = _kept(whole, options.get(KEEP, ""))
-    candidates = {name: one for name, one in recognise.candidates(whole).items() if not _is_in(name, kept)}
-    require_fixed(oracle, _repeat(x, max(3, few)))
-    require_independent(whole, oracle, _repeat(x, 3))
+    require_fixed(oracle, repeat(x, max(3, few)))
+    require_independent(whole, oracle, repeat(x, 3))
     others = {key: value for key, value in options.items() if key != KEEP}
-    readings, notes = _settle(candidates, oracle, x[:few], others)
+    readings, notes = find(whole, oracle, x[:few], others, kept)
     if kept:
-        notes.append(f"{_listed(kept)}: left as it is, as --option {KEEP} says")
+        notes.append(f"{listed(kept)}: left as it is, as --option {KEEP} says")
     ports, lone = _ports(whole, oracle, x)
     notes += [f"{name}: one number a row, served as [rows, 1]" for name in lone]
-    modules = {name: candidates[name].module for name in readings}
+    modules = {name: whole.get_submodule(name) for name in readings}
     return _plan(oracle, ports, x, modules, readings, notes)
 
 
 def _ports(whole: Whole, oracle: Oracle, x: Array) -> tuple[Ports, list[str]]:
     """What a lent module takes, and gives for the first rows; and which of these have one number a row."""
-    given = torch.from_numpy(_repeat(x, 2)).to(oracle.dtype)
+    given = torch.from_numpy(repeat(x, 2)).to(oracle.dtype)
     inputs = whole.wiring.ports
     if len(inputs) == 1:
         inputs = (dataclasses.replace(inputs[0], shape=x.shape[1:]),)
@@ -114,7 +113,7 @@ def without(plan: Plan, x: Array, names: Iterable[str], why: str) -> Plan:
     modules = {name: plan.modules[name] for name in readings}
     notes = [note for note in plan.notes if note not in _about(plan.uses)]
     return _plan(
-        plan.oracle, plan.ports, x, modules, readings, [*notes, f"{_listed(left)}: left to torch.onnx, because {why}"]
+        plan.oracle, plan.ports, x, modules, readings, [*notes, f"{listed(left)}: left to torch.onnx, because {why}"]
     )
 
 
@@ -135,7 +134,7 @@ def _about(uses: Sequence[Use]) -> list[str]:
     if not uses:
         return ["no layer was recognised, so there are no edges to ask for"]
     loose = [use.name for use in uses if use.axes is None]
-    return [f"{_listed(loose)}: vectors do not belong to single rows, so that edges cannot be asked for"] * bool(loose)
+    return [f"{listed(loose)}: vectors do not belong to single rows, so that edges cannot be asked for"] * bool(loose)
 
 
 def _kept(whole: Whole, given: str) -> list[str]:
@@ -149,20 +148,15 @@ def _kept(whole: Whole, given: str) -> list[str]:
             hint = advice(pattern, names.values())
             raise OptionError(f"option {KEEP}: the module has no submodule {pattern[:80]!r}", hint=hint)
         kept += found
-    return [name for name in dict.fromkeys(kept) if not any(map(kept.__contains__, _parents(name)))]
-
-
-def _is_in(name: str, names: Sequence[str]) -> bool:
-    """Whether a submodule is one of some, or lies in one."""
-    return name in names or any(parent in names for parent in _parents(name))
+    return [name for name in dict.fromkeys(kept) if not any(map(kept.__contains__, parents(name)))]
 
 
 def _uses(oracle: Oracle, x: Array, modules: Mapping[str, nn.Module], readings: Mapping[str, Reading]) -> list[Use]:
     """The calls of the recognised submodules, in order, and where the rows of the batch are in
     each: batches of one, two and three rows tell. Raises InvalidKan where the order differs."""
-    _, two = oracle.run(_repeat(x, 2), modules)
-    _, three = oracle.run(_repeat(x, 3), modules)
-    _, one = oracle.run(_repeat(x, 2)[1:], modules)
+    _, two = oracle.run(repeat(x, 2), modules)
+    _, three = oracle.run(repeat(x, 3), modules)
+    _, one = oracle.run(repeat(x, 2)[1:], modules)
     if not [call.name for call in one] == [call.name for call in two] == [call.name for call in three]:
         raise InvalidKan(
             "the module runs other layers for other batch sizes, so it cannot become a graph",
@@ -181,7 +175,7 @@ def _uses(oracle: Oracle, x: Array, modules: Mapping[str, nn.Module], readings: 
 def affordable(whole: Whole, oracle: Oracle, x: Array, most: int) -> int:
     """How many rows of a lent module may be looked at at once, of `most`."""
     modules = {name: one.module for name, one in recognise.candidates(whole).items()}
-    y, calls = oracle.run(_repeat(x, 2), modules, nested=True)  # a module may not take one row by itself
+    y, calls = oracle.run(repeat(x, 2), modules, nested=True)  # a module may not take one row by itself
     numbers = (y.size + sum(call.x.size + call.y.size for call in calls)) // 2
     return max(1, min(most, NUMBERS // max(1, numbers)))
 
@@ -194,101 +188,24 @@ def _inputs(kan: Kan, x: Array) -> list[Array]:
     return [np.concatenate(piece) for piece in zip(*pieces, strict=True)]
 
 
-def _settle(
-    candidates: dict[str, Candidate], oracle: Oracle, x: Array, options: Mapping[str, str]
-) -> tuple[dict[str, Reading], list[str]]:
-    """Readings by name, outermost first, and notes about what was not read, or not as it tells."""
-    by_name = _calls(candidates, oracle, x)
-    readings: dict[str, Reading] = {}
-    refused: dict[str, Verdict] = {}
-    asked: set[str] = set()
-    precision = "float64" if oracle.dtype == torch.float64 else "float32"
-    for name in sorted(by_name, key=list(candidates).index):
-        if any(parent in readings for parent in _parents(name)):
-            continue
-        verdict = judge(candidates[name], by_name[name], options, precision)
-        asked |= verdict.asked
-        if verdict.reading is not None:
-            readings[name] = verdict.reading
-        else:
-            refused[name] = verdict
-    _require_useful(options, asked)
-    return readings, [*_hows(readings), *_whys(refused, readings)]
-
-
-def _calls(candidates: dict[str, Candidate], oracle: Oracle, x: Array) -> dict[str, list[Call]]:
-    """The calls of every candidate that runs at all."""
-    _, calls = oracle.run(x, {name: one.module for name, one in candidates.items()}, nested=True)
-    by_name: dict[str, list[Call]] = {}
-    for call in calls:
-        by_name.setdefault(call.name, []).append(call)
-    return by_name
-
-
-def _parents(name: str) -> Iterator[str]:
-    while "." in name:
-        name = name.rpartition(".")[0]
-        yield name
-
-
-def _hows(readings: dict[str, Reading]) -> list[str]:
-    by_how: dict[str, list[str]] = {}
-    for name, reading in readings.items():
-        if reading.how:
-            by_how.setdefault(reading.how, []).append(name)
-    return [f"{_listed(names)}: read {how}, as the module computes it" for how, names in by_how.items()]
-
-
-def _whys(refused: dict[str, Verdict], readings: dict[str, Reading]) -> list[str]:
-    """What was left as it is; not what merely holds what was read, or was left for the same family."""
-    families = {name: reading.family for name, reading in readings.items()}
-    families |= {name: verdict.family for name, verdict in refused.items()}
-    inner = {(parent, family) for name, family in families.items() for parent in _parents(name)}
-    by_why: dict[tuple[str, str, str], list[str]] = {}
-    for name, verdict in refused.items():
-        if (name, verdict.family) not in inner:
-            by_why.setdefault((verdict.family, verdict.why, verdict.hint), []).append(name)
-    return [_why(names, refused) for names in by_why.values()]
-
-
-def _why(names: list[str], refused: dict[str, Verdict]) -> str:
-    """One note for submodules that were left for the same reason."""
-    verdict = refused[names[0]]
-    kind = "a linear layer" if verdict.family == LINEAR else f"a layer of {verdict.family}"
-    error = max(refused[name].error for name in names)
-    advice = "; ".join([f"by up to {error:.1e}"] * bool(error) + [verdict.hint] * bool(verdict.hint))
-    return f"{_listed(names)}: looks like {kind}, but {verdict.why}{f' ({advice})' if advice else ''}; left as it is"
-
-
-def _listed(names: Sequence[str]) -> str:
-    """A few names, each once, and how many more there are."""
-    unique = [shown(name) for name in dict.fromkeys(names)]
-    more = f" and {len(unique) - NAMED} more" if len(unique) > NAMED else ""
-    return ", ".join(unique[:NAMED]) + more
-
-
-def _require_useful(options: Mapping[str, str], asked: set[str]) -> None:
-    unknown = sorted(set(options) - asked)
-    if unknown:
-        known = ", ".join(sorted(key for key in asked if " " not in key))
-        option = f"--{unknown[0]}" if " " in unknown[0] else repr(unknown[0])
-        raise OptionError(
-            f"no KAN layer of the module has a use for {option}", hint=f"of use are: {known}" if known else ""
-        )
-
-
 def _same_row(single: Call, two: Call, axes: tuple[int, ...], n: int) -> bool:
     """Whether the vectors of the second of two rows are those of that row alone."""
     alone, both = (forms.by_row(call.x.reshape(-1, n), axes) for call in (single, two))
     return bool(np.allclose(alone[0], both[1], rtol=1e-5, atol=1e-6, equal_nan=True))
 
 
-def _repeat(x: Array, count: int) -> Array:
-    """So many rows, different ones where there are any."""
-    return np.resize(x, (count, *x.shape[1:]))
-
-
 def _peak(values: Array) -> Array:
     magnitude = np.where(np.isfinite(values), np.abs(values), 0)
     highest: Array = magnitude.reshape(len(values), -1).max(axis=1, initial=0)
     return highest
+
+
+def without_edges(whole: Whole, plan: Plan) -> list[str]:
+    """One sentence on all submodules with parameters of their own that cannot be asked for edges."""
+    asked = {use.name for use in plan.uses if use.axes is not None}
+    by_kind: dict[str, list[str]] = {}
+    for name, part in whole.named_modules():
+        if asked.isdisjoint((name, *parents(name))) and next(part.parameters(recurse=False), None) is not None:
+            by_kind.setdefault(type(part).__name__, []).append(name)
+    kinds = "; ".join(f"{kind} {listed(names)}" for kind, names in by_kind.items())
+    return [f"through torch.onnx, without edges to ask for: {kinds}"] if kinds else []

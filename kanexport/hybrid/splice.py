@@ -93,6 +93,12 @@ def _strip(model: Any) -> None:
     model.opset_import.extend(standard)
 
 
+def _require_flat(model: Any) -> None:
+    """Raises InvalidKan for a graph with others inside, whose tensors would need new names too."""
+    if model.functions or any(part.HasField("g") for node in model.graph.node for part in node.attribute):
+        raise InvalidKan("a layer's graph has branches or loops inside")
+
+
 class _Writer:
     """The nodes of the new graph, and the outputs they add."""
 
@@ -108,10 +114,11 @@ class _Writer:
         prefix, shared = f"call{self._calls}/", f"kan{body.hole.index}/"
         self._calls += 1
         inner = onnx.load_model_from_string(body.model)
+        _require_flat(inner)
         n, m = body.hole.sources, body.hole.destinations
         flat = self._node("Reshape", prefix + "rows", node.input[0], self._index(prefix + "in", [-1, n]))
         # A layer that runs again has the weights it had.
-        names = {INPUT: flat} | {tensor.name: shared + tensor.name for tensor in inner.graph.initializer}
+        names = {"": "", INPUT: flat} | {tensor.name: shared + tensor.name for tensor in inner.graph.initializer}
         for part in inner.graph.node:
             part.input[:] = [names.get(name, prefix + name) for name in part.input]
             part.output[:] = [prefix + name for name in part.output]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,14 +11,16 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from kanexport.errors import CheckpointError
+from kanexport.errors import CheckpointError, InvalidKan
 from kanexport.files import checkpoint
+from kanexport.hybrid.recognise import shown
 from kanexport.manifest import SourceFile
 
 T = TypeVar("T")
 
 COMPILED = "_orig_mod."  # torch.compile names what it wraps
 NAMED = 4  # tensors in an error
+DIVERGED = "the training has diverged; export an earlier checkpoint"
 SIZES = "the factory must build the module with the sizes it was trained with"
 
 
@@ -34,6 +36,39 @@ def load(module: nn.Module, path: Path) -> tuple[SourceFile, ...]:
     tensors = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in state.items()}
     module.load_state_dict({key: tensors[key.replace(COMPILED, "")] for key in module.state_dict()})
     return loaded.files
+
+
+def require_finite(module: nn.Module, answers: Callable[[], bool]) -> None:
+    """Raises InvalidKan for NaN or an infinity in a parameter or among what a normalisation has seen, and for
+    NaN in a buffer. Infinities in other buffers, such as an attention's mask, may be meant; they are refused
+    too unless the module `answers` ordinary rows with finite numbers."""
+    norms = {
+        f"{name}.{buffer}"
+        for name, part in module.named_modules()
+        if isinstance(part, nn.modules.batchnorm._NormBase)
+        for buffer in part._buffers
+    }
+    for name, parameter in module.named_parameters():
+        _require_finite("parameter", name, parameter, infinity=False)
+    for name, buffer in module.named_buffers():
+        _require_finite("buffer", name, buffer, infinity=name not in norms)
+    if not answers():
+        for name, buffer in module.named_buffers():
+            _require_finite("buffer", name, buffer, infinity=False)
+
+
+def _require_finite(what: str, name: str, tensor: torch.Tensor, *, infinity: bool) -> None:
+    if tensor.is_meta or not (tensor.is_floating_point() or tensor.is_complex()) or tensor.layout != torch.strided:
+        return
+    bad = torch.isnan(tensor) if infinity else ~torch.isfinite(tensor)
+    if not bad.any():
+        return
+    first = tuple(torch.nonzero(bad)[0].tolist())
+    raise InvalidKan(
+        f"{what} {shown(name)} at [{', '.join(map(str, first))}] is {tensor[first].item()!r} "
+        f"({int(bad.sum())} of {tensor.numel()} are not finite)",
+        hint=DIVERGED,
+    )
 
 
 def _uncompiled(state: Mapping[str, T]) -> dict[str, T]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ torch = pytest.importorskip("torch")
 
 import hybrid_modules as modules  # noqa: E402 - needs torch
 
-from kanexport.errors import CheckpointError, OptionError  # noqa: E402 - as above
-from kanexport.hybrid import command, inputs  # noqa: E402 - as above
+from kanexport.errors import CheckpointError, InvalidKan, OptionError  # noqa: E402 - as above
+from kanexport.hybrid import command, inputs, twice  # noqa: E402 - as above
 from kanexport.options import Options  # noqa: E402 - as above
 from kanexport.packing.publish import Result, Target  # noqa: E402 - as above
 
 NETS = """
 import argparse
+import subprocess
 import torch
 from hybrid_modules import KANLinear, Stack
 
@@ -28,6 +30,40 @@ def with_rows(): return net(), torch.randn(9, 4)
 def failing(): raise ValueError("no such data")
 def script(): argparse.ArgumentParser().parse_args(["--lr", "1"])
 def number(): return 3
+
+class Drawn(Stack):
+    # Multiplies by what it drew when it was made.
+    def __init__(self, keep):
+        super().__init__(KANLinear(4, 3))
+        self.register_buffer("factors", torch.rand(4) + 0.5, persistent=keep)
+        self.shift = float(torch.rand(())) if not keep else 0.0
+    def forward(self, x): return super().forward(x * self.factors + self.shift)
+
+def drawn(): return Drawn(keep=False)
+def kept(): return Drawn(keep=True)
+def seeded():
+    torch.manual_seed(3)
+    return Drawn(keep=False)
+
+FACTOR = torch.rand(())
+class Global(Stack):
+    def forward(self, x): return super().forward(x * FACTOR)
+def by_import(): return Global(KANLinear(4, 3))
+
+made = []
+def once():
+    if made: raise RuntimeError("only once")
+    made.append(net())
+    return made[0]
+
+class Talking(Stack):
+    def forward(self, x):
+        print("forward")
+        return super().forward(x)
+def talking():
+    print("factory")
+    subprocess.run(["echo", "a program of its own"])
+    return Talking(KANLinear(4, 3))
 """
 
 
@@ -90,8 +126,8 @@ def test_weights_of_another_module_are_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("factory", "message"),
     [
-        ("failing", r"ValueError: no such data \(nets_\d+.py, line 9, in failing: .*raise ValueError"),
-        ("script", r"SystemExit: 2 \(nets_\d+.py, line 10, in script"),
+        ("failing", r"ValueError: no such data \(nets_\d+.py, line 10, in failing: .*raise ValueError"),
+        ("script", r"SystemExit: 2 \(nets_\d+.py, line 11, in script"),
         ("number", "returned int, expected a torch.nn.Module"),
         ("missing", "has no attribute 'missing'"),
     ],
@@ -117,3 +153,61 @@ def test_example_rows_may_have_a_header_and_are_refused_by_their_place(folder: P
 
 def test_the_factory_may_give_the_rows(folder: Path) -> None:
     assert run(folder, "with_rows", shape=None).manifest.verification.zones[0].rows == 9
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("drawn", "it draws factors, shift, which no state dict keeps"),
+        ("by_import", "something in it is drawn that is no attribute"),
+    ],
+)
+def test_what_a_factory_draws_and_nothing_keeps_is_refused(folder: Path, factory: str, message: str) -> None:
+    layer = {f"layers.0.{key}": value for key, value in modules.KANLinear(4, 3).state_dict().items()}
+    with pytest.raises(InvalidKan, match="answers differently each time .*" + message) as caught:
+        run(folder, factory, layer)
+    assert "register_buffer" in caught.value.hint
+    assert not (folder / "models").exists()
+
+
+@pytest.mark.parametrize(("factory", "more"), [("kept", {"factors": torch.ones(4)}), ("seeded", {})])
+def test_what_it_draws_is_fine_where_the_file_or_a_seed_brings_it_back(
+    folder: Path, factory: str, more: dict[str, Any]
+) -> None:
+    layer = {f"layers.0.{key}": value for key, value in modules.KANLinear(4, 3).state_dict().items()}
+    assert run(folder, factory, {**layer, **more}).manifest.source.options_assumed == {}
+
+
+def test_weights_that_are_drawn_are_told(folder: Path) -> None:
+    assumed = run(folder, "net").manifest.source.options_assumed
+    assert assumed == {"weights": "as the factory drew them, others each time; --checkpoint gives trained ones"}
+
+
+def test_a_factory_that_runs_once_is_told(folder: Path) -> None:
+    (nets,) = folder.glob("nets_*.py")
+    nets.write_text(nets.read_text().replace("made = []", "made = torch.__dict__.setdefault(__name__, [])"))
+    assumed = run(folder, "once", layers().state_dict()).manifest.source.options_assumed
+    assert "cannot be called again: " in assumed["constants"]
+    assert "RuntimeError: only once" in assumed["constants"]
+
+
+def test_nothing_is_printed_to_stdout(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Not by the factory, not by forward, not by a program that the factory starts."""
+    run(folder, "talking")
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert {"factory", "forward", "a program of its own"} <= set(err.splitlines())
+
+
+def test_the_generators_are_as_they_were() -> None:
+    def draw() -> tuple[float, float, float]:
+        return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(1)
+    expected = draw()
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(1)
+    with twice.other_randomness():
+        assert draw() != expected
+    assert draw() == expected

@@ -147,8 +147,10 @@ def test_a_living_pykan_network_tells_what_its_files_do_not(make: Any) -> None:
 
 def test_a_function_of_the_users_own_is_asked_for_and_taken() -> None:
     alone = plan(odd.Pykan("inverse"), draw(4))
-    assert families(alone) == {"act_fun.0": "pykan-layer"}  # its splines; the symbolic layer is left as it is
-    (note,) = alone.notes
+    # Its splines are read; what the symbolic layer's function is, only its answers tell.
+    assert families(alone) == {"act_fun.0": "pykan-layer", "symbolic_fun.0": "sampled"}
+    note, own = alone.notes
+    assert own.startswith("symbolic_fun.0: no reader knows it, and its answers add up")
     assert "looks like a layer of pykan, but cannot be read" in note
     assert "--function inverse=..." in note
     found = plan(odd.Pykan("inverse"), draw(4), **{"function inverse": "1/x"})
@@ -159,8 +161,9 @@ def test_a_function_of_the_users_own_is_asked_for_and_taken() -> None:
 
 def test_a_base_function_is_tried_or_named() -> None:
     found = plan(odd.by_a_lambda(), draw(4))
-    assert families(found) == {"0": EFFICIENT}
-    tried, named = found.notes
+    assert families(found) == {"0": EFFICIENT, "1": "sampled"}
+    tried, named, own = found.notes
+    assert own.startswith("1: no reader knows it, and its answers add up source by source")
     assert tried == "0: read with base_activation=tanh, as the module computes it"
     assert named.startswith(f"1: looks like a layer of {EFFICIENT}, but differs from what its tensors tell (by up to")
     assert "its base function LeakyReLU is in no table" in named
@@ -176,7 +179,7 @@ def test_the_users_options_are_not_forced_on_other_layers() -> None:
 
 def test_what_example_rows_do_not_show_is_tried_beyond_them() -> None:
     found = plan(nn.Sequential(odd.Clamped(4, 3), nn.Linear(3, 2)), draw(4))
-    assert families(found) == {"1": "linear"}
+    assert families(found) == {"0": "sampled", "1": "linear"}
     assert "differs from what its tensors tell" in found.notes[0]
 
 

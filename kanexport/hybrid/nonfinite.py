@@ -1,0 +1,101 @@
+"""NaN and infinities in a module's rows: which of them the exported graph answers as torch does, and
+what is said of the others.
+
+torch.onnx and onnxruntime do not carry every NaN on: an LSTM of onnxruntime answers NaN with ordinary
+numbers. Whoever serves such rows has to know.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from kanexport.errors import InvalidKan
+from kanexport.hybrid.capture import Oracle
+from kanexport.hybrid.extremes import called
+from kanexport.hybrid.lend import lent
+from kanexport.hybrid.plan import Plan
+from kanexport.lowering.lower import Lowered
+from kanexport.proof.compare import magnitude
+from kanexport.proof.ports import join
+from kanexport.proof.prover import Prover
+from kanexport.proof.tolerance import OVERFLOW
+
+Array = npt.NDArray[np.float64]
+Tensors = Sequence[Array]  # the output first, then the vectors of each layer
+Run = Callable[[Array], Tensors]
+
+NUMBER = re.compile(r"-?\d\S*$")
+CLOSE = 1e-3  # relative; the proof is stricter, this tells what is meant to be the same
+
+
+def compare(plan: Plan, lowered: Lowered, dtype: str, rows: Mapping[str, Array]) -> tuple[list[str], list[str]]:
+    """Which rows [1, ...] the graphs answer as the module does, by name, and sentences on all others;
+    while it is lent."""
+    prover = Prover(plan, lowered, dtype, CLOSE)
+
+    def graph(row: Array) -> Tensors:
+        outputs = prover.run(row)
+        y = join([outputs[port.name] for port in plan.ports.outputs])
+        return [y, *(outputs[name] for name in lowered.node_tensors)]
+
+    return differing(rows, lambda row: _exact(plan, dtype, row), graph)
+
+
+def _exact(plan: Plan, dtype: str, row: Array) -> Tensors:
+    """What the module answers; as it answers in float32 where float32 cannot hold what it meets in float64."""
+    trace = plan.evaluate(row)
+    if dtype == "float64" or plan.oracle.dtype == torch.float32 or trace.peak[0] < OVERFLOW:
+        return [trace.y, *trace.inputs]
+    with lent(plan.oracle.module, torch.float32):
+        return [Oracle(plan.oracle.module, torch.float32).run(row)[0]]
+
+
+def differing(rows: Mapping[str, Array], exact: Run, graph: Run) -> tuple[list[str], list[str]]:
+    """Which rows the graph answers as the module does, by name, and sentences on all others. `exact`: the
+    module; its tensors may be fewer than the graph's."""
+    alike: list[str] = []
+    apart: dict[tuple[str, str], list[str]] = {}
+    examples: dict[tuple[str, str], str] = {}
+    for name, row in rows.items():
+        pair = _refused_or_different(row, exact, graph)
+        if pair is None:
+            alike.append(name)
+            continue
+        kinds, examples[kinds] = _kinds(pair), examples.get(_kinds(pair), pair[1])
+        apart.setdefault(kinds, []).append(name)
+    return alike, [
+        f"not as torch: where a row has {', '.join(names)}, torch {kinds[0]} and the exported graph {examples[kinds]}"
+        for kinds, names in apart.items()
+    ]
+
+
+def _refused_or_different(row: Array, exact: Run, graph: Run) -> tuple[str, str] | None:
+    """What the module and the graph do with a row where that differs, in words; None where it does not."""
+    try:
+        expected = exact(row)
+    except InvalidKan:
+        return "refuses it", "answers"
+    for at, (module, found) in enumerate(zip(expected, graph(row), strict=False)):
+        wrong = np.flatnonzero(~_alike(found.reshape(-1), module.reshape(-1)))
+        if len(wrong):
+            what = "answers" if not at else f"feeds layer {at - 1} with"
+            first, second = (f"{what} {called(tensor.reshape(-1)[wrong[0]])}" for tensor in (module, found))
+            return first, second
+    return None
+
+
+def _kinds(pair: tuple[str, str]) -> tuple[str, str]:
+    """The same without ordinary numbers, which differ from row to row."""
+    first, second = (NUMBER.sub("a number", text) for text in pair)
+    return first, second
+
+
+def _alike(found: Array, expected: Array) -> npt.NDArray[np.bool_]:
+    """NaN must meet NaN and an infinity the same one."""
+    scale = magnitude(expected) or 1.0
+    return np.isclose(found, expected, rtol=0, atol=CLOSE * scale, equal_nan=True)

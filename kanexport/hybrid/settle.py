@@ -1,0 +1,178 @@
+"""What the layers of a lent module are: each reading is held against what the layer answers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Container, Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from kanexport.errors import InvalidKan, OptionError
+from kanexport.hybrid import extremes, recognise, sampled
+from kanexport.hybrid.capture import Call, Oracle
+from kanexport.hybrid.judge import Reading, Verdict, judge
+from kanexport.hybrid.recognise import LINEAR, Candidate, Whole, shown
+
+Array = npt.NDArray[np.float64]
+
+NAMED = 5  # submodules in a note
+
+
+def find(
+    whole: Whole, oracle: Oracle, x: Array, options: Mapping[str, str], kept: Sequence[str]
+) -> tuple[dict[str, Reading], list[str]]:
+    """Readings by name, of the layers in which those `kept` as they are do not lie, and notes about what
+    was not read, or not as its tensors tell. x: a few rows. Raises OptionError for an option that no
+    layer has a use for."""
+    candidates = {name: one for name, one in recognise.candidates(whole).items() if not is_in(name, kept)}
+    places = extremes.floating(whole.wiring.ports, x)
+    readings, notes = _settle(candidates, oracle, x, options, places)
+    unknown = {name: part for name, part in sampled.unknown(whole, readings).items() if not is_in(name, kept)}
+    if not unknown:
+        return readings, notes
+    readings, more = _sample(unknown, readings, oracle, x, places, candidates)
+    return readings, [*notes, *more]
+
+
+def _settle(
+    candidates: dict[str, Candidate], oracle: Oracle, x: Array, options: Mapping[str, str], places: extremes.Places
+) -> tuple[dict[str, Reading], list[str]]:
+    """Readings by name, outermost first, and notes about what was not read, or not as it tells."""
+    by_name, far = _calls(candidates, oracle, x), _far_calls(candidates, oracle, x, places)
+    readings: dict[str, Reading] = {}
+    refused: dict[str, Verdict] = {}
+    asked: set[str] = set()
+    precision = _precision(oracle)
+    for name in sorted(by_name, key=list(candidates).index):
+        if any(parent in readings for parent in parents(name)):
+            continue
+        verdict = judge(candidates[name], by_name[name], options, precision, far.get(name, ()))
+        asked |= verdict.asked
+        if verdict.reading is not None:
+            readings[name] = verdict.reading
+        else:
+            refused[name] = verdict
+    _require_useful(options, asked)
+    return readings, [*_hows(readings), *_whys(refused, readings)]
+
+
+def _sample(
+    unknown: dict[str, nn.Module],
+    readings: dict[str, Reading],
+    oracle: Oracle,
+    x: Array,
+    places: extremes.Places,
+    told: Container[str],
+) -> tuple[dict[str, Reading], list[str]]:
+    """The readings and, of what no reader knows, the layers whose answers add up source by source, in place
+    of what lies in them; and notes on both. `told`: what notes speak of already."""
+    watched = {name: Candidate(part, ()) for name, part in unknown.items()}
+    calls, far = _calls(watched, oracle, x), _far_calls(watched, oracle, x, places)
+    offered, refused = sampled.offer(unknown, calls, far, _precision(oracle))
+    kept = {name: reading for name, reading in readings.items() if offered.keys().isdisjoint(parents(name))}
+    by_why: dict[str, list[str]] = {}
+    for name, verdict in refused.items():
+        if name in told:
+            continue
+        by_why.setdefault(verdict.why.replace("what its tensors tell", "the sum of its edges"), []).append(name)
+    notes = [
+        f"{listed(names)}: has the coefficients of a KAN layer that no reader knows, but {why}; it has no edges"
+        for why, names in by_why.items()
+    ]
+    if offered:
+        notes.append(
+            f"{listed(list(offered))}: no reader knows it, and its answers add up source by source; an edge is what "
+            "it answers where that source alone is moved"
+        )
+    return kept | offered, notes
+
+
+def _precision(oracle: Oracle) -> str:
+    return "float64" if oracle.dtype == torch.float64 else "float32"
+
+
+def _calls(candidates: dict[str, Candidate], oracle: Oracle, x: Array) -> dict[str, list[Call]]:
+    """The calls of every candidate that runs at all."""
+    _, calls = oracle.run(x, {name: one.module for name, one in candidates.items()}, nested=True)
+    by_name: dict[str, list[Call]] = {}
+    for call in calls:
+        by_name.setdefault(call.name, []).append(call)
+    return by_name
+
+
+def _far_calls(
+    candidates: dict[str, Candidate], oracle: Oracle, x: Array, places: extremes.Places
+) -> dict[str, list[Call]]:
+    """The same for rows far from the example's, and for NaN and infinities, as far as the module runs on them."""
+    by_name: dict[str, list[Call]] = {}
+    rows = np.concatenate([extremes.far(x, places), *extremes.nonfinite(x, places).values()])
+    for at in range(0, len(rows), len(x)):
+        with contextlib.suppress(InvalidKan):
+            for name, calls in _calls(candidates, oracle, repeat(rows[at : at + len(x)], len(x))).items():
+                by_name.setdefault(name, []).extend(calls)
+    return by_name
+
+
+def _hows(readings: dict[str, Reading]) -> list[str]:
+    by_how: dict[str, list[str]] = {}
+    for name, reading in readings.items():
+        if reading.how:
+            by_how.setdefault(reading.how, []).append(name)
+    return [f"{listed(names)}: read {how}, as the module computes it" for how, names in by_how.items()]
+
+
+def _whys(refused: dict[str, Verdict], readings: dict[str, Reading]) -> list[str]:
+    """What was left as it is; not what merely holds what was read, or was left for the same family."""
+    families = {name: reading.family for name, reading in readings.items()}
+    families |= {name: verdict.family for name, verdict in refused.items()}
+    inner = {(parent, family) for name, family in families.items() for parent in parents(name)}
+    by_why: dict[tuple[str, str, str], list[str]] = {}
+    for name, verdict in refused.items():
+        if (name, verdict.family) not in inner:
+            by_why.setdefault((verdict.family, verdict.why, verdict.hint), []).append(name)
+    return [_why(names, refused) for names in by_why.values()]
+
+
+def _why(names: list[str], refused: dict[str, Verdict]) -> str:
+    """One note for submodules that were left for the same reason."""
+    verdict = refused[names[0]]
+    kind = "a linear layer" if verdict.family == LINEAR else f"a layer of {verdict.family}"
+    error = max(refused[name].error for name in names)
+    advice = "; ".join([f"by up to {error:.1e}"] * bool(error) + [verdict.hint] * bool(verdict.hint))
+    return f"{listed(names)}: looks like {kind}, but {verdict.why}{f' ({advice})' if advice else ''}; left as it is"
+
+
+def _require_useful(options: Mapping[str, str], asked: set[str]) -> None:
+    unknown = sorted(set(options) - asked)
+    if unknown:
+        known = ", ".join(sorted(key for key in asked if " " not in key))
+        option = f"--{unknown[0]}" if " " in unknown[0] else repr(unknown[0])
+        raise OptionError(
+            f"no KAN layer of the module has a use for {option}", hint=f"of use are: {known}" if known else ""
+        )
+
+
+def listed(names: Sequence[str]) -> str:
+    """A few names, each once, and how many more there are."""
+    unique = [shown(name) for name in dict.fromkeys(names)]
+    more = f" and {len(unique) - NAMED} more" if len(unique) > NAMED else ""
+    return ", ".join(unique[:NAMED]) + more
+
+
+def parents(name: str) -> Iterator[str]:
+    while "." in name:
+        name = name.rpartition(".")[0]
+        yield name
+
+
+def is_in(name: str, names: Sequence[str]) -> bool:
+    """Whether a submodule is one of some, or lies in one."""
+    return name in names or any(parent in names for parent in parents(name))
+
+
+def repeat(x: Array, count: int) -> Array:
+    """So many rows, different ones where there are any."""
+    return np.resize(x, (count, *x.shape[1:]))

@@ -1,0 +1,114 @@
+"""Layers that no reader knows: their edges are their own answers, if those add up source by source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from golden_cases import EDGE_TOLERANCE, OUTPUT_TOLERANCE, relative_error
+
+torch = pytest.importorskip("torch")
+nn = torch.nn
+
+import hybrid_modules as modules  # noqa: E402 - needs torch
+
+from kanexport.hybrid.convert import convert  # noqa: E402 - as above
+from kanexport.packing.publish import Result, Target  # noqa: E402 - as above
+
+
+class Bumps(nn.Module):
+    """A basis of nobody's: sin(k x) / (1 + x^2) and a line, with coefficients [n, m, K]."""
+
+    def __init__(self, n: int, m: int, kinds: int = 3) -> None:
+        super().__init__()
+        self.bump_coeffs = nn.Parameter(torch.randn(n, m, kinds))
+        self.shift = nn.Parameter(torch.randn(m))
+
+    def basis(self, x: Any) -> Any:
+        k = torch.arange(1, self.bump_coeffs.shape[2])
+        return torch.cat([torch.sin(k * x[..., None]) / (1 + x[..., None] ** 2), x[..., None]], -1)
+
+    def forward(self, x: Any) -> Any:
+        return torch.einsum("...ik,iok->...o", self.basis(x), self.bump_coeffs) + self.shift
+
+
+class Mixed(Bumps):
+    """The same tensors, and a product of two sources."""
+
+    def forward(self, x: Any) -> Any:
+        return super().forward(x) + 0.01 * (x[..., :1] * x[..., -1:])
+
+
+class Mixer(nn.Module):
+    """Such a layer at every token, with an argument of the call, and a known one inside of another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.out = Bumps(4, 3), nn.Linear(3, 2)
+
+    def forward(self, x: Any) -> Any:
+        return self.out(torch.tanh(self.first(x)).mean(1))
+
+
+def export(module: Any, folder: Path, *shape: int, **settings: Any) -> Result:
+    rows = np.random.default_rng(1).normal(size=(9, *shape)).astype(np.float32)
+    return convert(module, rows, Target(repository=folder, name="m", **settings), options={})
+
+
+def run(path: Path, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, feeds), strict=True))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_edges_of_an_unknown_layer_add_up_to_what_it_gives(dtype: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = Mixer()
+    result = export(module, tmp_path, 5, 4, dtype=dtype)
+    first, _ = result.manifest.layers
+    assert (first.name, first.positions, first.edge_class) == ("first", (5,), "A")
+    assert [(basis.kind, basis.functions) for basis in first.bases] == [("sampled", 1)]
+    assert "first: no reader knows it, and its answers add up source by source" in "\n".join(result.manifest.notes)
+    x = np.random.default_rng(2).normal(scale=20, size=(7, 5, 4)).astype(dtype)
+    found = run(result.directory / "model.onnx", {"x": x})
+    vectors = found[first.node_tensor].reshape(-1, 4)
+    np.testing.assert_array_equal(vectors, x.reshape(-1, 4))
+    edges = run(result.directory / first.edges_file, {first.node_tensor: vectors})[first.edges_tensor]
+    with torch.no_grad():
+        layer = module.double().first
+        exact = layer(torch.from_numpy(vectors).double())
+        phi = torch.einsum("bik,iok->bio", layer.basis(torch.from_numpy(vectors).double()), layer.bump_coeffs)
+        assert relative_error(found["y"], module(torch.from_numpy(x).double()).numpy()) <= OUTPUT_TOLERANCE
+    assert relative_error(edges, phi.numpy()) <= EDGE_TOLERANCE
+    assert relative_error(edges.sum(axis=1) + np.asarray(first.bias), exact.numpy()) <= EDGE_TOLERANCE
+
+
+def test_what_does_not_add_up_has_no_edges(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    manifest = export(nn.Sequential(Mixed(4, 3), nn.Tanh(), nn.Linear(3, 2)), tmp_path, 4).manifest
+    assert [layer.name for layer in manifest.layers] == ["2"]
+    assert any(
+        note.startswith(
+            "0: has the coefficients of a KAN layer that no reader knows, but differs from the sum of its edges"
+        )
+        for note in manifest.notes
+    )
+
+
+class Another(modules.KANLinear):
+    """efficient-kan's tensors, and a base function of its own, which is in no table."""
+
+    def forward(self, x: Any) -> Any:
+        return super().forward(x) + torch.sin(3 * x) @ self.base_weight.T
+
+
+def test_a_lookalike_may_have_edges_of_its_own(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    manifest = export(Another(4, 3), tmp_path, 4).manifest
+    assert [basis.kind for layer in manifest.layers for basis in layer.bases] == ["sampled"]
+    assert manifest.source.family_reason == "sampled: (itself)"
+    assert manifest.notes[0].startswith("(itself): looks like a layer of efficient-kan, but differs")
