@@ -38,11 +38,7 @@ def record_answers(model: Callable[[Any], Any], rows: Any, path: str | Path) -> 
     are no real numbers, and for several inputs: `kanexport.export(model, rows)` compares such a
     module with itself.
     """
-    if isinstance(rows, Mapping | tuple):
-        raise OptionError(f"rows are {len(rows)} tensors, expected one", hint=SEVERAL)
-    given = _array(rows)
-    if given.ndim < 1 or not len(given) or given.dtype.kind != "f" or not np.isfinite(given).all():
-        raise OptionError(f"rows are {given.dtype} of shape {given.shape}, expected finite real numbers [rows, ...]")
+    given = _rows(rows)
     zones = _zones(given)
     x = np.concatenate(list(zones.values()))
     y = _ask(model, x)
@@ -54,6 +50,16 @@ def record_answers(model: Callable[[Any], Any], rows: Any, path: str | Path) -> 
     target = Path(path)
     atomic.write(target, buffer.getvalue())
     return target
+
+
+def _rows(rows: Any) -> Array:
+    """Raises OptionError for what is not one tensor of finite real numbers."""
+    if isinstance(rows, Mapping | tuple):
+        raise OptionError(f"rows are {len(rows)} tensors, expected one", hint=SEVERAL)
+    given = _array(rows)
+    if given.ndim < 1 or not len(given) or given.dtype.kind != "f" or not np.isfinite(given).all():
+        raise OptionError(f"rows are {given.dtype} of shape {given.shape}, expected finite real numbers [rows, ...]")
+    return given
 
 
 def _zones(given: Array) -> dict[str, Array]:
@@ -83,13 +89,8 @@ def _ask(model: Callable[[Any], Any], x: Array) -> Array:
     """The answers [B, ...]; a module's in eval mode, in its own precision, where it lies."""
     if not isinstance(model, nn.Module):
         return _array(model(x))
-    parameter = next((value for value in model.parameters() if value.is_floating_point()), None)
+    model, tensor = _fitting(model, x)
     training = {part: part.training for part in model.modules()}
-    tensor = torch.from_numpy(x)
-    if parameter is not None and parameter.dtype in HALF:
-        model, tensor = copy.deepcopy(model).float(), tensor.to(parameter.device, torch.float32)
-    elif parameter is not None:
-        tensor = tensor.to(device=parameter.device, dtype=parameter.dtype)
     try:
         model.eval()
         with torch.no_grad():
@@ -100,3 +101,14 @@ def _ask(model: Callable[[Any], Any], x: Array) -> Array:
     if isinstance(answer, tuple | list) and answer:
         answer = answer[0]
     return _array(answer)
+
+
+def _fitting(model: nn.Module, x: Array) -> tuple[nn.Module, torch.Tensor]:
+    """The module, or a float32 copy of one of half precision, and the rows as it takes them, where it lies."""
+    tensor = torch.from_numpy(x)
+    parameter = next((value for value in model.parameters() if value.is_floating_point()), None)
+    if parameter is None:
+        return model, tensor
+    if parameter.dtype in HALF:
+        return copy.deepcopy(model).float(), tensor.to(parameter.device, torch.float32)
+    return model, tensor.to(device=parameter.device, dtype=parameter.dtype)
