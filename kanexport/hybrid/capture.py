@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -106,6 +107,14 @@ class Oracle:
                 "for each parameter of its forward), or --input-shape without the batch axis",
             ) from foreign.error
         return array(_one_tensor(y, len(x))), watch.calls
+
+    def in_float32(self, rows: Array) -> Array | None:
+        """What the module, lent in float64, gives in float32; None where it runs in that only, or not."""
+        if self.dtype == torch.float32:
+            return None
+        with contextlib.suppress(InvalidKan), lent(self.module, torch.float32):
+            return dataclasses.replace(self, dtype=torch.float32).run(rows)[0]
+        return None
 
 
 @dataclass
