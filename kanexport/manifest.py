@@ -69,7 +69,10 @@ class NodeStep:
     product    `indices` are the sizes of groups of consecutive values, each multiplied to one
     affine     x * `scale` + `bias`
     layernorm  the same after (x - mean) / sqrt(variance + `epsilon`), both over the vector
+    rmsnorm    x / sqrt(mean of squares + `epsilon`) * `scale`
+    groupnorm  layernorm, over each of `indices[0]` runs of consecutive nodes by itself
     prelu      x above zero, x * `scale` below
+    swish      x / (1 + exp(-`scale` x))
     rowrange   2 (x - min) / (max - min) - 1, with the smallest and largest node of the vector
     function   `function` of every node, by its name
     """

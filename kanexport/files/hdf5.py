@@ -5,6 +5,10 @@ version 3.0: superblock 0 or 1 (II.A), groups of a B-tree and a local heap (III.
 object headers 1 (IV.A.1), and of their messages dataspace, datatype, layout, filters, continuation
 and symbol table (IV.A.2). Numbers are little-endian integers or IEEE floats, stored in one piece or in the header.
 Everything else, such as compression, links and files of newer layouts, is refused by name.
+
+Why not a library: h5py hands a file from anywhere to C code; pyfive brings 39 MB for this one format and, of
+3000 files with one byte changed, asked for up to 73 PiB and took up to 28 seconds (this reader refuses or
+reads each at once, see tests/kanexport/test_kerasfile.py).
 """
 
 from __future__ import annotations

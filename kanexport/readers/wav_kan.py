@@ -10,7 +10,7 @@ and adds it, sum_i weight1_ji SiLU(x_i), before the BN: base_branch=added; copie
 base_branch=linear. Which wavelet psi is, is in no file; FC_KAN's layers are always dog. The Shannon
 wavelet is multiplied by a Hamming window over the n inputs, not over x; that is a factor of each
 source, and goes into the weights. The normalisation's epsilon is in no file either. The textbook's
-factor 1 / sqrt(s) is in no published code known to us, and in copies: wavelet_factor=inverse-sqrt.
+factor 1 / sqrt(s) of a continuous wavelet transform is in no published code known to us: wavelet_factor=inverse-sqrt.
 KAN4TSF's layers may be without BN, which the file tells. The bump wavelet of Wav-KAN's first versions
 and of X-KANeRF is refused: it is NaN
 in a band outside of its support that is as wide as the type of number makes it.

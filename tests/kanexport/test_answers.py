@@ -241,6 +241,19 @@ def test_recorded_answers_of_a_live_module(tmp_path: Path) -> None:
     assert kanexport.record_answers(lambda rows: rows**2, x, tmp_path / "f.npz").exists()
     with pytest.raises(OptionError, match="expected finite real numbers"):
         kanexport.record_answers(module, np.array([["a"]]), path)
+    with pytest.raises(OptionError, match="2 tensors, expected one"):
+        kanexport.record_answers(module, (x, x), path)
+
+
+def test_a_module_of_half_precision_is_asked_in_float32(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    import kanexport
+
+    module = torch.nn.Linear(3, 4).to(torch.bfloat16)
+    loaded = rows.load([kanexport.record_answers(module, np.ones((2, 3), np.float32), tmp_path / "answers.npz")])
+    assert module.weight.dtype == torch.bfloat16
+    expected = module.float()(torch.from_numpy(loaded.x.astype(np.float32)))
+    np.testing.assert_array_equal(loaded.y, expected.detach().numpy())
 
 
 def test_every_sentence_with_verified_says_against_what() -> None:
