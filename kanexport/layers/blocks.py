@@ -37,10 +37,7 @@ def _sides(mates: Sequence[OtherModule], homes: dict[str, str], layers: Sides, o
     """On which side of its layer each stands: where it fits alone, or as the others do, or as the option says.
     Raises FamilyError where it fits nowhere, or two stand on one side."""
     fits = {other.prefix: _fitting(other, layers[homes[other.prefix]]) for other in mates}
-    told = {sides[0] for sides in fits.values() if len(sides) == 1}
-    usual = next(iter(told), AFTER)
-    if len(told) != 1 and any(len(sides) > 1 for sides in fits.values()):
-        usual = options.choice(BLOCK, (AFTER, BEFORE), AFTER, words=WORDS)
+    usual = _usual(list(fits.values()), options)
     chosen = {prefix: sides[0] if len(sides) == 1 else usual for prefix, sides in fits.items()}
     if len({(homes[prefix], side) for prefix, side in chosen.items()}) < len(mates):
         raise FamilyError(
@@ -48,6 +45,15 @@ def _sides(mates: Sequence[OtherModule], homes: dict[str, str], layers: Sides, o
             hint=GIVE_ARCHITECTURE,
         )
     return chosen
+
+
+def _usual(fits: Sequence[list[str]], options: Options) -> str:
+    """The side of those that fit on both: the one of all others, or the option's."""
+    told = {sides[0] for sides in fits if len(sides) == 1}
+    undecided = any(len(sides) > 1 for sides in fits)
+    if len(told) != 1 and undecided:
+        return options.choice(BLOCK, (AFTER, BEFORE), AFTER, words=WORDS)
+    return next(iter(told), AFTER)
 
 
 def _fitting(other: OtherModule, sides: tuple[int, int]) -> list[str]:
