@@ -17,6 +17,7 @@ from kanexport.errors import InvalidKan
 from kanexport.hybrid import derivatives
 from kanexport.hybrid.faults import ForeignError, first_line, foreign_code, place
 from kanexport.hybrid.lend import first_tensor, lent, replaced
+from kanexport.hybrid.rewrites import DISTANCES, Rewritten
 from kanexport.hybrid.wiring import PLAIN, Wiring, why_not
 from kanexport.proof.evaluate import Jitter
 
@@ -95,7 +96,7 @@ class Oracle:
         x = torch.from_numpy(rows if jitter is None else jitter.shake(rows)).to(self.dtype)
         forwards = [(part, watch.forward(name, part)) for name, part in (watched or {}).items()]
         try:
-            with foreign_code(), replaced(forwards), torch.set_grad_enabled(self.derives):
+            with foreign_code(), replaced(forwards), Rewritten(DISTANCES), torch.set_grad_enabled(self.derives):
                 y = self.module(derivatives.ready(x) if self.derives else x)
         except ForeignError as foreign:
             where = place(foreign.error)

@@ -63,10 +63,10 @@ def written_down(module: nn.Module, given: tuple[torch.Tensor, ...]) -> nn.Modul
             return module(*map(ready, tensors))
 
     operators: nn.Module = make_fx(forward, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*given)
-    return _Plain(operators)
+    return Plain(operators)
 
 
-class _Plain(nn.Module):
+class Plain(nn.Module):
     """Takes its inputs as a module that is traced does."""
 
     def __init__(self, operators: nn.Module) -> None:

@@ -22,7 +22,6 @@ from kanexport.hybrid.judge import Reading
 from kanexport.hybrid.recognise import Whole, shown
 from kanexport.hybrid.settle import find, listed, parents, repeat
 from kanexport.hybrid.wiring import outputs, tensors
-from kanexport.operators import precision
 from kanexport.proof import evaluate
 from kanexport.proof.evaluate import Jitter, Trace
 from kanexport.proof.ports import Ports
@@ -34,6 +33,7 @@ Array = npt.NDArray[np.float64]
 FEW = 8  # rows that settle what a layer is
 NUMBERS = 20_000_000  # of all calls of a module, kept at a time
 VECTORS = 4096  # evaluated at a time
+ROUNDING = float(np.finfo(np.float32).eps) / 2
 OWN = 4.0  # times what float32 moves the module's own answers by is excused in a graph's
 KEEP = "keep"  # the option that names submodules to be left as they are
 
@@ -92,7 +92,7 @@ class Plan:
     def _as_rounded(self, y: Array, x: Array, jitter: Jitter) -> Array:
         """Shaken answers y, or what float32 moves the module's own by where that is more. Shaken nodes do
         not show what rounds between them: a rational function of cancelling polynomials, for one."""
-        rounded = self.oracle.in_float32(x) if jitter.size >= precision.rounding("float32") else None
+        rounded = self.oracle.in_float32(x) if jitter.size >= ROUNDING else None
         if rounded is None:
             return y
         exact = self.oracle.run(x)[0]

@@ -19,10 +19,11 @@ import torch
 from torch import nn
 
 from kanexport.errors import InvalidKan
-from kanexport.hybrid import derivatives
+from kanexport.hybrid import counted, derivatives
 from kanexport.hybrid.faults import ForeignError, first_line, foreign_code, place, root
 from kanexport.hybrid.forms import COLUMN, FLAT, KEEP
 from kanexport.hybrid.lend import plain, replaced
+from kanexport.hybrid.rewrites import Rewritten
 from kanexport.hybrid.wiring import REAL, dtype_name
 
 Rows = Sequence[npt.NDArray[Any]]  # [B, ...] of each input
@@ -122,10 +123,12 @@ def _distances(a: Any, b: Any, p: float, compute_mode: int | None = None) -> Any
 @dataclass(frozen=True, slots=True)
 class Traced:
     """A traced model. `sizes`: batches that it must be tried with, because the module goes another
-    way from there on; empty where it is the same for all."""
+    way from there on; empty where it is the same for all. `counted`: only because it was written down
+    for one number of rows, so that the smallest and the largest batch show a branch on that number."""
 
     model: bytes
     sizes: tuple[int, ...] = ()
+    counted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +140,13 @@ class _Way:
     strict: bool
     free: bool
     written: bool = False  # its operators are written down first, because it takes derivatives
+    counted: bool = False  # so are they for one number of rows, which is then made free
 
 
 FIRST, STRICT = _Way(3, strict=False, free=False), _Way(3, strict=True, free=False)
 WRITTEN = _Way(3, strict=False, free=False, written=True)
-# Where a named batch is refused, such as by torch.cdist, which goes another way above 25 rows.
+COUNTED = _Way(3, strict=False, free=False, counted=True)
+# Where a named batch is refused, because the module goes another way from some number of rows on.
 FREE = (_Way(3, strict=False, free=True), _Way(31, strict=False, free=True))
 
 
@@ -171,20 +176,20 @@ def traces(
             ways += _next(way, foreign.error)
         else:
             yield traced
-            if not way.free:
+            if not way.free and not way.counted:
                 return
     raise _refusal(failures, module)
 
 
 def _next(way: _Way, failure: BaseException) -> tuple[_Way, ...]:
     """What to try after a failure: Python followed more closely, or a batch that is not named."""
-    if way.free or way.written:
+    if way.free or way.written or way.counted:
         return ()
     if GUARD in str(failure):
         return FREE
     if way == FIRST:
         return (STRICT,)
-    return FREE if _of_sizes(failure) else ()
+    return (COUNTED, *FREE) if _of_sizes(failure) else (COUNTED,)
 
 
 def _of_sizes(failure: BaseException) -> bool:
@@ -247,7 +252,7 @@ def _of_complex(module: nn.Module, failure: BaseException) -> str:
 def _follow(module: nn.Module, given: tuple[torch.Tensor, ...], *, strict: bool, free: bool) -> Any:
     batch = torch.export.Dim.AUTO if free else torch.export.Dim("batch")
     shapes = (tuple({0: batch} for _ in given),)
-    with contextlib.redirect_stderr(io.StringIO()):  # where torch prints the graph that it did not finish
+    with contextlib.redirect_stderr(io.StringIO()), Rewritten():  # where torch prints the graph that it did not finish
         return torch.export.export(module, given, dynamic_shapes=shapes, strict=strict)
 
 
@@ -258,6 +263,9 @@ def _export(module: nn.Module, rows: Rows, dtype: torch.dtype, way: _Way, most: 
         if way.written:
             given = _batch(rows, derivatives.rows(module, given))
             module = derivatives.written_down(module, given)
+        if way.counted:
+            given = _batch(rows, derivatives.rows(module, given))
+            module = counted.written_down(module, given)
         exported = _follow(module, given, strict=way.strict, free=way.free)
         if not onnx.defs.has(PLACEHOLDER, DOMAIN):
             onnx.defs.register_schema(_schema())
@@ -272,8 +280,8 @@ def _export(module: nn.Module, rows: Rows, dtype: torch.dtype, way: _Way, most: 
         model = program.model_proto
         if not all(value.type.tensor_type.shape.dim[0].dim_param for value in model.graph.input):
             raise ValueError(ONE_SIZE)
-        sizes = _ranges(module, rows, way.strict, most) if way.free else ()
-    return Traced(bytes(model.SerializeToString()), sizes)
+        sizes = _ranges(module, rows, way.strict, most) if way.free else (2, most) if way.counted else ()
+    return Traced(bytes(model.SerializeToString()), sizes, way.counted)
 
 
 class _quiet:

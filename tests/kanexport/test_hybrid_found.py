@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
 import kanexport
+from kanexport.errors import InvalidKan
 from kanexport.packing.publish import Result
 
 ROWS = np.random.default_rng(5).normal(size=(40, 4)).astype(np.float32)
@@ -52,3 +54,72 @@ def test_rows_that_overflow_inside_the_module_in_float32_are_left_out_and_told(t
     rows[3, 2] = 1.004  # exp(125), float32 ends at exp(88)
     result = exported(Bump(), tmp_path, rows)
     assert any("not compared" in note for note in result.manifest.notes), result.manifest.notes
+
+
+def edge(x: torch.Tensor, rate: torch.Tensor, highest: torch.Tensor) -> torch.Tensor:
+    """One function of one number, with a bound that is a tensor of one number."""
+    return torch.clamp(torch.cat([x * rate, torch.sin(x * rate)], dim=-1), 0, highest).sum(-1)
+
+
+class Mapped(nn.Module):
+    """A KAN layer whose functions are mapped over sources, destinations and rows by torch.vmap."""
+
+    def __init__(self, n: int, m: int) -> None:
+        super().__init__()
+        self.rate = nn.Parameter(torch.randn(n, m, 1))
+        self.highest = nn.Buffer(torch.tensor(0.7))
+
+    def row(self, x: torch.Tensor) -> torch.Tensor:
+        of_source = torch.vmap(edge, (None, 0, None))
+        return torch.vmap(of_source, (0, 0, None))(x[:, None], self.rate, self.highest)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.vmap(self.row)(x).sum(1)
+
+
+class Near(nn.Module):
+    """Distances of several vectors a row to places: above 25 vectors torch goes another way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places, self.out = nn.Parameter(torch.randn(5, 2)), nn.Linear(10, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        near = torch.exp(-(torch.cdist(x.reshape(-1, 2), self.places) ** 2))
+        return self.out(near.reshape(len(x), 10))
+
+
+class Looked(nn.Module):
+    """Coefficients that are looked up by whole numbers of 32 bits, which ONNX does not take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.coefficients = nn.Parameter(torch.randn(8, 4, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        cell = x.clamp(-3, 3).add(4).floor().to(torch.int32)
+        source = torch.arange(4, dtype=torch.int32)
+        return (self.coefficients[cell, source] * x[..., None]).sum(1)
+
+
+class Counted(nn.Module):
+    """Answers that depend on how many rows there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mapped = Mapped(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.mapped(x)
+        return y * 2 if len(x) > 40 else y
+
+
+@pytest.mark.parametrize("module", [Mapped(4, 3), Near(), Looked()], ids=["mapped", "near", "looked"])
+def test_modules_that_torch_export_follows_with_help(module: nn.Module, tmp_path: Path) -> None:
+    result = exported(module, tmp_path)
+    assert bool(result.manifest.layers) == isinstance(module, Mapped), result.manifest.notes
+
+
+def test_what_is_written_down_for_one_number_of_rows_must_hold_for_others(tmp_path: Path) -> None:
+    with pytest.raises(InvalidKan, match="number of rows"):
+        exported(Counted(), tmp_path)
