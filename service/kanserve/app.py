@@ -60,7 +60,7 @@ class App:
         self._door = transports.build(
             settings,
             services.guarded(
-                Guard(self.metrics, self.lifecycle),
+                Guard(self.metrics, self.lifecycle, settings.max_calls),
                 InferenceService(inference, catalogue, settings.max_typed_bytes),
                 KanService(kan, self.metrics),
                 self._health,

@@ -32,8 +32,6 @@ START: Event = {"type": "http.response.start", "status": 200, "headers": HEADERS
 OK: Event = {"type": TRAILERS, "headers": framing.status(Code.OK), "more_trailers": False}
 ELSE = b"this port speaks gRPC: POST with content-type application/grpc\n"
 LATE = "Deadline Exceeded"  # gRPC's own words
-OVERLOAD = "too many calls at once; try again later"
-PUSHBACK = (("grpc-retry-pushback-ms", "500"),)
 
 
 class Gone(Exception):
@@ -42,11 +40,9 @@ class Gone(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`message_bytes`: of one message; `calls`: at once, on all connections; `arrival`: seconds for a
-    unary request to be there whole."""
+    """`message_bytes`: of one message; `arrival`: seconds for a unary request to be there whole."""
 
     message_bytes: int
-    calls: int
     arrival: float
 
 
@@ -67,7 +63,6 @@ class GrpcApp:
             if not _is_grpc(scope):
                 await _refuse(send)
                 return
-            self._admit()
             call = _Request.of(scope, receive, self._limits)
             async with asyncio.timeout(call.seconds):
                 await self._answer(call, wire)
@@ -79,10 +74,6 @@ class GrpcApp:
             pass
         finally:
             self._tasks.discard(task)
-
-    def _admit(self) -> None:
-        if len(self._tasks) > self._limits.calls:
-            raise CallFailed(Code.RESOURCE_EXHAUSTED, OVERLOAD, PUSHBACK)
 
     def cut(self) -> None:
         """Cancel every call in flight."""
@@ -179,19 +170,15 @@ class _Request:
     async def message(self) -> bytes:
         """The one message of a unary call. Raises CallFailed, or Gone."""
         found: list[bytes] = []
-        async with asyncio.timeout(self._limits.arrival) as patience:
-            try:
+        try:
+            async with asyncio.timeout(self._limits.arrival):
                 async for data in self.messages():
                     found.append(data)
                     if len(found) > 1:
                         break
-            except TimeoutError:
-                if not patience.expired():
-                    raise
-        if patience.expired():
-            raise framing.failed(
-                Code.DEADLINE_EXCEEDED, f"the request did not arrive whole within {self._limits.arrival:g} s"
-            )
+        except TimeoutError:
+            seconds = f"{self._limits.arrival:g} s"
+            raise framing.failed(Code.DEADLINE_EXCEEDED, f"the request did not arrive whole within {seconds}") from None
         if len(found) != 1:
             raise framing.failed(Code.INTERNAL, f"a unary call has one message, this one {len(found) or 'none'}")
         return found[0]

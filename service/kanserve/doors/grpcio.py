@@ -14,6 +14,7 @@ from kanserve.rpc.services import Services
 from kanserve.rpc.status import Code
 
 ENVELOPE_BYTES = 2**20  # of names and ids around an answer's tensors, which the handlers bound
+PENDING = 2**16
 STATUS = {code.value[0]: code for code in grpc.StatusCode}
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -40,6 +41,9 @@ def options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.enable_channelz", 0),
+        # Calls that wait to be picked up: beyond the first, gRPC core cancels some at random; the guard refuses in words.
+        ("grpc.server.max_pending_requests", PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * PENDING),
         *((name, round(seconds * 1000)) for name, seconds in milliseconds.items()),
     ]
 
@@ -49,7 +53,7 @@ class Grpcio:
 
     def __init__(self, settings: Settings, services: Services) -> None:
         self._host, self._port = settings.host, settings.grpc_port
-        self._server = grpc.aio.server(options=options(settings), maximum_concurrent_rpcs=settings.max_calls)
+        self._server = grpc.aio.server(options=options(settings))
         self._server.add_generic_rpc_handlers((_Router(services),))
 
     async def start(self) -> int:

@@ -23,7 +23,7 @@ class H2corn:
     """A door that is not bound yet."""
 
     def __init__(self, settings: Settings, services: Services) -> None:
-        limits = Limits(settings.max_request_bytes, settings.max_calls, settings.arrival_timeout)
+        limits = Limits(settings.max_request_bytes, settings.arrival_timeout)
         # h2corn cancels the task of a call whose caller went away.
         self._app = GrpcApp(services, limits, watch=False)
         self._where = f"{settings.host}:{settings.grpc_port}"
