@@ -29,14 +29,19 @@ ROWS = np.full((2, 3), 0.25, np.float32)
 BURST = 2000
 
 
-@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+HYPERCORN = ("tests.kanserve.hypercorn_door", "Hypercorn")
+
+
+@pytest.fixture(scope="module", params=["asgi", "grpcio", "hypercorn"])
 def lone(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server that only these tests trouble."""
     if request.param == "asgi":
         pytest.importorskip("h2corn")
     root = tmp_path_factory.mktemp("lone")
     toy.write(root)
-    with serving(root, transport=request.param, arrival_timeout=1.0) as running:
+    foreign = request.param == "hypercorn"
+    chosen = {} if foreign else {"transport": request.param}
+    with serving(root, HYPERCORN if foreign else (), arrival_timeout=1.0, **chosen) as running:
         yield running
 
 
@@ -241,5 +246,5 @@ def test_many_calls_without_a_body_lock_nobody_out(lone: Server) -> None:
 
 
 def _asgi_alone(server: Server, why: str) -> None:
-    if '"transport": "asgi"' not in str(server.process.args):
+    if '"transport": "grpcio"' in str(server.process.args):
         pytest.skip(why)

@@ -13,14 +13,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from kanserve.doors import framing
 from kanserve.doors.framing import Headers, Messages
-from kanserve.rpc.guard import Arrival, CallFailed, Unary
+from kanserve.rpc.guard import Arrival, CallFailed, Kind, Stream, Unary
 from kanserve.rpc.services import Services
 from kanserve.rpc.status import Code
 
+T = TypeVar("T")
 Event = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
@@ -84,12 +85,24 @@ class GrpcApp:
         method = self._services.methods.get(call.path, self._services.unknown)
         if isinstance(method, Unary):
             data = await call.message() if method is not self._services.unknown else b""
-            answering = method.answer(data, call.arrival)
-            await wire.only(await (call.beside(answering) if self._watch else answering))
-            return
-        async for answer in method.answers(call.messages(), call.arrival):
-            await wire.message(answer)
-        await wire.end()
+            await wire.only(await self._beside(call, method.answer(data, call.arrival)))
+        elif method.kind is Kind.SERVER_STREAM:
+            await self._beside(call, _stream(method, _alone(await call.message()), call.arrival, wire))
+        else:
+            await _stream(method, call.messages(), call.arrival, wire)
+
+    async def _beside(self, call: _Request, work: Awaitable[T]) -> T:
+        return await (call.beside(work) if self._watch else work)
+
+
+async def _stream(method: Stream, messages: AsyncIterator[bytes], arrival: Arrival, wire: _Wire) -> None:
+    async for answer in method.answers(messages, arrival):
+        await wire.message(answer)
+    await wire.end()
+
+
+async def _alone(data: bytes) -> AsyncIterator[bytes]:
+    yield data
 
 
 def _is_grpc(scope: Event) -> bool:
@@ -135,12 +148,11 @@ class _Wire:
         await self._send(OK)
 
     async def fail(self, failure: CallFailed) -> None:
-        """Instead of `end`."""
-        last = framing.status(failure.code, failure.text, failure.trailers)
+        """Instead of `end`. With trailers even where there was no answer: what a server makes of an answer
+        that is headers alone differs."""
         if not self._started:
-            await self._send({"type": "http.response.start", "status": 200, "headers": HEADERS + last})
-            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-            return
+            await self._send(START)
+        last = framing.status(failure.code, failure.text, failure.trailers)
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
         await self._send({"type": TRAILERS, "headers": last, "more_trailers": False})
 
@@ -196,8 +208,8 @@ class _Request:
         if not self._messages.whole:
             raise framing.failed(Code.INTERNAL, "the call ends inside of a message")
 
-    async def beside(self, answering: Awaitable[bytes]) -> bytes:
-        """The answer, unless the caller goes away before. Raises Gone."""
+    async def beside(self, answering: Awaitable[T]) -> T:
+        """What comes of it, unless the caller goes away before. Raises Gone."""
         work = asyncio.ensure_future(answering)
         gone = asyncio.ensure_future(self._receive())
         try:

@@ -41,7 +41,7 @@ def options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.enable_channelz", 0),
-        # Calls that wait to be picked up: beyond the first, gRPC core cancels some at random; the guard refuses in words.
+        # Waiting to be picked up: beyond the first, gRPC core cancels some at random. The guard refuses in words.
         ("grpc.server.max_pending_requests", PENDING),
         ("grpc.server.max_pending_requests_hard_limit", 2 * PENDING),
         *((name, round(seconds * 1000)) for name, seconds in milliseconds.items()),

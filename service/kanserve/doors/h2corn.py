@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib
 from typing import Any
 
@@ -36,9 +35,8 @@ class H2corn:
         self._serving = asyncio.create_task(self._server.serve(), name="door")
         try:
             await self._server.wait_started()
-        except Exception as error:
-            with contextlib.suppress(Exception):
-                await self._serving
+        except (OSError, RuntimeError, ValueError) as error:
+            await asyncio.wait({self._serving})
             raise ConfigError(f"cannot listen on {self._where}; is another server running there?") from error
         return int(self._server.addresses[0].rpartition(":")[2])
 
@@ -51,8 +49,7 @@ class H2corn:
             await asyncio.wait({self._serving}, timeout=grace)
         if not self._serving.done():
             self._app.cut()
-        with contextlib.suppress(Exception):
-            await self._serving
+        await asyncio.wait({self._serving})
 
     async def _application(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
@@ -62,8 +59,7 @@ class H2corn:
 def _hush() -> None:
     """No banner: it would be a second "listening" among our lines, and no setting leaves it out."""
     native = importlib.import_module("h2corn._lib")
-    if hasattr(native, "emit_banner"):
-        native.emit_banner = lambda config, tls: None  # type: ignore[attr-defined]
+    vars(native)["emit_banner"] = lambda config, tls: None
 
 
 def _config(settings: Settings) -> h2corn.Config:

@@ -13,11 +13,10 @@ H2CORN = "h2corn"
 
 
 def build(settings: Settings, services: Services) -> Door:
-    """The door that the settings name; `auto` is asgi where its server is installed. Raises ConfigError."""
-    installed = importlib.util.find_spec(H2CORN) is not None
-    if settings.transport == "asgi" and not installed:
-        raise ConfigError(f"transport asgi needs {H2CORN}: pip install 'kanserve[serve]', or take grpcio")
-    if settings.transport != "grpcio" and installed:
+    """The door that is named; `auto` is grpcio, until the other has stood the same attacks. Raises ConfigError."""
+    if settings.transport == "asgi":
+        if importlib.util.find_spec(H2CORN) is None:
+            raise ConfigError(f"transport asgi needs {H2CORN}: pip install 'kanserve[serve]', or take grpcio")
         from kanserve.doors.h2corn import H2corn
 
         return H2corn(settings, services)
