@@ -25,6 +25,8 @@ from typing import Self
 
 from kanexport.shared.voice import Exit, Failure
 
+LISTED = 24  # values that an open question names
+
 
 class ExportError(Failure):
     """Base of all export failures. `message` says what is wrong, `hint` what to do about it, or
@@ -60,7 +62,7 @@ class OpenQuestion(OptionError):
     which, or answers of the trained model do."""
 
     def __init__(self, message: str, key: str = "", among: tuple[str, ...] = (), *, hint: str = "") -> None:
-        values = " | ".join(among)
+        values = " | ".join(among if len(among) <= LISTED else (*among[: LISTED - 1], "...", among[-1]))
         super().__init__(message, hint=hint or f"say which: --option {key}={values}; or --answers, which tells")
         self.key, self.among = key, among
 

@@ -16,6 +16,7 @@ MAX_NAME_CHARACTERS = 100  # of a user's function; the name stands in messages a
 # The same fact under the names that two libraries have for it.
 ALIASES = {"base_fun": "base_activation", "base_activation": "base_fun"}
 FEW = 6  # values that are listed
+OWN_FORWARD = "what the library's own code computes from these tensors"
 FORWARD = "forward"  # which library's forward: of all that is assumed, what can be wrong by most
 EPSILONS = ("1e-5", "1e-3", "1e-6", "1e-8", "1e-12")  # of normalisations in published models, torch's first
 
@@ -38,7 +39,10 @@ class Options:
         self.words: dict[str, str] = {}
         self.numbers: dict[str, str] = {}  # of what was assumed, those that may be any number
         self.beside: Mapping[str, Any] = {}  # what the file holds beside its tensors; may be anything
+        self.width: int | None = None  # of the rows that the trained model took, where its answers are there
+        self.mixed = False  # layers of several families: a forward that one does not know may be another's
         self._known: set[str] = set()
+        self._forwards: dict[str, None] = {}  # all that the families know
 
     @classmethod
     def parse(
@@ -100,16 +104,40 @@ class Options:
             self.assumed = {key: self.assumed[key], **self.assumed}
         others = tuple(other for other in among if other != value)
         if others:
-            self.open[key] = others
+            self.open[key] = tuple(dict.fromkeys((*self.open.get(key, ()), *others)))
         if words:
             self.words[key] = words
 
     def forward(self, own: str, rivals: Mapping[str, str]) -> str:
         """Whose forward it is, where libraries write the same tensors and compute something else: `own`,
         the original's, is assumed. `rivals`: by the value that takes it, whose it is and what it
-        does, such as "TimeKAN's, which takes tanh twice". Raises OptionError."""
+        does, such as "TimeKAN's, which takes tanh twice". Where families are `mixed`, the value may be several
+        names with commas between, of which each family takes its own. Raises OptionError."""
         others = "; ".join(f"{words} (--option {FORWARD}={name})" for name, words in rivals.items())
-        return self.choice(FORWARD, (own, *rivals), own, words=f"the same tensors are also {others}")
+        names = (own, *rivals)
+        self._forwards |= dict.fromkeys(names)
+        said = self._said() if self.mixed else []
+        if not said:
+            return self.choice(FORWARD, names, own, words=f"the same tensors are also {others}")
+        mine = [name for name in said if name in names]
+        if not mine:
+            self.assume(FORWARD, own, among=names)
+        return mine[0] if mine else own
+
+    def _said(self) -> list[str]:
+        return [name.strip().lower() for name in (self.optional(FORWARD) or "").split(",") if name.strip()]
+
+    def _finish_forward(self, family: str, *, shared: bool) -> None:
+        """Raises OptionError where a forward is given that no layer knows."""
+        known = {**self._forwards, family: None, **dict.fromkeys(family.split("+"))}
+        strange = [name for name in self._said() if name not in known]
+        if strange and shared:
+            del self.given[FORWARD]
+        elif strange:
+            text = f"option {FORWARD} is {strange[0][:80]!r}, which no layer of family {family} has"
+            raise OptionError(text, hint=advice(strange[0], known))
+        if self.optional(FORWARD) is None and FORWARD not in self.assumed | self.decided:
+            self.assume(FORWARD, family, words=OWN_FORWARD)
 
     def text(self, key: str, default: str, stored: str | None = None, *, among: Iterable[str] = ()) -> str:
         """The value, or what is `stored` in the file itself, or the default, which is then recorded as
@@ -193,7 +221,9 @@ class Options:
 
     def finish(self, family: str, *, shared: bool = False) -> None:
         """Raises OptionError if something was given that no reader asked for. `shared`:
-        the options are for many files, and what this one has no use for is dropped."""
+        the options are for many files, and what this one has no use for is dropped. Where no rivals
+        of the family are known, its own forward is recorded as assumed."""
+        self._finish_forward(family, shared=shared)
         unused = sorted(set(self.given) - self._known)
         if shared:
             for key in unused:

@@ -17,7 +17,7 @@ from kanexport.form.ir import Kan
 from kanexport.lowering import lower
 from kanexport.manifest import READING, Source
 from kanexport.operators import graph, precision
-from kanexport.options import FORWARD, Options
+from kanexport.options import Options
 from kanexport.packing import describe
 from kanexport.packing.publish import MAX_BATCH_SIZE, Claim, ProvedModel, Result, Target, publish
 from kanexport.packing.signature import Signature
@@ -27,7 +27,6 @@ from kanexport.recognise import assemble, detect, steplist
 from kanexport.recognise.registry import Reader
 
 ARCHITECTURE = "given with --architecture"
-OWN_FORWARD = "what the library's own code computes from these tensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,8 +124,6 @@ def _read(loaded: Checkpoint, request: Request, answers: Answers | None, advance
         return _Found(one.kan, one.family, one.way.reason, one.options)
     options = request.facts()
     kan, family = ways[0].read(options)
-    if options.optional(FORWARD) is None:
-        options.assume(FORWARD, family, words=OWN_FORWARD)
     return _Found(kan, family, ways[0].reason, options)
 
 

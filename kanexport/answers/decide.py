@@ -171,24 +171,27 @@ class Search:
 
     def _read(self, at: int, facts: Facts) -> Reading | None:
         options, way = self.options(facts), self.ways[at]
-        questions = self.questions.setdefault((at, _key(facts)), {})
+        options.width = self.answers.x[0].size
         try:
             kan, family = way.read(options)
             found = match(kan, self.answers, self.tolerance)
-        except OpenQuestion as question:
-            self.first = self.first or question
-            questions[question.key] = question.among
-            self._learn(at, questions)
-            return None
         except ExportError as error:
             self.first = self.first or error
+            question = {error.key: error.among} if isinstance(error, OpenQuestion) else {}
+            self._ask(at, facts, options, question)
             return None
+        self._ask(at, facts, options, {})
+        return Reading(way, dict(facts), kan, family, options, found)
+
+    def _ask(self, at: int, facts: Facts, options: Options, question: Mapping[str, tuple[str, ...]]) -> None:
+        """Keep what is open after a reading, also one that failed: another forward may take the tensors. What
+        stopped it, the `question`, comes first."""
+        questions = self.questions.setdefault((at, _key(facts)), {})
+        questions |= question
         questions |= {key: values for key, values in options.open.items() if key not in facts}
         asked = options.open | dict.fromkeys(options.numbers, ())
-        self._learn(
-            at, {key: (options.assumed[key], *others) for key, others in asked.items() if key in options.assumed}
-        )
-        return Reading(way, dict(facts), kan, family, options, found)
+        assumed = {key: (options.assumed[key], *asked[key]) for key in asked if key in options.assumed}
+        self._learn(at, dict(question) | assumed)
 
     def _learn(self, at: int, values: Mapping[str, Sequence[str]]) -> None:
         """Values that facts may have, as a way has them."""
@@ -216,7 +219,7 @@ class Search:
 
     def _as_well(self, at: int, chosen: Reading, key: str, value: str) -> bool:
         """Whether the chosen reading with another value of one fact fits the answers as it does."""
-        assumed = chosen.options.assumed.get(key) == value
+        assumed = key not in chosen.facts and chosen.options.assumed.get(key) == value
         other = chosen if assumed else self._try(at, {**chosen.facts, key: value})
         return other is not None and other.match.fits
 
@@ -248,10 +251,12 @@ def match(kan: Kan, answers: Answers, tolerance: float) -> Match:
         raise judge.unfit(answers, f"rows of {width} numbers", f"takes {kan.n_inputs}")
     flat = dataclasses.replace(answers, x=answers.x.reshape(len(answers.x), -1))
 
-    def meaning(x: judge.Array, jitter: evaluate.Jitter | None) -> evaluate.Trace:
-        return evaluate.evaluate(kan, x, jitter=jitter)
+    exact = evaluate.evaluate(kan, flat.x)
 
-    return judge.match(flat, meaning(flat.x, None).y, meaning, answers.dtype, tolerance)
+    def meaning(x: judge.Array, jitter: evaluate.Jitter | None) -> evaluate.Trace:
+        return exact if jitter is None else evaluate.evaluate(kan, x, jitter=jitter)
+
+    return judge.match(flat, exact.y, meaning, answers.dtype, tolerance)
 
 
 def _is_number(text: str) -> bool:

@@ -11,6 +11,7 @@ from kanexport.shared.output import say
 from kanexport.shared.tables import Table
 
 COMPARE = "to compare: kanexport.record_answers(model, rows, 'answers.npz') where it was trained, then --answers"
+SEVERAL = "; "  # between what else a fact may be
 STAR = "* the model itself makes rounding that large; its notes (in the report) say where"
 
 
@@ -39,7 +40,10 @@ def _facts(what: str, facts: Mapping[str, str], words: Mapping[str, str]) -> Non
         return
     say(f"{what}:")
     for key, value in facts.items():
-        say(f"{key}={value}" + (f" ({words[key]})" if key in words else ""), indent=2)
+        others = words.get(key, "").split(SEVERAL)
+        say(f"{key}={value}" + (f" ({others[0]})" if others[0] and len(others) == 1 else ""), indent=2)
+        for other in others if len(others) > 1 else ():
+            say(other, indent=4)
 
 
 def _zones(manifest: Manifest) -> Table:

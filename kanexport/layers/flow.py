@@ -37,6 +37,7 @@ SKIPS = ("residual", "residual-inside")
 REPEATS = {"repeat:2": 2, "repeat:3": 3}
 FLOWS = (CHAIN, *SKIPS, "parallel", "reversed", *REPEATS)
 REST = f"anything else, such as branches, gates and concatenations: {GIVE_MODULE}"
+OTHERWISE = "or with branches, gates or concatenations, which --module takes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ def compose(links: Sequence[Link], missing: Sequence[tuple[str, str]], options: 
     between = _between(links, missing, options)
     before, after = (_function(key, among, options) for key, among in (("before", BEFORE), ("after", AFTER)))
     options.assumed["architecture"] = _told(links, how, between)
-    options.words["architecture"] = f"or another flow, or a function between: see flow and between; {REST}"
+    options.words["architecture"] = OTHERWISE
     if how == "parallel":
         items: list[Layer | Step] = [_sum(_layers(links))]
     else:
@@ -97,7 +98,7 @@ def _flow(links: Sequence[Link], missing: Sequence[tuple[str, str]], options: Op
     if value != CHAIN and value not in fitting:
         raise FamilyError(f"flow={value} does not fit the layers of this file", hint=REST)
     others = [name for name in fitting if name != value] or ["residual, parallel or in another order"]
-    options.words["flow"] = f"or {', '.join(others)}; {REST}"
+    options.words["flow"] = f"or {', '.join(others)}"
     return value
 
 

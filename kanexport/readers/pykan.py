@@ -21,6 +21,8 @@ config has `round`, `B_batch` ends every level with `nan_to_num`, and a function
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 import re
 from dataclasses import dataclass
 
@@ -29,7 +31,7 @@ import numpy.typing as npt
 
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline, Repeated
-from kanexport.errors import InvalidKan, OptionError
+from kanexport.errors import InvalidKan, OpenQuestion, OptionError
 from kanexport.files.checkpoint import Checkpoint
 from kanexport.form.ir import BasisTerm, Kan, Layer, SymbolicEdge
 from kanexport.form.steps import Affine, Product, Select, Step
@@ -44,6 +46,7 @@ FAMILY = "pykan"
 KNOTS = "repeated_knots"  # the option: what 0 / 0 in the splines counts as
 NO_VERSION = "pykan before 0.2.2 answers NaN in every row where knots repeat; no config tells the version"
 LISTED = 8  # sources that a note names
+SELECTIONS = 500  # of inputs that answers try: as many as find room among all readings
 INPUT_LIMIT = 100_000  # of --option n_inputs: rows of that width are made to prove the graph
 
 DROPKAN = "act_fun.0.neuron_train"  # pykan has no such tensor
@@ -216,8 +219,9 @@ def _selection(config: Config, options: Options, sources: int) -> tuple[int, Sel
     says so: `prune_input` keeps that in no file. Raises OptionError."""
     chosen, total = options.integers("input_id"), _total(options)
     if chosen is None:
-        _refuse_unselected(config, total, sources)
+        _refuse_unselected(config, total or options.width, sources)
         return sources, None
+    total = total or options.width
     if len(chosen) != sources:
         raise OptionError(f"input_id has {len(chosen)} entries, the network reads {sources} inputs")
     if total is None:
@@ -239,13 +243,29 @@ def _total(options: Options) -> int | None:
 
 
 def _refuse_unselected(config: Config, total: int | None, sources: int) -> None:
-    """Without input_id, a network reads all inputs, `sources` of them."""
-    if config.lost_inputs:
-        raise OptionError(
-            f"{config.path}: the checkpoint was written after prune_input, which keeps in no file "
-            "which inputs remained",
-            hint=f"give model.input_id, {sources} numbers: --option input_id=0,2 "
-            "(and --option n_inputs=N, the number of inputs before pruning)",
-        )
-    if total is not None and total != sources:
-        raise OptionError(f"n_inputs is {total}, but the network reads {sources} inputs: give input_id too")
+    """Without input_id, a network reads all inputs, `sources` of them; `total`: those before pruning, where they
+    are known. Raises OpenQuestion where it may have read more."""
+    fits = total is None or total <= sources
+    if fits and not config.lost_inputs:
+        if total is not None and total != sources:
+            raise OptionError(f"n_inputs is {total}, but the network reads {sources} inputs: give input_id too")
+        return
+    what = (
+        "was written after prune_input, which keeps in no file which inputs remained"
+        if config.lost_inputs
+        else f"has a network that reads {sources} of {total} inputs, and input_id, which says which, is in no file"
+    )
+    raise OpenQuestion(
+        f"{config.path}: the checkpoint {what}",
+        "input_id",
+        _selections(total, sources),
+        hint=f"give model.input_id, {sources} numbers: --option input_id=0,2 (and --option n_inputs=N, the number of "
+        "inputs before pruning); or --answers, which tells them where there are few",
+    )
+
+
+def _selections(total: int | None, sources: int) -> tuple[str, ...]:
+    """All ways to take `sources` of `total` inputs in their order, where they are few."""
+    if total is None or total > SELECTIONS or math.comb(total, sources) > SELECTIONS:
+        return ()
+    return tuple(",".join(map(str, columns)) for columns in itertools.combinations(range(total), sources))

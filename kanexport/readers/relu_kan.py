@@ -83,17 +83,18 @@ def _basis(low: Array, high: Array, forward: str, options: Options) -> ReluBumps
 
 
 def _sizes(low: Array, high: Array, options: Options) -> tuple[int, int]:
-    """G and k of a layer with ends [n, C]: given, or told by the ends. Raises OptionError."""
+    """G and k of a layer with ends [n, C]: given, or told by the ends. Raises OpenQuestion and OptionError."""
     count = low.shape[1]
     grid, k = options.integer("grid", at_least=1), options.integer("k")
-    assumed = grid is None and k is None
+    if grid is None and k is None:
+        k = _nearest_k(low, high, options)
+        options.assume("grid", str(count - k))
+        options.assume("k", str(k), among=map(str, range(count)))
     if k is None:
-        k = _nearest_k(low, high) if grid is None else count - grid
+        assert grid is not None
+        k = count - grid
     if grid is None:
         grid = count - k
-    if assumed:
-        options.assume("grid", str(grid))
-        options.assume("k", str(k), among=map(str, range(count)))
     if grid < 1 or k < 0 or grid + k != count:
         raise OptionError(
             f"options grid={grid} and k={k} do not fit phase_low, which has {count} functions for each source: "
@@ -102,9 +103,9 @@ def _sizes(low: Array, high: Array, options: Options) -> tuple[int, int]:
     return grid, k
 
 
-def _nearest_k(low: Array, high: Array) -> int:
+def _nearest_k(low: Array, high: Array, options: Options) -> int:
     """The k whose initial ends, l_c = (c - k) / G and h_c = (c + 1) / G, are near the trained ones
-    [n, C]. Raises OptionError where none is near, or another nearly as near."""
+    [n, C]. Raises OpenQuestion where none is near, or another nearly as near."""
     count = low.shape[1]
     at = np.arange(count)
     moved = np.array(
@@ -118,9 +119,11 @@ def _nearest_k(low: Array, high: Array) -> int:
     best = int(moved.argmin())
     others = np.delete(moved, best).min(initial=np.inf)
     if moved[best] > MOVED or moved[best] * NEARER > others:
-        raise OptionError(
+        options.must(
+            "k",
+            map(str, range(count)),
             f"the grid and k that the network was made with are in no file, and its {count} trained functions for "
-            f"each source have moved too far to tell (nearest: k={best}, {moved[best]:.2g} cells away on average)",
-            hint=f"give --option k=K; grid is then {count} - K",
+            f"each source have moved too far to tell (nearest: k={best}, {moved[best]:.2g} cells away on average; grid "
+            f"is {count} - k)",
         )
     return best

@@ -117,7 +117,7 @@ def test_every_kind_of_step(tmp_path: Path) -> None:
         Request(path=tmp_path / "model.safetensors", repository=tmp_path, architecture=tmp_path / "layers.toml")
     )
     assert result.manifest.source.family_reason == "given with --architecture"
-    assert beside_forward(result.manifest.source) == {"layernorm_eps": "1e-5"}
+    assert beside_forward(result.manifest.source) == {"layernorm_eps": "1e-5", "fourier_step": "1.0"}
 
 
 def test_tensors_that_no_step_names_are_noted(tmp_path: Path) -> None:

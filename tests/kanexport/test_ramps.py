@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from small_checkpoints import check, read, refuse, save, stacked
 
-from kanexport.errors import InvalidKan, OptionError
+from kanexport.errors import InvalidKan, OpenQuestion, OptionError
 from tests.small_checkpoints import beside_forward
 
 WHERE = ("layers.0.", "layers.1.")
@@ -109,9 +109,10 @@ def test_ends_near_their_start_tell_k_and_others_ask(tmp_path: Path, grid: int, 
     kan, _ = read(save(tmp_path, relu_kan(3, 2, grid, k, moved=0.05)))
     assert kan.layers[0].terms[0].basis.rate == 4 * grid**2 / (k + 1) ** 2
     error = refuse(tmp_path, relu_kan(3, 2, grid, k, moved=2.0))
-    assert isinstance(error, OptionError)
+    assert isinstance(error, OpenQuestion)
     assert f"its {grid + k} trained functions" in error.message
-    assert "--option k=K" in error.hint
+    assert error.key == "k"
+    assert error.among == tuple(map(str, range(grid + k)))
 
 
 def test_relu_kan_options_that_do_not_fit(tmp_path: Path) -> None:
