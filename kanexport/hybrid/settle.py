@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from kanexport.errors import InvalidKan, OptionError
-from kanexport.hybrid import convolutions, extremes, recognise, sampled
+from kanexport.hybrid import additive, convolutions, extremes, recognise
 from kanexport.hybrid.capture import Call, Oracle
 from kanexport.hybrid.judge import Reading, Verdict, judge
 from kanexport.hybrid.recognise import LINEAR, Candidate, Whole, shown
@@ -32,7 +32,7 @@ def find(
     readings, notes = _settle(candidates, oracle, x, options, places)
     readings, more = _convolve(whole, readings, oracle, x, kept)
     notes += more
-    unknown = {name: part for name, part in sampled.unknown(whole, readings).items() if not is_in(name, kept)}
+    unknown = {name: part for name, part in additive.unknown(whole, readings).items() if not is_in(name, kept)}
     if not unknown:
         return readings, notes
     readings, more = _sample(unknown, readings, oracle, x, places, candidates)
@@ -107,8 +107,12 @@ def _sample(
     """The readings and, of what no reader knows, the layers whose answers add up source by source, in place
     of what lies in them; and notes on both. `told`: what notes speak of already."""
     watched = {name: Candidate(part, ()) for name, part in unknown.items()}
+    likely = additive.likely(unknown, _calls(watched, oracle, repeat(x, 2)))
+    if not likely:
+        return readings, []
+    watched = {name: watched[name] for name in likely}
     calls, far = _calls(watched, oracle, x), _far_calls(watched, oracle, x, places)
-    offered, refused = sampled.offer(unknown, calls, far, _precision(oracle))
+    offered, refused = additive.offer(likely, calls, far, _precision(oracle))
     kept = {name: reading for name, reading in readings.items() if offered.keys().isdisjoint(parents(name))}
     by_why: dict[str, list[str]] = {}
     for name, verdict in refused.items():
