@@ -48,6 +48,7 @@ LAW: dict[str, dict[str, set[str]]] = {
         },
         "hybrid": {
             "answers",
+            "bases",
             "files",
             "form",
             "functions",
@@ -91,7 +92,10 @@ LAW: dict[str, dict[str, set[str]]] = {
 
 # A library with a home is imported nowhere else.
 HOMES = {
-    "onnx": {"kanexport/operators/graph.py", "kanexport/hybrid/splice.py", "kanexport/hybrid/trace.py"},
+    "onnx": {
+        "kanexport/operators/graph.py",
+        *(f"kanexport/hybrid/{name}.py" for name in ("conv_graphs", "splice", "trace")),
+    },
     "onnxscript": {"kanexport/hybrid/trace.py"},
     "onnxruntime": {"kanexport/shared/quiet_runtime.py"},
     "torch": {"kanexport/hybrid/"},

@@ -264,6 +264,11 @@ def lucas(degree: int) -> Polynomial:
     return Polynomial("lucas", _steps(degree, 1, 0, -1, (1, 0)), first=2.0)
 
 
+def powers(degree: int) -> Polynomial:
+    """u^n, for polynomials that no recurrence of three terms gives."""
+    return Polynomial("powers", _steps(degree, 1, 0, 0, (1, 0)))
+
+
 def gram(beta: Array, outer: Unary) -> Polynomial:
     """Polynomials with trained constants `beta` [D + 1], each through a function.
 
@@ -294,7 +299,7 @@ def examples() -> list[Basis]:
     instances: list[Basis] = []
     for degree in (0, 1, 2, 5, 12):
         instances += [chebyshev(degree), legendre(degree), chebyshev2(degree), hermite(degree), bessel(degree)]
-        instances += [fibonacci(degree), lucas(degree), laguerre(degree, 1.5), gegenbauer(degree, 0.75)]
+        instances += [powers(degree), fibonacci(degree), lucas(degree), laguerre(degree, 1.5), gegenbauer(degree, 0.75)]
         instances += [jacobi(degree, 1, 1), jacobi(degree, 0.5, 2), jacobi_orthogpoly(degree, 2, 1)]
         instances += [jacobi_ikan(degree, 0.5, 1, ahead=degree % 2)]
         instances += [gram(rng.normal(size=degree + 1) / 20, unary.activation("silu"))]

@@ -16,7 +16,9 @@ else, which no file tells; each is a value of the option `forward`:
     second-kind    copies with the recurrence of the second kind, 1, 2 u, 2 u P_n - P_{n-1}
 
 and those of `layers/polynomials.py`. Copies with trained `tanh_scale` and `tanh_bias`, one number
-each, take tanh(tanh_scale x + tanh_bias); these the file tells.
+each, take tanh(tanh_scale x + tanh_bias), and copies with a `bias` [m] add it; these the file tells. So it does
+where a copy normalises inside (`layer_norm`): it gives silu(ChebyKAN's layer of LayerNorm(x)), with SiLU the option
+output_activation.
 """
 
 from __future__ import annotations
@@ -27,17 +29,18 @@ from kanexport.bases import polynomial
 from kanexport.bases.polynomial import Polynomial
 from kanexport.errors import InvalidKan
 from kanexport.form.ir import Layer
-from kanexport.form.steps import RowRange, Step
+from kanexport.form.steps import Elementwise, RowRange, Step
 from kanexport.functions.squash import Raw, Tanh, TanhOf
-from kanexport.layers import polynomials
+from kanexport.layers import parts, polynomials, stack
 from kanexport.layers.parts import Keys, Part
+from kanexport.layers.stack import LayerKind
 from kanexport.options import Options
 
-FAMILY = "chebykan"
-KEYS = Keys(
-    required={"cheby_coeffs": 3},
-    optional={"arange": 1, "tanh_scale": 0, "tanh_bias": 0},
-    absent=("base_weight", "layer_norm.weight"),  # ikan's, and copies that normalise inside
+FAMILY, NORMED = "chebykan", "chebykan-norm"
+OPTIONAL = {"arange": 1, "tanh_scale": 0, "tanh_bias": 0, "bias": 1}
+KEYS = Keys({"cheby_coeffs": 3}, OPTIONAL, absent=("base_weight", "layer_norm.weight"))  # ikan's, and NORMED
+NORMED_KEYS = Keys(
+    {"cheby_coeffs": 3, "layer_norm.weight": 1, "layer_norm.bias": 1}, {"arange": 1}, absent=("base_weight",)
 )
 RIVALS = {
     "timekan": "TimeKAN's ChebyKANLinear, which takes tanh twice",
@@ -67,7 +70,18 @@ def layer(part: Part, options: Options) -> Layer:
     if whose == FAMILY and part.has("tanh_scale"):
         shift = float(part.tensor("tanh_bias")) if part.has("tanh_bias") else 0.0
         basis = polynomial.of(basis, Tanh(slope=float(part.tensor("tanh_scale")), shift=shift))
-    return polynomials.layer(basis, coef * factor, before=before)
+    bias = part.tensor("bias", coef.shape[1]) if part.has("bias") else None
+    return polynomials.layer(basis, coef * factor, bias=bias, before=before)
+
+
+def normed_layer(part: Part, options: Options) -> Layer:
+    """One layer of a copy that normalises inside. Raises InvalidKan or OptionError."""
+    coef = part.tensor("cheby_coeffs", None, None, None)
+    norm = stack.norm(Part(part.tensors, part.prefix + "layer_norm."), options, "layernorm", coef.shape[0])
+    activation = parts.activation(options, "silu", "output_activation")
+    return polynomials.layer(
+        polynomial.chebyshev(coef.shape[2] - 1), coef, before=(norm,), after=(Elementwise(activation),)
+    )
 
 
 def _basis(degree: int, whose: str, options: Options) -> tuple[Polynomial, float]:
@@ -88,3 +102,6 @@ def _basis(degree: int, whose: str, options: Options) -> tuple[Polynomial, float
         case "second-kind":
             return polynomial.chebyshev2(degree), 1.0
     return polynomials.squashed(basis, whose), 1.0
+
+
+FAMILIES = (LayerKind(FAMILY, KEYS, layer), LayerKind(NORMED, NORMED_KEYS, normed_layer))

@@ -11,7 +11,10 @@ makes any of these layers, has 3 as default.
 The first versions of its Fibonacci and Lucas layers took tanh of every polynomial (of Lucas: forward=first-version).
 lif314/X-KANeRF has all eight layers, of the same keys. Its Fibonacci layer does so still
 (forward=x-kanerf), and alpha of its Laguerre layers is -1/2 by default. Of Hermite's there are copies
-that compute Hermite functions (forward=hermite-functions). Public copies without tanh and such:
+that compute Hermite functions (forward=hermite-functions). Copies keep the coefficients of other polynomials
+under the name of the second kind's, `cheby2_coeffs`: of Legendre's (forward=legendre), and of what one copy calls
+Jacobi's (forward=jacobi-like), 1, (5 u - 3) / 2, (35 u^2 - 30 u + 3) / 8, (255 u^3 - 210 u^2 + 45 u - 15) / 16 and
+(10395 u^4 - 10395 u^3 + 4725 u^2 - 945 u + 35) / 128; both up to degree 4. Public copies without tanh and such:
 `layers/polynomials.py`.
 """
 
@@ -20,6 +23,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
+
+import numpy as np
 
 from kanexport.bases import Basis, polynomial, recurrence
 from kanexport.form.ir import Layer
@@ -39,6 +44,20 @@ RIVALS = {
         "hermite-functions": "copies that compute Hermite functions of tanh(x) (sqrt(2 degree + 1) + hermite_eps)"
     },
 }
+FIRST = {
+    "legendre": "copies that compute Legendre's polynomials, up to degree 4",
+    "jacobi-like": "copies that compute polynomials which they call Jacobi's, up to degree 4",
+}
+# [D + 1, D + 1]: of the polynomials that a copy calls Jacobi's, what multiplies 1, u, u^2, ...
+JACOBI_LIKE = np.array(
+    [
+        [1, 0, 0, 0, 0],
+        [-3 / 2, 5 / 2, 0, 0, 0],
+        [3 / 8, -30 / 8, 35 / 8, 0, 0],
+        [-15 / 16, 45 / 16, -210 / 16, 255 / 16, 0],
+        [35 / 128, -945 / 128, 4725 / 128, -10395 / 128, 10395 / 128],
+    ]
+)
 ALPHA = "alpha of OrthogPolyKANs' and X-KANeRF's Gegenbauer layers is 3 by default, of X-KANeRF's Laguerre layers -0.5"
 
 
@@ -47,6 +66,20 @@ def _layer(family: str, name: str, make: Make, part: Part, options: Options) -> 
     whose = polynomials.forward(options, family, RIVALS.get(family))
     coef = polynomials.coefficients(part, name, whose)
     return polynomials.layer(make(coef.shape[2] - 1, whose, options), coef)
+
+
+def _second_kind(part: Part, options: Options) -> Layer:
+    """One Cheby2KANLayer, or a copy that keeps other polynomials' coefficients under its name. Raises InvalidKan or
+    OptionError."""
+    degree = part.shape("cheby2_coeffs")[2] - 1
+    whose = polynomials.forward(options, "cheby2kan", FIRST if degree < len(JACOBI_LIKE) else None)
+    coef = polynomials.coefficients(part, "cheby2_coeffs", whose)
+    match whose:
+        case "legendre":
+            return polynomials.layer(polynomial.legendre(degree), coef)
+        case "jacobi-like":
+            return polynomials.layer(polynomial.powers(degree), coef @ JACOBI_LIKE[: degree + 1, : degree + 1])
+    return polynomials.layer(polynomials.squashed(polynomial.chebyshev2(degree), whose), coef)
 
 
 def _kind(family: str, name: str, make: Make) -> LayerKind:
@@ -86,7 +119,7 @@ def _with_alpha(make: Callable[[int, float], polynomial.Polynomial], option: str
 
 FAMILIES = (
     _kind("besselkan", "bessel_coeffs", _plain(polynomial.bessel)),
-    _kind("cheby2kan", "cheby2_coeffs", _plain(polynomial.chebyshev2)),
+    LayerKind("cheby2kan", Keys(required={"cheby2_coeffs": 3}, optional={}), _second_kind),
     _kind("fibonaccikan", "fib_coeffs", _squashed_values(polynomial.fibonacci)),
     _kind("gegenbauerkan", "gegenbauer_coeffs", _with_alpha(polynomial.gegenbauer, "gegenbauer_alpha")),
     _kind("hermitekan", "hermite_coeffs", _hermite),

@@ -12,7 +12,7 @@ import numpy as np
 from kanexport.errors import InvalidKan, OptionError
 from kanexport.files.checkpoint import Checkpoint
 from kanexport.form.ir import LAYER_LIMIT, Kan, Layer
-from kanexport.layers import flow, kinds, order, stack
+from kanexport.layers import blocks, flow, kinds, order, stack
 from kanexport.layers.flow import Link
 from kanexport.layers.order import OtherModule
 from kanexport.layers.parts import Keys, Part, Tensors, storage_dtype
@@ -80,7 +80,7 @@ class LayerReader:
         found = stack.beside(tensors, self.keys, prefixes, root)
         others = {other.prefix: other for other in kinds.decided(found, prefixes, options)}
         sides = {prefix: (layer.sources, layer.destinations) for prefix, layer in layers.items()}
-        names = order.arrange(sides, list(others.values()), options)
+        names = blocks.arrange(sides, list(others.values()), options)
         links = [
             Link(name, "", layers[name]) if name in layers else _step(Part(tensors, name), others[name], width, options)
             for name, width in zip(names, order.widths(names, sides), strict=True)

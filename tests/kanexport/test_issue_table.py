@@ -246,3 +246,54 @@ def test_the_flow_of_numbered_layers_is_assumed_in_words(tmp_path: Path) -> None
     assert source.options_assumed["architecture"] == expected
     assert all(name in source.alternatives["flow"] for name in ("residual", "parallel", "reversed", "repeat:2"))
     assert "tanh" in source.alternatives["between"]
+
+
+def blocks(*widths: int) -> tuple[Tensors, Callable[[Any], Any]]:
+    """X-KANeRF's Chebyshev_KAN: a layer and a LayerNorm in each block."""
+    rng = np.random.default_rng(6)
+    tensors: Tensors = {}
+    for at, (n, m) in enumerate(itertools.pairwise(widths)):
+        tensors[f"layers.{at}.layer.cheby_coeffs"] = rng.normal(0, 0.5, size=(n, m, DEGREE + 1)).astype(np.float32)
+        tensors[f"layers.{at}.layer.arange"] = np.arange(DEGREE + 1)
+        for key in ("weight", "bias"):
+            tensors[f"layers.{at}.layer_norm.{key}"] = rng.normal(1, 0.3, size=m).astype(np.float32)
+
+    def forward(x: Any) -> Any:
+        for at in range(len(widths) - 1):
+            u = np.clip(np.tanh(x), -1 + 1e-6, 1 - 1e-6)
+            coef = tensors[f"layers.{at}.layer.cheby_coeffs"].astype(np.float64)
+            x = np.einsum("bid,iod->bo", np.stack(chebyshev(u), axis=2), coef)
+            apart = x - x.mean(axis=1, keepdims=True)
+            x = apart / np.sqrt((apart**2).mean(axis=1, keepdims=True) + 1e-5)
+            scale, shift = (tensors[f"layers.{at}.layer_norm.{key}"].astype(np.float64) for key in ("weight", "bias"))
+            x = x * scale + shift
+        return x
+
+    return tensors, forward
+
+
+@pytest.mark.parametrize("widths", [(3, 5, 5, 2), (4, 4, 4)])
+def test_x_kanerfs_whole_network(tmp_path: Path, widths: tuple[int, ...]) -> None:
+    """A norm beside each layer, in the layer's own block."""
+    tensors, forward = blocks(*widths)
+    x = np.random.default_rng(1).normal(size=(50, widths[0])).astype(np.float32)
+    path = save(tmp_path, tensors)
+    file = File(RIVALS["X-KANeRF's Chebyshev"], path, x, forward(x.astype(np.float64)))
+    plain = run(file, "forward=x-kanerf")
+    assert error(file, plain) < EXACT
+    assert ("block" in plain.manifest.source.options_assumed) == (len(set(widths)) == 1)
+    decided = run(file, answers=True).manifest
+    assert decided.against == manifest.ANSWERS
+    if len(set(widths)) == 1:
+        assert decided.source.options_decided["block"] == "after"
+        swapped = run(file, "forward=x-kanerf", "block=before")
+        assert error(file, swapped) > 0.01
+    twice = tensors | {key.replace("layer_norm", "layer_norm2"): v for key, v in tensors.items() if "norm" in key}
+    assert "in which order" in refuse(tmp_path, twice).message
+
+
+def test_a_norm_that_fits_neither_side_of_its_layer_is_refused(tmp_path: Path) -> None:
+    tensors, _ = blocks(3, 5, 2)
+    for key in ("weight", "bias"):
+        tensors[f"layers.1.layer_norm.{key}"] = np.ones(7, np.float32)
+    assert "fits neither side" in refuse(tmp_path, tensors).message

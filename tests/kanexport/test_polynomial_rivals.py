@@ -16,6 +16,7 @@ from small_checkpoints import check, read, refuse, save, stacked
 from kanexport.errors import FamilyError, InvalidKan, OptionError
 from kanexport.files import checkpoint
 from kanexport.options import Options
+from kanexport.pipeline import Request, export
 from kanexport.proof import evaluate
 from kanexport.recognise import detect
 
@@ -102,8 +103,43 @@ def test_a_trained_scale_is_in_the_file(tmp_path: Path) -> None:
 
 
 def test_a_copy_that_normalises_inside_is_not_taken_for_chebykan(tmp_path: Path) -> None:
-    norm = {"layer_norm.weight": np.ones(3, np.float32), "layer_norm.bias": np.zeros(3, np.float32)}
-    assert isinstance(refuse(tmp_path, {"cheby_coeffs": coefficients(3, 2, 4), **norm}), FamilyError)
+    norm = {f"layer_norm.{name}": coefficients(3, seed=at) for at, name in enumerate(("weight", "bias"))}
+    tensors = {"cheby_coeffs": coefficients(3, 2, 4), **norm}
+    path, apart = save(tmp_path, tensors), X - X.mean(axis=1, keepdims=True)
+    even = apart / np.sqrt((apart**2).mean(axis=1, keepdims=True) + 1e-5)
+    even = even * norm["layer_norm.weight"].astype(float) + norm["layer_norm.bias"].astype(float)
+    sums = series(chebyshev(np.tanh(even), 4), tensors["cheby_coeffs"])
+    assert read(path)[1] == "chebykan-norm"
+    close(output(path), sums * special.expit(sums))
+    close(output(path, "output_activation=identity"), sums)
+    export(Request(path=path, repository=tmp_path / "m"))
+    rms = {"a.cheby_coeffs": tensors["cheby_coeffs"], "a.norm.weight": norm["layer_norm.weight"]}
+    assert isinstance(refuse(tmp_path, rms, "vector=rmsnorm"), FamilyError)
+
+
+def test_a_copy_with_a_bias(tmp_path: Path) -> None:
+    tensors = {"cheby_coeffs": coefficients(3, 2, 4), "bias": coefficients(2, seed=5)}
+    sums = series(chebyshev(np.tanh(X), 4), tensors["cheby_coeffs"])
+    close(output(save(tmp_path, tensors)), sums + tensors["bias"])
+
+
+def test_other_polynomials_under_the_name_of_the_second_kind(tmp_path: Path) -> None:
+    u = np.tanh(X)
+    for degree in (1, 4):
+        coef = coefficients(3, 2, degree + 1)
+        path = save(tmp_path, {"cheby2_coeffs": coef})
+        close(output(path), series([special.eval_chebyu(d, u) for d in range(degree + 1)], coef))
+        close(output(path, "forward=legendre"), series([special.eval_legendre(d, u) for d in range(degree + 1)], coef))
+        like = [
+            1 + 0 * u,
+            (5 * u - 3) / 2,
+            (35 * u**2 - 30 * u + 3) / 8,
+            (255 * u**3 - 210 * u**2 + 45 * u - 15) / 16,
+            (10395 * u**4 - 10395 * u**3 + 4725 * u**2 - 945 * u + 35) / 128,
+        ]
+        close(output(path, "forward=jacobi-like"), series(like[: degree + 1], coef))
+        export(Request(path=path, repository=tmp_path / "m", options=("forward=jacobi-like",), force=True))
+    assert isinstance(refuse(tmp_path, {"cheby2_coeffs": coefficients(3, 2, 6)}, "forward=legendre"), OptionError)
 
 
 TANH = {"raw": lambda x: x, "clip": lambda x: np.clip(x, -1, 1), "tanh-twice": lambda x: np.tanh(np.tanh(x))}

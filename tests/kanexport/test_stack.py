@@ -149,9 +149,9 @@ REFUSED = {
     "a linear layer": (model(kan1=(5, 4), head=("linear", 4)), "such as 'head."),
     "two networks": (model(a__0=(4, 4), b__0=(4, 4)), "2 places: 'a.', 'b.'"),
     "a norm of another part": (model(a__0=(5, 4), a__1=(4, 3), b__c__ln=("ln", 4)), "places"),
-    "a norm in a layer": (model(kan1=(5, 4), kan1__layer_norm=("ln", 5)), "kan1.layer_norm.* (layernorm) lies inside"),
+    "a norm in a layer": (model(kan1=(5, 4), kan1__ln=("ln", 5)), "kan1.ln.* (layernorm) lies inside"),
     "a norm in a lone layer": (
-        {"cheby_coeffs": np.ones((5, 4, 3), np.float32)} | model(layer_norm=("ln", 5)),
+        {"cheby_coeffs": np.ones((5, 4, 3), np.float32)} | model(ln=("ln", 5)),
         "lies inside of the layer (lone)",
     ),
     "blocks of one layer": (model(_0__kan=(5, 4), _1__kan=(4, 3)), "2 places: '0.', '1.'"),

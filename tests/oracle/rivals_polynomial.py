@@ -82,7 +82,7 @@ def build(folder: Path, case: Case, seed: int) -> tuple[Any, Any]:
     torch.manual_seed(seed)
     n, m = SHAPES[seed % len(SHAPES)]
     kind = load(folder, case)
-    whole = case.kind.endswith("_KAN") or case.kind == "GottliebKAN"
+    whole = case.kind.lower().endswith("_kan") or case.kind == "GottliebKAN"
     layer = kind([n, 3, m], *case.arguments, **case.keywords) if whole else kind(n, m, *case.arguments, **case.keywords)
     for name, value in layer.named_parameters():
         if name.endswith("scale"):

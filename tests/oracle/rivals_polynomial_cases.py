@@ -167,6 +167,19 @@ def orthog_cases() -> Iterator[Case]:
     )
 
 
+def whole_cases() -> Iterator[Case]:
+    """X-KANeRF's networks, with a norm in the block of each layer."""
+    given = {
+        "chebyshev": ("forward=x-kanerf",),
+        "fibonacci": ("forward=x-kanerf",),
+        "laguerre": ("laguerre_alpha=-0.5",),
+    }
+    kinds = ("chebyshev", "chebyshev2", "bessel", "lucas", "legendre", "gegenbauer", "fibonacci", "hermite", "jacobi")
+    for kind in (*kinds, "laguerre", "fourier"):
+        name = "Legendre_kan" if kind == "legendre" else f"{kind.title()}_KAN"
+        yield Case(f"X-KANeRF {name}", f"{XKANERF}/{kind}_kan.py", name, options=given.get(kind, ()))
+
+
 def basis_cases() -> Iterator[Case]:
     kinds = ("AlSalamCarlitz", "AskeyWilson", "BannaiIto", "BoasBuck", "Boubaker", "Fermat", "Gottlieb", "Heptanacci")
     kinds += ("Hexanacci", "MeixnerPollaczek", "Narayana", "Octanacci", "Pado", "Pentanacci", "Tetranacci", "Tribo")
@@ -291,4 +304,4 @@ def ikan_cases() -> Iterator[Case]:
     )
 
 
-GROUPS = (cheby_cases, jacobi_cases, orthog_cases, basis_cases, series_cases, wavelet_cases, ikan_cases)
+GROUPS = (cheby_cases, jacobi_cases, orthog_cases, whole_cases, basis_cases, series_cases, wavelet_cases, ikan_cases)
