@@ -22,14 +22,14 @@ from torch import nn
 from kanexport.errors import InvalidKan
 from kanexport.hybrid import derivatives
 from kanexport.hybrid.faults import ForeignError, first_line, foreign_code, place, root
-from kanexport.hybrid.forms import COLUMN, FLAT, KEEP
-from kanexport.hybrid.lend import plain, replaced
+from kanexport.hybrid.forms import COLUMN, FLAT, KEEP, TAP
+from kanexport.hybrid.lend import first_tensor, plain, replaced
 from kanexport.hybrid.wiring import REAL, dtype_name
 
 Rows = Sequence[npt.NDArray[Any]]  # [B, ...] of each input
 
 DOMAIN = "kanexport"
-PLACEHOLDER = "Layer"
+PLACEHOLDER, TAPPED = "Layer", "Tap"  # in place of a layer; what goes into one, which passes
 OPSET = 18  # the oldest that the exporter writes without converting
 RANGES = 8  # of batches that a module may tell from each other
 ONE_SIZE = "it works for batches of one size only"
@@ -74,11 +74,21 @@ def _fake(x: torch.Tensor, index: int, sources: int, destinations: int, form: st
     return x.new_empty(_output_shape(x, sources, destinations, form))
 
 
-def _schema() -> onnx.defs.OpSchema:
-    """The placeholder as an ONNX operator: it exists between the trace and the splice."""
+@torch.library.custom_op(f"{DOMAIN}::tap", mutates_args=())
+def _tap(x: torch.Tensor, index: int) -> torch.Tensor:
+    return x.clone()
+
+
+@_tap.register_fake
+def _fake_tap(x: torch.Tensor, index: int) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+def _schema(kind: str) -> onnx.defs.OpSchema:
+    """A placeholder as an ONNX operator: it exists between the trace and the splice."""
     parameter, types = onnx.defs.OpSchema.FormalParameter, ["tensor(float)", "tensor(double)"]
     return onnx.defs.OpSchema(
-        PLACEHOLDER,
+        kind,
         DOMAIN,
         1,
         inputs=[parameter("x", "T")],
@@ -88,8 +98,26 @@ def _schema() -> onnx.defs.OpSchema:
     )
 
 
+def _forward(part: nn.Module, hole: Hole) -> Callable[..., Any]:
+    """The forward of a module that is a hole, or is looked into."""
+    return _tapping(part, hole.index) if hole.form == TAP else _placeholder(hole)
+
+
+def _tapping(part: nn.Module, index: int) -> Callable[..., Any]:
+    own = part.forward
+
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        at = first_tensor(args, kwargs)
+        if isinstance(at, int):
+            args = (*args[:at], _tap(args[at], index), *args[at + 1 :])
+        elif at is not None:
+            kwargs = kwargs | {at: _tap(kwargs[at], index)}
+        return own(*args, **kwargs)
+
+    return forward
+
+
 def _placeholder(hole: Hole) -> Callable[..., torch.Tensor]:
-    """The forward of a module that is a hole."""
     index, sources, destinations, form = hole.index, hole.sources, hole.destinations, hole.form
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -104,6 +132,10 @@ def _placeholder(hole: Hole) -> Callable[..., torch.Tensor]:
 
 def _as_onnx(x: Any, index: int, sources: int, destinations: int, form: str) -> Any:
     return onnxscript.values.Opset(DOMAIN, 1).Layer(x, index=index)
+
+
+def _tap_as_onnx(x: Any, index: int) -> Any:
+    return onnxscript.values.Opset(DOMAIN, 1).Tap(x, index=index)
 
 
 def _distances(a: Any, b: Any, p: float, compute_mode: int | None = None) -> Any:
@@ -190,7 +222,7 @@ def traces(
     while ways:
         way = ways.pop(0)
         try:
-            with foreign_code(), replaced((part, _placeholder(hole)) for part, hole in holes):
+            with foreign_code(), replaced((part, _forward(part, hole)) for part, hole in holes):
                 traced = _export(module, rows, dtype, way, most)
         except ForeignError as foreign:
             failures.append(foreign.error)
@@ -286,9 +318,11 @@ def _export(module: nn.Module, rows: Rows, dtype: torch.dtype, way: _Way, most: 
             module = derivatives.written_down(module, given)
         exported = _follow(module, given, strict=way.strict, free=way.free)
         if not onnx.defs.has(PLACEHOLDER, DOMAIN):
-            onnx.defs.register_schema(_schema())
+            onnx.defs.register_schema(_schema(PLACEHOLDER))
+            onnx.defs.register_schema(_schema(TAPPED))
         table: dict[Any, Any] = {
             torch.ops.kanexport.layer.default: _as_onnx,
+            torch.ops.kanexport.tap.default: _tap_as_onnx,
             torch.ops.aten._cdist_forward.default: _distances,
             torch.ops.aten.scaled_dot_product_attention.default: _attention,
         }
