@@ -247,6 +247,8 @@ def _next(way: _Way, failure: BaseException) -> tuple[_Way, ...]:
         return (TOLD,)
     if way in (FIRST, TOLD):
         return (STRICT,)
+    if derivatives.in_functorch(failure):
+        return (WRITTEN,)
     return FREE if _of_sizes(failure) else ()
 
 
