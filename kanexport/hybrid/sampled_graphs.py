@@ -67,18 +67,19 @@ class _Apart(nn.Module):
 def serving(sampled: Sampled, dtype: str, most: int) -> bytes:
     """The layer, from INPUT [N, n] to OUTPUT [N, m]; while it is lent in that type. Raises InvalidKan."""
     n, m = len(sampled.base), len(sampled.constant)
-    return _graph(_Alone(sampled, getattr(torch, dtype)), n, Port(INPUT, (n,)), Port(OUTPUT, (m,)), dtype, most)
+    return graph_of(_Alone(sampled, getattr(torch, dtype)), n, Port(INPUT, (n,)), Port(OUTPUT, (m,)), dtype, most)
 
 
 def edges(sampled: Sampled, name: str, dtype: str, most: int) -> bytes:
     """Its edges, from `name` [N, n] to EDGES [N, n, m]; likewise."""
     n, m = len(sampled.base), len(sampled.constant)
-    return _graph(_Apart(sampled, getattr(torch, dtype)), n, Port(name, (n,)), Port(EDGES, (n, m)), dtype, most)
+    return graph_of(_Apart(sampled, getattr(torch, dtype)), n, Port(name, (n,)), Port(EDGES, (n, m)), dtype, most)
 
 
-def _graph(module: nn.Module, n: int, given: Port, wanted: Port, dtype: str, most: int) -> bytes:
+def graph_of(module: nn.Module, n: int, given: Port, wanted: Port, dtype: str, most: int) -> bytes:
+    """A module's own graph, from vectors `given` [N, n] to `wanted`; while it is lent. Raises InvalidKan."""
     rows = np.random.default_rng(0).normal(size=(3, n)).astype(dtype)
     traced = next(trace.traces(module, [rows], [], getattr(torch, dtype), most=most, derives=False))
-    if traced.sizes and not traced.counted:  # the whole graph is tried with those
+    if traced.sizes and not traced.written:  # the whole graph is tried with those
         raise InvalidKan("a layer that is known by its answers goes another way for some batches")
     return splice.splice(traced.model, [], Ports((given,), (wanted,)))
