@@ -75,6 +75,7 @@ class NodeStep:
     swish      x / (1 + exp(-`scale` x))
     rowrange   2 (x - min) / (max - min) - 1, with the smallest and largest node of the vector
     function   `function` of every node, by its name
+    module     a module of torch's or the user's own that looks at the whole vector, `function` being its class
     """
 
     kind: str

@@ -48,6 +48,7 @@ LAW: dict[str, dict[str, set[str]]] = {
         },
         "hybrid": {
             "answers",
+            "bases",
             "files",
             "form",
             "functions",
@@ -91,7 +92,10 @@ LAW: dict[str, dict[str, set[str]]] = {
 
 # A library with a home is imported nowhere else.
 HOMES = {
-    "onnx": {"kanexport/operators/graph.py", "kanexport/hybrid/splice.py", "kanexport/hybrid/trace.py"},
+    "onnx": {
+        "kanexport/operators/graph.py",
+        *(f"kanexport/hybrid/{name}.py" for name in ("conv_graphs", "splice", "trace")),
+    },
     "onnxscript": {"kanexport/hybrid/trace.py"},
     "onnxruntime": {"kanexport/shared/quiet_runtime.py"},
     "torch": {"kanexport/hybrid/"},
@@ -99,6 +103,7 @@ HOMES = {
     "prometheus_client": {"service/kanserve/observe/metrics.py"},
     "kanserve.pb": {"service/kanserve/rpc/", "service/kanserve/client/"},
     "grpc": {"service/kanserve/client/", "service/kanserve/doors/grpcio.py"},
+    "h2corn": {"service/kanserve/doors/h2corn.py"},
     "grpc_health": {"service/kanserve/rpc/health.py"},
     "grpc_reflection": {"service/kanserve/rpc/reflection.py"},
     "yaml": {"kanexport/files/yamlfile.py"},

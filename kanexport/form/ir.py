@@ -17,7 +17,6 @@ checkpoint stored; `Kan.dtype` remembers.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -76,14 +75,13 @@ class BasisTerm:
 @dataclass(frozen=True, slots=True, eq=False)
 class EdgeTerm:
     """coef * function((x - centre) * rate), all [I, O, K]: one function, such as a
-    wavelet, that every edge shifts and stretches for itself."""
+    wavelet, that every edge shifts and stretches for itself. `before`: as in BasisTerm."""
 
     function: Unary
     centre: Array
     rate: Array
     coef: Array
-
-    before: ClassVar[tuple[Step, ...]] = ()
+    before: tuple[Step, ...] = ()
 
     @property
     def kind(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,9 +34,15 @@ class Call:
     kwargs: dict[str, Any]
     at: int | str  # of the vectors among both
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of what it was given."""
+        kind: torch.dtype = _get(self.args, self.kwargs, self.at).dtype
+        return kind
+
     def again(self, x: Array) -> Call | None:
         """The same call with other vectors; None where the module does not take them."""
-        args, kwargs = self.arguments(torch.from_numpy(x).to(_get(self.args, self.kwargs, self.at).dtype))
+        args, kwargs = self.arguments(torch.from_numpy(x).to(self.dtype))
         with contextlib.suppress(ForeignError), foreign_code(), torch.no_grad():
             y = self.module.forward(*args, **kwargs)
             return Call(self.name, x, array(y), self.module, args, kwargs, self.at)
@@ -85,12 +91,14 @@ class Oracle:
         jitter: Jitter | None = None,
         *,
         nested: bool = False,
+        tapped: Container[str] = (),
     ) -> tuple[Array, list[Call]]:
         """Rows [B, ...] to the output, and the calls of the watched submodules in the order
-        in which they ended; `nested`: also those that one of them makes of another. To be
+        in which they ended; `nested`: also those that one of them makes of another; `tapped`: modules
+        inside of which others still run. To be
         run while the module is lent. `jitter` shakes the rows and what goes into those
         submodules. Raises InvalidKan with the module's own words."""
-        watch = _Watch([], jitter, nested)
+        watch = _Watch([], jitter, nested, tapped)
         x = torch.from_numpy(rows if jitter is None else jitter.shake(rows)).to(self.dtype)
         forwards = [(part, watch.forward(name, part)) for name, part in (watched or {}).items()]
         try:
@@ -115,6 +123,7 @@ class _Watch:
     calls: list[Call]
     jitter: Jitter | None
     nested: bool
+    tapped: Container[str] = ()
     inside: bool = False
 
     def forward(self, name: str, part: nn.Module) -> Callable[..., Any]:
@@ -125,7 +134,7 @@ class _Watch:
             at = first_tensor(args, kwargs)
             if at is None or (self.inside and not self.nested) or derivatives.hidden(_get(args, kwargs, at)):
                 return own(*args, **kwargs)
-            before, self.inside = self.inside, True
+            before, self.inside = self.inside, self.inside or name not in self.tapped
             try:
                 return self._note(name, part, own, args, kwargs, at)
             finally:

@@ -15,10 +15,11 @@ from torch import nn
 from kanexport.answers import held
 from kanexport.answers.rows import Answers
 from kanexport.errors import InvalidKan, VerificationFailed
-from kanexport.form.ir import Layer
-from kanexport.hybrid import extremes, inputs, nonfinite, sampled_graphs, splice, trace, weights
+from kanexport.form.ir import Kan, Layer
+from kanexport.hybrid import conv_graphs, extremes, inputs, nonfinite, sampled_graphs, splice, trace, weights
 from kanexport.hybrid import plan as planning
 from kanexport.hybrid.capture import Oracle
+from kanexport.hybrid.conv_read import Convolved
 from kanexport.hybrid.lend import lent, unwrapped
 from kanexport.hybrid.plan import FEW, Plan, Use
 from kanexport.hybrid.recognise import Whole, shown
@@ -153,7 +154,7 @@ def _require_at_most(sizes: Sequence[int], most: int) -> None:
 def _graphs(whole: Whole, plan: Plan, x: Array, target: Target) -> Iterator[tuple[Lowered, tuple[int, ...]]]:
     """The graphs of each trace, and the batches that it must be tried with."""
     bodies, edges = _bodies(whole, plan, target)
-    names = tuple(name for body in bodies for _, name in body.nodes)
+    names = tuple(name for body in bodies for name in body.names)
     holes = {use.name: (plan.modules[use.name], body.hole) for use, body in zip(plan.uses, bodies, strict=True)}
     rows = list(plan.ports.feeds(x[:FEW], target.dtype).values())
     served, dtype = Served(whole.body, whole.wiring), TYPES[target.dtype]
@@ -168,12 +169,17 @@ def _graphs(whole: Whole, plan: Plan, x: Array, target: Target) -> Iterator[tupl
         yield Lowered(splice.splice(traced.model, bodies, plan.ports), edges, names), traced.sizes
 
 
-def _bodies(whole: Whole, plan: Plan, target: Target) -> tuple[list[splice.Body], tuple[bytes, ...]]:
+def _bodies(whole: Whole, plan: Plan, target: Target) -> tuple[list[splice.Body | splice.Tap], tuple[bytes, ...]]:
     """What goes into each call of a layer, and the edge graphs."""
     index = {name: at for at, name in enumerate(plan.modules)}
     edges: list[bytes] = []
-    bodies = []
+    bodies: list[splice.Body | splice.Tap] = []
     for use in plan.uses:
+        if isinstance(use.kan, Convolved):
+            tap, more = _tap(whole, use, use.kan, index[use.name], len(edges), target)
+            bodies.append(tap)
+            edges += more
+            continue
         nodes = []
         inner = [INPUT, *(f"layer{at}_in" for at in range(1, len(use.kan.layers)))]
         for layer, width, tensor in zip(use.kan.layers, use.kan.widths(), inner, strict=False):
@@ -182,9 +188,23 @@ def _bodies(whole: Whole, plan: Plan, target: Target) -> tuple[list[splice.Body]
                 nodes.append((tensor, name))
                 edges.append(_edges(whole, plan.readings[use.name].by, layer, name, width, target))
         hole = Hole(index[use.name], use.kan.n_inputs, use.kan.n_outputs, use.form)
-        model = _serving(whole, plan.readings[use.name].by, use, tuple(inner), target)
+        model = _serving(whole, plan.readings[use.name].by, use.kan, tuple(inner), target)
         bodies.append(splice.Body(hole, model, tuple(nodes), use.axes))
     return bodies, tuple(edges)
+
+
+def _tap(
+    whole: Whole, use: Use, convolved: Convolved, index: int, first: int, target: Target
+) -> tuple[splice.Tap, list[bytes]]:
+    """What is looked at where a convolution runs, and its edge graphs, of which one is the `first`."""
+    graphs, seen = [], []
+    for at, (part, axes) in enumerate(zip(convolved.parts, use.places, strict=False), first):
+        name = f"layer{at}_in"
+        seen.append(conv_graphs.unfolded(part, name, axes, use.picture))
+        with lent(whole, TYPES[target.dtype]):
+            graphs.append(conv_graphs.edges(convolved, part, name, target.dtype, target.max_batch_size))
+    hole = Hole(index, 0, 0, use.form)
+    return splice.Tap(hole, tuple(seen), use.picture, target.dtype), graphs
 
 
 def _edges(whole: Whole, by: Sampled | None, layer: Layer, name: str, width: int, target: Target) -> bytes:
@@ -194,9 +214,9 @@ def _edges(whole: Whole, by: Sampled | None, layer: Layer, name: str, width: int
         return sampled_graphs.edges(by, name, target.dtype, target.max_batch_size)
 
 
-def _serving(whole: Whole, by: Sampled | None, use: Use, inner: tuple[str, ...], target: Target) -> bytes:
+def _serving(whole: Whole, by: Sampled | None, kan: Kan, inner: tuple[str, ...], target: Target) -> bytes:
     if by is None:
-        return serving_graph(use.kan, inner, target.dtype, whole=False)
+        return serving_graph(kan, inner, target.dtype, whole=False)
     with lent(whole, TYPES[target.dtype]):
         return sampled_graphs.serving(by, target.dtype, target.max_batch_size)
 
@@ -283,7 +303,7 @@ def _own_rows(plan: Plan) -> list[dict[str, Array]]:
 
 def _describe(plan: Plan, lowered: Lowered) -> tuple[LayerInfo, ...]:
     """As in a plain model, with names and positions."""
-    axes = [use.axes for use in plan.uses if use.axes is not None for _ in use.kan.layers]
+    axes = [axes for use in plan.uses for axes in use.places]
     layers = zip(plan.layers, lowered.node_tensors, _names(plan.uses), axes, strict=True)
     return tuple(
         dataclasses.replace(

@@ -11,6 +11,7 @@ from kanexport.hybrid.capture import Call
 Array = npt.NDArray[np.float64]
 
 KEEP, FLAT, COLUMN = "keep", "flat", "column"  # [..., n] -> [..., m]; -> [rows, m]; -> [rows, m, 1]
+TAP = "tap"  # nothing is replaced: what goes in is looked at, and passes
 
 
 def form(call: Call, n: int, m: int) -> str:
@@ -33,7 +34,11 @@ def lead(two: Call, three: Call, n: int) -> tuple[int, ...] | None:
     """Axes of a layer's vectors, -1 at the rows of the batch, from calls with 2 and 3
     rows: (-1, 8) for 8 tokens, (8, -1) where the batch comes second. None where the
     rows cannot be told apart."""
-    first, second = (_lead(call, n) for call in (two, three))
+    return lead_of(*(_lead(call, n) for call in (two, three)))
+
+
+def lead_of(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The same from the axes of both calls' vectors."""
     if len(first) != len(second):
         return None
     moved = [axis for axis, (a, b) in enumerate(zip(first, second, strict=True)) if a != b]

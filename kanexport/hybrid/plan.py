@@ -16,6 +16,7 @@ from kanexport.errors import InvalidKan, OptionError
 from kanexport.form.ir import Kan, Layer
 from kanexport.hybrid import forms, recognise
 from kanexport.hybrid.capture import Call, Oracle
+from kanexport.hybrid.conv_read import Convolved
 from kanexport.hybrid.derivatives import ready
 from kanexport.hybrid.independence import require_fixed, require_independent
 from kanexport.hybrid.judge import Reading
@@ -39,12 +40,30 @@ KEEP = "keep"  # the option that names submodules to be left as they are
 class Use:
     """One call of a recognised submodule. `form`: how it shapes its output. `axes`: as
     `forms.lead` says; None where its vectors have no place among the rows, so that its
-    edges cannot be asked for."""
+    edges cannot be asked for. `picture`: of what size a convolution's is."""
 
     name: str
-    kan: Kan
+    kan: Kan | Convolved
     form: str
     axes: tuple[int, ...] | None
+    picture: tuple[int, ...] = ()
+
+    @property
+    def places(self) -> tuple[tuple[int, ...], ...]:
+        """The axes of the vectors of each layer that can be asked for edges."""
+        if self.axes is None:
+            return ()
+        if isinstance(self.kan, Convolved):
+            return tuple((*self.axes, *part.geometry.positions(self.picture)) for part in self.kan.parts)
+        return (self.axes,) * len(self.kan.layers)
+
+    def inputs(self, call: Call) -> list[Array]:
+        """Those vectors, [B, *positions, width]."""
+        if isinstance(self.kan, Convolved):
+            vectors = [one.reshape(-1, one.shape[-1]) for one in self.kan.vectors(call.x)]
+        else:
+            vectors = _inputs(self.kan, call.x.reshape(-1, self.kan.n_inputs))
+        return [forms.by_row(one, axes) for one, axes in zip(vectors, self.places, strict=False)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +84,12 @@ class Plan:
 
     def evaluate(self, x: Array, jitter: Jitter | None = None) -> Trace:
         """The module itself, and its layers' vectors [B, *positions, n]; while it is lent."""
-        y, calls = self.oracle.run(x, self.modules, jitter)
+        y, calls = self.oracle.run(x, self.modules, jitter, tapped=_tapped(self.readings))
         inputs = [
-            forms.by_row(vectors, use.axes)
+            vectors
             for use, call in zip(self.uses, calls, strict=True)
             if use.axes is not None
-            for vectors in _inputs(use.kan, call.x.reshape(-1, use.kan.n_inputs))
+            for vectors in use.inputs(call)
         ]
         return Trace(y, tuple(inputs), np.stack([_peak(values) for values in (x, y, *inputs)]).max(axis=0))
 
@@ -154,22 +173,32 @@ def _kept(whole: Whole, given: str) -> list[str]:
 def _uses(oracle: Oracle, x: Array, modules: Mapping[str, nn.Module], readings: Mapping[str, Reading]) -> list[Use]:
     """The calls of the recognised submodules, in order, and where the rows of the batch are in
     each: batches of one, two and three rows tell. Raises InvalidKan where the order differs."""
-    _, two = oracle.run(repeat(x, 2), modules)
-    _, three = oracle.run(repeat(x, 3), modules)
-    _, one = oracle.run(repeat(x, 2)[1:], modules)
+    two, three, one = (
+        oracle.run(rows, modules, tapped=_tapped(readings))[1]
+        for rows in (repeat(x, 2), repeat(x, 3), repeat(x, 2)[1:])
+    )
     if not [call.name for call in one] == [call.name for call in two] == [call.name for call in three]:
         raise InvalidKan(
             "the module runs other layers for other batch sizes, so it cannot become a graph",
             hint="a loop over the rows of a batch is not needed: layers take all rows at once",
         )
-    uses = []
-    for single, first, second in zip(one, two, three, strict=True):
-        kan = readings[first.name].kan
-        axes = forms.lead(first, second, kan.n_inputs)
-        if axes is not None and not _same_row(single, first, axes, kan.n_inputs):
-            axes = None
-        uses.append(Use(first.name, kan, forms.form(first, kan.n_inputs, kan.n_outputs), axes))
-    return uses
+    return [_use(readings[calls[1].name], *calls) for calls in zip(one, two, three, strict=True)]
+
+
+def _use(reading: Reading, one: Call, two: Call, three: Call) -> Use:
+    """A call with one, two and three rows."""
+    kan = reading.kan
+    if isinstance(reading.by, Convolved):
+        axes = forms.lead_of(two.x.shape[:1], three.x.shape[:1])
+        same = axes is not None and _same_row(one, two, axes, two.x[0].size)
+        return Use(two.name, reading.by, forms.TAP, axes if same else None, two.x.shape[2:])
+    form, axes = forms.form(two, kan.n_inputs, kan.n_outputs), forms.lead(two, three, kan.n_inputs)
+    same = axes is not None and _same_row(one, two, axes, kan.n_inputs)
+    return Use(two.name, kan, form, axes if same else None)
+
+
+def _tapped(readings: Mapping[str, Reading]) -> list[str]:
+    return [name for name, reading in readings.items() if isinstance(reading.by, Convolved)]
 
 
 def affordable(whole: Whole, oracle: Oracle, x: Array, most: int) -> int:

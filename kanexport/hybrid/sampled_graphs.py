@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 from torch import nn
 
 from kanexport.errors import InvalidKan
 from kanexport.hybrid import splice, trace
-from kanexport.hybrid.sampled import Sampled
+from kanexport.hybrid.sampled import Sampled, injected, same
 from kanexport.lowering.edges import EDGES
 from kanexport.lowering.serving import INPUT, OUTPUT
 from kanexport.proof.ports import Port, Ports
@@ -45,27 +47,37 @@ class _Apart(nn.Module):
         self.base = nn.Buffer(torch.from_numpy(sampled.base).to(dtype))
         self.constant = nn.Buffer(torch.from_numpy(sampled.constant).to(dtype))
         self.own = nn.Buffer(torch.eye(len(sampled.base), dtype=torch.bool))
+        self.norms, self.rests = sampled.norms, [torch.from_numpy(rest).to(dtype) for rest in sampled.rests]
 
     def forward(self, *given: torch.Tensor) -> torch.Tensor:
         (x,) = given
-        rows = torch.where(self.own, x[:, :, None], self.base)
-        edges: torch.Tensor = self.alone(rows.reshape(-1, self.shape[0])).reshape(-1, *self.shape) - self.constant
+        rows, *seen = (
+            torch.where(self.own, values[:, :, None], rest).reshape(-1, self.shape[0])
+            for values, rest in zip((x, *self._normed(x)), (self.base, *self.rests), strict=True)
+        )
+        with injected([(norm, functools.partial(same, z)) for norm, z in zip(self.norms, seen, strict=True)]):
+            edges: torch.Tensor = self.alone(rows).reshape(-1, *self.shape) - self.constant
         return edges
+
+    def _normed(self, x: torch.Tensor) -> list[torch.Tensor]:
+        shaped = x.reshape(-1, *[1] * self.alone.axes, x.shape[-1])
+        return [norm(shaped).reshape(x.shape) for norm in self.norms]
 
 
 def serving(sampled: Sampled, dtype: str, most: int) -> bytes:
     """The layer, from INPUT [N, n] to OUTPUT [N, m]; while it is lent in that type. Raises InvalidKan."""
     n, m = len(sampled.base), len(sampled.constant)
-    return _graph(_Alone(sampled, getattr(torch, dtype)), n, Port(INPUT, (n,)), Port(OUTPUT, (m,)), dtype, most)
+    return graph_of(_Alone(sampled, getattr(torch, dtype)), n, Port(INPUT, (n,)), Port(OUTPUT, (m,)), dtype, most)
 
 
 def edges(sampled: Sampled, name: str, dtype: str, most: int) -> bytes:
     """Its edges, from `name` [N, n] to EDGES [N, n, m]; likewise."""
     n, m = len(sampled.base), len(sampled.constant)
-    return _graph(_Apart(sampled, getattr(torch, dtype)), n, Port(name, (n,)), Port(EDGES, (n, m)), dtype, most)
+    return graph_of(_Apart(sampled, getattr(torch, dtype)), n, Port(name, (n,)), Port(EDGES, (n, m)), dtype, most)
 
 
-def _graph(module: nn.Module, n: int, given: Port, wanted: Port, dtype: str, most: int) -> bytes:
+def graph_of(module: nn.Module, n: int, given: Port, wanted: Port, dtype: str, most: int) -> bytes:
+    """A module's own graph, from vectors `given` [N, n] to `wanted`; while it is lent. Raises InvalidKan."""
     rows = np.random.default_rng(0).normal(size=(3, n)).astype(dtype)
     traced = next(trace.traces(module, [rows], [], getattr(torch, dtype), most=most, derives=False))
     if traced.sizes:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from kanexport.errors import InvalidKan, OptionError
-from kanexport.hybrid import extremes, recognise, sampled
+from kanexport.hybrid import additive, convolutions, extremes, recognise
 from kanexport.hybrid.capture import Call, Oracle
 from kanexport.hybrid.judge import Reading, Verdict, judge
 from kanexport.hybrid.recognise import LINEAR, Candidate, Whole, shown
@@ -30,11 +30,48 @@ def find(
     candidates = {name: one for name, one in recognise.candidates(whole).items() if not is_in(name, kept)}
     places = extremes.floating(whole.wiring.ports, x)
     readings, notes = _settle(candidates, oracle, x, options, places)
-    unknown = {name: part for name, part in sampled.unknown(whole, readings).items() if not is_in(name, kept)}
+    readings, more = _convolve(whole, readings, oracle, x, kept)
+    notes += more
+    unknown = {name: part for name, part in additive.unknown(whole, readings).items() if not is_in(name, kept)}
     if not unknown:
         return readings, notes
     readings, more = _sample(unknown, readings, oracle, x, places, candidates)
     return readings, [*notes, *more]
+
+
+def _convolve(
+    whole: Whole, readings: dict[str, Reading], oracle: Oracle, x: Array, kept: Sequence[str]
+) -> tuple[dict[str, Reading], list[str]]:
+    """The readings and the KAN convolutions among the rest, and notes on these."""
+    parts = {name: part for name, part in convolutions.parts(whole, readings).items() if not is_in(name, kept)}
+    if not parts:
+        return readings, []
+    calls = _calls({name: Candidate(part, ()) for name, part in parts.items()}, oracle, x)
+    found, refused = convolutions.offer(parts, calls, _precision(oracle), list(readings))
+    return readings | found, _of_convolutions(found, refused)
+
+
+def _of_convolutions(found: Mapping[str, Reading], refused: Mapping[str, str]) -> list[str]:
+    """Notes on what was found and what was not."""
+    by_why: dict[str, list[str]] = {}
+    for name, why in refused.items():
+        by_why.setdefault(why, []).append(name)
+    notes = [
+        f"{listed(names)}: looks like a KAN convolution, but {why}; it has no edges" for why, names in by_why.items()
+    ]
+    if found:
+        notes.append(
+            f"{listed(list(found))}: a KAN convolution; a source is a channel at one place of the kernel, its edges "
+            "add up to what the convolutions give, before any normalisation or activation that follows"
+        )
+    inside = [name for name, reading in found.items() if any(part.basis.inside for part in reading.by.parts)]
+    if inside:
+        notes.append(
+            f"{listed(inside)}: padded with zeros after its functions, so an edge is less its value at zero, 0 outside "
+            "the picture; what lies at zero is told by further sources, one for each place of the kernel, that are 1 "
+            "inside the picture and 0 outside"
+        )
+    return notes
 
 
 def _settle(
@@ -70,8 +107,12 @@ def _sample(
     """The readings and, of what no reader knows, the layers whose answers add up source by source, in place
     of what lies in them; and notes on both. `told`: what notes speak of already."""
     watched = {name: Candidate(part, ()) for name, part in unknown.items()}
+    likely = additive.likely(unknown, _calls(watched, oracle, repeat(x, 2)))
+    if not likely:
+        return readings, []
+    watched = {name: watched[name] for name in likely}
     calls, far = _calls(watched, oracle, x), _far_calls(watched, oracle, x, places)
-    offered, refused = sampled.offer(unknown, calls, far, _precision(oracle))
+    offered, refused = additive.offer(likely, calls, far, _precision(oracle))
     kept = {name: reading for name, reading in readings.items() if offered.keys().isdisjoint(parents(name))}
     by_why: dict[str, list[str]] = {}
     for name, verdict in refused.items():

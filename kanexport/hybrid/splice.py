@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
@@ -32,24 +34,61 @@ class Body:
     nodes: tuple[tuple[str, str], ...]
     axes: tuple[int, ...] | None
 
+    @property
+    def names(self) -> list[str]:
+        """Of the outputs that it adds."""
+        return [name for _, name in self.nodes]
 
-def splice(traced: bytes, bodies: Sequence[Body], ports: Ports) -> bytes:
-    """Fill the placeholders in their order of execution, and give inputs and outputs their names.
-    Raises InvalidKan."""
+
+@dataclass(frozen=True, slots=True)
+class Unfolded:
+    """What a convolution's layer is given, as an output called `name`: of some `channels` of the tensor that is
+    tapped [B, C, *picture], what lies under each place of the kernel at each position; `index` [L, P] says which
+    number of the picture, -1 for 0. `inside` [L, P] is put behind it where it is given. `axes`: as of Body, positions
+    included."""
+
+    name: str
+    channels: tuple[int, ...]
+    index: npt.NDArray[np.int64]
+    inside: npt.NDArray[np.float64] | None
+    axes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tap:
+    """What is looked at in one call of a module that is tapped. `dtype`: of the graph."""
+
+    hole: Hole
+    unfolded: tuple[Unfolded, ...]
+    picture: tuple[int, ...]
+    dtype: str
+
+    @property
+    def names(self) -> list[str]:
+        """Of the outputs that it adds."""
+        return [one.name for one in self.unfolded]
+
+
+def splice(traced: bytes, bodies: Sequence[Body | Tap], ports: Ports) -> bytes:
+    """Fill the placeholders, those of a layer in their order of execution, and give inputs and outputs their
+    names. Raises InvalidKan."""
     model = onnx.load_model_from_string(traced)
     graph = model.graph
     writer = _Writer(graph)
-    waiting = list(bodies)
+    waiting: dict[int, list[Body | Tap]] = {}
+    for body in bodies:
+        waiting.setdefault(body.hole.index, []).append(body)
     for node in graph.node:
         if node.domain != DOMAIN:
             writer.nodes.append(node)
             continue
         index = onnx.helper.get_attribute_value(node.attribute[0])
-        if not waiting or waiting[0].hole.index != index:
-            raise InvalidKan("the traced graph runs its KAN layers in another order than the module")
-        writer.fill(node, waiting.pop(0))
-    if waiting:
-        raise InvalidKan(f"the traced graph lacks {len(waiting)} KAN layers that the module runs")
+        if not waiting.get(index):
+            raise InvalidKan("the traced graph runs a KAN layer more often than the module")
+        writer.write(node, waiting[index].pop(0))
+    lacking = sum(map(len, waiting.values()))
+    if lacking:
+        raise InvalidKan(f"the traced graph lacks {lacking} KAN layers that the module runs")
     del graph.node[:]
     graph.node.extend(writer.nodes)
     _rename(graph, ports)
@@ -109,6 +148,45 @@ class _Writer:
         self._calls = 0
         self._known: set[str] = set()
 
+    def write(self, node: Any, body: Body | Tap) -> None:
+        """What belongs in place of a placeholder."""
+        if isinstance(body, Body):
+            self.fill(node, body)
+        else:
+            self.tap(node, body)
+
+    def tap(self, node: Any, body: Tap) -> None:
+        """What is tapped passes, and is a further output for each layer that it is given to, unfolded."""
+        self._node("Identity", node.output[0], node.input[0])
+        size = math.prod(body.picture)
+        kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(body.dtype))
+        for one in body.unfolded:
+            positions, places = one.index.shape
+            name, width = one.name, len(one.channels) * places
+            x = self._node("Gather", name + "/mine", node.input[0], self._index(name + "/own", one.channels), axis=1)
+            x = self._node("Reshape", name + "/flat", x, self._index(name + "/size", [0, 0, size]))
+            x = self._node("Pad", name + "/padded", x, self._index(name + "/pads", [0, 0, 0, 0, 0, 1]))
+            # What lies outside is the number behind the last one.
+            index = np.where(one.index < 0, size, one.index)
+            x = self._node("Gather", name + "/seen", x, self._index(name + "/index", index), axis=2)
+            x = self._node("Transpose", name + "/turned", x, perm=[0, 2, 1, 3])
+            x = self._node("Reshape", name + "/vectors", x, self._index(name + "/width", [0, positions, width]))
+            if one.inside is not None:
+                x, width = self._beside(x, node.input[0], one, np.dtype(body.dtype)), width + places
+            self._expose(x, name, (kind, width), one.axes)
+
+    def _beside(self, vectors: str, x: str, one: Unfolded, dtype: np.dtype[Any]) -> str:
+        """Vectors [B, L, n] with what lies inside behind them, [B, L, n + P]."""
+        assert one.inside is not None
+        name, (positions, places) = one.name, one.index.shape
+        self.graph.initializer.append(numpy_helper.from_array(one.inside[None].astype(dtype), name + "/inside"))
+        whole = self._node("Shape", name + "/shape_of", x)
+        first, last = (self._index(name + f"/{at}", [at]) for at in (0, 1))
+        rows = self._node("Slice", name + "/rows", whole, first, last)
+        shape = self._node("Concat", name + "/every", rows, self._index(name + "/each", [positions, places]), axis=0)
+        there = self._node("Expand", name + "/there", name + "/inside", shape)
+        return self._node("Concat", name + "/both", vectors, there, axis=2)
+
     def fill(self, node: Any, body: Body) -> None:
         """In place of one placeholder: rows of vectors in, our graph, the module's own shape out."""
         prefix, shared = f"call{self._calls}/", f"kan{body.hole.index}/"
@@ -133,7 +211,8 @@ class _Writer:
         types = {value.name: value.type.tensor_type for value in (*inner.graph.input, *inner.graph.output)}
         for vectors, name in body.nodes:
             assert body.axes is not None
-            self._expose(names.get(vectors, prefix + vectors), name, types[vectors], body.axes)
+            kind = types[vectors].elem_type, types[vectors].shape.dim[1].dim_value
+            self._expose(names.get(vectors, prefix + vectors), name, kind, body.axes)
 
     def _shape(self, form: str, prefix: str, node: Any, m: int) -> None:
         y, out = prefix + OUTPUT, node.output[0]
@@ -148,9 +227,9 @@ class _Writer:
         # A batch of no rows is zero somewhere in that shape, and means it.
         self._node("Reshape", out, y, joined, allowzero=1)
 
-    def _expose(self, tensor: str, name: str, kind: Any, axes: tuple[int, ...]) -> None:
-        """[rows of the layer, n] as an output [batch, *positions, n]."""
-        width = kind.shape.dim[1].dim_value
+    def _expose(self, tensor: str, name: str, kind: tuple[int, int], axes: tuple[int, ...]) -> None:
+        """[rows of the layer, n] as an output [batch, *positions, n]. `kind`: its type, and n."""
+        element, width = kind
         at = axes.index(-1)
         if at == 0:
             self._node("Reshape", name, tensor, self._index(name + "/shape", [*axes, width]))
@@ -160,13 +239,13 @@ class _Writer:
             self._node("Transpose", name, whole, perm=order)
         positions = [axis for axis in axes if axis != -1]
         helper = onnx.helper
-        self.outputs.append(helper.make_tensor_value_info(name, kind.elem_type, ["batch", *positions, width]))
+        self.outputs.append(helper.make_tensor_value_info(name, element, ["batch", *positions, width]))
 
     def _node(self, kind: str, output: str, *inputs: str, **attributes: Any) -> str:
         helper = onnx.helper
         self.nodes.append(helper.make_node(kind, list(inputs), [output], name=output, **attributes))
         return output
 
-    def _index(self, name: str, values: list[int]) -> str:
+    def _index(self, name: str, values: npt.ArrayLike) -> str:
         self.graph.initializer.append(numpy_helper.from_array(np.array(values, dtype=np.int64), name))
         return name

@@ -16,23 +16,25 @@ import numpy.typing as npt
 import onnx
 import onnxscript
 import torch
+from onnxscript.function_libs.torch_lib.ops import nn as torch_lib
 from torch import nn
 
 from kanexport.errors import InvalidKan
-from kanexport.hybrid import derivatives
+from kanexport.hybrid import branches, derivatives
 from kanexport.hybrid.faults import ForeignError, first_line, foreign_code, place, root
-from kanexport.hybrid.forms import COLUMN, FLAT, KEEP
-from kanexport.hybrid.lend import plain, replaced
+from kanexport.hybrid.forms import COLUMN, FLAT, KEEP, TAP
+from kanexport.hybrid.lend import first_tensor, plain, replaced
 from kanexport.hybrid.wiring import REAL, dtype_name
 
 Rows = Sequence[npt.NDArray[Any]]  # [B, ...] of each input
 
 DOMAIN = "kanexport"
-PLACEHOLDER = "Layer"
+PLACEHOLDER, TAPPED = "Layer", "Tap"  # in place of a layer; what goes into one, which passes
 OPSET = 18  # the oldest that the exporter writes without converting
 RANGES = 8  # of batches that a module may tell from each other
 ONE_SIZE = "it works for batches of one size only"
 GUARD = "satisfy the generated guard"  # torch's words where a branch on the number of rows was met
+OF_VALUES = "data-dependent"  # where values are asked for, of which there are none
 OF_SIZES = "it does not compute the same for every number of rows"
 # Signs in torch's words, and what they mean.
 KINDS = {
@@ -73,11 +75,21 @@ def _fake(x: torch.Tensor, index: int, sources: int, destinations: int, form: st
     return x.new_empty(_output_shape(x, sources, destinations, form))
 
 
-def _schema() -> onnx.defs.OpSchema:
-    """The placeholder as an ONNX operator: it exists between the trace and the splice."""
+@torch.library.custom_op(f"{DOMAIN}::tap", mutates_args=())
+def _tap(x: torch.Tensor, index: int) -> torch.Tensor:
+    return x.clone()
+
+
+@_tap.register_fake
+def _fake_tap(x: torch.Tensor, index: int) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+def _schema(kind: str) -> onnx.defs.OpSchema:
+    """A placeholder as an ONNX operator: it exists between the trace and the splice."""
     parameter, types = onnx.defs.OpSchema.FormalParameter, ["tensor(float)", "tensor(double)"]
     return onnx.defs.OpSchema(
-        PLACEHOLDER,
+        kind,
         DOMAIN,
         1,
         inputs=[parameter("x", "T")],
@@ -87,8 +99,26 @@ def _schema() -> onnx.defs.OpSchema:
     )
 
 
+def _forward(part: nn.Module, hole: Hole) -> Callable[..., Any]:
+    """The forward of a module that is a hole, or is looked into."""
+    return _tapping(part, hole.index) if hole.form == TAP else _placeholder(hole)
+
+
+def _tapping(part: nn.Module, index: int) -> Callable[..., Any]:
+    own = part.forward
+
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        at = first_tensor(args, kwargs)
+        if isinstance(at, int):
+            args = (*args[:at], _tap(args[at], index), *args[at + 1 :])
+        elif at is not None:
+            kwargs = kwargs | {at: _tap(kwargs[at], index)}
+        return own(*args, **kwargs)
+
+    return forward
+
+
 def _placeholder(hole: Hole) -> Callable[..., torch.Tensor]:
-    """The forward of a module that is a hole."""
     index, sources, destinations, form = hole.index, hole.sources, hole.destinations, hole.form
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -105,6 +135,10 @@ def _as_onnx(x: Any, index: int, sources: int, destinations: int, form: str) -> 
     return onnxscript.values.Opset(DOMAIN, 1).Layer(x, index=index)
 
 
+def _tap_as_onnx(x: Any, index: int) -> Any:
+    return onnxscript.values.Opset(DOMAIN, 1).Tap(x, index=index)
+
+
 def _distances(a: Any, b: Any, p: float, compute_mode: int | None = None) -> Any:
     """torch.cdist between few vectors, which torch.onnx has no words for: [..., P, M], [..., R, M] to [..., P, R]."""
     op = onnxscript.values.Opset("", OPSET)
@@ -117,6 +151,31 @@ def _distances(a: Any, b: Any, p: float, compute_mode: int | None = None) -> Any
         return norm(apart, last, keepdims=0)
     sums = op.ReduceSum(op.Pow(apart, op.CastLike(op.Constant(value_float=p), apart)), last, keepdims=0)
     return op.Pow(sums, op.CastLike(op.Constant(value_float=1 / p), apart))
+
+
+def _attention(query: Any, key: Any, value: Any, attn_mask: Any = None, *rest: Any, **named: Any) -> Any:
+    """Attention without an axis of heads, which onnxscript wants: [N, L, E] or [L, E] as of one head."""
+    missing = 4 - len(query.shape)
+    if missing <= 0:
+        return torch_lib.aten_scaled_dot_product_attention(query, key, value, attn_mask, *rest, **named)
+    at = [1] if missing == 1 else [0, 1]
+    heads = [_with_axes(part, at) for part in (query, key, value)]
+    if attn_mask is not None and len(attn_mask.shape) > 2:
+        attn_mask = _with_axes(attn_mask, at)
+    op = onnxscript.values.Opset("", OPSET)
+    y = torch_lib.aten_scaled_dot_product_attention(*heads, attn_mask, *rest, **named)
+    return op.Squeeze(y, op.Constant(value_ints=at))
+
+
+def _with_axes(part: Any, at: list[int]) -> Any:
+    """A tensor with axes of one, whose shape and type go on being known."""
+    op = onnxscript.values.Opset("", OPSET)
+    more = op.Unsqueeze(part, op.Constant(value_ints=at))
+    sizes = list(part.shape)
+    for axis in at:
+        sizes.insert(axis, 1)
+    more.shape, more.type = onnxscript.ir.Shape(sizes), part.type
+    return more
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +196,11 @@ class _Way:
     strict: bool
     free: bool
     written: bool = False  # its operators are written down first, because it takes derivatives
+    told: bool = False  # what it asks of its own weights is answered
 
 
 FIRST, STRICT = _Way(3, strict=False, free=False), _Way(3, strict=True, free=False)
+TOLD = _Way(3, strict=False, free=False, told=True)
 WRITTEN = _Way(3, strict=False, free=False, written=True)
 # Where a named batch is refused, such as by torch.cdist, which goes another way above 25 rows.
 FREE = (_Way(3, strict=False, free=True), _Way(31, strict=False, free=True))
@@ -164,7 +225,7 @@ def traces(
     while ways:
         way = ways.pop(0)
         try:
-            with foreign_code(), replaced((part, _placeholder(hole)) for part, hole in holes):
+            with foreign_code(), replaced((part, _forward(part, hole)) for part, hole in holes):
                 traced = _export(module, rows, dtype, way, most)
         except ForeignError as foreign:
             failures.append(foreign.error)
@@ -182,7 +243,9 @@ def _next(way: _Way, failure: BaseException) -> tuple[_Way, ...]:
         return ()
     if GUARD in str(failure):
         return FREE
-    if way == FIRST:
+    if way == FIRST and OF_VALUES in str(failure):
+        return (TOLD,)
+    if way in (FIRST, TOLD):
         return (STRICT,)
     return FREE if _of_sizes(failure) else ()
 
@@ -258,12 +321,17 @@ def _export(module: nn.Module, rows: Rows, dtype: torch.dtype, way: _Way, most: 
         if way.written:
             given = _batch(rows, derivatives.rows(module, given))
             module = derivatives.written_down(module, given)
+        if way.told:
+            module = branches.answered(module, (given, _batch(rows, 2))) or module
         exported = _follow(module, given, strict=way.strict, free=way.free)
         if not onnx.defs.has(PLACEHOLDER, DOMAIN):
-            onnx.defs.register_schema(_schema())
+            onnx.defs.register_schema(_schema(PLACEHOLDER))
+            onnx.defs.register_schema(_schema(TAPPED))
         table: dict[Any, Any] = {
             torch.ops.kanexport.layer.default: _as_onnx,
+            torch.ops.kanexport.tap.default: _tap_as_onnx,
             torch.ops.aten._cdist_forward.default: _distances,
+            torch.ops.aten.scaled_dot_product_attention.default: _attention,
         }
         program = torch.onnx.export(
             exported, dynamo=True, opset_version=OPSET, custom_translation_table=table, verbose=False

@@ -56,6 +56,8 @@ def basis_term(g: Graph, layer: Layer, term: BasisTerm, x: Value) -> tuple[Value
 def _edge_term(g: Graph, layer: Layer, term: EdgeTerm, x: Value) -> Value:
     """[B, I] -> [B, I, O]: a function that every edge shifts and stretches for itself."""
     coef = simplify.coefficients(layer, term)
+    for step in term.before:
+        x = step.emit(g, x)
     if term.functions == 1:  # a reduction less
         centre, rate, weight = (
             term.centre[None, :, :, 0],

@@ -52,7 +52,10 @@ def layer(layer: Layer, at: int, node_tensor: str) -> LayerInfo:
 
 def _basis(term: Term) -> BasisInfo:
     if isinstance(term, EdgeTerm):
-        return BasisInfo(kind=term.kind, functions=term.functions, parameters={}, knots=(), per_edge=True)
+        before = tuple(step.describe() for step in term.before)
+        return BasisInfo(
+            kind=term.kind, functions=term.functions, parameters={}, knots=(), before=before, per_edge=True
+        )
     return BasisInfo(
         kind=term.kind,
         functions=term.functions,

@@ -132,6 +132,8 @@ def _edge_term(term: EdgeTerm, x: Array, jitter: Jitter | None) -> Iterator[tupl
     """Which rows, and their values [b, I, O], before the mask."""
     centre, rate, coef = (_shaken(array, jitter) for array in (term.centre, term.rate, term.coef))
     rows = max(1, CHUNK_NUMBERS // coef.size)
+    for step in term.before:
+        x = step.evaluate(x)
     for start in range(0, len(x), rows):
         part = slice(start, min(start + rows, len(x)))
         inner = (x[part, :, None, None] - centre) * rate

@@ -112,3 +112,75 @@ def test_a_lookalike_may_have_edges_of_its_own(tmp_path: Path) -> None:
     assert [basis.kind for layer in manifest.layers for basis in layer.bases] == ["sampled"]
     assert manifest.source.family_reason == "sampled: (itself)"
     assert manifest.notes[0].startswith("(itself): looks like a layer of efficient-kan, but differs")
+
+
+class Waves(nn.Module):
+    """A weight [m, n] for each edge and no more: sum of sin(w x)."""
+
+    def __init__(self, n: int, m: int) -> None:
+        super().__init__()
+        self.rates = nn.Parameter(torch.randn(m, n))
+
+    def forward(self, x: Any) -> Any:
+        return torch.sin(x[..., None, :] * self.rates).sum(-1)
+
+
+class Wrapped(nn.Module):
+    """A layer that sees its row through a norm and as it is, and one in a class that adds nothing to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.base = nn.LayerNorm(4), nn.Linear(4, 3)
+        self.waves = Waves(4, 3)
+
+    def forward(self, x: Any) -> Any:
+        return self.waves(self.norm(x)) + self.base(torch.tanh(x))
+
+
+class Around(nn.Module):
+    """Hands its row on."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self.inner, self.out = inner, nn.Linear(3, 2)
+
+    def forward(self, x: Any) -> Any:
+        return self.out(self.inner(x))
+
+
+def test_a_layer_may_begin_with_a_norm_of_its_row(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = Wrapped()
+    result = export(module, tmp_path, 4)
+    (layer,) = result.manifest.layers
+    assert (layer.name, layer.edge_class, result.manifest.edge_class) == ("(itself)", "B", "B")
+    assert [(step.kind, step.function) for basis in layer.bases for step in basis.before] == [("module", "LayerNorm")]
+    x = np.random.default_rng(2).normal(scale=3, size=(6, 4)).astype(np.float32)
+    edges = run(result.directory / layer.edges_file, {layer.node_tensor: x})[layer.edges_tensor]
+    with torch.no_grad():
+        raw = torch.from_numpy(x).double()
+        z = module.double().norm(raw)
+        y = module(raw).numpy()
+        base, b = module.base.weight.T, module.norm.bias
+        phi = torch.sin(z[:, :, None] * module.waves.rates.T) - torch.sin(b[:, None] * module.waves.rates.T)
+        phi = phi + torch.tanh(raw)[:, :, None] * base
+    assert relative_error(edges, phi.numpy()) <= EDGE_TOLERANCE
+    assert relative_error(edges.sum(axis=1) + np.asarray(layer.bias or 0), y) <= EDGE_TOLERANCE
+
+
+def test_the_layer_is_what_others_see_their_row_through(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    manifest = export(Around(Waves(4, 3)), tmp_path, 4).manifest
+    assert [(layer.name, layer.bases[0].kind) for layer in manifest.layers] == [
+        ("inner", "sampled"),
+        ("out", "identity"),
+    ]
+
+
+def test_what_is_straight_stays_a_linear_layer(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    manifest = export(Around(nn.Linear(4, 3)), tmp_path, 4).manifest
+    assert [(layer.name, layer.bases[0].kind) for layer in manifest.layers] == [
+        ("inner", "identity"),
+        ("out", "identity"),
+    ]

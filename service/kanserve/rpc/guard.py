@@ -20,7 +20,7 @@ from typing import Any
 
 from structlog.contextvars import bind_contextvars
 
-from kanserve.errors import Draining, KanserveError, QueueFull, Unsupported
+from kanserve.errors import Draining, KanserveError, QueueFull, TooManyCalls, Unsupported
 from kanserve.lifecycle import Lifecycle
 from kanserve.observe import logs
 from kanserve.observe.metrics import UNKNOWN, Metrics
@@ -104,11 +104,36 @@ class Stream:
 Guarded = Unary | Stream
 
 
-class Guard:
-    """Wraps the methods of one server."""
+class AccessLog:
+    """Which calls have a line in the log. `policy`: all, errors, none, or sampled:N, one of N that went well.
+    Bugs of ours always have one; probes only where they fail."""
 
-    def __init__(self, metrics: Metrics, lifecycle: Lifecycle) -> None:
+    def __init__(self, policy: str) -> None:
+        kind, _, every = policy.partition(":")
+        self._refused = kind != "none"
+        self._every = {"all": 1, "sampled": int(every or 1)}.get(kind, 0)
+        self._count = 0
+
+    def wants(self, outcome: Code, *, probe: bool) -> bool:
+        """Asked once a call."""
+        if outcome is Code.INTERNAL:
+            return True
+        if outcome is not Code.OK:
+            return self._refused and not (probe and outcome is Code.CANCELLED)
+        if probe or not self._every:
+            return False
+        self._count += 1
+        return self._count % self._every == 0
+
+
+class Guard:
+    """Wraps the methods of one server. `max_calls`: that are handled at once, probes not counted;
+    `access`: which calls have a line."""
+
+    def __init__(self, metrics: Metrics, lifecycle: Lifecycle, max_calls: int, access: AccessLog) -> None:
+        self.access = access
         self._metrics = metrics
+        self._max_calls, self.calls = max_calls, 0
         self._lifecycle = lifecycle
         self.inflight = metrics.gauge("kanserve_inflight_requests")
 
@@ -158,8 +183,12 @@ class Guard:
 
     def _admit(self, *, probe: bool) -> None:
         """Raises what turns a call away before its method sees it."""
-        if self._lifecycle.closed and not probe:
+        if probe:
+            return
+        if self._lifecycle.closed:
             raise Draining
+        if self.calls > self._max_calls:
+            raise TooManyCalls(self._max_calls)
 
 
 class _Watch:
@@ -177,6 +206,7 @@ class _Watch:
         bind_contextvars(request_id=self._call.request_id)
         self._series.started.inc()
         if not self._probe:
+            self._guard.calls += 1
             self._guard.inflight.inc()
         return self
 
@@ -185,11 +215,12 @@ class _Watch:
     ) -> None:
         outcome = Code.OK if error is None else self._outcome(error)
         if not self._probe:
+            self._guard.calls -= 1
             self._guard.inflight.dec()
         seconds = time.perf_counter() - self._started
         self._series.ended(outcome, seconds)
         failure = error if isinstance(error, Exception) else None
-        if not (self._probe and outcome in (Code.OK, Code.CANCELLED)):
+        if self._guard.access.wants(outcome, probe=self._probe):
             _write(
                 self._series,
                 self._call,
@@ -243,7 +274,7 @@ async def _counted(messages: AsyncIterator[bytes], watch: _Watch) -> AsyncIterat
 
 def _failed(error: Exception, call: Call) -> CallFailed:
     trailers: tuple[tuple[str, str], ...] = ((ID_HEADER, call.request_id),)
-    if isinstance(error, QueueFull | Draining):
+    if isinstance(error, QueueFull | Draining | TooManyCalls):
         trailers = (*trailers, PUSHBACK)
     return CallFailed(status.code(error), status.text(error, call.request_id), trailers)
 
