@@ -8,7 +8,6 @@ fits as well was not decided, and is told.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from kanexport.answers.rows import Answers
 from kanexport.errors import AnswersDiffer, ExportError, OpenQuestion
 from kanexport.form.ir import Kan
 from kanexport.options import FORWARD, Options
-from kanexport.proof import evaluate
 from kanexport.proof.tolerance import OUTPUT_TOLERANCE
 
 FEW_ROWS = 48  # of the answers, that every reading is tried on
@@ -178,7 +176,7 @@ class Search:
         options.width = self.answers.x[0].size
         try:
             kan, family = way.read(options)
-            found = match(kan, self.answers, self.tolerance)
+            found = judge.reading(kan, self.answers, self.tolerance)
         except ExportError as error:
             self.first = self.first or error
             question = {error.key: error.among} if isinstance(error, OpenQuestion) else {}
@@ -258,20 +256,6 @@ class Search:
     def enough(self, error: float) -> float:
         """The `--tolerance` that would allow an error."""
         return 1.5 * error * OUTPUT_TOLERANCE / judge.ALLOWED[self.answers.dtype]
-
-
-def match(kan: Kan, answers: Answers, tolerance: float) -> Match:
-    """A reading in float64, held against the trained model's answers. Raises OptionError where the shapes differ."""
-    width = answers.x[0].size
-    if width != kan.n_inputs:
-        raise judge.unfit(answers, f"rows of {width} numbers", f"takes {kan.n_inputs}")
-    flat = dataclasses.replace(answers, x=answers.x.reshape(len(answers.x), -1))
-    exact = evaluate.evaluate(kan, flat.x)
-
-    def meaning(x: judge.Array, jitter: evaluate.Jitter | None) -> evaluate.Trace:
-        return exact if jitter is None else evaluate.evaluate(kan, x, jitter=jitter)
-
-    return judge.match(flat, exact.y, meaning, answers.dtype, tolerance)
 
 
 def _is_number(text: str) -> bool:

@@ -8,6 +8,7 @@ that is so much that an answer says nothing, the row is left out, counted and to
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,8 +17,10 @@ import numpy.typing as npt
 
 from kanexport.answers.rows import FORMS, Answers
 from kanexport.errors import AnswersDiffer, OptionError
+from kanexport.form.ir import Kan
 from kanexport.operators import precision
 from kanexport.proof.evaluate import Jitter, Trace
+from kanexport.proof.evaluate import evaluate as exactly
 from kanexport.proof.tolerance import CONDITION, DRAWS, OUTPUT_TOLERANCE, OVERFLOW
 
 Array = npt.NDArray[np.float64]
@@ -109,6 +112,20 @@ def require(found: Match, answers: Answers, what: str) -> None:
             f"{what} differs from what the trained model answered by {found.max_rel:.2e} relative: {found.where}",
             hint="nothing was written; export the module itself with --module, or say more with --option",
         )
+
+
+def reading(kan: Kan, answers: Answers, tolerance: float) -> Match:
+    """A reading in float64, held against the trained model's answers. Raises OptionError where the shapes differ."""
+    width = answers.x[0].size
+    if width != kan.n_inputs:
+        raise unfit(answers, f"rows of {width} numbers", f"takes {kan.n_inputs}")
+    flat = dataclasses.replace(answers, x=answers.x.reshape(len(answers.x), -1))
+    exact = exactly(kan, flat.x)
+
+    def meaning(x: Array, jitter: Jitter | None) -> Trace:
+        return exact if jitter is None else exactly(kan, x, jitter=jitter)
+
+    return match(flat, exact.y, meaning, answers.dtype, tolerance)
 
 
 def distinct(answers: Answers) -> int:
