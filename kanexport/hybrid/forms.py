@@ -11,7 +11,7 @@ from kanexport.hybrid.capture import Call
 Array = npt.NDArray[np.float64]
 
 KEEP, FLAT, COLUMN = "keep", "flat", "column"  # [..., n] -> [..., m]; -> [rows, m]; -> [rows, m, 1]
-TAP = "tap"  # nothing is replaced: what goes in is looked at, and passes
+TAP, TAP_AFTER = "tap", "tap after"  # nothing is replaced: what goes in, or comes out, is looked at, and passes
 
 
 def form(call: Call, n: int, m: int) -> str:

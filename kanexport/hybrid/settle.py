@@ -64,6 +64,9 @@ def _of_convolutions(found: Mapping[str, Reading], refused: Mapping[str, str]) -
             f"{listed(list(found))}: a KAN convolution; a source is a channel at one place of the kernel, its edges "
             "add up to what the convolutions give, before any normalisation or activation that follows"
         )
+    begun = [name for name, reading in found.items() if reading.by.after]
+    if begun:
+        notes.append(f"{listed(begun)}: its sources are what it gives")
     inside = [name for name, reading in found.items() if any(part.basis.inside for part in reading.by.parts)]
     if inside:
         notes.append(
