@@ -103,6 +103,7 @@ HOMES = {
     "prometheus_client": {"service/kanserve/observe/metrics.py"},
     "kanserve.pb": {"service/kanserve/rpc/", "service/kanserve/client/"},
     "grpc": {"service/kanserve/client/", "service/kanserve/doors/grpcio.py"},
+    "h2corn": {"service/kanserve/doors/h2corn.py"},
     "grpc_health": {"service/kanserve/rpc/health.py"},
     "grpc_reflection": {"service/kanserve/rpc/reflection.py"},
     "yaml": {"kanexport/files/yamlfile.py"},

@@ -79,7 +79,7 @@ def _again(
         return {"constants": f"those of the first call of the factory, which cannot be called again: {error.message}"}
     if checkpoint is None and twice.drawn(module, second):
         return {"weights": "as the factory drew them, others each time; --checkpoint gives trained ones"}
-    second.load_state_dict(module.state_dict())
+    weights.put(second, module.state_dict())
     twice.require_same(module, second, rows)
     return {}
 

@@ -198,7 +198,8 @@ def _symbolic(module: nn.Module) -> list[nn.Module]:
 def by_call(call: Call) -> dict[str, str]:
     """What a pykan network and its call say of options: the functions of its edges, the
     inputs that it selects, and its way around singularities."""
-    return _edge_functions(call.module) | _selected_inputs(call) | _singularities(call)
+    off = {"symbolic_enabled": "false"} if getattr(call.module, "symbolic_enabled", True) is False else {}
+    return off | _edge_functions(call.module) | _selected_inputs(call) | _singularities(call)
 
 
 def _edge_functions(module: nn.Module) -> dict[str, str]:

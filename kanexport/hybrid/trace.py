@@ -16,6 +16,7 @@ import numpy.typing as npt
 import onnx
 import onnxscript
 import torch
+from onnxscript.function_libs.torch_lib.ops import nn as torch_lib
 from torch import nn
 
 from kanexport.errors import InvalidKan
@@ -152,6 +153,31 @@ def _distances(a: Any, b: Any, p: float, compute_mode: int | None = None) -> Any
         return norm(apart, last, keepdims=0)
     sums = op.ReduceSum(op.Pow(apart, op.CastLike(op.Constant(value_float=p), apart)), last, keepdims=0)
     return op.Pow(sums, op.CastLike(op.Constant(value_float=1 / p), apart))
+
+
+def _attention(query: Any, key: Any, value: Any, attn_mask: Any = None, *rest: Any, **named: Any) -> Any:
+    """Attention without an axis of heads, which onnxscript wants: [N, L, E] or [L, E] as of one head."""
+    missing = 4 - len(query.shape)
+    if missing <= 0:
+        return torch_lib.aten_scaled_dot_product_attention(query, key, value, attn_mask, *rest, **named)
+    at = [1] if missing == 1 else [0, 1]
+    heads = [_with_axes(part, at) for part in (query, key, value)]
+    if attn_mask is not None and len(attn_mask.shape) > 2:
+        attn_mask = _with_axes(attn_mask, at)
+    op = onnxscript.values.Opset("", OPSET)
+    y = torch_lib.aten_scaled_dot_product_attention(*heads, attn_mask, *rest, **named)
+    return op.Squeeze(y, op.Constant(value_ints=at))
+
+
+def _with_axes(part: Any, at: list[int]) -> Any:
+    """A tensor with axes of one, whose shape and type go on being known."""
+    op = onnxscript.values.Opset("", OPSET)
+    more = op.Unsqueeze(part, op.Constant(value_ints=at))
+    sizes = list(part.shape)
+    for axis in at:
+        sizes.insert(axis, 1)
+    more.shape, more.type = onnxscript.ir.Shape(sizes), part.type
+    return more
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +327,7 @@ def _export(module: nn.Module, rows: Rows, dtype: torch.dtype, way: _Way, most: 
             torch.ops.kanexport.layer.default: _as_onnx,
             torch.ops.kanexport.tap.default: _tap_as_onnx,
             torch.ops.aten._cdist_forward.default: _distances,
+            torch.ops.aten.scaled_dot_product_attention.default: _attention,
         }
         program = torch.onnx.export(
             exported, dynamo=True, opset_version=OPSET, custom_translation_table=table, verbose=False

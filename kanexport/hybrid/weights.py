@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,8 +35,16 @@ def load(module: nn.Module, path: Path) -> tuple[SourceFile, ...]:
     _require_names(path, state, wanted)
     _require_shapes(path, state, wanted)
     tensors = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in state.items()}
-    module.load_state_dict({key: tensors[key.replace(COMPILED, "")] for key in module.state_dict()})
+    put(module, {key: tensors[key.replace(COMPILED, "")] for key in module.state_dict()})
     return loaded.files
+
+
+def put(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Load a state dict, also into weights that were made with `expand` and so have one number in many places."""
+    for tensor in itertools.chain(module.parameters(), module.buffers()):
+        if tensor.layout == torch.strided and 0 in tensor.stride():
+            tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
+    module.load_state_dict(state)
 
 
 def require_finite(module: nn.Module, answers: Callable[[], bool]) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from kanserve import backends, threads
 from kanserve.config import Settings
-from kanserve.doors import grpcio
+from kanserve.doors import transports
 from kanserve.doors.metrics_port import MetricsServer
 from kanserve.errors import ConfigError
 from kanserve.handlers.catalogue import Catalogue
@@ -57,10 +57,10 @@ class App:
         inference = Inference(self.registry, self.metrics, settings.max_response_bytes)
         kan = Kan(self.registry, settings.max_query_rows, settings.max_response_bytes)
         self._health = Health(catalogue, services.NAMES, settings.max_watches)
-        self._server = grpcio.build(
+        self._door = transports.build(
             settings,
             services.guarded(
-                Guard(self.metrics, self.lifecycle),
+                Guard(self.metrics, self.lifecycle, settings.max_calls),
                 InferenceService(inference, catalogue, settings.max_typed_bytes),
                 KanService(kan, self.metrics),
                 self._health,
@@ -81,11 +81,10 @@ class App:
                 f"cannot listen on {settings.metrics_host}:{settings.metrics_port} for metrics: {error.strerror}"
             ) from error
         try:
-            port = grpcio.bind(self._server, settings.host, settings.grpc_port)
+            port = await self._door.start()
         except ConfigError:
             self._metrics_server.close()
             raise
-        await self._server.start()
         return port, self._metrics_server.port
 
     async def load(self, stop: asyncio.Event) -> None:
@@ -105,12 +104,12 @@ class App:
         self.lifecycle.closed = True
         await self._health.changed(end=True)
         await _pause(hurry, refuse)
-        stopping = asyncio.create_task(self._server.stop(settings.drain_grace))
+        stopping = asyncio.create_task(self._door.stop(settings.drain_grace))
         hurried = asyncio.create_task(hurry.wait())
         await asyncio.wait({stopping, hurried}, return_when=asyncio.FIRST_COMPLETED)
         hurried.cancel()
         if not stopping.done():
-            await self._server.stop(None)
+            await self._door.stop(None)
         await stopping
         await asyncio.to_thread(self.registry.close)
         if self._metrics_server is not None:

@@ -95,6 +95,12 @@ class Settings(BaseSettings):
     repository: Path = Field(description="folder of models: NAME/VERSION/model.onnx")
     host: str = setting("127.0.0.1", "address of the gRPC port", group=Group.ADDRESSES, metavar="ADDRESS")
     grpc_port: Port = setting(8001, "0: any free port", group=Group.ADDRESSES, metavar="PORT")
+    transport: Literal["auto", "asgi", "grpcio"] = setting(
+        "auto",
+        "auto: grpcio; asgi is faster, and younger",
+        group=Group.ADDRESSES,
+        metavar="auto|asgi|grpcio",
+    )
     metrics_host: str = setting("127.0.0.1", "address of the metrics port", group=Group.ADDRESSES, metavar="ADDRESS")
     metrics_port: Port = setting(8002, "0: any free port", group=Group.ADDRESSES, metavar="PORT")
     insecure: bool = setting(False, "allow a gRPC address that other machines reach", group=Group.ADDRESSES)
@@ -141,12 +147,16 @@ class Settings(BaseSettings):
         32 * MIB, "edge values of one query that are held at a time", group=Group.LIMITS, metavar="BYTES"
     )
     # Each may hold a request of `max_request_bytes`. Queues refuse long before; this
-    # bounds memory when many models, or many connections, are busy at once.
+    # bounds memory when many models, or many connections, are busy at once. A stream that a
+    # connection may not open is reset without a word, so `max_streams` is no smaller.
     max_calls: Count = setting(1024, "calls that are handled at once", group=Group.LIMITS, metavar="N")
     max_watches: Count = setting(64, "health watches that are open at once", group=Group.LIMITS, metavar="N")
 
     max_connections: Count = setting(1000, "open connections", group=Group.CONNECTIONS, metavar="N")
-    max_streams: Count = setting(128, "calls at once on one connection", group=Group.CONNECTIONS, metavar="N")
+    max_streams: Count = setting(2048, "calls at once on one connection", group=Group.CONNECTIONS, metavar="N")
+    arrival_timeout: Seconds = setting(
+        30.0, "for a request to arrive whole (asgi)", group=Group.CONNECTIONS, metavar="SECONDS"
+    )
     handshake_timeout: Seconds = setting(10.0, "for a new connection", group=Group.CONNECTIONS, metavar="SECONDS")
     connection_idle: Seconds = setting(
         300.0, "an idle connection is closed", group=Group.CONNECTIONS, metavar="SECONDS"

@@ -11,6 +11,7 @@
     │   └── Draining          the server is on its way out
     ├── DeadlineExceeded      the caller's deadline passed before the work began
     ├── Exhausted             the request asks for more than a limit allows
+    │   └── TooManyCalls      the server handles as many calls as it may
     ├── NotPossible           this model cannot do that
     ├── Unsupported           this server does not do that
     └── BackendError          the runtime failed; its words stay in the log
@@ -94,6 +95,13 @@ class DeadlineExceeded(KanserveError):
 
 class Exhausted(KanserveError):
     """The request asks for more than a limit allows; the text tells how to ask for less."""
+
+
+class TooManyCalls(Exhausted):
+    """The server handles as many calls as it may; trying again makes sense."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"the server handles {most} calls at once, which is its limit; try again later")
 
 
 class NotPossible(KanserveError):

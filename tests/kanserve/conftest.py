@@ -21,8 +21,10 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="session")
-def server(repository: Path) -> Iterator[Server]:
-    """A server over `repository`; tests leave it as it is."""
-    with serving(repository, max_response_bytes=65536) as running:
+@pytest.fixture(scope="session", params=["asgi", "grpcio"])
+def server(repository: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A server over `repository`, by each door; tests leave it as it is."""
+    if request.param == "asgi":
+        pytest.importorskip("h2corn")
+    with serving(repository, max_response_bytes=65536, transport=request.param) as running:
         yield running

@@ -29,6 +29,8 @@ from kanserve import app, config
 from kanserve.observe import logs
 logs.configure("json", "info")
 settings = config.Settings(**json.loads(sys.argv[1]))
+if len(sys.argv) > 2:
+    app.transports.build = getattr(__import__("importlib").import_module(sys.argv[2]), sys.argv[3])
 def ready(*ports):
     print(json.dumps(ports), flush=True)
 raise SystemExit(asyncio.run(app.serve(settings, ready)))
@@ -83,8 +85,11 @@ def request(rows: np.ndarray, model: str = "toy", **fields: Any) -> pb.ModelInfe
 
 
 @contextlib.contextmanager
-def launched(repository: Path, **settings: Any) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """A server process and its log, ended by SIGKILL if a test leaves it running."""
+def launched(
+    repository: Path, door: tuple[str, ...] = (), **settings: Any
+) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A server process and its log, ended by SIGKILL if a test leaves it running. `door`: module and
+    class of another one than the product has."""
     options = {
         "repository": str(repository),
         "grpc_port": 0,
@@ -97,7 +102,7 @@ def launched(repository: Path, **settings: Any) -> Iterator[tuple[subprocess.Pop
         log = Path(folder, "log")
         with log.open("w") as errors:
             process = subprocess.Popen(
-                [sys.executable, "-c", START, json.dumps(options)],
+                [sys.executable, "-c", START, json.dumps(options), *door],
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
@@ -111,9 +116,9 @@ def launched(repository: Path, **settings: Any) -> Iterator[tuple[subprocess.Pop
 
 
 @contextlib.contextmanager
-def serving(repository: Path, **settings: Any) -> Iterator[Server]:
+def serving(repository: Path, door: tuple[str, ...] = (), **settings: Any) -> Iterator[Server]:
     """A server over `repository` that is ready to be asked."""
-    with launched(repository, **settings) as (process, log):
+    with launched(repository, door, **settings) as (process, log):
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line:

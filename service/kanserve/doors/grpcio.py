@@ -14,6 +14,7 @@ from kanserve.rpc.services import Services
 from kanserve.rpc.status import Code
 
 ENVELOPE_BYTES = 2**20  # of names and ids around an answer's tensors, which the handlers bound
+PENDING = 2**16
 STATUS = {code.value[0]: code for code in grpc.StatusCode}
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -40,28 +41,37 @@ def options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.enable_channelz", 0),
+        # Waiting to be picked up: beyond the first, gRPC core cancels some at random. The guard refuses in words.
+        ("grpc.server.max_pending_requests", PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * PENDING),
         *((name, round(seconds * 1000)) for name, seconds in milliseconds.items()),
     ]
 
 
-def build(settings: Settings, services: Services) -> grpc.aio.Server:
-    """A server that is not bound and not started. Needs a running event loop."""
-    server = grpc.aio.server(options=options(settings), maximum_concurrent_rpcs=settings.max_calls)
-    server.add_generic_rpc_handlers((_Router(services),))
-    return server
+class Grpcio:
+    """A door that is not bound yet. Needs a running event loop."""
 
+    def __init__(self, settings: Settings, services: Services) -> None:
+        self._host, self._port = settings.host, settings.grpc_port
+        self._server = grpc.aio.server(options=options(settings))
+        self._server.add_generic_rpc_handlers((_Router(services),))
 
-def bind(server: grpc.aio.Server, host: str, port: int) -> int:
-    """Bind, and say which port it is. Raises ConfigError if the address is taken or wrong."""
-    address = f"[{host}]" if ":" in host and not host.startswith("[") else host
-    taken = f"cannot listen on {address}:{port}; is another server running there?"
-    try:
-        bound = server.add_insecure_port(f"{address}:{port}")
-    except RuntimeError as error:
-        raise ConfigError(taken) from error
-    if not bound:
-        raise ConfigError(taken)
-    return bound
+    async def start(self) -> int:
+        """Bind and answer. Returns the port. Raises ConfigError if the address is taken or wrong."""
+        host = f"[{self._host}]" if ":" in self._host and not self._host.startswith("[") else self._host
+        taken = f"cannot listen on {host}:{self._port}; is another server running there?"
+        try:
+            bound = self._server.add_insecure_port(f"{host}:{self._port}")
+        except RuntimeError as error:
+            raise ConfigError(taken) from error
+        if not bound:
+            raise ConfigError(taken)
+        await self._server.start()
+        return bound
+
+    async def stop(self, grace: float | None) -> None:
+        """Take no more calls, wait for those in flight, then cut them off (None: at once)."""
+        await self._server.stop(grace)
 
 
 class _Router(grpc.GenericRpcHandler):

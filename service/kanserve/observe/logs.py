@@ -19,9 +19,13 @@ __all__ = ["bound", "configure", "get_logger"]
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
+def as_json(format: str) -> bool:
+    """Whether lines are JSON; auto asks the terminal."""
+    return format == "json" or (format == "auto" and not sys.stderr.isatty())
+
+
 def configure(format: str = "auto", level: str = "info") -> None:
     """Set up logging of this process. `format`: auto, json or console; auto asks the terminal."""
-    as_json = format == "json" or (format == "auto" and not sys.stderr.isatty())
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -29,7 +33,7 @@ def configure(format: str = "auto", level: str = "info") -> None:
     ]
     final: list[Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-        if as_json
+        if as_json(format)
         # Plain tracebacks: rich ones print local variables, and tensor contents never go into logs.
         else [
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)

@@ -20,7 +20,7 @@ from typing import Any
 
 from structlog.contextvars import bind_contextvars
 
-from kanserve.errors import Draining, KanserveError, QueueFull, Unsupported
+from kanserve.errors import Draining, KanserveError, QueueFull, TooManyCalls, Unsupported
 from kanserve.lifecycle import Lifecycle
 from kanserve.observe import logs
 from kanserve.observe.metrics import UNKNOWN, Metrics
@@ -105,10 +105,11 @@ Guarded = Unary | Stream
 
 
 class Guard:
-    """Wraps the methods of one server."""
+    """Wraps the methods of one server. `max_calls`: that are handled at once, probes not counted."""
 
-    def __init__(self, metrics: Metrics, lifecycle: Lifecycle) -> None:
+    def __init__(self, metrics: Metrics, lifecycle: Lifecycle, max_calls: int) -> None:
         self._metrics = metrics
+        self._max_calls, self.calls = max_calls, 0
         self._lifecycle = lifecycle
         self.inflight = metrics.gauge("kanserve_inflight_requests")
 
@@ -158,8 +159,12 @@ class Guard:
 
     def _admit(self, *, probe: bool) -> None:
         """Raises what turns a call away before its method sees it."""
-        if self._lifecycle.closed and not probe:
+        if probe:
+            return
+        if self._lifecycle.closed:
             raise Draining
+        if self.calls > self._max_calls:
+            raise TooManyCalls(self._max_calls)
 
 
 class _Watch:
@@ -177,6 +182,7 @@ class _Watch:
         bind_contextvars(request_id=self._call.request_id)
         self._series.started.inc()
         if not self._probe:
+            self._guard.calls += 1
             self._guard.inflight.inc()
         return self
 
@@ -185,6 +191,7 @@ class _Watch:
     ) -> None:
         outcome = Code.OK if error is None else self._outcome(error)
         if not self._probe:
+            self._guard.calls -= 1
             self._guard.inflight.dec()
         seconds = time.perf_counter() - self._started
         self._series.ended(outcome, seconds)
@@ -243,7 +250,7 @@ async def _counted(messages: AsyncIterator[bytes], watch: _Watch) -> AsyncIterat
 
 def _failed(error: Exception, call: Call) -> CallFailed:
     trailers: tuple[tuple[str, str], ...] = ((ID_HEADER, call.request_id),)
-    if isinstance(error, QueueFull | Draining):
+    if isinstance(error, QueueFull | Draining | TooManyCalls):
         trailers = (*trailers, PUSHBACK)
     return CallFailed(status.code(error), status.text(error, call.request_id), trailers)
 

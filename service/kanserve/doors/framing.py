@@ -1,0 +1,124 @@
+"""gRPC over HTTP/2 as bytes: message frames, timeouts, metadata, status.
+
+Source: the gRPC project's PROTOCOL-HTTP2.md ("gRPC over HTTP2") and compression.md.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from urllib.parse import quote
+
+from kanserve.rpc.guard import CallFailed
+from kanserve.rpc.status import Code
+
+PREFIX = struct.Struct(">BI")  # compressed or not, length
+TIMEOUT = re.compile(rb"(\d{1,8})([HMSmun])")
+UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+# Window sizes for zlib.decompressobj: gzip's own header, and zlib's, which gRPC calls deflate.
+ENCODINGS = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
+ACCEPTED = b"identity, deflate, gzip"
+PLAIN = "".join(chr(byte) for byte in range(0x20, 0x7F) if byte != 0x25)  # of a status message, the rest is escaped
+BINARY = "-bin"
+
+Headers = list[tuple[bytes, bytes]]
+
+
+def frame(message: bytes) -> bytes:
+    """A message as it lies on the wire, uncompressed."""
+    return PREFIX.pack(0, len(message)) + message
+
+
+class Messages:
+    """Takes the bytes of one call as they come, gives its messages. `limit`: bytes of one message,
+    unpacked; `encoding`: the call's grpc-encoding, or nothing."""
+
+    __slots__ = ("_buffer", "_encoding", "_limit")
+
+    def __init__(self, limit: int, encoding: bytes | None) -> None:
+        self._limit, self._encoding = limit, encoding
+        self._buffer = bytearray()
+
+    def take(self, data: bytes) -> Iterator[bytes]:
+        """The messages that are whole now. Raises CallFailed for one that is too large, as soon as its
+        length is known, or that cannot be unpacked."""
+        self._buffer += data
+        while len(self._buffer) >= PREFIX.size:
+            packed, length = PREFIX.unpack_from(self._buffer)
+            if length > self._limit:
+                raise failed(Code.RESOURCE_EXHAUSTED, f"received message larger than max ({length} vs. {self._limit})")
+            if packed > 1:
+                raise failed(Code.INTERNAL, f"a message begins with {packed}, expected 0 or 1")
+            end = PREFIX.size + length
+            if len(self._buffer) < end:
+                return
+            message = bytes(memoryview(self._buffer)[PREFIX.size : end])
+            del self._buffer[:end]
+            yield self._unpacked(message) if packed else message
+
+    @property
+    def whole(self) -> bool:
+        """Whether no message is unfinished."""
+        return not self._buffer
+
+    def _unpacked(self, message: bytes) -> bytes:
+        if self._encoding not in ENCODINGS:
+            raise failed(Code.INTERNAL, "a message is compressed, and the call names no grpc-encoding")
+        stream = zlib.decompressobj(ENCODINGS[self._encoding])
+        try:
+            data = stream.decompress(message, self._limit)
+        except zlib.error:
+            raise failed(Code.INTERNAL, f"a message is no {self._encoding.decode()} stream") from None
+        if stream.unconsumed_tail:
+            raise failed(Code.RESOURCE_EXHAUSTED, f"received message larger than max ({self._limit}) when unpacked")
+        return data
+
+
+def failed(code: Code, text: str) -> CallFailed:
+    """A call that ends in the door."""
+    return CallFailed(code, text, ())
+
+
+def timeout(value: bytes) -> float:
+    """Seconds. Raises CallFailed for what is no grpc-timeout."""
+    found = TIMEOUT.fullmatch(value)
+    if found is None:
+        raise failed(Code.INTERNAL, "grpc-timeout is up to eight digits and one of H, M, S, m, u, n")
+    return int(found[1]) * UNITS[found[2]]
+
+
+def encoding(value: bytes | None) -> bytes | None:
+    """The call's compression, None for none. Raises CallFailed for one that is not known here."""
+    if value is None or value == b"identity":
+        return None
+    if value not in ENCODINGS:
+        named = value[:40].decode("ascii", "replace")
+        raise failed(Code.UNIMPLEMENTED, f"grpc-encoding {named} is not supported; {ACCEPTED.decode()} are")
+    return value
+
+
+def metadata(headers: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[str, str | bytes]]:
+    """Names and values; those of names that end in -bin are bytes, and left out where they are no base64."""
+    for name, value in headers:
+        key = name.decode("ascii", "replace")
+        if not key.endswith(BINARY):
+            yield key, value.decode("ascii", "replace")
+            continue
+        for part in value.split(b","):
+            try:
+                yield key, base64.b64decode(part + b"=" * (-len(part) % 4), validate=True)
+            except binascii.Error:
+                continue
+
+
+def status(code: Code, text: str = "", trailers: Iterable[tuple[str, str]] = ()) -> Headers:
+    """The headers that end a call."""
+    headers: Headers = [(b"grpc-status", str(int(code)).encode())]
+    if text:
+        headers.append((b"grpc-message", quote(text, safe=PLAIN).encode()))
+    headers += [(name.encode(), value.encode()) for name, value in trailers]
+    return headers

@@ -1,0 +1,49 @@
+"""The asgi door on hypercorn: that nothing in it needs a certain server."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import hypercorn.asyncio
+import hypercorn.config
+
+from kanserve.config import Settings
+from kanserve.doors.asgi import GrpcApp, Limits
+from kanserve.rpc.services import Services
+
+
+class Hypercorn:
+    """A door, as `kanserve.doors.door` wants it."""
+
+    def __init__(self, settings: Settings, services: Services) -> None:
+        self._app = GrpcApp(services, Limits(settings.max_request_bytes, settings.arrival_timeout))
+        self._stop = asyncio.Event()
+        self._config = hypercorn.config.Config()
+        self._config.errorlog = None
+        self._config.keep_alive_max_requests = 10**6  # it would close the connection after 1000
+        self._config.graceful_timeout = settings.drain_grace
+
+    async def start(self) -> int:
+        listener = socket.create_server(("127.0.0.1", 0))
+        port = int(listener.getsockname()[1])
+        self._config.bind = [f"fd://{listener.detach()}"]
+        self._serving = asyncio.create_task(
+            hypercorn.asyncio.serve(self._application, self._config, shutdown_trigger=self._stop.wait)
+        )
+        return port
+
+    async def stop(self, grace: float | None) -> None:
+        self._stop.set()
+        await self._serving
+
+    async def _application(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            await self._app(scope, receive, send)
+            return
+        while True:
+            event = await receive()
+            await send({"type": f"{event['type']}.complete"})
+            if event["type"] == "lifespan.shutdown":
+                return
