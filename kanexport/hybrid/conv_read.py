@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -62,9 +62,7 @@ class Convolved:
 def read(call: Call, watch: Watch, sources: Sequence[Source]) -> list[Convolved]:
     """The layers of a module from the convolutions that it ran for a call, by the source that they begin from. Raises
     InvalidKan where it is none of KAN convolutions."""
-    convolutions = tuple(one if one.functions.ndim == call.x.ndim else one.folded() for one in watch.seen)
-    if sum(one.count for one in convolutions) < LEAST * min(one.channels for one in sources):
-        raise Ordinary("convolves no more functions than it has channels")
+    convolutions = [one if one.functions.ndim == call.x.ndim else one.folded() for one in watch.seen]
     forms = Form.joined([result.form for result in watch.results])
     origins = [_Origin.of(functions, mine) for functions, mine in _assigned(call, convolutions, sources)]
     shared = _Shared(forms, tuple(origins))
@@ -73,12 +71,8 @@ def read(call: Call, watch: Watch, sources: Sequence[Source]) -> list[Convolved]
         raise InvalidKan(f"has more than {MOST_LAYERS} groups")
     if not alike:
         raise Ordinary("convolves no more functions than it has channels")
-    found = []
-    for origin in origins:
-        layers = tuple(shared.layer(origin, results) for results in alike if len(origin.reached(forms, results)))
-        if layers:
-            found.append(Convolved(layers, len(origin.owner), origin.functions.source))
-    return found
+    found = ((origin, shared.layers(origin, alike)) for origin in origins)
+    return [Convolved(layers, len(origin.owner), origin.functions.source) for origin, layers in found if layers]
 
 
 def _assigned(
@@ -87,18 +81,21 @@ def _assigned(
     """The convolutions of functions of each source, by their place among all: of the last source that changes them."""
     waiting = dict(enumerate(convolutions))
     for source in reversed(sources[1:]):
-        functions = Functions(call, source, tuple(one.number for one in waiting.values()))
-        moved = functions.moved()
+        moved = _functions(call, source, waiting).moved()
         ends = np.cumsum([0, *(one.count for one in waiting.values())])
         if len(moved) != ends[-1]:
             raise Ordinary("has other functions in one place than in a picture")
         mine = [at for at, low, high in zip(waiting, ends, ends[1:], strict=False) if moved[low:high].any()]
-        if mine:
-            found = {at: waiting.pop(at) for at in mine}
-            yield replace(functions, numbers=tuple(one.number for one in found.values())), found
+        found = {at: waiting.pop(at) for at in mine}
+        if found:
+            yield _functions(call, source, found), found
         if not waiting:
             return
-    yield Functions(call, sources[0], tuple(one.number for one in waiting.values())), waiting
+    yield _functions(call, sources[0], waiting), waiting
+
+
+def _functions(call: Call, source: Source, convolutions: Mapping[int, Convolution]) -> Functions:
+    return Functions(call, source, tuple(one.number for one in convolutions.values()))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -163,6 +160,11 @@ class _Shared:
             if any(origin.has_several(origin.reached(self.forms, group)) for origin in self.origins)
         ]
         return sorted(several, key=lambda found: int(found[0]))
+
+    def layers(self, origin: _Origin, alike: Sequence[Numbers]) -> tuple[ConvLayer, ...]:
+        """Those of one source."""
+        mine = (results for results in alike if len(origin.reached(self.forms, results)))
+        return tuple(self.layer(origin, results) for results in mine)
 
     def layer(self, origin: _Origin, results: Numbers) -> ConvLayer:
         """The layer of one source and of results that are made of the same functions."""

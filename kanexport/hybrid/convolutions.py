@@ -48,33 +48,44 @@ def parts(whole: nn.Module, taken: Container[str]) -> dict[str, nn.Module]:
 
 
 def offer(
-    candidates: Mapping[str, nn.Module], calls: Mapping[str, Sequence[Call]], precision: str, taken: Sequence[str]
+    calls: Mapping[str, Sequence[Call]], precision: str, taken: Sequence[str]
 ) -> tuple[dict[str, Reading], dict[str, str]]:
     """By the name of the module that gives their sources, those that are KAN convolutions, and why others are none
-    that seemed to be. `taken`: layers that have been read, which neither hold one nor lie in one."""
+    that seemed to be. `calls`: of the modules that may be, outermost first; `taken`: layers that have been read,
+    which neither hold one nor lie in one."""
     found: dict[str, Reading] = {}
     refused: dict[str, str] = {}
     done: list[str] = list(taken)
-    # What begins from what the module is given is the whole of it; else the smallest module is looked into.
-    names = list(candidates)
-    for name, inside in [*((name, False) for name in names), *((name, True) for name in reversed(names))]:
-        mine = calls.get(name, ())
-        if not mine or any(_within(name, other) or _within(other, name) for other in done):
+    for name, inside in _ways(list(calls)):
+        if not _is_free(name, done):
             continue
         try:
-            layers = _judged(name, mine, precision, inside=inside)
+            layers = _judged(name, calls[name], precision, inside=inside)
         except Ordinary:
             continue
         except ExportError as error:
             refused[name] = error.message
         else:
             done.append(name)
-            found |= {one.source.name or name: Reading(SAMPLED, together(one.parts[:1]), "", one) for one in layers}
-    return found, {name: why for name, why in refused.items() if not any(_within(one, name) for one in done)}
+            found |= _readings(name, layers)
+    return found, {name: why for name, why in refused.items() if _is_free(name, done)}
 
 
-def _within(name: str, other: str) -> bool:
-    return name == other or name.startswith(f"{other}.")
+def _readings(name: str, layers: Sequence[Convolved]) -> dict[str, Reading]:
+    return {one.source.name or name: Reading(SAMPLED, together(one.parts[:1]), "", one) for one in layers}
+
+
+def _ways(names: Sequence[str]) -> Iterator[tuple[str, bool]]:
+    """In which order modules are tried, and whether from what is inside of them: what begins from what a module is
+    given is the whole of it; else the smallest module is looked into."""
+    yield from ((name, False) for name in names)
+    yield from ((name, True) for name in reversed(names))
+
+
+def _is_free(name: str, done: Sequence[str]) -> bool:
+    """Whether a submodule neither holds nor lies in one of some others."""
+    dotted = [f"{other}." for other in done]
+    return not any(f"{name}.".startswith(other) or other.startswith(f"{name}.") for other in dotted)
 
 
 def _judged(name: str, calls: Sequence[Call], precision: str, *, inside: bool) -> list[Convolved]:
@@ -103,19 +114,21 @@ def _points(name: str, call: Call) -> Iterator[tuple[str, nn.Module]]:
 def _hold(found: Sequence[Convolved], calls: Sequence[Call], precision: str) -> None:
     """Raises InvalidKan where the edges of layers do not add up to what the module's convolutions give."""
     parts = {one.source.name: one.source.module for one in found if one.source.module is not None}
-    rows = [_rows(calls, variants) for variants in (_near, _far)]
-    runs = [[(x, *_watched(one, x, parts)) for one, x in pairs] for pairs in rows]
+    near, far = ([(x, *_watched(one, x, parts)) for one, x in _rows(calls, variants)] for variants in (_near, _far))
+    for layers in _added(found):
+        pairs = [[_as_call(layers, {"": x, **values}, watch) for x, watch, values in runs] for runs in (near, far)]
+        verdict = holds(Reading(SAMPLED, together([part for _, part in layers]), ""), *pairs, precision)
+        if verdict.reading is None:
+            raise InvalidKan(verdict.why.replace("what its tensors tell", "the sum of its edges"))
+
+
+def _added(found: Sequence[Convolved]) -> list[list[tuple[str, ConvLayer]]]:
+    """Layers whose results are added, each with the name of its source."""
     by_results: dict[tuple[int, ...], list[tuple[str, ConvLayer]]] = {}
     for one in found:
         for part in one.parts:
             by_results.setdefault(tuple(part.results.tolist()), []).append((one.source.name, part))
-    for layers in by_results.values():
-        near, far = (
-            [_as_call(layers, {"": x, **values}, _answers(watch)) for x, watch, values in pairs] for pairs in runs
-        )
-        verdict = holds(Reading(SAMPLED, together([part for _, part in layers]), ""), near, far, precision)
-        if verdict.reading is None:
-            raise InvalidKan(verdict.why.replace("what its tensors tell", "the sum of its edges"))
+    return list(by_results.values())
 
 
 def _watched(call: Call, x: Array, parts: Mapping[str, nn.Module]) -> tuple[Watch, dict[str, Array]]:
@@ -141,18 +154,26 @@ def _watched(call: Call, x: Array, parts: Mapping[str, nn.Module]) -> tuple[Watc
     return watch, {name: value for name, value in values.items() if value is not None and value.ndim == x.ndim}
 
 
-def _answers(watch: Watch) -> Array:
-    """[B, m, *positions]: what the convolutions add up to."""
-    return np.concatenate([result.numbers for result in watch.results], axis=1)
+def _answers(watch: Watch, results: npt.NDArray[np.intp]) -> Array:
+    """[B, m, *positions]: what the convolutions add up to, of some of the results. Raises InvalidKan."""
+    starts = np.cumsum([0, *(len(result.form.constant) for result in watch.results)])
+    parts = [
+        one.numbers[:, results[(results >= low) & (results < high)] - low]
+        for one, low, high in zip(watch.results, starts, starts[1:], strict=False)
+    ]
+    parts = [part for part in parts if part.shape[1]]
+    if sum(part.shape[1] for part in parts) < len(results) or len({part.shape[2:] for part in parts}) != 1:
+        raise InvalidKan("has other positions than its convolutions")
+    return np.concatenate(parts, axis=1)
 
 
-def _as_call(layers: Sequence[tuple[str, ConvLayer]], given: Mapping[str, Array], answers: Array) -> Call:
+def _as_call(layers: Sequence[tuple[str, ConvLayer]], given: Mapping[str, Array], watch: Watch) -> Call:
     """Some vectors of layers whose results are added, and what the module makes of them. given: what each source
     was, by name."""
     if any(name not in given for name, _ in layers):
         raise InvalidKan("does not always run the same modules")
     vectors = [part.vectors(given[name]) for name, part in layers]
-    wanted = np.moveaxis(answers[:, layers[0][1].results], 1, -1)
+    wanted = np.moveaxis(_answers(watch, layers[0][1].results), 1, -1)
     if any(wanted.shape[:-1] != one.shape[:-1] for one in vectors):
         raise InvalidKan("has other positions than its convolutions")
     flat, wanted = np.concatenate(vectors, axis=-1), wanted.reshape(-1, wanted.shape[-1])
@@ -189,3 +210,20 @@ def _far(x: Array) -> Iterator[Array]:
         channel = ordinary.copy()
         channel[:, rng.integers(x.shape[1])] = value
         yield channel
+
+
+def told(convolved: Convolved) -> list[str]:
+    """What is to be said of layers."""
+    words = [
+        "a KAN convolution; a source is a channel at one place of the kernel, its edges add up to what the "
+        "convolutions give, before any normalisation or activation that follows"
+    ]
+    if convolved.after:
+        words.append("its sources are what it gives")
+    if any(part.basis.inside for part in convolved.parts):
+        words.append(
+            "padded with zeros after its functions, so an edge is less its value at zero, 0 outside the picture; what "
+            "lies at zero is told by further sources, one for each place of the kernel, that are 1 inside the picture "
+            "and 0 outside"
+        )
+    return words

@@ -45,9 +45,7 @@ def lead_of(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...] 
     if len(moved) != 1 or first[moved[0]] * 3 != second[moved[0]] * 2:
         return None
     axis, each = moved[0], first[moved[0]] // 2
-    if each == 1:
-        return (*first[:axis], -1, *first[axis + 1 :])
-    return (-1, each, *first[1:]) if axis == 0 else None
+    return (*first[:axis], -1, *(() if each == 1 else (each,)), *first[axis + 1 :])
 
 
 def _lead(call: Call, n: int) -> tuple[int, ...]:
