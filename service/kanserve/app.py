@@ -29,7 +29,7 @@ from kanserve.models.rollout import Rollout
 from kanserve.observe import logs
 from kanserve.observe.metrics import Metrics
 from kanserve.rpc import services
-from kanserve.rpc.guard import Guard
+from kanserve.rpc.guard import AccessLog, Guard
 from kanserve.rpc.health import Health
 from kanserve.rpc.inference import InferenceService
 from kanserve.rpc.kan import KanService
@@ -60,7 +60,7 @@ class App:
         self._door = transports.build(
             settings,
             services.guarded(
-                Guard(self.metrics, self.lifecycle, settings.max_calls),
+                Guard(self.metrics, self.lifecycle, settings.max_calls, AccessLog(settings.access_log)),
                 InferenceService(inference, catalogue, settings.max_typed_bytes),
                 KanService(kan, self.metrics),
                 self._health,

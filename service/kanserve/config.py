@@ -189,6 +189,14 @@ class Settings(BaseSettings):
         "info", "least severe line written", group=Group.LOGS, metavar="debug|info|warning|error"
     )
 
+    access_log: str = setting(
+        "errors",
+        "calls that have a line: all, sampled:N (one of N that went well), errors, none (bugs alone)",
+        group=Group.LOGS,
+        metavar="POLICY",
+        pattern=r"all|errors|none|sampled:[1-9]\d{0,8}",
+    )
+
     @classmethod
     def settings_customise_sources(
         cls,

@@ -79,7 +79,7 @@ def test_a_bad_command_is_explained(arguments: tuple[str, ...], says: str) -> No
         ("KANSERVE_GPRC_PORT", "did you mean 'KANSERVE_GRPC_PORT'?"),
         ("KANSERVE_URI", "did you mean 'KANSERVE_URL'?"),
         ("KANSERVE_MAX_ROWS", "did you mean 'KANSERVE_MAX_"),
-        ("KANSERVE_XYZ", "known: KANSERVE_BACKEND, "),
+        ("KANSERVE_XYZ", "known: KANSERVE_ACCESS_LOG, "),
         ("kanserve_thread", "did you mean 'KANSERVE_THREADS'?"),
     ],
 )

@@ -41,7 +41,7 @@ def lone(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
     toy.write(root)
     foreign = request.param == "hypercorn"
     chosen = {} if foreign else {"transport": request.param}
-    with serving(root, HYPERCORN if foreign else (), arrival_timeout=1.0, **chosen) as running:
+    with serving(root, HYPERCORN if foreign else (), arrival_timeout=1.0, access_log="all", **chosen) as running:
         yield running
 
 

@@ -57,6 +57,7 @@ def test_health_and_reflection_pass_the_guard(tmp_path: Path) -> None:
         wait_until(lambda: handled(server, "ServerReflectionInfo", "OK") == 1)
         assert handled(server, "ServerReflectionInfo", "INVALID_ARGUMENT") == 1
         # Probes that succeed would fill the log; those that do not are worth a line.
+        wait_until(lambda: sum("Health" in line.get("method", "") for line in server.lines()) == 2)
         lines = [line for line in server.lines() if "Health" in line.get("method", "")]
         assert [line["code"] for line in lines] == ["NOT_FOUND", "INVALID_ARGUMENT"]
         assert lines[0]["request_id"] == "probe-7"
@@ -80,10 +81,11 @@ def test_a_watch_is_no_request_in_flight_and_ends_when_its_caller_goes(tmp_path:
 def test_refused_calls_are_warnings(tmp_path: Path) -> None:
     """So that `--log-level warning` hides what went well, and nothing else."""
     toy.write(tmp_path)
-    with serving(tmp_path) as server:
+    with serving(tmp_path, access_log="all") as server:
         server.call(f"{INFERENCE}ModelMetadata", pb.ModelMetadataRequest(name="toy").SerializeToString())
         with pytest.raises(grpc.RpcError):
             server.call(f"{INFERENCE}ModelMetadata", pb.ModelMetadataRequest(name="nobody").SerializeToString())
+        wait_until(lambda: sum(line["event"] == "rpc" for line in server.lines()) == 2)
         levels = {line["code"]: line["level"] for line in server.lines() if line["event"] == "rpc"}
     assert levels == {"OK": "info", "NOT_FOUND": "warning"}
 

@@ -94,7 +94,7 @@ def test_model_ready_of_an_unknown_model_is_not_found(server: Server) -> None:
 
 def test_the_request_id_is_in_the_log_line_and_tensors_never_are(tmp_path: Path) -> None:
     toy.write(tmp_path)
-    with serving(tmp_path) as server:
+    with serving(tmp_path, access_log="all") as server:
         data = request(ROWS, id="from-the-message").SerializeToString()
         server.call(f"{INFERENCE}ModelInfer", data, metadata=(("x-request-id", "from-metadata"),))
         server.call(f"{INFERENCE}ModelInfer", data)
@@ -255,6 +255,7 @@ def test_what_the_runtime_says_stays_in_the_log(tmp_path: Path) -> None:
         assert caught.value.details() == expected
         server.call(f"{INFERENCE}ModelInfer", message(2))
         assert 'nv_inference_request_failure{model="lookup",version="1",reason="BACKEND"} 1' in server.metrics()
+        wait_until(lambda: any(line.get("code") == "INTERNAL" for line in server.lines()))
         (line,) = [line for line in server.lines() if line.get("code") == "INTERNAL"]
     assert line["request_id"] == "find-me"
     assert "BackendError" in line["exception"]

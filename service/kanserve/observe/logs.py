@@ -1,21 +1,26 @@
 """Logs: one line of JSON, or one coloured line for people, on stderr.
 
+They are written by a thread of their own (`sink`), so that whoever reads them can hold nothing up.
 Whatever is bound with `bound(request_id=...)` is in every line written inside.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
 import sys
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
 import structlog
 from structlog.contextvars import bound_contextvars as bound
 from structlog.typing import FilteringBoundLogger, Processor
 
-__all__ = ["bound", "configure", "get_logger"]
+from kanserve.observe.sink import Sink
 
+__all__ = ["bound", "configure", "dropped", "get_logger"]
+
+LAST_WORDS = 1.0  # seconds for lines that wait at the end
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
@@ -24,8 +29,19 @@ def as_json(format: str) -> bool:
     return format == "json" or (format == "auto" and not sys.stderr.isatty())
 
 
+_sinks: list[Sink] = []  # the process' one, once it is configured
+
+
+def dropped() -> int:
+    """Lines that this process could not write so far."""
+    return sum(sink.dropped for sink in _sinks)
+
+
 def configure(format: str = "auto", level: str = "info") -> None:
     """Set up logging of this process. `format`: auto, json or console; auto asks the terminal."""
+    if not _sinks:
+        _sinks.append(Sink(sys.stderr.fileno()))
+        atexit.register(_sinks[0].drain, LAST_WORDS)
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -42,7 +58,7 @@ def configure(format: str = "auto", level: str = "info") -> None:
     structlog.configure(
         processors=[*shared, *final],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, _sinks[0])),
         cache_logger_on_first_use=True,
     )
     _adopt_foreign_lines(shared, final, level)
@@ -55,7 +71,7 @@ def get_logger(name: str) -> FilteringBoundLogger:
 
 def _adopt_foreign_lines(shared: Sequence[Processor], final: Sequence[Processor], level: str) -> None:
     """Lines that libraries write through `logging` get the same form."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(cast(TextIO, _sinks[0]))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, _name_component],

@@ -9,6 +9,7 @@ scrape time. They are also written out here: prometheus_client would append
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -24,11 +25,13 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYPE
 
 from kanserve.errors import LoadReason
+from kanserve.observe import logs
 from kanserve.observe.statistics import Duration, FailureReason, Statistics
 
 __all__ = ["CONTENT_TYPE", "DEFINITIONS", "UNKNOWN", "Metrics", "ModelMetrics"]
 
 UNKNOWN = "_unknown_"
+LINES_DROPPED = "kanserve_log_lines_dropped_total"
 
 SECONDS = (
     *(50e-6, 100e-6, 250e-6, 500e-6),
@@ -68,6 +71,7 @@ DEFINITIONS = (
     Definition(Counter, "kanserve_edge_queries_total", "Edge queries, by outcome.", (*MODEL, "grpc_code")),
     Definition(Histogram, "kanserve_edge_query_duration_seconds", "Edge queries.", MODEL, SECONDS),
     Definition(Counter, "kanserve_edge_values_total", "Edge values sent.", MODEL),
+    Definition(Counter, LINES_DROPPED, "Log lines that nobody took in time."),
 )
 
 
@@ -139,6 +143,7 @@ class Metrics:
             self._metrics[item.name] = _make(item, registry)
         for reason in LoadReason:
             self.counter("kanserve_model_load_failures_total").labels(reason)
+        self._lost, self._lock = 0, threading.Lock()  # log lines that were counted
         self.unknown = self.model(UNKNOWN, "")
 
     def counter(self, name: str) -> Counter:
@@ -192,6 +197,9 @@ class Metrics:
 
     def text(self) -> bytes:
         """Everything in Prometheus' text format."""
+        with self._lock:
+            lost, self._lost = logs.dropped() - self._lost, logs.dropped()
+        self.counter(LINES_DROPPED).inc(max(0, lost))
         return generate_latest(self._registry) + "".join(self._triton()).encode()
 
     def _triton(self) -> Iterator[str]:

@@ -104,10 +104,34 @@ class Stream:
 Guarded = Unary | Stream
 
 
-class Guard:
-    """Wraps the methods of one server. `max_calls`: that are handled at once, probes not counted."""
+class AccessLog:
+    """Which calls have a line in the log. `policy`: all, errors, none, or sampled:N, one of N that went well.
+    Bugs of ours always have one; probes only where they fail."""
 
-    def __init__(self, metrics: Metrics, lifecycle: Lifecycle, max_calls: int) -> None:
+    def __init__(self, policy: str) -> None:
+        kind, _, every = policy.partition(":")
+        self._refused = kind != "none"
+        self._every = {"all": 1, "sampled": int(every or 1)}.get(kind, 0)
+        self._count = 0
+
+    def wants(self, outcome: Code, *, probe: bool) -> bool:
+        """Asked once a call."""
+        if outcome is Code.INTERNAL:
+            return True
+        if outcome is not Code.OK:
+            return self._refused and not (probe and outcome is Code.CANCELLED)
+        if probe or not self._every:
+            return False
+        self._count += 1
+        return self._count % self._every == 0
+
+
+class Guard:
+    """Wraps the methods of one server. `max_calls`: that are handled at once, probes not counted;
+    `access`: which calls have a line."""
+
+    def __init__(self, metrics: Metrics, lifecycle: Lifecycle, max_calls: int, access: AccessLog) -> None:
+        self.access = access
         self._metrics = metrics
         self._max_calls, self.calls = max_calls, 0
         self._lifecycle = lifecycle
@@ -196,7 +220,7 @@ class _Watch:
         seconds = time.perf_counter() - self._started
         self._series.ended(outcome, seconds)
         failure = error if isinstance(error, Exception) else None
-        if not (self._probe and outcome in (Code.OK, Code.CANCELLED)):
+        if self._guard.access.wants(outcome, probe=self._probe):
             _write(
                 self._series,
                 self._call,

@@ -1,0 +1,131 @@
+"""Logs cost lines, never calls: a reader that stalls, a descriptor that is closed, a full disk. And who has a line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from kanserve.observe.sink import Sink
+from kanserve.rpc.guard import AccessLog
+from kanserve.rpc.status import Code
+from tests.kanserve import toy
+from tests.kanserve.running import INFERENCE, START, request, serving, wait_until
+
+ROWS = np.zeros((1, 3), np.float32)
+
+
+def test_lines_arrive_in_order_and_whole() -> None:
+    reader, writer = os.pipe()
+    sink = Sink(writer)
+    for at in range(100):
+        sink.write(f"{at}\n")
+    sink.drain(5)
+    assert os.read(reader, 65536).decode().split() == [str(at) for at in range(100)]
+    assert not sink.dropped
+
+
+def test_what_nobody_reads_is_dropped_and_counted() -> None:
+    reader, writer = os.pipe()
+    sink = Sink(writer, most_bytes=10_000)
+    begun = time.monotonic()
+    for _ in range(10_000):
+        sink.write("x" * 99 + "\n")
+    sink.drain(0.1)
+    assert time.monotonic() - begun < 5
+    assert 10_000 - 65536 // 100 - 110 <= sink.dropped < 10_000
+    taken = threading.Thread(target=lambda: [os.read(reader, 65536) for _ in range(2)], daemon=True)
+    taken.start()
+    sink.drain(5)
+    sink.write("again\n")
+    sink.drain(5)
+    taken.join(5)
+
+
+@pytest.mark.parametrize("descriptor", ["closed", "/dev/full"])
+def test_what_cannot_be_written_is_dropped_and_counted(descriptor: str) -> None:
+    if descriptor == "closed":
+        reader, number = os.pipe()
+        os.close(reader)
+    else:
+        number = os.open(descriptor, os.O_WRONLY)
+    sink = Sink(number)
+    sink.write("one\n")
+    sink.drain(5)
+    assert sink.dropped == 1
+    os.close(number)
+
+
+@pytest.mark.parametrize("transport", ["asgi", "grpcio"])
+def test_a_log_that_nobody_reads_stops_nothing(tmp_path: Path, transport: str) -> None:
+    if transport == "asgi":
+        pytest.importorskip("h2corn")
+    toy.write(tmp_path)
+    options = {
+        "repository": str(tmp_path),
+        "grpc_port": 0,
+        "metrics_port": 0,
+        "drain_delay": 0,
+        "access_log": "all",
+        "transport": transport,
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-c", START, json.dumps(options)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with process:
+        try:
+            assert process.stdout is not None
+            port, _ = json.loads(process.stdout.readline())
+            with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+                infer = channel.unary_unary(f"{INFERENCE}ModelInfer")
+                data = request(ROWS, id="x" * 120).SerializeToString()
+                for _ in range(6000):  # lines of more than 300 bytes: more than a pipe and the queue hold
+                    infer(data, timeout=20)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+
+
+def test_by_default_only_what_failed_has_a_line(tmp_path: Path) -> None:
+    toy.write(tmp_path)
+    with serving(tmp_path) as server:
+        server.infer(ROWS)
+        with pytest.raises(grpc.RpcError):
+            server.infer(np.zeros((1, 7), np.float32))
+        wait_until(lambda: any(line["event"] == "rpc" for line in server.lines()))
+        (line,) = [line for line in server.lines() if line["event"] == "rpc"]
+        assert "kanserve_log_lines_dropped_total 0.0" in server.metrics()
+    assert line["code"] == "INVALID_ARGUMENT"
+
+
+@pytest.mark.parametrize(
+    ("policy", "outcome", "lines"),
+    [
+        ("all", Code.OK, 10),
+        ("errors", Code.OK, 0),
+        ("none", Code.OK, 0),
+        ("sampled:5", Code.OK, 2),
+        ("sampled:5", Code.NOT_FOUND, 10),
+        ("errors", Code.NOT_FOUND, 10),
+        ("none", Code.NOT_FOUND, 0),
+        ("none", Code.INTERNAL, 10),
+    ],
+)
+def test_who_has_a_line(policy: str, outcome: Code, lines: int) -> None:
+    access = AccessLog(policy)
+    assert sum(access.wants(outcome, probe=False) for _ in range(10)) == lines
+
+
+@pytest.mark.parametrize(("outcome", "wanted"), [(Code.OK, False), (Code.CANCELLED, False), (Code.NOT_FOUND, True)])
+def test_probes_have_a_line_where_they_fail(outcome: Code, wanted: bool) -> None:
+    assert AccessLog("all").wants(outcome, probe=True) is wanted
