@@ -116,8 +116,8 @@ def _hold(found: Sequence[Convolved], calls: Sequence[Call], precision: str) -> 
     parts = {one.source.name: one.source.module for one in found if one.source.module is not None}
     near, far = ([(x, *_watched(one, x, parts)) for one, x in _rows(calls, variants)] for variants in (_near, _far))
     for layers in _added(found):
-        pairs = [[_as_call(layers, {"": x, **values}, watch) for x, watch, values in runs] for runs in (near, far)]
-        verdict = holds(Reading(SAMPLED, together([part for _, part in layers]), ""), *pairs, precision)
+        told, further = ([_as_call(layers, {"": x, **values}, one) for x, one, values in runs] for runs in (near, far))
+        verdict = holds(Reading(SAMPLED, together([part for _, part in layers]), ""), told, further, precision)
         if verdict.reading is None:
             raise InvalidKan(verdict.why.replace("what its tensors tell", "the sum of its edges"))
 
