@@ -20,9 +20,9 @@ from onnxscript.function_libs.torch_lib.ops import nn as torch_lib
 from torch import nn
 
 from kanexport.errors import InvalidKan
-from kanexport.hybrid import derivatives
+from kanexport.hybrid import branches, derivatives
 from kanexport.hybrid.faults import ForeignError, first_line, foreign_code, place, root
-from kanexport.hybrid.forms import COLUMN, FLAT, KEEP, TAP
+from kanexport.hybrid.forms import COLUMN, FLAT, KEEP, TAP, TAP_AFTER
 from kanexport.hybrid.lend import first_tensor, plain, replaced
 from kanexport.hybrid.wiring import REAL, dtype_name
 
@@ -34,6 +34,7 @@ OPSET = 18  # the oldest that the exporter writes without converting
 RANGES = 8  # of batches that a module may tell from each other
 ONE_SIZE = "it works for batches of one size only"
 GUARD = "satisfy the generated guard"  # torch's words where a branch on the number of rows was met
+OF_VALUES = "data-dependent"  # where values are asked for, of which there are none
 OF_SIZES = "it does not compute the same for every number of rows"
 # Signs in torch's words, and what they mean.
 KINDS = {
@@ -100,6 +101,9 @@ def _schema(kind: str) -> onnx.defs.OpSchema:
 
 def _forward(part: nn.Module, hole: Hole) -> Callable[..., Any]:
     """The forward of a module that is a hole, or is looked into."""
+    if hole.form == TAP_AFTER:
+        own = part.forward
+        return lambda _, *args, **kwargs: _tap(own(*args, **kwargs), hole.index)
     return _tapping(part, hole.index) if hole.form == TAP else _placeholder(hole)
 
 
@@ -195,9 +199,11 @@ class _Way:
     strict: bool
     free: bool
     written: bool = False  # its operators are written down first, because it takes derivatives
+    told: bool = False  # what it asks of its own weights is answered
 
 
 FIRST, STRICT = _Way(3, strict=False, free=False), _Way(3, strict=True, free=False)
+TOLD = _Way(3, strict=False, free=False, told=True)
 WRITTEN = _Way(3, strict=False, free=False, written=True)
 # Where a named batch is refused, such as by torch.cdist, which goes another way above 25 rows.
 FREE = (_Way(3, strict=False, free=True), _Way(31, strict=False, free=True))
@@ -240,8 +246,12 @@ def _next(way: _Way, failure: BaseException) -> tuple[_Way, ...]:
         return ()
     if GUARD in str(failure):
         return FREE
-    if way == FIRST:
+    if way == FIRST and OF_VALUES in str(failure):
+        return (TOLD,)
+    if way in (FIRST, TOLD):
         return (STRICT,)
+    if derivatives.in_functorch(failure):
+        return (WRITTEN,)
     return FREE if _of_sizes(failure) else ()
 
 
@@ -316,6 +326,8 @@ def _export(module: nn.Module, rows: Rows, dtype: torch.dtype, way: _Way, most: 
         if way.written:
             given = _batch(rows, derivatives.rows(module, given))
             module = derivatives.written_down(module, given)
+        if way.told:
+            module = branches.answered(module, (given, _batch(rows, 2))) or module
         exported = _follow(module, given, strict=way.strict, free=way.free)
         if not onnx.defs.has(PLACEHOLDER, DOMAIN):
             onnx.defs.register_schema(_schema(PLACEHOLDER))

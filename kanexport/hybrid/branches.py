@@ -1,0 +1,145 @@
+"""What a forward asks of tensors that no input reaches, such as `if step != 0` of a grid.
+
+torch.export knows shapes and no values, so that each such question stops it. Where nothing but weights is asked,
+the answer is part of the model: a run of the module notes it, and the trace is told. What an input reaches is
+noted too, and goes on stopping the trace. That is followed by storage, so that views and changes in place count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+Batch = tuple[torch.Tensor, ...]
+
+ASKED = frozenset(
+    {
+        torch.Tensor.__bool__,
+        torch.Tensor.__int__,
+        torch.Tensor.__float__,
+        torch.Tensor.__index__,
+        torch.Tensor.item,
+        torch.Tensor.tolist,
+        torch.is_nonzero,
+        torch.equal,
+        torch.allclose,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """To one question: which, what was answered, and whether an input reaches it."""
+
+    question: Callable[..., Any]
+    value: Any
+    reached: bool
+
+    def shown(self) -> tuple[object, ...]:
+        """What two runs are compared by; NaN is like NaN."""
+        return self.question, self.reached, None if self.reached else repr(self.value)
+
+
+def answered(module: nn.Module, batches: Sequence[Batch]) -> nn.Module | None:
+    """A lent module that is told what it asks of its own weights; None where it asks nothing of them, or batches
+    of different sizes are answered differently."""
+    first, *others = (_answers(module, batch) for batch in batches)
+    if all(answer.reached for answer in first):
+        return None
+    alike = all([one.shown() for one in first] == [one.shown() for one in other] for other in others)
+    return _Told(module, first) if alike else None
+
+
+def _answers(module: nn.Module, given: Batch) -> list[Answer]:
+    reach = _Reach(given)
+    notes = _Notes(reach)
+    with torch.no_grad(), reach, notes:
+        module(*given)
+    return notes.answers
+
+
+class _Reach(TorchDispatchMode):  # type: ignore[no-untyped-call] # it ships none
+    """Which storages an input reaches."""
+
+    def __init__(self, given: Batch) -> None:
+        super().__init__()  # type: ignore[no-untyped-call] # likewise
+        self._kept: dict[int, torch.UntypedStorage] = {}  # kept, so that no other gets its number
+        for tensor in given:
+            self._mark(tensor)
+
+    def _mark(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        self._kept[storage._cdata] = storage
+
+    def reaches(self, value: object) -> bool:
+        """Whether one of the tensors in a value is reached."""
+        tensors = [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+        return any(tensor.untyped_storage()._cdata in self._kept for tensor in tensors)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Runs an operator; what it makes of something reached is reached."""
+        result = func(*args, **(kwargs or {}))
+        if self.reaches((args, kwargs)):
+            for leaf in tree_leaves(result):
+                if isinstance(leaf, torch.Tensor):
+                    self._mark(leaf)
+        return result
+
+
+class _Notes(TorchFunctionMode):
+    """Every question that is asked, with its answer."""
+
+    def __init__(self, reach: _Reach) -> None:
+        super().__init__()
+        self._reach = reach
+        self.answers: list[Answer] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Runs a function, and notes it where it is a question."""
+        result = func(*args, **(kwargs or {}))
+        if func in ASKED:
+            self.answers.append(Answer(func, result, self._reach.reaches((args, kwargs))))
+        return result
+
+
+class _Replay(TorchFunctionMode):
+    """Answers the same questions again, in their order."""
+
+    def __init__(self, answers: Sequence[Answer]) -> None:
+        super().__init__()
+        self._waiting = list(answers)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """The answer that was noted, where no input reaches it."""
+        if func in ASKED and self._waiting:
+            answer = self._waiting.pop(0)
+            if answer.question is func and not answer.reached:
+                return answer.value
+        return func(*args, **(kwargs or {}))
+
+
+class _Told(nn.Module):
+    """The module with its answers at hand."""
+
+    def __init__(self, module: nn.Module, answers: Sequence[Answer]) -> None:
+        super().__init__()
+        self.module = module
+        self._answers = tuple(answers)
+
+    def forward(self, *given: torch.Tensor) -> Any:
+        """What the module gives."""
+        with _Replay(self._answers):
+            return self.module(*given)
