@@ -92,6 +92,29 @@ def test_what_is_asked_of_inputs_stops_a_trace(tmp_path: Path) -> None:
         export(Basis(of_input=True), tmp_path, 4)
 
 
+class Mapped(nn.Module):
+    """A small network for each edge, mapped over rows, sources and destinations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rates, self.sums = nn.Parameter(torch.randn(4, 3, 5, 1)), nn.Parameter(torch.randn(4, 3, 1, 5))
+
+    def forward(self, x: Any) -> Any:
+        def edge(value: Any, rates: Any, sums: Any) -> Any:
+            return F.linear(torch.tanh(F.linear(value, rates)), sums)
+
+        row = torch.vmap(torch.vmap(edge, (None, 0, 0)), (0, 0, 0))
+        return torch.vmap(lambda one: row(one[:, None], self.rates, self.sums).squeeze(-1))(x).sum(1)
+
+
+def test_a_module_mapped_by_torch_func_takes_any_number_of_rows(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = Mapped()
+    result = export(module, tmp_path, 4)
+    assert [(layer.name, layer.bases[0].kind) for layer in result.manifest.layers] == [("(itself)", "sampled")]
+    require_alike(result, module, 4)
+
+
 def test_weights_that_were_expanded_are_loaded() -> None:
     module = nn.Linear(3, 2)
     module.weight = nn.Parameter(torch.arange(3.0).expand(2, 3))
