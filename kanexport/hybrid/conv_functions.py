@@ -33,32 +33,49 @@ NUMBERS = 8_000_000  # values of functions held at a time
 SAME = {torch.float64: 1e-9, torch.float32: 1e-4}  # relative: how far the same formula may be from itself
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """What functions are computed of: what a module is given, or what a `module` inside of it gives. `value`: an
+    example [B, C, *picture]."""
+
+    value: Array
+    name: str = ""
+    module: nn.Module | None = None
+
+    @property
+    def channels(self) -> int:
+        """C"""
+        return int(self.value.shape[1])
+
+    @property
+    def seen(self) -> float:
+        """The largest magnitude of the example."""
+        return float(np.abs(self.value[np.isfinite(self.value)]).max(initial=0)) or 1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Functions:
     """All functions [F] of the channels [C] of one place. `numbers`: the convolutions that take them, in order."""
 
     call: Call
+    source: Source
     numbers: tuple[int, ...]
-    channels: int
 
     def of(self, x: torch.Tensor) -> torch.Tensor:
         """[R, C] -> [R, F], also where torch follows."""
-        args, kwargs = self.call.arguments(x.reshape(x.shape[0], -1, *[1] * (self.call.x.ndim - 2)))
+        rows, axes = x.shape[0], [1] * (self.call.x.ndim - 2)
+        given = x.reshape(rows, -1, *axes)
+        whole = given if self.source.module is None else x.new_zeros((rows, self.call.x.shape[1], *axes))
+        args, kwargs = self.call.arguments(whole)
         bare = Bare(self.numbers)
         # Run to its end where that can be: torch does not follow what is ended in the middle.
         try:
-            with foreign_code(), replaced(self._norms()), bare:
+            with foreign_code(), replaced(self._others(given)), bare:
                 self.call.module.forward(*args, **kwargs)
         except ForeignError as foreign:
             if not bare.is_complete:
                 raise Ordinary("does not take pictures of one place") from foreign.error
-        return torch.cat([given.reshape(x.shape[0], -1) for given in bare.functions], dim=1)
-
-    @property
-    def seen(self) -> float:
-        """The largest magnitude that the module was given."""
-        finite = self.call.x[np.isfinite(self.call.x)]
-        return float(np.abs(finite).max(initial=0)) or 1.0
+        return torch.cat([functions.reshape(rows, -1) for functions in bare.functions], dim=1)
 
     def evaluate(self, x: Array) -> Array:
         """[R, C] -> [R, F], in pieces, while the module is lent. Raises Ordinary where it does not run."""
@@ -69,21 +86,32 @@ class Functions:
             pieces = [array(self.of(given[at : at + each])) for at in range(1, len(x), each)]
         return np.concatenate([first, *pieces])
 
-    def _norms(self) -> Iterator[tuple[nn.Module, Any]]:
-        """What normalises over a picture has nothing to do in one place; what comes before a function and
-        does so shows in the comparison."""
+    def _others(self, given: torch.Tensor) -> Iterator[tuple[nn.Module, Any]]:
+        """What gives the source gives rows of ours. What normalises over a picture has nothing to do in one
+        place; where it comes before a function, that shows in the comparison."""
         for part in self.call.module.modules():
-            if isinstance(part, NORMS):
+            if part is self.source.module:
+                yield part, _giving(part, given)
+            elif isinstance(part, NORMS):
                 yield part, _unchanged
+
+    def moved(self) -> npt.NDArray[np.bool_]:
+        """[F]: which functions the source changes."""
+        rng = np.random.default_rng(0)
+        values = [
+            self.evaluate(scale * rng.uniform(-1, 1, size=(2, self.source.channels)))
+            for scale in (*TRIES, self.source.seen)
+        ]
+        return np.asarray(np.any([self._differ(one[1], one[0]) for one in values], axis=0))
 
     def owners(self) -> Numbers:
         """[F]: the channel that alone changes each function, -1 where none does. Raises Ordinary where several do."""
         rng = np.random.default_rng(0)
-        base = rng.uniform(-1, 1, size=self.channels)
+        base = rng.uniform(-1, 1, size=self.source.channels)
         owner = np.full(self.evaluate(base[None]).shape[1], -1)
-        for scale in (*TRIES, *(self.seen * times for times in TRIES), np.nan):
-            rows = np.repeat(base[None], self.channels + 1, axis=0)
-            np.fill_diagonal(rows[1:], scale * rng.choice([-1.0, 1.0], size=self.channels))
+        for scale in (*TRIES, *(self.source.seen * times for times in TRIES), np.nan):
+            rows = np.repeat(base[None], self.source.channels + 1, axis=0)
+            np.fill_diagonal(rows[1:], scale * rng.choice([-1.0, 1.0], size=self.source.channels))
             values = self.evaluate(rows)
             for channel, moved in enumerate(self._differ(values[1:], values[:1])):
                 if (moved & ~np.isin(owner, (-1, channel))).any():
@@ -94,9 +122,9 @@ class Functions:
     def require_apart(self, owner: Numbers) -> None:
         """Rows put together of two others must have the functions of each, near and far, near beside far, and
         whatever else is in the row. Raises Ordinary."""
-        rng, constant = np.random.default_rng(1), self.evaluate(np.zeros((1, self.channels)))
-        pairs = np.repeat(list(itertools.product((*MAGNITUDES, self.seen), repeat=2)), MIXED, axis=0)
-        first, second = (scale[:, None] * rng.normal(size=(len(pairs), self.channels)) for scale in pairs.T)
+        rng, constant = np.random.default_rng(1), self.evaluate(np.zeros((1, self.source.channels)))
+        pairs = np.repeat(list(itertools.product((*MAGNITUDES, self.source.seen), repeat=2)), MIXED, axis=0)
+        first, second = (scale[:, None] * rng.normal(size=(len(pairs), self.source.channels)) for scale in pairs.T)
         spoilt = rng.random(size=second.shape) < SPOILT_SHARE
         spoilt[::2] = False
         second[spoilt] = rng.choice(SPOILT, size=int(spoilt.sum()))
@@ -111,6 +139,18 @@ class Functions:
         """Where numbers are not the same, up to the last digits; NaN is NaN."""
         limit = SAME.get(self.call.dtype, SAME[torch.float32])
         return ~np.isclose(values, np.broadcast_to(expected, values.shape), rtol=limit, atol=limit, equal_nan=True)
+
+
+def _giving(part: nn.Module, given: torch.Tensor) -> Any:
+    """The forward of a part that gives what we say; its convolution counts among the others all the same."""
+    own = part.forward
+
+    def forward(_: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if not isinstance(part, NORMS):
+            own(*args, **kwargs)
+        return given
+
+    return forward
 
 
 def _unchanged(self: nn.Module, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:

@@ -39,9 +39,9 @@ def edges(convolved: Convolved, part: ConvLayer, name: str, dtype: str, most: in
     InvalidKan."""
     functions = part.basis.all
     if dtype not in convolved.traced:
-        given, wanted = Port(INPUT, (functions.channels,)), Port(OUTPUT, (convolved.count,))
+        given, wanted = Port(INPUT, (functions.source.channels,)), Port(OUTPUT, (convolved.count,))
         convolved.traced[dtype] = sampled_graphs.graph_of(
-            _AllFunctions(functions), functions.channels, given, wanted, dtype, most
+            _AllFunctions(functions), functions.source.channels, given, wanted, dtype, most
         )
     return _Edges(part, name, np.dtype(dtype)).build(convolved.traced[dtype])
 
@@ -89,7 +89,7 @@ class _Edges:
     def _row(self, x: str) -> str:
         """Rows with all of the module's channels, of which those that are none of the layer's are 0."""
         mine = {int(channel): at for at, channel in enumerate(self.part.basis.channels)}
-        row = [mine.get(channel, -1) for channel in range(self.part.basis.all.channels)]
+        row = [mine.get(channel, -1) for channel in range(self.part.basis.all.source.channels)]
         return self._op("Gather", self._op("Pad", x, self._index([0, 0, 0, 1])), self._index(row), axis=1)
 
     def _less_zero(self, values: str, x: str) -> str:

@@ -46,9 +46,14 @@ class Convolution:
     geometry: Geometry
     groups: int
 
+    @property
+    def count(self) -> int:
+        """C, of its functions."""
+        return int(self.weight.shape[1]) * self.groups
+
     def connected(self) -> npt.NDArray[np.bool_]:
         """[O, C]: which results are made of which functions."""
-        results, functions = len(self.weight), self.weight.shape[1] * self.groups
+        results, functions = len(self.weight), self.count
         group = np.arange(results) // (results // self.groups)
         return np.asarray(group[:, None] == np.arange(functions) // self.weight.shape[1])
 

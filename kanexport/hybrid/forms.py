@@ -11,7 +11,7 @@ from kanexport.hybrid.capture import Call
 Array = npt.NDArray[np.float64]
 
 KEEP, FLAT, COLUMN = "keep", "flat", "column"  # [..., n] -> [..., m]; -> [rows, m]; -> [rows, m, 1]
-TAP = "tap"  # nothing is replaced: what goes in is looked at, and passes
+TAP, TAP_AFTER = "tap", "tap after"  # nothing is replaced: what goes in, or comes out, is looked at, and passes
 
 
 def form(call: Call, n: int, m: int) -> str:
@@ -45,9 +45,7 @@ def lead_of(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...] 
     if len(moved) != 1 or first[moved[0]] * 3 != second[moved[0]] * 2:
         return None
     axis, each = moved[0], first[moved[0]] // 2
-    if each == 1:
-        return (*first[:axis], -1, *first[axis + 1 :])
-    return (-1, each, *first[1:]) if axis == 0 else None
+    return (*first[:axis], -1, *(() if each == 1 else (each,)), *first[axis + 1 :])
 
 
 def _lead(call: Call, n: int) -> tuple[int, ...]:

@@ -60,7 +60,7 @@ class Use:
     def inputs(self, call: Call) -> list[Array]:
         """Those vectors, [B, *positions, width]."""
         if isinstance(self.kan, Convolved):
-            vectors = [one.reshape(-1, one.shape[-1]) for one in self.kan.vectors(call.x)]
+            vectors = [one.reshape(-1, one.shape[-1]) for one in self.kan.vectors(call)]
         else:
             vectors = _inputs(self.kan, call.x.reshape(-1, self.kan.n_inputs))
         return [forms.by_row(one, axes) for one, axes in zip(vectors, self.places, strict=False)]
@@ -142,6 +142,8 @@ def beside(plan: Plan, x: Array, names: Iterable[str], why: str) -> Plan:
     own = [name for name in names if isinstance(plan.readings[name].by, Convolved)]
     plan = without(plan, x, own, why) if own else plan
     others = [name for name in names if name not in own]
+    if not others:
+        return plan
     changed = {name: dataclasses.replace(plan.readings[name], beside=True) for name in others}
     notes = [note for note in plan.notes if note not in _about(plan.uses)]
     note = f"{listed(others)}: through torch.onnx, with what its edges are asked with computed beside it, because {why}"
@@ -201,12 +203,14 @@ def _use(reading: Reading, one: Call, two: Call, three: Call) -> Use:
     """A call with one, two and three rows."""
     kan = reading.kan
     if isinstance(reading.by, Convolved):
-        axes = forms.lead_of(two.x.shape[:1], three.x.shape[:1])
-        same = axes is not None and _same_row(one, two, axes, two.x[0].size)
-        return Use(two.name, reading.by, forms.TAP, axes if same else None, two.x.shape[2:])
+        single, first, second = (reading.by.given(call) for call in (one, two, three))
+        axes = forms.lead_of(first.shape[:1], second.shape[:1])
+        same = axes is not None and _same_row(single, first, axes, first[0].size)
+        form = forms.TAP_AFTER if reading.by.after else forms.TAP
+        return Use(two.name, reading.by, form, axes if same else None, first.shape[2:])
     form, axes = forms.form(two, kan.n_inputs, kan.n_outputs), forms.lead(two, three, kan.n_inputs)
     form = forms.TAP if reading.beside else form
-    same = axes is not None and _same_row(one, two, axes, kan.n_inputs)
+    same = axes is not None and _same_row(one.x, two.x, axes, kan.n_inputs)
     return Use(two.name, kan, form, axes if same else None)
 
 
@@ -230,9 +234,9 @@ def _inputs(kan: Kan, x: Array) -> list[Array]:
     return [np.concatenate(piece) for piece in zip(*pieces, strict=True)]
 
 
-def _same_row(single: Call, two: Call, axes: tuple[int, ...], n: int) -> bool:
+def _same_row(single: Array, two: Array, axes: tuple[int, ...], n: int) -> bool:
     """Whether the vectors of the second of two rows are those of that row alone."""
-    alone, both = (forms.by_row(call.x.reshape(-1, n), axes) for call in (single, two))
+    alone, both = (forms.by_row(given.reshape(-1, n), axes) for given in (single, two))
     return bool(np.allclose(alone[0], both[1], rtol=1e-5, atol=1e-6, equal_nan=True))
 
 

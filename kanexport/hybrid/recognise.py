@@ -89,9 +89,22 @@ def _families(module: nn.Module) -> Iterator[Family]:
     if not state or len(tensors) < len(state):
         return
     buffers, attributes = _unsaved(module, state)
+    found = False
     for family, reader in _all_readers().items():
         for mine in _readable(module, reader, tensors, buffers, attributes):
+            found = True
             yield family, reader, mine
+    if not found:
+        yield from _one_group(module, tensors)
+
+
+def _one_group(module: nn.Module, tensors: Tensors) -> Iterator[Family]:
+    """As layers of several groups that have one, which leads the axes of all of their tensors."""
+    if tensors and all(value.ndim > 1 and len(value) == 1 for value in tensors.values()):
+        mine = {name: value[0] for name, value in tensors.items()}
+        for family, reader in _all_readers().items():
+            if isinstance(reader, registry.LayerReader):
+                yield from ((family, reader, one) for one in _readable(module, reader, mine, {}, {}))
 
 
 def _unsaved(module: nn.Module, state: dict[str, torch.Tensor]) -> tuple[Tensors, Tensors]:

@@ -47,31 +47,20 @@ def _convolve(
     if not parts:
         return readings, []
     calls = _calls({name: Candidate(part, ()) for name, part in parts.items()}, oracle, x)
-    found, refused = convolutions.offer(parts, calls, _precision(oracle), list(readings))
+    in_order = {name: calls[name] for name in parts if name in calls}
+    found, refused = convolutions.offer(in_order, _precision(oracle), list(readings))
     return readings | found, _of_convolutions(found, refused)
 
 
 def _of_convolutions(found: Mapping[str, Reading], refused: Mapping[str, str]) -> list[str]:
     """Notes on what was found and what was not."""
-    by_why: dict[str, list[str]] = {}
+    by_words: dict[str, list[str]] = {}
     for name, why in refused.items():
-        by_why.setdefault(why, []).append(name)
-    notes = [
-        f"{listed(names)}: looks like a KAN convolution, but {why}; it has no edges" for why, names in by_why.items()
-    ]
-    if found:
-        notes.append(
-            f"{listed(list(found))}: a KAN convolution; a source is a channel at one place of the kernel, its edges "
-            "add up to what the convolutions give, before any normalisation or activation that follows"
-        )
-    inside = [name for name, reading in found.items() if any(part.basis.inside for part in reading.by.parts)]
-    if inside:
-        notes.append(
-            f"{listed(inside)}: padded with zeros after its functions, so an edge is less its value at zero, 0 outside "
-            "the picture; what lies at zero is told by further sources, one for each place of the kernel, that are 1 "
-            "inside the picture and 0 outside"
-        )
-    return notes
+        by_words.setdefault(f"looks like a KAN convolution, but {why}; it has no edges", []).append(name)
+    for name, reading in found.items():
+        for words in convolutions.told(reading.by):
+            by_words.setdefault(words, []).append(name)
+    return [f"{listed(names)}: {words}" for words, names in by_words.items()]
 
 
 def _settle(

@@ -22,7 +22,7 @@ from torch import nn
 from kanexport.errors import InvalidKan
 from kanexport.hybrid import branches, derivatives
 from kanexport.hybrid.faults import ForeignError, first_line, foreign_code, place, root
-from kanexport.hybrid.forms import COLUMN, FLAT, KEEP, TAP
+from kanexport.hybrid.forms import COLUMN, FLAT, KEEP, TAP, TAP_AFTER
 from kanexport.hybrid.lend import first_tensor, plain, replaced
 from kanexport.hybrid.wiring import REAL, dtype_name
 
@@ -104,6 +104,9 @@ def _schema(kind: str) -> onnx.defs.OpSchema:
 
 def _forward(part: nn.Module, hole: Hole) -> Callable[..., Any]:
     """The forward of a module that is a hole, or is looked into."""
+    if hole.form == TAP_AFTER:
+        own = part.forward
+        return lambda _, *args, **kwargs: _tap(own(*args, **kwargs), hole.index)
     return _tapping(part, hole.index) if hole.form == TAP else _placeholder(hole)
 
 

@@ -110,6 +110,31 @@ class Normed(Bells):
         return super().basis(functional.instance_norm(x))
 
 
+class Begun(Bells):
+    """Functions of what a module normalises over the picture, beside functions of what it is given."""
+
+    def __init__(self, n: int, m: int, **settings: Any) -> None:
+        super().__init__(n, m, **settings)
+        self.begin = nn.InstanceNorm2d(n, affine=True)
+
+    def basis(self, x: Any) -> Any:
+        return super().basis(self.begin(x))
+
+
+class Projected(Bells):
+    """Functions of a few mixtures of the channels, convolved and mixed again, beside functions of the channels."""
+
+    def __init__(self, n: int, m: int, **settings: Any) -> None:
+        super().__init__(n, m, **settings)
+        self.inner, self.outer = nn.Conv2d(n, 2, 1, bias=False), nn.Conv2d(2, m, 1)
+        self.few = nn.Conv2d(2 * self.kinds, 2, 3, **settings)
+
+    def group(self, x: Any, at: int) -> Any:
+        total = self.outer(self.few(self.basis(self.inner(x)))) + self.base_conv[at](functional.silu(x))
+        self.sums.append(total)
+        return self.prelus[at](self.norms[at](total))
+
+
 class Wavelets(nn.Module):
     """A wavelet for every pair of channels, a convolution of each, and one of a single place that mixes them."""
 
@@ -222,6 +247,18 @@ def test_edges_add_up_to_what_the_convolutions_give(case: str) -> None:
         assert relative_error(found, expected) < 1e-9
 
 
+@pytest.mark.parametrize(("kind", "begins"), [(Begun, "begin"), (Projected, "inner")])
+def test_what_begins_inside_of_a_module_has_edges_from_there(kind: Any, begins: str) -> None:
+    torch.manual_seed(3)
+    module = kind(3, 4, padding=1)
+    whole, plan = planned(module, rows(3, 5, 6))
+    assert [use.name for use in plan.uses] == [f"body.{begins}", "body"]
+    for scale in (1.0, 30.0, 1e3):
+        x = rows(3, 5, 6, scale=scale)
+        found, expected = edge_sums(whole, plan, x), sums(module, x)
+        assert relative_error(found[..., :4] + found[..., 4:], expected) < 1e-9
+
+
 def test_an_edge_outside_the_picture_is_zero() -> None:
     """phi(0) is not: zeros are put after the functions."""
     module = Bells(2, 3, padding=1)
@@ -294,27 +331,32 @@ def test_constants_belong_to_no_source() -> None:
 @pytest.mark.parametrize("dtype", ["float32"])
 def test_a_network_of_them_is_served_with_edges(dtype: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    module = Network(Bells(3, 4, padding=1, stride=2), Powers(4, 4, groups=2, padding=1)).eval()
+    module = Network(Begun(3, 4, padding=1, stride=2), Powers(4, 4, groups=2, padding=1)).eval()
     result = export(module, tmp_path, 3, 12, 12, dtype=dtype)
     layers = result.manifest.layers
     assert [(layer.name, layer.sources, layer.destinations, layer.positions) for layer in layers] == [
-        ("first", 36, 4, (6, 6)),
+        ("first.begin", 36, 4, (6, 6)),
+        ("first", 27, 4, (6, 6)),
         ("again.0#1", 27, 2, (6, 6)),
         ("again.1#1", 27, 2, (6, 6)),
         ("again.0#2", 27, 2, (3, 3)),
         ("again.1#2", 27, 2, (3, 3)),
         ("out", 4, 3, ()),
     ]
-    assert [basis.kind for layer in layers[:-1] for basis in layer.bases] == ["sampled"] * 5
+    assert [basis.kind for layer in layers[:-1] for basis in layer.bases] == ["sampled"] * 6
     notes = "\n".join(result.manifest.notes)
-    assert "first, again: a KAN convolution" in notes
+    assert "again, first.begin, first: a KAN convolution" in notes
+    assert "first.begin: its sources are what it gives" in notes
     assert "padded with zeros after its functions" in notes
     x = np.random.default_rng(2).normal(size=(7, 3, 12, 12)).astype(dtype)
     found = run(result.directory / "model.onnx", {"x": x})
     module.first.double()
     expected = sums(module.first, x.astype(np.float64))
-    vectors = found[layers[0].node_tensor].reshape(-1, 36)
-    edges = run(result.directory / layers[0].edges_file, {layers[0].node_tensor: vectors})[layers[0].edges_tensor]
-    assert edges.shape == (7 * 36, 36, 4)
-    assert relative_error(edges.sum(axis=1).reshape(expected.shape), expected) < EDGE_TOLERANCE
-    assert (edges[:, :27][vectors[:, :27] == 0] == 0).all()
+    total = 0
+    for layer in layers[:2]:
+        vectors = found[layer.node_tensor].reshape(-1, layer.sources)
+        edges = run(result.directory / layer.edges_file, {layer.node_tensor: vectors})[layer.edges_tensor]
+        assert edges.shape == (7 * 36, layer.sources, 4)
+        assert (edges[:, :27][vectors[:, :27] == 0] == 0).all()
+        total = total + edges.sum(axis=1)
+    assert relative_error(total.reshape(expected.shape), expected) < EDGE_TOLERANCE
