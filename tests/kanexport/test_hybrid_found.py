@@ -124,3 +124,25 @@ def test_modules_that_torch_export_follows_with_help(module: nn.Module, tmp_path
 def test_a_branch_on_the_number_of_rows_is_refused(layer: nn.Module, tmp_path: Path) -> None:
     with pytest.raises((InvalidKan, VerificationFailed), match=r"number of rows|on 1024 rows"):
         exported(Counted(layer), tmp_path)
+
+
+class Trainer(nn.Module):
+    """A module whose method `train` is no torch module's, as pykan's before 0.1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.drop = nn.Linear(4, 3), nn.Dropout()
+
+    def train(self, dataset: dict[str, torch.Tensor]) -> float:  # type: ignore[override]  # that is the point of it
+        return float(dataset["x"].mean())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.drop(self.layer(x))
+
+
+def test_answers_of_a_module_with_a_method_named_train(tmp_path: Path) -> None:
+    module = Trainer()
+    with np.load(kanexport.record_answers(module, ROWS, tmp_path / "answers.npz")) as file:
+        assert np.allclose(file["y"][: len(ROWS)], module.layer(torch.from_numpy(ROWS)).detach().numpy(), atol=1e-6)
+    assert module.training
+    assert module.drop.training
