@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from kanexport.errors import InvalidKan
 from kanexport.hybrid.faults import ForeignError, first_line, foreign_code
-from kanexport.hybrid.forms import COLUMN, FLAT
+from kanexport.hybrid.forms import COLUMN, FLAT, TAP
 from kanexport.hybrid.trace import DOMAIN, Hole
 from kanexport.lowering.serving import INPUT, OUTPUT
 from kanexport.proof.ports import Ports
@@ -188,7 +188,8 @@ class _Writer:
         return self._node("Concat", name + "/both", vectors, there, axis=2)
 
     def fill(self, node: Any, body: Body) -> None:
-        """In place of one placeholder: rows of vectors in, our graph, the module's own shape out."""
+        """In place of one placeholder: rows of vectors in, our graph, the module's own shape out; beside one that
+        is tapped."""
         prefix, shared = f"call{self._calls}/", f"kan{body.hole.index}/"
         self._calls += 1
         inner = onnx.load_model_from_string(body.model)
@@ -216,6 +217,9 @@ class _Writer:
 
     def _shape(self, form: str, prefix: str, node: Any, m: int) -> None:
         y, out = prefix + OUTPUT, node.output[0]
+        if form == TAP:
+            self._node("Identity", out, node.input[0])
+            return
         if form in (FLAT, COLUMN):
             shape = [-1, m] if form == FLAT else [-1, m, 1]
             self._node("Reshape", out, y, self._index(prefix + "out", shape))

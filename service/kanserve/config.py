@@ -157,6 +157,7 @@ class Settings(BaseSettings):
     # bounds memory when many models, or many connections, are busy at once. A stream that a
     # connection may not open is reset without a word, so `max_streams` is no smaller.
     max_calls: Count = setting(1024, "calls that are handled at once", group=Group.LIMITS, metavar="N")
+    max_bytes: Size = setting(256 * MIB, "messages of all calls together", group=Group.LIMITS, metavar="BYTES")
     max_watches: Count = setting(64, "health watches that are open at once", group=Group.LIMITS, metavar="N")
 
     max_connections: Count = setting(1000, "open connections", group=Group.CONNECTIONS, metavar="N")
