@@ -70,6 +70,14 @@ def load(path: Path) -> Checkpoint:
     return Checkpoint(path, prefix, found.tensors, settings, tuple(files), found.beside, found.name, dict(found.others))
 
 
+def size(path: Path) -> int:
+    """Bytes of the file with the weights that a path names; 0 where there is none."""
+    try:
+        return _locate(path)[0].stat().st_size
+    except (OSError, ValueError, CheckpointError):
+        return 0
+
+
 def _locate(path: Path) -> tuple[Path, Path | None]:
     """The file with the weights, and pykan's config if it stands beside it."""
     text = str(path)

@@ -314,6 +314,10 @@ def test_a_file_that_takes_too_long_or_too_much_costs_itself_alone(
     assert rows["wide.safetensors"].error is not None
     assert rows["wide.safetensors"].error["kind"] == "LimitExceeded"
     assert "more than 512 MiB" in rows["wide.safetensors"].error["message"]
+    size = (tmp_path / "wide.safetensors").stat().st_size / 2**20
+    assert f"a file of {size:.0f} MiB needs about " in rows["wide.safetensors"].error["message"]
+    needed = int(rows["wide.safetensors"].error["hint"].split()[-1])
+    assert 4 * size < needed < 4 * size + 400
     started = time.monotonic()
     rows = {row.place: row for row in sweep.sweep(request, seconds=0.05).rows}
     assert time.monotonic() - started < 10
