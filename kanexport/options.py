@@ -40,7 +40,7 @@ class Options:
         self.numbers: dict[str, str] = {}  # of what was assumed, those that may be any number
         self.beside: Mapping[str, Any] = {}  # what the file holds beside its tensors; may be anything
         self.width: int | None = None  # of the rows that the trained model took, where its answers are there
-        self.mixed = False  # layers of several families: a forward that one does not know may be another's
+        self.mixed = False  # layers or files of several families: a forward that one does not know may be another's
         self._known: set[str] = set()
         self._forwards: dict[str, None] = {}  # all that the families know
 

@@ -63,7 +63,9 @@ class Request:
 
     def facts(self, tried: Mapping[str, str] | None = None) -> Options:
         """What the user says that no file holds, and what is `tried` in its place. Raises OptionError."""
-        return Options.parse(self.options, symbolic=self.symbolic, functions=self.functions, tried=tried)
+        options = Options.parse(self.options, symbolic=self.symbolic, functions=self.functions, tried=tried)
+        options.mixed = self.shared
+        return options
 
 
 def export(request: Request, *, advance: Callable[[int, int], None] = lambda done, total: None) -> Result:

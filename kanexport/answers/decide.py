@@ -8,7 +8,6 @@ fits as well was not decided, and is told.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,13 +18,13 @@ from kanexport.answers.rows import Answers
 from kanexport.errors import AnswersDiffer, ExportError, OpenQuestion
 from kanexport.form.ir import Kan
 from kanexport.options import FORWARD, Options
-from kanexport.proof import evaluate
 from kanexport.proof.tolerance import OUTPUT_TOLERANCE
 
 FEW_ROWS = 48  # of the answers, that every reading is tried on
 READINGS = 800  # that are tried at most
 NUMBERS = 12  # readings that are tried with other numbers, those that were nearest
 BESIDE = 1.01  # times a number that fits: whether the answers would notice
+DISTINCT = 3  # numbers among the answers, that readings are told by; with fewer, only what would be assumed may fit
 CHANGES = 3  # from what would be assumed
 NEARER = 8.0  # times, that a less likely reading must be nearer to be taken
 
@@ -84,6 +83,7 @@ class Search:
         self.questions: dict[tuple[int, frozenset[tuple[str, str]]], dict[str, tuple[str, ...]]] = {}
         self.known: dict[tuple[int, str], dict[str, None]] = {}  # all values of a fact that were heard of
         self.first: ExportError | None = None  # why the likeliest way is none
+        self.telling = judge.distinct(answers) >= DISTINCT
 
     def decide(self) -> Decision:
         """Raises AnswersDiffer where no known reading fits, and what the reader raised where there is no reading."""
@@ -110,11 +110,13 @@ class Search:
         round_: list[tuple[int, Facts]] = [(at, {}) for at in range(len(self.ways))]
         for _ in range(CHANGES + 1):
             fitting = self._fitting(round_)
+            if not self.telling:
+                break
             if fitting:
                 near = self._next([(self.ways.index(one.way), one.facts) for one in fitting])
                 return fitting + self._fitting(near)
             round_ = self._next(round_)
-        found = self._by_number()
+        found = fitting if not self.telling else self._by_number()
         if not found:
             raise self._refusal()
         return found
@@ -174,7 +176,7 @@ class Search:
         options.width = self.answers.x[0].size
         try:
             kan, family = way.read(options)
-            found = match(kan, self.answers, self.tolerance)
+            found = judge.reading(kan, self.answers, self.tolerance)
         except ExportError as error:
             self.first = self.first or error
             question = {error.key: error.among} if isinstance(error, OpenQuestion) else {}
@@ -223,40 +225,37 @@ class Search:
         other = chosen if assumed else self._try(at, {**chosen.facts, key: value})
         return other is not None and other.match.fits
 
+    def _readings(self) -> list[Reading]:
+        return [one for one in self.tried.values() if one is not None]
+
     def _refusal(self) -> ExportError:
-        readings = [one for one in self.tried.values() if one is not None]
+        readings = self._readings()
         if not readings:
             assert self.first is not None
             return self.first
+        compared = [one for one in readings if one.match.enough]
+        if not compared:
+            return judge.too_few(readings[0].match, self.answers)
+        return self._nearest(compared)
+
+    def _nearest(self, readings: Sequence[Reading]) -> AnswersDiffer:
         nearest = min(readings, key=lambda one: one.match.max_rel)
         facts = ", ".join(f"{key}={value}" for key, value in {**nearest.options.assumed, **nearest.facts}.items())
         error, close = nearest.match.max_rel, nearest.match.max_rel <= judge.LOOSE
         enough = f"if the library itself is no more exact, --tolerance {self.enough(error):.0e} allows it; else "
+        few = (
+            "" if self.telling else "record answers with more different numbers, by which other readings are told; or "
+        )
         return AnswersDiffer(
             f"none of {len(readings)} known readings of the file gives what the trained model answered; the nearest is "
             f"{nearest.family} ({facts or 'nothing assumed'}), by {error:.2e} relative at {nearest.match.where}",
-            hint=f"nothing was written; {enough if close else ''}export the module itself: --module FILE:FACTORY "
+            hint=f"nothing was written; {enough if close else few}export the module itself: --module FILE:FACTORY "
             "--checkpoint FILE",
         )
 
     def enough(self, error: float) -> float:
         """The `--tolerance` that would allow an error."""
         return 1.5 * error * OUTPUT_TOLERANCE / judge.ALLOWED[self.answers.dtype]
-
-
-def match(kan: Kan, answers: Answers, tolerance: float) -> Match:
-    """A reading in float64, held against the trained model's answers. Raises OptionError where the shapes differ."""
-    width = answers.x[0].size
-    if width != kan.n_inputs:
-        raise judge.unfit(answers, f"rows of {width} numbers", f"takes {kan.n_inputs}")
-    flat = dataclasses.replace(answers, x=answers.x.reshape(len(answers.x), -1))
-
-    exact = evaluate.evaluate(kan, flat.x)
-
-    def meaning(x: judge.Array, jitter: evaluate.Jitter | None) -> evaluate.Trace:
-        return exact if jitter is None else evaluate.evaluate(kan, x, jitter=jitter)
-
-    return judge.match(flat, exact.y, meaning, answers.dtype, tolerance)
 
 
 def _is_number(text: str) -> bool:

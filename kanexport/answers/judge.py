@@ -8,6 +8,7 @@ that is so much that an answer says nothing, the row is left out, counted and to
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,8 +17,10 @@ import numpy.typing as npt
 
 from kanexport.answers.rows import FORMS, Answers
 from kanexport.errors import AnswersDiffer, OptionError
+from kanexport.form.ir import Kan
 from kanexport.operators import precision
 from kanexport.proof.evaluate import Jitter, Trace
+from kanexport.proof.evaluate import evaluate as exactly
 from kanexport.proof.tolerance import CONDITION, DRAWS, OUTPUT_TOLERANCE, OVERFLOW
 
 Array = npt.NDArray[np.float64]
@@ -32,7 +35,8 @@ LOOSE = 1e-2  # an allowance beyond it would excuse anything
 @dataclass(frozen=True, slots=True)
 class Match:
     """How far answers are from the trained model's: the largest error over the rows compared, absolute and
-    relative, where it is, and how many times the allowance it is; rows compared, and left out."""
+    relative, where it is, and how many times the allowance it is; rows compared, and left out; of the rows whose
+    answers are numbers (those that the user chose, where there are such), how many were compared, of how many."""
 
     max_abs: float
     max_rel: float
@@ -40,11 +44,18 @@ class Match:
     where: str
     rows: int
     left_out: int
+    telling: int
+    numbers: int
+
+    @property
+    def enough(self) -> bool:
+        """Whether at least half of the rows with numbers were compared."""
+        return 0 < self.numbers <= 2 * self.telling
 
     @property
     def fits(self) -> bool:
-        """Whether every row that was compared is within its allowance, and some were."""
-        return self.rows > 0 and self.excess <= 1
+        """Whether every row that was compared is within its allowance, and most were."""
+        return self.enough and self.excess <= 1
 
 
 def allowed(answers: Answers, dtype: str, tolerance: float) -> float:
@@ -74,27 +85,64 @@ def match(answers: Answers, given: Array, evaluate: Evaluate, dtype: str, tolera
         keep = exact.peak < OVERFLOW
     keep &= bound <= LOOSE
     if not keep.any():
-        return Match(0.0, 0.0, 0.0, "", 0, len(y))
+        return Match(0.0, 0.0, 0.0, "", 0, len(y), 0, int(_numbers(answers).sum()))
     excess = np.where(keep, error / bound, -1)
     worst = int(excess.argmax())
     kept = np.flatnonzero(keep)
     where = _where(worst, flat, y, answers)
     largest = float(absolute[kept].max()), float(error[kept].max())
-    return Match(*largest, float(excess[worst]), where, len(kept), int((~keep).sum()))
+    numbers = _numbers(answers)
+    told = int((numbers & keep).sum()), int(numbers.sum())
+    return Match(*largest, float(excess[worst]), where, len(kept), int((~keep).sum()), *told)
+
+
+def _numbers(answers: Answers) -> npt.NDArray[np.bool_]:
+    """The rows [B] with a finite answer; of those that the user chose, where there are such."""
+    some = np.asarray(np.isfinite(answers.y.reshape(len(answers.y), -1)).any(axis=1))
+    chosen = some & answers.usual
+    return chosen if chosen.any() else some
 
 
 def require(found: Match, answers: Answers, what: str) -> None:
     """Raises AnswersDiffer where the answers do not fit; `what` gave the others."""
-    if found.rows == 0:
-        raise AnswersDiffer(
-            f"no row of {answers.name} can be compared: rounding alone changes every answer by more than {LOOSE:g}",
-            hint="record answers for rows like the data",
-        )
+    if not found.enough:
+        raise too_few(found, answers)
     if not found.fits:
         raise AnswersDiffer(
             f"{what} differs from what the trained model answered by {found.max_rel:.2e} relative: {found.where}",
             hint="nothing was written; export the module itself with --module, or say more with --option",
         )
+
+
+def reading(kan: Kan, answers: Answers, tolerance: float) -> Match:
+    """A reading in float64, held against the trained model's answers. Raises OptionError where the shapes differ."""
+    width = answers.x[0].size
+    if width != kan.n_inputs:
+        raise unfit(answers, f"rows of {width} numbers", f"takes {kan.n_inputs}")
+    flat = dataclasses.replace(answers, x=answers.x.reshape(len(answers.x), -1))
+    exact = exactly(kan, flat.x)
+
+    def meaning(x: Array, jitter: Jitter | None) -> Trace:
+        return exact if jitter is None else exactly(kan, x, jitter=jitter)
+
+    return match(flat, exact.y, meaning, answers.dtype, tolerance)
+
+
+def distinct(answers: Answers) -> int:
+    """How many different numbers the answers have: a few of them, such as the ends of a sigmoid, fit many models."""
+    y = answers.y.reshape(len(answers.y), -1)
+    some = y[answers.usual] if answers.usual.any() else y
+    return len(np.unique(some[np.isfinite(some)].astype(np.float32)))
+
+
+def too_few(found: Match, answers: Answers) -> AnswersDiffer:
+    """Most of the answers say nothing."""
+    why = f"; rounding alone changes the others by more than {LOOSE:g}" if found.numbers else ""
+    return AnswersDiffer(
+        f"of {found.numbers} rows of {answers.name} with finite answers, {found.telling} can be compared, which is too "
+        f"few{why}",
+        hint="record answers for rows like the data",
+    )
 
 
 def unfit(answers: Answers, has: str, model: str) -> OptionError:

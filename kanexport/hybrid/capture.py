@@ -154,7 +154,8 @@ class _Watch:
         given = _get(args, kwargs, at)
         if self.jitter is not None and given.is_floating_point():
             shaken = torch.from_numpy(self.jitter.shake(array(given))).to(given.dtype)
-            args, kwargs = _put(args, kwargs, at, shaken)
+            # What derivatives are taken by goes on being that.
+            args, kwargs = _put(args, kwargs, at, given + (shaken - given).detach() if given.requires_grad else shaken)
         # Copied before and after, because either may be changed in place by what follows.
         x = array(_get(args, kwargs, at))
         y = own(*args, **kwargs)

@@ -75,6 +75,7 @@ def convert(
     plan, (lowered, proof) = Trial(
         lambda plan: _attempt(whole, plan, x, most, target, advance),
         lambda plan, names, why: _without(whole, plan, x, names, why),
+        lambda plan, names, why: _looked_at(whole, plan, x, names, why),
     ).best(plan)
     claim = _claim(answers, whole, plan, lowered, target)
     source = Source(
@@ -121,6 +122,11 @@ def _claim(answers: Answers | None, whole: Whole, plan: Plan, lowered: Lowered, 
 def _without(whole: Whole, plan: Plan, x: Array, names: Sequence[str], why: str) -> Plan:
     with lent(whole, plan.oracle.dtype):
         return planning.without(plan, x, names, why)
+
+
+def _looked_at(whole: Whole, plan: Plan, x: Array, names: Sequence[str], why: str) -> Plan:
+    with lent(whole, plan.oracle.dtype):
+        return planning.beside(plan, x, names, why)
 
 
 def _attempt(

@@ -47,12 +47,13 @@ PEAKS = {"float64": 1e300, "float32": OVERFLOW}  # beyond it, one side may overf
 class Reading:
     """A submodule as a network. `how`: what had to be assumed that nothing said, such as
     "with denominator=signed"; empty where nothing was. `by`: what answers for it where its functions
-    are not ours."""
+    are not ours. `beside`: the module computes itself, and its reading only what its edges are asked with."""
 
     family: str
     kan: Kan
     how: str
     by: Any = None
+    beside: bool = False
 
 
 @dataclass

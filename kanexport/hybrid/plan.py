@@ -136,6 +136,20 @@ def without(plan: Plan, x: Array, names: Iterable[str], why: str) -> Plan:
     )
 
 
+def beside(plan: Plan, x: Array, names: Iterable[str], why: str) -> Plan:
+    """The plan of a lent module in which some layers are torch.onnx's, while our reading of them computes what
+    their edges are asked with, and a note that says `why`. KAN convolutions are so by themselves, and are left."""
+    own = [name for name in names if isinstance(plan.readings[name].by, Convolved)]
+    plan = without(plan, x, own, why) if own else plan
+    others = [name for name in names if name not in own]
+    if not others:
+        return plan
+    changed = {name: dataclasses.replace(plan.readings[name], beside=True) for name in others}
+    notes = [note for note in plan.notes if note not in _about(plan.uses)]
+    note = f"{listed(others)}: through torch.onnx, with what its edges are asked with computed beside it, because {why}"
+    return _plan(plan.oracle, plan.ports, x, plan.modules, plan.readings | changed, [*notes, note])
+
+
 def _plan(
     oracle: Oracle,
     ports: Ports,
@@ -195,6 +209,7 @@ def _use(reading: Reading, one: Call, two: Call, three: Call) -> Use:
         form = forms.TAP_AFTER if reading.by.after else forms.TAP
         return Use(two.name, reading.by, form, axes if same else None, first.shape[2:])
     form, axes = forms.form(two, kan.n_inputs, kan.n_outputs), forms.lead(two, three, kan.n_inputs)
+    form = forms.TAP if reading.beside else form
     same = axes is not None and _same_row(one.x, two.x, axes, kan.n_inputs)
     return Use(two.name, kan, form, axes if same else None)
 

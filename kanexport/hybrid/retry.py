@@ -2,7 +2,8 @@
 
 Where a module with our placeholders cannot be traced, spliced or proved, it is tried without
 any of them, which is the module as torch.onnx has it. If that works, the layers that can be
-replaced are found by halves.
+replaced are found by halves; the others stay as torch.onnx has them, and their edges are
+asked with what is computed beside them, if that works.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ REFUSALS = (InvalidKan, VerificationFailed)
 @dataclass(frozen=True, slots=True)
 class Trial(Generic[T]):
     """What becomes of a plan: `attempt` makes something of it or refuses, `without` leaves layers
-    of it to torch.onnx and notes why."""
+    of it to torch.onnx and notes why, `beside` too, but keeps their edges."""
 
     attempt: Callable[[Plan], T]
     without: Callable[[Plan, list[str], str], Plan]
+    beside: Callable[[Plan, list[str], str], Plan]
 
     def best(self, plan: Plan) -> tuple[Plan, T]:
         """The plan with as many layers as work out, and what came of it. Raises what `attempt` raises if the
@@ -43,10 +45,15 @@ class Trial(Generic[T]):
         except REFUSALS as second:
             # Where both cannot be traced, the second speaks of the module alone.
             raise second if isinstance(first, InvalidKan) else first from second
-        return self._search(plan, dict.fromkeys(names, first.message), bare)
+        best, left = self._search(plan, dict.fromkeys(names, first.message), bare)
+        try:
+            return self._try(plan, left, self.beside)
+        except REFUSALS:
+            return best
 
-    def _search(self, plan: Plan, left: dict[str, str], best: tuple[Plan, T]) -> tuple[Plan, T]:
-        """With layers put back, by halves. `left`: all layers and why they were left; `best`: without them."""
+    def _search(self, plan: Plan, left: dict[str, str], best: tuple[Plan, T]) -> tuple[tuple[Plan, T], dict[str, str]]:
+        """With layers put back, by halves, and which were left. `left`: all layers and why they were left;
+        `best`: without them."""
         groups, attempts = _halves(list(left)), ATTEMPTS
         while groups and attempts:
             group, attempts = groups.pop(0), attempts - 1
@@ -57,11 +64,13 @@ class Trial(Generic[T]):
             except REFUSALS as error:
                 groups = _halves(group) + groups
                 left |= dict.fromkeys(group, error.message)
-        return best
+        return best, left
 
-    def _try(self, plan: Plan, left: Mapping[str, str]) -> tuple[Plan, T]:
+    def _try(
+        self, plan: Plan, left: Mapping[str, str], leave: Callable[[Plan, list[str], str], Plan] | None = None
+    ) -> tuple[Plan, T]:
         for why in dict.fromkeys(left.values()):
-            plan = self.without(plan, [name for name, reason in left.items() if reason == why], why)
+            plan = (leave or self.without)(plan, [name for name, reason in left.items() if reason == why], why)
         return plan, self.attempt(plan)
 
 

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from kanexport.errors import InvalidKan
 from kanexport.hybrid.faults import ForeignError, first_line, foreign_code
-from kanexport.hybrid.forms import COLUMN, FLAT
+from kanexport.hybrid.forms import COLUMN, FLAT, TAP
 from kanexport.hybrid.trace import DOMAIN, Hole
 from kanexport.lowering.serving import INPUT, OUTPUT
 from kanexport.proof.ports import Ports
@@ -188,7 +188,8 @@ class _Writer:
         return self._node("Concat", name + "/both", vectors, there, axis=2)
 
     def fill(self, node: Any, body: Body) -> None:
-        """In place of one placeholder: rows of vectors in, our graph, the module's own shape out."""
+        """In place of one placeholder: rows of vectors in, our graph, the module's own shape out; beside one that
+        is tapped."""
         prefix, shared = f"call{self._calls}/", f"kan{body.hole.index}/"
         self._calls += 1
         inner = onnx.load_model_from_string(body.model)
@@ -207,7 +208,10 @@ class _Writer:
             if tensor.name not in self._known:
                 self._known.add(tensor.name)
                 self.graph.initializer.append(tensor)
-        self._shape(body.hole.form, prefix, node, m)
+        if body.hole.form == TAP:
+            self._node("Identity", node.output[0], node.input[0])
+        else:
+            self._shape(body.hole.form, prefix, node, m)
         types = {value.name: value.type.tensor_type for value in (*inner.graph.input, *inner.graph.output)}
         for vectors, name in body.nodes:
             assert body.axes is not None

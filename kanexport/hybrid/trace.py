@@ -85,6 +85,9 @@ def _fake_tap(x: torch.Tensor, index: int) -> torch.Tensor:
     return torch.empty_like(x)
 
 
+_tap.register_autograd(lambda _, gradient: (gradient, None))
+
+
 def _schema(kind: str) -> onnx.defs.OpSchema:
     """A placeholder as an ONNX operator: it exists between the trace and the splice."""
     parameter, types = onnx.defs.OpSchema.FormalParameter, ["tensor(float)", "tensor(double)"]

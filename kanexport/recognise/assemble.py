@@ -30,7 +30,8 @@ LINEAR_KEYS = ("weight", "bias")
 def assemble(checkpoint: Checkpoint, steps: Sequence[StepSpec], options: Options) -> tuple[Kan, str]:
     """A network from the user's own list of steps, and its families, such as "chebykan+fastkan".
     Tensors that no step names are noted. Raises ExportError, naming the step."""
-    options.beside, options.mixed = checkpoint.beside, sum(spec.kind == "layer" for spec in steps) > 1
+    options.beside = checkpoint.beside
+    options.mixed |= sum(spec.kind == "layer" for spec in steps) > 1
     checkpoint = chosen(checkpoint, options)
     built: list[_Built] = []
     for at, spec in enumerate(steps, start=1):

@@ -60,7 +60,13 @@ class App:
         self._door = transports.build(
             settings,
             services.guarded(
-                Guard(self.metrics, self.lifecycle, settings.max_calls, AccessLog(settings.access_log)),
+                Guard(
+                    self.metrics,
+                    self.lifecycle,
+                    AccessLog(settings.access_log),
+                    max_calls=settings.max_calls,
+                    max_bytes=settings.max_bytes,
+                ),
                 InferenceService(inference, catalogue, settings.max_typed_bytes),
                 KanService(kan, self.metrics),
                 self._health,

@@ -130,6 +130,12 @@ class Settings(BaseSettings):
         200e-6, "a run that is shorter holds the event loop", group=Group.MODELS, metavar="SECONDS", ge=0, le=1
     )
 
+    batching: bool = setting(True, "requests of one model that wait run together", group=Group.MODELS)
+    max_queue_delay_microseconds: int = setting(
+        0, "that a request may wait for others", group=Group.MODELS, metavar="N", ge=0, le=10**7
+    )
+    max_batch_rows: Count = setting(1024, "rows that run together", group=Group.MODELS, metavar="N")
+
     max_request_bytes: Size = setting(4 * MIB, "larger requests are refused", group=Group.LIMITS, metavar="BYTES")
     max_response_bytes: Size = setting(
         16 * MIB, "larger answers are refused before they are computed", group=Group.LIMITS, metavar="BYTES"
@@ -141,6 +147,7 @@ class Settings(BaseSettings):
         metavar="BYTES",
     )
     max_queue: Count = setting(256, "requests of one model that wait or run", group=Group.LIMITS, metavar="N")
+    max_queue_bytes: Size = setting(64 * MIB, "inputs of one model that wait", group=Group.LIMITS, metavar="BYTES")
     max_query_rows: Count = setting(4096, "rows of one edge query", group=Group.LIMITS, metavar="N")
     max_queries: Count = setting(16, "edge queries of one model that wait or run", group=Group.LIMITS, metavar="N")
     query_bytes: Size = setting(
@@ -150,6 +157,7 @@ class Settings(BaseSettings):
     # bounds memory when many models, or many connections, are busy at once. A stream that a
     # connection may not open is reset without a word, so `max_streams` is no smaller.
     max_calls: Count = setting(1024, "calls that are handled at once", group=Group.LIMITS, metavar="N")
+    max_bytes: Size = setting(256 * MIB, "messages of all calls together", group=Group.LIMITS, metavar="BYTES")
     max_watches: Count = setting(64, "health watches that are open at once", group=Group.LIMITS, metavar="N")
 
     max_connections: Count = setting(1000, "open connections", group=Group.CONNECTIONS, metavar="N")

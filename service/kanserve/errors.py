@@ -11,7 +11,8 @@
     │   └── Draining          the server is on its way out
     ├── DeadlineExceeded      the caller's deadline passed before the work began
     ├── Exhausted             the request asks for more than a limit allows
-    │   └── TooManyCalls      the server handles as many calls as it may
+    │   ├── TooManyCalls      the server handles as many calls as it may
+    │   └── TooManyBytes      their messages are as large together as they may be
     ├── NotPossible           this model cannot do that
     ├── Unsupported           this server does not do that
     └── BackendError          the runtime failed; its words stay in the log
@@ -102,6 +103,13 @@ class TooManyCalls(Exhausted):
 
     def __init__(self, most: int) -> None:
         super().__init__(f"the server handles {most} calls at once, which is its limit; try again later")
+
+
+class TooManyBytes(Exhausted):
+    """The messages of all calls are as large together as they may be; trying again makes sense."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"the messages of all calls take more than {most} bytes, the server's limit; try again later")
 
 
 class NotPossible(KanserveError):

@@ -132,6 +132,21 @@ def test_nan_must_meet_nan(held: Export, case: Any) -> None:
         held("kanx-hello", x, y, version=2)
 
 
+def test_answers_that_say_nothing_decide_nothing(held: Export, case: Any) -> None:
+    """All the same, not finite, or beyond what rounding leaves of them: some reading would fit anything."""
+    _, reference = case("jacobikan-wine")
+    x, rng = reference["x"], np.random.default_rng(0)
+    for y in (np.zeros_like(reference["y"]), np.ones_like(reference["y"])):
+        with pytest.raises(AnswersDiffer, match="none of 1 known readings") as error:
+            held("jacobikan-wine", x, y)
+        assert "more different numbers" in error.value.hint
+    for rows_, y in ((x, np.full_like(reference["y"], np.nan)), (np.full_like(x, np.nan), reference["y"] * np.nan)):
+        with pytest.raises(AnswersDiffer, match=r"of 0 rows of answers\.npz with finite answers, 0 can be compared"):
+            held("jacobikan-wine", rows_, y)
+    with pytest.raises(AnswersDiffer, match=r"which is too few; rounding alone|none of"):
+        held("jacobikan-wine", 1e30 * rng.normal(size=x.shape), reference["y"])
+
+
 def test_a_less_exact_library_is_allowed_by_its_tolerance(held: Export, case: Any) -> None:
     """flashkan's own float32 run is off by 2e-4."""
     _, reference = case("flashkan-ellipj")

@@ -56,12 +56,13 @@ def test_derivatives_become_operators(by_itself: bool, tmp_path: Path) -> None:
     require_right(result, module, 1, 2, 40)
 
 
-def test_a_layer_that_is_differentiated_is_left_to_torch(tmp_path: Path) -> None:
-    module = Forces(KANLinear(4, 1), by_itself=True)
+@pytest.mark.parametrize("by_itself", [True, False])
+def test_a_layer_that_is_differentiated_is_torchs_and_has_edges(by_itself: bool, tmp_path: Path) -> None:
+    module = Forces(KANLinear(4, 1), by_itself=by_itself)
     result = export(module, tmp_path)
-    assert not result.manifest.layers
-    (note,) = [note for note in result.manifest.notes if "left to torch.onnx" in note]
-    assert "energy" in note
+    assert [layer.name for layer in result.manifest.layers] == ["start", "energy"]
+    (note,) = [note for note in result.manifest.notes if "computed beside it" in note]
+    assert note.startswith("start, energy: through torch.onnx, with what its edges are asked with computed beside it")
     assert "a replaced one has no derivative" in note
     require_right(result, module, 1, 5)
 

@@ -59,12 +59,12 @@ class Net(nn.Module):
         return self.second(self.first(x)) + self.second.seen
 
 
-def test_only_the_layer_that_cannot_be_replaced_is_left_to_torch(tmp_path: Path) -> None:
+def test_only_the_layer_that_cannot_be_replaced_is_torchs_and_has_edges(tmp_path: Path) -> None:
     module = Net()
     result = export(module, draw(9, 4), tmp_path)
-    assert [layer.name for layer in result.manifest.layers] == ["first"]
-    (note,) = [note for note in result.manifest.notes if "left to torch.onnx" in note]
-    assert note.startswith("second: left to torch.onnx, because torch.export cannot follow the module")
+    assert [layer.name for layer in result.manifest.layers] == ["first", "second"]
+    (note,) = [note for note in result.manifest.notes if "computed beside it" in note]
+    assert note.startswith("second: through torch.onnx, with what its edges are asked with computed beside it, because")
     require_right(result, module, 1, 5)
 
 

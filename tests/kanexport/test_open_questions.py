@@ -126,6 +126,24 @@ def test_a_forward_is_for_the_family_that_knows_it(tmp_path: Path) -> None:
     assert "timekan" in caught.value.hint
 
 
+def test_a_forward_for_many_files_is_for_those_that_know_it(tmp_path: Path) -> None:
+    waves = {"wavelet_weights": floats(2, 3), "scale": 1 + np.abs(floats(2, 3)), "translation": floats(2, 3)}
+    files = {
+        "chebykan": {"cheby_coeffs": floats(3, 2, 4)},
+        "jacobikan": {"jacobi_coeffs": floats(3, 2, 4)},
+        "wav-kan": waves,
+    }
+    for family, tensors in files.items():
+        (tmp_path / family).mkdir()
+        path = save(tmp_path / family, tensors)
+        request = Request(path=path, repository=tmp_path / "m", name=family, options=("forward=timekan",), shared=True)
+        source = export(request).manifest.source
+        if family == "chebykan":
+            assert (source.options_given, "forward" in source.options_assumed) == ({"forward": "timekan"}, False)
+        else:
+            assert (source.options_given, source.options_assumed["forward"]) == ({}, family)
+
+
 def test_a_forward_that_nobody_knows_is_not_ignored(tmp_path: Path) -> None:
     waves = {"wavelet_weights": floats(2, 3), "scale": 1 + np.abs(floats(2, 3)), "translation": floats(2, 3)}
     assert isinstance(refuse(tmp_path, waves, "forward=timekan"), OptionError)

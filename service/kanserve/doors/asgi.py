@@ -68,6 +68,7 @@ class GrpcApp:
             async with asyncio.timeout(call.seconds):
                 await self._answer(call, wire)
         except CallFailed as failure:
+            failure.forget()
             await wire.fail(failure)
         except TimeoutError:
             await wire.fail(CallFailed(Code.DEADLINE_EXCEEDED, LATE, ()))

@@ -135,6 +135,7 @@ def _arrival(context: Context) -> Arrival:
 
 
 async def _abort(context: Context, failure: CallFailed) -> None:
+    failure.forget()
     await context.abort(status(failure.code), failure.text, trailing_metadata=failure.trailers)
 
 

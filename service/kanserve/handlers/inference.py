@@ -23,7 +23,8 @@ from kanserve.errors import (
     QueueFull,
     QueueTimeout,
 )
-from kanserve.models.model import Limits, Model
+from kanserve.models.executor import Limits
+from kanserve.models.model import Model
 from kanserve.models.registry import Registry
 from kanserve.nouns import DTYPES, Array, InferRequest, InferResponse, InputTensor, ModelInfo, OutputTensor, TensorInfo
 from kanserve.observe.metrics import Metrics, ModelMetrics
@@ -200,10 +201,8 @@ def _response(info: ModelInfo, request: InferRequest, tensors: Sequence[OutputTe
 
 
 def _count(series: ModelMetrics, rows: int, timing: Timing) -> None:
-    series.statistics.executed(rows, timing)
+    series.statistics.computed(rows, timing)
     series.queue_seconds.observe(timing.queue / 1e9)
-    series.inference_seconds.observe(timing.compute_infer / 1e9)
-    series.batch_rows.observe(rows)
 
 
 def _reason(error: KanserveError) -> FailureReason:

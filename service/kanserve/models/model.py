@@ -1,11 +1,7 @@
 """A loaded version: a session, who may use it when, and what it has done.
 
-Inference runs on a bounded pool of its own, edge queries on a single thread
+Inference runs on a bounded pool of its own (`executor`), edge queries on a single thread
 beside it, so a large query delays no inference by more than the CPU it takes.
-NOTE: A run that takes less than the hop to a thread and back is done on the event
-loop when nothing waits before it. Measured with perf_analyzer, B = 1, two cores:
-0.60 ms inline, 0.88 ms through the pool. `inline_rows` is measured at load; above
-it the loop is never held.
 """
 
 from __future__ import annotations
@@ -15,35 +11,19 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 
 from kanserve.backends import Session
 from kanserve.config import Settings
-from kanserve.errors import DeadlineExceeded, QueueFull, QueueTimeout
+from kanserve.errors import DeadlineExceeded, QueueFull
 from kanserve.interpret.select import LayerPlan
 from kanserve.models import edges
 from kanserve.models.edges import LayerGraph
+from kanserve.models.executor import Executor, Limits, Run
 from kanserve.nouns import Array, LayerEdges, ModelInfo
 from kanserve.observe.metrics import ModelMetrics
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """When a waiting request is no longer worth running, on the monotonic clock."""
-
-    queue_timeout: float | None = None  # seconds
-    deadline: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Outputs in the order asked for, and nanoseconds spent waiting and computing."""
-
-    outputs: list[Array]
-    queue_ns: int
-    infer_ns: int
+from kanserve.scheduling.policy import Policy
 
 
 class Model:
@@ -64,42 +44,31 @@ class Model:
         """`chunk_rows`: a larger request runs in pieces of so many rows; 0: in one piece."""
         self.info = info
         self.metrics = metrics
-        self.inline_rows = inline_rows
         self._chunk_rows = chunk_rows
         self._settings = settings
         self._session = session
+        self.inline_rows = inline_rows
         self._graphs = graphs
         self._queries = 0
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix=f"infer-{info.name}")
+        self._executor = Executor(
+            info.name,
+            self._run_chunks,
+            metrics,
+            _policy(info, settings),
+            max_queue=settings.max_queue,
+            max_bytes=settings.max_queue_bytes,
+            workers=workers,
+            inline_rows=inline_rows,
+        )
         self._query_pool = ThreadPoolExecutor(1, thread_name_prefix=f"edges-{info.name}")
 
     async def run(self, outputs: Sequence[str], feeds: Mapping[str, Array], *, rows: int, limits: Limits) -> Run:
-        """Run the graph.
+        """Run the graph, together with whatever else waits.
 
         Raises QueueFull at once; QueueTimeout or DeadlineExceeded for a request that
         waited too long, which is then not run; Exhausted and BackendError.
         """
-        statistics = self.metrics.statistics
-        submitted = time.perf_counter_ns()
-        if rows <= self.inline_rows and not statistics.pending:
-            return self._execute(outputs, feeds, submitted, limits)
-        if statistics.pending >= self._settings.max_queue:
-            raise QueueFull
-        statistics.pending += 1
-        try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._pool, self._execute, outputs, feeds, submitted, limits)
-        finally:
-            statistics.pending -= 1
-
-    def _execute(self, outputs: Sequence[str], feeds: Mapping[str, Array], submitted: int, limits: Limits) -> Run:
-        started = time.perf_counter_ns()
-        if limits.queue_timeout is not None and started - submitted > limits.queue_timeout * 1e9:
-            raise QueueTimeout
-        if limits.deadline is not None and time.monotonic() > limits.deadline:
-            raise DeadlineExceeded
-        arrays = self._run_chunks(outputs, feeds)
-        return Run(arrays, started - submitted, time.perf_counter_ns() - started)
+        return await self._executor.run(outputs, feeds, rows, limits)
 
     def _run_chunks(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
         rows = max((len(array) for array in feeds.values()), default=0)
@@ -154,5 +123,11 @@ class Model:
 
     def close(self) -> None:
         """Let running work end, drop what waits, join the threads. Blocks."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._executor.close()
         self._query_pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _policy(info: ModelInfo, settings: Settings) -> Policy:
+    """Requests for a graph whose first dimension is no batch run alone."""
+    delay = settings.max_queue_delay_microseconds / 1e6
+    return Policy(min(info.max_batch_size, settings.max_batch_rows) if settings.batching else 0, delay)

@@ -26,7 +26,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYP
 
 from kanserve.errors import LoadReason
 from kanserve.observe import logs
-from kanserve.observe.statistics import Duration, FailureReason, Statistics
+from kanserve.observe.statistics import Duration, FailureReason, Statistics, Timing
 
 __all__ = ["CONTENT_TYPE", "DEFINITIONS", "UNKNOWN", "Metrics", "ModelMetrics"]
 
@@ -126,6 +126,12 @@ class ModelMetrics:
     batch_rows: Histogram
     edge_seconds: Histogram
     edge_values: Counter
+
+    def executed(self, rows: int, timing: Timing) -> None:
+        """One run of the graph."""
+        self.statistics.executed(rows, timing)
+        self.inference_seconds.observe(timing.compute_infer / 1e9)
+        self.batch_rows.observe(rows)
 
 
 class Metrics:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+PHASES = ("compute_input", "compute_infer", "compute_output")
+
 
 class FailureReason(enum.StrEnum):
     """Triton's values of the label `reason`."""
@@ -70,17 +72,20 @@ class Statistics:
     batches: dict[int, BatchStatistics] = field(default_factory=dict)
 
     def executed(self, rows: int, timing: Timing) -> None:
-        """One run of the graph over `rows` rows."""
+        """One run of the graph over `rows` rows, of one request or of several; it waited for nobody."""
         self.execution_count += 1
-        self.inference_count += rows
-        self.queue.add(timing.queue)
         batch = self.batches.get(rows)
         if batch is None:
             batch = self.batches[rows] = BatchStatistics()
-        for phase in ("compute_input", "compute_infer", "compute_output"):
-            ns: int = getattr(timing, phase)
-            getattr(self, phase).add(ns)
-            getattr(batch, phase).add(ns)
+        for phase in PHASES:
+            getattr(batch, phase).add(getattr(timing, phase))
+
+    def computed(self, rows: int, timing: Timing) -> None:
+        """One request's part in a run: as in Triton, each counts the whole run's time."""
+        self.inference_count += rows
+        self.queue.add(timing.queue)
+        for phase in PHASES:
+            getattr(self, phase).add(getattr(timing, phase))
 
     def succeeded(self, ns: int, at_ms: int) -> None:
         """One request answered."""

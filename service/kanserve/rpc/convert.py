@@ -16,11 +16,18 @@ from kanserve.errors import BadRequest, Exhausted, Unsupported
 from kanserve.nouns import DTYPES, ONLY, EdgeRequest, EdgeResponse, InferRequest, InferResponse, InputTensor
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
+from kanserve.rpc import prescan
+from kanserve.rpc.prescan import Bound
 
 # A few megabytes can name a million tensors; reading them would hold the event loop for seconds.
 COUNT_LIMITS = {"inputs": 64, "outputs": 64, "parameters": 64, "raw_input_contents": 64}
 DIMENSION_LIMIT = 16
 INDEX_LIMIT = 2**16
+
+# Looked at before a large message is built. Packed numbers are one field; layer names are one each.
+PLAIN = Bound()
+INFER = Bound(within={number: Bound() for number in (4, 5, 6)})  # parameters, inputs, outputs
+QUERY = Bound(most=2 * INDEX_LIMIT)
 
 # Field of InferTensorContents -> datatypes it may carry; the first names it in errors.
 CONTENTS = {
@@ -46,8 +53,10 @@ PARAMETERS = {
 M = TypeVar("M", bound=Message)
 
 
-def parse(kind: type[M], data: bytes) -> M:
-    """A message from its bytes. Raises BadRequest for bytes that are none."""
+def parse(kind: type[M], data: bytes, bound: Bound = PLAIN) -> M:
+    """A message from its bytes. Raises BadRequest for bytes that are none, or have more fields than `bound`."""
+    if not prescan.fits(data, bound):
+        raise BadRequest(f"{kind.DESCRIPTOR.name} has too many fields: one of its messages has more than {bound.most}")
     try:
         return kind.FromString(data)
     except DecodeError as error:

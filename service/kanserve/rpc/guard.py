@@ -20,8 +20,9 @@ from typing import Any
 
 from structlog.contextvars import bind_contextvars
 
-from kanserve.errors import Draining, KanserveError, QueueFull, TooManyCalls, Unsupported
+from kanserve.errors import Draining, KanserveError, QueueFull, TooManyBytes, TooManyCalls, Unsupported
 from kanserve.lifecycle import Lifecycle
+from kanserve.memory import Returns
 from kanserve.observe import logs
 from kanserve.observe.metrics import UNKNOWN, Metrics
 from kanserve.rpc import status
@@ -59,6 +60,10 @@ class CallFailed(Exception):
         self.code = code
         self.text = text
         self.trailers = trailers
+
+    def forget(self) -> None:
+        """Let go of what led here: its frames hold the call's message, for as long as anybody holds this."""
+        self.__cause__ = self.__context__ = self.__traceback__ = None
 
 
 @dataclass(slots=True)
@@ -128,12 +133,15 @@ class AccessLog:
 
 class Guard:
     """Wraps the methods of one server. `max_calls`: that are handled at once, probes not counted;
-    `access`: which calls have a line."""
+    `max_bytes`: of their messages; `access`: which calls have a line."""
 
-    def __init__(self, metrics: Metrics, lifecycle: Lifecycle, max_calls: int, access: AccessLog) -> None:
+    def __init__(
+        self, metrics: Metrics, lifecycle: Lifecycle, access: AccessLog, *, max_calls: int, max_bytes: int
+    ) -> None:
         self.access = access
         self._metrics = metrics
         self._max_calls, self.calls = max_calls, 0
+        self._max_bytes, self._bytes, self._returns = max_bytes, 0, Returns()
         self._lifecycle = lifecycle
         self.inflight = metrics.gauge("kanserve_inflight_requests")
 
@@ -145,7 +153,7 @@ class Guard:
         async def answer(data: bytes, arrival: Arrival) -> bytes:
             call = _call(arrival)
             with _Watch(self, series, call, probe=probe) as watch:
-                watch.request_bytes = len(data)
+                watch.hold(len(data))
                 self._admit(probe=probe)
                 response = await method(data, call)
                 watch.response_bytes = len(response)
@@ -181,6 +189,12 @@ class Guard:
             return self.stream(service, name, Kind.BIDI_STREAM, refuse_stream)
         return self.unary(service, name, refuse)
 
+    def hold(self, size: int) -> None:
+        """So many bytes of a message more, or less."""
+        self._bytes += size
+        if size < 0:
+            self._returns.freed(-size)
+
     def _admit(self, *, probe: bool) -> None:
         """Raises what turns a call away before its method sees it."""
         if probe:
@@ -189,17 +203,24 @@ class Guard:
             raise Draining
         if self.calls > self._max_calls:
             raise TooManyCalls(self._max_calls)
+        if self._bytes > self._max_bytes:
+            raise TooManyBytes(self._max_bytes)
 
 
 class _Watch:
     """One call from its arrival to its status, as a context: whatever is raised inside leaves
     as CallFailed, but for a caller that went away."""
 
-    __slots__ = ("_call", "_guard", "_probe", "_series", "_started", "request_bytes", "response_bytes")
+    __slots__ = ("_call", "_guard", "_probe", "_series", "_started", "held", "request_bytes", "response_bytes")
 
     def __init__(self, guard: Guard, series: _Series, call: Call, *, probe: bool) -> None:
         self._guard, self._series, self._call, self._probe = guard, series, call, probe
-        self.request_bytes = self.response_bytes = 0
+        self.held = self.request_bytes = self.response_bytes = 0
+
+    def hold(self, size: int) -> None:
+        """The call's message, which stays until the call ends."""
+        self.held = self.request_bytes = size
+        self._guard.hold(size)
 
     def __enter__(self) -> _Watch:
         self._started = time.perf_counter()
@@ -214,6 +235,8 @@ class _Watch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         outcome = Code.OK if error is None else self._outcome(error)
+        if self.held:
+            self._guard.hold(-self.held)
         if not self._probe:
             self._guard.calls -= 1
             self._guard.inflight.dec()
@@ -274,7 +297,7 @@ async def _counted(messages: AsyncIterator[bytes], watch: _Watch) -> AsyncIterat
 
 def _failed(error: Exception, call: Call) -> CallFailed:
     trailers: tuple[tuple[str, str], ...] = ((ID_HEADER, call.request_id),)
-    if isinstance(error, QueueFull | Draining | TooManyCalls):
+    if isinstance(error, QueueFull | Draining | TooManyBytes | TooManyCalls):
         trailers = (*trailers, PUSHBACK)
     return CallFailed(status.code(error), status.text(error, call.request_id), trailers)
 

@@ -87,7 +87,7 @@ class InferenceService:
 
     async def model_infer(self, data: bytes, call: Call) -> bytes:
         """The main thing."""
-        message = convert.parse(pb.ModelInferRequest, data)
+        message = convert.parse(pb.ModelInferRequest, data, convert.INFER)
         call.adopt(message.id)
         call.facts["model"] = message.model_name[:128]
         request = convert.request_from_pb(message, deadline=call.deadline, max_typed_bytes=self._max_typed_bytes)

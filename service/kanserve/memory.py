@@ -1,0 +1,28 @@
+"""Pages that were freed go back to the system: glibc keeps them, and one burst would be held for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import threading
+
+WORTH = 2**18  # bytes of a message; smaller ones are reused soon
+PAUSE = 1.0  # seconds between two returns
+
+
+class Returns:
+    """Told of large messages that are done with; returns pages soon after, on a thread of its own."""
+
+    def __init__(self) -> None:
+        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+        self._planned = False
+
+    def freed(self, size: int) -> None:
+        """A message of so many bytes is done with. On the event loop."""
+        if size >= WORTH and self._trim is not None and not self._planned:
+            self._planned = True
+            asyncio.get_running_loop().call_later(PAUSE, self._return)
+
+    def _return(self) -> None:
+        self._planned = False
+        threading.Thread(target=self._trim, args=(0,), name="trim", daemon=True).start()

@@ -1,0 +1,69 @@
+"""How many fields a message has, before it is built: a few megabytes can name a million tensors.
+
+Source: the Protocol Buffers documentation, "Encoding": tags, varints and lengths. A message that is no message
+is left to the parser, which refuses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+WORTH = 2**16  # bytes; a smaller message cannot hold much
+MOST = 1024  # fields of one message; packed numbers are one
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """`most`: fields of the message itself; `within`: bounds of messages inside of it, by field number."""
+
+    most: int = MOST
+    within: Mapping[int, Bound] = field(default_factory=dict)
+
+
+def fits(data: bytes, bound: Bound) -> bool:
+    """Whether there are no more fields than that. Stops at the first too many."""
+    return len(data) < WORTH or _fits(data, 0, len(data), bound)
+
+
+def _fits(data: bytes, start: int, end: int, bound: Bound) -> bool:
+    for count, (number, begin, stop) in enumerate(_fields(data, start, end), 1):
+        if count > bound.most:
+            return False
+        inner = bound.within.get(number)
+        if inner is not None and not _fits(data, begin, stop, inner):
+            return False
+    return True
+
+
+def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Number, begin and end of each field's value, as far as they can be told."""
+    while at < end:
+        tag, at = _varint(data, at, end)
+        kind = tag & 7
+        if kind == VARINT:
+            _, stop = _varint(data, at, end)
+        elif kind == BYTES:
+            length, at = _varint(data, at, end)
+            stop = at + length
+        elif kind in (FIXED64, FIXED32):
+            stop = at + (8 if kind == FIXED64 else 4)
+        else:
+            return
+        if stop > end:
+            return
+        yield tag >> 3, at, stop
+        at = stop
+
+
+def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
+    value = shift = 0
+    while at < end and shift < 70:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+    return 0, end + 1

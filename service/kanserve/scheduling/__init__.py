@@ -1,0 +1,1 @@
+"""Who runs when, and with whom: pure functions of time and of what waits. No clock and no loop."""

@@ -1,0 +1,120 @@
+"""Memory is bounded by bytes, whatever arrives: fields are counted before a message is built, and nothing holds on."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.rpc import convert, prescan
+from kanserve.rpc.prescan import Bound
+from tests.kanserve import toy
+from tests.kanserve.running import INFERENCE, Server, request, serving, wait_until
+
+MIB = 2**20
+
+
+def resident(server: Server) -> int:
+    """MiB of the server's process."""
+    text = Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(next(line for line in text.splitlines() if line.startswith("VmRSS")).split()[1]) // 1024
+
+
+def highest(server: Server) -> int:
+    """MiB at its peak."""
+    text = Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(next(line for line in text.splitlines() if line.startswith("VmHWM")).split()[1]) // 1024
+
+
+@pytest.fixture(params=["asgi", "grpcio"])
+def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
+    if request.param == "asgi":
+        pytest.importorskip("h2corn")
+    toy.write(tmp_path)
+    with serving(tmp_path, transport=request.param) as running:
+        yield running
+
+
+def many_inputs() -> bytes:
+    """Two million empty inputs in 4 MB."""
+    return pb.ModelInferRequest(model_name="toy").SerializeToString() + b"\x2a\x00" * 2_000_000
+
+
+def many_parameters() -> bytes:
+    """One input with a million empty parameters."""
+    inner = b"\x22\x00" * 1_000_000
+    return b"\x2a" + varint(len(inner)) + inner
+
+
+def varint(value: int) -> bytes:
+    data = b""
+    while value > 0x7F:
+        data += bytes([value & 0x7F | 0x80])
+        value >>= 7
+    return data + bytes([value])
+
+
+@pytest.mark.parametrize("message", [many_inputs, many_parameters])
+def test_a_message_of_a_million_fields_is_never_built(server: Server, message: object) -> None:
+    assert callable(message)
+    data = message()
+    server.infer(np.zeros((1, 3), np.float32))
+    before = resident(server)
+    for _ in range(20):
+        with pytest.raises(grpc.RpcError) as caught:
+            server.call(f"{INFERENCE}ModelInfer", data)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "has too many fields" in caught.value.details()
+    assert highest(server) < before + 128
+    kept = 24 if '"asgi"' in str(server.process.args) else 80  # gRPC core keeps some for itself
+    wait_until(lambda: resident(server) < before + kept)
+
+
+def test_messages_that_were_refused_are_let_go(server: Server) -> None:
+    """Of 3.8 MB each, by 32 callers at once: a refused message is held by nothing."""
+    wrong = request(np.zeros((1, 3), np.float32), id="x" * 3_800_000, model="nobody").SerializeToString()
+    server.infer(np.zeros((1, 3), np.float32))
+    before = resident(server)
+
+    def refused(_: int) -> None:
+        with pytest.raises(grpc.RpcError):
+            server.call(f"{INFERENCE}ModelInfer", wrong)
+
+    with concurrent.futures.ThreadPoolExecutor(32) as pool:
+        list(pool.map(refused, range(256)))
+    assert highest(server) < before + 600
+    server.infer(np.zeros((1, 3), np.float32))
+    wait_until(lambda: resident(server) < before + 64)
+
+
+def test_all_messages_together_are_bounded(tmp_path: Path) -> None:
+    toy.write(tmp_path)
+    with serving(tmp_path, max_bytes=2048) as server:
+        with pytest.raises(grpc.RpcError) as caught:
+            server.call(
+                f"{INFERENCE}ModelInfer", request(np.zeros((1, 3), np.float32), id="x" * 3000).SerializeToString()
+            )
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert ("grpc-retry-pushback-ms", "500") in list(caught.value.trailing_metadata())
+        assert server.infer(np.zeros((1, 3), np.float32)).shape == (1, 2)
+
+
+@given(st.lists(st.integers(1, 3), max_size=5), st.binary(max_size=64))
+def test_fields_are_counted_as_the_parser_finds_them(sizes: list[int], noise: bytes) -> None:
+    message = pb.ModelInferRequest(model_name="m", id="i")
+    for size in sizes:
+        message.inputs.add(name="x" * size, datatype="FP32", shape=[1] * size)
+        message.raw_input_contents.append(b"\xff" * size)
+    data = message.SerializeToString()
+    count = 2 + 2 * len(sizes)
+    assert prescan._fits(data, 0, len(data), Bound(count))
+    assert not prescan._fits(data, 0, len(data), Bound(count - 1))
+    assert prescan._fits(data, 0, len(data), convert.INFER)
+    prescan._fits(noise, 0, len(noise), convert.INFER)  # whatever it is, it ends

@@ -1,0 +1,233 @@
+"""Batches: the policy and the queue as pure functions, and the executor's promises, without a model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kanserve.errors import BackendError, DeadlineExceeded, QueueFull, QueueTimeout
+from kanserve.models.executor import Executor, Limits
+from kanserve.observe.metrics import Metrics
+from kanserve.scheduling import merge
+from kanserve.scheduling.policy import Choice, Policy, choose
+from kanserve.scheduling.queue import Queue, Waiting
+
+ROWS = st.lists(st.integers(1, 20), min_size=1, max_size=20)
+
+
+@given(ROWS, st.integers(0, 64))
+def test_without_a_delay_whatever_waits_is_one_batch(rows: list[int], most: int) -> None:
+    choice = choose(Policy(most), rows, 0.0, 0.0)
+    assert choice.count >= 1
+    assert choice.count == 1 or sum(rows[: choice.count]) <= most
+    assert choice.count == len(rows) or sum(rows[: choice.count + 1]) > most
+
+
+@given(ROWS, st.integers(1, 64), st.sets(st.integers(1, 64), max_size=4), st.floats(0, 2))
+def test_nobody_waits_longer_than_the_delay(rows: list[int], most: int, preferred: set[int], now: float) -> None:
+    policy = Policy(most, delay=1.0, preferred=tuple(sorted(preferred)))
+    choice = choose(policy, rows, 0.0, now)
+    if now >= 1.0:
+        assert choice.count
+    if not choice.count:
+        assert choice.wake == 1.0
+        assert sum(rows) < most
+        assert not any(sum(rows[:count]) in preferred for count in range(1, len(rows) + 1))
+    elif now < 1.0 and sum(rows) < most:
+        assert sum(rows[: choice.count]) in preferred
+
+
+def test_a_preferred_size_is_taken_at_once() -> None:
+    policy = Policy(64, delay=1.0, preferred=(4, 8))
+    assert choose(policy, [1, 1, 1], 0, 0) == Choice(0, 1.0)
+    assert choose(policy, [1, 1, 2], 0, 0) == Choice(3)
+    assert choose(policy, [2, 2, 4, 1], 0, 0) == Choice(3)
+    assert choose(policy, [2, 3], 0, 1.0) == Choice(2)
+
+
+def one(ticket: str, key: str = "k", rows: int = 1, size: int = 1, **times: Any) -> Waiting[str]:
+    return Waiting(ticket, key, rows, size, times.pop("arrived", 0.0), **times)
+
+
+def tickets(waiting: Sequence[Waiting[str]]) -> list[str]:
+    return [each.ticket for each in waiting]
+
+
+def test_the_queue_is_bounded_in_requests_and_bytes() -> None:
+    queue: Queue[str] = Queue(Policy(8), 3, 10)
+    assert queue.add(one("a", size=50))  # alone it may be larger
+    assert not queue.add(one("b"))
+    queue.take(0.0)
+    assert [queue.add(one(name, size=4)) for name in "bcd"] == [True, True, False]
+    assert queue.add(one("e", size=2))
+    assert not queue.add(one("f", size=0))
+    taken = queue.take(0.0)
+    assert tickets(taken.batch) == ["b", "c", "e"]
+    assert not len(queue)
+
+
+def test_what_may_not_run_together_does_not_and_keeps_its_order() -> None:
+    queue: Queue[str] = Queue(Policy(8, delay=1.0), 9, 99)
+    for name, key in (("a", "k"), ("b", "k"), ("c", "other"), ("d", "k")):
+        queue.add(one(name, key))
+    assert tickets(queue.take(0.0).batch) == ["a", "b"]  # nothing can join them any more
+    assert tickets(queue.take(0.0).batch) == ["c"]
+    assert queue.take(0.0).wake == 1.0
+    assert tickets(queue.take(1.0).batch) == ["d"]
+
+
+def test_those_whose_time_is_over_are_not_run() -> None:
+    queue: Queue[str] = Queue(Policy(8), 9, 99)
+    queue.add(one("late", deadline=1.0, patience=0.5))
+    queue.add(one("impatient", patience=1.0))
+    queue.add(one("patient", patience=3.0, deadline=3.0))
+    taken = queue.take(2.0)
+    assert (tickets(taken.late), tickets(taken.impatient), tickets(taken.batch)) == (
+        ["late"],
+        ["impatient"],
+        ["patient"],
+    )
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=6))
+def test_outputs_go_back_to_whom_they_belong(rows: list[int]) -> None:
+    feeds = [{"x": np.full((count, 2), at, np.float32)} for at, count in enumerate(rows)]
+    joined = merge.together(feeds)["x"]
+    assert len(joined) == sum(rows)
+    for feed, (answer,) in zip(feeds, merge.apart([joined], rows), strict=True):
+        np.testing.assert_array_equal(answer, feed["x"])
+
+
+class Graph:
+    """Doubles its rows, slowly where it is asked to; refuses a run with a negative number in it."""
+
+    def __init__(self) -> None:
+        self.runs: list[int] = []
+
+    def __call__(self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        x = feeds["x"]
+        self.runs.append(len(x))
+        if (x < 0).any():
+            raise BackendError("negative")
+        return [2 * x for _ in outputs]
+
+
+def executor(graph: Any, *, inline_rows: int = 1024, max_queue: int = 256, policy: Policy | None = None) -> Executor:
+    return Executor(
+        "m",
+        graph,
+        Metrics().model("m", "1"),
+        policy or Policy(64),
+        max_queue=max_queue,
+        max_bytes=2**20,
+        workers=1,
+        inline_rows=inline_rows,
+    )
+
+
+async def ask(on: Executor, value: float, rows: int = 1, limits: Limits | None = None) -> float:
+    run = await on.run(["y"], {"x": np.full((rows, 2), value)}, rows, limits or Limits())
+    assert run.outputs[0].shape == (rows, 2)
+    return float(run.outputs[0][0, 0])
+
+
+@pytest.mark.parametrize("inline_rows", [0, 1024])
+def test_what_arrives_together_runs_together(inline_rows: int) -> None:
+    async def main() -> tuple[list[float], list[int]]:
+        graph = Graph()
+        on = executor(graph, inline_rows=inline_rows)
+        answers = await asyncio.gather(*(ask(on, at) for at in range(100)))
+        assert on._metrics.statistics.pending == 0
+        assert on._metrics.statistics.execution_count == len(graph.runs)
+        await asyncio.to_thread(on.close)
+        return list(answers), graph.runs
+
+    answers, runs = asyncio.run(main())
+    assert answers == [2.0 * at for at in range(100)]
+    assert runs == [64, 36]
+
+
+def test_a_burst_beyond_the_queue_is_answered_while_it_arrives() -> None:
+    async def main() -> list[float]:
+        on = executor(Graph(), max_queue=70)
+        return await asyncio.gather(*(ask(on, at) for at in range(1000)))
+
+    assert asyncio.run(main()) == [2.0 * at for at in range(1000)]
+
+
+@pytest.mark.parametrize("inline_rows", [0, 1024])
+def test_one_bad_row_does_not_fail_its_neighbours(inline_rows: int) -> None:
+    async def main() -> list[Any]:
+        on = executor(Graph(), inline_rows=inline_rows)
+        answers = await asyncio.gather(*(ask(on, value) for value in (1, -1, 3)), return_exceptions=True)
+        assert on._metrics.statistics.pending == 0
+        return list(answers)
+
+    good, bad, other = asyncio.run(main())
+    assert (good, other) == (2.0, 6.0)
+    assert isinstance(bad, BackendError)
+
+
+def test_a_bug_reaches_every_caller() -> None:
+    def broken(outputs: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        raise ZeroDivisionError
+
+    async def main(inline_rows: int) -> list[Any]:
+        on = executor(broken, inline_rows=inline_rows)
+        return await asyncio.wait_for(asyncio.gather(*(ask(on, 1) for _ in range(3)), return_exceptions=True), 10)
+
+    for inline_rows in (0, 1024):
+        assert all(isinstance(error, ZeroDivisionError) for error in asyncio.run(main(inline_rows)))
+
+
+def test_a_full_queue_refuses_at_once_and_a_caller_that_left_makes_room() -> None:
+    async def main() -> None:
+        graph = Graph()
+        on = executor(graph, max_queue=2, policy=Policy(64, delay=30.0))
+        waiting = [asyncio.create_task(ask(on, at)) for at in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFull):
+            await ask(on, 9)
+        waiting[0].cancel()
+        await asyncio.gather(waiting[0], return_exceptions=True)
+        waiting.append(asyncio.create_task(ask(on, 3)))
+        await asyncio.sleep(0.05)
+        assert not graph.runs
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert on._metrics.statistics.pending == 0
+
+    asyncio.run(main())
+
+
+def test_expired_requests_are_not_computed() -> None:
+    async def main() -> None:
+        graph = Graph()
+        on = executor(graph)
+        with pytest.raises(DeadlineExceeded):
+            await ask(on, 1, limits=Limits(deadline=0.0))
+        with pytest.raises(QueueTimeout):
+            await ask(on, 1, limits=Limits(queue_timeout=-1.0))
+        assert not graph.runs
+
+    asyncio.run(main())
+
+
+def test_a_delay_gathers_and_ends() -> None:
+    async def main() -> None:
+        graph = Graph()
+        on = executor(graph, policy=Policy(64, delay=0.2))
+        first = asyncio.create_task(ask(on, 1))
+        await asyncio.sleep(0.05)
+        assert not graph.runs
+        assert await asyncio.gather(first, ask(on, 2)) == [2.0, 4.0]
+        assert graph.runs == [2]
+
+    asyncio.run(main())
