@@ -16,6 +16,7 @@ nn, functional = torch.nn, torch.nn.functional
 
 import hybrid_modules as modules  # noqa: E402 - needs torch
 
+from kanexport.hybrid import convolutions  # noqa: E402 - as above
 from kanexport.hybrid import plan as planning  # noqa: E402 - as above
 from kanexport.hybrid.capture import Oracle  # noqa: E402 - as above
 from kanexport.hybrid.convert import convert  # noqa: E402 - as above
@@ -348,6 +349,14 @@ def test_what_only_looks_like_one_has_no_edges_and_is_exported_as_it_is(kind: An
     result = export(kind(3, 4, padding=1), tmp_path, 3, 5, 6)
     assert not result.manifest.layers
     assert "without edges to ask for" in "\n".join(result.manifest.notes)
+
+
+def test_pictures_that_are_too_large_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolutions, "NUMBERS", (27 + 9) * 30 - 1)
+    _, plan = planned(Bells(3, 4, padding=1), rows(3, 5, 6))
+    assert not plan.readings
+    why = "for each row it would be given 1080 numbers, place by place, more than 1079; it has no edges"
+    assert f"(itself): looks like a KAN convolution, but {why}" in plan.notes
 
 
 def test_constants_belong_to_no_source() -> None:
