@@ -208,10 +208,7 @@ class _Writer:
             if tensor.name not in self._known:
                 self._known.add(tensor.name)
                 self.graph.initializer.append(tensor)
-        if body.hole.form == TAP:
-            self._node("Identity", node.output[0], node.input[0])
-        else:
-            self._shape(body.hole.form, prefix, node, m)
+        self._shape(body.hole.form, prefix, node, m)
         types = {value.name: value.type.tensor_type for value in (*inner.graph.input, *inner.graph.output)}
         for vectors, name in body.nodes:
             assert body.axes is not None
@@ -220,6 +217,9 @@ class _Writer:
 
     def _shape(self, form: str, prefix: str, node: Any, m: int) -> None:
         y, out = prefix + OUTPUT, node.output[0]
+        if form == TAP:
+            self._node("Identity", out, node.input[0])
+            return
         if form in (FLAT, COLUMN):
             shape = [-1, m] if form == FLAT else [-1, m, 1]
             self._node("Reshape", out, y, self._index(prefix + "out", shape))
