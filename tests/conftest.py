@@ -22,7 +22,7 @@ SLOW = [
     *("kanexport/test_hybrid", "end_to_end/test_golden_served", "cli/test_formula", "end_to_end/test_hybrid_served"),
     *("kanexport/test_hybrid_graphs", "cli/test_serve", "cli/test_edges", "kanserve/test_drain", "test_docs"),
     *("kanexport/test_hybrid_retry", "kanexport/test_derivatives", "kanexport/test_several", "kanserve/test_several"),
-    *("kanexport/test_hybrid_nonfinite", "kanexport/test_hybrid_sampled"),
+    *("kanexport/test_hybrid_nonfinite", "kanexport/test_hybrid_sampled", "kanexport/test_hybrid_found"),
     *("kanexport/test_hybrid_convolutions", "kanserve/test_attacks", "kanserve/test_doors", "kanserve/test_memory"),
     "kanserve/test_logs",
     *("kanexport/test_random_modules", "kanexport/test_generated_rivals"),

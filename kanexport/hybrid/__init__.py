@@ -12,6 +12,7 @@
     plan.py        the layers that were recognised, and where they run
     trace.py       the module without them, through torch.onnx, with a placeholder for each
     branches.py    what a forward asks of its own weights is answered while it is traced
+    bodies.py      what goes into each call of a layer, and its edge graphs; zones.py: rows of the proof
     splice.py      the placeholders replaced by our lowering
     convert.py     the page: all of this, proved against the module, packed
     api.py         `kanexport.export`, from Python

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from kanexport.errors import InvalidKan
 from kanexport.hybrid import derivatives
 from kanexport.hybrid.faults import ForeignError, first_line, foreign_code, place
 from kanexport.hybrid.lend import first_tensor, lent, replaced
+from kanexport.hybrid.rewrites import DISTANCES, Rewritten
 from kanexport.hybrid.wiring import PLAIN, Wiring, why_not
 from kanexport.proof.evaluate import Jitter
 
@@ -102,7 +104,7 @@ class Oracle:
         x = torch.from_numpy(rows if jitter is None else jitter.shake(rows)).to(self.dtype)
         forwards = [(part, watch.forward(name, part)) for name, part in (watched or {}).items()]
         try:
-            with foreign_code(), replaced(forwards), torch.set_grad_enabled(self.derives):
+            with foreign_code(), replaced(forwards), Rewritten(DISTANCES), torch.set_grad_enabled(self.derives):
                 y = self.module(derivatives.ready(x) if self.derives else x)
         except ForeignError as foreign:
             where = place(foreign.error)
@@ -114,6 +116,14 @@ class Oracle:
                 "for each parameter of its forward), or --input-shape without the batch axis",
             ) from foreign.error
         return array(_one_tensor(y, len(x))), watch.calls
+
+    def in_float32(self, rows: Array) -> Array | None:
+        """What the module, lent in float64, gives in float32; None where it runs in that only, or not."""
+        if self.dtype == torch.float32:
+            return None
+        with contextlib.suppress(InvalidKan), lent(self.module, torch.float32):
+            return dataclasses.replace(self, dtype=torch.float32).run(rows)[0]
+        return None
 
 
 @dataclass

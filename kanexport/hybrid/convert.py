@@ -15,34 +15,26 @@ from torch import nn
 from kanexport.answers import held
 from kanexport.answers.rows import Answers
 from kanexport.errors import InvalidKan, VerificationFailed
-from kanexport.form.ir import Kan, Layer
-from kanexport.hybrid import conv_graphs, extremes, inputs, nonfinite, sampled_graphs, splice, trace, weights
+from kanexport.hybrid import bodies, extremes, inputs, nonfinite, splice, trace, weights, zones
 from kanexport.hybrid import plan as planning
 from kanexport.hybrid.capture import Oracle
-from kanexport.hybrid.conv_read import Convolved
-from kanexport.hybrid.lend import lent, unwrapped
+from kanexport.hybrid.lend import TYPES, lent, unwrapped
 from kanexport.hybrid.plan import FEW, Plan, Use
 from kanexport.hybrid.recognise import Whole, shown
 from kanexport.hybrid.retry import Trial
-from kanexport.hybrid.sampled import Sampled
-from kanexport.hybrid.trace import Hole
 from kanexport.hybrid.wiring import Served
-from kanexport.lowering.edges import edge_graph
 from kanexport.lowering.lower import Lowered
-from kanexport.lowering.serving import INPUT, serving_graph
 from kanexport.manifest import HYBRID, MODULE, LayerInfo, Source, SourceFile
 from kanexport.packing import describe
 from kanexport.packing.publish import Claim, ProvedModel, Result, Target, publish
 from kanexport.packing.signature import Signature
 from kanexport.proof import trial_rows, verify
-from kanexport.proof.ports import FLOAT, Ports, join, split
 from kanexport.proof.verify import Proof
 
 Array = npt.NDArray[np.float64]
 
 PROOF_ROWS = 32
 MOST_ROWS = 100_000  # of a batch that a graph may have to be tried with
-TYPES = {"float64": torch.float64, "float32": torch.float32}
 # Of the parameters, widest first.
 STORED = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
@@ -77,7 +69,6 @@ def convert(
         lambda plan, names, why: _without(whole, plan, x, names, why),
         lambda plan, names, why: _looked_at(whole, plan, x, names, why),
     ).best(plan)
-    claim = _claim(answers, whole, plan, lowered, target)
     source = Source(
         family=HYBRID,
         family_reason=_reason(plan),
@@ -89,7 +80,7 @@ def convert(
     model = ProvedModel(
         lowered=lowered,
         proof=proof,
-        claim=claim,
+        claim=_claim(answers, whole, plan, lowered, target),
         layers=_describe(plan, lowered),
         edge_class="B" if any(layer.mixes for layer in plan.layers) else "A",
         opset=trace.OPSET,
@@ -139,9 +130,11 @@ def _attempt(
     for lowered, starts in _graphs(whole, plan, x, target):
         try:
             _require_at_most(starts, most)
-            sizes = tuple(sorted({2, count + 1, *starts}))
+            # Of a graph that torch does not vouch for, the largest batch shows a branch such as len(x) > 40.
+            largest = [min(most, target.max_batch_size)] if starts else []
+            sizes = tuple(sorted({2, count + 1, *starts, *largest}))
             with lent(whole, plan.oracle.dtype):
-                return lowered, _prove(plan, lowered, _zones(plan.ports, x, count), target, sizes, advance)
+                return lowered, _prove(plan, lowered, zones.of(plan.ports, x, count), target, sizes, advance)
         except (InvalidKan, VerificationFailed) as error:
             failure = failure or error
     assert failure is not None
@@ -159,9 +152,9 @@ def _require_at_most(sizes: Sequence[int], most: int) -> None:
 
 def _graphs(whole: Whole, plan: Plan, x: Array, target: Target) -> Iterator[tuple[Lowered, tuple[int, ...]]]:
     """The graphs of each trace, and the batches that it must be tried with."""
-    bodies, edges = _bodies(whole, plan, target)
-    names = tuple(name for body in bodies for name in body.names)
-    holes = {use.name: (plan.modules[use.name], body.hole) for use, body in zip(plan.uses, bodies, strict=True)}
+    filled, edges = bodies.of(whole, plan, target)
+    names = tuple(name for body in filled for name in body.names)
+    holes = {use.name: (plan.modules[use.name], body.hole) for use, body in zip(plan.uses, filled, strict=True)}
     rows = list(plan.ports.feeds(x[:FEW], target.dtype).values())
     served, dtype = Served(whole.body, whole.wiring), TYPES[target.dtype]
     found = trace.traces(
@@ -172,59 +165,7 @@ def _graphs(whole: Whole, plan: Plan, x: Array, target: Target) -> Iterator[tupl
             traced = next(found, None)
         if traced is None:
             return
-        yield Lowered(splice.splice(traced.model, bodies, plan.ports), edges, names), traced.sizes
-
-
-def _bodies(whole: Whole, plan: Plan, target: Target) -> tuple[list[splice.Body | splice.Tap], tuple[bytes, ...]]:
-    """What goes into each call of a layer, and the edge graphs."""
-    index = {name: at for at, name in enumerate(plan.modules)}
-    edges: list[bytes] = []
-    bodies: list[splice.Body | splice.Tap] = []
-    for use in plan.uses:
-        if isinstance(use.kan, Convolved):
-            tap, more = _tap(whole, use, use.kan, index[use.name], len(edges), target)
-            bodies.append(tap)
-            edges += more
-            continue
-        nodes = []
-        inner = [INPUT, *(f"layer{at}_in" for at in range(1, len(use.kan.layers)))]
-        for layer, width, tensor in zip(use.kan.layers, use.kan.widths(), inner, strict=False):
-            if use.axes is not None:
-                name = f"layer{len(edges)}_in"
-                nodes.append((tensor, name))
-                edges.append(_edges(whole, plan.readings[use.name].by, layer, name, width, target))
-        hole = Hole(index[use.name], use.kan.n_inputs, use.kan.n_outputs, use.form)
-        model = _serving(whole, plan.readings[use.name].by, use.kan, tuple(inner), target)
-        bodies.append(splice.Body(hole, model, tuple(nodes), use.axes))
-    return bodies, tuple(edges)
-
-
-def _tap(
-    whole: Whole, use: Use, convolved: Convolved, index: int, first: int, target: Target
-) -> tuple[splice.Tap, list[bytes]]:
-    """What is looked at where a convolution runs, and its edge graphs, of which one is the `first`."""
-    graphs, seen = [], []
-    for at, (part, axes) in enumerate(zip(convolved.parts, use.places, strict=False), first):
-        name = f"layer{at}_in"
-        seen.append(conv_graphs.unfolded(part, name, axes, use.picture))
-        with lent(whole, TYPES[target.dtype]):
-            graphs.append(conv_graphs.edges(convolved, part, name, target.dtype, target.max_batch_size))
-    hole = Hole(index, 0, 0, use.form)
-    return splice.Tap(hole, tuple(seen), use.picture, target.dtype), graphs
-
-
-def _edges(whole: Whole, by: Sampled | None, layer: Layer, name: str, width: int, target: Target) -> bytes:
-    if by is None:
-        return edge_graph(layer, name, width, target.dtype)
-    with lent(whole, TYPES[target.dtype]):
-        return sampled_graphs.edges(by, name, target.dtype, target.max_batch_size)
-
-
-def _serving(whole: Whole, by: Sampled | None, kan: Kan, inner: tuple[str, ...], target: Target) -> bytes:
-    if by is None:
-        return serving_graph(kan, inner, target.dtype, whole=False)
-    with lent(whole, TYPES[target.dtype]):
-        return sampled_graphs.serving(by, target.dtype, target.max_batch_size)
+        yield Lowered(splice.splice(traced.model, filled, plan.ports), edges, names), traced.sizes
 
 
 def _prove(
@@ -251,49 +192,6 @@ def _prove(
         sizes=sizes,
     )
     return dataclasses.replace(proof, notes=(*proof.notes, *notes))
-
-
-def _zones(ports: Ports, x: Array, count: int) -> dict[str, Array]:
-    """Rows of the model by zone, at most so many: as given, and beside what was given."""
-    parts = split(ports.inputs, x)
-    floating = [part for part, port in zip(parts, ports.inputs, strict=True) if port.kind == FLOAT]
-    counts = {name: len(rows) for name, rows in _beside((floating or parts)[0], count).items()}
-    zones = [
-        _beside(part, count) if port.kind == FLOAT else _drawn(part, counts)
-        for part, port in zip(parts, ports.inputs, strict=True)
-    ]
-    return {name: join([zone[name] for zone in zones]) for name in counts}
-
-
-def _drawn(ids: Array, counts: dict[str, int]) -> dict[str, Array]:
-    """Whole numbers by zone: as given, then drawn place by place from what was seen there, since
-    others may mean nothing to the model."""
-    rng = np.random.default_rng(0)
-    flat = ids.reshape(len(ids), -1)
-    zones = {}
-    for name, count in counts.items():
-        drawn = flat[rng.integers(len(flat), size=(count, flat.shape[1])), np.arange(flat.shape[1])]
-        if name == "inside":
-            drawn[: len(flat)] = flat[:count]
-        zones[name] = drawn.reshape(count, *ids.shape[1:])
-    return zones
-
-
-def _beside(x: Array, count: int) -> dict[str, Array]:
-    """Floating-point rows by zone."""
-    rng = np.random.default_rng(0)
-    inside = x[:count]
-    if len(inside) < min(FEW, count):  # a few example rows prove little
-        more = inside[rng.integers(len(inside), size=count - len(inside))]
-        inside = np.concatenate([inside, more * rng.uniform(0.5, 1.5, size=more.shape)])
-    spread, few = float(inside.std()) or 1.0, inside[: min(FEW, (count + 1) // 2)]
-    zones = {
-        "inside": inside,
-        "scaled": np.concatenate([few * 3, few * 0.1]),
-        "noise": few + rng.normal(0, spread, size=few.shape),
-        "zeros": np.zeros((1, *x.shape[1:])),
-    }
-    return {name: rows.astype(np.float32).astype(np.float64) for name, rows in zones.items()}
 
 
 def _own_rows(plan: Plan) -> list[dict[str, Array]]:

@@ -18,6 +18,8 @@ from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_map
 
+from kanexport.hybrid.rewrites import Rewritten
+
 NO_GRAPH = ("does not require grad", "not have been used in the graph")  # torch's words for what no_grad hides
 # Numbers of rows, of which one divides no other size in a module: multiples of it are taken for the rows.
 ROWS = (31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79)
@@ -83,7 +85,8 @@ def written_down(module: nn.Module, given: tuple[torch.Tensor, ...]) -> nn.Modul
         with torch.enable_grad():
             return module(*map(ready, tensors))
 
-    operators = make_fx(forward, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*given)
+    with Rewritten():
+        operators = make_fx(forward, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*given)
     _set_free(operators, len(given[0]))
     return _Plain(operators)
 

@@ -18,6 +18,7 @@ from torch import nn
 
 from kanexport.errors import InvalidKan
 
+TYPES = {"float64": torch.float64, "float32": torch.float32}
 TABLES = ("_parameters", "_buffers", "_modules")
 DEPTH = 2  # of lists and tables of tensors among a module's attributes
 

@@ -26,6 +26,7 @@ from kanexport.hybrid.wiring import outputs, tensors
 from kanexport.proof import evaluate
 from kanexport.proof.evaluate import Jitter, Trace
 from kanexport.proof.ports import Ports
+from kanexport.proof.tolerance import CONDITION
 from kanexport.shared.nearest import advice
 
 Array = npt.NDArray[np.float64]
@@ -33,6 +34,8 @@ Array = npt.NDArray[np.float64]
 FEW = 8  # rows that settle what a layer is
 NUMBERS = 20_000_000  # of all calls of a module, kept at a time
 VECTORS = 4096  # evaluated at a time
+ROUNDING = float(np.finfo(np.float32).eps) / 2
+OWN = 4.0  # times what float32 moves the module's own answers by is excused in a graph's
 KEEP = "keep"  # the option that names submodules to be left as they are
 
 
@@ -85,13 +88,36 @@ class Plan:
     def evaluate(self, x: Array, jitter: Jitter | None = None) -> Trace:
         """The module itself, and its layers' vectors [B, *positions, n]; while it is lent."""
         y, calls = self.oracle.run(x, self.modules, jitter, tapped=_tapped(self.readings))
+        if jitter is not None and jitter.seed == 0:
+            y = self._as_rounded(y, x, jitter)
         inputs = [
             vectors
             for use, call in zip(self.uses, calls, strict=True)
             if use.axes is not None
             for vectors in use.inputs(call)
         ]
-        return Trace(y, tuple(inputs), np.stack([_peak(values) for values in (x, y, *inputs)]).max(axis=0))
+        peak = np.stack([_peak(values) for values in (x, y, *inputs)]).max(axis=0)
+        return Trace(y, tuple(inputs), peak if jitter is not None else np.maximum(peak, self._overflows(y, x)))
+
+    def _overflows(self, y: Array, x: Array) -> Array:
+        """Infinite for rows that the module itself has no finite answers for in float32, as exp(100) * 0
+        has none; else zero."""
+        own = self.oracle.in_float32(x)
+        if own is None:
+            return np.zeros(len(x))
+        lost = (np.isfinite(y) & ~np.isfinite(own)).reshape(len(x), -1).any(axis=1)
+        return np.where(lost, np.inf, 0.0)
+
+    def _as_rounded(self, y: Array, x: Array, jitter: Jitter) -> Array:
+        """Shaken answers y, or what float32 moves the module's own by where that is more. Shaken nodes do
+        not show what rounds between them: a rational function of cancelling polynomials, for one."""
+        rounded = self.oracle.in_float32(x) if jitter.size >= ROUNDING else None
+        if rounded is None:
+            return y
+        exact = self.oracle.run(x)[0]
+        with np.errstate(invalid="ignore"):
+            moved = (rounded - exact) * (OWN / CONDITION)
+            return np.asarray(np.where(np.abs(moved) > np.abs(y - exact), exact + moved, y))
 
 
 def make(whole: Whole, oracle: Oracle, x: Array, options: Mapping[str, str], few: int = FEW) -> Plan:

@@ -92,7 +92,8 @@ def _ask(model: Callable[[Any], Any], x: Array) -> Array:
     model, tensor = _fitting(model, x)
     training = {part: part.training for part in model.modules()}
     try:
-        model.eval()
+        for part in training:  # not eval(): pykan 0.0 has a method `train` of its own, which trains
+            part.training = False
         with torch.no_grad():
             answer = model(tensor)
     finally:

@@ -24,6 +24,7 @@ from kanexport.hybrid import branches, derivatives
 from kanexport.hybrid.faults import ForeignError, first_line, foreign_code, place, root
 from kanexport.hybrid.forms import COLUMN, FLAT, KEEP, TAP, TAP_AFTER
 from kanexport.hybrid.lend import first_tensor, plain, replaced
+from kanexport.hybrid.rewrites import Rewritten
 from kanexport.hybrid.wiring import REAL, dtype_name
 
 Rows = Sequence[npt.NDArray[Any]]  # [B, ...] of each input
@@ -187,10 +188,12 @@ def _with_axes(part: Any, at: list[int]) -> Any:
 @dataclass(frozen=True, slots=True)
 class Traced:
     """A traced model. `sizes`: batches that it must be tried with, because the module goes another
-    way from there on; empty where it is the same for all."""
+    way from there on, or because a branch on their number may have left no trace; empty where torch.export
+    vouches for all. `written`: its operators were written down for one number of rows first."""
 
     model: bytes
     sizes: tuple[int, ...] = ()
+    written: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +211,7 @@ class _Way:
 FIRST, STRICT = _Way(3, strict=False, free=False), _Way(3, strict=True, free=False)
 TOLD = _Way(3, strict=False, free=False, told=True)
 WRITTEN = _Way(3, strict=False, free=False, written=True)
-# Where a named batch is refused, such as by torch.cdist, which goes another way above 25 rows.
+# Where a named batch is refused, because the module goes another way from some number of rows on.
 FREE = (_Way(3, strict=False, free=True), _Way(31, strict=False, free=True))
 
 
@@ -318,7 +321,7 @@ def _of_complex(module: nn.Module, failure: BaseException) -> str:
 def _follow(module: nn.Module, given: tuple[torch.Tensor, ...], *, strict: bool, free: bool) -> Any:
     batch = torch.export.Dim.AUTO if free else torch.export.Dim("batch")
     shapes = (tuple({0: batch} for _ in given),)
-    with contextlib.redirect_stderr(io.StringIO()):  # where torch prints the graph that it did not finish
+    with contextlib.redirect_stderr(io.StringIO()), Rewritten():  # where torch prints the graph that it did not finish
         return torch.export.export(module, given, dynamic_shapes=shapes, strict=strict)
 
 
@@ -348,8 +351,8 @@ def _export(module: nn.Module, rows: Rows, dtype: torch.dtype, way: _Way, most: 
         model = program.model_proto
         if not all(value.type.tensor_type.shape.dim[0].dim_param for value in model.graph.input):
             raise ValueError(ONE_SIZE)
-        sizes = _ranges(module, rows, way.strict, most) if way.free else ()
-    return Traced(bytes(model.SerializeToString()), sizes)
+        sizes = _ranges(module, rows, way.strict, most) if way.free else (2,) if way.written else ()
+    return Traced(bytes(model.SerializeToString()), sizes, way.written)
 
 
 class _quiet:

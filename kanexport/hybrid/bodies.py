@@ -1,0 +1,67 @@
+"""What goes into each call of a layer, and the graphs of its edges."""
+
+from __future__ import annotations
+
+from kanexport.form.ir import Kan, Layer
+from kanexport.hybrid import conv_graphs, sampled_graphs, splice
+from kanexport.hybrid.conv_read import Convolved
+from kanexport.hybrid.lend import TYPES, lent
+from kanexport.hybrid.plan import Plan, Use
+from kanexport.hybrid.recognise import Whole
+from kanexport.hybrid.sampled import Sampled
+from kanexport.hybrid.trace import Hole
+from kanexport.lowering.edges import edge_graph
+from kanexport.lowering.serving import INPUT, serving_graph
+from kanexport.packing.publish import Target
+
+
+def of(whole: Whole, plan: Plan, target: Target) -> tuple[list[splice.Body | splice.Tap], tuple[bytes, ...]]:
+    """What goes into each call of a layer, and the edge graphs."""
+    index = {name: at for at, name in enumerate(plan.modules)}
+    edges: list[bytes] = []
+    bodies: list[splice.Body | splice.Tap] = []
+    for use in plan.uses:
+        if isinstance(use.kan, Convolved):
+            tap, more = _tap(whole, use, use.kan, index[use.name], len(edges), target)
+            bodies.append(tap)
+            edges += more
+            continue
+        nodes = []
+        inner = [INPUT, *(f"layer{at}_in" for at in range(1, len(use.kan.layers)))]
+        for layer, width, tensor in zip(use.kan.layers, use.kan.widths(), inner, strict=False):
+            if use.axes is not None:
+                name = f"layer{len(edges)}_in"
+                nodes.append((tensor, name))
+                edges.append(_edges(whole, plan.readings[use.name].by, layer, name, width, target))
+        hole = Hole(index[use.name], use.kan.n_inputs, use.kan.n_outputs, use.form)
+        model = _serving(whole, plan.readings[use.name].by, use.kan, tuple(inner), target)
+        bodies.append(splice.Body(hole, model, tuple(nodes), use.axes))
+    return bodies, tuple(edges)
+
+
+def _tap(
+    whole: Whole, use: Use, convolved: Convolved, index: int, first: int, target: Target
+) -> tuple[splice.Tap, list[bytes]]:
+    """What is looked at where a convolution runs, and its edge graphs, of which one is the `first`."""
+    graphs, seen = [], []
+    for at, (part, axes) in enumerate(zip(convolved.parts, use.places, strict=False), first):
+        name = f"layer{at}_in"
+        seen.append(conv_graphs.unfolded(part, name, axes, use.picture))
+        with lent(whole, TYPES[target.dtype]):
+            graphs.append(conv_graphs.edges(convolved, part, name, target.dtype, target.max_batch_size))
+    hole = Hole(index, 0, 0, use.form)
+    return splice.Tap(hole, tuple(seen), use.picture, target.dtype), graphs
+
+
+def _edges(whole: Whole, by: Sampled | None, layer: Layer, name: str, width: int, target: Target) -> bytes:
+    if by is None:
+        return edge_graph(layer, name, width, target.dtype)
+    with lent(whole, TYPES[target.dtype]):
+        return sampled_graphs.edges(by, name, target.dtype, target.max_batch_size)
+
+
+def _serving(whole: Whole, by: Sampled | None, kan: Kan, inner: tuple[str, ...], target: Target) -> bytes:
+    if by is None:
+        return serving_graph(kan, inner, target.dtype, whole=False)
+    with lent(whole, TYPES[target.dtype]):
+        return sampled_graphs.serving(by, target.dtype, target.max_batch_size)
