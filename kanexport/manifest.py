@@ -23,6 +23,7 @@ READABLE = (1, 2, 3)  # each added fields with defaults; what an older one lacks
 PLURAL = {"input": "inputs", "output": "outputs"}  # what formats 1 and 2 had one of
 FILE_NAME = "manifest.json"
 MODEL_FILE = "model.onnx"
+WEIGHTS_FILE = "weights.bin"  # constants of all graphs of a large model; the graphs name it as external data
 SIZE_LIMIT = 256 * 2**20  # bytes; a manifest beyond this is not ours
 
 HYBRID = "hybrid"  # the family of a torch module with KAN layers in it

@@ -78,7 +78,8 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
     target.check()
     answers = rows.load(request.answers) if request.answers else None
     found = _read(loaded, request, answers, advance)
-    kan, options = found.kan, found.options
+    kan, options, files = found.kan, found.options, loaded.files
+    del loaded  # the network has copies of its tensors
     options.finish(found.family, shared=request.shared)
     lowered = lower.lower(kan, request.dtype)
     proof = verify.verify(kan, lowered, request.dtype, tolerance=request.tolerance, advance=advance)
@@ -86,7 +87,7 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
         family=found.family,
         family_reason=found.reason,
         dtype=kan.dtype,
-        files=loaded.files,
+        files=files,
         options_given=options.given,
         options_assumed=options.assumed,
         options_decided=options.decided,

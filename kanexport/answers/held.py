@@ -42,7 +42,7 @@ def graph(answers: Answers, ports: Ports, meaning: Evaluate, lowered: Lowered, t
     row, output = ports.inputs[0].shape, ports.outputs[0].name
     if answers.x[0].size != np.prod(row):
         raise judge.unfit(answers, f"rows of shape {answers.x.shape[1:]}", f"takes {row}")
-    session, x = runtime.session(lowered.model), answers.x.reshape(len(answers.x), *row)
+    session, x = runtime.session(lowered.model, lowered.weights), answers.x.reshape(len(answers.x), *row)
     parts = [ports.feeds(x[at : at + ROWS_AT_ONCE], target.dtype) for at in range(0, len(x), ROWS_AT_ONCE)]
     given = np.concatenate([runtime.run(session, part)[output] for part in parts])
     tolerance = judge.allowed(answers, target.dtype, target.tolerance)

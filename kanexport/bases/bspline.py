@@ -12,6 +12,7 @@ contiguous spans, which is worth a factor of two in onnxruntime.
 from __future__ import annotations
 
 import enum
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ Flags = npt.NDArray[np.bool_]
 # basis value to about the same number, a tenth of the export's tolerance.
 UNIFORM_TOLERANCE = 1e-6
 MAX_KNOT_MAGNITUDE = 1e30  # no input is that large, and float32 still holds a hundred times the span
+FINE = 32  # functions of a source, above which a value is worth looking for its cell
 DEGREE_LIMIT = 32  # every degree is a level of the recursion, and so a few operators of the graph
 # What `emit_uniform_cubic` leaves to the coefficients.
 CUBIC_SCALE = 8 / 6
@@ -183,6 +185,8 @@ class BSpline:
         t = self.extended.T[None]  # [1, T, I]
         # Outside the knots there is no cell, and what is not finite is outside: every function is zero there.
         inside = (x >= t.min(axis=1)) & (x < t.max(axis=1))
+        if self.functions > FINE and (np.diff(self.extended, axis=1) > 0).all():
+            return self._in_cells(np.where(inside, x, t[:, 0]), inside)
         u = np.where(inside, x, t[:, 0])[:, None, :]
         basis = ((u >= t[:, :-1]) & (u < t[:, 1:]) & inside[:, None, :]).astype(np.float64)
         for p, zero in enumerate(self.zeros(), start=1):
@@ -194,6 +198,40 @@ class BSpline:
             if zero.any():
                 basis = np.where(zero, 0.0, basis)
         return np.asarray(basis)  # [B, K, I]
+
+    def _in_cells(self, u: Array, inside: Flags) -> Array:
+        """[B, I] -> [B, K, I]: the recursion over the degree + 1 functions that are not zero in the cell of
+        each u; exact for knots that increase. Of G functions all the others are zero: a fine grid costs no more."""
+        sources, count = self.extended.shape
+        flat, starts = self.extended.reshape(-1), np.arange(sources) * count
+
+        def knot(at: npt.NDArray[np.intp]) -> Array:
+            return np.asarray(flat[starts + np.clip(at, 0, count - 1)])
+
+        cell = self._cell(u)
+        values = [np.ones(u.shape)]  # of functions cell - p to cell, at level p
+        with np.errstate(divide="ignore", invalid="ignore"):  # in functions that reach beyond the knots
+            for p in range(1, self.degree + 1):
+                at = [knot(cell + r) for r in range(1 - p, p + 1)]  # what those functions have between them
+                parts = [
+                    ((u - low) / (high - low) * value, (high - u) / (high - low) * value)
+                    for low, high, value in zip(at, at[p:], values, strict=False)
+                ]
+                between = [up + down for (up, _), (_, down) in itertools.pairwise(parts)]
+                values = [parts[0][1], *between, parts[-1][0]]
+        basis = np.zeros((len(u), self.functions, sources))
+        for r, value in enumerate(values):
+            function = cell - self.degree + r
+            rows, columns = np.nonzero(inside & (function >= 0) & (function < self.functions))
+            basis[rows, function[rows, columns], columns] = value[rows, columns]
+        return basis
+
+    def _cell(self, u: Array) -> npt.NDArray[np.intp]:
+        """[B, I]: the number of the knot at or below each u."""
+        if self.shared:
+            return np.searchsorted(self.extended[0], u, side="right") - 1
+        pairs = zip(self.extended, u.T, strict=True)
+        return np.stack([np.searchsorted(knots, column, side="right") for knots, column in pairs], axis=1) - 1
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
         """[B, I] -> [B, K, I]: the closed form where the grid is uniform, else the recursion."""
@@ -306,4 +344,6 @@ def examples() -> list[Basis]:
         back = np.concatenate([np.arange(-degree, 1), [0.5, 0.25, 1], 1.0 + np.arange(1, degree + 1)])
         instances += [BSpline(np.tile(row, (3, 1)), degree, how) for how in (Repeated.TERM, Repeated.FUNCTION)]
         instances.append(BSpline(np.stack([back, np.sort(back), back + 100]), degree, Repeated.FUNCTION))
+    fine = np.cumsum(rng.uniform(0.2, 1.0, size=(3, FINE + 8)), axis=1).astype(np.float32).astype(np.float64)
+    instances += [BSpline(fine, degree) for degree in (1, 3)]
     return instances + [BSpline(np.full((3, 9), 0.25), 3, how) for how in (Repeated.TERM, Repeated.FUNCTION)]

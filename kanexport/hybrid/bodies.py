@@ -12,11 +12,14 @@ from kanexport.hybrid.sampled import Sampled
 from kanexport.hybrid.trace import Hole
 from kanexport.lowering.edges import edge_graph
 from kanexport.lowering.serving import INPUT, serving_graph
+from kanexport.operators.weights import Weights, share
 from kanexport.packing.publish import Target
 
 
-def of(whole: Whole, plan: Plan, target: Target) -> tuple[list[splice.Body | splice.Tap], tuple[bytes, ...]]:
-    """What goes into each call of a layer, and the edge graphs."""
+def of(
+    whole: Whole, plan: Plan, target: Target, file: Weights | None
+) -> tuple[list[splice.Body | splice.Tap], tuple[bytes, ...]]:
+    """What goes into each call of a layer, and the edge graphs. `file`: the one for their large constants."""
     index = {name: at for at, name in enumerate(plan.modules)}
     edges: list[bytes] = []
     bodies: list[splice.Body | splice.Tap] = []
@@ -24,7 +27,7 @@ def of(whole: Whole, plan: Plan, target: Target) -> tuple[list[splice.Body | spl
         if isinstance(use.kan, Convolved):
             tap, more = _tap(whole, use, use.kan, index[use.name], len(edges), target)
             bodies.append(tap)
-            edges += more
+            edges += [share(graph, file) for graph in more]
             continue
         nodes = []
         inner = [INPUT, *(f"layer{at}_in" for at in range(1, len(use.kan.layers)))]
@@ -32,9 +35,10 @@ def of(whole: Whole, plan: Plan, target: Target) -> tuple[list[splice.Body | spl
             if use.axes is not None:
                 name = f"layer{len(edges)}_in"
                 nodes.append((tensor, name))
-                edges.append(_edges(whole, plan.readings[use.name].by, layer, name, width, target))
+                by = plan.readings[use.name].by
+                edges.append(_edges(whole, by, layer, name, width, target, file))
         hole = Hole(index[use.name], use.kan.n_inputs, use.kan.n_outputs, use.form)
-        model = _serving(whole, plan.readings[use.name].by, use.kan, tuple(inner), target)
+        model = _serving(whole, plan.readings[use.name].by, use.kan, tuple(inner), target, file)
         bodies.append(splice.Body(hole, model, tuple(nodes), use.axes))
     return bodies, tuple(edges)
 
@@ -53,15 +57,19 @@ def _tap(
     return splice.Tap(hole, tuple(seen), use.picture, target.dtype), graphs
 
 
-def _edges(whole: Whole, by: Sampled | None, layer: Layer, name: str, width: int, target: Target) -> bytes:
+def _edges(
+    whole: Whole, by: Sampled | None, layer: Layer, name: str, width: int, target: Target, file: Weights | None
+) -> bytes:
     if by is None:
-        return edge_graph(layer, name, width, target.dtype)
+        return edge_graph(layer, name, width, target.dtype, file)
     with lent(whole, TYPES[target.dtype]):
-        return sampled_graphs.edges(by, name, target.dtype, target.max_batch_size)
+        return share(sampled_graphs.edges(by, name, target.dtype, target.max_batch_size), file)
 
 
-def _serving(whole: Whole, by: Sampled | None, kan: Kan, inner: tuple[str, ...], target: Target) -> bytes:
+def _serving(
+    whole: Whole, by: Sampled | None, kan: Kan, inner: tuple[str, ...], target: Target, file: Weights | None
+) -> bytes:
     if by is None:
-        return serving_graph(kan, inner, target.dtype, whole=False)
+        return serving_graph(kan, inner, target.dtype, file, whole=False)
     with lent(whole, TYPES[target.dtype]):
-        return sampled_graphs.serving(by, target.dtype, target.max_batch_size)
+        return share(sampled_graphs.serving(by, target.dtype, target.max_batch_size), file)

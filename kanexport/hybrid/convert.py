@@ -23,6 +23,7 @@ from kanexport.hybrid.plan import FEW, Plan, Use
 from kanexport.hybrid.recognise import Whole, shown
 from kanexport.hybrid.retry import Trial
 from kanexport.hybrid.wiring import Served
+from kanexport.lowering import lower
 from kanexport.lowering.lower import Lowered
 from kanexport.manifest import HYBRID, MODULE, LayerInfo, Source, SourceFile
 from kanexport.packing import describe
@@ -152,7 +153,8 @@ def _require_at_most(sizes: Sequence[int], most: int) -> None:
 
 def _graphs(whole: Whole, plan: Plan, x: Array, target: Target) -> Iterator[tuple[Lowered, tuple[int, ...]]]:
     """The graphs of each trace, and the batches that it must be tried with."""
-    filled, edges = bodies.of(whole, plan, target)
+    file = lower.shared(plan.layers, target.dtype)
+    filled, edges = bodies.of(whole, plan, target, file)
     names = tuple(name for body in filled for name in body.names)
     holes = {use.name: (plan.modules[use.name], body.hole) for use, body in zip(plan.uses, filled, strict=True)}
     rows = list(plan.ports.feeds(x[:FEW], target.dtype).values())
@@ -165,7 +167,7 @@ def _graphs(whole: Whole, plan: Plan, x: Array, target: Target) -> Iterator[tupl
             traced = next(found, None)
         if traced is None:
             return
-        yield Lowered(splice.splice(traced.model, filled, plan.ports), edges, names), traced.sizes
+        yield Lowered(splice.splice(traced.model, filled, plan.ports), edges, names, file), traced.sizes
 
 
 def _prove(

@@ -17,6 +17,7 @@ from kanexport.hybrid.faults import ForeignError, first_line, foreign_code
 from kanexport.hybrid.forms import COLUMN, FLAT, TAP
 from kanexport.hybrid.trace import DOMAIN, Hole
 from kanexport.lowering.serving import INPUT, OUTPUT
+from kanexport.operators.weights import check
 from kanexport.proof.ports import Ports
 
 INNER = "inner/"  # before the name of a tensor that had the name of an input or output
@@ -96,7 +97,7 @@ def splice(traced: bytes, bodies: Sequence[Body | Tap], ports: Ports) -> bytes:
     _strip(model)
     try:
         with foreign_code():
-            onnx.checker.check_model(model, full_check=True)
+            check(model)
     except ForeignError as foreign:
         raise InvalidKan(f"the graph that torch.onnx made is not valid: {first_line(foreign.error)}") from foreign.error
     return bytes(model.SerializeToString())

@@ -118,6 +118,12 @@ def product(a: Array, b: Array) -> Array:
         return np.asarray(a * b)
 
 
+def scaled(weights: Array, scale: Array) -> Array:
+    """The same in the place of `weights`, as `Part.tensor` gave them: a large layer is not held twice."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.multiply(weights, scale, out=weights)
+
+
 def storage_dtype(tensors: list[npt.NDArray[Any]]) -> str:
     """The widest type of number among the tensors, as their file has it: "float64",
     "float32", "float16" or "bfloat16"; "float32" where there is none."""

@@ -9,14 +9,15 @@ import numpy as np
 from kanexport.form.ir import Layer
 from kanexport.lowering import simplify, terms
 from kanexport.operators.graph import Graph, Value
+from kanexport.operators.weights import Weights
 
 EDGES = "edges"
 
 
-def edge_graph(layer: Layer, name: str, width: int, dtype: str) -> bytes:
+def edge_graph(layer: Layer, name: str, width: int, dtype: str, weights: Weights | None = None) -> bytes:
     """A layer's input vector [B, width], called `name`, to the values of its edges [B, I, O],
-    called EDGES; in "float32" or "float64". Raises InvalidKan where a weight is too large."""
-    g = Graph("edges", dtype)
+    called EDGES; in "float32" or "float64". `weights`: as of `Graph`. Raises InvalidKan where a weight is too large."""
+    g = Graph("edges", dtype, weights)
     g.small_values = False
     x = g.input(name, width)
     for step in layer.before:
@@ -32,6 +33,8 @@ def _edge_values(g: Graph, layer: Layer, x: Value) -> Value:
         parts.append(_symbolic_edges(g, layer, x))
     parts = parts or [g.const(np.zeros((1, layer.sources, layer.destinations)))]
     total = functools.reduce(g.add, parts)
+    if not layer.nan_spreads.any():
+        return total
     if layer.nan_spreads.all():
         return g.add(total, g.reshape(g.sub(x, x), 0, layer.sources, 1))
     spoilt = g.op("And", g.reshape(terms.nonfinite(g, x), 0, layer.sources, 1), g.truth(layer.nan_spreads[None]))

@@ -7,29 +7,42 @@ are in graphs of their own, because onnxruntime computes outputs nobody asks for
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from kanexport.form.ir import Kan
+import numpy as np
+
+from kanexport.form.ir import Kan, Layer
 from kanexport.lowering.edges import edge_graph
 from kanexport.lowering.serving import INPUT, naming, serving_graph
+from kanexport.operators.weights import SHARED_FROM, Weights
 
 
 @dataclass(frozen=True, slots=True)
 class Lowered:
     """Serialised ONNX models. `edges[l]` is layer l's edge graph; `node_tensors[l]` names the tensor
-    of `model` that feeds layer l, and the input of its edge graph."""
+    of `model` that feeds layer l, and the input of its edge graph. `weights`: the file that all of
+    them take large constants from, if there is one."""
 
     model: bytes
     edges: tuple[bytes, ...]
     node_tensors: tuple[str, ...]
+    weights: Weights | None = None
 
 
 def lower(kan: Kan, dtype: str) -> Lowered:
     """Lower a network in "float32" or "float64". Raises InvalidKan, naming the layer, where a weight
     is too large for it."""
+    weights = shared(kan.layers, dtype)
     names = tuple(INPUT if at == 0 else f"layer{at}_in" for at in range(len(kan.layers)))
     edges = []
     for at, (layer, name, width) in enumerate(zip(kan.layers, names, kan.widths(), strict=False)):
         with naming(at):
-            edges.append(edge_graph(layer, name, width, dtype))
-    return Lowered(serving_graph(kan, names, dtype), tuple(edges), names)
+            edges.append(edge_graph(layer, name, width, dtype, weights))
+    return Lowered(serving_graph(kan, names, dtype, weights), tuple(edges), names, weights)
+
+
+def shared(layers: Iterable[Layer], dtype: str) -> Weights | None:
+    """The file for the constants of a model with these layers, still empty; None where each graph keeps its own."""
+    numbers = sum(term.coef.size for layer in layers for term in layer.terms)
+    return Weights() if numbers * np.dtype(dtype).itemsize >= SHARED_FROM else None

@@ -11,18 +11,21 @@ from kanexport.errors import InvalidKan
 from kanexport.form.ir import Kan, Layer
 from kanexport.lowering import simplify, terms
 from kanexport.operators.graph import Graph, Value
+from kanexport.operators.weights import Weights
 
 INPUT = "x"
 
 OUTPUT = "y"
 
 
-def serving_graph(kan: Kan, names: tuple[str, ...], dtype: str, *, whole: bool = True) -> bytes:
+def serving_graph(
+    kan: Kan, names: tuple[str, ...], dtype: str, weights: Weights | None = None, *, whole: bool = True
+) -> bytes:
     """x [B, n] to y [B, m], with the input vector of every layer but the first as a further
     output, [B, width]. `names`: one for each layer, the first of which is not used; `dtype`:
-    "float32" or "float64". `whole`: nothing follows; else it is a part of a module, and a
+    "float32" or "float64". `weights`: as of `Graph`. `whole`: nothing follows; else it is a part of a module, and a
     normalisation may follow. Raises InvalidKan, naming the layer, where a weight is too large."""
-    g = Graph("kan", dtype)
+    g = Graph("kan", dtype, weights)
     following = [*(layer.mixes for layer in kan.layers[1:]), not whole]
     x = g.input(INPUT, kan.n_inputs)
     outputs: dict[str, tuple[Value, tuple[int, ...]]] = {}

@@ -11,6 +11,7 @@ whole basis goes, and if its library computes 0 * NaN there, the edge is marked 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,8 @@ import numpy.typing as npt
 from kanexport.form.ir import BasisTerm, Layer, SymbolicEdge, Term
 
 Array = npt.NDArray[np.float64]
+
+BLOCK_NUMBERS = 8_000_000  # coefficients that are worked on at a time
 
 
 def live(layer: Layer) -> Layer:
@@ -31,7 +34,9 @@ def live(layer: Layer) -> Layer:
 
 def _idle(layer: Layer, term: Term) -> bool:
     """Whether a term adds nothing to finite values, and to others nothing, or NaN on every edge."""
-    if not isinstance(term, BasisTerm) or term.before or (term.coef * layer.mask[:, :, None]).any():
+    if not isinstance(term, BasisTerm) or term.before:
+        return False
+    if any(coefficients(layer, term, part=part).any() for part in blocks(term)):
         return False
     if term.basis.compact or layer.nan_spreads.all():
         return True
@@ -40,10 +45,17 @@ def _idle(layer: Layer, term: Term) -> bool:
     return not np.isfinite(values).all(axis=1).any()
 
 
-def coefficients(layer: Layer, term: Term, scale: float = 1.0) -> Array:
-    """[I, O, K]: a term's coefficients with the layer's mask and a scale of the basis folded in."""
+def blocks(term: Term) -> Iterator[slice]:
+    """The sources of a term, block by block, so that nothing needs a second copy of a large layer."""
+    step = max(1, BLOCK_NUMBERS // term.coef[0].size)
+    return (slice(start, min(start + step, len(term.coef))) for start in range(0, len(term.coef), step))
+
+
+def coefficients(layer: Layer, term: Term, scale: float = 1.0, *, part: slice = slice(None)) -> Array:
+    """[I, O, K]: a term's coefficients with the layer's mask and a scale of the basis folded in; of
+    `part` of the sources."""
     with np.errstate(over="ignore"):  # the graph refuses what is not finite
-        return np.asarray(term.coef * layer.mask[:, :, None] * scale)
+        return np.asarray(term.coef[part] * layer.mask[part, :, None] * scale)
 
 
 def has_bias(layer: Layer) -> bool:

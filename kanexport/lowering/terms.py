@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -22,35 +24,67 @@ def summed(g: Graph, layer: Layer, term: Term, x: Value, total: Value) -> Value:
     the sources. One matrix product [B, K * I] @ [K * I, O] for a basis."""
     if isinstance(term, EdgeTerm):
         return g.add(total, g.sum(_edge_term(g, layer, term, x), axis=1))
-    basis, coef = basis_term(g, layer, term, x)
+    basis = basis_term(g, layer, term, x)
     if term.basis.functions > 1:
         basis = g.reshape(basis, 0, term.basis.functions * layer.sources)
-    weights = coef.transpose(2, 0, 1).reshape(-1, layer.destinations)  # [K * I, O]
-    return g.gemm(basis, g.const(weights), total)
+    return g.gemm(basis, _matrix(g, layer, term, term.functions * layer.sources, layer.destinations), total)
 
 
 def apart(g: Graph, layer: Layer, term: Term, x: Value) -> Value:
     """[B, I] -> [B, I, O]: a term times its coefficients, every edge by itself."""
     if isinstance(term, EdgeTerm):
         return _edge_term(g, layer, term, x)
-    basis, coef = basis_term(g, layer, term, x)
+    basis = basis_term(g, layer, term, x)
     if term.basis.functions == 1:
         column = g.reshape(basis, 0, layer.sources, 1)
-        return g.mul(column, g.const(coef[None, :, :, 0]))
+        return g.mul(column, _matrix(g, layer, term, 1, layer.sources, layer.destinations))
     by_source = g.transpose(basis, 2, 0, 1)  # [I, B, K]
-    return g.transpose(g.op("MatMul", by_source, g.const(coef.transpose(0, 2, 1))), 1, 0, 2)
+    return g.transpose(_by_source(g, layer, term, by_source), 1, 0, 2)
 
 
-def basis_term(g: Graph, layer: Layer, term: BasisTerm, x: Value) -> tuple[Value, Array]:
-    """The emitted basis [B, K, I], or [B, I] where K is 1, and the coefficients [I, O, K] that belong to it."""
+def _by_source(g: Graph, layer: Layer, term: BasisTerm, basis: Value) -> Value:
+    """[I, B, K] -> [I, B, O]: the basis of each source times its own coefficients [K, O].
+
+    Where the model's graphs share a file, they are rows of the matrix [K * I, O] that the sums use,
+    gathered a block of sources at a time: a runtime either does that once, when it loads the
+    graph, or never holds more than a block.
+    """
+    scale = term.basis.emitted_scale(g)
+    if g.weights is None:
+        return g.op("MatMul", basis, g.const(simplify.coefficients(layer, term, scale).transpose(0, 2, 1)))
+    matrix = _matrix(g, layer, term, term.functions * layer.sources, layer.destinations)
+    first = g.index(np.arange(term.functions)[None] * layer.sources)  # [1, K]: rows of source 0
+    parts = []
+    for part in simplify.blocks(term):
+        rows = g.add(g.index(np.arange(part.start, part.stop)[:, None]), first)
+        own = basis if part.stop - part.start == layer.sources else g.slice(basis, part.start, part.stop, axis=0)
+        parts.append(g.op("MatMul", own, g.op("Gather", matrix, rows, axis=0)))
+    return parts[0] if len(parts) == 1 else g.op("Concat", *parts, axis=0)
+
+
+def _matrix(g: Graph, layer: Layer, term: BasisTerm, *shape: int) -> Value:
+    """A term's coefficients in the order [K, I, O], in a shape that has as many."""
+    scale = term.basis.emitted_scale(g)
+
+    def make() -> npt.NDArray[Any]:
+        made = np.empty((term.functions, layer.sources, layer.destinations), g.dtype)
+        with np.errstate(over="ignore"):  # refused by the graph
+            for part in simplify.blocks(term):
+                made[:, part] = simplify.coefficients(layer, term, scale, part=part).transpose(2, 0, 1)
+        return made
+
+    return g.made((term.coef, layer.mask, scale), make, shape)
+
+
+def basis_term(g: Graph, layer: Layer, term: BasisTerm, x: Value) -> Value:
+    """The emitted basis [B, K, I], or [B, I] where K is 1."""
     for step in term.before:
         x = step.emit(g, x)
     # A step before, such as a norm of the whole row, makes NaN of sources that are none.
     if term.basis.compact and (term.before or not layer.nan_spreads.all()):
         low = g.const(term.basis.support(layer.sources).outer[0])
         x = g.op("Where", g.op("IsNaN", x), low, x)
-    coef = simplify.coefficients(layer, term, term.basis.emitted_scale(g))
-    return term.basis.emit(g, x, layer.sources), coef
+    return term.basis.emit(g, x, layer.sources)
 
 
 def _edge_term(g: Graph, layer: Layer, term: EdgeTerm, x: Value) -> Value:

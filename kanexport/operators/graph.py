@@ -9,7 +9,7 @@ name, how many inputs, their types and their shapes as far as they are known. So
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ import onnx
 from onnx import TensorProto, numpy_helper, shape_inference
 
 from kanexport.errors import InvalidKan
+from kanexport.operators.weights import PAGE, Place, Weights, check, external
 
 OPSET = 17
 IR_VERSION = 8
@@ -41,11 +42,13 @@ class Graph:
 
     `dtype` is numpy float32 or float64; constants are stored in it. `small_values`:
     whether a value near zero must keep its digits, because a normalisation that follows
-    may make it large; where none follows, cheaper operators serve.
+    may make it large; where none follows, cheaper operators serve. `weights`: the file that
+    takes its large constants, if the model has one.
     """
 
-    def __init__(self, name: str, dtype: npt.DTypeLike) -> None:
+    def __init__(self, name: str, dtype: npt.DTypeLike, weights: Weights | None = None) -> None:
         self.dtype = np.dtype(dtype)
+        self.weights = weights
         self.small_values = True
         self._name = name
         self._nodes: list[Any] = []
@@ -68,15 +71,33 @@ class Graph:
         """A constant in the graph's type; equal constants are stored once."""
         with np.errstate(over="ignore"):
             stored = np.ascontiguousarray(array, dtype=self.dtype)
-        if not np.isfinite(stored).all():
-            raise InvalidKan(
-                f"a weight, or a product or quotient of weights, is too large for {self.dtype.name}",
-                hint="export with --dtype float64, or train again with smaller weights",
-            )
+        self._require_finite(stored)
         value = self._store(stored)
         if stored.size == 1 and 0 < abs(stored.item() - 1) < 1e-7:
             self._nearly_one[value.name] = stored.item()
         return value
+
+    def made(self, origin: tuple[object, ...], make: Callable[[], Array], shape: tuple[int, ...]) -> Value:
+        """A constant in the graph's type that other graphs of the model have too, maybe in another shape:
+        what `make` makes of the objects and numbers of `origin`, each time the same. It is asked once for all
+        graphs that share a file."""
+
+        def checked() -> Array:
+            array = make()
+            self._require_finite(array)
+            return array
+
+        if self.weights is None:
+            return self._store(checked().reshape(shape))
+        place = self.weights.made((*origin, self.dtype.name), checked)
+        return self._external(_onnx_type(self.dtype), shape, place)
+
+    def _require_finite(self, array: Array) -> None:
+        if not np.isfinite(array).all():
+            raise InvalidKan(
+                f"a weight, or a product or quotient of weights, is too large for {self.dtype.name}",
+                hint="export with --dtype float64, or train again with smaller weights",
+            )
 
     def index(self, array: npt.ArrayLike) -> Value:
         """A constant of int64, for shapes, axes and indices."""
@@ -99,16 +120,27 @@ class Graph:
         return self.op("Cast", a, to=_onnx_type(np.dtype(np.float32)))
 
     def _store(self, array: Array) -> Value:
+        if self.weights is not None and array.nbytes >= PAGE:
+            element = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)  # noqa: TID251 - this file is the builder
+            return self._external(element, array.shape, self.weights.keep(array))
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
-            name = f"c{len(self._constants)}"
-            tensor = numpy_helper.from_array(array, name)
-            self._initializers.append(tensor)
-            self._types[name] = _tensor_type(tensor.data_type, array.shape)
+            tensor = numpy_helper.from_array(array, f"c{len(self._constants)}")
+            self._declare(key, tensor)
             if array.dtype == np.int64:
-                self._integers[name] = tensor
-            self._constants[key] = Value(name)
+                self._integers[tensor.name] = tensor
         return self._constants[key]
+
+    def _external(self, element: int, shape: tuple[int, ...], place: Place) -> Value:
+        key = (str(element), shape, f"{place}".encode())
+        if key not in self._constants:
+            self._declare(key, external(f"c{len(self._constants)}", element, shape, place))
+        return self._constants[key]
+
+    def _declare(self, key: tuple[str, tuple[int, ...], bytes], tensor: Any) -> None:
+        self._initializers.append(tensor)
+        self._types[tensor.name] = _tensor_type(tensor.data_type, tuple(tensor.dims))
+        self._constants[key] = Value(tensor.name)
 
     def op(self, kind: str, *inputs: Value, **attributes: Any) -> Value:
         """Append one operator with one output. A fault of the caller's raises here: no such
@@ -227,7 +259,7 @@ class Graph:
             ir_version=IR_VERSION,
             producer_name=PRODUCER,
         )
-        onnx.checker.check_model(model, full_check=True)
+        check(model)
         return bytes(model.SerializeToString())
 
 

@@ -84,9 +84,7 @@ class Result:
 
 def publish(target: Target, model: ProvedModel) -> Result:
     """Write one version. Raises RepositoryError; then the repository is as it was."""
-    files = {manifest.MODEL_FILE: model.lowered.model} | {
-        edges_file(at): data for at, data in enumerate(model.lowered.edges)
-    }
+    files = _files(model.lowered)
     document = Manifest(
         format=manifest.FORMAT,
         name=target.name,
@@ -104,10 +102,22 @@ def publish(target: Target, model: ProvedModel) -> Result:
             model.proof.verification, against=model.claim.against, answers=model.claim.answers
         ),
         reference=model.proof.reference,
-        files=tuple(
-            FileEntry(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
-            for path, data in files.items()
-        ),
+        files=tuple(_entry(path, data) for path, data in files.items()),
         notes=model.notes + model.proof.notes + model.claim.notes,
     )
     return Result(repository.pack(target.repository, document, files, force=target.force), document)
+
+
+def _files(lowered: Lowered) -> dict[str, bytes | repository.Parts]:
+    """The files of a version by name, beside its manifest."""
+    files: dict[str, bytes | repository.Parts] = {manifest.MODEL_FILE: lowered.model}
+    if lowered.weights is not None:
+        files[manifest.WEIGHTS_FILE] = list(lowered.weights.content())
+    return files | {edges_file(at): data for at, data in enumerate(lowered.edges)}
+
+
+def _entry(path: str, data: bytes | repository.Parts) -> FileEntry:
+    digest, parts = hashlib.sha256(), [data] if isinstance(data, bytes) else data
+    for part in parts:
+        digest.update(part)
+    return FileEntry(path=path, size=sum(map(len, parts)), sha256=digest.hexdigest())

@@ -2,6 +2,7 @@
 
     NAME/config.pbtxt          for Triton and KServe, which load the folder unchanged
     NAME/VERSION/model.onnx    and edges_l0.onnx, edges_l1.onnx, ...
+    NAME/VERSION/weights.bin   of a large model: the constants of all of them
     NAME/VERSION/manifest.json written last
 
 Everything is written into a hidden folder first and appears by one rename; a
@@ -19,7 +20,7 @@ import shutil
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from kanexport import manifest as contract
@@ -28,6 +29,8 @@ from kanexport.manifest import Manifest
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 CONFIG_FILE = "config.pbtxt"
+Parts = Sequence[bytes | memoryview]  # a large file's bytes, one after the other
+
 HIDDEN = ".kanexport-"
 OLD = "-old-"
 
@@ -55,7 +58,7 @@ def check_target(repository: Path, name: str, version: int, *, force: bool) -> N
         )
 
 
-def pack(repository: Path, manifest: Manifest, files: dict[str, bytes], *, force: bool) -> Path:
+def pack(repository: Path, manifest: Manifest, files: Mapping[str, bytes | Parts], *, force: bool) -> Path:
     """Write one version and return its folder. Raises RepositoryError; then the
     repository is as it was."""
     check_target(repository, manifest.name, manifest.version, force=force)
@@ -106,17 +109,17 @@ def _check_config(home: Path, manifest: Manifest, config: bytes, *, force: bool)
         )
 
 
-def _write_version(folder: Path, manifest: Manifest, files: dict[str, bytes]) -> None:
-    for name, data in files.items():
-        _write(folder / name, data)
+def _write_version(folder: Path, manifest: Manifest, files: Mapping[str, bytes | Parts]) -> None:
+    for name, parts in files.items():
+        _write(folder / name, *([parts] if isinstance(parts, bytes) else parts))
     _write(folder / contract.FILE_NAME, contract.dumps(manifest))
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, *parts: bytes | memoryview) -> None:
     """Create a file that is not there yet, following no link, and flush it to disk."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
     with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
+        file.writelines(parts)
         file.flush()
         os.fsync(file.fileno())
 

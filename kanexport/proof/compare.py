@@ -22,7 +22,7 @@ class LargestError:
     max_rel    the largest, relative to the largest finite magnitude expected, or to the allowance's scale
                if that is larger
     excess     the largest error over what was allowed; a proof fails above 1
-    condition  what rounding nodes and weights alone changes, where that excused an error; else 0
+    condition  what rounding nodes and weights alone changes, in the draws that were made to excuse an error; else 0
     where      the place of `max_rel`, as its caller names it, or ""
     """
 
@@ -51,7 +51,7 @@ class LargestError:
         scale = max(float(np.abs(expected[finite]).max()), allowance.scale)
         largest = float(error[at])
         rel = largest / scale if scale > 0 else (0.0 if largest == 0 else math.inf)
-        change = allowance.change() if allowance.tolerance < rel < math.inf else 0.0
+        change = _excuse(rel, allowance)
         self.condition = max(self.condition, change)
         self._take(largest, rel, rel / (allowance.tolerance + allowance.excuse * change), where(at))
 
@@ -60,6 +60,17 @@ class LargestError:
             self.where = where
         self.max_abs, self.max_rel = max(self.max_abs, largest), max(self.max_rel, rel)
         self.excess = max(self.excess, excess)
+
+
+def _excuse(rel: float, allowance: Allowance) -> float:
+    """What rounding alone changes, as far as that has to be known: a draw that excuses the error is the last."""
+    change = 0.0
+    if allowance.tolerance < rel < math.inf:
+        for one in allowance.changes():
+            change = max(change, one)
+            if rel <= allowance.tolerance + allowance.excuse * change:
+                break
+    return change
 
 
 def _same_class(given: Array, expected: Array) -> npt.NDArray[np.bool_]:

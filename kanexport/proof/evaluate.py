@@ -16,7 +16,7 @@ from kanexport.form.ir import BasisTerm, EdgeTerm, Kan, Layer, SymbolicEdge
 
 Array = npt.NDArray[np.float64]
 
-CHUNK_NUMBERS = 4_000_000  # edge values held at a time
+CHUNK_NUMBERS = 4_000_000  # edge values held at a time, and coefficients that are changed for a run
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +42,16 @@ class Jitter:
     size: float
     seed: int
 
-    def shake(self, x: Array) -> Array:
-        """Every number off by a random part of that; the same for the same seed and shape."""
+    def shake(self, x: Array, block: int = 0) -> Array:
+        """Every number off by a random part of that; the same for the same seed and shape. `block`: which of
+        several that are one array together."""
         # Random sizes, not only signs: equal ones cancel where shakes follow one another.
-        return x * (1 + self.size * np.random.default_rng(self.seed).uniform(-2, 2, size=x.shape))
+        seed = (self.seed, block) if block else self.seed
+        change = np.random.default_rng(seed).uniform(-2, 2, size=x.shape)
+        change *= self.size
+        change += 1
+        change *= x
+        return change
 
 
 def evaluate(kan: Kan, x: Array, *, jitter: Jitter | None = None) -> Trace:
@@ -91,10 +97,14 @@ def _sums(layer: Layer, x: Array, jitter: Jitter | None) -> tuple[Array, Array]:
                 total[part] += values.sum(axis=1)
                 bound[part] = np.maximum(bound[part], _peak(values))
             continue
-        flat = _basis(term, x).reshape(len(x), layer.sources * term.functions)  # [B, K * I]
-        weights = (_shaken(term.coef, jitter) * layer.mask[:, :, None]).transpose(2, 0, 1).reshape(flat.shape[1], -1)
-        total += flat @ weights
-        bound = np.maximum(bound, _peak(flat) * np.abs(weights).max(initial=0))
+        basis = _basis(term, x).transpose(2, 0, 1)  # [I, B, K]
+        largest = 0.0
+        masked = not (layer.mask == 1).all()
+        for part, coef in _blocks(term, jitter):
+            weights = coef * layer.mask[part, :, None] if masked else coef
+            total += (basis[part] @ weights.transpose(0, 2, 1)).sum(axis=0)
+            largest = max(largest, -weights.min(initial=0), weights.max(initial=0))
+        bound = np.maximum(bound, _peak(basis.transpose(1, 0, 2)) * largest)
     for edge, inner, value in _symbolic(layer, x, jitter):
         total[:, edge.destination] += value
         bound = np.maximum(bound, _peak(np.stack([inner, value], axis=1)))
@@ -110,8 +120,9 @@ def _edges(layer: Layer, x: Array, jitter: Jitter | None) -> tuple[Array, Array]
             for part, values in _edge_term(term, x, jitter):
                 total[part] += values
             continue
-        by_source = _basis(term, x).transpose(2, 0, 1)  # [I, B, K]
-        total += (by_source @ _shaken(term.coef, jitter).transpose(0, 2, 1)).transpose(1, 0, 2)
+        basis = _basis(term, x).transpose(2, 0, 1)  # [I, B, K]
+        for sources, coef in _blocks(term, jitter):
+            total[:, sources] += (basis[sources] @ coef.transpose(0, 2, 1)).transpose(1, 0, 2)
     total *= layer.mask
     peak = _peak(total)
     for edge, inner, value in _symbolic(layer, x, jitter):
@@ -138,6 +149,14 @@ def _edge_term(term: EdgeTerm, x: Array, jitter: Jitter | None) -> Iterator[tupl
         part = slice(start, min(start + rows, len(x)))
         inner = (x[part, :, None, None] - centre) * rate
         yield part, (term.function.evaluate(inner) * coef).sum(axis=3)
+
+
+def _blocks(term: BasisTerm, jitter: Jitter | None) -> Iterator[tuple[slice, Array]]:
+    """Which sources, and their coefficients [i, O, K]: never a copy of all of a large layer's."""
+    step = max(1, CHUNK_NUMBERS // term.coef[0].size)
+    for block, start in enumerate(range(0, len(term.coef), step)):
+        part = slice(start, start + step)
+        yield part, term.coef[part] if jitter is None else jitter.shake(term.coef[part], block)
 
 
 def _shaken(array: Array, jitter: Jitter | None) -> Array:

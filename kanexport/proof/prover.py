@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,6 +21,8 @@ from kanexport.proof.tolerance import OVERFLOW, Allowance, Tolerance
 
 Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.bool_]  # which rows
+Draws = Sequence[Callable[[], Trace]]  # the same run with its rounding shaken, once for each draw, when asked
+Moved = Sequence[Callable[[], Array]]  # rows of a layer likewise
 
 WHOLE = 1e-12  # relative: the tolerance of whole numbers, which are right or wrong
 
@@ -72,8 +74,8 @@ class Prover:
     def __init__(self, subject: Subject, lowered: Lowered, dtype: str, tolerance: float) -> None:
         self.subject, self.lowered, self.dtype = subject, lowered, np.dtype(dtype)
         self.tolerance = Tolerance.of(tolerance, dtype)
-        self.session = runtime.session(lowered.model)
-        self.edge_sessions = [runtime.session(model) for model in lowered.edges]
+        self.session = runtime.session(lowered.model, lowered.weights)
+        self.edge_sessions = [runtime.session(model, lowered.weights) for model in lowered.edges]
         self.zones: dict[str, ZoneErrors] = {}
         self.scales: dict[int | str, float] = {}  # magnitudes inside the grid: by layer, and by output
 
@@ -98,14 +100,14 @@ class Prover:
         """Outputs alone, for rows x [B, ...]: what a zone named after their number holds."""
         self._outputs(str(len(x)), x)
 
-    def _outputs(
-        self, name: str, x: Array
-    ) -> tuple[ZoneErrors, Trace, dict[str, Array], Rows, Callable[[], list[Trace]]]:
+    def _outputs(self, name: str, x: Array) -> tuple[ZoneErrors, Trace, dict[str, Array], Rows, Draws]:
         """Compares the outputs of some rows, and gives what the edges are compared with."""
         errors = self.zones.setdefault(name, ZoneErrors())
         errors.rows += len(x)
         trace = self.subject.evaluate(x)
-        shaken = functools.cache(lambda: [self.subject.evaluate(x, jitter) for jitter in self.tolerance.jitters])
+        shaken = [
+            functools.cache(functools.partial(self.subject.evaluate, x, jitter)) for jitter in self.tolerance.jitters
+        ]
         outputs = self.run(x)
         keep = trace.peak < OVERFLOW
         errors.left_out += int(np.count_nonzero(~keep))
@@ -118,9 +120,7 @@ class Prover:
             self._output(errors, port, outputs[port.name], trace.y, keep, shaken)
         return errors, trace, outputs, keep, shaken
 
-    def _output(
-        self, errors: ZoneErrors, port: Port, given: Array, y: Array, keep: Rows, shaken: Callable[[], list[Trace]]
-    ) -> None:
+    def _output(self, errors: ZoneErrors, port: Port, given: Array, y: Array, keep: Rows, shaken: Draws) -> None:
         """One output of the graph, beside its part of y."""
         ports = self.subject.ports
 
@@ -132,14 +132,12 @@ class Prover:
         expected = table(exact(y)[keep])
         tolerance = self.tolerance.outputs if port.kind == FLOAT else WHOLE
         allowance = self._allow(
-            port.name, tolerance, expected, lambda: [table(exact(other.y)[keep]) for other in shaken()]
+            port.name, tolerance, expected, lambda: (table(exact(draw().y)[keep]) for draw in shaken)
         )
         place = _output(port.name if len(ports.outputs) > 1 else "")
         errors.outputs.add(table(given[keep]), expected, allowance, place)
 
-    def _layer(
-        self, errors: ZoneErrors, index: int, nodes: Array, exact: Array, keep: Rows, shaken: Callable[[], list[Trace]]
-    ) -> None:
+    def _layer(self, errors: ZoneErrors, index: int, nodes: Array, exact: Array, keep: Rows, shaken: Draws) -> None:
         """The edges of one layer, from the nodes that the graph gives it."""
         if nodes.shape != exact.shape:
             raise VerificationFailed(f"layer {index} is fed {nodes.shape} by the graph, not {exact.shape}")
@@ -147,21 +145,20 @@ class Prover:
         nodes, exact = _vectors(nodes[keep]), _vectors(exact[keep])
         chosen = _chosen(len(exact), rows, layer)
 
-        def moved() -> list[Array]:
-            return [_vectors(other.inputs[index][keep])[chosen] for other in shaken()]
+        def vectors(draw: Callable[[], Trace]) -> Array:
+            return _vectors(draw().inputs[index][keep])[chosen]
 
+        moved = [functools.partial(vectors, draw) for draw in shaken]
         self._edges(errors, index, nodes[chosen], exact[chosen], moved)
 
     def layer_zone(self, name: str, index: int, x: Array) -> None:
         """The edges of one layer from rows x [B, width] made for it."""
-        moved = functools.cache(lambda: [jitter.shake(x) for jitter in self.tolerance.jitters])
+        moved = [functools.cache(functools.partial(jitter.shake, x)) for jitter in self.tolerance.jitters]
         # `rows` counts rows of the model; a zone without any counts the layer's.
         errors = self.zones.setdefault(name, ZoneErrors(rows=len(x)))
         self._edges(errors, index, x, x, moved)
 
-    def _edges(
-        self, errors: ZoneErrors, index: int, nodes: Array, exact: Array, moved: Callable[[], list[Array]]
-    ) -> None:
+    def _edges(self, errors: ZoneErrors, index: int, nodes: Array, exact: Array, moved: Moved) -> None:
         """Edges from vectors [N, width]: the graph's from `nodes`, ours from `exact`; `moved` are
         the exact ones after rounding, once per draw."""
         layer = self.subject.layers[index]
@@ -172,11 +169,13 @@ class Prover:
             allowance = self._allow(index, self.tolerance.edges, values[fits], shaken)
             errors.edges.add(self.edge_values(index, nodes[part])[fits], values[fits], allowance, _edge(index))
 
-    def _allow(self, index: int | str, tolerance: float, exact: Array, shaken: Callable[[], list[Array]]) -> Allowance:
+    def _allow(
+        self, index: int | str, tolerance: float, exact: Array, shaken: Callable[[], Iterable[Array]]
+    ) -> Allowance:
         """Remembers the first magnitude of its kind: the zone inside the grid comes first."""
         scale = self.scales.setdefault(index, magnitude(exact))
         return Allowance(
-            tolerance, scale, lambda: max(relative_change(exact, other) for other in shaken()), self.tolerance.excuse
+            tolerance, scale, lambda: (relative_change(exact, other) for other in shaken()), self.tolerance.excuse
         )
 
     def batches(self, x: Array, *, empty: bool) -> None:
@@ -224,11 +223,11 @@ def _vectors(nodes: Array) -> Array:
 
 def _shaken_edges(
     layer: Layer,
-    moved: Callable[[], list[Array]],
+    moved: Moved,
     jitters: tuple[Jitter, ...],
     part: slice,
     fits: npt.NDArray[np.bool_],
-) -> list[Array]:
-    """Edge values of some rows, once per draw of the rounding."""
-    pairs = zip(moved(), jitters, strict=True)
-    return [np.concatenate([v for _, v, _ in evaluate.edges(layer, x[part], j)])[fits] for x, j in pairs]
+) -> Iterable[Array]:
+    """Edge values of some rows, draw by draw of the rounding."""
+    for draw, jitter in zip(moved, jitters, strict=True):
+        yield np.concatenate([values for _, values, _ in evaluate.edges(layer, draw()[part], jitter)])[fits]

@@ -4,38 +4,54 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from kanexport.errors import ExportError, InvalidKan, VerificationFailed
+from kanexport.operators.weights import Weights
 from kanexport.shared.quiet_runtime import onnxruntime
 
 Array = npt.NDArray[np.float64]
 
 
-def session(model: bytes) -> Any:
-    """A session on one thread. Raises InvalidKan if the runtime cannot run the graph."""
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A graph that is ready to run. `given`: constants of the model's file, by name, which every run is
+    given: a runtime would copy them for each graph."""
+
+    runs: Any
+    outputs: tuple[str, ...]
+    given: dict[str, npt.NDArray[Any]]
+
+
+def session(model: bytes, weights: Weights | None = None) -> Session:
+    """A session on one thread. `weights`: the file that the graph takes constants from. Raises InvalidKan
+    if the runtime cannot run the graph."""
+    given: dict[str, npt.NDArray[Any]] = {}
+    if weights is not None:
+        model, given = weights.beside(model)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.enable_cpu_mem_arena = False  # a model of many layers has as many sessions
     options.log_severity_level = 4
     with _refusing(_not_loaded):
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        made = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return Session(made, tuple(output.name for output in made.get_outputs()), given)
 
 
-def run(session: Any, feeds: dict[str, npt.NDArray[Any]]) -> dict[str, Array]:
+def run(session: Session, feeds: dict[str, npt.NDArray[Any]]) -> dict[str, Array]:
     """All outputs of a session by name, as float64. Raises VerificationFailed where the graph does not run."""
-    names = [output.name for output in session.get_outputs()]
 
     def failed(text: str) -> ExportError:
         shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
         return VerificationFailed(f"the graph does not run on {shapes}: {text[:200]}")
 
     with _refusing(failed):
-        values = session.run(names, feeds)
-    return {name: np.asarray(value, dtype=np.float64) for name, value in zip(names, values, strict=True)}
+        values = session.runs.run(session.outputs, {**feeds, **session.given})
+    return {name: np.asarray(value, dtype=np.float64) for name, value in zip(session.outputs, values, strict=True)}
 
 
 def _not_loaded(text: str) -> ExportError:

@@ -7,7 +7,7 @@ makes in the float64 evaluation.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from kanexport.operators import precision
@@ -23,16 +23,16 @@ SLACK = 10.0  # for other machines' order of summation, in the server's load che
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """Of one comparison. `scale`: the least magnitude that errors are relative to. `change`:
-    asked only beyond the tolerance, what rounding nodes and weights alone does here, relative;
-    `excuse`: how many times that is allowed.
+    """Of one comparison. `scale`: the least magnitude that errors are relative to. `changes`:
+    asked only beyond the tolerance, and no longer than it needs, what rounding nodes and weights
+    alone does here, relative, draw by draw; `excuse`: how many times the largest is allowed.
 
     Example: tolerance 1e-5, excuse 32 and a change of 1e-5 allow 1e-5 + 32 * 1e-5.
     """
 
     tolerance: float
     scale: float
-    change: Callable[[], float]
+    changes: Callable[[], Iterable[float]]
     excuse: float
 
 

@@ -25,7 +25,7 @@ from kanexport.form.ir import BasisTerm, Layer
 from kanexport.form.steps import Affine, Clip, Elementwise, Step
 from kanexport.functions import unary
 from kanexport.layers import parts
-from kanexport.layers.parts import Keys, Part, product
+from kanexport.layers.parts import Keys, Part, scaled
 from kanexport.layers.stack import LayerKind
 from kanexport.options import Options
 
@@ -80,7 +80,7 @@ def _coefficients(part: Part, options: Options) -> parts.Array:
         return weight
     scaler = part.tensor("spline_scaler", *weight.shape[:2])
     used = options.choice("spline_scaler", ("used", "unused"), "used") == "used"
-    return product(weight, scaler[:, :, None]) if used else weight
+    return scaled(weight, scaler[:, :, None]) if used else weight
 
 
 def _before(forward: str, splines: BSpline) -> tuple[Step, ...]:

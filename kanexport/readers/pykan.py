@@ -121,7 +121,7 @@ def _layer(model: _Model, index: int) -> Layer:
         )
     knots = part("grid", n, grid.shape[1])
     spline = BSpline(knots, grid.shape[1] - count - 1, _repeated(model, index, knots))
-    scaled = parts.product(part("coef", n, m, count), part("scale_sp", n, m)[:, :, None])
+    scaled = parts.scaled(part("coef", n, m, count), part("scale_sp", n, m)[:, :, None])
     return Layer(
         terms=(BasisTerm(spline, scaled), BasisTerm(model.base, part("scale_base", n, m)[:, :, None])),
         mask=part("mask", n, m),

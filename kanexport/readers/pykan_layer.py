@@ -48,7 +48,7 @@ def layer(part: Part, options: Options) -> Layer:
         terms=(
             BasisTerm(
                 BSpline(grid, grid.shape[1] - functions - 1),
-                parts.product(coef, part.tensor("scale_sp", n, m)[:, :, None]),
+                parts.scaled(coef, part.tensor("scale_sp", n, m)[:, :, None]),
             ),
             BasisTerm(base, part.tensor("scale_base", n, m)[:, :, None]),
         ),

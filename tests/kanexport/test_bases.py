@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.interpolate import BSpline as ScipySpline
 
 from kanexport import bases
-from kanexport.bases import Basis
+from kanexport.bases import Basis, bspline
 from kanexport.bases.bspline import BSpline
 from kanexport.errors import InvalidKan
 from kanexport.form.ir import BasisTerm, Layer
@@ -78,6 +78,28 @@ def test_random_splines_survive_emission(spline: BSpline) -> None:
     cell = float(np.diff(spline.extended, axis=1).min())
     reach = float(np.abs(spline.extended).max())
     assert error <= 5e-6 + 4 * np.finfo(np.float32).eps * reach / cell
+
+
+def test_a_fine_grid_gives_the_very_numbers_of_the_whole_recursion(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the functions of a cell are computed there; on, beside and between knots, outside, and at NaN."""
+    rng = np.random.default_rng(2)
+    for degree in (1, 2, 3, 5):
+        for cells in (1, 4, 40):
+            knots = np.cumsum(rng.uniform(0.01, 1, size=(4, cells + 2 * degree + 1)), axis=1)
+            for spline in (BSpline(knots, degree), BSpline(knots[[1, 1]], degree)):
+                t = spline.extended.T
+                ends = np.nan, np.inf, -np.inf
+                rows = [
+                    t,
+                    np.nextafter(t, -99),
+                    np.nextafter(t, 99),
+                    rng.uniform(-1, 1 + t.max(), size=(50, t.shape[1])),
+                ]
+                x = np.concatenate([*rows, *(np.full((1, t.shape[1]), value) for value in ends)])
+                monkeypatch.setattr(bspline, "FINE", 0)
+                found = spline.evaluate(x)
+                monkeypatch.setattr(bspline, "FINE", 10**9)
+                np.testing.assert_array_equal(found, spline.evaluate(x))
 
 
 @given(splines())

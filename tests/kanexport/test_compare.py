@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ def never() -> float:
 
 
 def allowed(limit: float = 1e-5, *, scale: float = 0.0, change: float | None = None, excuse: float = 32.0) -> Allowance:
-    return Allowance(limit, scale, never if change is None else lambda: change, excuse)
+    return Allowance(limit, scale, never if change is None else lambda: [change], excuse)
 
 
 def place(at: tuple[int, ...]) -> str:
@@ -37,6 +38,20 @@ def test_the_largest_difference_is_relative_to_the_largest_magnitude() -> None:
     assert (error.max_abs, error.max_rel, error.where) == (0.25, 0.25 / 8, "0-1")
     assert error.excess == pytest.approx(0.25 / 8 / 1e-5)
     assert error.condition == 0
+
+
+def test_rounding_is_drawn_until_it_excuses_the_error() -> None:
+    drawn = []
+
+    def draws() -> Iterator[float]:
+        for change in (1e-4, 3e-4, 2e-4, 9e-4):
+            drawn.append(change)
+            yield change
+
+    for given, count, change, excused in ((1.0001, 0, 0, True), (1.009, 2, 3e-4, True), (1.5, 4, 9e-4, False)):
+        drawn.clear()
+        error = compared([given], [1.0], Allowance(1e-3, 0.0, draws, 32.0))
+        assert (len(drawn), error.condition, error.excess <= 1) == (count, change, excused)
 
 
 def test_a_scale_bounds_the_magnitude_from_below_and_never_from_above() -> None:

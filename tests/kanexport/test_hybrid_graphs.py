@@ -97,3 +97,33 @@ def test_the_line_that_cannot_be_followed_is_named(
     assert line in caught.value.message
     assert not list(tmp_path.iterdir())
     assert "GraphModule" not in "".join(capfd.readouterr())  # torch would print the unfinished graph
+
+
+def test_a_large_modules_layers_share_their_weights_with_their_edges(tmp_path: Path) -> None:
+    """Linear layers are KAN layers too: 9 MiB of them, of which one runs twice."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.again = nn.Linear(600, 1500), nn.Linear(1500, 1500)
+
+        def forward(self, x: Any) -> Any:
+            return self.again(torch.tanh(self.again(torch.tanh(self.first(x)))))[:, :3]
+
+    module = Net()
+    result = export(module, draw(600), tmp_path)
+    files = {entry.path: entry.size for entry in result.manifest.files}
+    assert len(result.manifest.layers) == 3
+    parameters = 4 * sum(parameter.numel() for parameter in module.parameters())
+    assert sum(files.values()) < parameters + 2**20
+    x = np.random.default_rng(2).normal(size=(5, 600)).astype(np.float32)
+    session = onnxruntime.InferenceSession(result.directory / "model.onnx", providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    found = dict(zip(names, session.run(names, {"x": x}), strict=True)) | {"x": x}
+    layer = result.manifest.layers[2]
+    edges = onnxruntime.InferenceSession(result.directory / layer.edges_file, providers=["CPUExecutionProvider"])
+    (values,) = edges.run([layer.edges_tensor], {layer.node_tensor: found[layer.node_tensor]})
+    assert relative_error(found["y"], exact(module, x)) <= OUTPUT_TOLERANCE
+    sums = values.sum(axis=1) + np.array(layer.bias)
+    assert relative_error(sums[:, :3], found["y"].astype(np.float64)) <= OUTPUT_TOLERANCE

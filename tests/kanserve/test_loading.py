@@ -93,6 +93,67 @@ def test_a_graph_that_is_not_its_manifests(
     assert (caught.value.reason, text in str(caught.value)) == (reason, True), str(caught.value)
 
 
+def outside(directory: Path, place: Path) -> None:
+    """The toy with its first weights in a file: `place`, of which the graph knows the name."""
+    replace(toy.graph(external=True, location=place.name))(directory)
+    place.write_bytes(toy.W0.astype(np.float32).tobytes())
+
+
+def listed(directory: Path) -> None:
+    data = (directory / contract.WEIGHTS_FILE).read_bytes()
+    entry = contract.FileEntry(path=contract.WEIGHTS_FILE, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+    toy.edit(directory, files=(*contract.load(directory).files, entry))
+
+
+def test_graphs_take_weights_from_the_versions_own_file(tmp_path: Path) -> None:
+    """From the bytes that were checked: the file may be another as soon as they are read."""
+    directory = toy.write(tmp_path)
+    outside(directory, directory / contract.WEIGHTS_FILE)
+    listed(directory)
+    (candidate,) = layout.scan(tmp_path, plain_onnx=False)
+    bundle = layout.load(candidate, 2**20)
+    (directory / contract.WEIGHTS_FILE).write_bytes(b"")
+    model = Loader(backends.load("ort"), Settings(repository=tmp_path), 1, Metrics()).load(bundle)
+    model.close()
+
+
+def test_weights_that_are_not_the_manifests_are_refused(tmp_path: Path) -> None:
+    directory = toy.write(tmp_path)
+    outside(directory, directory / contract.WEIGHTS_FILE)
+    with pytest.raises(LoadError, match=r"weights\.bin is not listed") as caught:
+        load(tmp_path)
+    assert caught.value.reason is LoadReason.INTEGRITY
+    listed(directory)
+    data = bytearray((directory / contract.WEIGHTS_FILE).read_bytes())
+    data[5] ^= 1
+    (directory / contract.WEIGHTS_FILE).write_bytes(data)
+    with pytest.raises(LoadError, match=r"weights\.bin has sha256") as caught:
+        load(tmp_path)
+    assert caught.value.reason is LoadReason.INTEGRITY
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_no_graph_gets_at_the_working_directory(tmp_path: Path, plain: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = toy.write(tmp_path / "models")
+    outside(directory, tmp_path / "elsewhere.bin")
+    if plain:
+        (directory / contract.FILE_NAME).unlink()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LoadError, match="external data") as caught:
+        load(tmp_path / "models", plain=plain)
+    assert caught.value.reason is LoadReason.RUNTIME
+
+
+def test_weights_beyond_the_end_of_their_file_are_refused(tmp_path: Path) -> None:
+    directory = toy.write(tmp_path)
+    outside(directory, directory / contract.WEIGHTS_FILE)
+    (directory / contract.WEIGHTS_FILE).write_bytes(bytes(12))
+    listed(directory)
+    with pytest.raises(LoadError, match="external data") as caught:
+        load(tmp_path)
+    assert caught.value.reason is LoadReason.RUNTIME
+
+
 def test_a_device_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     import onnxruntime
 

@@ -40,14 +40,14 @@ def edges(x: np.ndarray, layer: int) -> np.ndarray:
     return hidden(x)[:, :, None] * W1.astype(x.dtype)
 
 
-def graph(datatype: str = "FP32", *, external: bool = False) -> bytes:
-    """The serving graph. `external`: refers to weights in another file."""
+def graph(datatype: str = "FP32", *, external: bool = False, location: str = contract.WEIGHTS_FILE) -> bytes:
+    """The serving graph. `external`: refers to weights in another file, called `location`."""
     kind, dtype = TYPES[datatype], DTYPES[datatype]
     weights = [numpy_helper.from_array(w.astype(dtype), name) for name, w in (("W0", W0), ("W1", W1))]
     if external:
         weights[0].ClearField("raw_data")
         weights[0].data_location = TensorProto.EXTERNAL
-        weights[0].external_data.add(key="location", value="weights.bin")
+        weights[0].external_data.add(key="location", value=location)
     nodes = [
         helper.make_node("Tanh", ["x"], ["t"]),
         helper.make_node("MatMul", ["t", "W0"], ["layer1_in"]),

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import types
 from collections.abc import Mapping, Sequence
 from typing import Protocol, cast
 
 from kanserve.errors import ConfigError
 from kanserve.nouns import Array, TensorInfo
 
-__all__ = ["Backend", "Session", "load", "names"]
+NOTHING: Mapping[str, bytes] = types.MappingProxyType({})
+
+__all__ = ["NOTHING", "Backend", "Session", "load", "names"]
 
 
 class Session(Protocol):
@@ -41,8 +44,9 @@ class Backend(Protocol):
     def version(self) -> str:
         """Name and version of the runtime."""
 
-    def create(self, graph: bytes, *, device: str, threads: int) -> Session:
-        """Prepare a graph. Raises LoadError, and ConfigError for a device that is not there."""
+    def create(self, graph: bytes, *, device: str, threads: int, beside: Mapping[str, bytes] = NOTHING) -> Session:
+        """Prepare a graph. `beside`: the files, by name, in which it may keep weights; it gets at no
+        other. Raises LoadError, and ConfigError for a device that is not there."""
 
 
 def names() -> list[str]:

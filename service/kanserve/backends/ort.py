@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kanexport.shared.quiet_runtime import onnxruntime
+from kanserve.backends import NOTHING
 from kanserve.errors import BackendError, ConfigError, Exhausted, LoadError, LoadReason
 from kanserve.nouns import Array, TensorInfo
 
@@ -48,8 +50,8 @@ def version() -> str:
     return f"onnxruntime {onnxruntime.__version__}"
 
 
-def create(graph: bytes, *, device: str, threads: int) -> OrtSession:
-    """Prepare a graph from its bytes.
+def create(graph: bytes, *, device: str, threads: int, beside: Mapping[str, bytes] = NOTHING) -> OrtSession:
+    """Prepare a graph from its bytes, and those of the files that it keeps weights in.
 
     Raises ConfigError if `device` has no provider here, LoadError if the runtime
     refuses the graph.
@@ -64,7 +66,7 @@ def create(graph: bytes, *, device: str, threads: int) -> OrtSession:
         )
     onnxruntime.set_default_logger_severity(SILENT)
     try:
-        session = onnxruntime.InferenceSession(graph, _options(device, threads), providers=[provider])
+        session = onnxruntime.InferenceSession(graph, _options(device, threads, beside), providers=[provider])
     except ERRORS as error:
         raise LoadError(LoadReason.RUNTIME, _refusal(str(error))) from error
     # ORT falls back without an exception when a provider cannot start.
@@ -93,7 +95,7 @@ class OrtSession:
         return result
 
 
-def _options(device: str, threads: int) -> Any:
+def _options(device: str, threads: int, beside: Mapping[str, bytes]) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -105,9 +107,24 @@ def _options(device: str, threads: int) -> Any:
     # The arena keeps the memory of the largest batch ever seen, for ever, and is no
     # faster than malloc while large requests run in pieces (`models.loading`).
     options.enable_cpu_mem_arena = False
+    # A graph made from bytes would find its external data in the working directory, unchecked.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
+    if beside:
+        _map(options, beside)
     if device != "cpu":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     return options
+
+
+def _map(options: Any, beside: Mapping[str, bytes]) -> None:
+    """Files in memory; the runtime copies what it needs while it makes the session. Raises LoadError."""
+    if not hasattr(options, "add_external_initializers_from_files_in_memory"):
+        raise LoadError(
+            LoadReason.RUNTIME,
+            f"{', '.join(beside)} holds the weights, and {version()} takes none from memory; 1.24 or later does",
+        )
+    data = list(beside.values())
+    options.add_external_initializers_from_files_in_memory(list(beside), data, [len(part) for part in data])
 
 
 def _info(node: Any) -> TensorInfo:
@@ -120,5 +137,5 @@ def _info(node: Any) -> TensorInfo:
 def _refusal(text: str) -> str:
     """What a person can act on. The runtime's own text may hold paths."""
     if "external" in text.lower():
-        return "the graph keeps weights in other files (external data); it must hold them itself"
+        return "the graph keeps weights in files that are not the version's own (external data)"
     return "the runtime cannot load the graph; it is damaged or uses operators this runtime lacks"

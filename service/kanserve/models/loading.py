@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,9 +41,7 @@ class Loader:
 
     def load(self, bundle: Bundle) -> Model:
         """Prepare and prove one version; blocks. Raises LoadError, ConfigError."""
-        session = self.backend.create(
-            bundle.files[contract.MODEL_FILE], device=self.settings.device, threads=self.threads
-        )
+        session = self._create(bundle.files[contract.MODEL_FILE], _beside(bundle))
         info = _info(bundle, session, self.settings.plain_max_batch)
         graphs: tuple[LayerGraph, ...] = ()
         if bundle.manifest is not None:
@@ -60,18 +59,19 @@ class Loader:
         )
 
     def _graphs(self, bundle: Bundle, manifest: Manifest) -> tuple[LayerGraph, ...]:
+        beside = _beside(bundle)
         return tuple(
-            LayerGraph(
-                layer,
-                functools.partial(
-                    self.backend.create,
-                    bundle.files[layer.edges_file],
-                    device=self.settings.device,
-                    threads=self.threads,
-                ),
-            )
+            LayerGraph(layer, functools.partial(self._create, bundle.files[layer.edges_file], beside))
             for layer in manifest.layers
         )
+
+    def _create(self, graph: bytes, beside: Mapping[str, bytes]) -> Session:
+        return self.backend.create(graph, device=self.settings.device, threads=self.threads, beside=beside)
+
+
+def _beside(bundle: Bundle) -> Mapping[str, bytes]:
+    """What the graphs of a version share, from the bytes that were checked."""
+    return {name: data for name, data in bundle.files.items() if name == contract.WEIGHTS_FILE}
 
 
 def _info(bundle: Bundle, session: Session, plain_max_batch: int) -> ModelInfo:
