@@ -66,7 +66,7 @@ def convert(
         most = planning.affordable(whole, oracle, x, MOST_ROWS)
         plan = planning.make(whole, oracle, x, options, few=min(FEW, most))
     plan, (lowered, proof) = Trial(
-        lambda plan: _attempt(whole, plan, x, most, target, advance),
+        lambda plan: _attempt(whole, plan, x, min(most, planning.visible(plan)), target, advance),
         lambda plan, names, why: _without(whole, plan, x, names, why),
         lambda plan, names, why: _looked_at(whole, plan, x, names, why),
     ).best(plan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ FAR = (1.0, 10.0, 1e3, 1e6)  # times what was seen
 SPOILT = (np.nan, np.inf, -np.inf)
 VECTORS = 4096  # of one picture that are compared
 PICTURES = 2  # of one call
+NUMBERS = 4_000_000  # that a layer is given for one row
 
 
 class _Told(nn.Module):
@@ -100,8 +102,19 @@ def _judged(name: str, calls: Sequence[Call], precision: str, *, inside: bool) -
         raise Ordinary("convolves nothing that is looked into")
     sources = [Source(call.x, module=None)] + [Source(value, one, parts[one]) for one, value in values.items()]
     found = read(call, watch, sources)
+    for one in found:
+        _require_few(one)
     _hold(found, calls, precision)
     return found
+
+
+def _require_few(convolved: Convolved) -> None:
+    """Raises InvalidKan where a layer would be given too much: what it is given is computed in every run."""
+    picture = convolved.source.value.shape[2:]
+    for part in convolved.parts:
+        count = part.layer.sources * math.prod(part.geometry.positions(picture))
+        if count > NUMBERS:
+            raise InvalidKan(f"for each row it would be given {count} numbers, place by place, more than {NUMBERS}")
 
 
 def _points(name: str, call: Call) -> Iterator[tuple[str, nn.Module]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -250,6 +251,17 @@ def affordable(whole: Whole, oracle: Oracle, x: Array, most: int) -> int:
     y, calls = oracle.run(repeat(x, 2), modules, nested=True)  # a module may not take one row by itself
     numbers = (y.size + sum(call.x.size + call.y.size for call in calls)) // 2
     return max(1, min(most, NUMBERS // max(1, numbers)))
+
+
+def visible(plan: Plan) -> int:
+    """Of how many rows what convolutions are given, which is much, may be looked at at once."""
+    numbers = sum(
+        width * math.prod(size for size in axes if size != -1)
+        for use in plan.uses
+        if isinstance(use.kan, Convolved)
+        for axes, width in zip(use.places, use.kan.widths(), strict=False)
+    )
+    return max(1, NUMBERS // max(1, numbers))
 
 
 def _inputs(kan: Kan, x: Array) -> list[Array]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,10 @@ from golden_cases import EDGE_TOLERANCE, relative_error
 torch = pytest.importorskip("torch")
 nn, functional = torch.nn, torch.nn.functional
 
-from kanexport.hybrid import plan as planning  # noqa: E402 - needs torch
+import hybrid_modules as modules  # noqa: E402 - needs torch
+
+from kanexport.hybrid import convolutions  # noqa: E402 - as above
+from kanexport.hybrid import plan as planning  # noqa: E402 - as above
 from kanexport.hybrid.capture import Oracle  # noqa: E402 - as above
 from kanexport.hybrid.convert import convert  # noqa: E402 - as above
 from kanexport.hybrid.lend import lent  # noqa: E402 - as above
@@ -174,6 +178,36 @@ class Network(nn.Module):
         return self.out(self.again(functional.avg_pool2d(y, 2)).mean((2, 3)))
 
 
+class OneGroup(modules.KANLinear):
+    """efficient-kan's layer as convkan has it, with an axis of groups before all others."""
+
+    def __init__(self, n: int, m: int) -> None:
+        super().__init__(n, m)
+        for name, held in [*self.named_parameters(), *self.named_buffers()]:
+            held.data = held.data[None]
+            assert getattr(self, name).ndim > 2
+
+    def forward(self, x: Any) -> Any:
+        assert x.ndim == 3
+        assert len(x) == len(self.grid)
+        held = {name: value[0] for name, value in [*self.named_parameters(), *self.named_buffers()]}
+        own: Any = SimpleNamespace(degree=self.degree, base_activation=self.base_activation, **held)
+        return modules.KANLinear.forward(own, x[0])[None]
+
+
+class Unfolded(nn.Module):
+    """A convolution by such a layer of what lies under the kernel: padding comes before the functions."""
+
+    def __init__(self, n: int, m: int) -> None:
+        super().__init__()
+        self.n, self.layer = m, OneGroup(9 * n, m)
+
+    def forward(self, x: Any) -> Any:
+        patches = functional.unfold(x, 3, padding=1).transpose(1, 2)
+        y = self.layer(patches.reshape(1, -1, patches.shape[2])).reshape(len(x), -1, self.n)
+        return y.transpose(1, 2).reshape(len(x), self.n, *x.shape[2:])
+
+
 def planned(module: Any, x: np.ndarray) -> tuple[Any, Any]:
     torch.manual_seed(0)
     whole = Whole(module.eval())
@@ -317,6 +351,14 @@ def test_what_only_looks_like_one_has_no_edges_and_is_exported_as_it_is(kind: An
     assert "without edges to ask for" in "\n".join(result.manifest.notes)
 
 
+def test_pictures_that_are_too_large_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolutions, "NUMBERS", (27 + 9) * 30 - 1)
+    _, plan = planned(Bells(3, 4, padding=1), rows(3, 5, 6))
+    assert not plan.readings
+    why = "for each row it would be given 1080 numbers, place by place, more than 1079; it has no edges"
+    assert f"(itself): looks like a KAN convolution, but {why}" in plan.notes
+
+
 def test_constants_belong_to_no_source() -> None:
     torch.manual_seed(0)
     _, plan = planned(Ones(3, 4, padding=1), rows(3, 5, 6))
@@ -326,6 +368,19 @@ def test_constants_belong_to_no_source() -> None:
     (layer,) = plan.layers
     assert layer.sources == 27
     assert layer.bias.any()
+
+
+def test_a_layer_with_one_group_of_several_is_read() -> None:
+    torch.manual_seed(3)
+    module = Unfolded(2, 3)
+    whole, plan = planned(module, rows(2, 4, 5))
+    (use,) = plan.uses
+    assert (use.name, use.axes, plan.readings[use.name].family) == ("body.layer", (1, -1, 20), "efficient-kan")
+    x = rows(2, 4, 5, scale=2.0)
+    with lent(whole, plan.oracle.dtype):
+        (vectors,) = plan.evaluate(x).inputs
+    expected = functional.unfold(torch.from_numpy(x), 3, padding=1).transpose(1, 2).numpy()
+    np.testing.assert_array_equal(vectors, expected[:, None])
 
 
 @pytest.mark.parametrize("dtype", ["float32"])

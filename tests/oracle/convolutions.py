@@ -8,7 +8,7 @@ FOLDER holds the checkouts torch-conv-kan, convkan, KA-Conv and Convolutional-KA
 is what they import beside torch. Not part of the suite, which has layers of our own with the same tensors
 (tests/kanexport/test_hybrid_convolutions.py).
 
-Each configuration is a network of one published layer, a mean over the picture and a Linear. It is planned as an
+Each configuration is a network of one published layer, a maximum over the picture and a Linear. It is planned as an
 export plans it; then the edges of the layer must add up, for other rows than those that it was planned with and for
 rows 30 and 1000 times as far, to what its own module adds up: what goes into its norm, or what it gives. Prints one
 line for each, and counts: with edges, without (exported as they are), refused.
@@ -60,14 +60,14 @@ class Case:
 
 
 class Network(nn.Module):
-    """A layer, a mean over the picture, a Linear."""
+    """A layer, the largest of the picture (a mean of what is normalised would be 0), a Linear."""
 
     def __init__(self, layer: nn.Module, channels: int) -> None:
         super().__init__()
         self.layer, self.out = layer, nn.Linear(channels, 3)
 
     def forward(self, x: Any) -> Any:
-        return self.out(self.layer(x).flatten(2).mean(2))
+        return self.out(self.layer(x).flatten(2).amax(2))
 
 
 def load(folder: Path, package: str, *inner: str) -> types.ModuleType:

@@ -14,7 +14,7 @@ from kanserve.rpc.services import Services
 from kanserve.rpc.status import Code
 
 ENVELOPE_BYTES = 2**20  # of names and ids around an answer's tensors, which the handlers bound
-PENDING = 2**16
+PENDING = 4096
 STATUS = {code.value[0]: code for code in grpc.StatusCode}
 
 Context = grpc.aio.ServicerContext[Any, Any]
