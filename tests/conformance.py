@@ -152,8 +152,8 @@ def emitted_basis(basis: Basis, dtype: str, sources: int = SOURCES) -> Emitted:
     scales: list[float] = []
 
     def emit(g: Graph, x: Value) -> Value:
-        value, coef = terms.basis_term(g, layer, term, x)
-        scales.append(float(coef[0, 0, 0]))
+        value = terms.basis_term(g, layer, term, x)
+        scales.append(basis.emitted_scale(g))
         return g.reshape(value, 0, basis.functions, sources)
 
     graph = Emitted(emit, sources, (basis.functions, sources), dtype, exact=True)

@@ -25,7 +25,7 @@ SLOW = [
     *("kanexport/test_hybrid_nonfinite", "kanexport/test_hybrid_sampled", "kanexport/test_hybrid_found"),
     *("kanexport/test_hybrid_convolutions", "kanserve/test_attacks", "kanserve/test_doors", "kanserve/test_memory"),
     "kanserve/test_logs",
-    *("kanexport/test_random_modules", "kanexport/test_generated_rivals"),
+    *(*("kanexport/test_random_modules", "kanexport/test_scale"), "kanexport/test_generated_rivals"),
     *("end_to_end/test_no_telemetry", "kanexport/test_hostile", "kanexport/test_hybrid_command", "cli/test_shapes"),
     *("kanexport/test_folder", "cli/test_infer", "deploy/test_distribution", "cli/test_cli", "kanexport/test_pack"),
     *("cli/test_models", "kanexport/test_cli", "end_to_end/test_perf_analyzer", "kanserve/test_clients"),

@@ -185,17 +185,20 @@ class BSpline:
         t = self.extended.T[None]  # [1, T, I]
         # Outside the knots there is no cell, and what is not finite is outside: every function is zero there.
         inside = (x >= t.min(axis=1)) & (x < t.max(axis=1))
-        if self.functions > FINE and (np.diff(self.extended, axis=1) > 0).all():
+        increasing = bool((np.diff(self.extended, axis=1) > 0).all())
+        if increasing and self.functions > FINE:
             return self._in_cells(np.where(inside, x, t[:, 0]), inside)
         u = np.where(inside, x, t[:, 0])[:, None, :]
         basis = ((u >= t[:, :-1]) & (u < t[:, 1:]) & inside[:, None, :]).astype(np.float64)
-        for p, zero in enumerate(self.zeros(), start=1):
+        zeros = [None] * self.degree if increasing else self.zeros()
+        for p, zero in enumerate(zeros, start=1):
             width = t[:, p:] - t[:, :-p]
-            width = np.where(width == 0, 1, width)  # where the basis is zero
+            if zero is not None:
+                width = np.where(width == 0, 1, width)  # where the basis is zero
             left = (u - t[:, : -p - 1]) / width[:, :-1] * basis[:, :-1]
             right = (t[:, p + 1 :] - u) / width[:, 1:] * basis[:, 1:]
             basis = left + right
-            if zero.any():
+            if zero is not None and zero.any():
                 basis = np.where(zero, 0.0, basis)
         return np.asarray(basis)  # [B, K, I]
 
