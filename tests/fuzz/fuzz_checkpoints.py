@@ -107,6 +107,7 @@ _BEFORE = {"layernorm.weight": (3,), "layernorm.bias": (3,)}
 _BSRBF = {"base_weight": (2, 3), "spline_weight": (2, 18), "rbf.grid": (6,), "grid": (3, 9), **_BEFORE}
 _PYKAN = {"coef": (3, 2, 6), "grid": (3, 9), "scale_base": (3, 2), "scale_sp": (3, 2)}
 MADE_UP |= {
+    "chebykan-norm": ({"cheby_coeffs": (3, 2, 4), "layer_norm.weight": (3,), "layer_norm.bias": (3,)}, ()),
     "first-fastkan": ({"rbf.grid": (4,), "spline_weight": (2, 3, 4), "base_linear.weight": (2, 3), **_BEFORE}, ()),
     "efficient-kan-row": ({"base_weight": (2, 3), "spline_weight": (2, 3, 6), "grid": (9,)}, ()),
     "bsrbf-kan": (_BSRBF, ()),

@@ -37,7 +37,7 @@ def test_damaged_checkpoints_end_in_a_typed_error_or_are_exported(fuzzer: Module
     assert outcomes["proved"] > 3
     for kind in ("CheckpointError", "InvalidKan", "OptionError", "FamilyError"):
         assert outcomes[kind] > COUNT / 40, kind
-    assert outcomes["UnsafeCheckpoint"] > 20
+    assert outcomes["UnsafeCheckpoint"] > 5  # what lies beside the weights stays inert, and is no reason to refuse
 
 
 def test_every_family_is_fuzzed(fuzzer: ModuleType, tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_messages_that_were_refused_are_let_go(server: Server) -> None:
 
     with concurrent.futures.ThreadPoolExecutor(32) as pool:
         list(pool.map(refused, range(256)))
-    assert highest(server) < before + 600
+    assert highest(server) < before + 900  # MiB; 32 messages at a time are 122, and gRPC core copies them
     server.infer(np.zeros((1, 3), np.float32))
     wait_until(lambda: resident(server) < before + 64)
 
