@@ -33,6 +33,11 @@ def highest(server: Server) -> int:
     return int(next(line for line in text.splitlines() if line.startswith("VmHWM")).split()[1]) // 1024
 
 
+def kept(server: Server) -> int:
+    """MiB that may stay; gRPC core keeps some for itself."""
+    return 24 if '"asgi"' in str(server.process.args) else 80
+
+
 @pytest.fixture(params=["asgi", "grpcio"])
 def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
     if request.param == "asgi":
@@ -73,8 +78,7 @@ def test_a_message_of_a_million_fields_is_never_built(server: Server, message: o
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert "has too many fields" in caught.value.details()
     assert highest(server) < before + 128
-    kept = 24 if '"asgi"' in str(server.process.args) else 80  # gRPC core keeps some for itself
-    wait_until(lambda: resident(server) < before + kept)
+    wait_until(lambda: resident(server) < before + kept(server))
 
 
 def test_messages_that_were_refused_are_let_go(server: Server) -> None:
@@ -91,7 +95,7 @@ def test_messages_that_were_refused_are_let_go(server: Server) -> None:
         list(pool.map(refused, range(256)))
     assert highest(server) < before + 900  # MiB; 32 messages at a time are 122, and gRPC core copies them
     server.infer(np.zeros((1, 3), np.float32))
-    wait_until(lambda: resident(server) < before + 64)
+    wait_until(lambda: resident(server) < before + 2.5 * kept(server))
 
 
 def test_all_messages_together_are_bounded(tmp_path: Path) -> None:
