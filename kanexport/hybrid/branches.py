@@ -65,11 +65,11 @@ def _answers(module: nn.Module, given: Batch) -> list[Answer]:
     return notes.answers
 
 
-class _Reach(TorchDispatchMode):  # type: ignore[no-untyped-call] # it ships none
+class _Reach(TorchDispatchMode):
     """Which storages an input reaches."""
 
     def __init__(self, given: Batch) -> None:
-        super().__init__()  # type: ignore[no-untyped-call] # likewise
+        super().__init__()
         self._kept: dict[int, torch.UntypedStorage] = {}  # kept, so that no other gets its number
         for tensor in given:
             self._mark(tensor)

@@ -89,13 +89,13 @@ def _ask(model: Callable[[Any], Any], x: Array) -> Array:
     """The answers [B, ...]; a module's in eval mode, in its own precision, where it lies."""
     if not isinstance(model, nn.Module):
         return _array(model(x))
-    model, tensor = _fitting(model, x)
-    training = {part: part.training for part in model.modules()}
+    module, tensor = _fitting(model, x)
+    training = {part: part.training for part in module.modules()}
     try:
         for part in training:  # not eval(): pykan 0.0 has a method `train` of its own, which trains
             part.training = False
         with torch.no_grad():
-            answer = model(tensor)
+            answer = module(tensor)
     finally:
         for part, mode in training.items():
             part.training = mode
