@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
-import kanexport
-from kanexport.errors import InvalidKan, VerificationFailed
-from kanexport.packing.publish import Result
+torch = pytest.importorskip("torch")
+nn: Any = torch.nn
+
+import kanexport  # noqa: E402 - needs torch
+from kanexport.errors import InvalidKan, VerificationFailed  # noqa: E402 - as above
+from kanexport.packing.publish import Result  # noqa: E402 - as above
 
 ROWS = np.random.default_rng(5).normal(size=(40, 4)).astype(np.float32)
 
