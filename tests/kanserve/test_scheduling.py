@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kanserve.errors import BackendError, DeadlineExceeded, QueueFull, QueueTimeout
+from kanserve.errors import BackendError, DeadlineExceeded, Exhausted, QueueFull, QueueTimeout
 from kanserve.models.executor import Executor, Limits
 from kanserve.observe.metrics import Metrics
 from kanserve.scheduling import merge
@@ -59,21 +59,20 @@ def tickets(waiting: Sequence[Waiting[str]]) -> list[str]:
     return [each.ticket for each in waiting]
 
 
-def test_the_queue_is_bounded_in_requests_and_bytes() -> None:
-    queue: Queue[str] = Queue(Policy(8), 3, 10)
+def test_the_queue_is_bounded_in_bytes() -> None:
+    queue: Queue[str] = Queue(Policy(8), 10)
     assert queue.add(one("a", size=50))  # alone it may be larger
     assert not queue.add(one("b"))
     queue.take(0.0)
     assert [queue.add(one(name, size=4)) for name in "bcd"] == [True, True, False]
     assert queue.add(one("e", size=2))
-    assert not queue.add(one("f", size=0))
     taken = queue.take(0.0)
     assert tickets(taken.batch) == ["b", "c", "e"]
     assert not len(queue)
 
 
 def test_what_may_not_run_together_does_not_and_keeps_its_order() -> None:
-    queue: Queue[str] = Queue(Policy(8, delay=1.0), 9, 99)
+    queue: Queue[str] = Queue(Policy(8, delay=1.0), 99)
     for name, key in (("a", "k"), ("b", "k"), ("c", "other"), ("d", "k")):
         queue.add(one(name, key))
     assert tickets(queue.take(0.0).batch) == ["a", "b"]  # nothing can join them any more
@@ -83,7 +82,7 @@ def test_what_may_not_run_together_does_not_and_keeps_its_order() -> None:
 
 
 def test_those_whose_time_is_over_are_not_run() -> None:
-    queue: Queue[str] = Queue(Policy(8), 9, 99)
+    queue: Queue[str] = Queue(Policy(8), 99)
     queue.add(one("late", deadline=1.0, patience=0.5))
     queue.add(one("impatient", patience=1.0))
     queue.add(one("patient", patience=3.0, deadline=3.0))
@@ -172,6 +171,22 @@ def test_one_bad_row_does_not_fail_its_neighbours(inline_rows: int) -> None:
     good, bad, other = asyncio.run(main())
     assert (good, other) == (2.0, 6.0)
     assert isinstance(bad, BackendError)
+
+
+def test_a_batch_that_is_too_much_runs_one_by_one() -> None:
+    def small(outputs: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        if len(feeds["x"]) > 1:
+            raise Exhausted("not enough memory")
+        return [2 * feeds["x"]]
+
+    async def main(inline_rows: int) -> list[float]:
+        on = executor(small, inline_rows=inline_rows)
+        answers = await asyncio.wait_for(asyncio.gather(*(ask(on, at) for at in range(20))), 10)
+        assert on._idle == 1
+        return list(answers)
+
+    for inline_rows in (0, 1024):
+        assert asyncio.run(main(inline_rows)) == [2.0 * at for at in range(20)]
 
 
 def test_a_bug_reaches_every_caller() -> None:

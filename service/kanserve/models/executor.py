@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from kanserve.errors import BackendError, DeadlineExceeded, QueueFull, QueueTimeout
+from kanserve.errors import DeadlineExceeded, QueueFull, QueueTimeout
 from kanserve.nouns import Array
 from kanserve.observe.metrics import ModelMetrics
 from kanserve.observe.statistics import Timing
@@ -65,7 +65,7 @@ class Done:
 
 class Executor:
     """Use from one event loop. `execute` runs the graph, from any thread; `inline_rows`: so many run on the
-    loop; `workers`: runs at once."""
+    loop; `workers`: runs at once, but for those of a batch that failed."""
 
     def __init__(
         self,
@@ -81,9 +81,9 @@ class Executor:
     ) -> None:
         self._execute, self._metrics = execute, metrics
         self._inline_rows, self._idle = inline_rows, workers
-        self._max_queue = max_queue
         self._full = max(1, min(policy.max_rows, inline_rows or policy.max_rows))
-        self._queue: Queue[Job] = Queue(policy, max_queue, max_bytes)
+        self._max_queue = max_queue  # that wait or run
+        self._queue: Queue[Job] = Queue(policy, max_bytes)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix=f"infer-{name}")
         self._asked = False  # whether `_serve` will be called
         self._timer: asyncio.TimerHandle | None = None
@@ -123,7 +123,7 @@ class Executor:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if not self._idle or not len(self._queue):
+        if self._idle <= 0 or not len(self._queue):
             return
         taken = self._queue.take(time.monotonic())
         for one in taken.late:
@@ -165,9 +165,14 @@ class Executor:
         return Done(jobs, outputs, begun, merged, time.perf_counter_ns())
 
     def _settle(self, done: Done) -> None:
-        """Answer the callers of a batch; of one that failed, each by itself: one may have spoilt it for all."""
+        """Answer the callers of a batch; of one that failed, each runs by itself: one may have spoilt it for
+        all, or all together were too much."""
         if isinstance(done.outputs, Exception):
-            self._settle_failed(done.jobs, done.outputs)
+            if len(done.jobs) == 1:
+                self._fail(done.jobs[0], done.outputs)
+                return
+            for job in done.jobs:
+                self._begin([job], job.future.get_loop())
             return
         rows = [job.rows for job in done.jobs]
         answers = merge.apart(done.outputs, rows)
@@ -177,14 +182,6 @@ class Executor:
             self._metrics.statistics.pending -= 1
             if not job.future.done():
                 job.future.set_result(Run(outputs, done.begun - job.submitted, done.ended - done.begun))
-
-    def _settle_failed(self, jobs: list[Job], error: Exception) -> None:
-        if len(jobs) == 1 or not isinstance(error, BackendError):
-            for job in jobs:
-                self._fail(job, error)
-            return
-        for job in jobs:
-            self._begin([job], job.future.get_loop())
 
     def _fail(self, job: Job, error: Exception) -> None:
         self._metrics.statistics.pending -= 1

@@ -1,4 +1,4 @@
-"""What waits for a model, bounded in requests and in bytes; first come, first served."""
+"""What waits for a model, bounded in bytes; first come, first served."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class Taken(Generic[T]):
 
 
 class Queue(Generic[T]):
-    """`max_requests` and `max_bytes` bound what waits; `rows` are all of its rows."""
+    """`max_bytes` bound what waits; `rows` are all of its rows."""
 
-    def __init__(self, policy: Policy, max_requests: int, max_bytes: int) -> None:
-        self._policy, self._max_requests, self._max_bytes = policy, max_requests, max_bytes
+    def __init__(self, policy: Policy, max_bytes: int) -> None:
+        self._policy, self._max_bytes = policy, max_bytes
         self._waiting: deque[Waiting[T]] = deque()
         self._bytes = self.rows = 0
 
@@ -50,7 +50,7 @@ class Queue(Generic[T]):
 
     def add(self, one: Waiting[T]) -> bool:
         """Whether there was room."""
-        if len(self._waiting) >= self._max_requests or (self._waiting and self._bytes + one.size > self._max_bytes):
+        if self._waiting and self._bytes + one.size > self._max_bytes:
             return False
         self._waiting.append(one)
         self._bytes += one.size
@@ -59,9 +59,10 @@ class Queue(Generic[T]):
 
     def remove(self, one: Waiting[T]) -> bool:
         """One whose caller has gone. Whether it was still waiting."""
-        if one not in self._waiting:
+        try:
+            self._waiting.remove(one)
+        except ValueError:
             return False
-        self._waiting.remove(one)
         self._bytes -= one.size
         self.rows -= one.rows
         return True
