@@ -19,7 +19,7 @@ import h2.connection
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST, SETTINGS, CONTINUATION = 0, 1, 3, 4, 9
-SECONDS = 2.0  # of a flood
+SECONDS = 1.0  # of a flood
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:

@@ -29,6 +29,7 @@ ROWS = np.full((2, 3), 0.25, np.float32)
 BURST = 2000
 
 
+ASGI = pytest.mark.parametrize("lone", ["asgi", "hypercorn"], indirect=True)
 HYPERCORN = ("tests.kanserve.hypercorn_door", "Hypercorn")
 
 
@@ -110,10 +111,22 @@ def framed(message: bytes, packed: int = 0) -> bytes:
     return bytes([packed]) + len(message).to_bytes(4, "big") + message
 
 
-def test_a_deadline_in_the_past_is_not_worked_on(lone: Server) -> None:
-    before = lone.metrics().count('code="OK"')
-    assert code(lone, body(), timeout=1e-9) is Code.DEADLINE_EXCEEDED
-    assert lone.metrics().count('code="OK"') == before
+@ASGI  # gRPC core ends such a call by itself
+def test_a_deadline_that_has_passed_is_not_worked_for(peer: Peer, lone: Server) -> None:
+    lone.infer(ROWS)
+
+    def answered() -> float:
+        (line,) = [
+            line for line in lone.metrics().splitlines() if line.startswith('nv_inference_request_success{model="toy"')
+        ]
+        return float(line.split()[-1])
+
+    before = answered()
+    assert before > 0
+    stream = peer.open(("grpc-timeout", "1n"))
+    peer.send(stream, framed(body()))
+    assert peer.headers(stream)["grpc-status"] == str(Code.DEADLINE_EXCEEDED.value[0])
+    assert answered() == before
 
 
 def test_a_call_that_outlives_its_deadline_ends_with_it(lone: Server) -> None:
@@ -160,8 +173,9 @@ def test_a_request_beyond_the_limit_is_refused(lone: Server) -> None:
     assert code(lone, body()) is Code.OK
 
 
-def test_an_unknown_encoding_is_refused_with_those_that_are_known(peer: Peer, lone: Server) -> None:
-    _asgi_alone(lone, "grpc core ends the connection")
+# gRPC core ends the connection.
+@ASGI
+def test_an_unknown_encoding_is_refused_with_those_that_are_known(peer: Peer) -> None:
     stream = peer.open(("grpc-encoding", "snappy"))
     peer.send(stream, framed(b"x", 1))
     found = peer.headers(stream)
@@ -169,26 +183,25 @@ def test_an_unknown_encoding_is_refused_with_those_that_are_known(peer: Peer, lo
     assert "gzip" in found["grpc-accept-encoding"]
 
 
-def test_a_message_that_never_ends_is_given_up(peer: Peer, lone: Server) -> None:
-    _asgi_alone(lone, "grpc.aio waits until the connection is old")
+# grpc.aio waits until the connection is old.
+@ASGI
+@pytest.mark.parametrize(
+    ("end", "status", "words"),
+    [
+        (False, Code.DEADLINE_EXCEEDED, "the request did not arrive whole within 1 s"),
+        (True, Code.INTERNAL, "the call ends inside of a message"),
+    ],
+)
+def test_a_message_that_is_not_whole_is_given_up(peer: Peer, end: bool, status: grpc.StatusCode, words: str) -> None:
     stream = peer.open()
-    peer.send(stream, framed(body())[:-1], end=False)
+    peer.send(stream, framed(body())[:-1], end=end)
     found = peer.headers(stream)
-    assert found["grpc-status"] == str(Code.DEADLINE_EXCEEDED.value[0])
-    assert "did not arrive whole within 1 s" in found["grpc-message"]
+    assert (found["grpc-status"], found["grpc-message"]) == (str(status.value[0]), words)
 
 
-def test_a_cut_message_is_refused(peer: Peer, lone: Server) -> None:
-    _asgi_alone(lone, "grpc.aio waits until the connection is old")
-    stream = peer.open()
-    peer.send(stream, framed(body())[:-1])
-    found = peer.headers(stream)
-    assert found["grpc-status"] == str(Code.INTERNAL.value[0])
-    assert found["grpc-message"] == "the call ends inside of a message"
-
-
-def test_another_content_type_is_turned_away(peer: Peer, lone: Server) -> None:
-    _asgi_alone(lone, "grpc.aio takes any content type for its own")
+# grpc.aio takes any content type for its own.
+@ASGI
+def test_another_content_type_is_turned_away(peer: Peer) -> None:
     stream = peer.open(kind="text/plain")
     peer.send(stream, framed(body()))
     found = peer.headers(stream)
@@ -243,8 +256,3 @@ def test_many_calls_without_a_body_lock_nobody_out(lone: Server) -> None:
     finally:
         for one in peers:
             one.socket.close()
-
-
-def _asgi_alone(server: Server, why: str) -> None:
-    if '"transport": "grpcio"' in str(server.process.args):
-        pytest.skip(why)

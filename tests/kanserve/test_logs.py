@@ -43,12 +43,13 @@ def test_what_nobody_reads_is_dropped_and_counted() -> None:
     sink.drain(0.1)
     assert time.monotonic() - begun < 5
     assert 10_000 - 65536 // 100 - 110 <= sink.dropped < 10_000
-    taken = threading.Thread(target=lambda: [os.read(reader, 65536) for _ in range(2)], daemon=True)
-    taken.start()
-    sink.drain(5)
-    sink.write("again\n")
-    sink.drain(5)
-    taken.join(5)
+    lost, read = sink.dropped, bytearray()
+    threading.Thread(target=lambda: [read.extend(os.read(reader, 65536)) for _ in iter(int, 1)], daemon=True).start()
+    sink.drain(10)
+    sink.write("again\n")  # somebody reads once more
+    sink.drain(10)
+    wait_until(lambda: read.endswith(b"again\n"))
+    assert sink.dropped == lost
 
 
 @pytest.mark.parametrize("descriptor", ["closed", "/dev/full"])

@@ -3,7 +3,7 @@
     GrpcApp(services, limits)      await app(scope, receive, send)
 
 One call is one HTTP request. Its body becomes messages (`framing`), the guarded method answers bytes,
-and these go back as a body and trailers, or, for a failure without an answer, as trailers alone. A
+and these go back as a body and trailers. A
 caller that goes away cancels its call: servers that cancel the application's task then do so by
 themselves; for others (`watch`) the next event is waited for beside the method.
 """
@@ -65,7 +65,7 @@ class GrpcApp:
                 await _refuse(send)
                 return
             call = _Request.of(scope, receive, self._limits)
-            async with asyncio.timeout(call.seconds):
+            async with asyncio.timeout(call.arrival.remaining):
                 await self._answer(call, wire)
         except CallFailed as failure:
             failure.forget()
@@ -149,8 +149,7 @@ class _Wire:
         await self._send(OK)
 
     async def fail(self, failure: CallFailed) -> None:
-        """Instead of `end`. With trailers even where there was no answer: what a server makes of an answer
-        that is headers alone differs."""
+        """Instead of `end`. In trailers even where there was no answer: what servers make of headers alone differs."""
         if not self._started:
             await self._send(START)
         last = framing.status(failure.code, failure.text, failure.trailers)
@@ -161,10 +160,10 @@ class _Wire:
 class _Request:
     """One call as it comes in."""
 
-    __slots__ = ("_limits", "_messages", "_receive", "arrival", "path", "seconds")
+    __slots__ = ("_limits", "_messages", "_receive", "arrival", "path")
 
     def __init__(self, path: str, receive: Receive, limits: Limits, messages: Messages, arrival: Arrival) -> None:
-        self.path, self.arrival, self.seconds = path, arrival, arrival.remaining
+        self.path, self.arrival = path, arrival
         self._receive, self._limits, self._messages = receive, limits, messages
 
     @classmethod
