@@ -8,22 +8,19 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-import zlib
 from typing import Any
 
 import numpy.typing as npt
 
 from kanexport.errors import CheckpointError
 from kanexport.files import hdf5
+from kanexport.files.torchzip import DAMAGE, MAX_UNPACKED_RATIO, MIN_PACKED_BYTES
 
 Array = npt.NDArray[Any]
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 BESIDE = "keras"  # what the config is called beside the tensors
 MAX_CONFIG_BYTES = 16 * 2**20
-MAX_WEIGHTS_RATIO = 20  # bytes unpacked for one packed; Keras stores without packing
-MIN_PACKED_BYTES = 2**16
-DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError, ValueError)
 
 
 def looks_like(data: bytes) -> bool:
@@ -40,7 +37,7 @@ def read(data: bytes) -> tuple[dict[str, Array], dict[str, Any]]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             config = _entry(archive, CONFIG, MAX_CONFIG_BYTES)
-            weights = _entry(archive, WEIGHTS, MAX_WEIGHTS_RATIO * max(len(data), MIN_PACKED_BYTES))
+            weights = _entry(archive, WEIGHTS, MAX_UNPACKED_RATIO * max(len(data), MIN_PACKED_BYTES))
     except DAMAGE as error:
         raise CheckpointError("the .keras file is damaged; copy it again") from error
     try:

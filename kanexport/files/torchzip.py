@@ -26,12 +26,14 @@ from kanexport.files.inert import MAX_NAME_CHARACTERS, SAVE_STATE_DICT, Name, Op
 MAGIC = b"PK\x03\x04"
 MAX_PICKLE_BYTES = 64 * 2**20  # unpacked; it holds names and shapes, no weights
 MAX_UNPACKED_BYTES = 2 * 2**30  # all entries together are held in memory
-MAX_UNPACKED_RATIO = 20  # bytes unpacked for one packed; torch stores without packing, so real files have 1
+MAX_UNPACKED_RATIO = 20  # bytes unpacked for one packed; torch and Keras store without packing, so real files have 1
 MIN_PACKED_BYTES = 2**16  # what a smaller file counts as: the pickle of a small model packs well
 ENTRY_LIMIT = 50_000  # of the archive, and as many values in its dictionaries; a tensor needs one
 EMPTY_LIMIT = 2**40  # elements that the other axes of a tensor without values would make; numpy refuses far more
 MAX_DICTIONARY_DEPTH = 8  # dictionaries inside one another
 PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+# All that zipfile raises for a damaged archive: RuntimeError for an encrypted entry, NotImplementedError for a
+# packing that it lacks, ValueError and OSError for places that are none.
 DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError, ValueError)
 
 Array = npt.NDArray[Any]

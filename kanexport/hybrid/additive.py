@@ -19,7 +19,7 @@ from kanexport.hybrid import forms
 from kanexport.hybrid.capture import Call, array
 from kanexport.hybrid.faults import ForeignError, foreign_code
 from kanexport.hybrid.judge import Reading, Verdict, holds
-from kanexport.hybrid.recognise import LINEAR
+from kanexport.hybrid.recognise import LINEAR, is_in
 from kanexport.hybrid.sampled import SAMPLED, Sampled, injected
 
 Array = npt.NDArray[np.float64]
@@ -39,7 +39,7 @@ def unknown(whole: nn.Module, readings: Mapping[str, Reading]) -> dict[str, nn.M
     return {
         name: part
         for name, part in whole.named_modules()
-        if name and not _in(name, readings) and not any(_in(other, (name,)) for other in read) and _is_users(part)
+        if name and not is_in(name, readings) and not any(is_in(other, (name,)) for other in read) and _is_users(part)
     }
 
 
@@ -59,7 +59,7 @@ def likely(parts: Mapping[str, nn.Module], calls: Calls) -> dict[str, tuple[nn.M
             found[name] = sampled
     chosen = {name: one.norms for name, one in found.items() if _is_whole(name, one, found)}
     looks = [name for name, part in parts.items() if _may_add(part, calls.get(name, ())) and _has_coefficients(part)]
-    return chosen | {name: () for name in looks if not _in(name, found)}
+    return chosen | {name: () for name in looks if not is_in(name, found)}
 
 
 def _has_coefficients(part: nn.Module) -> bool:
@@ -140,10 +140,10 @@ def _is_norm(call: Call, module: nn.Module, x: torch.Tensor, z: torch.Tensor) ->
 
 def _is_whole(name: str, sampled: Sampled, found: Mapping[str, Sampled]) -> bool:
     """Whether it lies in no other one, unless that one sees its sources through it alone, nor is such another one."""
-    inside = [inner for inner in found if inner != name and _in(inner, (name,))]
+    inside = [inner for inner in found if inner != name and is_in(inner, (name,))]
     if any(_only_through(sampled.call, found[inner].call) for inner in inside):
         return False
-    around = [outer for outer in found if outer != name and _in(name, (outer,))]
+    around = [outer for outer in found if outer != name and is_in(name, (outer,))]
     return all(_only_through(found[outer].call, sampled.call) for outer in around)
 
 
@@ -185,7 +185,3 @@ def _judged(norms: tuple[nn.Module, ...], calls: Sequence[Call], far: Sequence[C
         return holds(Reading(SAMPLED, sampled.kan(), "", sampled), calls, far, precision)
     except InvalidKan as refused:
         return Verdict(why=refused.message)
-
-
-def _in(name: str, others: Mapping[str, object] | Sequence[str]) -> bool:
-    return any(name == other or name.startswith(f"{other}.") for other in others)

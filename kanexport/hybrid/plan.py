@@ -21,8 +21,8 @@ from kanexport.hybrid.conv_read import Convolved
 from kanexport.hybrid.derivatives import ready
 from kanexport.hybrid.independence import require_fixed, require_independent
 from kanexport.hybrid.judge import Reading
-from kanexport.hybrid.recognise import Whole, shown
-from kanexport.hybrid.settle import find, listed, parents, repeat
+from kanexport.hybrid.recognise import Whole, parents, shown
+from kanexport.hybrid.settle import find, listed, repeat
 from kanexport.hybrid.wiring import outputs, tensors
 from kanexport.proof import evaluate
 from kanexport.proof.evaluate import Jitter, Trace

@@ -7,7 +7,7 @@ means is for `judge.py` to say.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,3 +139,15 @@ def _is_lone_layer(reader: registry.LayerReader, tensors: Tensors) -> bool:
 @functools.cache
 def _all_readers() -> dict[str, registry.Reader]:
     return registry.readers()
+
+
+def parents(name: str) -> Iterator[str]:
+    """The submodules that one lies in, from the inside."""
+    while "." in name:
+        name = name.rpartition(".")[0]
+        yield name
+
+
+def is_in(name: str, others: Container[str]) -> bool:
+    """Whether a submodule is one of some, or lies in one."""
+    return name in others or any(parent in others for parent in parents(name))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from kanexport.errors import InvalidKan, OptionError
 from kanexport.hybrid import additive, convolutions, extremes, recognise
 from kanexport.hybrid.capture import Call, Oracle
 from kanexport.hybrid.judge import Reading, Verdict, judge
-from kanexport.hybrid.recognise import LINEAR, Candidate, Whole, shown
+from kanexport.hybrid.recognise import LINEAR, Candidate, Whole, is_in, parents, shown
 
 Array = npt.NDArray[np.float64]
 
@@ -190,17 +190,6 @@ def listed(names: Sequence[str]) -> str:
     unique = [shown(name) for name in dict.fromkeys(names)]
     more = f" and {len(unique) - NAMED} more" if len(unique) > NAMED else ""
     return ", ".join(unique[:NAMED]) + more
-
-
-def parents(name: str) -> Iterator[str]:
-    while "." in name:
-        name = name.rpartition(".")[0]
-        yield name
-
-
-def is_in(name: str, names: Sequence[str]) -> bool:
-    """Whether a submodule is one of some, or lies in one."""
-    return name in names or any(parent in names for parent in parents(name))
 
 
 def repeat(x: Array, count: int) -> Array:
