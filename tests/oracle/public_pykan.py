@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from against_pykan import TOLERANCE, difference
 from kan import MultKAN
 from kan.utils import SYMBOLIC_LIB
 
@@ -39,7 +40,6 @@ from kanexport.pipeline import Request, export
 from kanexport.proof import evaluate
 from kanexport.recognise import detect
 
-TOLERANCE = 1e-6  # of two float64 evaluations; poles and chaotic functions cost digits
 FUNCTIONS = "symbolic.funs_name."
 # What pykan's loadckpt passes on to the constructor; a config of an earlier version may lack some.
 ARGUMENTS = {"width": "width", "grid": "grid", "k": "k", "mult_arity": "mult_arity", "base_fun_name": "base_fun"}
@@ -122,14 +122,6 @@ def rows(model: Any, seed: int) -> torch.Tensor:
     unit = torch.rand(64, len(grid), generator=generator, dtype=torch.float64)
     inside, middle = low + unit * (high - low), (low + high) / 2
     return torch.cat([inside, middle + 2 * (inside - middle), middle + 10 * (inside - middle)]).float().double()
-
-
-def difference(found: np.ndarray, expected: np.ndarray) -> float:
-    finite = np.isfinite(expected)
-    if not np.array_equal(np.isfinite(found), finite):
-        return float("inf")
-    scale = np.abs(expected[finite]).max(initial=0.0) or 1.0
-    return float(np.abs(found[finite] - expected[finite]).max(initial=0.0)) / scale
 
 
 @torch.no_grad()
