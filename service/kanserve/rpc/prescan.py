@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+VARINT, FIXED64, BYTES, BEGIN, END, FIXED32 = 0, 1, 2, 3, 4, 5  # BEGIN and END: of a group
+WIDTHS = {FIXED64: 8, FIXED32: 4, BEGIN: 0, END: 0}  # what a group holds counts as the message's own
 WORTH = 2**16  # bytes; a smaller message cannot hold much
 MOST = 1024  # fields of one message; packed numbers are one
 
@@ -47,8 +48,8 @@ def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
         elif kind == BYTES:
             length, at = _varint(data, at, end)
             stop = at + length
-        elif kind in (FIXED64, FIXED32):
-            stop = at + (8 if kind == FIXED64 else 4)
+        elif kind in WIDTHS:
+            stop = at + WIDTHS[kind]
         else:
             return
         if stop > end:
