@@ -26,6 +26,7 @@ NUMBERS = 12  # readings that are tried with other numbers, those that were near
 BESIDE = 1.01  # times a number that fits: whether the answers would notice
 DISTINCT = 3  # numbers among the answers, that readings are told by; with fewer, only what would be assumed may fit
 CHANGES = 3  # from what would be assumed
+INEXACT = 1e-3  # relative; a published library may be off by so much in float32, and what is off by more is another
 NEARER = 8.0  # times, that a less likely reading must be nearer to be taken
 
 Facts = Mapping[str, str]
@@ -241,7 +242,7 @@ class Search:
     def _nearest(self, readings: Sequence[Reading]) -> AnswersDiffer:
         nearest = min(readings, key=lambda one: one.match.max_rel)
         facts = ", ".join(f"{key}={value}" for key, value in {**nearest.options.assumed, **nearest.facts}.items())
-        error, close = nearest.match.max_rel, nearest.match.max_rel <= judge.LOOSE
+        error, close = nearest.match.max_rel, nearest.match.max_rel <= INEXACT
         enough = f"if the library itself is no more exact, --tolerance {self.enough(error):.0e} allows it; else "
         few = (
             "" if self.telling else "record answers with more different numbers, by which other readings are told; or "

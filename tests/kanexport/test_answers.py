@@ -106,6 +106,14 @@ def test_one_wrong_answer_among_many_is_found(held: Export, case: Any) -> None:
         held("kanx-hello", reference["x"], y)
 
 
+def test_what_is_off_by_a_hundredth_is_another_model(held: Export, case: Any) -> None:
+    """No tolerance is offered that would take it."""
+    _, reference = case("kanx-hello")
+    with pytest.raises(AnswersDiffer) as error:
+        held("kanx-hello", reference["x"], 1.01 * reference["y"])
+    assert "--tolerance" not in error.value.hint
+
+
 def test_rows_far_outside_do_not_hide_an_error_at_the_data(held: Export, case: Any) -> None:
     _, reference = case("kanx-hello")
     x, y = reference["x"], reference["y"].copy()

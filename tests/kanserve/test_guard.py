@@ -104,12 +104,14 @@ def _take_terminal() -> None:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
+@pytest.mark.parametrize("transport", ["asgi", "grpcio"])
 @pytest.mark.parametrize("ending", ["ctrl-c", "hang-up"])
-def test_a_terminal_is_left_at_once(tmp_path: Path, ending: str) -> None:
+def test_a_terminal_is_left_at_once(tmp_path: Path, ending: str, transport: str) -> None:
     """Ctrl-C does not wait for load balancers, and neither does a terminal that is closed."""
     toy.write(tmp_path)
     controller, terminal = pty.openpty()
     settings = {"repository": str(tmp_path), "grpc_port": 0, "metrics_port": 0, "log_format": "json"}
+    settings["transport"] = transport
     assert "drain_delay" not in settings  # the defaults: 5 s, and half a second more
     with subprocess.Popen(
         [sys.executable, "-c", START, json.dumps(settings)],
