@@ -104,9 +104,10 @@ def test_garbage_is_a_bad_request_or_a_message(data: bytes) -> None:
         convert.edges_from_pb(convert.parse(kan_pb2.QueryEdgesRequest, data), deadline=None)
 
 
-def test_deep_nesting_is_malformed() -> None:
-    with pytest.raises(BadRequest, match="malformed"):
-        convert.parse(pb.ModelInferRequest, b"\x0b" * 10**6)
+@pytest.mark.parametrize(("depth", "text"), [(1000, "malformed"), (10**6, "too many fields")])
+def test_deep_nesting_is_a_bad_request(depth: int, text: str) -> None:
+    with pytest.raises(BadRequest, match=text):
+        convert.parse(pb.ModelInferRequest, b"\x0b" * depth)
 
 
 @pytest.mark.parametrize(

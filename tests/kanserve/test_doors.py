@@ -168,6 +168,8 @@ def test_a_compressed_request_may_not_unpack_beyond_the_limit(lone: Server) -> N
     assert caught.value.code() is Code.RESOURCE_EXHAUSTED
 
 
+# hypercorn resets a stream that was answered before its request was whole, and gRPC core may report the reset.
+@pytest.mark.parametrize("lone", ["asgi", "grpcio"], indirect=True)
 def test_a_request_beyond_the_limit_is_refused(lone: Server) -> None:
     assert code(lone, bytes(5 * 2**20)) is Code.RESOURCE_EXHAUSTED
     assert code(lone, body()) is Code.OK
