@@ -31,6 +31,10 @@ DTYPES: Mapping[str, np.dtype[np.generic]] = MappingProxyType(
         "FP64": np.dtype("<f8"),
     }
 )
+BYTES, BF16 = "BYTES", "BF16"
+# The same for all datatypes, as arrays of the server: BF16, which numpy has not, by its bit patterns, and
+# strings as str, which lie on the wire as their length in four bytes and then UTF-8.
+HELD: Mapping[str, np.dtype[np.generic]] = MappingProxyType({**DTYPES, BF16: np.dtype("<u2"), BYTES: np.dtype(object)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +47,8 @@ class TensorInfo:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row, all other dimensions known; unknown ones count as 1."""
-        size = DTYPES[self.datatype].itemsize
+        """Bytes of one row, all other dimensions known; unknown ones count as 1, a string as 8 bytes."""
+        size = HELD[self.datatype].itemsize
         for extent in self.shape[1:]:
             size *= max(extent, 1)
         return size
@@ -57,7 +61,7 @@ class InputTensor:
     name: str
     datatype: str
     shape: tuple[int, ...]
-    data: bytes  # little-endian, row-major
+    data: bytes  # as raw contents: little-endian, row-major, strings with their lengths
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ class OutputTensor:
     name: str
     datatype: str
     shape: tuple[int, ...]
-    data: bytes  # little-endian, row-major
+    data: bytes  # as of an input
 
 
 @dataclass(frozen=True, slots=True)

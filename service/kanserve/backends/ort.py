@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from kanexport.shared.quiet_runtime import onnxruntime
 from kanserve.backends import NOTHING
-from kanserve.errors import BackendError, ConfigError, Exhausted, LoadError, LoadReason
-from kanserve.nouns import Array, TensorInfo
+from kanserve.errors import BackendError, ConfigError, Exhausted, LoadError, LoadReason, NotPossible
+from kanserve.nouns import BF16, BYTES, HELD, Array, TensorInfo
 
 state = onnxruntime.capi.onnxruntime_pybind11_state
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -26,7 +30,10 @@ DATATYPES = {
     "tensor(float16)": "FP16",
     "tensor(float)": "FP32",
     "tensor(double)": "FP64",
+    "tensor(bfloat16)": BF16,
+    "tensor(string)": BYTES,
 }
+BFLOAT16 = 16  # ONNX's number of the type
 ERRORS = (
     state.EPFail,
     state.EngineError,
@@ -72,7 +79,8 @@ def create(graph: bytes, *, device: str, threads: int, beside: Mapping[str, byte
     # ORT falls back without an exception when a provider cannot start.
     if session.get_providers()[0] != provider:
         raise ConfigError(f"device {device!r} could not be started; the runtime offered another instead")
-    return OrtSession(session)
+    tensors = (*session.get_inputs(), *session.get_outputs())
+    return (Bfloat16Session if any(DATATYPES.get(one.type) == BF16 for one in tensors) else OrtSession)(session)
 
 
 class OrtSession:
@@ -87,12 +95,55 @@ class OrtSession:
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
         """See `backends.Session.run`."""
         try:
-            result: list[Array] = self._session.run(outputs, feeds)
+            return self._run(outputs, feeds)
         except ERRORS as error:
             if any(word in str(error).lower() for word in MEMORY_WORDS):
                 raise Exhausted("not enough memory for this request; send fewer rows") from error
             raise BackendError(str(error)) from error
+        except UnicodeDecodeError as error:
+            raise NotPossible(
+                "the model answers with a string that is not UTF-8, which the runtime cannot give"
+            ) from error
+
+    def _run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
+        result: list[Array] = self._session.run(outputs, feeds)
         return result
+
+
+class Bfloat16Session(OrtSession):
+    """With tensors of bfloat16. numpy has no such type, so the runtime takes and gives their bit patterns where
+    they lie in memory."""
+
+    def __init__(self, session: Any) -> None:
+        """Raises LoadError for what this runtime cannot be handed."""
+        super().__init__(session)
+        if not hasattr(onnxruntime.OrtValue, "ortvalue_from_numpy_with_onnx_type"):
+            raise LoadError(LoadReason.RUNTIME, f"{version()} takes no BF16; 1.21 or later does")
+        if any(tensor.datatype == BYTES for tensor in self.inputs):
+            raise LoadError(LoadReason.RUNTIME, "the graph has inputs of strings and tensors of BF16; one of them")
+        self._short = {tensor.name for tensor in (*self.inputs, *self.outputs) if tensor.datatype == BF16}
+
+    def _run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
+        values = {name: self._value(name, array) for name, array in feeds.items()}
+        found = self._session.run_with_ort_values(outputs, values)
+        return [
+            _bits(value) if name in self._short else value.numpy() for name, value in zip(outputs, found, strict=True)
+        ]
+
+    def _value(self, name: str, array: Array) -> Any:
+        array = np.asarray(array, order="C")
+        if name in self._short:
+            return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, BFLOAT16)
+        return onnxruntime.OrtValue.ortvalue_from_numpy(array)
+
+
+def _bits(value: Any) -> Array:
+    """A copy of what lies in a tensor of bfloat16. Raises BackendError for memory of a device."""
+    if value.device_name() != "cpu":
+        raise BackendError(f"an output of bfloat16 lies on {value.device_name()}")
+    dtype, shape = HELD[BF16], tuple(value.shape())
+    data = ctypes.string_at(value.data_ptr(), math.prod(shape) * dtype.itemsize)
+    return np.frombuffer(data, dtype).reshape(shape)
 
 
 def _options(device: str, threads: int, beside: Mapping[str, bytes]) -> Any:

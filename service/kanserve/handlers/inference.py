@@ -12,8 +12,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from kanserve.errors import (
     BackendError,
     BadRequest,
@@ -23,10 +21,21 @@ from kanserve.errors import (
     QueueFull,
     QueueTimeout,
 )
+from kanserve.handlers import tensors
 from kanserve.models.executor import Limits
 from kanserve.models.model import Model
 from kanserve.models.registry import Registry
-from kanserve.nouns import DTYPES, Array, InferRequest, InferResponse, InputTensor, ModelInfo, OutputTensor, TensorInfo
+from kanserve.nouns import (
+    BYTES,
+    HELD,
+    Array,
+    InferRequest,
+    InferResponse,
+    InputTensor,
+    ModelInfo,
+    OutputTensor,
+    TensorInfo,
+)
 from kanserve.observe.metrics import Metrics, ModelMetrics
 from kanserve.observe.statistics import FailureReason, Timing
 
@@ -46,6 +55,7 @@ class Inference:
     registry: Registry
     metrics: Metrics
     max_response_bytes: int
+    max_strings: int
 
     async def infer(self, request: InferRequest) -> InferResponse:
         """Answer one request. Raises any KanserveError that `errors.py` lists for requests."""
@@ -72,17 +82,31 @@ class Inference:
         outputs = _outputs(info, request)
         rows = validate(info, request)
         self._bound(info, outputs, rows)
+        feeds = {tensor.name: self._array(info, request, tensor) for tensor in request.inputs}
         if rows == 0 and not any(-1 in tensor.shape[1:] for tensor in outputs):
             return _response(info, request, [_empty(tensor) for tensor in outputs])
-        feeds = {tensor.name: _array(tensor) for tensor in request.inputs}
         input_ns = time.perf_counter_ns() - begun
         limits = Limits(request.queue_timeout, request.deadline)
         run = await model.run([tensor.name for tensor in outputs], feeds, rows=rows, limits=limits)
         begun = time.perf_counter_ns()
-        tensors = [_packed(tensor, array) for tensor, array in zip(outputs, run.outputs, strict=True)]
+        answers = [self._packed(tensor, array) for tensor, array in zip(outputs, run.outputs, strict=True)]
         timing = Timing(run.queue_ns, input_ns, run.infer_ns, time.perf_counter_ns() - begun)
         _count(model.metrics, rows, timing)
-        return _response(info, request, tensors)
+        return _response(info, request, answers)
+
+    def _array(self, info: ModelInfo, request: InferRequest, tensor: InputTensor) -> Array:
+        if tensor.datatype != BYTES:
+            return tensors.numbers(tensor)
+        return tensors.strings(tensor, info.name, most=self.max_strings, prefix=_prefix(request))
+
+    def _packed(self, tensor: TensorInfo, array: Array) -> OutputTensor:
+        data = tensors.packed(tensor.datatype, array)
+        if tensor.datatype == BYTES and len(data) > self.max_response_bytes:  # known no earlier
+            raise Exhausted(
+                f"output '{tensor.name}' takes {len(data)} bytes, the limit is {self.max_response_bytes}; "
+                "send fewer rows in one request"
+            )
+        return OutputTensor(tensor.name, tensor.datatype, array.shape, data)
 
     def _bound(self, info: ModelInfo, outputs: Sequence[TensorInfo], rows: int) -> None:
         needed = rows * sum(tensor.row_bytes for tensor in outputs)
@@ -147,7 +171,7 @@ def _rows(info: ModelInfo, request: InferRequest, prefix: str) -> int:
 
 
 def _check(info: ModelInfo, tensor: InputTensor, expected: TensorInfo, prefix: str) -> None:
-    """Datatype, then shape, then byte count; in Python integers, so nothing overflows."""
+    """Datatype, then shape, then byte count (of strings later); in Python integers, so nothing overflows."""
     if tensor.datatype != expected.datatype:
         raise BadRequest(
             f"{prefix}inference input '{tensor.name}' data-type is '{tensor.datatype}', "
@@ -162,8 +186,8 @@ def _check(info: ModelInfo, tensor: InputTensor, expected: TensorInfo, prefix: s
             f"{prefix}unexpected shape for input '{tensor.name}' for model '{info.name}'. "
             f"Expected {_list(expected.shape)}, got {_list(tensor.shape)}.{note}"
         )
-    size = math.prod(tensor.shape) * DTYPES[tensor.datatype].itemsize
-    if size != len(tensor.data):
+    size = math.prod(tensor.shape) * HELD[tensor.datatype].itemsize
+    if size != len(tensor.data) and tensor.datatype != BYTES:
         raise BadRequest(
             f"{prefix}input byte size mismatch for input '{tensor.name}' for model '{info.name}'. "
             f"Expected {size}, got {len(tensor.data)}"
@@ -180,16 +204,6 @@ def _outputs(info: ModelInfo, request: InferRequest) -> tuple[TensorInfo, ...]:
         if name not in known:
             raise BadRequest(f"{_prefix(request)}unexpected inference output '{name}' for model '{info.name}'")
     return tuple(known[name] for name in request.outputs)
-
-
-def _array(tensor: InputTensor) -> Array:
-    """A view of the bytes; read-only, which the runtime does not mind."""
-    return np.frombuffer(tensor.data, DTYPES[tensor.datatype]).reshape(tensor.shape)
-
-
-def _packed(tensor: TensorInfo, array: Array) -> OutputTensor:
-    data = np.ascontiguousarray(array, DTYPES[tensor.datatype]).tobytes()
-    return OutputTensor(tensor.name, tensor.datatype, array.shape, data)
 
 
 def _empty(tensor: TensorInfo) -> OutputTensor:

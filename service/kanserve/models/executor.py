@@ -21,6 +21,8 @@ from kanserve.scheduling import merge
 from kanserve.scheduling.policy import Policy
 from kanserve.scheduling.queue import Queue, Waiting
 
+STRING = 8  # a str takes so many pointers of an array, beside its characters; those are in the message
+
 Execute = Callable[[Sequence[str], Mapping[str, Array]], list[Array]]
 
 
@@ -193,5 +195,5 @@ def _waiting(job: Job, limits: Limits) -> Waiting[Job]:
     arrived = time.monotonic()
     patience = None if limits.queue_timeout is None else arrived + limits.queue_timeout
     shapes = tuple((name, array.shape[1:]) for name, array in job.feeds.items())
-    size = sum(array.nbytes for array in job.feeds.values())
+    size = sum(array.nbytes * (STRING if array.dtype.hasobject else 1) for array in job.feeds.values())
     return Waiting(job, (job.outputs, shapes), job.rows, size, arrived, patience, limits.deadline)

@@ -21,7 +21,7 @@ from kanserve.config import Settings
 from kanserve.errors import Exhausted, KanserveError, LoadError, LoadReason
 from kanserve.models.edges import LayerGraph
 from kanserve.models.model import Model
-from kanserve.nouns import DTYPES, Array, ModelInfo, TensorInfo
+from kanserve.nouns import DTYPES, HELD, Array, ModelInfo, TensorInfo
 from kanserve.observe.metrics import Metrics
 from kanserve.repository.check import check_manifest
 from kanserve.repository.layout import Bundle
@@ -231,7 +231,7 @@ def _inline_rows(info: ModelInfo, session: Session, inline_seconds: float) -> in
     names = [tensor.name for tensor in info.outputs]
     while rows <= info.max_batch_size:
         feeds: dict[str, Array] = {
-            tensor.name: np.zeros((rows, *tensor.shape[1:]), DTYPES[tensor.datatype]) for tensor in info.inputs
+            tensor.name: np.zeros((rows, *tensor.shape[1:]), HELD[tensor.datatype]) for tensor in info.inputs
         }
         if _best_seconds(session, names, feeds) > inline_seconds:
             break

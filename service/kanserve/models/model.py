@@ -71,9 +71,8 @@ class Model:
         return await self._executor.run(outputs, feeds, rows, limits)
 
     def _run_chunks(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
-        rows = max((len(array) for array in feeds.values()), default=0)
         step = self._chunk_rows
-        if not 0 < step < rows:
+        if not step or (rows := max(len(array) for array in feeds.values())) <= step:
             return self._session.run(outputs, feeds)
         pieces = [
             self._session.run(outputs, {name: array[start : start + step] for name, array in feeds.items()})

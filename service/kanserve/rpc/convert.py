@@ -13,7 +13,8 @@ import numpy as np
 from google.protobuf.message import DecodeError, Message
 
 from kanserve.errors import BadRequest, Exhausted, Unsupported
-from kanserve.nouns import DTYPES, ONLY, EdgeRequest, EdgeResponse, InferRequest, InferResponse, InputTensor
+from kanserve.handlers import tensors
+from kanserve.nouns import BYTES, HELD, ONLY, EdgeRequest, EdgeResponse, InferRequest, InferResponse, InputTensor
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from kanserve.rpc import prescan
@@ -24,9 +25,10 @@ COUNT_LIMITS = {"inputs": 64, "outputs": 64, "parameters": 64, "raw_input_conten
 DIMENSION_LIMIT = 16
 INDEX_LIMIT = 2**16
 
-# Looked at before a large message is built. Packed numbers are one field; layer names are one each.
+# Looked at before a large message is built. Packed numbers are one field; strings and layer names are one each.
 PLAIN = Bound()
-INFER = Bound(within={number: Bound() for number in (4, 5, 6)})  # parameters, inputs, outputs
+CONTENT = Bound(most=INDEX_LIMIT)  # of InferTensorContents
+INFER = Bound(within={4: Bound(), 5: Bound(within={5: CONTENT}), 6: Bound()})  # parameters, inputs, outputs
 QUERY = Bound(most=2 * INDEX_LIMIT)
 
 # Field of InferTensorContents -> datatypes it may carry; the first names it in errors.
@@ -217,16 +219,18 @@ def _typed(message: pb.ModelInferRequest, tensor: Any, max_typed_bytes: int) -> 
                 f"unexpected explicit tensor data for input tensor '{tensor.name}' for model "
                 f"'{message.model_name}' of type '{allowed[0]}', expected datatype '{tensor.datatype}'"
             )
-    if not filled or tensor.datatype not in DTYPES:
+    if not filled:
         return b""
-    dtype, values = DTYPES[tensor.datatype], filled[0][1]
-    if len(values) * dtype.itemsize > max_typed_bytes:
+    dtype, values = HELD[tensor.datatype], filled[0][1]
+    size = sum(map(len, values)) if tensor.datatype == BYTES else 0
+    size += len(values) * dtype.itemsize
+    if size > max_typed_bytes:
         raise Exhausted(
-            f"typed contents of input '{tensor.name}' take {len(values) * dtype.itemsize} bytes, the limit is "
+            f"typed contents of input '{tensor.name}' take {size} bytes, the limit is "
             f"{max_typed_bytes}; send larger tensors in raw_input_contents"
         )
     try:
-        return np.array(values, dtype).tobytes()
+        return tensors.joined(values) if tensor.datatype == BYTES else np.array(values, dtype).tobytes()
     except OverflowError as error:
         raise BadRequest(f"input '{tensor.name}': a value does not fit {tensor.datatype}") from error
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from kanexport.manifest import BasisInfo, LayerInfo, Manifest, NodeStep
 from kanserve.models.model import Model
-from kanserve.nouns import ModelInfo, TensorInfo
+from kanserve.nouns import BYTES, ModelInfo, TensorInfo
 from kanserve.observe.statistics import Duration
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2, model_config_pb2
@@ -192,7 +192,7 @@ def _tensor(tensor: TensorInfo) -> kan_pb2.TensorInfo:
 
 
 def _datatype(tensor: TensorInfo) -> Any:
-    return model_config_pb2.DataType.Value(f"TYPE_{tensor.datatype}")
+    return model_config_pb2.DataType.Value("TYPE_STRING" if tensor.datatype == BYTES else f"TYPE_{tensor.datatype}")
 
 
 def _duration(message: pb.StatisticDuration, duration: Duration) -> None:
