@@ -29,7 +29,8 @@ from kanexport.shared.nearest import advice
 from kanserve.errors import ConfigError
 
 ENV_PREFIX = "KANSERVE_"
-CLIENTS = ("KANSERVE_URL",)  # variables of the client commands
+# Variables of the client commands.
+CLIENTS = ("KANSERVE_URL", "KANSERVE_CA", "KANSERVE_CERT", "KANSERVE_KEY", "KANSERVE_SERVER_NAME")
 # What Kubernetes sets for every Service: here, for one called kanserve, or kanserve-something.
 # A plain KANSERVE_SOMETHING_PORT is Kubernetes' only if it holds a URL: it may be a setting, or a misspelt one.
 KUBERNETES = re.compile(
@@ -37,6 +38,7 @@ KUBERNETES = re.compile(
     r"|KANSERVE_PORT"
 )
 KUBERNETES_URL = re.compile(r"(?:tcp|udp|sctp)://")
+PATHS = ("repository", "tls_cert", "tls_key", "tls_client_ca")
 MIB = 2**20
 UNITS = {"kib": 2**10, "mib": 2**20, "gib": 2**30}
 GRPC_LIMIT = 2**31 - 1  # bytes; gRPC's message length is a signed 32-bit number
@@ -63,6 +65,7 @@ class Group(enum.StrEnum):
     """The headings of `kanserve serve --help`."""
 
     ADDRESSES = "addresses"
+    TLS = "TLS"
     MODELS = "models"
     LIMITS = "limits"
     CONNECTIONS = "connections"
@@ -103,8 +106,18 @@ class Settings(BaseSettings):
     )
     metrics_host: str = setting("127.0.0.1", "address of the metrics port", group=Group.ADDRESSES, metavar="ADDRESS")
     metrics_port: Port = setting(8002, "0: any free port", group=Group.ADDRESSES, metavar="PORT")
-    insecure: bool = setting(False, "allow a gRPC address that other machines reach", group=Group.ADDRESSES)
+    insecure: bool = setting(
+        False, "allow an address that other machines reach without a certificate of theirs", group=Group.ADDRESSES
+    )
     reflection: bool = setting(False, "gRPC reflection", group=Group.ADDRESSES)
+
+    tls_cert: Path | None = setting(
+        None, "the server's certificate, and what signed it, as PEM", group=Group.TLS, metavar="FILE"
+    )
+    tls_key: Path | None = setting(None, "its private key as PEM, without a password", group=Group.TLS, metavar="FILE")
+    tls_client_ca: Path | None = setting(
+        None, "callers must show a certificate that one of these signed", group=Group.TLS, metavar="FILE"
+    )
 
     backend: str = setting("ort", "what runs the graphs: ort is ONNX Runtime", group=Group.MODELS, metavar="NAME")
     device: Literal["cpu", "cuda"] = setting(
@@ -229,12 +242,24 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _reachable_only_on_purpose(self) -> Settings:
-        if not self.insecure and not is_loopback(self.host):
+        # TLS alone tells callers who the server is; it keeps nobody out.
+        if not self.insecure and not is_loopback(self.host) and self.tls_client_ca is None:
+            held = "TLS keeps no caller out" if self.tls_cert else "there is neither TLS nor authentication"
             raise ValueError(
-                f"host {self.host} is reachable from other machines, and this server has neither TLS nor "
-                "authentication yet: keep 127.0.0.1 and put a proxy with TLS in front, or, on a network "
-                "where everyone may query the models, say so with insecure = true (--insecure)"
+                f"host {self.host} is reachable from other machines, and {held}: keep 127.0.0.1 and put a proxy in "
+                "front, name who signs the certificates of those who may call (tls_client_ca, with tls_cert and "
+                "tls_key), or, on a network where everyone may query the models, say so with insecure = true "
+                "(--insecure)"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Settings:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            given, missing = ("tls_cert", "tls_key") if self.tls_cert else ("tls_key", "tls_cert")
+            raise ValueError(f"{given} is set and {missing} is not: a certificate and its key go together")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("tls_client_ca is set and tls_cert is not: callers show certificates over TLS only")
         return self
 
 
@@ -312,7 +337,7 @@ def _is_ours(name: str, value: str) -> bool:
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
-    """The file's keys; a relative `repository` is relative to the file."""
+    """The file's keys; relative paths are relative to the file."""
     if not path.is_file():
         raise ConfigError(f"configuration file {path} is not there")
     try:
@@ -321,8 +346,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"configuration file {path} is not TOML: {error}") from error
     except OSError as error:
         raise ConfigError(f"configuration file {path} cannot be read: {error.strerror}") from error
-    if isinstance(found.get("repository"), str):
-        found["repository"] = path.parent / found["repository"]
+    for name in PATHS:
+        if isinstance(found.get(name), str):
+            found[name] = path.parent / found[name]
     return found
 
 

@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ import grpc
 import numpy as np
 from google.protobuf.message import Message
 
-from kanserve.client import errors
+from kanserve.client import channel, errors
 from kanserve.client.description import Description, from_pb
 from kanserve.client.errors import ClientError
 from kanserve.nouns import DTYPES, TensorInfo
@@ -32,7 +33,6 @@ HEALTH = "/grpc.health.v1.Health/Check"
 HEALTH_STATES = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
 RETRIES = 3
 FIRST_BACK_OFF = 0.1  # seconds; doubles, with jitter
-OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +79,27 @@ class LayerValues:
 class Client:
     """A connection to one server. Close it, or use it in a `with` statement."""
 
-    def __init__(self, url: str, *, timeout: float = 30.0) -> None:
-        """`url` is host:port; `timeout` seconds bound every single call, retries included."""
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = 30.0,
+        ca: str | Path | None = None,
+        cert: str | Path | None = None,
+        key: str | Path | None = None,
+        server_name: str = "",
+    ) -> None:
+        """`url` is host:port, or grpcs://host:port for TLS, which any of the other arguments ask for too.
+
+        `timeout` seconds bound every single call, retries included. PEM files: `ca` has whom to
+        trust (default: the usual authorities), `cert` and `key` show who is calling. `server_name`
+        is what the server's certificate says, where that is not the host. Raises ValueError.
+        """
         self.url = url
         self.timeout = timeout
-        self._channel = grpc.insecure_channel(url, options=OPTIONS)
+        tls = channel.Tls.of(ca, cert, key, server_name)
+        self._channel = channel.connect(url, tls)
+        self._secure = channel.is_secure(url, tls)
 
     def __enter__(self) -> Client:
         return self
@@ -222,6 +238,8 @@ class Client:
     def _translate(self, path: str, error: grpc.RpcError) -> ClientError:
         """What gRPC raised, in our words."""
         code, details = error.code().name, error.details() or "no explanation was given"
+        if code == "UNAVAILABLE" and (why := channel.not_connected(details, secure=self._secure)):
+            return errors.of(code, f"no connection to the server at {self.url}: {why}", unreachable=True)
         unreachable = code == "UNAVAILABLE" and "connect" in details.lower()
         if unreachable:
             return errors.of(code, f"no server answers at {self.url}", unreachable=True)

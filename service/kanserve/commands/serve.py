@@ -91,7 +91,7 @@ def _announcer(settings: config.Settings) -> Callable[[int, int], None]:
 
 def _help(name: str) -> str:
     field = config.Settings.model_fields[name]
-    default = "off" if field.default is False else field.default
+    default = "off" if field.default is False else "none" if field.default is None else field.default
     return f"{field.description} ({default})".replace("%", "%%")
 
 

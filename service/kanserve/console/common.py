@@ -7,6 +7,13 @@ import os
 
 from kanexport.shared.voice import Failure
 
+TLS_OPTIONS = (
+    ("ca", "FILE", "TLS: certificates to trust, as PEM"),
+    ("cert", "FILE", "TLS: a certificate that says who is calling, as PEM"),
+    ("key", "FILE", "TLS: its private key"),
+    ("server_name", "NAME", "TLS: the name in the server's certificate, where it is not the host"),
+)
+
 
 def default_url() -> str:
     """Where the client looks. On one machine, client and server are configured by the same
@@ -29,13 +36,20 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
 
 
 def add_client_options(parser: argparse.ArgumentParser) -> None:
-    """`--url`, `--timeout` and `--json`."""
+    """`--url`, what TLS needs, `--timeout` and `--json`."""
     parser.add_argument(
         "--url",
         default=default_url(),
         metavar="HOST:PORT",
-        help="the server's gRPC address (default: KANSERVE_URL, here %(default)s)",
+        help="the server's gRPC address, with grpcs:// in front for TLS (default: KANSERVE_URL, here %(default)s)",
     )
+    for name, metavar, what in TLS_OPTIONS:
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            default=os.environ.get(f"KANSERVE_{name.upper()}", ""),
+            metavar=metavar,
+            help=f"{what} (default: KANSERVE_{name.upper()})",
+        )
     parser.add_argument("--timeout", type=positive_seconds, default=30.0, metavar="S", help="seconds for one call (30)")
     add_json_option(parser)
 

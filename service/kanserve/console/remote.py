@@ -10,7 +10,7 @@ from kanexport.shared.nearest import advice
 from kanexport.shared.voice import Exit
 from kanserve.client.connection import Client
 from kanserve.client.errors import ClientError, DeadlineExceeded, NotFound, Unreachable
-from kanserve.console.common import CommandError
+from kanserve.console.common import TLS_OPTIONS, CommandError, InputError
 
 
 @contextlib.contextmanager
@@ -21,13 +21,21 @@ def connection(args: argparse.Namespace, *, model: str = "") -> Iterator[Client]
     says which it knows.
     """
     try:
-        with Client(args.url, timeout=args.timeout) as client:
+        with _client(args) as client:
             try:
                 yield client
             except NotFound as error:
                 raise failure(error, hint=_names(client, model)) from error
     except ClientError as error:
         raise failure(error) from error
+
+
+def _client(args: argparse.Namespace) -> Client:
+    given = {name: getattr(args, name) for name, _, _ in TLS_OPTIONS}
+    try:
+        return Client(args.url, timeout=args.timeout, **given)
+    except ValueError as error:
+        raise InputError(str(error)) from error
 
 
 def failure(error: ClientError, *, hint: str = "") -> CommandError:
@@ -41,7 +49,7 @@ def failure(error: ClientError, *, hint: str = "") -> CommandError:
 
 
 def _hint(error: ClientError) -> str:
-    if isinstance(error, Unreachable):
+    if isinstance(error, Unreachable) and "no server answers" in str(error):
         return "start one with `kanserve serve REPOSITORY`, or name another with --url HOST:PORT"
     if isinstance(error, DeadlineExceeded):
         return "--timeout SECONDS allows more"

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from kanserve.config import GRPC_LIMIT, Settings
+from kanserve.doors import tls
 from kanserve.errors import ConfigError
 from kanserve.rpc.guard import Arrival, CallFailed, Guarded, Kind, Stream, Unary
 from kanserve.rpc.services import Services
@@ -53,6 +54,7 @@ class Grpcio:
 
     def __init__(self, settings: Settings, services: Services) -> None:
         self._host, self._port = settings.host, settings.grpc_port
+        self._credentials = _credentials(tls.load(settings))
         self._server = grpc.aio.server(options=options(settings))
         self._server.add_generic_rpc_handlers((_Router(services),))
 
@@ -61,7 +63,7 @@ class Grpcio:
         host = f"[{self._host}]" if ":" in self._host and not self._host.startswith("[") else self._host
         taken = f"cannot listen on {host}:{self._port}; is another server running there?"
         try:
-            bound = self._server.add_insecure_port(f"{host}:{self._port}")
+            bound = self._listen(f"{host}:{self._port}")
         except RuntimeError as error:
             raise ConfigError(taken) from error
         if not bound:
@@ -69,9 +71,21 @@ class Grpcio:
         await self._server.start()
         return bound
 
+    def _listen(self, address: str) -> int:
+        if self._credentials is None:
+            return int(self._server.add_insecure_port(address))
+        return int(self._server.add_secure_port(address, self._credentials))
+
     async def stop(self, grace: float | None) -> None:
         """Take no more calls, wait for those in flight, then cut them off (None: at once)."""
         await self._server.stop(grace)
+
+
+def _credentials(found: tls.Tls | None) -> grpc.ServerCredentials | None:
+    if found is None:
+        return None
+    pair = (found.identity.key, found.identity.chain)
+    return grpc.ssl_server_credentials([pair], found.client_ca, require_client_auth=found.client_ca is not None)
 
 
 class _Router(grpc.GenericRpcHandler):

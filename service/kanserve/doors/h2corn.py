@@ -9,6 +9,7 @@ from typing import Any
 import h2corn
 
 from kanserve.config import Settings
+from kanserve.doors import tls
 from kanserve.doors.asgi import GrpcApp, Limits
 from kanserve.errors import ConfigError
 from kanserve.observe import logs
@@ -26,6 +27,7 @@ class H2corn:
         # h2corn cancels the task of a call whose caller went away.
         self._app = GrpcApp(services, limits, watch=False)
         self._where = f"{settings.host}:{settings.grpc_port}"
+        tls.load(settings)  # for what it refuses: h2corn reads the files itself
         self._server = h2corn.Server(self._application, _config(settings))
         self._serving: asyncio.Task[None] | None = None
 
@@ -37,7 +39,9 @@ class H2corn:
             await self._server.wait_started()
         except (OSError, RuntimeError, ValueError) as error:
             await asyncio.wait({self._serving})
-            raise ConfigError(f"cannot listen on {self._where}; is another server running there?") from error
+            if isinstance(error, OSError):
+                raise ConfigError(f"cannot listen on {self._where}; is another server running there?") from error
+            raise ConfigError(f"h2corn does not start on {self._where}: {error}") from error
         return int(self._server.addresses[0].rpartition(":")[2])
 
     async def stop(self, grace: float | None) -> None:
@@ -82,4 +86,8 @@ def _config(settings: Settings) -> h2corn.Config:
         h2_initial_stream_window_size=WINDOW,
         h2_initial_connection_window_size=4 * WINDOW,
         max_request_body_size=settings.max_request_bytes,
+        certfile=settings.tls_cert,
+        keyfile=settings.tls_key,
+        ca_certs=settings.tls_client_ca,
+        cert_reqs="required" if settings.tls_client_ca else "none",
     )

@@ -1,0 +1,93 @@
+"""An address, and whom to trust there, as a gRPC channel."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from kanserve import pem
+
+OPTIONS: list[tuple[str, int | str]] = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+]
+PLAIN, SECURE = "grpc://", "grpcs://"
+# What gRPC core says of a connection that was not made -> what that means; the first that is found counts.
+FAILURES = (
+    (r"Hostname Verification", "its certificate is for another name; server_name (--server-name) says which is meant"),
+    (r"WRONG_VERSION_NUMBER", "it does not speak TLS"),
+    (
+        r"CERTIFICATE_VERIFY_FAILED: ([\w ]+)",
+        "its certificate is not trusted ({0}); ca (--ca) names a file with whom to trust",
+    ),
+    (r"TSI_|SSL_ERROR", "TLS failed; it may want a certificate of the caller: cert and key (--cert, --key)"),
+)
+CLOSED = "Socket closed"
+CLOSED_MEANS = {
+    False: "it closes the connection at once; it may want TLS: grpcs://HOST:PORT",
+    True: "it closes the connection at once; it may want a certificate of the caller: cert and key (--cert, --key)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """PEM files and names; None and "": not given."""
+
+    ca: Path | None
+    cert: Path | None
+    key: Path | None
+    server_name: str
+
+    @classmethod
+    def of(cls, ca: str | Path | None, cert: str | Path | None, key: str | Path | None, server_name: str) -> Tls:
+        """Raises ValueError for half a pair."""
+        if bool(cert) != bool(key):
+            raise ValueError("a certificate (cert) and its private key (key) go together, and one is missing")
+        return cls(_path(ca), _path(cert), _path(key), server_name)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anything was given."""
+        return bool(self.ca or self.cert or self.server_name)
+
+
+def _path(name: str | Path | None) -> Path | None:
+    return Path(name) if name else None
+
+
+def is_secure(url: str, tls: Tls) -> bool:
+    """Whether TLS is meant. Raises ValueError where the address says no, and the rest yes."""
+    if url.startswith(PLAIN) and tls.wanted:
+        raise ValueError(
+            f"{url} is an address without TLS, and certificates or a server name were given: "
+            f"{SECURE}{url.removeprefix(PLAIN)} is one with it"
+        )
+    return url.startswith(SECURE) or tls.wanted
+
+
+def connect(url: str, tls: Tls) -> grpc.Channel:
+    """A channel that connects when it is first used. Raises ValueError, also for files that do not serve."""
+    target = url.removeprefix(SECURE).removeprefix(PLAIN)
+    if not is_secure(url, tls):
+        return grpc.insecure_channel(target, options=OPTIONS)
+    names = [("grpc.ssl_target_name_override", tls.server_name)] if tls.server_name else []
+    return grpc.secure_channel(target, _credentials(tls), options=[*OPTIONS, *names])
+
+
+def _credentials(tls: Tls) -> grpc.ChannelCredentials:
+    trusted = pem.authorities(tls.ca) if tls.ca else None
+    own = pem.identity(tls.cert, tls.key) if tls.cert and tls.key else None
+    return grpc.ssl_channel_credentials(trusted, own.key if own else None, own.chain if own else None)
+
+
+def not_connected(details: str, *, secure: bool) -> str:
+    """Why there is no connection, where a server was found and that is not its load; else ""."""
+    if "connect" not in details:
+        return ""
+    for pattern, words in FAILURES:
+        if found := re.search(pattern, details):
+            return words.format(*found.groups())
+    return CLOSED_MEANS[secure] if CLOSED in details else ""
