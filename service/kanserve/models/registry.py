@@ -63,9 +63,11 @@ class Registry:
     def __init__(self) -> None:
         self._entries: dict[str, dict[int, Entry]] = {}
         self._complete = False
+        self.generation = 0  # changes with any of them
 
     def found(self, name: str, version: int) -> None:
         """A version is there and about to be loaded."""
+        self.generation += 1
         state = TRANSITIONS[None, Event.FOUND]
         self._entries.setdefault(name, {})[version] = Entry(name, version, state)
 
@@ -146,6 +148,7 @@ class Registry:
             self._step(name, version, Event.CLOSED).reason = "unloaded"
 
     def _step(self, name: str, version: int, event: Event) -> Entry:
+        self.generation += 1
         entry = self._entries[name][version]
         entry.state = TRANSITIONS[entry.state, event]
         return entry

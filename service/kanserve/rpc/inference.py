@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 from kanserve.handlers.catalogue import Catalogue
 from kanserve.handlers.inference import Inference
 from kanserve.pb import grpc_service_pb2 as pb
-from kanserve.rpc import convert, describe
+from kanserve.rpc import convert, describe, known
 from kanserve.rpc.guard import Call, UnaryMethod
 from kanserve.version import version
 
@@ -29,6 +31,7 @@ class InferenceService:
         self._catalogue = catalogue
         self._max_typed_bytes = max_typed_bytes
         self._version = version()
+        self._heads = known.Heads()
 
     def methods(self) -> dict[str, UnaryMethod]:
         """Name of the RPC -> what answers it."""
@@ -87,6 +90,22 @@ class InferenceService:
 
     async def model_infer(self, data: bytes, call: Call) -> bytes:
         """The main thing."""
+        started = time.perf_counter_ns()
+        parts = known.split(data)
+        if parts is not None:
+            head = self._heads.find(parts.head, self._inference.registry.generation)
+            feeds = None if head is None else head.feeds(data, parts.raw)
+            if head is not None and feeds is not None and _text(parts.id, call):
+                call.facts = dict(head.facts)
+                arrays = await self._inference.run(head.ready, feeds, call.deadline, started)
+                answer = head.answer(parts.id, arrays)
+                if answer is not None:
+                    return answer
+        return await self._first(data, parts, call)
+
+    async def _first(self, data: bytes, parts: known.Parts | None, call: Call) -> bytes:
+        """A request whose head is not known."""
+        generation = self._inference.registry.generation
         message = convert.parse(pb.ModelInferRequest, data, convert.INFER)
         call.adopt(message.id)
         call.facts["model"] = message.model_name[:128]
@@ -95,6 +114,9 @@ class InferenceService:
         call.facts["version"] = response.version
         if response.outputs and response.outputs[0].shape:
             call.facts["rows"] = response.outputs[0].shape[0]
+        if parts is not None and generation == self._inference.registry.generation:
+            model = self._inference.registry.resolve(request.model, request.version)
+            self._heads.learn(parts, message, request, self._inference.check(model, request), response)
         return convert.response_to_pb(response).SerializeToString()
 
     async def repository_index(self, data: bytes, call: Call) -> bytes:
@@ -104,3 +126,13 @@ class InferenceService:
         for status in self._catalogue.index(only_ready=message.ready):
             response.models.add(name=status.name, version=str(status.version), state=status.state, reason=status.reason)
         return response.SerializeToString()
+
+
+def _text(named: bytes, call: Call) -> bool:
+    """Take a message's id over, if there is one; False if it is no text, and the message none."""
+    if named:
+        try:
+            call.adopt(named.decode())
+        except UnicodeDecodeError:
+            return False
+    return True

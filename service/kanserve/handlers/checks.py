@@ -1,0 +1,122 @@
+"""What can be said of a request before it runs, against its model.
+
+The order of the checks and their words are Triton's, so that a client written
+against Triton meets nothing new.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from kanserve.errors import BadRequest
+from kanserve.nouns import BYTES, HELD, InferRequest, InputTensor, ModelInfo, TensorInfo
+
+BATCH_NOTE = (
+    "NOTE: Setting a non-zero max_batch_size in the model config requires a batch dimension to be prepended "
+    "to each input shape. If you want to specify the full shape including the batch dim in your input dims "
+    "config, try setting max_batch_size to zero. See the model configuration docs for more info on "
+    "max_batch_size."
+)
+
+
+def validate(info: ModelInfo, request: InferRequest) -> int:
+    """How many rows a request holds. Raises BadRequest naming the first thing wrong with it."""
+    prefix = prefix_of(request)
+    _names(info, request, prefix)
+    expected = {tensor.name: tensor for tensor in info.inputs}
+    for tensor in request.inputs:
+        if any(extent < 0 for extent in tensor.shape):
+            raise BadRequest(
+                f"{prefix}All input dimensions should be specified for input '{tensor.name}' "
+                f"for model '{info.name}', got {_list(tensor.shape)}"
+            )
+    rows = _rows(info, request, prefix)
+    for tensor in request.inputs:
+        _check(info, tensor, expected[tensor.name], prefix)
+    return rows
+
+
+def _names(info: ModelInfo, request: InferRequest, prefix: str) -> None:
+    wanted = [tensor.name for tensor in info.inputs]
+    given = [tensor.name for tensor in request.inputs]
+    _once("input", given)
+    if len(given) < len(wanted):
+        missing = [name for name in wanted if name not in given]
+        raise BadRequest(
+            f"{prefix}expected {len(wanted)} inputs but got {len(given)} inputs for model '{info.name}'. "
+            f"Got input(s) [{_quoted(given)}], but missing required input(s) [{_quoted(missing)}]. "
+            "Please provide all required input(s)."
+        )
+    for name in given:
+        if name not in wanted:
+            raise BadRequest(f"{prefix}unexpected inference input '{name}' for model '{info.name}'")
+
+
+def _once(what: str, names: Sequence[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise BadRequest(f"{what} '{name}' already exists in request")
+        seen.add(name)
+
+
+def _rows(info: ModelInfo, request: InferRequest, prefix: str) -> int:
+    if info.max_batch_size == 0:
+        return 1
+    counts = {tensor.shape[0] for tensor in request.inputs if tensor.shape}
+    if len(counts) > 1:
+        raise BadRequest(f"{prefix}the inputs of model '{info.name}' differ in batch size")
+    rows = counts.pop() if counts else 0
+    if rows > info.max_batch_size:
+        raise BadRequest(f"{prefix}inference request batch-size must be <= {info.max_batch_size} for '{info.name}'")
+    return rows
+
+
+def _check(info: ModelInfo, tensor: InputTensor, expected: TensorInfo, prefix: str) -> None:
+    """Datatype, then shape, then byte count (of strings later); in Python integers, so nothing overflows."""
+    if tensor.datatype != expected.datatype:
+        raise BadRequest(
+            f"{prefix}inference input '{tensor.name}' data-type is '{tensor.datatype}', "
+            f"but model '{info.name}' expects '{expected.datatype}'"
+        )
+    fits = len(tensor.shape) == len(expected.shape) and all(
+        want in (-1, have) for want, have in zip(expected.shape, tensor.shape, strict=True)
+    )
+    if not fits:
+        note = f" {BATCH_NOTE}" if info.max_batch_size else ""
+        raise BadRequest(
+            f"{prefix}unexpected shape for input '{tensor.name}' for model '{info.name}'. "
+            f"Expected {_list(expected.shape)}, got {_list(tensor.shape)}.{note}"
+        )
+    size = math.prod(tensor.shape) * HELD[tensor.datatype].itemsize
+    if size != len(tensor.data) and tensor.datatype != BYTES:
+        raise BadRequest(
+            f"{prefix}input byte size mismatch for input '{tensor.name}' for model '{info.name}'. "
+            f"Expected {size}, got {len(tensor.data)}"
+        )
+
+
+def wanted(info: ModelInfo, request: InferRequest) -> tuple[TensorInfo, ...]:
+    """The outputs asked for, in this order; all of them if none is named."""
+    if not request.outputs:
+        return info.outputs
+    known = {tensor.name: tensor for tensor in info.outputs}
+    _once("output", request.outputs)
+    for name in request.outputs:
+        if name not in known:
+            raise BadRequest(f"{prefix_of(request)}unexpected inference output '{name}' for model '{info.name}'")
+    return tuple(known[name] for name in request.outputs)
+
+
+def prefix_of(request: InferRequest) -> str:
+    """What Triton writes before most of its words about a request."""
+    return f"[request id: {request.id or '<id_unknown>'}] "
+
+
+def _list(shape: Sequence[int]) -> str:
+    return f"[{','.join(map(str, shape))}]"
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ",".join(f"'{name}'" for name in names)

@@ -1,0 +1,163 @@
+"""Requests whose heads were seen before are not parsed, checked and described again.
+
+A ModelInferRequest is a head (model, version, inputs' names, types and shapes, the outputs asked for), an id, and the
+inputs' bytes. Clients send the same head over and over: `split` parts a message without building it, and a head
+that was answered once is remembered with what its answer begins with. The same bytes are the same request, so nothing
+is decided here: what is refused is never remembered, and when a model comes or goes all is forgotten.
+
+Source: the Protocol Buffers documentation, "Encoding"; the field numbers are those of proto/grpc_service.proto.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kanserve.handlers.inference import Prepared
+from kanserve.nouns import HELD, Array, InferRequest, InferResponse
+from kanserve.pb import grpc_service_pb2 as pb
+
+ID, INPUTS, OUTPUTS, RAW = 3, 5, 6, 7  # of ModelInferRequest
+BYTES = 2  # the wire type of strings, bytes and messages
+ID_ANSWER, RAW_ANSWER = bytes([3 << 3 | BYTES]), bytes([6 << 3 | BYTES])  # tags of ModelInferResponse
+MOST_HEADS = 1024
+MOST_BYTES = 4096  # of one head, or one id
+
+
+@dataclass(slots=True)
+class Parts:
+    """A message, parted: `head` is all but `id` and the bytes of each input, which begin and end as `raw` says."""
+
+    head: bytes
+    id: bytes
+    raw: list[tuple[int, int]]
+
+
+# radon: one pass over the fields, each looked at once; parted it would cost more than what it saves.
+def split(data: bytes) -> Parts | None:
+    """None for what has parameters, a long head or id, or fields in another order than encoders write them in."""
+    at, last, end = 0, 0, len(data)
+    id_at = id_end = 0
+    named, raw_at = b"", -1
+    raw: list[tuple[int, int]] = []
+    try:
+        while at < end:
+            tag, length, begin = data[at], data[at + 1], at + 2
+            number = tag >> 3
+            if length > 0x7F:
+                length, begin = _length(data, at + 1)
+            stop = begin + length
+            if tag & 7 != BYTES or number < last or number == last <= ID or stop > end:
+                return None
+            if number == RAW:
+                raw_at = at if raw_at < 0 else raw_at
+                raw.append((begin, stop))
+            elif number == ID and length <= MOST_BYTES:
+                id_at, id_end, named = at, stop, data[begin:stop]
+            elif number >= ID and number not in (INPUTS, OUTPUTS):
+                return None
+            at, last = stop, number
+    except IndexError:
+        return None
+    if not raw or raw_at - (id_end - id_at) > MOST_BYTES:
+        return None
+    return Parts(data[:id_at] + data[id_end:raw_at] if id_end else data[:raw_at], named, raw)
+
+
+@dataclass(slots=True)
+class Known:
+    """A head that was answered. `inputs`: name, dtype, shape and size of each input's bytes; the answer's
+    bytes `before` and `after` its id, the `leads` before each output's bytes, and the outputs' `shapes`."""
+
+    ready: Prepared
+    inputs: list[tuple[str, np.dtype[np.generic], tuple[int, ...], int]]
+    before: bytes
+    after: bytes
+    leads: list[bytes]
+    shapes: list[tuple[int, ...]]
+    facts: dict[str, object]
+
+    def feeds(self, data: bytes, raw: Sequence[tuple[int, int]]) -> dict[str, Array] | None:
+        """The message's tensors by input, copied: a runtime wants them aligned. None where they are not what
+        the shapes say."""
+        if len(raw) != len(self.inputs):
+            return None
+        feeds: dict[str, Array] = {}
+        for (name, dtype, shape, size), (begin, stop) in zip(self.inputs, raw, strict=True):
+            if stop - begin != size:
+                return None
+            feeds[name] = np.frombuffer(data[begin:stop], dtype).reshape(shape)
+        return feeds
+
+    def answer(self, named: bytes, arrays: Sequence[Array]) -> bytes | None:
+        """The answer as a message; None where an output has another shape than the first time."""
+        parts = [self.before, self.after]
+        if named:
+            parts[1:1] = (ID_ANSWER, _varint(len(named)), named)
+        for lead, shape, array in zip(self.leads, self.shapes, arrays, strict=True):
+            if array.shape != shape:
+                return None
+            parts += (lead, array.tobytes())
+        return b"".join(parts)
+
+
+class Heads:
+    """Those that were answered; the oldest is forgotten beyond `MOST_HEADS`. `generation` is the registry's."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Known] = {}
+        self._generation = -1
+
+    def find(self, head: bytes, generation: int) -> Known | None:
+        """What is known of a head, if no model came or went since."""
+        if generation != self._generation:
+            self._known.clear()
+            self._generation = generation
+        return self._known.get(head)
+
+    def learn(
+        self, parts: Parts, message: pb.ModelInferRequest, request: InferRequest, ready: Prepared, done: InferResponse
+    ) -> None:
+        """A request was answered. Right after `find`; keeps nothing whose answers may differ in more than bytes."""
+        told = [*(one.parameters for one in message.inputs), *(one.parameters for one in message.outputs)]
+        if not ready.fixed or any(told):
+            return
+        if len(self._known) >= MOST_HEADS:
+            del self._known[next(iter(self._known))]
+        start = pb.ModelInferResponse(model_name=done.model, model_version=str(done.version))
+        rest = pb.ModelInferResponse()
+        for tensor in done.outputs:
+            rest.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        self._known[parts.head] = Known(
+            ready,
+            [(one.name, HELD[one.datatype], one.shape, len(one.data)) for one in request.inputs],
+            start.SerializeToString(),
+            rest.SerializeToString(),
+            [RAW_ANSWER + _varint(len(tensor.data)) for tensor in done.outputs],
+            [tensor.shape for tensor in done.outputs],
+            {"model": done.model, "version": done.version, "rows": ready.rows},
+        )
+
+
+def _length(data: bytes, at: int) -> tuple[int, int]:
+    """A varint of more than one byte, and where it ends. Raises IndexError."""
+    value = shift = 0
+    while shift < 35:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+    raise IndexError
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

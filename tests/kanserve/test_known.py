@@ -1,0 +1,181 @@
+"""Requests whose heads are known: the same answer, the same refusal, as if each were the first."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kanserve import backends
+from kanserve.config import Settings
+from kanserve.errors import KanserveError
+from kanserve.handlers.catalogue import Catalogue
+from kanserve.handlers.inference import Inference
+from kanserve.lifecycle import Lifecycle
+from kanserve.models.loading import Loader
+from kanserve.models.registry import Registry
+from kanserve.observe.metrics import Metrics
+from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.repository import layout
+from kanserve.rpc import known
+from kanserve.rpc.guard import Call
+from kanserve.rpc.inference import InferenceService
+from tests.kanserve import toy
+from tests.kanserve.running import request
+
+ROWS = np.arange(6, dtype=np.float32).reshape(2, 3) / 4
+TENSORS = st.builds(
+    lambda name, shape: pb.ModelInferRequest.InferInputTensor(name=name, datatype="FP32", shape=shape),
+    st.sampled_from(["x", "y" * 200]),
+    st.lists(st.integers(-1, 2**40), max_size=3),
+)
+MESSAGES = st.builds(
+    pb.ModelInferRequest,
+    model_name=st.text(max_size=3),
+    model_version=st.sampled_from(["", "1"]),
+    id=st.text(max_size=300),
+    inputs=st.lists(TENSORS, max_size=2),
+    raw_input_contents=st.lists(st.binary(max_size=300), min_size=1, max_size=2),
+)
+
+
+class Served:
+    """One model in this process; `first` answers as if every request were the first."""
+
+    def __init__(self, root: Path) -> None:
+        self.loop = asyncio.new_event_loop()
+        (candidate,) = layout.scan(root, plain_onnx=False)
+        chosen = Settings(repository=root)
+        self.registry, metrics = Registry(), Metrics()
+        self.loader = Loader(backends.load("ort"), chosen, 1, metrics)
+        self.bundle = layout.load(candidate, chosen.max_file_bytes)
+        self.registry.found("toy", 1)
+        self.registry.loaded(self.loader.load(self.bundle))
+        self._make = lambda: InferenceService(
+            Inference(self.registry, metrics, 2**20, 2**10), Catalogue(self.registry, Lifecycle()), 2**20
+        )
+        self.service = self._make()
+
+    def first(self, data: bytes) -> bytes | tuple[type, str]:
+        return self._ask(self._make().model_infer(data, Call("call", False, None)))
+
+    def again(self, data: bytes) -> bytes | tuple[type, str]:
+        return self._ask(self.service.model_infer(data, Call("call", False, None)))
+
+    def _ask(self, asked: Coroutine[Any, Any, bytes]) -> bytes | tuple[type, str]:
+        try:
+            return self.loop.run_until_complete(asked)
+        except KanserveError as error:
+            return type(error), str(error)
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    root = tmp_path_factory.mktemp("known")
+    toy.write(root)
+    made = Served(root)
+    yield made
+    made.registry.close()
+    made.loop.close()
+
+
+@pytest.mark.parametrize("id", ["", "a", "é" * 100])
+@pytest.mark.parametrize("outputs", [(), ("y",)])
+@pytest.mark.parametrize("version", ["", "1"])
+def test_the_second_answer_is_the_first(toys: Served, id: str, outputs: tuple[str, ...], version: str) -> None:
+    message = request(ROWS, id=id, model_version=version)
+    for name in outputs:
+        message.outputs.add(name=name)
+    asked = message.SerializeToString()
+    assert toys.again(asked) == toys.again(asked) == toys.first(asked)
+    others = request(ROWS + 1, id="other", model_version=version)
+    for name in outputs:
+        others.outputs.add(name=name)
+    answer = pb.ModelInferResponse.FromString(toys.again(others.SerializeToString()))
+    assert answer.id == "other"
+    values = np.frombuffer(answer.raw_output_contents[0], "<f4").reshape(2, 2)
+    np.testing.assert_allclose(values, toy.outputs(ROWS + 1), rtol=1e-6)
+
+
+def test_known_heads_are_used(toys: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = request(ROWS, id="x").SerializeToString()
+    expected = toys.again(asked)
+    monkeypatch.setattr(toys.service, "_first", None)
+    assert toys.again(asked) == expected
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_a_changed_byte_is_answered_as_if_it_were_the_first(toys: Served, data: st.DataObject) -> None:
+    """Bytes changed, put in, left out: whatever comes of it, the service that remembers says the same."""
+    whole = request(ROWS, id="abc").SerializeToString()
+    toys.again(whole)
+    changed = bytearray(whole)
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(changed) - 1))
+        changed[at : at + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=2))
+    asked = bytes(changed)
+    assert toys.again(asked) == toys.first(asked)
+
+
+@settings(max_examples=300)
+@given(MESSAGES)
+def test_parts_are_the_message(message: pb.ModelInferRequest) -> None:
+    asked = message.SerializeToString()
+    parts = known.split(asked)
+    assert parts is not None
+    assert parts.id.decode() == message.id
+    assert [asked[begin:stop] for begin, stop in parts.raw] == list(message.raw_input_contents)
+    rest = pb.ModelInferRequest.FromString(parts.head)
+    message.ClearField("id")
+    message.ClearField("raw_input_contents")
+    assert rest == message
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=60))
+def test_any_bytes_are_parted_or_not(data: bytes) -> None:
+    parts = known.split(data)
+    assert parts is None or parts.raw
+
+
+def test_what_has_parameters_is_not_remembered(toys: Served) -> None:
+    message = request(ROWS)
+    message.parameters["timeout"].int64_param = 10**6
+    assert known.split(message.SerializeToString()) is None
+
+
+def test_fields_in_another_order_are_not_parted() -> None:
+    """Of a field that comes twice, the last one counts."""
+    twice = request(ROWS).SerializeToString()
+    assert known.split(twice + pb.ModelInferRequest(model_name="other").SerializeToString()) is None
+    assert known.split(pb.ModelInferRequest(model_name="other").SerializeToString() + twice) is None
+
+
+def test_all_is_forgotten_when_a_model_comes_or_goes(toys: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = request(ROWS).SerializeToString()
+    toys.again(asked)
+    toys.registry.found("another", 1)
+    monkeypatch.setattr(toys.service, "_first", None)
+    with pytest.raises(TypeError):
+        toys.again(asked)
+
+
+def test_heads_are_bounded(toys: Served) -> None:
+    heads = toys.service._heads._known
+    for rows in range(1, 9):
+        toys.again(request(np.zeros((rows, 3), np.float32)).SerializeToString())
+    assert 8 <= len(heads) <= known.MOST_HEADS
+    large = request(ROWS)
+    large.outputs.add(name="y")
+    large.model_name = "toy"
+    large.model_version = "0" * known.MOST_BYTES + "1"
+    before = len(heads)
+    toys.again(large.SerializeToString())
+    assert len(heads) == before
