@@ -67,11 +67,11 @@ def pack(repository: Path, manifest: Manifest, files: Mapping[str, bytes | Parts
     try:
         repository.mkdir(parents=True, exist_ok=True)
         if home.exists():
-            _check_config(home, manifest, config, force=force)
+            _check_config(home, manifest, force=force)
             with _hidden(home) as staging:
                 _write_version(staging, manifest, files)
                 _appear(staging, home / str(manifest.version))
-            _replace(home / CONFIG_FILE, config)
+            _replace(home / CONFIG_FILE, config, unless=_signature(manifest))
         else:
             with _hidden(repository) as staging:
                 inner = staging / str(manifest.version)
@@ -85,7 +85,14 @@ def pack(repository: Path, manifest: Manifest, files: Mapping[str, bytes | Parts
 
 
 def triton_config(manifest: Manifest) -> bytes:
-    """config.pbtxt for Triton's onnxruntime backend; dims leave out the batch."""
+    """config.pbtxt for Triton's onnxruntime backend. All versions are served, as kanserve does: Triton by itself
+    serves the highest alone."""
+    return _signature(manifest) + b"version_policy { all { } }\n"
+
+
+def _signature(manifest: Manifest) -> bytes:
+    """How config.pbtxt begins: what all versions of a model share. dims leave out the batch. What comes after it
+    is about how the model runs, and an operator may have changed it."""
 
     def tensors(kind: str, specs: tuple[contract.TensorSpec, ...]) -> str:
         return f"{kind} [\n" + ",\n".join(map(tensor, specs)) + "\n]\n"
@@ -98,11 +105,12 @@ def triton_config(manifest: Manifest) -> bytes:
     return (text + tensors("input", manifest.inputs) + tensors("output", manifest.outputs)).encode()
 
 
-def _check_config(home: Path, manifest: Manifest, config: bytes, *, force: bool) -> None:
+def _check_config(home: Path, manifest: Manifest, *, force: bool) -> None:
     """All versions of a model share one config: other shapes are another model."""
     path = home / CONFIG_FILE
     others = [p for p in home.iterdir() if p.name.isdecimal() and p.name != str(manifest.version)]
-    if path.is_file() and path.read_bytes() != config and others and not force:
+    same = path.is_file() and path.read_bytes().startswith(_signature(manifest))
+    if path.is_file() and not same and others and not force:
         raise RepositoryError(
             f"{home} holds versions with another input, output or batch size than this export",
             hint="choose another --name, or --force to replace the shared config.pbtxt",
@@ -124,8 +132,10 @@ def _write(path: Path, *parts: bytes | memoryview) -> None:
         os.fsync(file.fileno())
 
 
-def _replace(path: Path, data: bytes) -> None:
-    if path.is_file() and path.read_bytes() == data:
+def _replace(path: Path, data: bytes, *, unless: bytes) -> None:
+    """Write it, `unless` the file that is there begins like that and goes on."""
+    found = path.read_bytes() if path.is_file() else b""
+    if found.startswith(unless) and found != unless:
         return
     temporary = path.with_name(f"{HIDDEN}{secrets.token_hex(4)}")
     _write(temporary, data)

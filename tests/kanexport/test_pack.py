@@ -256,10 +256,32 @@ def test_triton_understands_the_config(packed: Callable[..., Path], source: Path
     config = text_format.Parse((tmp_path / "my.model-1_x" / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
     document: Manifest = manifest.load(source)
     assert (config.name, config.backend, config.max_batch_size) == ("my.model-1_x", "onnxruntime", 64)
+    assert config.version_policy.HasField("all")
     for tensors, spec in ((config.input, document.input), (config.output, document.output)):
         assert [(t.name, list(t.dims), t.data_type) for t in tensors] == [
             (spec.name, list(spec.shape[1:]), model_config_pb2.DataType.Value(f"TYPE_{spec.datatype}"))
         ]
+
+
+def test_what_an_operator_added_to_the_config_stays(packed: Callable[..., Path], tmp_path: Path) -> None:
+    packed(tmp_path, name="m")
+    path = tmp_path / "m" / "config.pbtxt"
+    fresh = path.read_bytes()
+    start = fresh[: fresh.index(b"version_policy")]
+    for text, kept in (
+        (fresh + b"instance_group [ { count: 2 } ]\n", True),
+        (start + b"# mine\n", True),
+        (start, False),
+    ):
+        path.write_bytes(text)
+        version = 1 + max(int(one.name) for one in path.parent.iterdir() if one.name.isdecimal())
+        packed(tmp_path, name="m", version=version)
+        assert path.read_bytes() == (text if kept else fresh)
+    path.write_bytes(fresh.replace(b"max_batch_size: ", b"max_batch_size: 9"))
+    with pytest.raises(RepositoryError, match="another input, output or batch size"):
+        packed(tmp_path, name="m", version=99)
+    packed(tmp_path, name="m", version=99, force=True)
+    assert path.read_bytes() == fresh
 
 
 def test_the_config_has_every_axis_of_a_row(source: Path) -> None:

@@ -1,196 +1,24 @@
-"""Everything a client can get wrong, over the wire: the code, the words, and a server that goes on."""
+"""What a client got wrong, over the wire: the code, the words, and a server that goes on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import grpc
 import numpy as np
 import pytest
 
+from kanserve.errors import Unavailable
+from kanserve.handlers.catalogue import Catalogue
+from kanserve.lifecycle import Lifecycle
+from kanserve.models.registry import Registry
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
-from tests.kanserve import toy
-from tests.kanserve.running import INFERENCE, KAN, Server, request
+from tests.kanserve import toy, wrong
+from tests.kanserve.running import INFERENCE, KAN, Server, request, serving
+from tests.kanserve.wrong import ROWS, Wrong, typed
 
 Code = grpc.StatusCode
-ROWS = np.zeros((2, 3), np.float32)
-UNKNOWN_ID = "[request id: <id_unknown>] "
-
-
-def typed(**contents: list) -> pb.ModelInferRequest:
-    message = pb.ModelInferRequest(model_name="toy")
-    entry = message.inputs.add(name="x", datatype="FP32", shape=[1, 3])
-    entry.contents.SetInParent()
-    for name, values in contents.items():
-        getattr(entry.contents, name).extend(values)
-    return message
-
-
-def edited(change: Callable[[pb.ModelInferRequest], object], **fields: str) -> pb.ModelInferRequest:
-    message = request(ROWS, **fields)
-    change(message)
-    return message
-
-
-def both() -> pb.ModelInferRequest:
-    message = typed(fp32_contents=[1, 2, 3])
-    message.raw_input_contents.append(b"123412341234")
-    return message
-
-
-def twice(message: pb.ModelInferRequest) -> None:
-    message.inputs.append(message.inputs[0])
-    message.raw_input_contents.append(message.raw_input_contents[0])
-
-
-def extra(message: pb.ModelInferRequest) -> None:
-    message.inputs.add(name="q", datatype="FP32", shape=[2, 3])
-    message.raw_input_contents.append(message.raw_input_contents[0])
-
-
-def nothing(message: pb.ModelInferRequest) -> None:
-    del message.inputs[:]
-    del message.raw_input_contents[:]
-
-
-def reshape(*shape: int) -> Callable[[pb.ModelInferRequest], None]:
-    def change(message: pb.ModelInferRequest) -> None:
-        message.inputs[0].shape[:] = shape
-
-    return change
-
-
-def outputs(*names: str) -> Callable[[pb.ModelInferRequest], None]:
-    def change(message: pb.ModelInferRequest) -> None:
-        for name in names:
-            message.outputs.add(name=name)
-
-    return change
-
-
-def shared(message: pb.ModelInferRequest) -> None:
-    message.inputs[0].parameters["shared_memory_region"].string_param = "r"
-
-
-def classified(message: pb.ModelInferRequest) -> None:
-    message.outputs.add(name="y").parameters["classification"].int64_param = 1
-
-
-def set_name(name: str) -> Callable[[pb.ModelInferRequest], None]:
-    return lambda message: setattr(message.inputs[0], "name", name)
-
-
-def set_type(name: str) -> Callable[[pb.ModelInferRequest], None]:
-    return lambda message: setattr(message.inputs[0], "datatype", name)
-
-
-def set_raw(*raw: bytes) -> Callable[[pb.ModelInferRequest], None]:
-    return lambda message: message.raw_input_contents.__setitem__(slice(None), raw)
-
-
-INFER: list[tuple[str, pb.ModelInferRequest, Code, str]] = [
-    (
-        "model",
-        request(ROWS, "nope"),
-        Code.NOT_FOUND,
-        "Request for unknown model: 'nope' is not found",
-    ),
-    (
-        "version",
-        request(ROWS, model_version="9"),
-        Code.NOT_FOUND,
-        "Request for unknown model: 'toy' version 9 is not found",
-    ),
-    (
-        "version text",
-        request(ROWS, model_version="x"),
-        Code.INVALID_ARGUMENT,
-        "failed to get model version from specified version string 'x' (details: stol), "
-        "version should be an integral value > 0",
-    ),
-    ("version sign", request(ROWS, model_version="-1"), Code.INVALID_ARGUMENT, "version string '-1'"),
-    ("version zero", request(ROWS, model_version="0"), Code.INVALID_ARGUMENT, "integral value > 0"),
-    ("version huge", request(ROWS, model_version="9" * 30), Code.INVALID_ARGUMENT, "integral value > 0"),
-    (
-        "dtype",
-        edited(set_type("INT32"), id="A"),
-        Code.INVALID_ARGUMENT,
-        "[request id: A] inference input 'x' data-type is 'INT32', but model 'toy' expects 'FP32'",
-    ),
-    ("dtype unknown", edited(set_type("FOO")), Code.INVALID_ARGUMENT, "data-type is 'FOO'"),
-    (
-        "shape",
-        edited(reshape(2, 5)),
-        Code.INVALID_ARGUMENT,
-        f"{UNKNOWN_ID}unexpected shape for input 'x' for model 'toy'. Expected [-1,3], got [2,5]. NOTE: ",
-    ),
-    ("rank", edited(reshape(6)), Code.INVALID_ARGUMENT, "Expected [-1,3], got [6]."),
-    ("rank 0", edited(reshape()), Code.INVALID_ARGUMENT, "Expected [-1,3], got []."),
-    ("dim free", edited(reshape(-1, 3)), Code.INVALID_ARGUMENT, "All input dimensions should be specified"),
-    ("dim huge", edited(reshape(2**62, 3)), Code.INVALID_ARGUMENT, "batch-size must be <= 64"),
-    ("dim product", edited(reshape(1, 2**62)), Code.INVALID_ARGUMENT, "unexpected shape"),
-    (
-        "bytes",
-        edited(set_raw(b"x" * 12)),
-        Code.INVALID_ARGUMENT,
-        f"{UNKNOWN_ID}input byte size mismatch for input 'x' for model 'toy'. Expected 24, got 12",
-    ),
-    (
-        "both contents",
-        both(),
-        Code.INVALID_ARGUMENT,
-        "contents field must not be specified when using raw_input_contents for 'x' for model 'toy'",
-    ),
-    (
-        "no contents",
-        edited(lambda m: m.raw_input_contents.__delitem__(slice(None))),
-        Code.INVALID_ARGUMENT,
-        "unable to find data for input tensor 'x' for model 'toy' in request.",
-    ),
-    ("more raw", edited(set_raw(b"", b"")), Code.INVALID_ARGUMENT, "raw_input_contents has 2 entries for 1"),
-    (
-        "typed kind",
-        typed(int_contents=[1, 2, 3]),
-        Code.INVALID_ARGUMENT,
-        "unexpected explicit tensor data for input tensor 'x' for model 'toy' of type 'INT32', "
-        "expected datatype 'FP32'",
-    ),
-    ("typed count", typed(fp32_contents=[1, 2]), Code.INVALID_ARGUMENT, "Expected 12, got 8"),
-    (
-        "missing",
-        edited(nothing),
-        Code.INVALID_ARGUMENT,
-        f"{UNKNOWN_ID}expected 1 inputs but got 0 inputs for model 'toy'. Got input(s) [], but missing "
-        "required input(s) ['x']. Please provide all required input(s).",
-    ),
-    ("duplicate", edited(twice), Code.INVALID_ARGUMENT, "input 'x' already exists in request"),
-    (
-        "unknown input",
-        edited(set_name("q")),
-        Code.INVALID_ARGUMENT,
-        f"{UNKNOWN_ID}unexpected inference input 'q' for model 'toy'",
-    ),
-    ("extra input", edited(extra), Code.INVALID_ARGUMENT, "unexpected inference input 'q' for model 'toy'"),
-    (
-        "unknown output",
-        edited(outputs("z")),
-        Code.INVALID_ARGUMENT,
-        f"{UNKNOWN_ID}unexpected inference output 'z' for model 'toy'",
-    ),
-    ("node as output", edited(outputs("layer1_in")), Code.INVALID_ARGUMENT, "unexpected inference output"),
-    ("output twice", edited(outputs("y", "y")), Code.INVALID_ARGUMENT, "output 'y' already exists in request"),
-    (
-        "too many rows",
-        request(np.zeros((65, 3), np.float32)),
-        Code.INVALID_ARGUMENT,
-        f"{UNKNOWN_ID}inference request batch-size must be <= 64 for 'toy'",
-    ),
-    ("shared memory", edited(shared), Code.UNIMPLEMENTED, "shared memory is not supported"),
-    ("classification", edited(classified), Code.UNIMPLEMENTED, "classification is not supported"),
-    ("long name", request(ROWS, "n" * 100_000), Code.NOT_FOUND, "Request for unknown model: 'nnn"),
-    ("odd name", request(ROWS, "ü\n\0/../etc"), Code.NOT_FOUND, "ü"),
-]
 
 
 def edges(**fields: object) -> kan_pb2.QueryEdgesRequest:
@@ -237,11 +65,11 @@ def refused(server: Server, path: str, data: bytes) -> grpc.RpcError:
     return caught.value
 
 
-@pytest.mark.parametrize(("message", "code", "text"), [c[1:] for c in INFER], ids=[c[0] for c in INFER])
-def test_inference(server: Server, message: pb.ModelInferRequest, code: Code, text: str) -> None:
-    error = refused(server, f"{INFERENCE}ModelInfer", message.SerializeToString())
-    assert error.code() is code
-    assert text in error.details()
+@pytest.mark.parametrize("case", wrong.CASES, ids=lambda case: case.name)
+def test_the_table(server: Server, case: Wrong) -> None:
+    error = refused(server, INFERENCE + case.method, case.message.SerializeToString())
+    assert error.code() is case.code
+    assert case.said(error.details()), error.details()
 
 
 @pytest.mark.parametrize(("message", "code", "text"), [c[1:] for c in EDGES], ids=[c[0] for c in EDGES])
@@ -276,14 +104,10 @@ def test_more_bytes_than_the_limit(server: Server) -> None:
     assert error.code() is Code.RESOURCE_EXHAUSTED
 
 
-def test_statistics_of_an_unknown_model(server: Server) -> None:
-    for fields, text in (
-        ({"name": "nope"}, "requested model 'nope' is not available"),
-        ({"name": "toy", "version": "9"}, "requested model version is not available for model 'toy'"),
-    ):
-        data = pb.ModelStatisticsRequest(**fields).SerializeToString()
-        error = refused(server, f"{INFERENCE}ModelStatistics", data)
-        assert (error.code(), error.details()) == (Code.INVALID_ARGUMENT, text)
+def test_a_model_that_is_not_there_is_not_ready(server: Server) -> None:
+    for name, version in (("nope", ""), ("", ""), ("toy", "9"), ("toy", "0")):
+        data = pb.ModelReadyRequest(name=name, version=version).SerializeToString()
+        assert not pb.ModelReadyResponse.FromString(server.call(f"{INFERENCE}ModelReady", data)).ready
 
 
 def test_zero_rows_are_a_valid_empty_answer(server: Server) -> None:
@@ -305,3 +129,42 @@ def test_typed_contents_are_answered_raw(server: Server) -> None:
     expected = toy.outputs(np.array([[1, 2, 3]], np.float32))
     np.testing.assert_allclose(np.frombuffer(answer.raw_output_contents[0], "<f4"), expected[0], rtol=1e-5)
     assert not answer.outputs[0].HasField("contents")
+
+
+@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+def damaged(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """Version 1 cannot be loaded; of `half`, version 2 can."""
+    if request.param == "asgi":
+        pytest.importorskip("h2corn")
+    root = tmp_path_factory.mktemp("damaged")
+    for name in ("broken", "half"):
+        toy.write(root, name, reference_scale=2.0)
+    toy.write(root, "half", version=2)
+    with serving(root, transport=request.param) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("model", "version", "code", "text"),
+    [
+        ("broken", "", Code.NOT_FOUND, "Request for unknown model: 'broken' has no available versions"),
+        ("broken", "1", Code.FAILED_PRECONDITION, "Request for unknown model: 'broken' version 1 failed to load"),
+        ("half", "1", Code.FAILED_PRECONDITION, "Request for unknown model: 'half' version 1 failed to load"),
+    ],
+)
+def test_a_version_that_failed_to_load(damaged: Server, model: str, version: str, code: Code, text: str) -> None:
+    data = request(ROWS, model, model_version=version).SerializeToString()
+    error = refused(damaged, f"{INFERENCE}ModelInfer", data)
+    assert (error.code(), error.details()) == (code, text)
+    ready = pb.ModelReadyRequest(name=model, version=version).SerializeToString()
+    assert not pb.ModelReadyResponse.FromString(damaged.call(f"{INFERENCE}ModelReady", ready)).ready
+    np.testing.assert_allclose(damaged.infer(ROWS, "half"), toy.outputs(ROWS))
+
+
+def test_a_version_that_is_not_loaded_yet_may_be_asked_again() -> None:
+    registry = Registry()
+    registry.found("toy", 1)
+    for version, text in (("", "'toy' is not at ready state"), ("1", "'toy' version 1 is not at ready state")):
+        with pytest.raises(Unavailable, match=f"^Request for unknown model: {text}$"):
+            registry.resolve("toy", version)
+    assert not Catalogue(registry, Lifecycle()).model_ready("toy", "1")

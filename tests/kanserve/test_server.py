@@ -36,6 +36,8 @@ SERVED = {
     "ModelStatistics",
     "ModelInfer",
     "RepositoryIndex",
+    "RepositoryModelLoad",
+    "RepositoryModelUnload",
 }
 
 
@@ -83,13 +85,6 @@ def test_metadata_and_config_agree(server: Server) -> None:
     assert config.HasField("model_transaction_policy")
     assert config.parameters["kan.family"].string_value == "toy"
     assert config.parameters["kan.verification"].string_value == manifest.AGAINST[manifest.READING]
-
-
-def test_model_ready_of_an_unknown_model_is_not_found(server: Server) -> None:
-    data = pb.ModelReadyRequest(name="nope").SerializeToString()
-    with pytest.raises(grpc.RpcError) as caught:
-        server.call(f"{INFERENCE}ModelReady", data)
-    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
 def test_the_request_id_is_in_the_log_line_and_tensors_never_are(tmp_path: Path) -> None:

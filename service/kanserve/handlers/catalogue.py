@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kanserve.errors import BadRequest, NotFound
+from kanserve.errors import BadRequest, NotFound, Unavailable
 from kanserve.lifecycle import Lifecycle
 from kanserve.models.model import Model
 from kanserve.models.registry import Entry, Registry, State
@@ -27,8 +27,11 @@ class Catalogue:
         return self.registry.ready and not self.lifecycle.draining
 
     def model_ready(self, name: str, version: str) -> bool:
-        """Whether a version can be used now. Raises NotFound, BadRequest, Unavailable."""
-        entry = self.registry.entry(name, version)
+        """Whether a version can be used now, which one that is not there cannot. Raises BadRequest."""
+        try:
+            entry = self.registry.entry(name, version)
+        except (NotFound, Unavailable):
+            return False
         return entry.state is State.READY and not self.lifecycle.draining
 
     def info(self, name: str, version: str) -> tuple[ModelInfo, list[int]]:

@@ -40,7 +40,7 @@ def validate(info: ModelInfo, request: InferRequest) -> int:
 def _names(info: ModelInfo, request: InferRequest, prefix: str) -> None:
     wanted = [tensor.name for tensor in info.inputs]
     given = [tensor.name for tensor in request.inputs]
-    _once("input", given)
+    _once("input", given, prefix)
     if len(given) < len(wanted):
         missing = [name for name in wanted if name not in given]
         raise BadRequest(
@@ -50,24 +50,29 @@ def _names(info: ModelInfo, request: InferRequest, prefix: str) -> None:
         )
     for name in given:
         if name not in wanted:
-            raise BadRequest(f"{prefix}unexpected inference input '{name}' for model '{info.name}'")
+            raise BadRequest(f"unexpected inference input '{name}' for model '{info.name}'")
 
 
-def _once(what: str, names: Sequence[str]) -> None:
+def _once(what: str, names: Sequence[str], prefix: str) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise BadRequest(f"{what} '{name}' already exists in request")
+            raise BadRequest(f"{prefix}{what} '{name}' already exists in request")
         seen.add(name)
 
 
 def _rows(info: ModelInfo, request: InferRequest, prefix: str) -> int:
     if info.max_batch_size == 0:
         return 1
-    counts = {tensor.shape[0] for tensor in request.inputs if tensor.shape}
-    if len(counts) > 1:
-        raise BadRequest(f"{prefix}the inputs of model '{info.name}' differ in batch size")
-    rows = counts.pop() if counts else 0
+    rows = -1
+    for tensor in request.inputs:
+        if not tensor.shape:
+            raise BadRequest(
+                f"{prefix}input '{tensor.name}' has no shape but model requires batch dimension for '{info.name}'"
+            )
+        if rows not in (-1, tensor.shape[0]):
+            raise BadRequest(f"{prefix}input '{tensor.name}' batch size does not match other inputs for '{info.name}'")
+        rows = tensor.shape[0]
     if rows > info.max_batch_size:
         raise BadRequest(f"{prefix}inference request batch-size must be <= {info.max_batch_size} for '{info.name}'")
     return rows
@@ -102,10 +107,10 @@ def wanted(info: ModelInfo, request: InferRequest) -> tuple[TensorInfo, ...]:
     if not request.outputs:
         return info.outputs
     known = {tensor.name: tensor for tensor in info.outputs}
-    _once("output", request.outputs)
+    _once("output", request.outputs, prefix_of(request))
     for name in request.outputs:
         if name not in known:
-            raise BadRequest(f"{prefix_of(request)}unexpected inference output '{name}' for model '{info.name}'")
+            raise BadRequest(f"unexpected inference output '{name}' for model '{info.name}'")
     return tuple(known[name] for name in request.outputs)
 
 

@@ -43,7 +43,7 @@ TRANSITIONS: dict[tuple[State | None, Event], State] = {
     (State.READY, Event.CLOSING): State.UNLOADING,
     (State.UNLOADING, Event.CLOSED): State.UNAVAILABLE,
 }
-DIGITS = re.compile(r"[+]?[0-9]{1,18}")
+NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
 
 
 @dataclass(slots=True)
@@ -158,10 +158,11 @@ def parse_version(text: str) -> int | None:
     """None for "", the policy's choice. Raises BadRequest in Triton's words."""
     if not text:
         return None
-    if not DIGITS.fullmatch(text) or int(text) < 1:
-        details = "" if DIGITS.fullmatch(text.lstrip("-")) else " (details: stol)"
+    if not NUMBER.fullmatch(text):
         raise BadRequest(
-            f"failed to get model version from specified version string '{text[:64]}'{details}, "
+            f"failed to get model version from specified version string '{text[:64]}' (details: stol), "
             "version should be an integral value > 0"
         )
+    if int(text) < 0:
+        raise BadRequest(f"invalid model version specified '{text}' , version should be an integral value > 0")
     return int(text)

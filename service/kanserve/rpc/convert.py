@@ -152,14 +152,17 @@ def _parameters(message: pb.ModelInferRequest) -> float | None:
                 raise BadRequest(f"invalid value type for '{key}' parameter, expected {words}.")
         elif key.startswith("triton_"):
             raise BadRequest(
-                f"parameter keys starting with 'triton_' are reserved for Triton usage; '{key}' is not known"
+                "parameter keys starting with 'triton_' are reserved for Triton usage. Only the following keys "
+                "starting with 'triton_' are allowed: triton_enable_empty_final_response"
             )
         elif kind is None:
-            raise BadRequest(f"parameter '{key}' has no value")
+            raise BadRequest(
+                f"invalid value type for '{key}' parameter, expected int64_param, bool_param, or string_param."
+            )
         if key == "timeout":
             timeout = _timeout(parameter.int64_param)
         if key == "priority" and parameter.int64_param < 0:
-            raise BadRequest("invalid value for 'priority' parameter, expected a value >= 0.")
+            raise BadRequest("invalid value for 'priority', expected value >= 0.")
     return timeout
 
 

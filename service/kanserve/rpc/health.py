@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 
 from grpc_health.v1 import health_pb2
 
-from kanserve.errors import Exhausted, KanserveError, NotFound
+from kanserve.errors import Exhausted, NotFound
 from kanserve.handlers.catalogue import Catalogue
 from kanserve.rpc import convert
 from kanserve.rpc.guard import Call
@@ -70,11 +70,8 @@ class Health:
             return self._catalogue.live()
         if not service or service in self._services:
             return self._catalogue.ready()
-        try:
-            return self._catalogue.model_ready(service, "")
-        except KanserveError:
-            known = {status.name for status in self._catalogue.index(only_ready=False)}
-            return False if service in known else None
+        known = {status.name for status in self._catalogue.index(only_ready=False)}
+        return self._catalogue.model_ready(service, "") if service in known else None
 
 
 def _response(serving: bool | None) -> bytes:

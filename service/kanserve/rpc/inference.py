@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from kanserve.errors import Unavailable, Unsupported
 from kanserve.handlers.catalogue import Catalogue
 from kanserve.handlers.inference import Inference
 from kanserve.pb import grpc_service_pb2 as pb
@@ -19,6 +20,8 @@ EXTENSIONS = (
     "kan_describe",
     "kan_edges",
 )
+
+NOT_EXPLICIT = "explicit model load / unload is not allowed if polling is enabled"  # Triton's words
 
 
 class InferenceService:
@@ -45,6 +48,8 @@ class InferenceService:
             "ModelStatistics": self.model_statistics,
             "ModelInfer": self.model_infer,
             "RepositoryIndex": self.repository_index,
+            "RepositoryModelLoad": self.repository_model_load,
+            "RepositoryModelUnload": self.repository_model_unload,
         }
 
     async def server_live(self, data: bytes, call: Call) -> bytes:
@@ -65,7 +70,7 @@ class InferenceService:
         ).SerializeToString()
 
     async def model_ready(self, data: bytes, call: Call) -> bytes:
-        """Whether a version can be used; NOT_FOUND for one that is not there."""
+        """Whether a version can be used; one that is not there is not ready."""
         message = convert.parse(pb.ModelReadyRequest, data)
         ready = self._catalogue.model_ready(message.name, message.version)
         return pb.ModelReadyResponse(ready=ready).SerializeToString()
@@ -122,10 +127,27 @@ class InferenceService:
     async def repository_index(self, data: bytes, call: Call) -> bytes:
         """Every version found, with its state and what is wrong with it."""
         message = convert.parse(pb.RepositoryIndexRequest, data)
+        _only_repository(message.repository_name)
         response = pb.RepositoryIndexResponse()
         for status in self._catalogue.index(only_ready=message.ready):
             response.models.add(name=status.name, version=str(status.version), state=status.state, reason=status.reason)
         return response.SerializeToString()
+
+    async def repository_model_load(self, data: bytes, call: Call) -> bytes:
+        """Refused: the models are those of the repository."""
+        _only_repository(convert.parse(pb.RepositoryModelLoadRequest, data).repository_name)
+        raise Unavailable(NOT_EXPLICIT)
+
+    async def repository_model_unload(self, data: bytes, call: Call) -> bytes:
+        """Refused, as `repository_model_load`."""
+        _only_repository(convert.parse(pb.RepositoryModelUnloadRequest, data).repository_name)
+        raise Unavailable(NOT_EXPLICIT)
+
+
+def _only_repository(name: str) -> None:
+    """Raises Unsupported for a repository by name: there is one. KServe's clients put the model's name there."""
+    if name:
+        raise Unsupported("'repository_name' specification is not supported")
 
 
 def _text(named: bytes, call: Call) -> bool:
