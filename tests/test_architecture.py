@@ -104,7 +104,7 @@ HOMES = {
     "onnxruntime": {"kanexport/shared/quiet_runtime.py"},
     "torch": {"kanexport/hybrid/"},
     "pickle": set(),
-    "prometheus_client": {"service/kanserve/observe/metrics.py"},
+    "prometheus_client": {"service/kanserve/observe/metrics.py", "service/kanserve/observe/series.py"},
     "kanserve.pb": {"service/kanserve/rpc/", "service/kanserve/client/"},
     "grpc": {"service/kanserve/client/", "service/kanserve/doors/grpcio.py"},
     "h2corn": {"service/kanserve/doors/h2corn.py"},

@@ -43,7 +43,7 @@ class Rollout:
         """
         settings = self._settings
         runtime = self._backend.version()
-        self._metrics.gauge("kanserve_build_info").labels(version(), runtime, settings.device).set(1)
+        self._metrics.number("kanserve_build_info").labels(version(), runtime, settings.device).set(1)
         log.info("starting", runtime=runtime, device=settings.device, threads=self._threads)
         loader = Loader(self._backend, settings, self._threads, self._metrics)
         candidates = layout.scan(settings.repository, plain_onnx=settings.plain_onnx)
@@ -83,7 +83,7 @@ class Rollout:
 
     def _failed(self, candidate: Candidate, reason: LoadReason, text: str) -> None:
         self._registry.failed(candidate.name, candidate.version, text)
-        self._metrics.counter("kanserve_model_load_failures_total").labels(reason).inc()
+        self._metrics.number("kanserve_model_load_failures_total").labels(reason).inc()
         log.error("load failed", model=candidate.name, version=candidate.version, kind=reason, reason=text)
 
     def _warn(self, model: Model) -> None:

@@ -9,23 +9,17 @@ scrape time. They are also written out here: prometheus_client would append
 
 from __future__ import annotations
 
+import enum
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    disable_created_metrics,
-    generate_latest,
-)
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYPE
 
 from kanserve.errors import LoadReason
-from kanserve.observe import logs
+from kanserve.observe import logs, series
+from kanserve.observe.series import Family, Number, Spread
 from kanserve.observe.statistics import Duration, FailureReason, Statistics, Timing
 
 __all__ = ["CONTENT_TYPE", "DEFINITIONS", "UNKNOWN", "Metrics", "ModelMetrics"]
@@ -43,11 +37,17 @@ MODEL = ("model", "version")
 RPC = ("grpc_type", "grpc_service", "grpc_method")
 
 
+class Kind(enum.Enum):
+    """What a metric is."""
+
+    COUNTER, GAUGE, HISTOGRAM = range(3)
+
+
 @dataclass(frozen=True, slots=True)
 class Definition:
     """One metric. `buckets` belongs to histograms."""
 
-    kind: type[Counter] | type[Gauge] | type[Histogram]
+    kind: Kind
     name: str
     help: str
     labels: tuple[str, ...] = ()
@@ -55,30 +55,24 @@ class Definition:
 
 
 DEFINITIONS = (
-    Definition(Counter, "grpc_server_started_total", "RPCs begun.", RPC),
-    Definition(Counter, "grpc_server_handled_total", "RPCs ended, by status code.", (*RPC, "grpc_code")),
-    Definition(Histogram, "grpc_server_handling_seconds", "Time from request to status.", RPC, SECONDS),
-    Definition(Gauge, "kanserve_inflight_requests", "RPCs being handled now."),
-    Definition(Histogram, "kanserve_request_duration_seconds", "Inference, parsing to answer.", MODEL, SECONDS),
-    Definition(Histogram, "kanserve_queue_duration_seconds", "Wait before the graph runs.", MODEL, SECONDS),
-    Definition(Histogram, "kanserve_inference_duration_seconds", "The graph itself.", MODEL, SECONDS),
-    Definition(Histogram, "kanserve_batch_rows", "Rows of one execution.", MODEL, ROWS),
-    Definition(Gauge, "kanserve_model_loaded", "1 while the version is ready.", MODEL),
-    Definition(Gauge, "kanserve_model_load_duration_seconds", "Reading, checking and preparing it.", MODEL),
-    Definition(Gauge, "kanserve_model_info", "1, with the sha256 of the graph.", (*MODEL, "digest")),
-    Definition(Counter, "kanserve_model_load_failures_total", "Versions that could not be loaded.", ("reason",)),
-    Definition(Gauge, "kanserve_build_info", "1, with what is at work.", ("version", "runtime", "device")),
-    Definition(Counter, "kanserve_edge_queries_total", "Edge queries, by outcome.", (*MODEL, "grpc_code")),
-    Definition(Histogram, "kanserve_edge_query_duration_seconds", "Edge queries.", MODEL, SECONDS),
-    Definition(Counter, "kanserve_edge_values_total", "Edge values sent.", MODEL),
-    Definition(Counter, LINES_DROPPED, "Log lines that nobody took in time."),
+    Definition(Kind.COUNTER, "grpc_server_started_total", "RPCs begun.", RPC),
+    Definition(Kind.COUNTER, "grpc_server_handled_total", "RPCs ended, by status code.", (*RPC, "grpc_code")),
+    Definition(Kind.HISTOGRAM, "grpc_server_handling_seconds", "Time from request to status.", RPC, SECONDS),
+    Definition(Kind.GAUGE, "kanserve_inflight_requests", "RPCs being handled now."),
+    Definition(Kind.HISTOGRAM, "kanserve_request_duration_seconds", "Inference, parsing to answer.", MODEL, SECONDS),
+    Definition(Kind.HISTOGRAM, "kanserve_queue_duration_seconds", "Wait before the graph runs.", MODEL, SECONDS),
+    Definition(Kind.HISTOGRAM, "kanserve_inference_duration_seconds", "The graph itself.", MODEL, SECONDS),
+    Definition(Kind.HISTOGRAM, "kanserve_batch_rows", "Rows of one execution.", MODEL, ROWS),
+    Definition(Kind.GAUGE, "kanserve_model_loaded", "1 while the version is ready.", MODEL),
+    Definition(Kind.GAUGE, "kanserve_model_load_duration_seconds", "Reading, checking and preparing it.", MODEL),
+    Definition(Kind.GAUGE, "kanserve_model_info", "1, with the sha256 of the graph.", (*MODEL, "digest")),
+    Definition(Kind.COUNTER, "kanserve_model_load_failures_total", "Versions that could not be loaded.", ("reason",)),
+    Definition(Kind.GAUGE, "kanserve_build_info", "1, with what is at work.", ("version", "runtime", "device")),
+    Definition(Kind.COUNTER, "kanserve_edge_queries_total", "Edge queries, by outcome.", (*MODEL, "grpc_code")),
+    Definition(Kind.HISTOGRAM, "kanserve_edge_query_duration_seconds", "Edge queries.", MODEL, SECONDS),
+    Definition(Kind.COUNTER, "kanserve_edge_values_total", "Edge values sent.", MODEL),
+    Definition(Kind.COUNTER, LINES_DROPPED, "Log lines that nobody took in time."),
 )
-
-
-def _make(item: Definition, registry: CollectorRegistry) -> Counter | Gauge | Histogram:
-    if item.kind is Histogram:
-        return Histogram(item.name, item.help, item.labels, registry=registry, buckets=item.buckets)
-    return item.kind(item.name, item.help, item.labels, registry=registry)
 
 
 def _microseconds(phase: str) -> Callable[[Statistics], float]:
@@ -120,12 +114,12 @@ class ModelMetrics:
     """The series of one version, looked up once so that a request need not."""
 
     statistics: Statistics
-    request_seconds: Histogram
-    queue_seconds: Histogram
-    inference_seconds: Histogram
-    batch_rows: Histogram
-    edge_seconds: Histogram
-    edge_values: Counter
+    request_seconds: Spread
+    queue_seconds: Spread
+    inference_seconds: Spread
+    batch_rows: Spread
+    edge_seconds: Spread
+    edge_values: Number
 
     def executed(self, rows: int, timing: Timing) -> None:
         """One run of the graph."""
@@ -137,38 +131,33 @@ class ModelMetrics:
 class Metrics:
     """All metrics of one server, in a registry of their own; nothing is global."""
 
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        registry = registry or CollectorRegistry()
-        # The creation times would double the series and tell nothing.
-        disable_created_metrics()  # type: ignore[no-untyped-call] # it ships none
+    def __init__(self) -> None:
+        registry = CollectorRegistry()
         ProcessCollector(registry=registry)  # memory, CPU, file descriptors, start time
         self._registry = registry
         self._models: dict[tuple[str, str], ModelMetrics] = {}
-        self._metrics: dict[str, Counter | Gauge | Histogram] = {}
+        self._numbers: dict[str, Family[Number]] = {}
+        self._spreads: dict[str, Family[Spread]] = {}
         for item in DEFINITIONS:
-            self._metrics[item.name] = _make(item, registry)
+            if item.kind is Kind.HISTOGRAM:
+                self._spreads[item.name] = series.histogram(item.name, item.help, item.labels, item.buckets)
+                registry.register(self._spreads[item.name])
+                continue
+            make = series.counter if item.kind is Kind.COUNTER else series.gauge
+            self._numbers[item.name] = make(item.name, item.help, item.labels)
+            registry.register(self._numbers[item.name])
         for reason in LoadReason:
-            self.counter("kanserve_model_load_failures_total").labels(reason)
+            self.number("kanserve_model_load_failures_total").labels(reason)
         self._lost, self._lock = 0, threading.Lock()  # log lines that were counted
         self.unknown = self.model(UNKNOWN, "")
 
-    def counter(self, name: str) -> Counter:
-        """The counter of this name; its labels are still to be given."""
-        metric = self._metrics[name]
-        assert isinstance(metric, Counter)
-        return metric
+    def number(self, name: str) -> Family[Number]:
+        """The counter or gauge of this name; its labels are still to be given."""
+        return self._numbers[name]
 
-    def gauge(self, name: str) -> Gauge:
-        """The gauge of this name."""
-        metric = self._metrics[name]
-        assert isinstance(metric, Gauge)
-        return metric
-
-    def histogram(self, name: str) -> Histogram:
+    def spread(self, name: str) -> Family[Spread]:
         """The histogram of this name."""
-        metric = self._metrics[name]
-        assert isinstance(metric, Histogram)
-        return metric
+        return self._spreads[name]
 
     def model(self, name: str, version: str) -> ModelMetrics:
         """The series of one version; created with 0 the first time."""
@@ -177,35 +166,35 @@ class Metrics:
             labels = (name, version)
             known = ModelMetrics(
                 statistics=Statistics(),
-                request_seconds=self.histogram("kanserve_request_duration_seconds").labels(*labels),
-                queue_seconds=self.histogram("kanserve_queue_duration_seconds").labels(*labels),
-                inference_seconds=self.histogram("kanserve_inference_duration_seconds").labels(*labels),
-                batch_rows=self.histogram("kanserve_batch_rows").labels(*labels),
-                edge_seconds=self.histogram("kanserve_edge_query_duration_seconds").labels(*labels),
-                edge_values=self.counter("kanserve_edge_values_total").labels(*labels),
+                request_seconds=self.spread("kanserve_request_duration_seconds").labels(*labels),
+                queue_seconds=self.spread("kanserve_queue_duration_seconds").labels(*labels),
+                inference_seconds=self.spread("kanserve_inference_duration_seconds").labels(*labels),
+                batch_rows=self.spread("kanserve_batch_rows").labels(*labels),
+                edge_seconds=self.spread("kanserve_edge_query_duration_seconds").labels(*labels),
+                edge_values=self.number("kanserve_edge_values_total").labels(*labels),
             )
-            self.counter("kanserve_edge_queries_total").labels(*labels, "OK")
-            self.gauge("kanserve_model_loaded").labels(*labels).set(0)
+            self.number("kanserve_edge_queries_total").labels(*labels, "OK")
+            self.number("kanserve_model_loaded").labels(*labels).set(0)
             self._models[name, version] = known
         return known
 
     def edge_query(self, name: str, version: str, code: str, seconds: float) -> None:
         """One edge query ended."""
-        self.counter("kanserve_edge_queries_total").labels(name, version, code).inc()
+        self.number("kanserve_edge_queries_total").labels(name, version, code).inc()
         self.model(name, version).edge_seconds.observe(seconds)
 
     def loaded(self, name: str, version: str, digest: str, seconds: float) -> None:
         """One version became ready."""
         self.model(name, version).statistics.load_seconds = seconds
-        self.gauge("kanserve_model_loaded").labels(name, version).set(1)
-        self.gauge("kanserve_model_load_duration_seconds").labels(name, version).set(seconds)
-        self.gauge("kanserve_model_info").labels(name, version, digest).set(1)
+        self.number("kanserve_model_loaded").labels(name, version).set(1)
+        self.number("kanserve_model_load_duration_seconds").labels(name, version).set(seconds)
+        self.number("kanserve_model_info").labels(name, version, digest).set(1)
 
     def text(self) -> bytes:
         """Everything in Prometheus' text format."""
         with self._lock:
             lost, self._lost = logs.dropped() - self._lost, logs.dropped()
-        self.counter(LINES_DROPPED).inc(max(0, lost))
+        self.number(LINES_DROPPED).labels().inc(max(0, lost))
         return generate_latest(self._registry) + "".join(self._triton()).encode()
 
     def _triton(self) -> Iterator[str]:

@@ -143,7 +143,7 @@ class Guard:
         self._max_calls, self.calls = max_calls, 0
         self._max_bytes, self._bytes, self._returns = max_bytes, 0, Returns()
         self._lifecycle = lifecycle
-        self.inflight = metrics.gauge("kanserve_inflight_requests")
+        self.inflight = metrics.number("kanserve_inflight_requests").labels()
 
     def unary(self, service: str, name: str, method: UnaryMethod, *, probe: bool = False) -> Unary:
         """A method of one message each way. `probe`: health and the like, which answers while
@@ -267,9 +267,9 @@ class _Series:
     def __init__(self, metrics: Metrics, kind: Kind, service: str, name: str) -> None:
         self.path = f"{service}/{name}"
         self._labels = (str(kind), service, name)
-        self._handled = metrics.counter("grpc_server_handled_total")
-        self._seconds = metrics.histogram("grpc_server_handling_seconds").labels(*self._labels)
-        self.started = metrics.counter("grpc_server_started_total").labels(*self._labels)
+        self._handled = metrics.number("grpc_server_handled_total")
+        self._seconds = metrics.spread("grpc_server_handling_seconds").labels(*self._labels)
+        self.started = metrics.number("grpc_server_started_total").labels(*self._labels)
         self._ok = self._handled.labels(*self._labels, "OK")
 
     def ended(self, outcome: Code, seconds: float) -> None:

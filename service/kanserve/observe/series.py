@@ -1,0 +1,119 @@
+"""Counters, gauges and histograms that one thread writes: plain numbers, without the library's lock around each.
+
+The event loop writes, the metrics thread reads single numbers, which Python keeps whole. Names, help and text are
+prometheus_client's, whose collector interface a `Family` implements.
+"""
+
+from __future__ import annotations
+
+import itertools
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from typing import Generic, TypeVar
+
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.utils import floatToGoString
+
+
+class Number:
+    """A counter or a gauge with all its labels."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+    def inc(self, amount: float = 1) -> None:
+        """So much more."""
+        self.value += amount
+
+    def dec(self) -> None:
+        """One less; of gauges."""
+        self.value -= 1
+
+    def set(self, value: float) -> None:
+        """Of gauges."""
+        self.value = value
+
+
+class Spread:
+    """A histogram with all its labels. `bounds` are upper ones, ascending, each inclusive."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """One more."""
+        self.total += value
+        self.counts[bisect_left(self.bounds, value)] += 1
+
+
+S = TypeVar("S", Number, Spread)
+Show = Callable[[list[tuple[tuple[str, ...], S]]], Metric]
+
+
+class Family(Generic[S]):
+    """All series of one metric, by their labels' values."""
+
+    def __init__(self, labels: tuple[str, ...], make: Callable[[], S], show: Show[S]) -> None:
+        self._labels = labels
+        self._make: Callable[[], S] = make
+        self._show: Show[S] = show
+        self._series: dict[tuple[str, ...], S] = {}
+        if not labels:
+            self._series[()] = make()
+
+    def labels(self, *values: object) -> S:
+        """The series with these values, made with 0 the first time."""
+        key = tuple(str(value) for value in values)
+        assert len(key) == len(self._labels), f"{len(key)} values for the labels {self._labels}"
+        found = self._series.get(key)
+        if found is None:
+            found = self._series[key] = self._make()
+        return found
+
+    def collect(self) -> Iterable[Metric]:
+        """For prometheus_client's registry."""
+        yield self._show(list(self._series.items()))
+
+
+def counter(name: str, text: str, labels: tuple[str, ...]) -> Family[Number]:
+    """Of this name, which ends in _total."""
+
+    def show(series: list[tuple[tuple[str, ...], Number]]) -> Metric:
+        shown = CounterMetricFamily(name, text, labels=labels)
+        for values, one in series:
+            shown.add_metric(values, one.value)
+        return shown
+
+    return Family(labels, Number, show)
+
+
+def gauge(name: str, text: str, labels: tuple[str, ...]) -> Family[Number]:
+    """Of this name."""
+
+    def show(series: list[tuple[tuple[str, ...], Number]]) -> Metric:
+        shown = GaugeMetricFamily(name, text, labels=labels)
+        for values, one in series:
+            shown.add_metric(values, one.value)
+        return shown
+
+    return Family(labels, Number, show)
+
+
+def histogram(name: str, text: str, labels: tuple[str, ...], bounds: tuple[float, ...]) -> Family[Spread]:
+    """Of this name; a bucket above the last bound is added."""
+    names = [*map(floatToGoString, bounds), "+Inf"]
+
+    def show(series: list[tuple[tuple[str, ...], Spread]]) -> Metric:
+        shown = HistogramMetricFamily(name, text, labels=labels)
+        for values, one in series:
+            buckets = list(zip(names, map(float, itertools.accumulate(one.counts)), strict=True))
+            shown.add_metric(values, buckets, one.total)
+        return shown
+
+    return Family(labels, lambda: Spread(bounds), show)
