@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from kanserve import backends, threads
 from kanserve.config import Settings
@@ -34,6 +35,7 @@ from kanserve.rpc.health import Health
 from kanserve.rpc.inference import InferenceService
 from kanserve.rpc.kan import KanService
 from kanserve.rpc.reflection import Reflection
+from kanserve.web import pages
 
 EXIT_TERMINATED = 143  # the second signal: what a shell reports for SIGTERM
 
@@ -57,26 +59,24 @@ class App:
         inference = Inference(self.registry, self.metrics, settings.max_response_bytes, settings.max_strings)
         kan = Kan(self.registry, settings.max_query_rows, settings.max_response_bytes)
         self._health = Health(catalogue, services.NAMES, settings.max_watches)
+        guard = Guard(
+            self.metrics,
+            self.lifecycle,
+            AccessLog(settings.access_log),
+            max_calls=settings.max_calls,
+            max_bytes=settings.max_bytes,
+        )
+        service = InferenceService(inference, catalogue, settings.max_typed_bytes)
+        mirror = Reflection(services.NAMES) if settings.reflection else None
         self._door = transports.build(
             settings,
-            services.guarded(
-                Guard(
-                    self.metrics,
-                    self.lifecycle,
-                    AccessLog(settings.access_log),
-                    max_calls=settings.max_calls,
-                    max_bytes=settings.max_bytes,
-                ),
-                InferenceService(inference, catalogue, settings.max_typed_bytes),
-                KanService(kan, self.metrics),
-                self._health,
-                Reflection(services.NAMES) if settings.reflection else None,
-            ),
+            services.guarded(guard, service, KanService(kan, self.metrics), self._health, mirror),
+            functools.partial(pages.build, settings, guard, self.metrics, service, catalogue),
         )
         self._metrics_server: MetricsServer | None = None
 
-    async def start(self) -> tuple[int, int]:
-        """Bind both ports and answer "not ready". Returns (gRPC port, metrics port)."""
+    async def start(self) -> dict[str, str]:
+        """Bind all ports and answer "not ready". Returns the addresses, by what is spoken there."""
         settings = self._settings
         try:
             self._metrics_server = MetricsServer(
@@ -87,11 +87,13 @@ class App:
                 f"cannot listen on {settings.metrics_host}:{settings.metrics_port} for metrics: {error.strerror}"
             ) from error
         try:
-            port = await self._door.start()
+            ports = await self._door.start()
         except ConfigError:
             self._metrics_server.close()
             raise
-        return port, self._metrics_server.port
+        found = {"grpc": ports.grpc, "http": ports.http}
+        addresses = {name: f"{settings.host}:{port}" for name, port in found.items() if port is not None}
+        return addresses | {"metrics": f"{settings.metrics_host}:{self._metrics_server.port}"}
 
     async def load(self, stop: asyncio.Event) -> None:
         """Load every version found, until `stop`. Raises ConfigError for what concerns all."""
@@ -124,19 +126,15 @@ class App:
         return EXIT_TERMINATED if hurry.is_set() else 0
 
 
-async def serve(settings: Settings, ready: Callable[[int, int], None] | None = None) -> int:
+async def serve(settings: Settings, ready: Callable[[Mapping[str, str]], None] | None = None) -> int:
     """Serve until SIGTERM or SIGINT, then drain; a second signal hurries. Returns the exit code.
 
-    `ready` gets the gRPC and the metrics port once every version was tried.
+    `ready` gets the addresses, by "grpc", "http" and "metrics", once every version was tried.
     Raises ConfigError if the server cannot start.
     """
     signals = _Signals(asyncio.get_running_loop())
     app = App(settings)
-    grpc_port, metrics_port = await app.start()
-    addresses = {
-        "grpc": f"{settings.host}:{grpc_port}",
-        "metrics": f"{settings.metrics_host}:{metrics_port}",
-    }
+    addresses = await app.start()
     log.info("listening", **addresses)
     try:
         await app.load(signals.stop)
@@ -147,7 +145,7 @@ async def serve(settings: Settings, ready: Callable[[int, int], None] | None = N
     if not signals.stop.is_set():
         log.info("serving", **addresses)
         if ready is not None:
-            ready(grpc_port, metrics_port)
+            ready(addresses)
     await signals.stop.wait()
     return await app.drain(signals.hurry, patient=signals.patient)
 

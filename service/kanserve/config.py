@@ -104,6 +104,14 @@ class Settings(BaseSettings):
         group=Group.ADDRESSES,
         metavar="auto|asgi|grpcio",
     )
+    http_port: int | None = setting(
+        None,
+        "one more port for HTTP; 0: any free port",
+        group=Group.ADDRESSES,
+        metavar="PORT",
+        ge=0,
+        le=65535,
+    )
     metrics_host: str = setting("127.0.0.1", "address of the metrics port", group=Group.ADDRESSES, metavar="ADDRESS")
     metrics_port: Port = setting(8002, "0: any free port", group=Group.ADDRESSES, metavar="PORT")
     insecure: bool = setting(

@@ -11,14 +11,15 @@ import hypercorn.config
 
 from kanserve.config import Settings
 from kanserve.doors.asgi import GrpcApp, Limits
+from kanserve.doors.transports import Pages
 from kanserve.rpc.services import Services
 
 
 class Hypercorn:
     """A door, as `kanserve.doors.door` wants it."""
 
-    def __init__(self, settings: Settings, services: Services) -> None:
-        self._app = GrpcApp(services, Limits(settings.max_request_bytes, settings.arrival_timeout))
+    def __init__(self, settings: Settings, services: Services, pages: Pages) -> None:
+        self._app = GrpcApp(services, Limits(settings.max_request_bytes, settings.arrival_timeout), pages())
         self._stop = asyncio.Event()
         self._config = hypercorn.config.Config()
         self._config.errorlog = None

@@ -30,22 +30,24 @@ from kanserve.observe import logs
 logs.configure("json", "info")
 settings = config.Settings(**json.loads(sys.argv[1]))
 if len(sys.argv) > 2:
-    app.transports.build = getattr(__import__("importlib").import_module(sys.argv[2]), sys.argv[3])
-def ready(*ports):
-    print(json.dumps(ports), flush=True)
+    door = getattr(__import__("importlib").import_module(sys.argv[2]), sys.argv[3])
+    app.transports.build = lambda *parts: app.transports.Doors(door(*parts), None, both=True)
+def ready(addresses):
+    print(json.dumps(addresses), flush=True)
 raise SystemExit(asyncio.run(app.serve(settings, ready)))
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running server. `calls` use one channel."""
+    """A running server. `calls` use one channel. `http`: where it speaks HTTP, if it does."""
 
     process: subprocess.Popen[str]
     port: int
     metrics_port: int
     channel: grpc.Channel
     log: Path
+    http: str = ""
 
     @property
     def address(self) -> str:
@@ -123,9 +125,10 @@ def serving(repository: Path, door: tuple[str, ...] = (), **settings: Any) -> It
         line = process.stdout.readline()
         if not line:
             raise AssertionError(f"the server ended: {log.read_text()}")
-        ports = json.loads(line)
-        with grpc.insecure_channel(f"127.0.0.1:{ports[0]}") as channel:
-            yield Server(process, ports[0], ports[1], channel, log)
+        where = json.loads(line)
+        port, metrics_port = (int(where[name].rpartition(":")[2]) for name in ("grpc", "metrics"))
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield Server(process, port, metrics_port, channel, log, where.get("http", ""))
 
 
 def wait_until(condition: Any, seconds: float = 10) -> None:

@@ -85,8 +85,7 @@ def test_a_log_that_nobody_reads_stops_nothing(tmp_path: Path, transport: str) -
     with process:
         try:
             assert process.stdout is not None
-            port, _ = json.loads(process.stdout.readline())
-            with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            with grpc.insecure_channel(json.loads(process.stdout.readline())["grpc"]) as channel:
                 infer = channel.unary_unary(f"{INFERENCE}ModelInfer")
                 data = request(ROWS, id="x" * 120).SerializeToString()
                 for _ in range(6000):  # lines of more than 300 bytes: more than a pipe and the queue hold

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     settings = loaded.settings
     logs.configure(settings.log_format, settings.log_level)
     try:
-        return asyncio.run(app.serve(settings, ready=_announcer(settings) if args.json else None))
+        return asyncio.run(app.serve(settings, ready=_announce if args.json else None))
     except KanserveError as error:
         raise _ended(error) from error
 
@@ -73,20 +73,9 @@ def _kind(metavar: str) -> dict[str, Any]:
     return {"metavar": metavar, **({"choices": metavar.split("|")} if "|" in metavar else {})}
 
 
-def _announcer(settings: config.Settings) -> Callable[[int, int], None]:
+def _announce(addresses: Mapping[str, str]) -> None:
     """What `--json` prints once the server is ready: for scripts that asked for port 0."""
-
-    def announce(grpc_port: int, metrics_port: int) -> None:
-        print_json(
-            {
-                "state": "serving",
-                "grpc": f"{settings.host}:{grpc_port}",
-                "metrics": f"{settings.metrics_host}:{metrics_port}",
-                "pid": os.getpid(),
-            }
-        )
-
-    return announce
+    print_json({"state": "serving", **addresses, "pid": os.getpid()})
 
 
 def _help(name: str) -> str:

@@ -1,6 +1,8 @@
 """gRPC as an ASGI application: any server of HTTP/2 that sends trailers can carry it.
 
-    GrpcApp(services, limits)      await app(scope, receive, send)
+    GrpcApp(services, limits, pages)      await app(scope, receive, send)
+
+Requests of gRPC's content types are its own, all others go to `pages`, an application of HTTP.
 
 One call is one HTTP request. Its body becomes messages (`framing`), the guarded method answers bytes,
 and these go back as a body and trailers. A
@@ -25,13 +27,15 @@ T = TypeVar("T")
 Event = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
+Application = Callable[[Event, Receive, Send], Awaitable[None]]
 
 GRPC = b"application/grpc"
 TRAILERS = "http.response.trailers"
 HEADERS: Headers = [(b"content-type", GRPC), (b"grpc-accept-encoding", framing.ACCEPTED)]
 START: Event = {"type": "http.response.start", "status": 200, "headers": HEADERS, "trailers": True}
 OK: Event = {"type": TRAILERS, "headers": framing.status(Code.OK), "more_trailers": False}
-ELSE = b"this port speaks gRPC: POST with content-type application/grpc\n"
+HTTP2 = "2"
+OLD = b"gRPC needs HTTP/2, and this request came by HTTP/1\n"
 LATE = "Deadline Exceeded"  # gRPC's own words
 
 
@@ -50,8 +54,9 @@ class Limits:
 class GrpcApp:
     """The guarded methods as an ASGI application, for gRPC's content types."""
 
-    def __init__(self, services: Services, limits: Limits, *, watch: bool = True) -> None:
+    def __init__(self, services: Services, limits: Limits, pages: Application, *, watch: bool = True) -> None:
         self._services, self._limits, self._watch = services, limits, watch
+        self._pages = _Watched(pages) if watch else pages
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
@@ -62,6 +67,9 @@ class GrpcApp:
         wire = _Wire(send)
         try:
             if not _is_grpc(scope):
+                await self._pages(scope, receive, send)
+                return
+            if scope["http_version"] != HTTP2:
                 await _refuse(send)
                 return
             call = _Request.of(scope, receive, self._limits)
@@ -114,9 +122,40 @@ def _is_grpc(scope: Event) -> bool:
 
 
 async def _refuse(send: Send) -> None:
-    headers: Headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(ELSE)).encode())]
-    await send({"type": "http.response.start", "status": 415, "headers": headers})
-    await send({"type": "http.response.body", "body": ELSE})
+    headers: Headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(OLD)).encode())]
+    await send({"type": "http.response.start", "status": 426, "headers": [*headers, (b"upgrade", b"h2c")]})
+    await send({"type": "http.response.body", "body": OLD})
+
+
+class _Watched:
+    """An application that is cancelled when its caller goes away, once the request is whole."""
+
+    def __init__(self, application: Application) -> None:
+        self._application = application
+
+    async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
+        whole = asyncio.Event()
+
+        async def noted() -> Event:
+            event = await receive()
+            if not event.get("more_body", False):
+                whole.set()
+            return event
+
+        async def gone() -> None:
+            await whole.wait()
+            while (await receive())["type"] != "http.disconnect":
+                pass
+
+        work = asyncio.ensure_future(self._application(scope, noted, send))
+        watch = asyncio.ensure_future(gone())
+        try:
+            await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+        finally:
+            work.cancel()
+            watch.cancel()
 
 
 class _Wire:

@@ -9,18 +9,17 @@ import base64
 import binascii
 import re
 import struct
-import zlib
 from collections.abc import Iterable, Iterator
 from urllib.parse import quote
 
+from kanserve import compression
 from kanserve.rpc.guard import CallFailed
 from kanserve.rpc.status import Code
 
 PREFIX = struct.Struct(">BI")  # compressed or not, length
 TIMEOUT = re.compile(rb"(\d{1,8})([HMSmun])")
 UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
-# Window sizes for zlib.decompressobj: gzip's own header, and zlib's, which gRPC calls deflate.
-ENCODINGS = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
+ENCODINGS = {name.encode(): name for name in compression.WINDOWS}
 ACCEPTED = b"identity, deflate, gzip"
 PLAIN = "".join(chr(byte) for byte in range(0x20, 0x7F) if byte != 0x25)  # of a status message, the rest is escaped
 BINARY = "-bin"
@@ -68,14 +67,13 @@ class Messages:
     def _unpacked(self, message: bytes) -> bytes:
         if self._encoding not in ENCODINGS:
             raise failed(Code.INTERNAL, "a message is compressed, and the call names no grpc-encoding")
-        stream = zlib.decompressobj(ENCODINGS[self._encoding])
         try:
-            data = stream.decompress(message, self._limit)
-        except zlib.error:
+            return compression.unpacked(message, ENCODINGS[self._encoding], self._limit)
+        except compression.Corrupt:
             raise failed(Code.INTERNAL, f"a message is no {self._encoding.decode()} stream") from None
-        if stream.unconsumed_tail:
-            raise failed(Code.RESOURCE_EXHAUSTED, f"received message larger than max ({self._limit}) when unpacked")
-        return data
+        except compression.TooLong:
+            text = f"received message larger than max ({self._limit}) when unpacked"
+            raise failed(Code.RESOURCE_EXHAUSTED, text) from None
 
 
 def failed(code: Code, text: str) -> CallFailed:

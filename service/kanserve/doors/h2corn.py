@@ -10,7 +10,7 @@ import h2corn
 
 from kanserve.config import Settings
 from kanserve.doors import tls
-from kanserve.doors.asgi import GrpcApp, Limits
+from kanserve.doors.asgi import Application, GrpcApp, Limits
 from kanserve.errors import ConfigError
 from kanserve.observe import logs
 from kanserve.rpc.services import Services
@@ -22,13 +22,13 @@ WINDOW = 2**20  # bytes that a caller may send ahead
 class H2corn:
     """A door that is not bound yet."""
 
-    def __init__(self, settings: Settings, services: Services) -> None:
+    def __init__(self, settings: Settings, services: Services, pages: Application, port: int) -> None:
         limits = Limits(settings.max_request_bytes, settings.arrival_timeout)
         # h2corn cancels the task of a call whose caller went away.
-        self._app = GrpcApp(services, limits, watch=False)
-        self._where = f"{settings.host}:{settings.grpc_port}"
+        self._app = GrpcApp(services, limits, pages, watch=False)
+        self._where = f"{settings.host}:{port}"
         tls.load(settings)  # for what it refuses: h2corn reads the files itself
-        self._server = h2corn.Server(self._application, _config(settings))
+        self._server = h2corn.Server(self._application, _config(settings, port))
         self._serving: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
@@ -66,10 +66,10 @@ def _hush() -> None:
     vars(native)["emit_banner"] = lambda config, tls: None
 
 
-def _config(settings: Settings) -> h2corn.Config:
+def _config(settings: Settings, port: int) -> h2corn.Config:
     host = f"[{settings.host}]" if ":" in settings.host and not settings.host.startswith("[") else settings.host
     return h2corn.Config(
-        bind=(f"{host}:{settings.grpc_port}",),
+        bind=(f"{host}:{port}",),
         grpc=True,
         lifespan="off",
         loop="asyncio",
@@ -85,7 +85,7 @@ def _config(settings: Settings) -> h2corn.Config:
         timeout_graceful_shutdown=settings.drain_grace,
         h2_initial_stream_window_size=WINDOW,
         h2_initial_connection_window_size=4 * WINDOW,
-        max_request_body_size=settings.max_request_bytes,
+        max_request_body_size=0,  # both applications have their limit, and say so
         certfile=settings.tls_cert,
         keyfile=settings.tls_key,
         ca_certs=settings.tls_client_ca,

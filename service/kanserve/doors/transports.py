@@ -1,25 +1,77 @@
-"""Which door: one module each, imported where it is chosen."""
+"""Which doors: one module each, imported where it is chosen."""
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from kanserve.config import Settings
+from kanserve.doors.asgi import Application
 from kanserve.doors.door import Door
 from kanserve.errors import ConfigError
 from kanserve.rpc.services import Services
 
 H2CORN = "h2corn"
+NEEDED = (H2CORN, "starlette", "orjson")  # by what speaks HTTP
+
+Pages = Callable[[], Application]
 
 
-def build(settings: Settings, services: Services) -> Door:
-    """The door that is named; `auto` is grpcio, until the other has stood the same attacks. Raises ConfigError."""
-    if settings.transport == "asgi":
-        if importlib.util.find_spec(H2CORN) is None:
-            raise ConfigError(f"transport asgi needs {H2CORN}: pip install 'kanserve[serve]', or take grpcio")
-        from kanserve.doors.h2corn import H2corn
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where a server listens. `http` None: nowhere."""
 
-        return H2corn(settings, services)
+    grpc: int
+    http: int | None
+
+
+class Doors:
+    """All doors of a server as one. `both`: the first speaks HTTP too."""
+
+    def __init__(self, first: Door, second: Door | None, *, both: bool) -> None:
+        self._first, self._second, self._both = first, second, both
+
+    async def start(self) -> Ports:
+        """Bind and answer. Raises ConfigError if an address is taken or wrong."""
+        port = await self._first.start()
+        if self._second is None:
+            return Ports(port, port if self._both else None)
+        try:
+            return Ports(port, await self._second.start())
+        except ConfigError:
+            await self._first.stop(None)
+            raise
+
+    async def stop(self, grace: float | None) -> None:
+        """As a door's."""
+        doors = (self._first,) if self._second is None else (self._first, self._second)
+        await asyncio.gather(*(door.stop(grace) for door in doors))
+
+
+def build(settings: Settings, services: Services, pages: Pages) -> Doors:
+    """The doors that are named; `auto` is grpcio, until the other has stood the same attacks. `pages` makes the
+    application of HTTP. Raises ConfigError."""
+    both = settings.transport == "asgi"
+    first = _asgi(settings, services, pages, settings.grpc_port) if both else _grpcio(settings, services)
+    second = None if settings.http_port is None else _asgi(settings, services, pages, settings.http_port)
+    return Doors(first, second, both=both)
+
+
+def _asgi(settings: Settings, services: Services, pages: Pages, port: int) -> Door:
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"HTTP and the transport asgi need {', '.join(missing)}: pip install 'kanserve[serve]', "
+            "or take grpcio, without --http-port"
+        )
+    from kanserve.doors.h2corn import H2corn
+
+    return H2corn(settings, services, pages(), port)
+
+
+def _grpcio(settings: Settings, services: Services) -> Door:
     from kanserve.doors.grpcio import Grpcio
 
     return Grpcio(settings, services)

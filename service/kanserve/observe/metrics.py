@@ -35,6 +35,7 @@ SECONDS = (
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 MODEL = ("model", "version")
 RPC = ("grpc_type", "grpc_service", "grpc_method")
+ROUTE = ("method", "handler")
 
 
 class Kind(enum.Enum):
@@ -58,7 +59,9 @@ DEFINITIONS = (
     Definition(Kind.COUNTER, "grpc_server_started_total", "RPCs begun.", RPC),
     Definition(Kind.COUNTER, "grpc_server_handled_total", "RPCs ended, by status code.", (*RPC, "grpc_code")),
     Definition(Kind.HISTOGRAM, "grpc_server_handling_seconds", "Time from request to status.", RPC, SECONDS),
-    Definition(Kind.GAUGE, "kanserve_inflight_requests", "RPCs being handled now."),
+    Definition(Kind.COUNTER, "http_requests_total", "HTTP requests ended, by status.", (*ROUTE, "status")),
+    Definition(Kind.HISTOGRAM, "http_request_duration_seconds", "Time from request to answer.", ROUTE, SECONDS),
+    Definition(Kind.GAUGE, "kanserve_inflight_requests", "Calls being handled now, of gRPC and HTTP."),
     Definition(Kind.HISTOGRAM, "kanserve_request_duration_seconds", "Inference, parsing to answer.", MODEL, SECONDS),
     Definition(Kind.HISTOGRAM, "kanserve_queue_duration_seconds", "Wait before the graph runs.", MODEL, SECONDS),
     Definition(Kind.HISTOGRAM, "kanserve_inference_duration_seconds", "The graph itself.", MODEL, SECONDS),

@@ -68,10 +68,10 @@ def parse(kind: type[M], data: bytes, bound: Bound = PLAIN) -> M:
 def request_from_pb(message: pb.ModelInferRequest, *, deadline: float | None, max_typed_bytes: int) -> InferRequest:
     """ModelInferRequest -> InferRequest. Raises BadRequest, Exhausted, Unsupported."""
     for name, limit in COUNT_LIMITS.items():
-        _at_most(name, getattr(message, name), limit)
+        at_most(name, getattr(message, name), limit)
     timeout = _parameters(message)
     for tensor in message.inputs:
-        _at_most("shape", tensor.shape, DIMENSION_LIMIT)
+        at_most("shape", tensor.shape, DIMENSION_LIMIT)
         _tensor_parameters(tensor.name, tensor.parameters)
     for output in message.outputs:
         _tensor_parameters(output.name, output.parameters)
@@ -101,8 +101,8 @@ def response_to_pb(response: InferResponse) -> pb.ModelInferResponse:
 def edges_from_pb(message: kan_pb2.QueryEdgesRequest, *, deadline: float | None) -> EdgeRequest:
     """QueryEdgesRequest -> EdgeRequest. Raises BadRequest for lists longer than any layer is wide."""
     for name in ("layers", "layer_names", "sources", "destinations"):
-        _at_most(name, getattr(message, name), INDEX_LIMIT)
-    _at_most("inputs", message.inputs, COUNT_LIMITS["inputs"])
+        at_most(name, getattr(message, name), INDEX_LIMIT)
+    at_most("inputs", message.inputs, COUNT_LIMITS["inputs"])
     return EdgeRequest(
         model=message.model_name,
         version=message.model_version,
@@ -136,7 +136,8 @@ def edges_to_pb(response: EdgeResponse) -> kan_pb2.QueryEdgesResponse:
     return message
 
 
-def _at_most(name: str, values: Sized, limit: int) -> None:
+def at_most(name: str, values: Sized, limit: int) -> None:
+    """Raises BadRequest for a longer list."""
     if len(values) > limit:
         raise BadRequest(f"{name} has {len(values)} entries, at most {limit} are allowed")
 

@@ -13,10 +13,10 @@ import enum
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sized
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from structlog.contextvars import bind_contextvars
 
@@ -86,6 +86,8 @@ class Call:
         return self.deadline is not None and time.monotonic() >= self.deadline
 
 
+Q = TypeVar("Q", bound=Sized)
+A = TypeVar("A", bound=Sized)
 UnaryMethod = Callable[[bytes, Call], Awaitable[bytes]]
 StreamMethod = Callable[[AsyncIterator[bytes], Call], AsyncIterator[bytes]]
 
@@ -107,6 +109,20 @@ class Stream:
 
 
 Guarded = Unary | Stream
+
+
+class Series(Protocol):
+    """The counters of one method. `path` names it in the log."""
+
+    path: str
+
+    def begun(self) -> None:
+        """Once a call."""
+        ...
+
+    def ended(self, outcome: Code, error: BaseException | None, seconds: float) -> None:
+        """Once a call, with what was raised."""
+        ...
 
 
 class AccessLog:
@@ -148,9 +164,15 @@ class Guard:
     def unary(self, service: str, name: str, method: UnaryMethod, *, probe: bool = False) -> Unary:
         """A method of one message each way. `probe`: health and the like, which answers while
         the server leaves, is not counted as work in flight, and is logged only where it fails."""
-        series = _Series(self._metrics, Kind.UNARY, service, name)
+        return Unary(self.around(_Series(self._metrics, Kind.UNARY, service, name), method, probe=probe))
 
-        async def answer(data: bytes, arrival: Arrival) -> bytes:
+    def around(
+        self, series: Series, method: Callable[[Q, Call], Awaitable[A]], *, probe: bool = False
+    ) -> Callable[[Q, Arrival], Awaitable[A]]:
+        """What `unary` does, for requests and answers of any kind whose length is their bytes. `probe` as there;
+        what it returns raises CallFailed, from the error that the method raised."""
+
+        async def answer(data: Q, arrival: Arrival) -> A:
             call = _call(arrival)
             with _Watch(self, series, call, probe=probe) as watch:
                 watch.hold(len(data))
@@ -159,7 +181,7 @@ class Guard:
                 watch.response_bytes = len(response)
             return response
 
-        return Unary(answer)
+        return answer
 
     def stream(self, service: str, name: str, kind: Kind, method: StreamMethod, *, probe: bool = False) -> Stream:
         """A method that answers with a stream. `probe` as for `unary`."""
@@ -213,7 +235,7 @@ class _Watch:
 
     __slots__ = ("_call", "_guard", "_probe", "_series", "_started", "held", "request_bytes", "response_bytes")
 
-    def __init__(self, guard: Guard, series: _Series, call: Call, *, probe: bool) -> None:
+    def __init__(self, guard: Guard, series: Series, call: Call, *, probe: bool) -> None:
         self._guard, self._series, self._call, self._probe = guard, series, call, probe
         self.held = self.request_bytes = self.response_bytes = 0
 
@@ -225,7 +247,7 @@ class _Watch:
     def __enter__(self) -> _Watch:
         self._started = time.perf_counter()
         bind_contextvars(request_id=self._call.request_id)
-        self._series.started.inc()
+        self._series.begun()
         if not self._probe:
             self._guard.calls += 1
             self._guard.inflight.inc()
@@ -241,7 +263,7 @@ class _Watch:
             self._guard.calls -= 1
             self._guard.inflight.dec()
         seconds = time.perf_counter() - self._started
-        self._series.ended(outcome, seconds)
+        self._series.ended(outcome, error, seconds)
         failure = error if isinstance(error, Exception) else None
         if self._guard.access.wants(outcome, probe=self._probe):
             _write(
@@ -269,10 +291,10 @@ class _Series:
         self._labels = (str(kind), service, name)
         self._handled = metrics.number("grpc_server_handled_total")
         self._seconds = metrics.spread("grpc_server_handling_seconds").labels(*self._labels)
-        self.started = metrics.number("grpc_server_started_total").labels(*self._labels)
+        self.begun = metrics.number("grpc_server_started_total").labels(*self._labels).inc
         self._ok = self._handled.labels(*self._labels, "OK")
 
-    def ended(self, outcome: Code, seconds: float) -> None:
+    def ended(self, outcome: Code, error: BaseException | None, seconds: float) -> None:
         counter = self._ok
         if outcome is not Code.OK:
             counter = self._handled.labels(*self._labels, outcome.name)
@@ -303,7 +325,7 @@ def _failed(error: Exception, call: Call) -> CallFailed:
 
 
 def _write(
-    series: _Series, call: Call, outcome: Code, failure: Exception | None, *, seconds: float, sizes: tuple[int, int]
+    series: Series, call: Call, outcome: Code, failure: Exception | None, *, seconds: float, sizes: tuple[int, int]
 ) -> None:
     """The call's line: error for a bug of ours, warning for a call that was refused, info for the rest."""
     facts: dict[str, Any] = {

@@ -7,6 +7,7 @@ import time
 from kanserve.errors import Unavailable, Unsupported
 from kanserve.handlers.catalogue import Catalogue
 from kanserve.handlers.inference import Inference
+from kanserve.nouns import InferRequest, InferResponse
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.rpc import convert, describe, known
 from kanserve.rpc.guard import Call, UnaryMethod
@@ -112,6 +113,14 @@ class InferenceService:
         """A request whose head is not known."""
         generation = self._inference.registry.generation
         message = convert.parse(pb.ModelInferRequest, data, convert.INFER)
+        request, response = await self.infer(message, call)
+        if parts is not None and generation == self._inference.registry.generation:
+            model = self._inference.registry.resolve(request.model, request.version)
+            self._heads.learn(parts, message, request, self._inference.check(model, request), response)
+        return convert.response_to_pb(response).SerializeToString()
+
+    async def infer(self, message: pb.ModelInferRequest, call: Call) -> tuple[InferRequest, InferResponse]:
+        """What a message asks for, in whatever form it came, and the answer. Raises what `Inference.infer` does."""
         call.adopt(message.id)
         call.facts["model"] = message.model_name[:128]
         request = convert.request_from_pb(message, deadline=call.deadline, max_typed_bytes=self._max_typed_bytes)
@@ -119,10 +128,7 @@ class InferenceService:
         call.facts["version"] = response.version
         if response.outputs and response.outputs[0].shape:
             call.facts["rows"] = response.outputs[0].shape[0]
-        if parts is not None and generation == self._inference.registry.generation:
-            model = self._inference.registry.resolve(request.model, request.version)
-            self._heads.learn(parts, message, request, self._inference.check(model, request), response)
-        return convert.response_to_pb(response).SerializeToString()
+        return request, response
 
     async def repository_index(self, data: bytes, call: Call) -> bytes:
         """Every version found, with its state and what is wrong with it."""

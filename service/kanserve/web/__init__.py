@@ -1,0 +1,1 @@
+"""HTTP without a transport: routes and what they answer. Imported only where a door speaks HTTP."""

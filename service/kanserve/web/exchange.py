@@ -1,0 +1,223 @@
+"""One HTTP request as a guarded call: its body read within bounds, its answer packed, its errors as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+import orjson
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from kanserve import compression
+from kanserve.observe.metrics import Metrics
+from kanserve.rpc.guard import ID_HEADER, PUSHBACK, Arrival, Call, CallFailed, Guard
+from kanserve.rpc.status import Code
+from kanserve.web import refusal
+from kanserve.web.refusal import Refused
+
+JSON = "application/json"
+ENCODINGS = ", ".join(compression.WINDOWS)
+WORTH = 1024  # bytes of an answer that is packed
+BLOCKING = 2**16  # bytes from which packing and unpacking have a thread
+RETRY = {"retry-after": "1"}  # seconds; the shortest that HTTP can say
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """`body`: bytes, as sent and unpacked; `arrival`: seconds for it to be there; `typed`: bytes of one tensor
+    as numbers in JSON."""
+
+    body: int
+    arrival: float
+    typed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request, whole. `broken`: why it is none."""
+
+    path: Mapping[str, str]
+    headers: Headers
+    body: bytes = b""
+    broken: Refused | None = None
+
+    def __len__(self) -> int:
+        return len(self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What goes back."""
+
+    body: bytes = b""
+    kind: str = JSON
+    status: int = HTTPStatus.OK
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.body)
+
+
+Method = Callable[[Asked, Call], Awaitable[Answer]]
+
+
+def json_answer(value: object) -> Answer:
+    """Any value of dicts, lists, strings and numbers."""
+    return Answer(orjson.dumps(value))
+
+
+class Exchange:
+    """What answers the requests of one route. `verb` and `route` are the labels of its metrics."""
+
+    def __init__(
+        self, guard: Guard, metrics: Metrics, bounds: Bounds, labels: tuple[str, str], method: Method, *, probe: bool
+    ) -> None:
+        async def whole(asked: Asked, call: Call) -> Answer:
+            if asked.broken is not None:
+                raise asked.broken
+            return await method(asked, call)
+
+        self._bounds = bounds
+        self._guarded = guard.around(_Series(metrics, *labels), whole, probe=probe)
+
+    async def answer(self, request: Request) -> Response:
+        """The response, also to what is wrong."""
+        return await self._answered(request, await self._asked(request))
+
+    async def refuse(self, request: Request, error: Refused) -> Response:
+        """The response to a request whose body nobody reads."""
+        return await self._answered(request, Asked({}, request.headers, broken=error))
+
+    async def _answered(self, request: Request, asked: Asked) -> Response:
+        arrival = Arrival(request.headers.items(), None)
+        try:
+            answer = await self._guarded(asked, arrival)
+        except CallFailed as failure:
+            answer = _failed(failure)
+            failure.forget()
+        return await _response(answer, request.headers.get("accept-encoding", ""))
+
+    async def _asked(self, request: Request) -> Asked:
+        body, broken = b"", None
+        try:
+            if request.method == "POST":
+                body = await self._body(request)
+        except Refused as error:
+            broken = error
+        return Asked(request.path_params, request.headers, body, broken)
+
+    async def _body(self, request: Request) -> bytes:
+        encoding = request.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("identity", *compression.WINDOWS):
+            raise Refused(
+                HTTPStatus.NOT_IMPLEMENTED,
+                f"content-encoding {encoding[:40]!r} is not supported; {ENCODINGS} are",
+                {"accept-encoding": ENCODINGS},
+            )
+        try:
+            async with asyncio.timeout(self._bounds.arrival):
+                body = await self._arrived(request)
+        except TimeoutError:
+            seconds = f"{self._bounds.arrival:g} s"
+            raise Refused(HTTPStatus.REQUEST_TIMEOUT, f"the request did not arrive whole within {seconds}") from None
+        return body if encoding == "identity" else await self._unpacked(body, encoding)
+
+    async def _arrived(self, request: Request) -> bytes:
+        length = request.headers.get("content-length", "")
+        if length.isdecimal() and int(length[:20]) > self._bounds.body:
+            raise self._too_large(f"{length[:20]} bytes")
+        body = bytearray()
+        try:
+            async for part in request.stream():
+                body += part
+                if len(body) > self._bounds.body:
+                    raise self._too_large("more")
+        except ClientDisconnect:
+            raise Refused(refusal.CLIENT_GONE, "the caller went away before the request was whole") from None
+        return bytes(body)
+
+    async def _unpacked(self, body: bytes, encoding: str) -> bytes:
+        try:
+            if len(body) < BLOCKING:
+                return compression.unpacked(body, encoding, self._bounds.body)
+            return await asyncio.to_thread(compression.unpacked, body, encoding, self._bounds.body)
+        except compression.TooLong:
+            raise self._too_large("more when unpacked") from None
+        except compression.Corrupt:
+            raise Refused(HTTPStatus.BAD_REQUEST, f"the body is no whole {encoding} stream") from None
+
+    def _too_large(self, size: str) -> Refused:
+        return Refused(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            f"the request is larger than the limit of {self._bounds.body} bytes: it has {size}; send fewer rows in one",
+        )
+
+
+class _Series:
+    """The counters of one route, looked up once."""
+
+    def __init__(self, metrics: Metrics, verb: str, route: str) -> None:
+        self.path = f"{verb} {route}"
+        self._labels = (verb, route)
+        self._requests = metrics.number("http_requests_total")
+        self._seconds = metrics.spread("http_request_duration_seconds").labels(*self._labels)
+        self._ok = self._requests.labels(*self._labels, str(int(HTTPStatus.OK)))
+
+    def begun(self) -> None:
+        """Requests are counted when they end, as is usual for HTTP."""
+
+    def ended(self, outcome: Code, error: BaseException | None, seconds: float) -> None:
+        if outcome is Code.OK:
+            self._ok.inc()
+        else:
+            self._requests.labels(*self._labels, str(refusal.status(outcome, error))).inc()
+        self._seconds.observe(seconds)
+
+
+def _failed(failure: CallFailed) -> Answer:
+    error = failure.__cause__
+    trailers = dict(failure.trailers)
+    headers = {ID_HEADER: trailers[ID_HEADER]}
+    if PUSHBACK[0] in trailers:
+        headers |= RETRY
+    if isinstance(error, Refused):
+        headers |= error.headers
+    body = orjson.dumps({"error": failure.text})
+    return Answer(body, JSON, refusal.status(failure.code, error), headers)
+
+
+async def _response(answer: Answer, accepted: str) -> Response:
+    headers = {"content-type": answer.kind, **answer.headers}
+    body, encoding = answer.body, _chosen(accepted)
+    if encoding and len(body) >= WORTH:
+        if len(body) < BLOCKING:
+            body = compression.packed(body, encoding)
+        else:
+            body = await asyncio.to_thread(compression.packed, body, encoding)
+        headers |= {"content-encoding": encoding, "vary": "accept-encoding"}
+    return Response(body, answer.status, headers)
+
+
+def _chosen(accepted: str) -> str:
+    """Of the encodings that a caller takes (RFC 9110, 12.5.3), the one with the highest weight that we have, or ""."""
+    best, weight = "", 0.0
+    for item in accepted.lower().split(",")[:16]:
+        name, _, rest = item.partition(";")
+        name = name.strip()
+        if name in compression.WINDOWS and (quality := _quality(rest)) > weight:
+            best, weight = name, quality
+    return best
+
+
+def _quality(parameter: str) -> float:
+    name, _, value = parameter.partition("=")
+    if name.strip() != "q":
+        return 1.0
+    try:
+        return float(value)
+    except ValueError:
+        return 0.0

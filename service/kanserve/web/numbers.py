@@ -1,0 +1,123 @@
+"""Tensors as JSON has them: lists of numbers, to bytes and back, exactly or not at all.
+
+A float32 is written as the float64 that it equals, as Triton does: whoever reads either gets the same number.
+NaN and the infinities, which JSON lacks, are the words NaN, Infinity and -Infinity, Triton's too; Python's and
+RapidJSON's parsers take them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import orjson
+
+from kanserve.errors import BadRequest
+from kanserve.handlers import tensors
+from kanserve.nouns import BYTES, HELD, Array, OutputTensor
+
+WORDS = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "an integer", float: "a number"}
+DEPTH = 16  # lists within lists, as many as a shape may have dimensions
+RAW_ONLY = ("FP16", "BF16")  # Triton's rule: no JSON for these
+KINDS: dict[str, tuple[frozenset[type], str]] = {
+    "b": (frozenset({bool}), "true or false"),
+    "u": (frozenset({int}), "integers"),
+    "i": (frozenset({int}), "integers"),
+    "f": (frozenset({int, float}), "numbers"),
+    "O": (frozenset({str}), "strings"),
+}
+
+
+def to_bytes(name: str, datatype: str, data: Any) -> bytes:
+    """The bytes of an input whose numbers are `data`, nested or flat. Raises BadRequest."""
+    if datatype in RAW_ONLY:
+        raise BadRequest(
+            f"receiving {datatype} data via JSON is not supported. Please use the binary data format for input {name}"
+        )
+    if datatype not in HELD:
+        raise BadRequest(f"invalid datatype for input {name}: '{datatype[:40]}' is none of {', '.join(HELD)}")
+    values = _flat(name, data)
+    allowed, words = KINDS[HELD[datatype].kind]
+    if other := set(map(type, values)) - allowed:
+        raise BadRequest(f"Unable to parse 'data' of input '{name}': {datatype} takes {words}, got {word(other.pop())}")
+    if datatype == BYTES:
+        return _strings(name, values)
+    return _array(name, datatype, values).tobytes()
+
+
+def fragment(tensor: OutputTensor) -> orjson.Fragment:
+    """An output as a flat JSON list. Raises BadRequest for one that JSON cannot hold."""
+    if tensor.datatype in RAW_ONLY:
+        raise BadRequest(
+            f"sending {tensor.datatype} data via JSON is not supported. Please use the binary data format for output "
+            f"{tensor.name}"
+        )
+    if tensor.datatype == BYTES:
+        return _texts(tensor)
+    array: Array = np.frombuffer(tensor.data, HELD[tensor.datatype])
+    if array.dtype.kind == "f":
+        array = array.astype(np.float64)
+        if not np.isfinite(array).all():
+            return orjson.Fragment(json.dumps(array.tolist(), separators=(",", ":")))
+    return orjson.Fragment(orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY))
+
+
+def _strings(name: str, values: Sequence[str]) -> bytes:
+    try:
+        return tensors.joined(value.encode() for value in values)
+    except UnicodeEncodeError:
+        raise BadRequest(f"input '{name}': half of a surrogate pair is no character") from None
+
+
+def _texts(tensor: OutputTensor) -> orjson.Fragment:
+    try:
+        return orjson.Fragment(orjson.dumps([part.decode() for part in tensors.parted(tensor.data)]))
+    except UnicodeDecodeError:
+        raise BadRequest(
+            f"output '{tensor.name}' holds bytes that are no UTF-8, as JSON needs; use the binary data format"
+        ) from None
+
+
+def _flat(name: str, data: Any) -> Sequence[Any]:
+    if not isinstance(data, list):
+        raise BadRequest(f"Unable to parse 'data' of input '{name}': expected a list, got {word(data)}")
+    for _ in range(DEPTH):
+        if not data or not isinstance(data[0], list):
+            return cast(list[Any], data)
+        if any(not isinstance(item, list) for item in data):
+            raise BadRequest(f"Unable to parse 'data' of input '{name}': lists and values stand side by side")
+        data = list(itertools.chain.from_iterable(data))
+    raise BadRequest(f"JSON nesting depth exceeds maximum allowed limit ({DEPTH}) in 'data' of input '{name}'")
+
+
+def _array(name: str, datatype: str, values: Sequence[Any]) -> Array:
+    """One dimension, little-endian. Raises BadRequest for a number that the datatype has not."""
+    dtype = HELD[datatype]
+    if not values:
+        return np.empty(0, dtype)
+    try:
+        wide = np.array(values, np.float64 if dtype.kind == "f" else None)
+    except OverflowError:
+        wide = None
+    if wide is None or not _fits(wide, dtype):
+        raise BadRequest(f"input '{name}': a value does not fit {datatype}")
+    return wide.astype(dtype)
+
+
+def _fits(wide: Array, dtype: Any) -> bool:
+    if dtype.kind == "b":
+        return True
+    if dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            return not (np.isinf(wide.astype(dtype)) & np.isfinite(wide)).any()
+    bounds: np.iinfo[Any] = np.iinfo(dtype)
+    # Beyond 64 bits numpy makes floats or objects of them.
+    return wide.dtype.kind in "ui" and bool(wide.min() >= bounds.min and wide.max() <= bounds.max)
+
+
+def word(value: Any) -> str:
+    """What JSON calls a value, or a type."""
+    return WORDS.get(value if isinstance(value, type) else type(value), "null")

@@ -1,0 +1,99 @@
+"""The Open Inference Protocol over HTTP, with Triton's extensions: what each route answers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+import orjson
+
+from kanserve.errors import BadRequest, Unsupported
+from kanserve.handlers.catalogue import Catalogue
+from kanserve.rpc import describe
+from kanserve.rpc.guard import Call
+from kanserve.rpc.inference import EXTENSIONS, InferenceService
+from kanserve.version import version
+from kanserve.web import document, infer
+from kanserve.web.exchange import Answer, Asked, json_answer
+from kanserve.web.plain import plain
+
+INDEX_VALUES = 64  # of a request for the repository's index, which has one
+
+
+class Oip:
+    """From a request to a use case and back. `typed`: bytes of one tensor as numbers in JSON."""
+
+    def __init__(self, service: InferenceService, catalogue: Catalogue, typed: int) -> None:
+        self._service, self._catalogue, self._typed = service, catalogue, typed
+        self._metadata = json_answer({"name": "kanserve", "version": version(), "extensions": EXTENSIONS})
+
+    async def server(self, asked: Asked, call: Call) -> Answer:
+        """Name, version, and the extensions that are implemented."""
+        return self._metadata
+
+    async def live(self, asked: Asked, call: Call) -> Answer:
+        """200 while the process means to go on, or 400, Triton's word for no."""
+        return _yes(self._catalogue.live(), "the server is on its way out")
+
+    async def ready(self, asked: Asked, call: Call) -> Answer:
+        """200 once every version is loaded, until the server begins to leave."""
+        return _yes(self._catalogue.ready(), "the server is not ready")
+
+    async def model_ready(self, asked: Asked, call: Call) -> Answer:
+        """Whether a version can be used."""
+        return _yes(self._catalogue.model_ready(*_model(asked)), "Model version not ready")
+
+    async def metadata(self, asked: Asked, call: Call) -> Answer:
+        """Names, datatypes and shapes of inputs and outputs."""
+        return json_answer(plain(describe.metadata(*self._catalogue.info(*_model(asked)))))
+
+    async def config(self, asked: Asked, call: Call) -> Answer:
+        """The configuration Triton would have made."""
+        info, _ = self._catalogue.info(*_model(asked))
+        return json_answer(plain(describe.config(info)))
+
+    async def statistics(self, asked: Asked, call: Call) -> Answer:
+        """Counts and durations since the start, of all models or of one."""
+        return json_answer(plain(describe.statistics(self._catalogue.statistics(*_model(asked)))))
+
+    async def index(self, asked: Asked, call: Call) -> Answer:
+        """Every version found, with its state and what is wrong with it."""
+        wanted = document.read(asked.body, INDEX_VALUES) if asked.body else {}
+        ready = wanted.get("ready", False) if isinstance(wanted, dict) else None
+        if not isinstance(ready, bool):
+            raise BadRequest("Invalid value for 'ready': expected a boolean, in an object")
+        found = self._catalogue.index(only_ready=ready)
+        return Answer(
+            orjson.dumps(
+                [
+                    {"name": one.name, "version": str(one.version), "state": one.state}
+                    | ({"reason": one.reason} if one.reason else {})
+                    for one in found
+                ]
+            )
+        )
+
+    async def infer(self, asked: Asked, call: Call) -> Answer:
+        """The main thing."""
+        message, wanted = infer.request(asked, self._typed)
+        _, response = await self._service.infer(message, call)
+        return infer.answer(response, wanted, self._typed)
+
+
+def unsupported(what: str) -> Callable[[Asked, Call], Awaitable[Answer]]:
+    """A method that refuses with a sentence what Triton has."""
+
+    async def refuse(asked: Asked, call: Call) -> Answer:
+        raise Unsupported(f"{what} is not supported by kanserve")
+
+    return refuse
+
+
+def _yes(answer: bool, otherwise: str) -> Answer:
+    if answer:
+        return Answer()
+    return Answer(orjson.dumps({"error": otherwise}), status=HTTPStatus.BAD_REQUEST)
+
+
+def _model(asked: Asked) -> tuple[str, str]:
+    return asked.path.get("name", ""), asked.path.get("version", "")
