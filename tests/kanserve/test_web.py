@@ -146,6 +146,7 @@ def test_probes(web: Server) -> None:
     for path in ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/v2/models/toy/ready"):
         assert ask(web, path).status == 200
         assert ask(web, path, method="HEAD").status == 200
+        assert not ask(web, path, method="HEAD").body
 
 
 @pytest.mark.parametrize(("accepted", "encoding"), [("gzip", "gzip"), ("deflate;q=0.5, br", "deflate"), ("br", "")])

@@ -35,7 +35,7 @@ HEADERS: Headers = [(b"content-type", GRPC), (b"grpc-accept-encoding", framing.A
 START: Event = {"type": "http.response.start", "status": 200, "headers": HEADERS, "trailers": True}
 OK: Event = {"type": TRAILERS, "headers": framing.status(Code.OK), "more_trailers": False}
 HTTP2 = "2"
-OLD = b"gRPC needs HTTP/2, and this request came by HTTP/1\n"
+OLD = b'{"error":"gRPC needs HTTP/2, and this request came by HTTP/1"}'
 LATE = "Deadline Exceeded"  # gRPC's own words
 
 
@@ -122,8 +122,8 @@ def _is_grpc(scope: Event) -> bool:
 
 
 async def _refuse(send: Send) -> None:
-    headers: Headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(OLD)).encode())]
-    await send({"type": "http.response.start", "status": 426, "headers": [*headers, (b"upgrade", b"h2c")]})
+    headers: Headers = [(b"content-type", b"application/json"), (b"content-length", str(len(OLD)).encode())]
+    await send({"type": "http.response.start", "status": 426, "headers": headers})
     await send({"type": "http.response.body", "body": OLD})
 
 

@@ -133,7 +133,7 @@ class InferenceService:
     async def repository_index(self, data: bytes, call: Call) -> bytes:
         """Every version found, with its state and what is wrong with it."""
         message = convert.parse(pb.RepositoryIndexRequest, data)
-        _only_repository(message.repository_name)
+        only_repository(message.repository_name)
         response = pb.RepositoryIndexResponse()
         for status in self._catalogue.index(only_ready=message.ready):
             response.models.add(name=status.name, version=str(status.version), state=status.state, reason=status.reason)
@@ -141,16 +141,16 @@ class InferenceService:
 
     async def repository_model_load(self, data: bytes, call: Call) -> bytes:
         """Refused: the models are those of the repository."""
-        _only_repository(convert.parse(pb.RepositoryModelLoadRequest, data).repository_name)
+        only_repository(convert.parse(pb.RepositoryModelLoadRequest, data).repository_name)
         raise Unavailable(NOT_EXPLICIT)
 
     async def repository_model_unload(self, data: bytes, call: Call) -> bytes:
         """Refused, as `repository_model_load`."""
-        _only_repository(convert.parse(pb.RepositoryModelUnloadRequest, data).repository_name)
+        only_repository(convert.parse(pb.RepositoryModelUnloadRequest, data).repository_name)
         raise Unavailable(NOT_EXPLICIT)
 
 
-def _only_repository(name: str) -> None:
+def only_repository(name: str) -> None:
     """Raises Unsupported for a repository by name: there is one. KServe's clients put the model's name there."""
     if name:
         raise Unsupported("'repository_name' specification is not supported")

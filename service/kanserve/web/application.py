@@ -23,6 +23,7 @@ from kanserve.web.probes import Probes
 from kanserve.web.refusal import Refused
 
 MODEL = "/v2/models/{name}"
+REPOSITORY = "{repository}"
 GRPC_PATH = re.compile(r"/(\w+\.)+\w+/\w+")
 # What Triton has behind these paths -> its name. `rest` is the remaining path.
 ABSENT = {
@@ -69,6 +70,10 @@ def _table(oip: Oip, probes: Probes) -> Iterator[tuple[str, str, Method, bool]]:
     yield "GET", "/v2/health/ready", oip.ready, True
     yield "GET", "/v2/models/stats", oip.statistics, False
     yield "POST", "/v2/repository/index", oip.index, False
+    yield "POST", f"/v2/repository/{REPOSITORY}/index", oip.index, False
+    for verb in ("load", "unload"):
+        yield "POST", f"/v2/repository/models/{{name}}/{verb}", oip.load, False
+        yield "POST", f"/v2/repository/{REPOSITORY}/models/{{name}}/{verb}", oip.load, False
     for path in (MODEL, f"{MODEL}/versions/{{version}}"):
         yield "GET", path, oip.metadata, False
         yield "GET", f"{path}/ready", oip.model_ready, True

@@ -24,6 +24,7 @@ from kanserve.web.numbers import word
 HEADER_LENGTH = "inference-header-content-length"
 DIGITS = re.compile(r"\d{1,10}")
 LIMITS = (-(2**63), 2**63, 2**64)
+BEYOND = 2**1024  # any double that is one
 
 T = TypeVar("T")
 
@@ -155,7 +156,9 @@ def _set(parameter: pb.InferParameter, key: str, value: Any) -> None:
         parameter.int64_param = value
     elif isinstance(value, int) and 0 <= value < unsigned:
         parameter.uint64_param = value
-    elif isinstance(value, float):
+    elif (
+        isinstance(value, int | float) and not abs(value) >= BEYOND
+    ):  # an integer of more than 64 bits is a double, as for Triton
         parameter.double_param = value
     else:
         raise BadRequest(

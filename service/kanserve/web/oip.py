@@ -7,11 +7,11 @@ from http import HTTPStatus
 
 import orjson
 
-from kanserve.errors import BadRequest, Unsupported
+from kanserve.errors import BadRequest, Unavailable, Unsupported
 from kanserve.handlers.catalogue import Catalogue
 from kanserve.rpc import describe
 from kanserve.rpc.guard import Call
-from kanserve.rpc.inference import EXTENSIONS, InferenceService
+from kanserve.rpc.inference import EXTENSIONS, NOT_EXPLICIT, InferenceService, only_repository
 from kanserve.version import version
 from kanserve.web import document, infer
 from kanserve.web.exchange import Answer, Asked, json_answer
@@ -58,6 +58,7 @@ class Oip:
 
     async def index(self, asked: Asked, call: Call) -> Answer:
         """Every version found, with its state and what is wrong with it."""
+        only_repository(asked.path.get("repository", ""))
         wanted = document.read(asked.body, INDEX_VALUES) if asked.body else {}
         ready = wanted.get("ready", False) if isinstance(wanted, dict) else None
         if not isinstance(ready, bool):
@@ -72,6 +73,11 @@ class Oip:
                 ]
             )
         )
+
+    async def load(self, asked: Asked, call: Call) -> Answer:
+        """Refused, as is to unload: the models are those of the repository."""
+        only_repository(asked.path.get("repository", ""))
+        raise Unavailable(NOT_EXPLICIT)
 
     async def infer(self, asked: Asked, call: Call) -> Answer:
         """The main thing."""
