@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from kanserve.doors import framing
 from kanserve.doors.framing import Headers, Messages
+from kanserve.rpc import guard
 from kanserve.rpc.guard import Arrival, CallFailed, Kind, Stream, Unary
 from kanserve.rpc.services import Services
 from kanserve.rpc.status import Code
@@ -33,6 +34,9 @@ GRPC = b"application/grpc"
 TRAILERS = "http.response.trailers"
 HEADERS: Headers = [(b"content-type", GRPC), (b"grpc-accept-encoding", framing.ACCEPTED)]
 START: Event = {"type": "http.response.start", "status": 200, "headers": HEADERS, "trailers": True}
+LAST: Event = {"type": "http.request"}
+TIMEOUT, ENCODING = b"grpc-timeout", b"grpc-encoding"
+ASKED = tuple(name.encode() for name in guard.HEADERS)
 OK: Event = {"type": TRAILERS, "headers": framing.status(Code.OK), "more_trailers": False}
 HTTP2 = "2"
 OLD = b'{"error":"gRPC needs HTTP/2, and this request came by HTTP/1"}'
@@ -58,6 +62,7 @@ class GrpcApp:
         self._services, self._limits, self._watch = services, limits, watch
         self._pages = _Watched(pages) if watch else pages
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._patience = _Patience(limits.arrival)
 
     async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
         """Answer one request. Raises nothing but cancellation."""
@@ -66,15 +71,19 @@ class GrpcApp:
         self._tasks.add(task)
         wire = _Wire(send)
         try:
-            if not _is_grpc(scope):
+            headers = dict(scope["headers"])
+            if scope["method"] != "POST" or not _is_grpc(headers.get(b"content-type", b"")):
                 await self._pages(scope, receive, send)
                 return
             if scope["http_version"] != HTTP2:
                 await _refuse(send)
                 return
-            call = _Request.of(scope, receive, self._limits)
-            async with asyncio.timeout(call.arrival.remaining):
+            call = _Request(scope["path"], receive, headers, self._limits)
+            if call.arrival.remaining is None:
                 await self._answer(call, wire)
+            else:
+                async with asyncio.timeout(call.arrival.remaining):
+                    await self._answer(call, wire)
         except CallFailed as failure:
             failure.forget()
             await wire.fail(failure)
@@ -93,10 +102,12 @@ class GrpcApp:
     async def _answer(self, call: _Request, wire: _Wire) -> None:
         method = self._services.methods.get(call.path, self._services.unknown)
         if isinstance(method, Unary):
-            data = await call.message() if method is not self._services.unknown else b""
+            data = b"" if method is self._services.unknown else await self._patience.wait(call.message())
             await wire.only(await self._beside(call, method.answer(data, call.arrival)))
         elif method.kind is Kind.SERVER_STREAM:
-            await self._beside(call, _stream(method, _alone(await call.message()), call.arrival, wire))
+            await self._beside(
+                call, _stream(method, _alone(await self._patience.wait(call.message())), call.arrival, wire)
+            )
         else:
             await _stream(method, call.messages(), call.arrival, wire)
 
@@ -114,11 +125,8 @@ async def _alone(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
 
-def _is_grpc(scope: Event) -> bool:
-    if scope["method"] != "POST":
-        return False
-    kind = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
-    return bytes(kind).partition(b";")[0].strip() == GRPC or bytes(kind).startswith(GRPC + b"+")
+def _is_grpc(kind: bytes) -> bool:
+    return kind == GRPC or kind.startswith(GRPC + b"+") or kind.partition(b";")[0].strip() == GRPC
 
 
 async def _refuse(send: Send) -> None:
@@ -196,55 +204,90 @@ class _Wire:
         await self._send({"type": TRAILERS, "headers": last, "more_trailers": False})
 
 
+class _Patience:
+    """Waits for what has to be there within so many seconds. One timer looks after all calls, since each is there
+    at once, as a rule."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._begun: dict[asyncio.Task[Any], float] = {}
+        self._overdue: set[asyncio.Task[Any]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def wait(self, coming: Awaitable[T]) -> T:
+        """What comes. Raises CallFailed where it takes too long."""
+        task = asyncio.current_task()
+        assert task is not None
+        loop = task.get_loop()
+        self._begun[task] = loop.time()
+        if self._timer is None:
+            self._timer = loop.call_later(self._seconds, self._look, loop)
+        try:
+            return await coming
+        except asyncio.CancelledError:
+            if task in self._overdue and task.uncancel() == 0:
+                words = f"the request did not arrive whole within {self._seconds:g} s"
+                raise framing.failed(Code.DEADLINE_EXCEEDED, words) from None
+            raise
+        finally:
+            del self._begun[task]
+            self._overdue.discard(task)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Those that began first come first."""
+        self._timer = None
+        now = loop.time()
+        for task, begun in self._begun.items():
+            if begun + self._seconds > now:
+                self._timer = loop.call_at(begun + self._seconds, self._look, loop)
+                return
+            if task not in self._overdue:
+                self._overdue.add(task)
+                task.cancel()
+
+
 class _Request:
     """One call as it comes in."""
 
-    __slots__ = ("_limits", "_messages", "_receive", "arrival", "path")
+    __slots__ = ("_limit", "_packed", "_receive", "arrival", "path")
 
-    def __init__(self, path: str, receive: Receive, limits: Limits, messages: Messages, arrival: Arrival) -> None:
-        self.path, self.arrival = path, arrival
-        self._receive, self._limits, self._messages = receive, limits, messages
-
-    @classmethod
-    def of(cls, scope: Event, receive: Receive, limits: Limits) -> _Request:
+    def __init__(self, path: str, receive: Receive, headers: dict[bytes, bytes], limits: Limits) -> None:
         """Raises CallFailed for headers that mean nothing."""
-        headers: Headers = scope["headers"]
-        seconds = packed = None
-        for name, value in headers:
-            if name == b"grpc-timeout":
-                seconds = framing.timeout(bytes(value))
-            elif name == b"grpc-encoding":
-                packed = framing.encoding(bytes(value))
-        arrival = Arrival(framing.metadata(headers), seconds)
-        return cls(scope["path"], receive, limits, Messages(limits.message_bytes, packed), arrival)
+        self.path, self._receive, self._limit = path, receive, limits.message_bytes
+        seconds = framing.timeout(headers[TIMEOUT]) if TIMEOUT in headers else None
+        self._packed = framing.encoding(headers[ENCODING]) if ENCODING in headers else None
+        told = [(name, headers[name]) for name in ASKED if name in headers]
+        self.arrival = Arrival(framing.metadata(told) if told else (), seconds)
 
     async def message(self) -> bytes:
         """The one message of a unary call. Raises CallFailed, or Gone."""
-        found: list[bytes] = []
-        try:
-            async with asyncio.timeout(self._limits.arrival):
-                async for data in self.messages():
-                    found.append(data)
-                    if len(found) > 1:
-                        break
-        except TimeoutError:
-            seconds = f"{self._limits.arrival:g} s"
-            raise framing.failed(Code.DEADLINE_EXCEEDED, f"the request did not arrive whole within {seconds}") from None
+        first = await self._receive()
+        alone = framing.alone(first.get("body", b""), self._limit)
+        if alone is None:
+            return await self._only(first)
+        last = await self._receive() if first.get("more_body", False) else LAST
+        if last["type"] != LAST["type"] or last.get("body") or last.get("more_body", False):
+            return await self._only(first, last)
+        return alone
+
+    async def _only(self, *begun: Event) -> bytes:
+        found = [data async for data in self.messages(*begun)]
         if len(found) != 1:
             raise framing.failed(Code.INTERNAL, f"a unary call has one message, this one {len(found) or 'none'}")
         return found[0]
 
-    async def messages(self) -> AsyncIterator[bytes]:
-        """All messages, until the caller is done. Raises CallFailed, or Gone."""
-        more = True
+    async def messages(self, *begun: Event) -> AsyncIterator[bytes]:
+        """All messages, until the caller is done; `begun` are events that came already. Raises CallFailed, or Gone."""
+        messages = Messages(self._limit, self._packed)
+        more, before = True, list(begun)
         while more:
-            event = await self._receive()
-            if event["type"] == "http.disconnect":
+            event = before.pop(0) if before else await self._receive()
+            if event["type"] != LAST["type"]:
                 raise Gone
             more = event.get("more_body", False)
-            for message in self._messages.take(event.get("body", b"")):
+            for message in messages.take(event.get("body", b"")):
                 yield message
-        if not self._messages.whole:
+        if not messages.whole:
             raise framing.failed(Code.INTERNAL, "the call ends inside of a message")
 
     async def beside(self, answering: Awaitable[T]) -> T:

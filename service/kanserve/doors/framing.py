@@ -32,6 +32,14 @@ def frame(message: bytes) -> bytes:
     return PREFIX.pack(0, len(message)) + message
 
 
+def alone(data: bytes, limit: int) -> bytes | None:
+    """The message that `data` is the frame of; None for anything else, and what is packed or too large."""
+    if len(data) < PREFIX.size or data[0]:
+        return None
+    length = int.from_bytes(data[1 : PREFIX.size], "big")
+    return bytes(data[PREFIX.size :]) if len(data) == PREFIX.size + length and length <= limit else None
+
+
 class Messages:
     """Takes the bytes of one call as they come, gives its messages. `limit`: bytes of one message,
     unpacked; `encoding`: the call's grpc-encoding, or nothing."""

@@ -1,7 +1,7 @@
 """Logs: one line of JSON, or one coloured line for people, on stderr.
 
 They are written by a thread of their own (`sink`), so that whoever reads them can hold nothing up.
-Whatever is bound with `bound(request_id=...)` is in every line written inside.
+`REQUEST_ID`, where it is set, is in every line.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ import atexit
 import logging
 import sys
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import Any, TextIO, cast
 
 import structlog
-from structlog.contextvars import bound_contextvars as bound
 from structlog.typing import FilteringBoundLogger, Processor
 
 from kanserve.observe.sink import Sink
 
-__all__ = ["bound", "configure", "dropped", "get_logger"]
+__all__ = ["REQUEST_ID", "configure", "dropped", "get_logger"]
 
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 LAST_WORDS = 1.0  # seconds for lines that wait at the end
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -43,7 +44,7 @@ def configure(format: str = "auto", level: str = "info") -> None:
         _sinks.append(Sink(sys.stderr.fileno()))
         atexit.register(_sinks[0].drain, LAST_WORDS)
     shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
+        _name_request,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -81,6 +82,13 @@ def _adopt_foreign_lines(shared: Sequence[Processor], final: Sequence[Processor]
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(LEVELS[level], logging.INFO))  # libraries' debug lines are not ours to print
+
+
+def _name_request(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    request_id = REQUEST_ID.get()
+    if request_id:
+        event.setdefault("request_id", request_id)
+    return event
 
 
 def _name_component(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -10,15 +10,14 @@ malformed message with UNKNOWN and the name of a Python class.
 from __future__ import annotations
 
 import enum
+import itertools
 import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sized
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
-
-from structlog.contextvars import bind_contextvars
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from kanserve.errors import Draining, KanserveError, QueueFull, TooManyBytes, TooManyCalls, Unsupported
 from kanserve.lifecycle import Lifecycle
@@ -30,10 +29,13 @@ from kanserve.rpc.status import Code
 
 ID = re.compile(r"[\x21-\x7e]{1,128}")
 ID_HEADER = "x-request-id"
+HEADERS = (ID_HEADER,)  # all that is read of a call's metadata
+PREFIX = secrets.token_hex(4)  # of ids made here: other processes' differ
 # gRPC's own way to say "come back, but not at once"; its retry policies honour it.
 PUSHBACK = ("grpc-retry-pushback-ms", "500")
 
 log = logs.get_logger("rpc")
+_made = itertools.count(1)
 
 
 class Kind(enum.StrEnum):
@@ -44,9 +46,9 @@ class Kind(enum.StrEnum):
     BIDI_STREAM = "bidi_stream"
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """What a door knows of a call: its metadata, and the seconds until its deadline (None: it has none)."""
+class Arrival(NamedTuple):
+    """What a door knows of a call: its metadata, `HEADERS` of it at least, and the seconds until its deadline
+    (None: it has none)."""
 
     metadata: Iterable[tuple[str, str | bytes]]
     remaining: float | None
@@ -79,7 +81,7 @@ class Call:
         """Use the id inside the message, unless the metadata named one."""
         if not self.given and ID.fullmatch(message_id):
             self.request_id = message_id
-            bind_contextvars(request_id=message_id)
+            logs.REQUEST_ID.set(message_id)
 
     def late(self) -> bool:
         """Whether the deadline has passed."""
@@ -246,7 +248,7 @@ class _Watch:
 
     def __enter__(self) -> _Watch:
         self._started = time.perf_counter()
-        bind_contextvars(request_id=self._call.request_id)
+        logs.REQUEST_ID.set(self._call.request_id)
         self._series.begun()
         if not self._probe:
             self._guard.calls += 1
@@ -308,7 +310,7 @@ def _call(arrival: Arrival) -> Call:
         if key == ID_HEADER and isinstance(value, str) and ID.fullmatch(value):
             request_id = value
     deadline = None if arrival.remaining is None else time.monotonic() + arrival.remaining
-    return Call(request_id or secrets.token_hex(8), bool(request_id), deadline)
+    return Call(request_id or f"{PREFIX}{next(_made):08x}", bool(request_id), deadline)
 
 
 async def _counted(messages: AsyncIterator[bytes], watch: _Watch) -> AsyncIterator[bytes]:
