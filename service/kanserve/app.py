@@ -70,7 +70,14 @@ class App:
         mirror = Reflection(services.NAMES) if settings.reflection else None
         self._door = transports.build(
             settings,
-            services.guarded(guard, service, KanService(kan, self.metrics), self._health, mirror),
+            services.guarded(
+                guard,
+                service,
+                KanService(kan, self.metrics),
+                self._health,
+                mirror,
+                max_stream_requests=settings.max_stream_requests,
+            ),
             functools.partial(pages.build, settings, guard, self.metrics, service, catalogue),
         )
         self._metrics_server: MetricsServer | None = None
@@ -109,7 +116,7 @@ class App:
         self.lifecycle.draining = True
         await self._health.changed()
         await _pause(hurry, delay)
-        self.lifecycle.closed = True
+        self.lifecycle.close()
         await self._health.changed(end=True)
         await _pause(hurry, refuse)
         stopping = asyncio.create_task(self._door.stop(settings.drain_grace))

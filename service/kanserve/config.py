@@ -180,6 +180,9 @@ class Settings(BaseSettings):
     # connection may not open is reset without a word, so `max_streams` is no smaller.
     max_calls: Count = setting(1024, "calls that are handled at once", group=Group.LIMITS, metavar="N")
     max_bytes: Size = setting(256 * MIB, "messages of all calls together", group=Group.LIMITS, metavar="BYTES")
+    max_stream_requests: Count = setting(
+        64, "requests of one ModelStreamInfer that are handled or wait to be sent", group=Group.LIMITS, metavar="N"
+    )
     max_watches: Count = setting(64, "health watches that are open at once", group=Group.LIMITS, metavar="N")
 
     max_connections: Count = setting(1000, "open connections", group=Group.CONNECTIONS, metavar="N")

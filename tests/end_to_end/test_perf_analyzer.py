@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.parametrize("streaming", [False, True], ids=["unary", "stream"])
 @pytest.mark.skipif(not Path(sys.executable).with_name("perf_analyzer").exists(), reason="perf-analyzer is x86-64 only")
-def test_perf_analyzer_reaches_its_table(served, tmp_path: Path) -> None:
+def test_perf_analyzer_reaches_its_table(served, tmp_path: Path, streaming: bool) -> None:
     program = shutil.which("perf_analyzer", path=str(Path(sys.executable).parent))
     assert program
     flags = ["-m", "efficient-kan-digits", "-i", "grpc", "-u", served.url, "-b", "8", "--concurrency-range", "1:4"]
+    flags += ["--streaming", "--async"] if streaming else []
     # Short windows, and any of them counts as stable: it is the protocol that is tried, on a busy machine too.
     flags += ["--measurement-interval", "300", "--stability-percentage", "999"]
     done = subprocess.run([program, *flags], capture_output=True, text=True, timeout=120, cwd=tmp_path)

@@ -35,6 +35,7 @@ SERVED = {
     "ModelConfig",
     "ModelStatistics",
     "ModelInfer",
+    "ModelStreamInfer",
     "RepositoryIndex",
     "RepositoryModelLoad",
     "RepositoryModelUnload",

@@ -109,16 +109,23 @@ class GrpcApp:
                 call, _stream(method, _alone(await self._patience.wait(call.message())), call.arrival, wire)
             )
         else:
-            await _stream(method, call.messages(), call.arrival, wire)
+            read = asyncio.Event()
+            await self._beside(call, _stream(method, _until(call.messages(), read), call.arrival, wire), read)
 
-    async def _beside(self, call: _Request, work: Awaitable[T]) -> T:
-        return await (call.beside(work) if self._watch else work)
+    async def _beside(self, call: _Request, work: Awaitable[T], read: asyncio.Event | None = None) -> T:
+        return await (call.beside(work, read) if self._watch else work)
 
 
 async def _stream(method: Stream, messages: AsyncIterator[bytes], arrival: Arrival, wire: _Wire) -> None:
     async for answer in method.answers(messages, arrival):
         await wire.message(answer)
     await wire.end()
+
+
+async def _until(messages: AsyncIterator[bytes], read: asyncio.Event) -> AsyncIterator[bytes]:
+    async for data in messages:
+        yield data
+    read.set()
 
 
 async def _alone(data: bytes) -> AsyncIterator[bytes]:
@@ -290,10 +297,15 @@ class _Request:
         if not messages.whole:
             raise framing.failed(Code.INTERNAL, "the call ends inside of a message")
 
-    async def beside(self, answering: Awaitable[T]) -> T:
-        """What comes of it, unless the caller goes away before. Raises Gone."""
+    async def _after(self, read: asyncio.Event | None) -> None:
+        if read is not None:
+            await read.wait()
+        await self._receive()
+
+    async def beside(self, answering: Awaitable[T], read: asyncio.Event | None) -> T:
+        """What comes of it, unless the caller goes away before, which is looked for once all is `read`. Raises Gone."""
         work = asyncio.ensure_future(answering)
-        gone = asyncio.ensure_future(self._receive())
+        gone = asyncio.ensure_future(self._after(read))
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():

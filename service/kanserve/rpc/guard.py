@@ -9,6 +9,7 @@ malformed message with UNKNOWN and the name of a Python class.
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import itertools
 import re
@@ -76,9 +77,12 @@ class Call:
     given: bool  # the id came with the call
     deadline: float | None  # monotonic
     facts: dict[str, object] = field(default_factory=dict)
+    metadata: tuple[tuple[str, str | bytes], ...] = ()  # of a stream
+    message_id: str = ""
 
     def adopt(self, message_id: str) -> None:
         """Use the id inside the message, unless the metadata named one."""
+        self.message_id = message_id
         if not self.given and ID.fullmatch(message_id):
             self.request_id = message_id
             logs.REQUEST_ID.set(message_id)
@@ -178,7 +182,7 @@ class Guard:
             call = _call(arrival)
             with _Watch(self, series, call, probe=probe) as watch:
                 watch.hold(len(data))
-                self._admit(probe=probe)
+                self.admit(probe=probe)
                 response = await method(data, call)
                 watch.response_bytes = len(response)
             return response
@@ -190,9 +194,11 @@ class Guard:
         series = _Series(self._metrics, kind, service, name)
 
         async def answers(messages: AsyncIterator[bytes], arrival: Arrival) -> AsyncIterator[bytes]:
-            call = _call(arrival)
+            metadata = tuple(arrival.metadata)
+            call = _call(Arrival(metadata, arrival.remaining))
+            call.metadata = metadata
             with _Watch(self, series, call, probe=probe) as watch:
-                self._admit(probe=probe)
+                self.admit(probe=probe)
                 async for response in method(_counted(messages, watch), call):
                     watch.response_bytes += len(response)
                     yield response
@@ -213,13 +219,22 @@ class Guard:
             return self.stream(service, name, Kind.BIDI_STREAM, refuse_stream)
         return self.unary(service, name, refuse)
 
+    def share(self, size: int) -> Share:
+        """One of a stream's messages, of so many bytes, which counts as a call of its own."""
+        return Share(self, size)
+
+    @property
+    def closing(self) -> asyncio.Event:
+        """Set when everything that is new is turned away."""
+        return self._lifecycle.closing
+
     def hold(self, size: int) -> None:
         """So many bytes of a message more, or less."""
         self._bytes += size
         if size < 0:
             self._returns.freed(-size)
 
-    def _admit(self, *, probe: bool) -> None:
+    def admit(self, *, probe: bool) -> None:
         """Raises what turns a call away before its method sees it."""
         if probe:
             return
@@ -229,6 +244,33 @@ class Guard:
             raise TooManyCalls(self._max_calls)
         if self._bytes > self._max_bytes:
             raise TooManyBytes(self._max_bytes)
+
+
+class Share:
+    """One of a stream's requests, from its arrival until its answer is sent."""
+
+    __slots__ = ("_guard", "_size")
+
+    def __init__(self, guard: Guard, size: int) -> None:
+        self._guard, self._size = guard, size
+        guard.calls += 1
+        guard.inflight.inc()
+        guard.hold(size)
+
+    def admit(self) -> None:
+        """Raises what turns it away."""
+        self._guard.admit(probe=False)
+
+    def answered(self, size: int) -> None:
+        """The message is gone; its answer, of so many bytes, waits to be sent."""
+        self._guard.hold(size - self._size)
+        self._size = size
+
+    def close(self) -> None:
+        """Call once."""
+        self._guard.calls -= 1
+        self._guard.inflight.dec()
+        self._guard.hold(-self._size)
 
 
 class _Watch:
@@ -280,6 +322,8 @@ class _Watch:
             raise _failed(failure, self._call) from failure
 
     def _outcome(self, error: BaseException) -> Code:
+        if isinstance(error, CallFailed):  # by the door, while a stream was read
+            return error.code
         if isinstance(error, Exception):
             return status.code(error)
         return Code.DEADLINE_EXCEEDED if self._call.late() else Code.CANCELLED
@@ -320,6 +364,8 @@ async def _counted(messages: AsyncIterator[bytes], watch: _Watch) -> AsyncIterat
 
 
 def _failed(error: Exception, call: Call) -> CallFailed:
+    if isinstance(error, CallFailed):
+        return CallFailed(error.code, error.text, error.trailers)
     trailers: tuple[tuple[str, str], ...] = ((ID_HEADER, call.request_id),)
     if isinstance(error, QueueFull | Draining | TooManyBytes | TooManyCalls):
         trailers = (*trailers, PUSHBACK)

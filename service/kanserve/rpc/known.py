@@ -95,7 +95,7 @@ class Known:
         """The answer as a message; None where an output has another shape than the first time."""
         parts = [self.before, self.after]
         if named:
-            parts[1:1] = (ID_ANSWER, _varint(len(named)), named)
+            parts[1:1] = (ID_ANSWER, varint(len(named)), named)
         for lead, shape, array in zip(self.leads, self.shapes, arrays, strict=True):
             if array.shape != shape:
                 return None
@@ -135,7 +135,7 @@ class Heads:
             [(one.name, HELD[one.datatype], one.shape, len(one.data)) for one in request.inputs],
             start.SerializeToString(),
             rest.SerializeToString(),
-            [RAW_ANSWER + _varint(len(tensor.data)) for tensor in done.outputs],
+            [RAW_ANSWER + varint(len(tensor.data)) for tensor in done.outputs],
             [tensor.shape for tensor in done.outputs],
             {"model": done.model, "version": done.version, "rows": ready.rows},
         )
@@ -154,7 +154,8 @@ def _length(data: bytes, at: int) -> tuple[int, int]:
     raise IndexError
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """A length as it stands before its bytes."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)

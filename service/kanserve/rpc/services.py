@@ -14,7 +14,9 @@ from kanserve.rpc.health import Health
 from kanserve.rpc.inference import InferenceService
 from kanserve.rpc.kan import KanService
 from kanserve.rpc.reflection import Reflection
+from kanserve.rpc.stream import InferStream
 
+STREAM = "ModelStreamInfer"
 NAMES = (InferenceService.descriptor.full_name, KanService.descriptor.full_name)
 
 
@@ -27,11 +29,19 @@ class Services:
 
 
 def guarded(
-    guard: Guard, inference: InferenceService, kan: KanService, probes: Health, mirror: Reflection | None
+    guard: Guard,
+    inference: InferenceService,
+    kan: KanService,
+    probes: Health,
+    mirror: Reflection | None,
+    *,
+    max_stream_requests: int,
 ) -> Services:
     """All methods. `mirror` None: reflection is not offered."""
     methods: dict[str, Guarded] = {}
     methods |= _service(guard, inference.descriptor, inference.methods())
+    stream = InferStream(guard, inference.model_infer, max_stream_requests)
+    methods[f"/{NAMES[0]}/{STREAM}"] = guard.stream(NAMES[0], STREAM, Kind.BIDI_STREAM, stream.answers)
     methods |= _service(guard, kan.descriptor, kan.methods())
     methods[f"/{health.SERVICE}/Check"] = guard.unary(health.SERVICE, "Check", probes.check, probe=True)
     methods[f"/{health.SERVICE}/Watch"] = guard.stream(

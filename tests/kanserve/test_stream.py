@@ -1,0 +1,256 @@
+"""ModelStreamInfer by the real client and by hand: order, errors in their place, bounds, cancellation, leaving."""
+
+from __future__ import annotations
+
+import queue
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+from onnx import TensorProto, helper, numpy_helper
+
+from kanserve.pb import grpc_service_pb2 as pb
+from tests.kanserve import toy
+from tests.kanserve.running import INFERENCE, Server, request, serving, wait_until
+from tests.kanserve.wrong import INFER, Wrong
+
+Code = grpc.StatusCode
+STREAM = f"{INFERENCE}ModelStreamInfer"
+HYPERCORN = ("tests.kanserve.hypercorn_door", "Hypercorn")
+WIDE = 100_000  # numbers that `wide` gives for one
+MOST = 8  # requests of a stream at once
+
+
+def write_wide(repository: Path) -> None:
+    """x [B, 1] -> y [B, WIDE]."""
+    shape = numpy_helper.from_array(np.array([1, WIDE], np.int64), "shape")
+    nodes = [helper.make_node("Expand", ["x", "shape"], ["y"])]
+    folder = repository / "wide" / "1"
+    folder.mkdir(parents=True)
+    graph = toy.model(nodes, [("x", ["B", 1])], [("y", ["B", WIDE])], [shape], TensorProto.FLOAT)
+    (folder / "model.onnx").write_bytes(graph)
+
+
+@pytest.fixture(scope="module", params=["asgi", "grpcio", "hypercorn"])
+def own(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A server that only these tests trouble."""
+    if request.param == "asgi":
+        pytest.importorskip("h2corn")
+    root = tmp_path_factory.mktemp("stream")
+    toy.write(root)
+    toy.write_slow(root, steps=4)
+    write_wide(root)
+    foreign = request.param == "hypercorn"
+    settings = {} if foreign else {"transport": request.param}
+    with serving(
+        root, HYPERCORN if foreign else (), plain_onnx=True, max_stream_requests=MOST, access_log="all", **settings
+    ) as running:
+        yield running
+
+
+def rows(at: int) -> np.ndarray:
+    return np.full((1 + at % 5, 3), at / 100, np.float32)
+
+
+def slow(**fields: str) -> pb.ModelInferRequest:
+    return request(np.zeros((1, 1), np.float32), "slow", **fields)
+
+
+def wide(**fields: str) -> pb.ModelInferRequest:
+    return request(np.ones((1, 1), np.float32), "wide", **fields)
+
+
+def opened(server: Server, messages: Any, **options: Any) -> Any:
+    """The answers of a stream, read as they are asked for."""
+    data = (message if isinstance(message, bytes) else message.SerializeToString() for message in messages)
+    return server.channel.stream_stream(STREAM)(data, **{"timeout": 60, **options})
+
+
+def read(data: bytes) -> pb.ModelStreamInferResponse:
+    return pb.ModelStreamInferResponse.FromString(data)
+
+
+def count(server: Server, line: str) -> float:
+    (found,) = [one for one in server.metrics().splitlines() if one.startswith(f"{line} ")]
+    return float(found.split()[-1])
+
+
+def inflight(server: Server) -> float:
+    return count(server, "kanserve_inflight_requests")
+
+
+def test_tritonclient_gets_its_answers_in_order(own: Server) -> None:
+    results: queue.Queue[Any] = queue.Queue()
+    with triton.InferenceServerClient(own.address) as client:
+        client.start_stream(lambda result, error: results.put((result, error)))
+        for at in range(50):
+            tensor = triton.InferInput("x", list(rows(at).shape), "FP32")
+            tensor.set_data_from_numpy(rows(at))
+            client.async_stream_infer("toy", [tensor], request_id=str(at), enable_empty_final_response=at % 2 == 0)
+        for at in range(50):
+            result, error = results.get(timeout=60)
+            assert error is None
+            answer = result.get_response()
+            assert (answer.id, answer.model_name, answer.model_version) == (str(at), "toy", "1")
+            assert answer.parameters["triton_final_response"].bool_param
+            np.testing.assert_allclose(result.as_numpy("y"), toy.outputs(rows(at)), rtol=1e-5)
+        assert results.empty()
+
+
+def test_a_quick_request_waits_for_a_slow_one_before_it(own: Server) -> None:
+    sent = [slow(id="slow"), *(request(rows(1), id=str(at)) for at in range(4))]
+    assert [read(data).infer_response.id for data in opened(own, sent)] == ["slow", "0", "1", "2", "3"]
+
+
+def test_what_is_wrong_is_said_in_its_place_and_the_stream_goes_on(own: Server) -> None:
+    cases: list[Wrong] = [case for case in INFER if len(case.message.model_name) < 1000]
+    sent: list[Any] = []
+    for case in cases:
+        sent += [case.message, request(rows(2), id=case.name)]
+    answers = [read(data) for data in opened(own, [*sent, b"\xff" * 20, request(rows(3), id="last")])]
+    assert len(answers) == 2 * len(cases) + 2
+    for case, refused, answered in zip(cases, answers[::2], answers[1::2], strict=False):
+        assert case.said(refused.error_message), refused.error_message
+        assert (refused.infer_response.id, answered.infer_response.id) == (case.message.id, case.name)
+        assert not refused.infer_response.outputs
+        assert not answered.error_message
+        assert len(answered.infer_response.raw_output_contents[0]) == toy.outputs(rows(2)).nbytes
+    assert answers[-2].error_message == "malformed ModelInferRequest"
+    assert answers[-1].infer_response.id == "last"
+
+
+def test_the_first_error_ends_the_stream_of_a_caller_who_wants_that(own: Server) -> None:
+    sent = [request(rows(1), id="a"), request(rows(1), "nope", id="b"), request(rows(1), id="c")]
+    answers = opened(own, sent, metadata=(("triton_grpc_error", "true"),))
+    assert read(next(answers)).infer_response.id == "a"
+    with pytest.raises(grpc.RpcError) as caught:
+        next(answers)
+    assert caught.value.code() is Code.NOT_FOUND
+    assert caught.value.details() == "Request for unknown model: 'nope' is not found"
+
+
+def test_a_stream_may_be_longer_than_any_message(own: Server) -> None:
+    padded = request(rows(1), id="x" * 2**20).SerializeToString()
+    answers = list(opened(own, [padded] * 12))
+    assert [len(read(data).infer_response.id) for data in answers] == [2**20] * 12
+
+
+def test_a_message_beyond_the_limit_ends_the_stream(own: Server) -> None:
+    answers = opened(own, [request(rows(1), id="a"), bytes(5 * 2**20)])
+    with pytest.raises(grpc.RpcError) as caught:
+        list(answers)
+    assert caught.value.code() is Code.RESOURCE_EXHAUSTED
+    wait_until(lambda: inflight(own) == 0)
+
+
+def test_a_stream_without_messages_ends_well(own: Server) -> None:
+    assert list(opened(own, [])) == []
+
+
+def settled(server: Server, line: str) -> float:
+    """A count, once it stands still."""
+    last, since = count(server, line), time.monotonic()
+    while time.monotonic() < since + 1.5:
+        time.sleep(0.1)
+        if (now := count(server, line)) != last:
+            last, since = now, time.monotonic()
+    return last
+
+
+# hypercorn keeps whatever it is given to send.
+@pytest.mark.parametrize("own", ["asgi", "grpcio"], indirect=True)
+def test_who_does_not_read_is_not_worked_for(own: Server) -> None:
+    line = 'nv_inference_request_success{model="wide",version="1"}'
+    before, many = count(own, line), 300
+    answers = opened(own, [wide(id=str(at)) for at in range(many)])
+    assert read(next(answers)).infer_response.id == "0"
+    # What the transport takes in advance, and MOST.
+    assert settled(own, line) - before < many / 2
+    assert 1 <= inflight(own) <= MOST + 2
+    assert [read(data).infer_response.id for data in answers] == [str(at) for at in range(1, many)]
+    assert count(own, line) - before == many
+
+
+def test_who_goes_away_is_not_worked_for(own: Server) -> None:
+    answers = opened(own, [slow(id=str(at)) for at in range(MOST)])
+    wait_until(lambda: inflight(own) >= MOST)
+    answers.cancel()
+    wait_until(lambda: inflight(own) == 0)
+    wait_until(lambda: count(own, 'nv_inference_pending_request_count{model="slow",version="1"}') == 0, 60)
+    np.testing.assert_allclose(own.infer(rows(1)), toy.outputs(rows(1)), rtol=1e-5)
+
+
+def test_a_deadline_is_the_streams(own: Server) -> None:
+    def endless() -> Iterator[pb.ModelInferRequest]:
+        yield request(rows(1))
+        time.sleep(60)
+
+    answers = opened(own, endless(), timeout=1.5)
+    assert read(next(answers)).infer_response.outputs
+    with pytest.raises(grpc.RpcError) as caught:
+        next(answers)
+    assert caught.value.code() is Code.DEADLINE_EXCEEDED
+    wait_until(lambda: inflight(own) == 0)
+
+
+def test_the_line_of_a_stream_tells_how_many_requests_it_had(own: Server) -> None:
+    def lines() -> list[dict[str, Any]]:
+        return [line for line in own.lines() if line.get("method", "").endswith("ModelStreamInfer")]
+
+    before = len(lines())
+    list(opened(own, [request(rows(1)), request(rows(1), "nope"), request(rows(2))]))
+    wait_until(lambda: len(lines()) > before)
+    assert (lines()[-1]["code"], lines()[-1]["requests"], lines()[-1]["refused"]) == ("OK", 3, 1)
+
+
+@pytest.mark.parametrize("transport", ["asgi", "grpcio"])
+def test_messages_and_answers_count_among_the_bytes_of_all_calls(tmp_path: Path, transport: str) -> None:
+    if transport == "asgi":
+        pytest.importorskip("h2corn")
+    write_wide(tmp_path)
+    with serving(tmp_path, plain_onnx=True, transport=transport, max_bytes=2**21, max_stream_requests=64) as server:
+        answers = opened(server, [wide() for _ in range(200)])
+        next(answers)
+        settled(server, 'nv_inference_request_success{model="wide",version="1"}')
+        said = {read(data).error_message for data in answers}
+        assert said == {
+            "",
+            "the messages of all calls take more than 2097152 bytes, the server's limit; try again later",
+        }
+        assert len(list(opened(server, [wide()]))) == 1
+
+
+@pytest.mark.parametrize("transport", ["asgi", "grpcio"])
+def test_a_server_that_leaves_answers_what_it_has_read(tmp_path: Path, transport: str) -> None:
+    if transport == "asgi":
+        pytest.importorskip("h2corn")
+    toy.write_slow(tmp_path)
+    with serving(tmp_path, plain_onnx=True, transport=transport, drain_grace=60) as server:
+        done = False
+
+        def waiting() -> Iterator[pb.ModelInferRequest]:
+            yield slow(id="a")
+            while not done:
+                time.sleep(0.05)
+
+        answers = opened(server, waiting())
+        idle = opened(server, waiting())
+        assert read(next(idle)).infer_response.id == "a"
+        assert read(next(answers)).infer_response.id == "a"
+        third = opened(server, waiting())
+        wait_until(lambda: count(server, 'nv_inference_pending_request_count{model="slow",version="1"}') == 1)
+        server.process.send_signal(signal.SIGTERM)
+        assert read(next(third)).infer_response.id == "a"
+        for stream in (answers, idle, third):
+            with pytest.raises(grpc.RpcError) as caught:
+                next(stream)
+            assert caught.value.code() is Code.UNAVAILABLE
+            assert caught.value.details().startswith("GRPC server is shutting down")
+        done = True
+        assert server.process.wait(30) == 0
