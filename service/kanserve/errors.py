@@ -38,6 +38,7 @@ class LoadReason(enum.StrEnum):
     """Why a version was not loaded: the values of the metric label `reason`."""
 
     MANIFEST = "manifest"
+    CONFIG = "config"
     INTEGRITY = "integrity"
     UNREADABLE = "unreadable"
     RUNTIME = "runtime"

@@ -85,6 +85,7 @@ class InferRequest:
     outputs: tuple[str, ...] = ()
     queue_timeout: float | None = None  # seconds to wait at most before it runs
     deadline: float | None = None
+    priority: int = 0  # 1 is the highest; 0: the model's default
 
 
 @dataclass(frozen=True, slots=True)

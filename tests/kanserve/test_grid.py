@@ -20,7 +20,7 @@ from kanserve.client.errors import ClientError
 from kanserve.config import Settings
 from kanserve.errors import BackendError, LoadError, LoadReason
 from kanserve.interpret import select
-from kanserve.models import edges, loading
+from kanserve.models import edges, measure
 from kanserve.models.loading import Loader
 from kanserve.nouns import Array
 from kanserve.observe.metrics import Metrics
@@ -298,5 +298,5 @@ def test_class_c_is_refused_by_a_server_and_the_index_says_why(tmp_path: Path) -
 
 def test_pieces_of_inference_count_positions(tmp_path: Path) -> None:
     manifest = contract.load(toy_grid.write(tmp_path))  # the widest basis makes 32 numbers of a row
-    assert loading._chunk_rows(manifest, 2**21) == 2**21 // (4 * 32)
-    assert loading._chunk_rows(manifest, 1) == 16 // 6
+    assert measure.piece_rows(manifest, 2**21) == 2**21 // (4 * 32)
+    assert measure.piece_rows(manifest, 1) == 16 // 6

@@ -18,14 +18,17 @@ from kanexport import manifest as contract
 from kanserve import backends
 from kanserve.config import Settings
 from kanserve.errors import ConfigError, LoadError, LoadReason
-from kanserve.models import loading
+from kanserve.models import measure
+from kanserve.models.executor import Executor, Limits, Run
 from kanserve.models.loading import Loader
-from kanserve.models.model import Limits, Model
+from kanserve.models.model import Model
 from kanserve.models.registry import TRANSITIONS, Event, Registry, State
+from kanserve.models.serving import Serving, Way
 from kanserve.observe.metrics import Metrics
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from kanserve.repository import layout
+from kanserve.scheduling.policy import Policy
 from tests.kanserve import toy
 from tests.kanserve.running import INFERENCE, KAN, request, serving
 
@@ -259,13 +262,21 @@ def test_only_what_the_table_says_can_happen() -> None:
     assert {event for _, event in TRANSITIONS} == set(Event)
 
 
+@pytest.mark.parametrize("instances", [1, 3])
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 7, 64])
-def test_large_requests_run_in_pieces_with_the_same_answers(tmp_path: Path, rows: int) -> None:
+def test_large_requests_run_in_pieces_with_the_same_answers(tmp_path: Path, rows: int, instances: int) -> None:
     toy.write(tmp_path)
     model = load(tmp_path)
-    model._chunk_rows = 3
     x = np.random.default_rng(0).normal(size=(rows, 3)).astype(np.float32)
-    run = asyncio.run(model.run(["y"], {"x": x}, rows=rows, limits=Limits()))
+
+    async def main() -> Run:
+        serving = Serving(Policy(64), Way(instances, 0, 3), 256)
+        on = Executor("toy", model._session.run, model.metrics, serving, 2**20)
+        run = await on.run(["y"], {"x": x}, rows, Limits())
+        await asyncio.to_thread(on.close)
+        return run
+
+    run = asyncio.run(main())
     np.testing.assert_allclose(run.outputs[0], toy.outputs(x), rtol=1e-5, atol=1e-6)
 
 
@@ -274,5 +285,5 @@ def test_the_size_of_a_piece_follows_from_the_widest_layer(tmp_path: Path) -> No
     basis = contract.BasisInfo(kind="bspline", functions=8, parameters={}, knots=())
     wide = dataclasses.replace(manifest.layers[1], bases=(basis,))  # four sources
     manifest = dataclasses.replace(manifest, layers=(manifest.layers[0], wide))
-    assert loading._chunk_rows(manifest, 2**21) == 2**21 // (4 * 8 * 4)
-    assert loading._chunk_rows(None, 2**21) == 0
+    assert measure.piece_rows(manifest, 2**21) == 2**21 // (4 * 8 * 4)
+    assert measure.piece_rows(None, 2**21) == 0

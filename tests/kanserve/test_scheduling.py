@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanserve.errors import BackendError, DeadlineExceeded, Exhausted, QueueFull, QueueTimeout
 from kanserve.models.executor import Executor, Limits
+from kanserve.models.serving import Serving, Way
 from kanserve.observe.metrics import Metrics
 from kanserve.scheduling import merge
-from kanserve.scheduling.policy import Choice, Policy, choose
-from kanserve.scheduling.queue import Queue, Waiting
+from kanserve.scheduling.order import InOrder
+from kanserve.scheduling.policy import Choice, Level, Policy, choose, share
+from kanserve.scheduling.queue import Over, Queue, Waiting
 
+UNTIMED = settings(deadline=None)  # a busy machine is no failure
 ROWS = st.lists(st.integers(1, 20), min_size=1, max_size=20)
 
 
+@UNTIMED
 @given(ROWS, st.integers(0, 64))
 def test_without_a_delay_whatever_waits_is_one_batch(rows: list[int], most: int) -> None:
     choice = choose(Policy(most), rows, 0.0, 0.0)
@@ -29,18 +34,18 @@ def test_without_a_delay_whatever_waits_is_one_batch(rows: list[int], most: int)
     assert choice.count == len(rows) or sum(rows[: choice.count + 1]) > most
 
 
+@UNTIMED
 @given(ROWS, st.integers(1, 64), st.sets(st.integers(1, 64), max_size=4), st.floats(0, 2))
 def test_nobody_waits_longer_than_the_delay(rows: list[int], most: int, preferred: set[int], now: float) -> None:
     policy = Policy(most, delay=1.0, preferred=tuple(sorted(preferred)))
     choice = choose(policy, rows, 0.0, now)
-    if now >= 1.0:
-        assert choice.count
+    if now >= 1.0:  # everything that fits, whatever its size
+        assert choice == choose(Policy(most), rows, 0.0, 0.0)
     if not choice.count:
         assert choice.wake == 1.0
         assert sum(rows) < most
+        assert sum(rows) <= max(preferred, default=most)
         assert not any(sum(rows[:count]) in preferred for count in range(1, len(rows) + 1))
-    elif now < 1.0 and sum(rows) < most:
-        assert sum(rows[: choice.count]) in preferred
 
 
 def test_a_preferred_size_is_taken_at_once() -> None:
@@ -49,6 +54,22 @@ def test_a_preferred_size_is_taken_at_once() -> None:
     assert choose(policy, [1, 1, 2], 0, 0) == Choice(3)
     assert choose(policy, [2, 2, 4, 1], 0, 0) == Choice(3)
     assert choose(policy, [2, 3], 0, 1.0) == Choice(2)
+
+
+def test_a_preferred_size_that_would_be_passed_is_not_waited_for() -> None:
+    policy = Policy(64, delay=1.0, preferred=(4, 8))
+    assert choose(policy, [3, 3, 3], 0, 0) == Choice(2)
+    assert choose(policy, [9, 1], 0, 0) == Choice(1)
+    assert choose(policy, [3, 3, 3], 0, 1.0) == Choice(3)
+
+
+@UNTIMED
+@given(st.integers(1, 10**4), st.integers(0, 16), st.integers(1, 100))
+def test_what_waits_is_shared_by_the_instances_that_are_idle(waiting: int, idle: int, least: int) -> None:
+    part = share(waiting, idle, least)
+    assert part >= least
+    assert part * max(1, idle) >= waiting
+    assert part == least or (part - 1) * max(1, idle) < waiting
 
 
 def one(ticket: str, key: str = "k", rows: int = 1, size: int = 1, **times: Any) -> Waiting[str]:
@@ -66,8 +87,8 @@ def test_the_queue_is_bounded_in_bytes() -> None:
     queue.take(0.0)
     assert [queue.add(one(name, size=4)) for name in "bcd"] == [True, True, False]
     assert queue.add(one("e", size=2))
-    taken = queue.take(0.0)
-    assert tickets(taken.batch) == ["b", "c", "e"]
+    batch, _ = queue.take(0.0)
+    assert tickets(batch) == ["b", "c", "e"]
     assert not len(queue)
 
 
@@ -75,10 +96,10 @@ def test_what_may_not_run_together_does_not_and_keeps_its_order() -> None:
     queue: Queue[str] = Queue(Policy(8, delay=1.0), 99)
     for name, key in (("a", "k"), ("b", "k"), ("c", "other"), ("d", "k")):
         queue.add(one(name, key))
-    assert tickets(queue.take(0.0).batch) == ["a", "b"]  # nothing can join them any more
-    assert tickets(queue.take(0.0).batch) == ["c"]
-    assert queue.take(0.0).wake == 1.0
-    assert tickets(queue.take(1.0).batch) == ["d"]
+    assert tickets(queue.take(0.0)[0]) == ["a", "b"]  # nothing can join them any more
+    assert tickets(queue.take(0.0)[0]) == ["c"]
+    assert queue.take(0.0) == ([], 1.0)
+    assert tickets(queue.take(1.0)[0]) == ["d"]
 
 
 def test_those_whose_time_is_over_are_not_run() -> None:
@@ -86,14 +107,147 @@ def test_those_whose_time_is_over_are_not_run() -> None:
     queue.add(one("late", deadline=1.0, patience=0.5))
     queue.add(one("impatient", patience=1.0))
     queue.add(one("patient", patience=3.0, deadline=3.0))
-    taken = queue.take(2.0)
-    assert (tickets(taken.late), tickets(taken.impatient), tickets(taken.batch)) == (
-        ["late"],
-        ["impatient"],
-        ["patient"],
-    )
+    assert queue.soonest == 0.5
+    over = queue.expire(2.0)
+    assert (tickets(over.late), tickets(over.impatient)) == (["late"], ["impatient"])
+    assert queue.soonest == 3.0
+    assert tickets(queue.take(2.0)[0]) == ["patient"]
 
 
+def test_priorities_come_first_and_may_share_a_batch() -> None:
+    queue: Queue[str] = Queue(Policy(2, levels=(Level(), Level(most=2))), 99)
+    assert [queue.add(one(name, level=1)) for name in "abc"] == [True, True, False]  # a bound of its own
+    assert queue.add(one("first", level=0))
+    assert tickets(queue.take(0.0)[0]) == ["first", "a"]
+    assert tickets(queue.take(0.0)[0]) == ["b"]
+
+
+def test_those_that_waited_too_long_may_come_last_instead() -> None:
+    queue: Queue[str] = Queue(Policy(1, levels=(Level(delays=True), Level())), 99)
+    for name, patience, level in (("a", 1.0, 0), ("b", None, 0), ("c", 1.5, 0), ("low", None, 1)):
+        queue.add(one(name, patience=patience, level=level))
+    for now in (1.2, 2.0):
+        assert queue.expire(now) == Over([], [])
+    assert [tickets(queue.take(2.0)[0]) for _ in range(4)] == [["b"], ["a"], ["c"], ["low"]]
+
+
+@pytest.mark.parametrize(
+    ("level", "asked", "patience"),
+    [
+        (Level(), None, None),
+        (Level(), 2.0, 12.0),
+        (Level(timeout=1.0), None, 11.0),
+        (Level(timeout=1.0), 0.5, 10.5),
+        (Level(timeout=1.0), 5.0, 11.0),  # a request may ask for less, not for more
+        (Level(timeout=1.0, override=False), 0.5, 11.0),
+        (Level(override=False), 0.5, None),
+    ],
+)
+def test_how_long_a_request_waits(level: Level, asked: float | None, patience: float | None) -> None:
+    assert level.patience(10.0, asked) == patience
+
+
+def test_a_priority_that_does_not_exist_is_the_default() -> None:
+    policy = Policy(8, levels=(Level(), Level(), Level()), usual=1)
+    assert [policy.level(priority) for priority in (0, 1, 2, 3, 4, 2**63)] == [1, 0, 1, 2, 1, 1]
+
+
+LEVELS = st.lists(
+    st.builds(Level, most=st.integers(0, 4), timeout=st.none() | st.integers(1, 5), delays=st.booleans()),
+    min_size=1,
+    max_size=3,
+)
+POLICIES = st.builds(
+    Policy,
+    st.integers(0, 12),
+    st.integers(0, 3).map(float),
+    st.sets(st.integers(1, 12), max_size=3).map(lambda sizes: tuple(sorted(sizes))),
+    LEVELS.map(tuple),
+)
+ARRIVALS = st.tuples(
+    st.just("add"),
+    st.integers(1, 14),
+    st.sampled_from("kl"),
+    st.integers(0, 2),
+    st.none() | st.integers(0, 9),
+)
+ACTS = st.lists(
+    ARRIVALS
+    | st.tuples(st.just("gone"), st.integers(0, 30))
+    | st.tuples(st.just("pass"), st.integers(1, 4))
+    | st.tuples(st.just("take"), st.none() | st.integers(1, 8)),
+    max_size=60,
+)
+
+
+@UNTIMED
+@given(POLICIES, ACTS)
+def test_whatever_happens_nobody_is_lost_run_twice_or_run_too_late(policy: Policy, acts: list[Any]) -> None:
+    """A queue against what was put into it: each request is refused, leaves, runs out of time or runs, once."""
+    queue: Queue[int] = Queue(policy, 8)
+    now, waiting, ended = 0.0, {}, []
+    for act in [*acts, ("pass", 99), *[("take", None)] * 60]:
+        if act[0] == "add":
+            _, rows, key, priority, left = act
+            level = policy.level(priority % len(policy.levels) + 1)
+            deadline = None if left is None else now + left
+            patience = policy.levels[level].patience(now, None)
+            new = Waiting(len(waiting) + len(ended), key, rows, rows % 3, now, patience, deadline, level)
+            same = [each for each in waiting.values() if each.level == level]
+            full = 0 < policy.levels[level].most <= len(same)
+            heavy = bool(waiting) and sum(each.size for each in waiting.values()) + new.size > 8
+            assert queue.add(new) is not (full or heavy)
+            if full or heavy:
+                ended.append(new.ticket)
+            else:
+                waiting[new.ticket] = new
+        elif act[0] == "gone":
+            found = next((each for each in waiting.values() if each.ticket == act[1]), None)
+            if found is not None:
+                assert queue.remove(found)
+                assert not queue.remove(found)
+                ended.append(waiting.pop(found.ticket).ticket)
+        elif act[0] == "pass":
+            now += act[1]
+        else:
+            over = queue.expire(now)
+            batch, wake = queue.take(now, act[1])
+            for each in over.late:
+                assert each.deadline is not None
+                assert each.deadline < now
+            for each in over.impatient:
+                assert each.patience is not None
+                assert each.patience < now
+                assert not policy.levels[each.level].delays
+            for each in batch:
+                assert each.deadline is None or each.deadline >= now
+            assert len({each.key for each in batch}) <= 1
+            assert len(batch) <= 1 or sum(each.rows for each in batch) <= min(policy.max_rows, act[1] or 99)
+            assert [each.level for each in batch] == sorted(each.level for each in batch)
+            intime = [each.ticket for each in batch if each.patience is None or each.patience >= now]
+            assert len(policy.levels) > 1 or intime == sorted(intime)
+            for each in (*over.late, *over.impatient, *batch):
+                ended.append(waiting.pop(each.ticket).ticket)
+            assert batch or not waiting or (policy.delay and wake is not None and now < wake <= now + policy.delay)
+        assert (len(queue), queue.rows) == (len(waiting), sum(each.rows for each in waiting.values()))
+    assert not waiting
+    assert sorted(ended) == list(range(len(ended)))
+
+
+@UNTIMED
+@given(st.permutations(range(6)))
+def test_answers_leave_in_the_order_of_their_requests(ready: list[int]) -> None:
+    order: InOrder[int] = InOrder()
+    left: list[int] = []
+    for ticket in range(6):
+        order.expect(ticket)
+    for ticket in ready:
+        order.ready(ticket, lambda ticket=ticket: left.append(ticket))
+        done = set(ready[: ready.index(ticket) + 1])
+        assert left == list(itertools.takewhile(done.__contains__, range(6)))
+
+
+@UNTIMED
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=6))
 def test_outputs_go_back_to_whom_they_belong(rows: list[int]) -> None:
     feeds = [{"x": np.full((count, 2), at, np.float32)} for at, count in enumerate(rows)]
@@ -122,11 +276,8 @@ def executor(graph: Any, *, inline_rows: int = 1024, max_queue: int = 256, polic
         "m",
         graph,
         Metrics().model("m", "1"),
-        policy or Policy(64),
-        max_queue=max_queue,
-        max_bytes=2**20,
-        workers=1,
-        inline_rows=inline_rows,
+        Serving(policy or Policy(64), Way(1, inline_rows), max_queue),
+        2**20,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +21,8 @@ from google.protobuf.message import Message
 from kanserve.client import channel, errors
 from kanserve.client.description import Description, from_pb
 from kanserve.client.errors import ClientError
+from kanserve.client.rows import packed, pairs
+from kanserve.client.serving import in_words
 from kanserve.nouns import DTYPES, TensorInfo
 from kanserve.pb import grpc_service_pb2 as oip
 from kanserve.pb import kan_pb2 as kan
@@ -37,7 +39,7 @@ FIRST_BACK_OFF = 0.1  # seconds; doubles, with jitter
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """What inference needs to know. `max_batch_size` 0: no batch dimension is promised."""
+    """What inference needs to know, and how it is done. `max_batch_size` 0: no batch dimension is promised."""
 
     name: str
     versions: tuple[str, ...]
@@ -45,6 +47,7 @@ class ServedModel:
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     max_batch_size: int
+    serving: str = ""  # how the server runs it, in words
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +149,7 @@ class Client:
             inputs=tuple(TensorInfo(t.name, t.datatype, tuple(t.shape)) for t in meta.inputs),
             outputs=tuple(TensorInfo(t.name, t.datatype, tuple(t.shape)) for t in meta.outputs),
             max_batch_size=config.config.max_batch_size,
+            serving=in_words(config.config),
         )
 
     def describe(self, name: str, version: str = "") -> Description:
@@ -166,7 +170,7 @@ class Client:
         """One request: `rows` into an input, or into several, then a mapping by their names; the outputs
         named (none: all) as arrays by name."""
         request = oip.ModelInferRequest(model_name=model, model_version=version)
-        for tensor, array in _pairs(tensors, rows):
+        for tensor, array in pairs(tensors, rows):
             request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=array.shape)
             request.raw_input_contents.append(np.ascontiguousarray(array, DTYPES[tensor.datatype]).tobytes())
         for name in outputs:
@@ -197,7 +201,7 @@ class Client:
         request = kan.QueryEdgesRequest(
             model_name=described.name,
             model_version=described.version,
-            **_packed(described, rows),
+            **packed(described, rows),
             layers=[layer for layer in layers if isinstance(layer, int)],
             layer_names=[layer for layer in layers if isinstance(layer, str)],
             sources=sources,
@@ -250,27 +254,6 @@ class Client:
         }
         plain = details if code in errors.BY_CODE else f"the server at {self.url} failed ({code}): {details}"
         return errors.of(code, words.get(code, plain))
-
-
-def _packed(described: Description, rows: Any) -> dict[str, Any]:
-    """The fields of an edge query that hold rows."""
-    if not isinstance(rows, Mapping) and len(described.inputs) == 1:
-        array = np.ascontiguousarray(rows, DTYPES[described.input.datatype])
-        return {"rows": array.tobytes(), "row_count": len(array)}
-    pairs = _pairs(described.inputs, rows)
-    arrays = {tensor.name: np.ascontiguousarray(array, DTYPES[tensor.datatype]) for tensor, array in pairs}
-    inputs = [kan.InputRows(name=name, rows=array.tobytes()) for name, array in arrays.items()]
-    return {"inputs": inputs, "row_count": max(map(len, arrays.values()))}
-
-
-def _pairs(tensors: TensorInfo | Sequence[TensorInfo], rows: Any) -> list[tuple[TensorInfo, Any]]:
-    """Each input with its rows. Raises InvalidInput where rows of one are missing."""
-    if isinstance(tensors, TensorInfo):
-        return [(tensors, rows)]
-    if not isinstance(rows, Mapping) or any(tensor.name not in rows for tensor in tensors):
-        names = ", ".join(tensor.name for tensor in tensors)
-        raise errors.of("INVALID_ARGUMENT", f"the model has the inputs {names}: rows by name, for each, were expected")
-    return [(tensor, rows[tensor.name]) for tensor in tensors]
 
 
 def _bytes(request: Message | bytes) -> bytes:

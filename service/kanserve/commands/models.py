@@ -83,7 +83,8 @@ def _meant(where: str | None, name: str | None) -> tuple[Path | None, str]:
 def _of_server(name: str, args: argparse.Namespace) -> Detail:
     try:
         with remote.connection(args, model=name) as client:
-            return inventory.described(client.describe(name, args.model_version))
+            described = client.describe(name, args.model_version)
+            return inventory.described(described, client.model(name, described.version).serving)
     except CommandError as error:
         raise CommandError(
             f"{name} is not a folder here, and as a model: {error.message}",

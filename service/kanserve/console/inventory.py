@@ -21,7 +21,7 @@ from kanserve.client.errors import ClientError, NoAnswer
 from kanserve.console.common import InputError
 from kanserve.errors import ConfigError, LoadError
 from kanserve.repository import layout
-from kanserve.repository.check import check_manifest
+from kanserve.repository.check import check_config, check_manifest
 from kanserve.repository.layout import Bundle, Candidate
 
 READY = "READY"  # of a server; its other states are its own words
@@ -53,6 +53,8 @@ class Entry:
     against: str = ""  # what it was verified against, a key of `manifest.AGAINST`
     verified: str = ""  # the same in words
     assumed: dict[str, str] = field(default_factory=dict)  # what its file did not tell, by name
+    serving: str = ""  # how a server runs it, in words
+    unused: tuple[str, ...] = ()  # of folders: what config.pbtxt says in vain
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,18 +79,19 @@ def of_folder(repository: Path, *, load: bool = False) -> list[Entry]:
 
 def details(repository: Path, *, load: bool = False) -> list[Detail]:
     """As `of_folder`, with the layers of what reads."""
-    served = _scan(repository, plain=False)
-    plain = [candidate for candidate in _scan(repository, plain=True) if candidate not in served]
-    every = [_judged(candidate, load=load) for candidate in served]
+    found = _scan(repository, plain=False)
+    left_out = layout.left_out(found)
+    plain = [candidate for candidate in _scan(repository, plain=True) if candidate not in found]
+    every = [_judged(one, left_out.get(one), load=load) for one in found]
     every += [_bare(c.name, str(c.version), PLAIN, "served with --plain-onnx only") for c in plain]
-    places = {candidate.steps for candidate in (*served, *plain)}
+    places = {candidate.steps for candidate in (*found, *plain)}
     if all(len(steps) == 2 for steps in places):  # else the folder is itself one model
         every += _ignored(repository, places)
     return sorted(every, key=lambda detail: (detail.entry.name, detail.entry.version.rjust(20)))
 
 
-def described(answer: Description) -> Detail:
-    """A model as its server describes it."""
+def described(answer: Description, serving: str = "") -> Detail:
+    """A model as its server describes it; `serving`: how it is run there."""
     entry = Entry(
         name=answer.name,
         version=answer.version,
@@ -102,6 +105,7 @@ def described(answer: Description) -> Detail:
         against=answer.against,
         verified=answer.claim,
         assumed=dict(answer.assumed),
+        serving=serving,
     )
     return Detail(entry, answer.layers, answer.notes)
 
@@ -127,9 +131,11 @@ def _scan(repository: Path, *, plain: bool) -> list[Candidate]:
         raise InputError(str(error)) from error
 
 
-def _judged(candidate: Candidate, *, load: bool) -> Detail:
-    """A version with a manifest, as the server would judge it."""
+def _judged(candidate: Candidate, left_out: str | None, *, load: bool) -> Detail:
+    """A version with a manifest, as the server would judge it. `left_out`: the version_policy, if by that."""
     name, version = candidate.name, str(candidate.version)
+    if left_out is not None:
+        return _bare(name, version, IGNORED, f"config.pbtxt has version_policy {left_out}")
     checked: list[str] = []
     try:
         bundle = layout.load(candidate, FILE_BYTES)
@@ -139,13 +145,15 @@ def _judged(candidate: Candidate, *, load: bool) -> Detail:
         checked += ["names", "files"]
         check_manifest(manifest)
         checked.append("manifest")
+        check_config(bundle.config, manifest.name, manifest.inputs, manifest.outputs, batched=True)
         if load:
             _load(candidate, bundle)
             checked += ["graph", *(["reference rows"] if manifest.reference.inputs else [])]
     except LoadError as error:
         refused = _bare(name, version, INVALID, str(error))
         return replace(refused, entry=replace(refused.entry, checked=tuple(checked)))
-    return _stored(candidate, manifest, LOADS if load else COMPLETE, tuple(checked))
+    stored = _stored(candidate, manifest, LOADS if load else COMPLETE, tuple(checked))
+    return replace(stored, entry=replace(stored.entry, unused=bundle.config.unused))
 
 
 def _load(candidate: Candidate, bundle: Bundle) -> None:

@@ -21,6 +21,11 @@ def table(source: str, entries: Sequence[Entry], *, whole: bool = False) -> Tabl
         numbers=("version", "verified error", "size"),
         caption=(
             *(_claims(entries) if whole else _kinds(entries)),
+            *(
+                f"{e.name} {e.version}: without effect in config.pbtxt: {', '.join(e.unused)}"
+                for e in entries
+                if e.unused
+            ),
             *(("COMPLETE: names, files and manifest were checked; --load also tries the graph",) * checked),
         ),
     )
@@ -60,4 +65,5 @@ def _claims(entries: Sequence[Entry]) -> list[str]:
     return [
         *(entry.verified for entry in entries if entry.verified),
         *(f"assumed, since the file does not tell: {text}" for text in facts if text),
+        *(f"runs with {entry.serving}" for entry in entries if entry.serving),
     ]

@@ -39,6 +39,10 @@ class Catalogue:
         model = self.registry.resolve(name, version)
         return model.info, self.registry.ready_versions(name)
 
+    def model(self, name: str, version: str) -> Model:
+        """A version that can be used. Raises what `Registry.resolve` does."""
+        return self.registry.resolve(name, version)
+
     def statistics(self, name: str, version: str) -> list[Model]:
         """The models whose statistics are meant: one version, one name, or all.
 

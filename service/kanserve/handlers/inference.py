@@ -39,13 +39,14 @@ REJECTED = (QueueFull, QueueTimeout, DeadlineExceeded)
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A request that was checked: what runs, `outputs` in the order asked for, for so many `rows`.
-    `names`: of the outputs; `queue_timeout`: seconds."""
+    `names`: of the outputs; `queue_timeout`: seconds; `priority`: as in the request."""
 
     model: Model
     outputs: tuple[TensorInfo, ...]
     names: tuple[str, ...]
     rows: int
     queue_timeout: float | None
+    priority: int
 
     @property
     def fixed(self) -> bool:
@@ -88,7 +89,7 @@ class Inference:
         rows = checks.validate(model.info, request)
         self._bound(model.info, outputs, rows)
         names = tuple(tensor.name for tensor in outputs)
-        return Prepared(model, outputs, names, rows, request.queue_timeout)
+        return Prepared(model, outputs, names, rows, request.queue_timeout, request.priority)
 
     async def run(
         self, ready: Prepared, feeds: Mapping[str, Array], deadline: float | None, started: int
@@ -147,7 +148,8 @@ class _Attempt:
 
 async def _execute(ready: Prepared, feeds: Mapping[str, Array], deadline: float | None, started: int) -> list[Array]:
     input_ns = time.perf_counter_ns() - started
-    run = await ready.model.run(ready.names, feeds, rows=ready.rows, limits=Limits(ready.queue_timeout, deadline))
+    limits = Limits(ready.queue_timeout, deadline, ready.priority)
+    run = await ready.model.run(ready.names, feeds, rows=ready.rows, limits=limits)
     _count(ready.model.metrics, ready.rows, Timing(run.queue_ns, input_ns, run.infer_ns, run.output_ns))
     return run.outputs
 

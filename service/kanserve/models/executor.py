@@ -1,4 +1,4 @@
-"""The runs of one model: what waits becomes batches (`scheduling`), which run on the loop or on a thread.
+"""The runs of one model: what waits becomes batches (`scheduling`), which run on the loop or on threads.
 
 NOTE: A run that takes less than the hop to a thread and back is done on the event loop. Measured with
 perf_analyzer, B = 1, two cores: 0.60 ms inline, 0.88 ms through the pool. `inline_rows` is measured at
@@ -8,30 +8,33 @@ load; above it the loop is never held.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from kanserve.errors import DeadlineExceeded, QueueFull, QueueTimeout
+from kanserve.models.pieces import Batch, Execute
+from kanserve.models.serving import Serving
 from kanserve.nouns import Array
 from kanserve.observe.metrics import ModelMetrics
 from kanserve.observe.statistics import Timing
 from kanserve.scheduling import merge
-from kanserve.scheduling.policy import Policy
+from kanserve.scheduling.order import InOrder
+from kanserve.scheduling.policy import Policy, share
 from kanserve.scheduling.queue import Queue, Waiting
 
 STRING = 8  # a str takes so many pointers of an array, beside its characters; those are in the message
 
-Execute = Callable[[Sequence[str], Mapping[str, Array]], list[Array]]
-
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a waiting request is no longer worth running, on the monotonic clock."""
+    """When a waiting request is no longer worth running, on the monotonic clock, and before whom it runs."""
 
     queue_timeout: float | None = None  # seconds
     deadline: float | None = None
+    priority: int = 0  # 1 is the highest; 0: the model's default
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,41 +58,28 @@ class Job:
     future: asyncio.Future[Run]
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
-    """A batch that ran: its outputs or why not; when it began, was one input, and ended, in nanoseconds."""
-
-    jobs: list[Job]
-    outputs: list[Array] | Exception
-    begun: int
-    merged: int
-    ended: int
-
-
 class Executor:
-    """Use from one event loop. `execute` runs the graph, from any thread; `inline_rows`: so many run on the
-    loop; `workers`: runs at once, but for those of a batch that failed."""
+    """Use from one event loop. `execute` runs the graph, from any thread; `max_bytes`: of what waits."""
 
     def __init__(
         self,
         name: str,
         execute: Execute,
         metrics: ModelMetrics,
-        policy: Policy,
-        *,
-        max_queue: int,
+        serving: Serving,
         max_bytes: int,
-        workers: int,
-        inline_rows: int,
     ) -> None:
         self._execute, self._metrics = execute, metrics
-        self._inline_rows, self._idle = inline_rows, workers
-        self._full = max(1, min(policy.max_rows, inline_rows or policy.max_rows))
-        self._max_queue = max_queue  # that wait or run
+        self._policy, self._way, self._max_queue = serving.policy, serving.way, serving.max_queue
+        policy, way = serving.policy, serving.way
+        self._idle = way.instances  # negative while the requests of a batch that failed run one by one
+        self._full = max(1, min(policy.max_rows, way.inline_rows or policy.max_rows))
         self._queue: Queue[Job] = Queue(policy, max_bytes)
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix=f"infer-{name}")
+        self._order: InOrder[Job] | None = InOrder() if policy.ordered else None
+        self._pool = ThreadPoolExecutor(way.instances, thread_name_prefix=f"infer-{name}")
         self._asked = False  # whether `_serve` will be called
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
 
     async def run(self, outputs: Sequence[str], feeds: Mapping[str, Array], rows: int, limits: Limits) -> Run:
         """Wait, and run. Raises QueueFull at once; QueueTimeout or DeadlineExceeded for a request that waited
@@ -97,11 +87,13 @@ class Executor:
         statistics = self._metrics.statistics
         loop = asyncio.get_running_loop()
         job = Job(tuple(outputs), feeds, rows, time.perf_counter_ns(), loop.create_future())
-        one = _waiting(job, limits)
-        if statistics.pending >= self._max_queue or not self._queue.add(one):
+        one = _waiting(job, limits, self._policy)
+        if 0 < self._max_queue <= statistics.pending or not self._queue.add(one):
             raise QueueFull
         statistics.pending += 1
-        if self._queue.rows >= self._full:
+        if self._order is not None:
+            self._order.expect(job)
+        if self._idle > 0 and self._queue.rows >= self._full:
             self._serve(loop)  # a burst does not fill the queue while the loop comes round
         else:
             self._ask(loop)
@@ -109,7 +101,7 @@ class Executor:
             return await job.future
         finally:
             if job.future.cancelled() and self._queue.remove(one):
-                statistics.pending -= 1
+                self._end(job, _nothing)
 
     def close(self) -> None:
         """Let running work end, drop what waits, join the threads. Blocks."""
@@ -123,80 +115,116 @@ class Executor:
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
         self._asked = False
+        now = time.monotonic()
+        if now > self._queue.soonest:
+            self._expire(now)
+        wake = None
+        if self._idle > 0 and len(self._queue):
+            batch, wake = self._queue.take(now, self._most())
+            if batch:
+                self._begin([one.ticket for one in batch], loop)
+                self._ask(loop)
+                return
+        self._wake(min(self._queue.soonest, math.inf if wake is None else wake), now, loop)
+
+    def _wake(self, at: float, now: float, loop: asyncio.AbstractEventLoop) -> None:
+        """Look at the queue again at that time, or before."""
+        if self._timer is not None and (at >= self._timer_at > now):
+            return
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._idle <= 0 or not len(self._queue):
-            return
-        taken = self._queue.take(time.monotonic())
-        for one in taken.late:
+        if at < math.inf:
+            self._timer_at = at
+            self._timer = loop.call_later(max(0.0, at - now) + 1e-6, self._ask, loop)
+
+    def _expire(self, now: float) -> None:
+        over = self._queue.expire(now)
+        for one in over.late:
             self._fail(one.ticket, DeadlineExceeded())
-        for one in taken.impatient:
+        for one in over.impatient:
             self._fail(one.ticket, QueueTimeout())
-        if taken.batch:
-            self._begin([one.ticket for one in taken.batch], loop)
-            self._ask(loop)
-        elif taken.wake is not None:
-            self._timer = loop.call_later(max(0.0, taken.wake - time.monotonic()), self._ask, loop)
+
+    def _most(self) -> int | None:
+        """Rows of the next batch, where nobody has said which sizes are wanted: no more than make one piece,
+        and a part of what waits for every idle instance."""
+        way = self._way
+        if not self._policy.free or self._queue.rows <= way.inline_rows:
+            return None
+        part = share(self._queue.rows, self._idle, way.inline_rows + 1)
+        return min(part, way.piece_rows) if way.piece_rows else part
 
     def _begin(self, jobs: list[Job], loop: asyncio.AbstractEventLoop) -> None:
-        if sum(job.rows for job in jobs) <= self._inline_rows:
-            self._settle(self._compute(jobs))
+        rows = sum(job.rows for job in jobs)
+        way = self._way
+        batch = Batch(self._execute, jobs[0].outputs, [job.feeds for job in jobs], rows, way.piece_rows)
+        if rows <= way.inline_rows:
+            batch.work()
+            self._settle(batch, jobs, loop)
             return
-        self._idle -= 1
+        left = threads = max(1, min(self._idle, batch.pieces))
+        self._idle -= threads
 
         def work() -> None:
-            done = self._compute(jobs)
-            loop.call_soon_threadsafe(self._finish, done, loop)
+            batch.work()
+            loop.call_soon_threadsafe(back)
 
-        self._pool.submit(work)
+        def back() -> None:
+            nonlocal left
+            left -= 1
+            self._idle += 1
+            if not left:
+                self._settle(batch, jobs, loop)
+            self._ask(loop)
 
-    def _finish(self, done: Done, loop: asyncio.AbstractEventLoop) -> None:
-        self._idle += 1
-        self._settle(done)
-        self._ask(loop)
+        for _ in range(threads):
+            self._pool.submit(work)
 
-    def _compute(self, jobs: list[Job]) -> Done:
-        """On any thread. Whatever is raised goes to the callers, who would wait for ever otherwise."""
-        begun = merged = time.perf_counter_ns()
-        try:
-            feeds = merge.together([job.feeds for job in jobs])
-            merged = time.perf_counter_ns()
-            outputs: list[Array] | Exception = self._execute(jobs[0].outputs, feeds)
-        except Exception as error:
-            outputs = error
-        return Done(jobs, outputs, begun, merged, time.perf_counter_ns())
-
-    def _settle(self, done: Done) -> None:
+    def _settle(self, batch: Batch, jobs: list[Job], loop: asyncio.AbstractEventLoop) -> None:
         """Answer the callers of a batch; of one that failed, each runs by itself: one may have spoilt it for
         all, or all together were too much."""
-        if isinstance(done.outputs, Exception):
-            if len(done.jobs) == 1:
-                self._fail(done.jobs[0], done.outputs)
+        if batch.error is not None:
+            if len(jobs) == 1:
+                self._fail(jobs[0], batch.error)
                 return
-            for job in done.jobs:
-                self._begin([job], job.future.get_loop())
+            for job in jobs:
+                if job.future.done():
+                    self._end(job, _nothing)
+                else:
+                    self._begin([job], loop)
             return
-        rows = [job.rows for job in done.jobs]
-        answers = merge.apart(done.outputs, rows)
-        timing = Timing(0, done.merged - done.begun, done.ended - done.merged, time.perf_counter_ns() - done.ended)
-        self._metrics.executed(sum(rows), timing)
-        for job, outputs in zip(done.jobs, answers, strict=True):
-            self._metrics.statistics.pending -= 1
-            if not job.future.done():
-                job.future.set_result(
-                    Run(outputs, done.begun - job.submitted, done.ended - done.begun, timing.compute_output)
-                )
+        answers = merge.apart(batch.result, [job.rows for job in jobs])
+        output_ns = time.perf_counter_ns() - batch.ended
+        timing = Timing(0, batch.merged - batch.begun, batch.ended - batch.merged, output_ns)
+        self._metrics.executed(batch.rows, timing)
+        for job, outputs in zip(jobs, answers, strict=True):
+            run = Run(outputs, batch.begun - job.submitted, batch.ended - batch.begun, output_ns)
+            self._end(job, _answering(job.future, run))
 
     def _fail(self, job: Job, error: Exception) -> None:
+        self._end(job, lambda: None if job.future.done() else job.future.set_exception(error))
+
+    def _end(self, job: Job, deliver: Callable[[], None]) -> None:
+        """A request waits and runs no more."""
         self._metrics.statistics.pending -= 1
-        if not job.future.done():
-            job.future.set_exception(error)
+        if self._order is None:
+            deliver()
+        else:
+            self._order.ready(job, deliver)
 
 
-def _waiting(job: Job, limits: Limits) -> Waiting[Job]:
+def _nothing() -> None:
+    """For a caller that has gone."""
+
+
+def _answering(future: asyncio.Future[Run], run: Run) -> Callable[[], None]:
+    return lambda: None if future.done() else future.set_result(run)
+
+
+def _waiting(job: Job, limits: Limits, policy: Policy) -> Waiting[Job]:
     arrived = time.monotonic()
-    patience = None if limits.queue_timeout is None else arrived + limits.queue_timeout
+    level = policy.level(limits.priority)
+    patience = policy.levels[level].patience(arrived, limits.queue_timeout)
     shapes = tuple((name, array.shape[1:]) for name, array in job.feeds.items())
     size = sum(array.nbytes * (STRING if array.dtype.hasobject else 1) for array in job.feeds.values())
-    return Waiting(job, (job.outputs, shapes), job.rows, size, arrived, patience, limits.deadline)
+    return Waiting(job, (job.outputs, shapes), job.rows, size, arrived, patience, limits.deadline, level)

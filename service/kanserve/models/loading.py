@@ -7,26 +7,27 @@ from __future__ import annotations
 
 import functools
 import math
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kanexport import manifest as contract
-from kanexport.manifest import BasisInfo, LayerInfo, Manifest
+from kanexport.manifest import LayerInfo, Manifest
 from kanserve.backends import Backend, Session
 from kanserve.config import Settings
 from kanserve.errors import Exhausted, KanserveError, LoadError, LoadReason
+from kanserve.models import measure
 from kanserve.models.edges import LayerGraph
 from kanserve.models.model import Model
-from kanserve.nouns import DTYPES, HELD, Array, ModelInfo, TensorInfo
+from kanserve.models.serving import Way, batch_size, decide
+from kanserve.nouns import DTYPES, Array, ModelInfo, TensorInfo
 from kanserve.observe.metrics import Metrics
-from kanserve.repository.check import check_manifest
+from kanserve.repository.check import check_config, check_manifest
 from kanserve.repository.layout import Bundle
 
-PROBES = 5
+LARGE = 256 * 2**20  # bytes
 FLOATS = ("FP32", "FP64")  # what node vectors are
 
 
@@ -41,32 +42,60 @@ class Loader:
 
     def load(self, bundle: Bundle) -> Model:
         """Prepare and prove one version; blocks. Raises LoadError, ConfigError."""
-        session = self._create(bundle.files[contract.MODEL_FILE], _beside(bundle))
-        info = _info(bundle, session, self.settings.plain_max_batch)
+        config, settings = bundle.config, self.settings
+        if config.device not in ("", settings.device):
+            raise LoadError(
+                LoadReason.CONFIG,
+                f"config.pbtxt wants the device {config.device}, this server has {settings.device}: "
+                "start it with another --device, or give the instance_group another kind",
+            )
+        create = functools.partial(self._create, bundle.files[contract.MODEL_FILE], _beside(bundle))
+        session = create(self._threads(bundle))
+        info = _info(bundle, session, settings.plain_max_batch)
+        check_config(config, info.name, info.inputs, info.outputs, batched=info.max_batch_size > 0)
         graphs: tuple[LayerGraph, ...] = ()
         if bundle.manifest is not None:
             _prove(bundle.manifest, info, session)
             graphs = self._graphs(bundle, bundle.manifest)
-        return Model(
-            info,
-            session,
-            graphs,
-            self.metrics.model(info.name, str(info.version)),
-            self.settings,
-            workers=self.threads,
-            inline_rows=_inline_rows(info, session, self.settings.inline_seconds),
-            chunk_rows=_chunk_rows(bundle.manifest, self.settings.piece_bytes),
-        )
+        session, way = self._way(bundle, info, session, create)
+        metrics = self.metrics.model(info.name, str(info.version))
+        return Model(info, session, graphs, metrics, settings, decide(info, settings, config, way))
+
+    def _threads(self, bundle: Bundle) -> int:
+        """Of one run, before anything is measured: one. A large model's runs wait for memory more than for cores,
+        and it is not made twice: it has all."""
+        config = bundle.config
+        if config.threads or config.instances:
+            return config.threads or max(1, self.threads // config.instances)
+        return self.threads if _large(bundle) else 1
+
+    def _way(
+        self, bundle: Bundle, info: ModelInfo, session: Session, create: Callable[[int], Session]
+    ) -> tuple[Session, Way]:
+        """How its runs go, and the session for it: as the operator says, as its size says, or as it measures."""
+        settings, config, threads = self.settings, bundle.config, self._threads(bundle)
+        pieces = measure.piece_rows(bundle.manifest, settings.piece_bytes)
+        instances = config.instances or max(1, self.threads // threads)
+        if not (config.threads or config.instances or _large(bundle)):
+            all_threads = measure.together(info, session, create, budget=self.threads, piece_rows=pieces)
+            if all_threads is not None:
+                session, instances, threads = all_threads, 1, self.threads
+        inline = measure.inline_rows(info, session, settings.inline_seconds)
+        return session, Way(instances, inline, pieces, threads)
 
     def _graphs(self, bundle: Bundle, manifest: Manifest) -> tuple[LayerGraph, ...]:
         beside = _beside(bundle)
         return tuple(
-            LayerGraph(layer, functools.partial(self._create, bundle.files[layer.edges_file], beside))
+            LayerGraph(layer, functools.partial(self._create, bundle.files[layer.edges_file], beside, self.threads))
             for layer in manifest.layers
         )
 
-    def _create(self, graph: bytes, beside: Mapping[str, bytes]) -> Session:
-        return self.backend.create(graph, device=self.settings.device, threads=self.threads, beside=beside)
+    def _create(self, graph: bytes, beside: Mapping[str, bytes], threads: int) -> Session:
+        return self.backend.create(graph, device=self.settings.device, threads=threads, beside=beside)
+
+
+def _large(bundle: Bundle) -> bool:
+    return sum(len(bundle.files.get(name, b"")) for name in (contract.MODEL_FILE, contract.WEIGHTS_FILE)) > LARGE
 
 
 def _beside(bundle: Bundle) -> Mapping[str, bytes]:
@@ -79,7 +108,7 @@ def _info(bundle: Bundle, session: Session, plain_max_batch: int) -> ModelInfo:
     if manifest is None:
         tensors = (*session.inputs, *session.outputs)
         batched = all(len(t.shape) > 1 and t.shape[0] == -1 for t in tensors)
-        size = plain_max_batch if batched else 0
+        size = batch_size(bundle.config, plain_max_batch if batched else 0, manifest=False)
         return ModelInfo(bundle.name, bundle.version, size, session.inputs, session.outputs, bundle.digest)
     check_manifest(manifest)
     given, wanted = (
@@ -90,7 +119,7 @@ def _info(bundle: Bundle, session: Session, plain_max_batch: int) -> ModelInfo:
     return ModelInfo(
         manifest.name,
         manifest.version,
-        manifest.max_batch_size,
+        batch_size(bundle.config, manifest.max_batch_size, manifest=True),
         given,
         wanted,
         bundle.digest,
@@ -195,58 +224,3 @@ def _parts(flat: NDArray[np.float64], tensors: tuple[TensorInfo, ...]) -> list[N
         )
     parts = np.split(flat, np.cumsum(sizes)[:-1], axis=1)
     return [part.reshape(len(flat), *tensor.shape[1:]) for part, tensor in zip(parts, tensors, strict=True)]
-
-
-def _chunk_rows(manifest: Manifest | None, piece_bytes: int) -> int:
-    """Rows whose basis values fill `piece_bytes`; 0 if nobody knows whether they may be parted.
-
-    The widest intermediate of a piece should stay in a core's cache. Measured on
-    [784, 64, 10], G = 5, 1024 rows: 19.4 ms in pieces of 64 rows, 61 ms in one piece.
-    """
-    if manifest is None:
-        return 0
-    item = max(DTYPES[tensor.datatype].itemsize for tensor in manifest.inputs)
-    widest = max((_width(layer, basis) for layer in manifest.layers for basis in layer.bases), default=1)
-    # No matrix product should have less than 16 rows; positions count as rows.
-    positions = max((math.prod(layer.positions) for layer in manifest.layers), default=1)
-    return max(1, 16 // positions, piece_bytes // (item * widest))
-
-
-def _width(layer: LayerInfo, basis: BasisInfo) -> int:
-    """Numbers that a basis makes of one row."""
-    per_function = layer.sources * (layer.destinations if basis.per_edge else 1) * math.prod(layer.positions)
-    return per_function * basis.functions
-
-
-def _inline_rows(info: ModelInfo, session: Session, inline_seconds: float) -> int:
-    """How many rows run within `inline_seconds`, for which the event loop may be held: the
-    largest power of two, 0 if not even one.
-
-    Measures the best of a few runs, so that a busy moment does not decide for ever.
-    """
-    if info.max_batch_size == 0 or any(-1 in tensor.shape[1:] for tensor in info.inputs):
-        return 0
-    allowed = 0
-    rows = 1
-    names = [tensor.name for tensor in info.outputs]
-    while rows <= info.max_batch_size:
-        feeds: dict[str, Array] = {
-            tensor.name: np.zeros((rows, *tensor.shape[1:]), HELD[tensor.datatype]) for tensor in info.inputs
-        }
-        if _best_seconds(session, names, feeds) > inline_seconds:
-            break
-        allowed = rows
-        rows *= 2
-    return allowed
-
-
-def _best_seconds(session: Session, names: list[str], feeds: dict[str, Array]) -> float:
-    best = float("inf")
-    for _ in range(PROBES):
-        started = time.perf_counter()
-        try:
-            session.run(names, feeds)
-        except KanserveError:
-            return float("inf")  # a plain graph may dislike zeros; it then runs on the pool
-        best = min(best, time.perf_counter() - started)
-    return best

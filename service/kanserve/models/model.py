@@ -12,8 +12,6 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
-
 from kanserve.backends import Session
 from kanserve.config import Settings
 from kanserve.errors import DeadlineExceeded, QueueFull
@@ -21,9 +19,9 @@ from kanserve.interpret.select import LayerPlan
 from kanserve.models import edges
 from kanserve.models.edges import LayerGraph
 from kanserve.models.executor import Executor, Limits, Run
+from kanserve.models.serving import Serving
 from kanserve.nouns import Array, LayerEdges, ModelInfo
 from kanserve.observe.metrics import ModelMetrics
-from kanserve.scheduling.policy import Policy
 
 
 class Model:
@@ -36,29 +34,21 @@ class Model:
         graphs: tuple[LayerGraph, ...],
         metrics: ModelMetrics,
         settings: Settings,
-        *,
-        workers: int,
-        inline_rows: int,
-        chunk_rows: int = 0,
+        serving: Serving,
     ) -> None:
-        """`chunk_rows`: a larger request runs in pieces of so many rows; 0: in one piece."""
         self.info = info
         self.metrics = metrics
-        self._chunk_rows = chunk_rows
+        self.serving = serving
         self._settings = settings
         self._session = session
-        self.inline_rows = inline_rows
         self._graphs = graphs
         self._queries = 0
         self._executor = Executor(
             info.name,
-            self._run_chunks,
+            session.run,
             metrics,
-            _policy(info, settings),
-            max_queue=settings.max_queue,
-            max_bytes=settings.max_queue_bytes,
-            workers=workers,
-            inline_rows=inline_rows,
+            serving,
+            settings.max_queue_bytes,
         )
         self._query_pool = ThreadPoolExecutor(1, thread_name_prefix=f"edges-{info.name}")
 
@@ -69,16 +59,6 @@ class Model:
         waited too long, which is then not run; Exhausted and BackendError.
         """
         return await self._executor.run(outputs, feeds, rows, limits)
-
-    def _run_chunks(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
-        step = self._chunk_rows
-        if not step or (rows := max(len(array) for array in feeds.values())) <= step:
-            return self._session.run(outputs, feeds)
-        pieces = [
-            self._session.run(outputs, {name: array[start : start + step] for name, array in feeds.items()})
-            for start in range(0, rows, step)
-        ]
-        return [np.concatenate(columns) for columns in zip(*pieces, strict=True)]
 
     async def edges(
         self, plans: tuple[LayerPlan, ...], rows: Mapping[str, Array], *, deadline: float | None
@@ -117,16 +97,10 @@ class Model:
             rows,
             cancelled,
             chunk_bytes=self._settings.query_bytes,
-            piece_rows=self._chunk_rows,
+            piece_rows=self.serving.way.piece_rows,
         )
 
     def close(self) -> None:
         """Let running work end, drop what waits, join the threads. Blocks."""
         self._executor.close()
         self._query_pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _policy(info: ModelInfo, settings: Settings) -> Policy:
-    """Requests for a graph whose first dimension is no batch run alone."""
-    delay = settings.max_queue_delay_microseconds / 1e6
-    return Policy(min(info.max_batch_size, settings.max_batch_rows) if settings.batching else 0, delay)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import asdict
 
 from kanserve.backends import Backend
 from kanserve.config import Settings
@@ -34,6 +35,7 @@ class Rollout:
         self._threads = threads
         self._registry = registry
         self._metrics = metrics
+        self._warned: set[tuple[str, tuple[str, ...]]] = set()
 
     async def load(self, stop: asyncio.Event) -> None:
         """Load every version found, one after the other, until `stop`.
@@ -47,6 +49,10 @@ class Rollout:
         log.info("starting", runtime=runtime, device=settings.device, threads=self._threads)
         loader = Loader(self._backend, settings, self._threads, self._metrics)
         candidates = layout.scan(settings.repository, plain_onnx=settings.plain_onnx)
+        left_out = layout.left_out(candidates)
+        for candidate, policy in left_out.items():
+            log.info("left out", model=candidate.name, version=candidate.version, version_policy=policy)
+        candidates = [candidate for candidate in candidates if candidate not in left_out]
         for candidate in candidates:
             self._registry.found(candidate.name, candidate.version)
             self._metrics.model(candidate.name, str(candidate.version))
@@ -78,7 +84,8 @@ class Rollout:
         self._metrics.loaded(model.info.name, str(model.info.version), model.info.digest, seconds)
         manifest = model.info.manifest
         against = {} if manifest is None else {"against": manifest.against}
-        log.info("loaded", **labels, seconds=round(seconds, 3), inline_rows=model.inline_rows, **against)
+        way = asdict(model.serving.way)
+        log.info("loaded", **labels, seconds=round(seconds, 3), **way, **against)
         self._warn(model)
 
     def _failed(self, candidate: Candidate, reason: LoadReason, text: str) -> None:
@@ -87,7 +94,10 @@ class Rollout:
         log.error("load failed", model=candidate.name, version=candidate.version, kind=reason, reason=text)
 
     def _warn(self, model: Model) -> None:
-        info = model.info
+        info, unused = model.info, model.serving.unused
+        if unused and (info.name, unused) not in self._warned:
+            self._warned.add((info.name, unused))
+            log.warning("config.pbtxt says in part what has no effect here", model=info.name, fields=list(unused))
         needed = info.max_batch_size * sum(tensor.row_bytes for tensor in info.inputs)
         if needed > self._settings.max_request_bytes:
             log.warning(

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from kanexport.manifest import Manifest
-from kanserve.errors import LoadError, LoadReason
+from collections.abc import Sequence
 
+from kanexport.manifest import Manifest, TensorSpec
+from kanserve.errors import LoadError, LoadReason
+from kanserve.nouns import TensorInfo
+from kanserve.repository.pbtxt import FILE_NAME, OperatorConfig
+
+Tensor = TensorInfo | TensorSpec
 SERVED_CLASSES = ("A", "B")
 
 
@@ -51,3 +56,38 @@ def _check_class(what: str, edge_class: str) -> None:
         )
     if edge_class not in SERVED_CLASSES:
         raise LoadError(LoadReason.MANIFEST, f"{what} is of edge class {edge_class!r}; A and B are known")
+
+
+def check_config(
+    config: OperatorConfig, name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, batched: bool
+) -> None:
+    """A config.pbtxt against the tensors of its model, whose first dimension is the batch if `batched`.
+    Raises LoadError where they contradict each other."""
+    if config.name not in ("", name):
+        raise LoadError(LoadReason.CONFIG, f"{FILE_NAME} is of model {config.name!r}, the folder of {name!r}")
+    missing = {tensor.name for tensor in inputs} - {tensor.name for tensor in config.inputs}
+    if config.inputs and missing:
+        raise LoadError(LoadReason.CONFIG, f"{FILE_NAME} lacks the input '{min(missing)}'")
+    for what, given, found in (("input", config.inputs, inputs), ("output", config.outputs, outputs)):
+        known = {tensor.name: tensor for tensor in found}
+        for tensor in given:
+            _check_tensor(what, tensor, known, skip=1 if batched else 0)
+
+
+def _check_tensor(what: str, given: TensorInfo, known: dict[str, Tensor], skip: int) -> None:
+    if given.name not in known:
+        raise LoadError(
+            LoadReason.CONFIG,
+            f"{FILE_NAME} has the {what} '{given.name}', the model {', '.join(map(repr, known))}",
+        )
+    found = known[given.name]
+    shape = found.shape[skip:]
+    fits = len(given.shape) == len(shape) and all(
+        want == have or -1 in (want, have) for want, have in zip(given.shape, shape, strict=True)
+    )
+    if (given.shape and not fits) or given.datatype not in ("", found.datatype):
+        raise LoadError(
+            LoadReason.CONFIG,
+            f"{FILE_NAME} says that the {what} '{given.name}' is {given.datatype} {list(given.shape)}, "
+            f"the model says {found.datatype} {list(shape)}",
+        )

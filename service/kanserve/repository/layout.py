@@ -14,13 +14,15 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from kanexport import manifest as contract
 from kanexport.manifest import Manifest, ManifestError
 from kanserve.errors import ConfigError, LoadError, LoadReason
+from kanserve.repository import pbtxt
+from kanserve.repository.pbtxt import SILENT, OperatorConfig
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 VERSION = re.compile(r"[1-9][0-9]{0,17}")
@@ -43,7 +45,8 @@ class Candidate:
 class Bundle:
     """The bytes of one version, each file hashed against the manifest.
 
-    `manifest` is None for a plain ONNX file; `digest` is the graph's sha256.
+    `manifest` is None for a plain ONNX file; `digest` is the graph's sha256; `config`: what the operator's
+    config.pbtxt says, which no manifest lists.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Bundle:
     manifest: Manifest | None
     files: Mapping[str, bytes]
     digest: str
+    config: OperatorConfig = SILENT
 
 
 def scan(repository: Path, *, plain_onnx: bool) -> list[Candidate]:
@@ -81,15 +85,39 @@ def load(candidate: Candidate, max_file_bytes: int) -> Bundle:
     Raises LoadError with the reason; what it says names files by base name only.
     """
     try:
-        with _opened(candidate) as directory:
+        told = config(candidate)
+        with _opened(candidate.root, candidate.steps) as directory:
             entries = set(os.listdir(directory))
             if contract.FILE_NAME not in entries:
-                return _plain(candidate, directory, max_file_bytes)
-            return _verified(candidate, directory, entries, max_file_bytes)
+                return _plain(candidate, directory, max_file_bytes, told)
+            return _verified(candidate, directory, entries, max_file_bytes, told)
     except OSError as error:
         raise LoadError(LoadReason.UNREADABLE, f"cannot be read: {error.strerror or error}") from error
     except ManifestError as error:
         raise LoadError(LoadReason.MANIFEST, str(error)) from error
+
+
+def config(candidate: Candidate) -> OperatorConfig:
+    """What the model's config.pbtxt says; nothing, where there is none. Raises LoadError, OSError."""
+    with _opened(candidate.root, candidate.steps[:-1]) as directory:
+        if pbtxt.FILE_NAME not in os.listdir(directory):
+            return SILENT
+        return pbtxt.read(_read(directory, pbtxt.FILE_NAME, pbtxt.SIZE_LIMIT))
+
+
+def left_out(candidates: Iterable[Candidate]) -> dict[Candidate, str]:
+    """Those that their model's config.pbtxt leaves out, with its version_policy in words. Where it cannot be
+    read none is: each will be refused for that."""
+    models: dict[str, list[Candidate]] = {}
+    for candidate in candidates:
+        models.setdefault(candidate.name, []).append(candidate)
+    out: dict[Candidate, str] = {}
+    for versions in models.values():
+        with contextlib.suppress(LoadError, OSError):
+            policy = config(versions[0]).versions
+            served = policy.served([candidate.version for candidate in versions])
+            out |= {candidate: str(policy) for candidate in versions if candidate.version not in served}
+    return out
 
 
 def _single(root: Path, steps: tuple[str, ...], version: int) -> Candidate:
@@ -126,11 +154,11 @@ def _versions(directory: Path, entries: list[str], markers: tuple[str, ...]) -> 
 
 
 @contextlib.contextmanager
-def _opened(candidate: Candidate) -> Iterator[int]:
-    """The version directory, reached step by step so that no link is followed."""
-    current = os.open(candidate.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _opened(root: Path, steps: tuple[str, ...]) -> Iterator[int]:
+    """The directory, reached step by step so that no link is followed."""
+    current = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        for step in candidate.steps:
+        for step in steps:
             deeper = os.open(step, DIRECTORY, dir_fd=current)
             os.close(current)
             current = deeper
@@ -139,7 +167,9 @@ def _opened(candidate: Candidate) -> Iterator[int]:
         os.close(current)
 
 
-def _verified(candidate: Candidate, directory: int, entries: set[str], max_file_bytes: int) -> Bundle:
+def _verified(
+    candidate: Candidate, directory: int, entries: set[str], max_file_bytes: int, told: OperatorConfig
+) -> Bundle:
     manifest = contract.loads(_read(directory, contract.FILE_NAME, contract.SIZE_LIMIT))
     if manifest.name != candidate.name:
         raise LoadError(
@@ -152,7 +182,8 @@ def _verified(candidate: Candidate, directory: int, entries: set[str], max_file_
             f"the manifest says version {manifest.version}, the folder {candidate.version}",
         )
     listed = {entry.path for entry in manifest.files}
-    unlisted = sorted(entries - listed - {contract.FILE_NAME})
+    beside = {contract.FILE_NAME} if candidate.steps else {contract.FILE_NAME, pbtxt.FILE_NAME}
+    unlisted = sorted(entries - listed - beside)
     if unlisted:
         raise LoadError(LoadReason.INTEGRITY, f"{unlisted[0]} is not listed in the manifest")
     files: dict[str, bytes] = {}
@@ -168,13 +199,13 @@ def _verified(candidate: Candidate, directory: int, entries: set[str], max_file_
             )
         files[entry.path] = data
     graph = manifest.file(contract.MODEL_FILE).sha256
-    return Bundle(manifest.name, manifest.version, manifest, files, graph)
+    return Bundle(manifest.name, manifest.version, manifest, files, graph, told)
 
 
-def _plain(candidate: Candidate, directory: int, max_file_bytes: int) -> Bundle:
+def _plain(candidate: Candidate, directory: int, max_file_bytes: int, told: OperatorConfig) -> Bundle:
     data = _read(directory, contract.MODEL_FILE, max_file_bytes)
     digest = hashlib.sha256(data).hexdigest()
-    return Bundle(candidate.name, candidate.version, None, {contract.MODEL_FILE: data}, digest)
+    return Bundle(candidate.name, candidate.version, None, {contract.MODEL_FILE: data}, digest, told)
 
 
 def _read(directory: int, name: str, limit: int, *, expected: int | None = None) -> bytes:

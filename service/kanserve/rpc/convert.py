@@ -69,7 +69,7 @@ def request_from_pb(message: pb.ModelInferRequest, *, deadline: float | None, ma
     """ModelInferRequest -> InferRequest. Raises BadRequest, Exhausted, Unsupported."""
     for name, limit in COUNT_LIMITS.items():
         at_most(name, getattr(message, name), limit)
-    timeout = _parameters(message)
+    timeout, priority = _parameters(message)
     for tensor in message.inputs:
         at_most("shape", tensor.shape, DIMENSION_LIMIT)
         _tensor_parameters(tensor.name, tensor.parameters)
@@ -86,6 +86,7 @@ def request_from_pb(message: pb.ModelInferRequest, *, deadline: float | None, ma
         outputs=tuple(output.name for output in message.outputs),
         queue_timeout=timeout,
         deadline=deadline,
+        priority=priority,
     )
 
 
@@ -142,9 +143,9 @@ def at_most(name: str, values: Sized, limit: int) -> None:
         raise BadRequest(f"{name} has {len(values)} entries, at most {limit} are allowed")
 
 
-def _parameters(message: pb.ModelInferRequest) -> float | None:
-    """Check the request's parameters; the queue timeout in seconds, if there is one."""
-    timeout = None
+def _parameters(message: pb.ModelInferRequest) -> tuple[float | None, int]:
+    """Check the request's parameters; the queue timeout in seconds, if there is one, and the priority."""
+    timeout, priority = None, 0
     for key, parameter in message.parameters.items():
         kind = parameter.WhichOneof("parameter_choice")
         if key in PARAMETERS:
@@ -162,9 +163,11 @@ def _parameters(message: pb.ModelInferRequest) -> float | None:
             )
         if key == "timeout":
             timeout = _timeout(parameter.int64_param)
-        if key == "priority" and parameter.int64_param < 0:
-            raise BadRequest("invalid value for 'priority', expected value >= 0.")
-    return timeout
+        if key == "priority":
+            priority = parameter.uint64_param or parameter.int64_param
+            if priority < 0:
+                raise BadRequest("invalid value for 'priority', expected value >= 0.")
+    return timeout, priority
 
 
 def _timeout(microseconds: int) -> float | None:

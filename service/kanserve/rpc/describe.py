@@ -9,10 +9,12 @@ import numpy as np
 
 from kanexport.manifest import BasisInfo, LayerInfo, Manifest, NodeStep
 from kanserve.models.model import Model
+from kanserve.models.serving import Serving
 from kanserve.nouns import BYTES, ModelInfo, TensorInfo
 from kanserve.observe.statistics import Duration
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2, model_config_pb2
+from kanserve.rpc import effect
 
 PLATFORM = "onnxruntime_onnx"  # Triton's word; tools decide by it
 BACKEND = "onnxruntime"
@@ -31,8 +33,8 @@ def metadata(info: ModelInfo, versions: Sequence[int]) -> pb.ModelMetadataRespon
     return message
 
 
-def config(info: ModelInfo) -> model_config_pb2.ModelConfig:
-    """ModelConfig: dims without the batch dimension; KAN facts among the parameters."""
+def config(info: ModelInfo, serving: Serving) -> model_config_pb2.ModelConfig:
+    """ModelConfig, as it is in effect: dims without the batch dimension; KAN facts among the parameters."""
     message = model_config_pb2.ModelConfig(
         name=info.name,
         platform=PLATFORM,
@@ -40,7 +42,6 @@ def config(info: ModelInfo) -> model_config_pb2.ModelConfig:
         max_batch_size=info.max_batch_size,
         default_model_filename=FILE_NAME,
     )
-    message.version_policy.all.SetInParent()
     # Tools read the bool without asking whether the message around it is there.
     message.model_transaction_policy.decoupled = False
     skip = 1 if info.max_batch_size else 0
@@ -50,6 +51,7 @@ def config(info: ModelInfo) -> model_config_pb2.ModelConfig:
         message.output.add(name=tensor.name, data_type=_datatype(tensor), dims=tensor.shape[skip:])
     for key, value in _facts(info).items():
         message.parameters[key].string_value = value
+    effect.add(message, serving)
     return message
 
 

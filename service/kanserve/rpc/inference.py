@@ -85,8 +85,8 @@ class InferenceService:
     async def model_config(self, data: bytes, call: Call) -> bytes:
         """The configuration Triton would have made."""
         message = convert.parse(pb.ModelConfigRequest, data)
-        info, _ = self._catalogue.info(message.name, message.version)
-        return pb.ModelConfigResponse(config=describe.config(info)).SerializeToString()
+        model = self._catalogue.model(message.name, message.version)
+        return pb.ModelConfigResponse(config=describe.config(model.info, model.serving)).SerializeToString()
 
     async def model_statistics(self, data: bytes, call: Call) -> bytes:
         """Counts and durations since the start."""

@@ -49,8 +49,8 @@ class Oip:
 
     async def config(self, asked: Asked, call: Call) -> Answer:
         """The configuration Triton would have made."""
-        info, _ = self._catalogue.info(*_model(asked))
-        return json_answer(plain(describe.config(info)))
+        model = self._catalogue.model(*_model(asked))
+        return json_answer(plain(describe.config(model.info, model.serving)))
 
     async def statistics(self, asked: Asked, call: Call) -> Answer:
         """Counts and durations since the start, of all models or of one."""

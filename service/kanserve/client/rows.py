@@ -1,0 +1,34 @@
+"""Rows as a caller has them, by input: checked for being there, and as the fields of a message."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from kanserve.client import errors
+from kanserve.client.description import Description
+from kanserve.nouns import DTYPES, TensorInfo
+from kanserve.pb import kan_pb2 as kan
+
+
+def packed(described: Description, rows: Any) -> dict[str, Any]:
+    """The fields of an edge query that hold rows. Raises InvalidInput where rows of an input are missing."""
+    if not isinstance(rows, Mapping) and len(described.inputs) == 1:
+        array = np.ascontiguousarray(rows, DTYPES[described.input.datatype])
+        return {"rows": array.tobytes(), "row_count": len(array)}
+    given = pairs(described.inputs, rows)
+    arrays = {tensor.name: np.ascontiguousarray(array, DTYPES[tensor.datatype]) for tensor, array in given}
+    inputs = [kan.InputRows(name=name, rows=array.tobytes()) for name, array in arrays.items()]
+    return {"inputs": inputs, "row_count": max(map(len, arrays.values()))}
+
+
+def pairs(tensors: TensorInfo | Sequence[TensorInfo], rows: Any) -> list[tuple[TensorInfo, Any]]:
+    """Each input with its rows. Raises InvalidInput where rows of one are missing."""
+    if isinstance(tensors, TensorInfo):
+        return [(tensors, rows)]
+    if not isinstance(rows, Mapping) or any(tensor.name not in rows for tensor in tensors):
+        names = ", ".join(tensor.name for tensor in tensors)
+        raise errors.of("INVALID_ARGUMENT", f"the model has the inputs {names}: rows by name, for each, were expected")
+    return [(tensor, rows[tensor.name]) for tensor in tensors]

@@ -1,0 +1,32 @@
+"""How a server runs a model, in words: what its ModelConfig tells."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def in_words(config: Any) -> str:
+    """Of a ModelConfig; empty where it tells nothing, as another server's may."""
+    parts = []
+    instances = sum(group.count for group in config.instance_group)
+    if instances:
+        threads = config.parameters["intra_op_thread_count"].string_value if config.parameters else ""
+        parts.append(f"{instances} {_plural('instance', instances)}" + (f" of {threads} thread(s)" if threads else ""))
+    if config.HasField("dynamic_batching"):
+        parts += _batching(config.dynamic_batching, config.max_batch_size)
+    return ", ".join(parts)
+
+
+def _batching(batching: Any, most: int) -> list[str]:
+    preferred = f", preferably {', '.join(map(str, batching.preferred_batch_size))}"
+    delay = batching.max_queue_delay_microseconds
+    return [
+        f"batches of up to {most} rows" + (preferred if batching.preferred_batch_size else ""),
+        f"waiting up to {delay} us for others" if delay else "waiting for no others",
+        *([f"{batching.priority_levels} priority levels"] if batching.priority_levels else []),
+        *(["answers in order"] if batching.preserve_ordering else []),
+    ]
+
+
+def _plural(word: str, count: int) -> str:
+    return word if count == 1 else f"{word}s"

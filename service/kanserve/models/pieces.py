@@ -1,0 +1,75 @@
+"""One batch on its way through the graph: made of its requests, run in pieces by as many threads as come."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from kanserve.nouns import Array
+from kanserve.scheduling import merge
+
+Execute = Callable[[Sequence[str], Mapping[str, Array]], list[Array]]
+
+
+class Batch:
+    """`feeds`: of its requests, which ran together; `piece`: rows of one run (0: it may not be parted).
+
+    `work` may be called by several threads at once: each takes the next piece until none is left. When all
+    have come back, `result` has every row of the outputs, or `error` says why not; and when it `begun`, was
+    one input (`merged`) and `ended`, in nanoseconds of perf_counter.
+    """
+
+    def __init__(
+        self, execute: Execute, outputs: Sequence[str], feeds: Sequence[Mapping[str, Array]], rows: int, piece: int
+    ) -> None:
+        self._execute, self._outputs, self._feeds = execute, outputs, feeds
+        self.rows = rows
+        step = piece if 0 < piece < rows else max(1, rows)
+        self._step = step
+        self._starts = deque(range(0, max(1, rows), step))
+        self._parts: dict[int, list[Array]] = {}
+        self.pieces = len(self._starts)
+        self._merging = threading.Lock()
+        self._whole: Mapping[str, Array] | None = None
+        self.result: list[Array] = []
+        self.error: Exception | None = None
+        self.begun = self.merged = self.ended = 0
+
+    def work(self) -> None:
+        """On any thread. Whatever is raised is kept: the callers would wait for ever otherwise."""
+        try:
+            whole = self._together()
+            while self.error is None:
+                try:
+                    start = self._starts.popleft()
+                except IndexError:
+                    break
+                self._parts[start] = self._execute(self._outputs, self._piece(whole, start))
+                if len(self._parts) == self.pieces:
+                    self.result = self._joined()
+                    self.ended = time.perf_counter_ns()
+        except Exception as error:
+            self.error = error
+
+    def _joined(self) -> list[Array]:
+        if self.pieces == 1:
+            return self._parts[0]
+        parts = [self._parts[start] for start in sorted(self._parts)]
+        return [np.concatenate(columns) for columns in zip(*parts, strict=True)]
+
+    def _together(self) -> Mapping[str, Array]:
+        with self._merging:
+            if self._whole is None:
+                self.begun = time.perf_counter_ns()
+                self._whole = merge.together(self._feeds)
+                self.merged = time.perf_counter_ns()
+            return self._whole
+
+    def _piece(self, whole: Mapping[str, Array], start: int) -> Mapping[str, Array]:
+        if self.pieces == 1:
+            return whole
+        return {name: array[start : start + self._step] for name, array in whole.items()}

@@ -1,0 +1,207 @@
+"""An operator's `config.pbtxt`: Triton's `model_config.proto` as text, and what of it has a meaning here.
+
+It lies beside the versions, no manifest lists it, and an operator may edit it: it says how a model is served, never
+what it computes. Fields without a meaning here are named in a warning. Source of fields and rules: Triton's model
+configuration guide, and the checks of its `model_config_utils.cc`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf import text_format
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+
+from kanserve.errors import LoadError, LoadReason
+from kanserve.nouns import TensorInfo
+from kanserve.pb import model_config_pb2 as pb
+from kanserve.repository.versions import ALL, VersionPolicy
+from kanserve.scheduling.policy import Level
+
+FILE_NAME = "config.pbtxt"
+SIZE_LIMIT = 2**20  # bytes
+PLATFORMS = {"backend": ("", "onnxruntime"), "platform": ("", "onnxruntime_onnx")}
+THREADS = "intra_op_thread_count"  # of Triton's onnxruntime backend
+MOST = 1024  # priority levels, each with queues of its own; instances; threads
+# What has a meaning here, by message.
+KNOWN = {
+    "ModelConfig": {
+        *("name", "platform", "backend", "max_batch_size", "version_policy", "input", "output", "parameters"),
+        *("dynamic_batching", "instance_group"),
+    },
+    "ModelInput": {"name", "data_type", "dims"},
+    "ModelOutput": {"name", "data_type", "dims"},
+    "ModelInstanceGroup": {"name", "kind", "count"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """`dynamic_batching`: as in `scheduling.policy.Policy`."""
+
+    delay: float = 0.0
+    preferred: tuple[int, ...] = ()
+    levels: tuple[Level, ...] = (Level(),)
+    usual: int = 0
+    ordered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorConfig:
+    """What a `config.pbtxt` says; 0, None and nothing where it says nothing. `device`: cpu or cuda; `threads`: of
+    one run; `inputs` and `outputs`: without the batch; `unused`: fields that have no meaning here."""
+
+    name: str = ""
+    max_batch_size: int = 0
+    batching: Batching | None = None
+    instances: int = 0
+    device: str = ""
+    threads: int = 0
+    versions: VersionPolicy = ALL
+    inputs: tuple[TensorInfo, ...] = ()
+    outputs: tuple[TensorInfo, ...] = ()
+    unused: tuple[str, ...] = ()
+
+
+SILENT = OperatorConfig()
+
+
+def read(data: bytes) -> OperatorConfig:
+    """From the bytes of the file. Raises LoadError saying where it is no config, or cannot work."""
+    message = pb.ModelConfig()
+    try:
+        text_format.Parse(data.decode(), message)
+    except UnicodeDecodeError as error:
+        raise _refused("is not UTF-8 text") from error
+    except text_format.ParseError as error:
+        raise _refused(f"cannot be read, at line:column {error}") from error
+    for field, allowed in PLATFORMS.items():
+        found = getattr(message, field)
+        if found not in allowed:
+            raise _refused(f"has {field} {found!r}; this is a model for {allowed[1]!r}")
+    if message.max_batch_size < 0:
+        raise _refused(f"has max_batch_size {message.max_batch_size}; 1 or more was expected")
+    return OperatorConfig(
+        name=message.name,
+        max_batch_size=message.max_batch_size,
+        batching=_batching(message) if message.HasField("dynamic_batching") else None,
+        instances=_instances(message),
+        device=_device(message),
+        threads=_threads(message),
+        versions=_versions(message),
+        inputs=tuple(map(_tensor, message.input)),
+        outputs=tuple(map(_tensor, message.output)),
+        unused=tuple(dict.fromkeys(_unused(message))),
+    )
+
+
+def _refused(what: str) -> LoadError:
+    return LoadError(LoadReason.CONFIG, f"{FILE_NAME} {what}")
+
+
+def _batching(message: Any) -> Batching:
+    found = message.dynamic_batching
+    levels = _levels(found)
+    if found.preserve_ordering and (len(levels) > 1 or any(level.delays for level in levels)):
+        raise _refused("has preserve_ordering, which allows neither several priority_levels nor timeout_action DELAY")
+    usual = found.default_priority_level
+    if found.priority_levels and not 1 <= usual <= found.priority_levels:
+        raise _refused(f"has default_priority_level {usual}; 1 to {found.priority_levels} was expected")
+    return Batching(
+        found.max_queue_delay_microseconds / 1e6,
+        _preferred(found.preferred_batch_size, message.max_batch_size),
+        levels,
+        usual - 1 if found.priority_levels else 0,
+        found.preserve_ordering,
+    )
+
+
+def _preferred(sizes: Iterable[int], most: int) -> tuple[int, ...]:
+    """Ascending; `most`: the file's own max_batch_size, 0 if it has none."""
+    found = tuple(sorted(set(sizes)))
+    if found and (found[0] < 1 or 0 < most < found[-1]):
+        raise _refused(f"has preferred_batch_size {list(found)[:8]}; 1 to {most or 'the largest batch'} was expected")
+    return found
+
+
+def _levels(found: Any) -> tuple[Level, ...]:
+    if found.priority_levels > MOST:
+        raise _refused(f"has {found.priority_levels} priority_levels; at most {MOST} are served")
+    for key in found.priority_queue_policy:
+        if not 1 <= key <= found.priority_levels:
+            raise _refused(f"has a priority_queue_policy for level {key} of {found.priority_levels} priority_levels")
+    usual = _level(found.default_queue_policy) if found.HasField("default_queue_policy") else Level()
+    return tuple(
+        _level(found.priority_queue_policy[level]) if level in found.priority_queue_policy else usual
+        for level in range(1, max(1, found.priority_levels) + 1)
+    )
+
+
+def _level(policy: Any) -> Level:
+    return Level(
+        most=policy.max_queue_size,
+        timeout=policy.default_timeout_microseconds / 1e6 or None,
+        override=policy.allow_timeout_override,
+        delays=policy.timeout_action == pb.ModelQueuePolicy.DELAY,
+    )
+
+
+def _instances(message: Any) -> int:
+    """Of all groups together; a group that gives no count is one."""
+    counts = [group.count for group in message.instance_group]
+    if min(counts, default=0) < 0 or sum(counts) > MOST:
+        raise _refused(f"has instance_group counts {', '.join(map(str, counts))[:80]}; up to {MOST} was expected")
+    return sum(max(1, count) for count in counts)
+
+
+def _device(message: Any) -> str:
+    kinds = {pb.ModelInstanceGroup.Kind.Name(group.kind) for group in message.instance_group} - {"KIND_AUTO"}
+    if not kinds <= {"KIND_CPU", "KIND_GPU"} or len(kinds) > 1:
+        raise _refused(f"has instance_group of {', '.join(sorted(kinds))}; all KIND_CPU, or all KIND_GPU, was expected")
+    return {"KIND_CPU": "cpu", "KIND_GPU": "cuda"}[kinds.pop()] if kinds else ""
+
+
+def _threads(message: Any) -> int:
+    if THREADS not in message.parameters:
+        return 0
+    text = message.parameters[THREADS].string_value
+    if not (text.isascii() and text.isdecimal()) or int(text) > MOST:
+        raise _refused(f"has {THREADS} {text[:20]!r}; a number up to {MOST} was expected, 0 for the server's choice")
+    return int(text)
+
+
+def _versions(message: Any) -> VersionPolicy:
+    policy = message.version_policy
+    kind = policy.WhichOneof("policy_choice")
+    if kind == "latest":
+        return VersionPolicy(latest=max(1, policy.latest.num_versions))
+    if kind == "specific":
+        return VersionPolicy(specific=tuple(sorted(policy.specific.versions)))
+    return ALL
+
+
+def _tensor(found: Any) -> TensorInfo:
+    """A data type that is not given is an empty one."""
+    datatype = pb.DataType.Name(found.data_type).removeprefix("TYPE_") if found.data_type else ""
+    return TensorInfo(found.name, {"STRING": "BYTES"}.get(datatype, datatype), tuple(found.dims))
+
+
+def _unused(message: Message, path: str = "") -> Iterator[str]:
+    """The fields that are set and have no meaning here; an empty message says nothing."""
+    known = KNOWN[message.DESCRIPTOR.name]
+    for field, value in message.ListFields():
+        if field.name == "parameters":
+            yield from (f"parameters.{key}" for key in value if key != THREADS)
+        elif field.name in known:
+            yield from _unused_within(field, value, f"{path}{field.name}.")
+        elif not isinstance(value, Message) or value.ByteSize():
+            yield path + field.name
+
+
+def _unused_within(field: FieldDescriptor, value: Any, path: str) -> Iterator[str]:
+    if field.message_type and field.message_type.name in KNOWN:
+        for part in [value] if isinstance(value, Message) else value:
+            yield from _unused(part, path)
