@@ -21,10 +21,10 @@ def unpacked(data: bytes, encoding: str, limit: int) -> bytes:
     """`encoding`: a key of WINDOWS; `limit`: bytes that may come out. Raises Corrupt, TooLong."""
     stream = zlib.decompressobj(WINDOWS[encoding])
     try:
-        plain = stream.decompress(data, limit)
+        plain = stream.decompress(data, limit + 1)
     except zlib.error as error:
         raise Corrupt from error
-    if stream.unconsumed_tail:
+    if len(plain) > limit:
         raise TooLong
     if not stream.eof or stream.unused_data:
         raise Corrupt
@@ -35,3 +35,24 @@ def packed(data: bytes, encoding: str) -> bytes:
     """The inverse."""
     stream = zlib.compressobj(LEVEL, zlib.DEFLATED, WINDOWS[encoding])
     return stream.compress(data) + stream.flush()
+
+
+def chosen(accepted: str) -> str:
+    """Of the encodings that Accept-Encoding names (RFC 9110, 12.5.3), the one here with the highest weight, or ""."""
+    best, weight = "", 0.0
+    for item in accepted.lower().split(",")[:16]:
+        name, _, rest = item.partition(";")
+        name = name.strip()
+        if name in WINDOWS and (quality := _quality(rest)) > weight:
+            best, weight = name, quality
+    return best
+
+
+def _quality(parameter: str) -> float:
+    name, _, value = parameter.partition("=")
+    if name.strip() != "q":
+        return 1.0
+    try:
+        return float(value)
+    except ValueError:
+        return 0.0

@@ -58,13 +58,19 @@ def tensor(rows: np.ndarray = ROWS, datatype: str = "FP32", **more: Any) -> dict
     return {"name": "x", "datatype": datatype, "shape": list(rows.shape), "data": rows.ravel().tolist(), **more}
 
 
-def running(way: str, root: Path, **settings: Any) -> Iterator[Server]:
+def way(name: str) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """What `serving` takes for one of WAYS: a door of the tests', and settings."""
+    if name == "hypercorn":
+        return HYPERCORN, {}
+    pytest.importorskip("h2corn")
+    return (), {"transport": "asgi"} if name == "asgi" else {"transport": "grpcio", "http_port": 0}
+
+
+def running(name: str, root: Path, **settings: Any) -> Iterator[Server]:
     """A server over two versions of the toy, and one of float64."""
-    if way != "hypercorn":
-        pytest.importorskip("h2corn")
     toy.write(root)
     toy.write(root, version=2)
     toy.write(root, "toy64", datatype="FP64", tolerance=1e-12)
-    chosen = {"hypercorn": {}, "asgi": {"transport": "asgi"}, "grpcio": {"transport": "grpcio", "http_port": 0}}[way]
-    with serving(root, HYPERCORN if way == "hypercorn" else (), **chosen, **settings) as server:
+    door, chosen = way(name)
+    with serving(root, door, **chosen, **settings) as server:
         yield server

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import urllib.error
 import urllib.request
+import zlib
 from pathlib import Path
 
 import grpc
@@ -120,3 +121,25 @@ def test_the_port_answers_get_and_nothing_else(server: Server) -> None:
     with urllib.request.urlopen(urllib.request.Request(f"{url}/metrics", method="HEAD"), timeout=10) as head:
         assert head.read() == b""
         assert "version=0.0.4" in head.headers["Content-Type"]
+
+
+@pytest.mark.parametrize(("accepted", "window"), [("gzip", 31), ("deflate", 15), ("br, gzip;q=0.5", 31)])
+def test_the_page_is_packed_for_those_who_ask(server: Server, accepted: str, window: int) -> None:
+    url = f"http://127.0.0.1:{server.metrics_port}/metrics"
+    asked = urllib.request.Request(url, headers={"Accept-Encoding": accepted})
+    with urllib.request.urlopen(asked, timeout=10) as answer:
+        assert set(samples(zlib.decompress(answer.read(), window).decode())) == set(samples(server.metrics()))
+
+
+def test_twenty_versions_make_a_small_page(tmp_path: Path) -> None:
+    for version in range(1, 21):
+        toy.write(tmp_path, version=version)
+    rng = np.random.default_rng(0)
+    with serving(tmp_path) as server:
+        for version in range(1, 21):
+            for rows in rng.integers(1, toy.BATCH, 5):
+                server.infer(np.zeros((rows, 3), np.float32), model_version=str(version))
+        url = f"http://127.0.0.1:{server.metrics_port}/metrics"
+        asked = urllib.request.Request(url, headers={"Accept-Encoding": "gzip"})
+        with urllib.request.urlopen(asked, timeout=10) as answer:
+            assert len(answer.read()) < 150_000

@@ -1,4 +1,4 @@
-"""The metrics port: GET and HEAD on /metrics, on a thread of its own so that load cannot hide it."""
+"""The metrics port: GET and HEAD on /metrics, on a thread of its own so that load cannot hide it; packed if asked."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from kanserve import compression
 from kanserve.observe.metrics import CONTENT_TYPE, Metrics
 
 
@@ -43,9 +44,14 @@ def _handler(metrics: Metrics, scrape_timeout: float) -> type[BaseHTTPRequestHan
         def do_GET(self) -> None:
             body = metrics.text() if self.path.split("?")[0] == "/metrics" else b"only /metrics is here\n"
             known = self.path.split("?")[0] == "/metrics"
+            encoding = compression.chosen(self.headers.get("Accept-Encoding", "")) if known else ""
+            if encoding:
+                body = compression.packed(body, encoding)
             self.send_response(HTTPStatus.OK if known else HTTPStatus.NOT_FOUND)
             self.send_header("Content-Type", CONTENT_TYPE if known else "text/plain")
             self.send_header("Content-Length", str(len(body)))
+            if encoding:
+                self.send_header("Content-Encoding", encoding)
             self.end_headers()
             if self.command == "GET":
                 self.wfile.write(body)

@@ -192,7 +192,7 @@ def _failed(failure: CallFailed) -> Answer:
 
 async def _response(answer: Answer, accepted: str) -> Response:
     headers = {"content-type": answer.kind, **answer.headers}
-    body, encoding = answer.body, _chosen(accepted)
+    body, encoding = answer.body, compression.chosen(accepted)
     if encoding and len(body) >= WORTH:
         if len(body) < BLOCKING:
             body = compression.packed(body, encoding)
@@ -200,24 +200,3 @@ async def _response(answer: Answer, accepted: str) -> Response:
             body = await asyncio.to_thread(compression.packed, body, encoding)
         headers |= {"content-encoding": encoding, "vary": "accept-encoding"}
     return Response(body, answer.status, headers)
-
-
-def _chosen(accepted: str) -> str:
-    """Of the encodings that a caller takes (RFC 9110, 12.5.3), the one with the highest weight that we have, or ""."""
-    best, weight = "", 0.0
-    for item in accepted.lower().split(",")[:16]:
-        name, _, rest = item.partition(";")
-        name = name.strip()
-        if name in compression.WINDOWS and (quality := _quality(rest)) > weight:
-            best, weight = name, quality
-    return best
-
-
-def _quality(parameter: str) -> float:
-    name, _, value = parameter.partition("=")
-    if name.strip() != "q":
-        return 1.0
-    try:
-        return float(value)
-    except ValueError:
-        return 0.0
