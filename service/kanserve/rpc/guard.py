@@ -30,7 +30,8 @@ from kanserve.rpc.status import Code
 
 ID = re.compile(r"[\x21-\x7e]{1,128}")
 ID_HEADER = "x-request-id"
-HEADERS = (ID_HEADER,)  # all that is read of a call's metadata
+STRICT_HEADER = "triton_grpc_error"  # of a stream of requests: what is wrong with one ends it
+HEADERS = (ID_HEADER, STRICT_HEADER)  # all that is read of a call's metadata
 PREFIX = secrets.token_hex(4)  # of ids made here: other processes' differ
 # gRPC's own way to say "come back, but not at once"; its retry policies honour it.
 PUSHBACK = ("grpc-retry-pushback-ms", "500")

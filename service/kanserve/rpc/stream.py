@@ -15,11 +15,11 @@ from kanserve.errors import Draining, KanserveError
 from kanserve.observe import logs
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.rpc import status
-from kanserve.rpc.guard import Call, CallFailed, Guard, Share, UnaryMethod
+from kanserve.rpc.guard import STRICT_HEADER, Call, CallFailed, Guard, Share, UnaryMethod
 from kanserve.rpc.known import varint
 from kanserve.rpc.status import Code
 
-STRICT = ("triton_grpc_error", "true")
+STRICT = (STRICT_HEADER, "true")
 # Messages are merged by writing them one after the other.
 FINAL = pb.ModelInferResponse(
     parameters={"triton_final_response": pb.InferParameter(bool_param=True)}
