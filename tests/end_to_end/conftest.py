@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import signal
 import subprocess
@@ -20,11 +21,12 @@ SECONDS = 120
 
 @dataclass(frozen=True)
 class Served:
-    """A running server: its address, its metrics' address, its repository."""
+    """A running server: its address, its metrics' address, its repository; and where it speaks HTTP, if it does."""
 
     url: str
     metrics: str
     repository: Path
+    http: str = ""
 
 
 @contextlib.contextmanager
@@ -47,7 +49,7 @@ def _await_ready(process: subprocess.Popen[bytes], log: Path, repository: Path) 
         for line in log.read_text().splitlines():
             event = json.loads(line) if line.startswith("{") and line.endswith("}") else {}
             if event.get("event") == "serving":
-                return Served(event["grpc"], event["metrics"], repository)
+                return Served(event["grpc"], event["metrics"], repository, event.get("http", ""))
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=0.05)
     raise AssertionError(log.read_text())
@@ -61,5 +63,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         command = ["export", str(case.path), "--repository", str(repository), "--name", case.name]
         done = subprocess.run([*KANSERVE, *command, *case.facts["export_args"]], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-    with serving(repository) as server:
+    http = ("--http-port", "0") if importlib.util.find_spec("h2corn") else ()
+    with serving(repository, *http) as server:
         yield server

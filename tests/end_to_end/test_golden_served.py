@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tritonclient.http
 from golden_cases import EDGE_TOLERANCE, Case, cases, relative_error
 
 # The client knows nothing of kanserve: NVIDIA's package, the protocol, the rows.
@@ -52,6 +53,22 @@ def test_outputs_through_tritonclient(case: Case, answers: dict[str, np.ndarray]
         error = relative_error(y[rows], expected[rows])
         state_error("served outputs, relative", error, f"{case.name}, {group}")
         assert error <= case.tolerance, group
+
+
+@CASES
+@pytest.mark.parametrize("binary", [True, False], ids=["bytes", "JSON"])
+def test_outputs_over_http_are_the_same_bits(case: Case, served, answers: dict[str, np.ndarray], binary: bool) -> None:
+    if not served.http:
+        pytest.skip("no h2corn")
+    rows = case.reference()["x"]
+    with tritonclient.http.InferenceServerClient(served.http) as client:
+        metadata = client.get_model_metadata(case.name)
+        tensor = tritonclient.http.InferInput(metadata["inputs"][0]["name"], list(rows.shape), "FP32")
+        tensor.set_data_from_numpy(rows, binary_data=binary)
+        name = metadata["outputs"][0]["name"]
+        wanted = [tritonclient.http.InferRequestedOutput(name, binary_data=binary)]
+        found = client.infer(case.name, [tensor], outputs=wanted).as_numpy(name)
+    np.testing.assert_array_equal(found.view(np.uint32), answers[case.name].view(np.uint32))
 
 
 @CASES

@@ -10,14 +10,24 @@ from pathlib import Path
 
 import pytest
 
+MORE = {
+    "unary": [],
+    "stream": ["--streaming", "--async"],
+    "http": [],
+    "http with JSON": ["--input-tensor-format", "json", "--output-tensor-format", "json"],
+}
 
-@pytest.mark.parametrize("streaming", [False, True], ids=["unary", "stream"])
+
+@pytest.mark.parametrize("way", ["unary", "stream", "http", "http with JSON"])
 @pytest.mark.skipif(not Path(sys.executable).with_name("perf_analyzer").exists(), reason="perf-analyzer is x86-64 only")
-def test_perf_analyzer_reaches_its_table(served, tmp_path: Path, streaming: bool) -> None:
+def test_perf_analyzer_reaches_its_table(served, tmp_path: Path, way: str) -> None:
     program = shutil.which("perf_analyzer", path=str(Path(sys.executable).parent))
     assert program
-    flags = ["-m", "efficient-kan-digits", "-i", "grpc", "-u", served.url, "-b", "8", "--concurrency-range", "1:4"]
-    flags += ["--streaming", "--async"] if streaming else []
+    over_http = way.startswith("http")
+    if over_http and not served.http:
+        pytest.skip("no h2corn")
+    where = ["-i", "http", "-u", served.http] if over_http else ["-i", "grpc", "-u", served.url]
+    flags = ["-m", "efficient-kan-digits", *where, "-b", "8", "--concurrency-range", "1:4", *MORE[way]]
     # Short windows, and any of them counts as stable: it is the protocol that is tried, on a busy machine too.
     flags += ["--measurement-interval", "300", "--stability-percentage", "999"]
     done = subprocess.run([program, *flags], capture_output=True, text=True, timeout=120, cwd=tmp_path)

@@ -135,6 +135,17 @@ def test_bytes_behind_the_json(web: Server) -> None:
     assert reply.body[length:] == web.infer(ROWS).tobytes()
 
 
+def test_a_body_of_nothing_but_bytes(web: Server) -> None:
+    row = ROWS[:1]
+    reply = infer(web, row.tobytes(), inference_header_content_length="0")
+    length = int(reply.headers["inference-header-content-length"])
+    assert json.loads(reply.body[:length])["outputs"][0]["shape"] == [1, 2]
+    assert reply.body[length:] == web.infer(row).tobytes()
+    refused = infer(web, ROWS.tobytes(), inference_header_content_length="0")
+    assert (refused.status, refused.json["error"].split(". ")[-1]) == (400, "Expected 12, got 48")
+    assert infer(web, row.tobytes(), "nope", inference_header_content_length="0").status == 404
+
+
 def test_ids_are_echoed_and_logged(web: Server) -> None:
     assert ask(web, "/v2/models/nope", x_request_id="followed").headers["x-request-id"] == "followed"
     wait_until(lambda: any(line.get("request_id") == "followed" for line in web.lines()))

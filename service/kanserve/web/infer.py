@@ -6,6 +6,7 @@ Source: Triton's "binary tensor data extension" and the Open Inference Protocol'
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 import orjson
 
 from kanserve.errors import BadRequest, Exhausted
-from kanserve.nouns import InferResponse, OutputTensor
+from kanserve.nouns import BYTES, HELD, InferResponse, ModelInfo, OutputTensor
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.rpc import convert
 from kanserve.web import document, numbers
@@ -45,7 +46,7 @@ def request(asked: Asked, typed: int) -> tuple[pb.ModelInferRequest, Wanted]:
     """The message that a request stands for. `typed`: bytes of one tensor as numbers. Raises BadRequest, Exhausted."""
     text, rest = _parted(asked)
     body = _is(document.read(text, typed), dict, "the request")
-    message = pb.ModelInferRequest(model_name=asked.path["name"], model_version=asked.path.get("version", ""))
+    message = _message(asked)
     message.id = _member(body, "id", str, "the request", "")
     wanted = Wanted()
     for key, value in _parameters(body, "the request").items():
@@ -60,6 +61,24 @@ def request(asked: Asked, typed: int) -> tuple[pb.ModelInferRequest, Wanted]:
     for at, output in enumerate(_list(body, "outputs")):
         _output(message, _is(output, dict, f"outputs[{at}]"), wanted)
     return message, wanted
+
+
+def bare(asked: Asked, info: ModelInfo) -> tuple[pb.ModelInferRequest, Wanted]:
+    """The same for a body that is nothing but the bytes of a model's one input: one row, where rows are a dimension.
+    Raises BadRequest for a model whose input's shape that does not tell."""
+    tensor = info.inputs[0]
+    shape = [1, *tensor.shape[1:]] if info.max_batch_size else list(tensor.shape)
+    if len(info.inputs) > 1 or shape.count(-1) > 1 or tensor.datatype == BYTES:
+        raise BadRequest(
+            f"a request without JSON needs a model with one input of numbers and at most one open dimension; model "
+            f"'{info.name}' has {', '.join(f'{one.name} {one.datatype} {list(one.shape)}' for one in info.inputs)}"
+        )
+    row = math.prod(extent for extent in shape if extent >= 0) * HELD[tensor.datatype].itemsize
+    shape = [len(asked.body) // max(row, 1) if extent < 0 else extent for extent in shape]
+    message = _message(asked)
+    message.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=shape)
+    message.raw_input_contents.append(asked.body)
+    return message, Wanted(everything=True)
 
 
 def answer(response: InferResponse, wanted: Wanted, typed: int) -> Answer:
@@ -81,20 +100,24 @@ def answer(response: InferResponse, wanted: Wanted, typed: int) -> Answer:
     return Answer(b"".join((text, *behind)), "application/octet-stream", headers={HEADER_LENGTH: str(len(text))})
 
 
-def _parted(asked: Asked) -> tuple[bytes, bytes]:
+def _message(asked: Asked) -> pb.ModelInferRequest:
+    return pb.ModelInferRequest(model_name=asked.path["name"], model_version=asked.path.get("version", ""))
+
+
+def _parted(asked: Asked) -> tuple[bytes, memoryview]:
     """The JSON, and what lies behind it."""
     given = asked.headers.get(HEADER_LENGTH)
     if given is None:
-        return asked.body, b""
+        return asked.body, memoryview(b"")
     if DIGITS.fullmatch(given) is None:
         raise BadRequest(f"Unable to parse Inference-Header-Content-Length, got: {given[:40]}")
     length = int(given)
     if not 0 < length <= len(asked.body):
         raise BadRequest(f"inference header size should be in range (0, {len(asked.body)}), got: {length}")
-    return asked.body[:length], asked.body[length:]
+    return asked.body[:length], memoryview(asked.body)[length:]
 
 
-def _input(message: pb.ModelInferRequest, tensor: Mapping[str, Any], rest: bytes, typed: int) -> bytes:
+def _input(message: pb.ModelInferRequest, tensor: Mapping[str, Any], rest: memoryview, typed: int) -> memoryview:
     """Add one, and give what then is left of the bytes behind the JSON."""
     name = _member(tensor, "name", str, "an input")
     shape = [_extent(extent, name) for extent in _list(tensor, "shape", required=True)]
@@ -114,7 +137,7 @@ def _input(message: pb.ModelInferRequest, tensor: Mapping[str, Any], rest: bytes
             f"unexpected size for input '{name}', expecting {size - len(rest)} additional bytes for model "
             f"'{message.model_name}'; binary data follows the JSON, whose length is in Inference-Header-Content-Length"
         )
-    message.raw_input_contents.append(rest[:size])
+    message.raw_input_contents.append(bytes(rest[:size]))
     return rest[size:]
 
 

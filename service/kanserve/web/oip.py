@@ -81,7 +81,10 @@ class Oip:
 
     async def infer(self, asked: Asked, call: Call) -> Answer:
         """The main thing."""
-        message, wanted = infer.request(asked, self._typed)
+        if asked.headers.get(infer.HEADER_LENGTH) == "0":
+            message, wanted = infer.bare(asked, self._catalogue.info(*_model(asked))[0])
+        else:
+            message, wanted = infer.request(asked, self._typed)
         _, response = await self._service.infer(message, call)
         return infer.answer(response, wanted, self._typed)
 
