@@ -14,7 +14,7 @@ ARGS ?=
 MODULE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast coverage mutate check format bench families proto lock container clean
+.PHONY: help setup demo test test-fast coverage mutate check format bench bench-doors families proto lock container clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -67,6 +67,9 @@ format: setup ## Format the code
 
 bench: setup ## Compare our graph with torch's own export
 	@$(BIN)/python benchmarks/graph_vs_torch_export.py
+
+bench-doors: setup ## Measure the doors beside bare answers, other servers and Triton, for docs/performance.md
+	@$(BIN)/python benchmarks/doors --docs
 
 families: setup ## Measure every family against its library, and write the README's table
 	@$(BIN)/python benchmarks/families.py

@@ -1,0 +1,127 @@
+"""How fast are the doors?
+
+    python benchmarks/doors [--rounds 3] [--seconds 2] [--concurrency 1,8,32,128] [--rows 1] [--widths 4,8,1]
+                            [--only WORD] [--docs]
+
+A network of random weights is exported, every contestant serves the same folder, and perf_analyzer asks each
+in turn, round by round. Other contestants: see contestants.py. `--docs` puts the report into docs/performance.md.
+Servers are on loopback and end with the command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.progress import Progress
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests")]
+
+import scale  # noqa: E402 - beside this folder
+
+from doors import contestants, load, report  # noqa: E402 - as above
+from doors.contestants import Contestant, Running  # noqa: E402 - as above
+from doors.report import Measured  # noqa: E402 - as above
+
+MODEL = "model"
+PAGE = ROOT / "docs" / "performance.md"
+
+
+def main() -> None:
+    """Measure and print."""
+    asked = _arguments()
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        scale.export(scale.write(scale.Shape(asked.widths, 5), folder), folder / "models")
+        _certificate(folder)
+        runners = contestants.contestants(folder / "models", MODEL, folder)
+        runners = [one for one in runners if any(word in one.name for word in asked.only)]
+        measured = _measure(runners, asked, folder)
+        if asked.rows == 1:
+            _beside_rivals(measured, asked, folder)
+    shape = f"{list(asked.widths)}, {asked.rows} row{'s' * (asked.rows > 1)} a request, {asked.rounds} rounds"
+    text = report.markdown(measured, f"{shape}, {datetime.date.today().isoformat()}")
+    print(text)
+    if asked.docs:
+        _write(text, f"doors {'-'.join(map(str, asked.widths))} {asked.rows}")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--concurrency", type=_numbers, default=(1, 8, 32, 128))
+    parser.add_argument("--rows", type=int, default=1)
+    parser.add_argument("--widths", type=_numbers, default=(4, 8, 1))
+    parser.add_argument("--only", nargs="*", default=[""])
+    parser.add_argument("--docs", action="store_true")
+    return parser.parse_args()
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def _measure(runners: list[Contestant], asked: argparse.Namespace, folder: Path) -> Measured:
+    measured = Measured()
+    with contextlib.ExitStack() as stack, Progress() as progress:
+        running: list[tuple[Contestant, Running]] = []
+        for runner in runners:
+            log = folder / f"{len(running)}.log"
+            running.append((runner, stack.enter_context(contestants.started(runner, log))))
+        task = progress.add_task("doors", total=asked.rounds * len(asked.concurrency) * len(running))
+        for _ in range(asked.rounds):
+            for level in asked.concurrency:
+                for runner, where in running:
+                    progress.update(task, description=f"{runner.name}, c = {level}")
+                    sample = load.perf_analyzer(
+                        *(runner, where, MODEL), concurrency=level, rows=asked.rows, window=asked.seconds, folder=folder
+                    )
+                    measured.add(runner.name, level, sample)
+                    progress.advance(task)
+        measured.resident = {runner.name: where.resident() for runner, where in running}
+    return measured
+
+
+def _beside_rivals(measured: Measured, asked: argparse.Namespace, folder: Path) -> None:
+    """Python servers of the same protocol, by h2load: perf_analyzer asks for what they do not have."""
+    others = contestants.rivals(folder / "models", MODEL)
+    if not others:
+        return
+    ours = [one for one in contestants.contestants(folder / "models", MODEL, folder) if one.name == "kanserve asgi"]
+    with contextlib.ExitStack() as stack, Progress() as progress:
+        running = [
+            (one, stack.enter_context(contestants.started(one, folder / f"{one.name}.log"))) for one in (*ours, *others)
+        ]
+        for _ in progress.track(range(asked.rounds), description="h2load"):
+            for one, where in running:
+                rate = load.h2load(where, MODEL, "x", asked.widths[0], seconds=asked.seconds, folder=folder)
+                measured.streams.setdefault(one.name, []).append(rate)
+
+
+def _certificate(folder: Path) -> None:
+    """For 127.0.0.1, good for a day."""
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-days", "1", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
+    command += ["-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def _write(text: str, key: str) -> None:
+    """Into its place in the page, or at the end."""
+    begin, end = f"<!-- {key}: written by benchmarks/doors -->\n", f"<!-- end of {key} -->\n"
+    page = PAGE.read_text()
+    block = begin + text + end
+    place = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+    PAGE.write_text(place.sub(lambda _: block, page) if place.search(page) else f"{page}\n{block}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Who is measured, and how each is started.
+
+TRITONSERVER=PATH                      a tritonserver with an onnxruntime backend (TRITON_BACKENDS names its folder)
+KSERVE_PYTHON=PATH, MLSERVER_PYTHON=PATH   interpreters in whose environments those servers are
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HERE = Path(__file__).parent
+START_SECONDS, STOP_SECONDS = 60, 20
+BARE = ("echo-grpcio", "echo-asgi", "handler")
+OURS = {"grpcio": ("--transport", "grpcio"), "asgi": ("--transport", "asgi")}
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One server. `flags`: what perf_analyzer needs beside the address."""
+
+    name: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Running:
+    """A contestant that answers. `port`: of gRPC."""
+
+    port: int
+    pid: int
+
+    def cpu_seconds(self) -> float:
+        """User and kernel time of the process so far."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def resident(self) -> float:
+        """MiB that lie in memory."""
+        words = Path(f"/proc/{self.pid}/statm").read_text().split()
+        return int(words[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def contestants(repository: Path, model: str, tls: Path) -> list[Contestant]:
+    """Those that can run here. PORT stands for the gRPC port. `tls`: a folder with cert.pem and key.pem."""
+    python = sys.executable
+    found = [Contestant(name, (python, str(HERE / "bare.py"), name, "PORT", str(repository), model)) for name in BARE]
+    serve = (python, "-m", "kanserve", "serve", str(repository), "--grpc-port", "PORT", "--metrics-port", "0")
+    found += [Contestant(f"kanserve {name}", (*serve, *flags)) for name, flags in OURS.items()]
+    secret = ("--tls-cert", str(tls / "cert.pem"), "--tls-key", str(tls / "key.pem"))
+    trusted = ("--ssl-grpc-use-ssl", "--ssl-grpc-root-certifications-file", str(tls / "cert.pem"))
+    found.append(Contestant("kanserve asgi, TLS", (*serve, *OURS["asgi"], *secret), flags=trusted))
+    if "TRITONSERVER" in os.environ:
+        found.append(_triton(repository))
+    return found
+
+
+def rivals(repository: Path, model: str) -> list[Contestant]:
+    """Python servers of the same protocol, where an environment with them is named."""
+    path = str(repository / model / "1" / "model.onnx")
+    return [
+        Contestant(kind, (os.environ[variable], str(HERE / f"with_{kind}.py"), "PORT", path, model))
+        for kind, variable in (("kserve", "KSERVE_PYTHON"), ("mlserver", "MLSERVER_PYTHON"))
+        if variable in os.environ
+    ]
+
+
+def _triton(repository: Path) -> Contestant:
+    command = [os.environ["TRITONSERVER"], f"--model-repository={repository}", "--grpc-port=PORT"]
+    command += ["--allow-http=false", "--allow-metrics=false"]
+    if "TRITON_BACKENDS" in os.environ:
+        command.append(f"--backend-directory={os.environ['TRITON_BACKENDS']}")
+    return Contestant("triton", tuple(command))
+
+
+def free_port() -> int:
+    """Of loopback, free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def started(contestant: Contestant, log: Path) -> Iterator[Running]:
+    """Start, wait until the port answers, stop. Raises RuntimeError with the end of its log if it does not."""
+    port = free_port()
+    command = [part.replace("PORT", str(port)) for part in contestant.command]
+    environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1", **contestant.environment}
+    with log.open("wb") as lines:
+        process = subprocess.Popen(command, stdout=lines, stderr=lines, env=environment)
+    try:
+        _wait(process, port, contestant, log)
+        yield Running(port, process.pid)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], port: int, contestant: Contestant, log: Path) -> None:
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end and process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            time.sleep(1.5)  # the port is open before the models are ready
+            return
+        time.sleep(0.1)
+    raise RuntimeError(f"{contestant.name} did not start:\n{log.read_text(errors='replace')[-2000:]}")

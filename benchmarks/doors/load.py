@@ -1,0 +1,93 @@
+"""The load: perf_analyzer, a C++ client, and h2load, where it is installed."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+import struct
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from doors.contestants import Contestant, Running
+from kanserve.pb import grpc_service_pb2 as pb
+
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+SECONDS = 120  # that one measurement may take
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Inferences a second (rows), latencies in microseconds, and the server's CPU microseconds a request."""
+
+    rate: float
+    p50: float
+    p99: float
+    cpu: float
+
+
+def perf_analyzer(
+    contestant: Contestant, running: Running, model: str, *, concurrency: int, rows: int, window: float, folder: Path
+) -> Sample:
+    """One window of `window` seconds, after one to warm up. Raises RuntimeError if it does not run."""
+    program = shutil.which("perf_analyzer", path=str(Path(sys.executable).parent))
+    if program is None:
+        raise RuntimeError("perf_analyzer is not installed (the extra `dev` has it on x86-64)")
+    table = folder / "measured.csv"
+    flags = ["-m", model, "-i", "grpc", "-u", f"127.0.0.1:{running.port}", "-b", str(rows)]
+    flags += ["--concurrency-range", f"{concurrency}:{concurrency}", "--percentile", "99", "-f", str(table)]
+    flags += ["--measurement-interval", str(round(window * 1000)), "--stability-percentage", "999", "--max-trials", "3"]
+    before = running.cpu_seconds()
+    done = subprocess.run([program, *flags, *contestant.flags], capture_output=True, text=True, timeout=SECONDS)
+    spent = running.cpu_seconds() - before
+    if done.returncode != 0:
+        raise RuntimeError(f"{contestant.name} at {concurrency}: {done.stdout[-1000:]}{done.stderr[-1000:]}")
+    counts = [int(count) for count in re.findall(r"Request count: (\d+)", done.stdout)]
+    (row,) = csv.DictReader(table.open())
+    rate = float(row["Inferences/Second"])
+    # Its windows leave out what it begins and ends with: a little too much time for each request that it counts.
+    requests = max(1, sum(counts))
+    return Sample(
+        rate * rows if rows > 1 and "infer" not in done.args else rate, *_latencies(row), spent / requests * 1e6
+    )
+
+
+def _latencies(row: dict[str, str]) -> tuple[float, float]:
+    return float(row["p50 latency"]), float(row["p99 latency"])
+
+
+def h2load(running: Running, model: str, tensor: str, columns: int, *, seconds: float, folder: Path) -> float:
+    """Requests a second over 4 connections of 8 streams. Raises RuntimeError without h2load, or for other answers
+    than 200."""
+    program = shutil.which("h2load")
+    if program is None:
+        raise RuntimeError("h2load is not installed (Debian: nghttp2-client)")
+    request = pb.ModelInferRequest(model_name=model)
+    request.inputs.add(name=tensor, datatype="FP32", shape=[1, columns])
+    request.raw_input_contents.append(np.full((1, columns), 0.25, np.float32).tobytes())
+    data = request.SerializeToString()
+    body = folder / "body"
+    body.write_bytes(b"\0" + struct.pack(">I", len(data)) + data)
+    flags = [
+        "-c",
+        "4",
+        "-m",
+        "8",
+        "-D",
+        str(max(1, round(seconds))),
+        "-d",
+        str(body),
+        "-H",
+        "content-type: application/grpc",
+    ]
+    flags += ["-H", "te: trailers", f"http://127.0.0.1:{running.port}{INFER}"]
+    done = subprocess.run([program, *flags], capture_output=True, text=True, timeout=SECONDS)
+    found = re.search(r"finished in [\d.]+s, ([\d.]+) req/s", done.stdout)
+    statuses = re.search(r"status codes: (\d+) 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx", done.stdout)
+    if found is None or statuses is None or int(statuses[1]) == 0 or any(int(n) for n in statuses.groups()[1:]):
+        raise RuntimeError(f"h2load: {done.stdout[-800:]}{done.stderr[-400:]}")
+    return float(found[1])
