@@ -4,14 +4,18 @@
 
 Exports two trained networks, serves them on loopback, asks for predictions with
 NVIDIA's tritonclient and for edge values with kanserve's own command, reads the
-metrics, and stops everything again. Nothing stays behind.
+metrics, and stops everything again. Nothing stays behind. Where h2corn is installed,
+one port does all of it: gRPC, JSON over HTTP, and the metrics.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -48,11 +52,12 @@ def kanserve(*arguments: str | Path) -> None:
 
 
 @contextlib.contextmanager
-def server(models: Path) -> Iterator[tuple[str, str]]:
-    """A server on free ports; yields its gRPC and metrics addresses, and stops it."""
+def server(models: Path) -> Iterator[dict[str, str]]:
+    """A server on free ports; yields its addresses by what is spoken there, and stops it."""
     ports = ["--grpc-port", "0", "--metrics-port", "0", "--log-format", "json", "--drain-delay", "0.2"]
-    print("$ kanserve serve models", flush=True)
-    process = subprocess.Popen([*KANSERVE, "serve", str(models), *ports], stderr=subprocess.PIPE, text=True)
+    door = ["--transport", "asgi"] if importlib.util.find_spec("h2corn") else []
+    print("$ kanserve serve models", *door, flush=True)
+    process = subprocess.Popen([*KANSERVE, "serve", str(models), *door, *ports], stderr=subprocess.PIPE, text=True)
     try:
         yield addresses(process)
     finally:
@@ -61,14 +66,15 @@ def server(models: Path) -> Iterator[tuple[str, str]]:
         print(f"server stopped with exit code {process.returncode}")
 
 
-def addresses(process: subprocess.Popen[str]) -> tuple[str, str]:
+def addresses(process: subprocess.Popen[str]) -> dict[str, str]:
     """Where the server listens, from its log."""
     assert process.stderr is not None
     for line in process.stderr:
         event = json.loads(line)
         if event["event"] == "serving":
-            print(f"gRPC on {event['grpc']}, metrics on {event['metrics']}")
-            return event["grpc"], event["metrics"]
+            found = {name: event[name] for name in ("grpc", "http", "metrics") if name in event}
+            print(", ".join(f"{name} on {address}" for name, address in found.items()))
+            return found
         print(f"  {event['event']} {event.get('model', '')}")
     raise SystemExit("the server ended before it was ready")
 
@@ -82,6 +88,18 @@ def predict(url: str, name: str, reference: dict[str, np.ndarray]) -> None:
         y = client.infer(name, [tensor]).as_numpy("y")
     error = np.abs(y - reference["y64"]).max() / np.abs(reference["y64"]).max()
     print(f"{name}: {len(rows)} rows -> {y.shape[1]} outputs, largest difference to the trained model {error:.1e}")
+
+
+def curl(*arguments: str) -> str:
+    """Run it as a person would, showing it first."""
+    print("$ curl", shlex.join(arguments), flush=True)
+    return subprocess.run(["curl", "-sS", *arguments], check=True, capture_output=True, text=True).stdout
+
+
+def ask_by_hand(address: str, name: str, row: np.ndarray) -> None:
+    """The same question as JSON."""
+    one = {"name": "x", "datatype": "FP32", "shape": [1, len(row)], "data": row.tolist()}
+    print(curl(f"http://{address}/v2/models/{name}/infer", "-d", json.dumps({"inputs": [one]})))
 
 
 def show_metrics(address: str) -> None:
@@ -100,19 +118,22 @@ def main() -> int:
         for name, checkpoint in MODELS.items():
             kanserve("export", checkpoint, "--repository", models, "--name", name)
         say("2. serve them")
-        with server(models) as (url, metrics):
+        with server(models) as where:
+            url, http = where["grpc"], where.get("http") if shutil.which("curl") else None
             say("3. ask: predictions with tritonclient, unmodified")
             references = {}
             for name, checkpoint in MODELS.items():
                 with np.load(checkpoint.parent / "reference.npz") as arrays:
                     references[name] = dict(arrays)
                 predict(url, name, references[name])
+            if http:
+                ask_by_hand(http, "formula", references["formula"]["x"][0])
             kanserve("models", "--url", url)
             say("4. look inside: what every edge of the first layer did with the rows")
             np.save(rows, references["formula"]["x"][:24])
             kanserve("edges", "formula", "--input", rows, "--layer", "0", "--url", url)
             say("5. what a dashboard sees")
-            show_metrics(metrics)
+            show_metrics(http or where["metrics"])
             say("6. stop: drain, then exit")
     print("\ndone; next: kanserve export YOUR_CHECKPOINT --repository models && kanserve serve models")
     return 0

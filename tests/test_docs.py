@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -47,6 +49,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]
         (folder / name).symlink_to(ROOT / name)
     np.save(folder / "rows.npy", np.linspace(-1, 1, 24, dtype=np.float32).reshape(12, 2))
     ports = {"KANSERVE_GRPC_PORT": str(free_port()), "KANSERVE_METRICS_PORT": str(free_port())}
+    if importlib.util.find_spec("h2corn"):
+        ports["KANSERVE_HTTP_PORT"] = str(free_port())
     scripts = str(Path(sys.executable).parent)
     return folder, {**os.environ, **ports, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
 
@@ -69,6 +73,8 @@ def test_the_readme_runs_from_top_to_bottom(desk: tuple[Path, dict[str, str]]) -
             assert done.returncode == 0, f"{shlex.join(command)}: {done.stderr}"
             assert done.stdout or "--output" in command, shlex.join(command)
         _run_python_of(ROOT / "docs" / "serving.md", environment)
+        if "KANSERVE_HTTP_PORT" in environment and shutil.which("curl"):
+            _run_curl_of(ROOT / "docs" / "serving.md", environment)
     finally:
         for server in servers:
             server.send_signal(signal.SIGTERM)
@@ -84,6 +90,19 @@ def _run_python_of(document: Path, environment: dict[str, str]) -> None:
     done = subprocess.run([sys.executable, "-c", snippet], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "(2, 2, 5)" in done.stdout
+
+
+def _run_curl_of(document: Path, environment: dict[str, str]) -> None:
+    """The document's requests over HTTP, against the README's server."""
+    (block,) = re.findall(r"^```sh\n(curl .*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
+    block = block.replace("localhost:8001", f"127.0.0.1:{environment['KANSERVE_HTTP_PORT']}")
+    script = 'set -e\ncurl() { command curl --silent --show-error --fail-with-body "$@"; echo; }\n' + block
+    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert [answer.get("name") or answer["model_name"] for answer in answers] == ["hello"] * 2
+    assert answers[1]["outputs"][0]["shape"] == [2, 1]
+    assert 'nv_inference_request_success{model="hello"' in done.stdout
 
 
 def test_the_story_stands_on_the_first_screen() -> None:
