@@ -76,13 +76,15 @@ class OutputTensor:
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
-    """One inference. `outputs` empty asks for all; times are on the monotonic clock."""
+    """One inference. `outputs` empty asks for all; `classes`: of which outputs so many are wanted as text;
+    times are on the monotonic clock."""
 
     model: str
     version: str
     id: str
     inputs: tuple[InputTensor, ...]
     outputs: tuple[str, ...] = ()
+    classes: tuple[tuple[str, int], ...] = ()
     queue_timeout: float | None = None  # seconds to wait at most before it runs
     deadline: float | None = None
     priority: int = 0  # 1 is the highest; 0: the model's default

@@ -79,7 +79,7 @@ def with_raw(*raw: bytes) -> pb.ModelInferRequest:
 
 
 def with_outputs(*names: str, **parameter: Any) -> pb.ModelInferRequest:
-    """`parameter`: a member of InferParameter as classification=..., of the first."""
+    """`parameter`: a member of InferParameter and its value, how many classes of the first are wanted."""
     message = request(ROWS)
     for name in names:
         message.outputs.add(name=name)
@@ -122,11 +122,13 @@ def another_input(name: str) -> pb.ModelInferRequest:
     return message
 
 
-def shared(kind: str) -> pb.ModelInferRequest:
+def shared(kind: str, *, classes: int = 0) -> pb.ModelInferRequest:
     message = request(ROWS)
     message.outputs.add(name="y")
     tensor = message.inputs[0] if kind == "input" else message.outputs[0]
     tensor.parameters["shared_memory_region"].string_param = "r"
+    if classes:
+        tensor.parameters["classification"].int64_param = classes
     return message
 
 
@@ -274,6 +276,24 @@ INFER = [
             f"tensor '{name}': shared memory is not supported; send the tensor in the request",
         )
         for kind, name in (("input", "x"), ("output", "y"))
+    ),
+    Wrong(
+        "classes of another kind",
+        with_outputs("y", string_param="2"),
+        INVALID,
+        "invalid value type for 'classification' parameter, expected int64_param",
+    ),
+    Wrong(
+        "no classes",
+        with_outputs("y", int64_param=0),
+        INVALID,
+        "invalid value for 'classification' parameter, expected >= 0",
+    ),
+    Wrong(
+        "classes in shared memory",
+        shared("output", classes=1),
+        INVALID,
+        "output can't set both 'shared_memory_region' and 'classification'",
     ),
     Wrong(
         "priority kind",

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
+import numpy as np
+
 from kanserve.errors import (
     BackendError,
     DeadlineExceeded,
@@ -16,12 +18,13 @@ from kanserve.errors import (
     QueueFull,
     QueueTimeout,
 )
-from kanserve.handlers import checks, tensors
+from kanserve.handlers import checks, classify, tensors
 from kanserve.models.executor import Limits
 from kanserve.models.model import Model
 from kanserve.models.registry import Registry
 from kanserve.nouns import (
     BYTES,
+    HELD,
     Array,
     InferRequest,
     InferResponse,
@@ -78,9 +81,10 @@ class Inference:
             info = model.info
             feeds = {tensor.name: self._array(info, request, tensor) for tensor in request.inputs}
             if ready.rows == 0 and not any(-1 in tensor.shape[1:] for tensor in ready.outputs):
-                return _response(info, request, [_empty(tensor) for tensor in ready.outputs])
+                arrays: list[Array] = [np.empty((0, *one.shape[1:]), HELD[one.datatype]) for one in ready.outputs]
+                return _response(info, request, await self._answers(request, ready, arrays))
             arrays = await _execute(ready, feeds, request.deadline, attempt.started)
-            answers = [self._packed(tensor, array) for tensor, array in zip(ready.outputs, arrays, strict=True)]
+            answers = await self._answers(request, ready, arrays)
             return _response(info, request, answers)
 
     def check(self, model: Model, request: InferRequest) -> Prepared:
@@ -88,6 +92,8 @@ class Inference:
         outputs = checks.wanted(model.info, request)
         rows = checks.validate(model.info, request)
         self._bound(model.info, outputs, rows)
+        if request.classes:
+            classify.check(request, outputs)
         names = tuple(tensor.name for tensor in outputs)
         return Prepared(model, outputs, names, rows, request.queue_timeout, request.priority)
 
@@ -103,6 +109,23 @@ class Inference:
         if tensor.datatype != BYTES:
             return tensors.numbers(tensor)
         return tensors.strings(tensor, info.name, most=self.max_strings, prefix=checks.prefix_of(request))
+
+    async def _answers(self, request: InferRequest, ready: Prepared, arrays: list[Array]) -> list[OutputTensor]:
+        if not request.classes:
+            return [self._packed(tensor, array) for tensor, array in zip(ready.outputs, arrays, strict=True)]
+        if sum(array.size for array in arrays) > classify.LARGE:
+            return await asyncio.to_thread(self._classes, request, ready, arrays)
+        return self._classes(request, ready, arrays)
+
+    def _classes(self, request: InferRequest, ready: Prepared, arrays: list[Array]) -> list[OutputTensor]:
+        """Classes of the outputs of which they are wanted, the others as they are."""
+        asked, info = dict(request.classes), ready.model.info
+        return [
+            classify.classified(info, tensor, array, asked[tensor.name], max_strings=self.max_strings)
+            if tensor.name in asked
+            else self._packed(tensor, array)
+            for tensor, array in zip(ready.outputs, arrays, strict=True)
+        ]
 
     def _packed(self, tensor: TensorInfo, array: Array) -> OutputTensor:
         data = tensors.packed(tensor.datatype, array)
@@ -152,10 +175,6 @@ async def _execute(ready: Prepared, feeds: Mapping[str, Array], deadline: float 
     run = await ready.model.run(ready.names, feeds, rows=ready.rows, limits=limits)
     _count(ready.model.metrics, ready.rows, Timing(run.queue_ns, input_ns, run.infer_ns, run.output_ns))
     return run.outputs
-
-
-def _empty(tensor: TensorInfo) -> OutputTensor:
-    return OutputTensor(tensor.name, tensor.datatype, (0, *tensor.shape[1:]), b"")
 
 
 def _response(info: ModelInfo, request: InferRequest, tensors: Sequence[OutputTensor]) -> InferResponse:

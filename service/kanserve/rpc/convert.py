@@ -42,6 +42,7 @@ CONTENTS = {
     "fp64_contents": ("FP64",),
     "bytes_contents": ("BYTES",),
 }
+CLASSES = "classification"  # of an output
 # Triton's own request parameters -> accepted members of InferParameter, and their names in errors.
 PARAMETERS = {
     "sequence_id": (("int64_param", "string_param"), "int64_param or string_param"),
@@ -73,8 +74,10 @@ def request_from_pb(message: pb.ModelInferRequest, *, deadline: float | None, ma
     for tensor in message.inputs:
         at_most("shape", tensor.shape, DIMENSION_LIMIT)
         _tensor_parameters(tensor.name, tensor.parameters)
+    classes = []
     for output in message.outputs:
-        _tensor_parameters(output.name, output.parameters)
+        if output.parameters:
+            classes += _classes(output)
     # Each access to a bytes field copies it: once, here.
     raw = list(message.raw_input_contents)
     inputs = _raw_inputs(message, raw) if raw else _typed_inputs(message, max_typed_bytes)
@@ -84,6 +87,7 @@ def request_from_pb(message: pb.ModelInferRequest, *, deadline: float | None, ma
         id=message.id,
         inputs=inputs,
         outputs=tuple(output.name for output in message.outputs),
+        classes=tuple(classes),
         queue_timeout=timeout,
         deadline=deadline,
         priority=priority,
@@ -180,8 +184,21 @@ def _tensor_parameters(name: str, parameters: Any) -> None:
     for key in parameters:
         if key.startswith("shared_memory"):
             raise Unsupported(f"tensor '{name}': shared memory is not supported; send the tensor in the request")
-        if key == "classification":
-            raise Unsupported(f"output '{name}': classification is not supported; the output is sent as it is")
+
+
+def _classes(output: pb.ModelInferRequest.InferRequestedOutputTensor) -> list[tuple[str, int]]:
+    """How many classes of an output are wanted, if any. Raises BadRequest in Triton's words, Unsupported."""
+    if CLASSES not in output.parameters:
+        _tensor_parameters(output.name, output.parameters)
+        return []
+    if "shared_memory_region" in output.parameters:
+        raise BadRequest(f"output can't set both 'shared_memory_region' and '{CLASSES}'")
+    wanted = output.parameters[CLASSES]
+    if wanted.WhichOneof("parameter_choice") != "int64_param":
+        raise BadRequest(f"invalid value type for '{CLASSES}' parameter, expected int64_param")
+    if wanted.int64_param <= 0:
+        raise BadRequest(f"invalid value for '{CLASSES}' parameter, expected >= 0")
+    return [(output.name, wanted.int64_param)]
 
 
 def _raw_inputs(message: pb.ModelInferRequest, raw: list[bytes]) -> tuple[InputTensor, ...]:

@@ -18,6 +18,7 @@ EXTENSIONS = (
     "statistics",
     "parameters",
     "binary_tensor_data",
+    "classification",
     "kan_describe",
     "kan_edges",
 )
