@@ -95,27 +95,29 @@ def _flat(name: str, data: Any) -> Sequence[Any]:
 
 def _array(name: str, datatype: str, values: Sequence[Any]) -> Array:
     """One dimension, little-endian. Raises BadRequest for a number that the datatype has not."""
-    dtype = HELD[datatype]
-    if not values:
-        return np.empty(0, dtype)
-    try:
-        wide = np.array(values, np.float64 if dtype.kind == "f" else None)
-    except OverflowError:
-        wide = None
-    if wide is None or not _fits(wide, dtype):
+    dtype: Any = HELD[datatype]
+    array = _floats(values, dtype) if dtype.kind == "f" else _whole(values, dtype)
+    if array is None:
         raise BadRequest(f"input '{name}': a value does not fit {datatype}")
-    return wide.astype(dtype)
+    return array
 
 
-def _fits(wide: Array, dtype: Any) -> bool:
-    if dtype.kind == "b":
-        return True
-    if dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            return not (np.isinf(wide.astype(dtype)) & np.isfinite(wide)).any()
-    bounds: np.iinfo[Any] = np.iinfo(dtype)
-    # Beyond 64 bits numpy makes floats or objects of them.
-    return wide.dtype.kind in "ui" and bool(wide.min() >= bounds.min and wide.max() <= bounds.max)
+def _whole(values: Sequence[Any], dtype: Any) -> Array | None:
+    if dtype.kind != "b" and values:  # as Python's integers: numpy makes floats of those beyond 63 bits
+        bounds = np.iinfo(dtype)
+        if min(values) < bounds.min or max(values) > bounds.max:
+            return None
+    return np.array(values, dtype)
+
+
+def _floats(values: Sequence[Any], dtype: Any) -> Array | None:
+    try:
+        wide = np.array(values, np.float64)
+    except OverflowError:
+        return None
+    with np.errstate(over="ignore"):
+        array: Array = wide.astype(dtype)
+    return None if (np.isinf(array) & np.isfinite(wide)).any() else array
 
 
 def word(value: Any) -> str:
