@@ -25,6 +25,7 @@ from kanserve.handlers.catalogue import Catalogue
 from kanserve.handlers.inference import Inference
 from kanserve.handlers.kan import Kan
 from kanserve.lifecycle import Lifecycle
+from kanserve.models import room
 from kanserve.models.registry import Registry
 from kanserve.models.rollout import Rollout
 from kanserve.observe import logs
@@ -49,7 +50,7 @@ class App:
         """Raises ConfigError. Binds nothing. Needs a running event loop."""
         if sys.byteorder != "little":
             raise ConfigError("this machine is big-endian; tensors on the wire are little-endian")
-        self._settings = settings
+        settings = self._settings = room.made(settings)
         budget = settings.threads or threads.budget()
         self.lifecycle = Lifecycle()
         self.registry = Registry()

@@ -157,7 +157,12 @@ class Settings(BaseSettings):
     )
     max_batch_rows: Count = setting(1024, "rows that run together", group=Group.MODELS, metavar="N")
 
-    max_request_bytes: Size = setting(4 * MIB, "larger requests are refused", group=Group.LIMITS, metavar="BYTES")
+    max_request_bytes: Size = setting(
+        4 * MIB,
+        "larger requests are refused; unset: no less than a full batch of any model",
+        group=Group.LIMITS,
+        metavar="BYTES",
+    )
     max_response_bytes: Size = setting(
         16 * MIB, "larger answers are refused before they are computed", group=Group.LIMITS, metavar="BYTES"
     )

@@ -14,6 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from kanserve.observe import metrics
+from kanserve.observe.machine import Machine
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from tests.kanserve import toy
@@ -32,6 +33,7 @@ TRITON = {
     "nv_inference_pending_request_count",
     "nv_model_load_duration_secs",
 }
+MACHINE = {"nv_cpu_utilization", "nv_cpu_memory_total_bytes", "nv_cpu_memory_used_bytes"}
 
 
 def samples(text: str) -> dict[str, float]:
@@ -45,7 +47,7 @@ def test_every_promised_name_is_there_before_the_first_request(tmp_path: Path) -
     with serving(tmp_path) as server:
         text = server.metrics()
     names = set(re.findall(r"^# TYPE (\S+)", text, re.M))
-    assert names >= TRITON
+    assert names >= TRITON | MACHINE
     assert {definition.name for definition in metrics.DEFINITIONS} <= names
     found = samples(text)
     labels = 'model="toy",version="1"'
@@ -56,6 +58,8 @@ def test_every_promised_name_is_there_before_the_first_request(tmp_path: Path) -
     assert found[f'kanserve_request_duration_seconds_bucket{{le="5e-05",{labels}}}'] == 0
     assert found[f"kanserve_model_loaded{{{labels}}}"] == 1
     assert found[f"nv_model_load_duration_secs{{{labels}}}"] > 0
+    assert 0 <= found["nv_cpu_utilization"] <= 1
+    assert 0 < found["nv_cpu_memory_used_bytes"] < found["nv_cpu_memory_total_bytes"]
     assert list(text_string_to_metric_families(text))  # what Prometheus would read
 
 
@@ -143,3 +147,20 @@ def test_twenty_versions_make_a_small_page(tmp_path: Path) -> None:
         asked = urllib.request.Request(url, headers={"Accept-Encoding": "gzip"})
         with urllib.request.urlopen(asked, timeout=10) as answer:
             assert len(answer.read()) < 150_000
+
+
+def test_the_machine_is_busy_for_the_share_of_time_since_the_last_look(tmp_path: Path) -> None:
+    def look(*times: int) -> dict[str, float]:
+        (tmp_path / "stat").write_text(f"cpu  {' '.join(map(str, times))}\ncpu0 1 2 3\n")
+        return samples("".join(machine.lines()))
+
+    (tmp_path / "meminfo").write_text("MemTotal: 1000 kB\nMemFree: 100 kB\nMemAvailable: 400 kB\n")
+    machine = Machine(tmp_path)
+    # user, nice, system, idle, iowait, irq, softirq, steal, guest, guest_nice
+    assert look(10, 0, 10, 70, 10, 0, 0, 0, 5, 5)["nv_cpu_utilization"] == 0.2
+    found = look(100, 0, 10, 80, 10, 0, 0, 0, 95, 5)
+    assert found["nv_cpu_utilization"] == 0.9
+    assert (found["nv_cpu_memory_total_bytes"], found["nv_cpu_memory_used_bytes"]) == (1024000, 614400)
+    assert look(100, 0, 10, 80, 10, 0, 0, 0, 95, 5)["nv_cpu_utilization"] == 0
+    (tmp_path / "stat").unlink()
+    assert list(machine.lines()) == []

@@ -25,7 +25,7 @@ class Way:
 @dataclass(frozen=True, slots=True)
 class Serving:
     """What is in effect. `max_queue`: requests that wait or run (0: the levels' own bounds); `unused`: what the
-    config.pbtxt says in vain."""
+    config.pbtxt says in vain; `max_request_bytes`: of one message, the same for all models."""
 
     policy: Policy
     way: Way
@@ -33,6 +33,7 @@ class Serving:
     device: str = "cpu"
     versions: VersionPolicy = ALL
     unused: tuple[str, ...] = ()
+    max_request_bytes: int = 0
 
 
 def batch_size(config: OperatorConfig, proved: int, *, manifest: bool) -> int:
@@ -48,7 +49,15 @@ def decide(info: ModelInfo, settings: Settings, config: OperatorConfig, way: Way
     policy = _policy(info, settings, config)
     own = any(level.most for level in policy.levels)
     unused = tuple(_unused(info, config))
-    return Serving(policy, way, 0 if own else settings.max_queue, settings.device, config.versions, unused)
+    return Serving(
+        policy,
+        way,
+        0 if own else settings.max_queue,
+        settings.device,
+        config.versions,
+        unused,
+        settings.max_request_bytes,
+    )
 
 
 def _policy(info: ModelInfo, settings: Settings, config: OperatorConfig) -> Policy:

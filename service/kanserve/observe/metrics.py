@@ -19,6 +19,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYP
 
 from kanserve.errors import LoadReason
 from kanserve.observe import logs, series
+from kanserve.observe.machine import Machine
 from kanserve.observe.series import Family, Number, Spread
 from kanserve.observe.statistics import Duration, FailureReason, Statistics, Timing
 
@@ -138,6 +139,7 @@ class Metrics:
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)  # memory, CPU, file descriptors, start time
         self._registry = registry
+        self._machine = Machine()
         self._models: dict[tuple[str, str], ModelMetrics] = {}
         self._numbers: dict[str, Family[Number]] = {}
         self._spreads: dict[str, Family[Spread]] = {}
@@ -198,7 +200,7 @@ class Metrics:
         with self._lock:
             lost, self._lost = logs.dropped() - self._lost, logs.dropped()
         self.number(LINES_DROPPED).labels().inc(max(0, lost))
-        return generate_latest(self._registry) + "".join(self._triton()).encode()
+        return generate_latest(self._registry) + "".join((*self._triton(), *self._machine.lines())).encode()
 
     def _triton(self) -> Iterator[str]:
         models = [(f'model="{n}",version="{v}"', m.statistics) for (n, v), m in list(self._models.items())]

@@ -97,6 +97,12 @@ def load(candidate: Candidate, max_file_bytes: int) -> Bundle:
         raise LoadError(LoadReason.MANIFEST, str(error)) from error
 
 
+def manifest(candidate: Candidate) -> Manifest:
+    """What the version says of itself, not compared with its files. Raises LoadError, OSError, ManifestError."""
+    with _opened(candidate.root, candidate.steps) as directory:
+        return contract.loads(_read(directory, contract.FILE_NAME, contract.SIZE_LIMIT))
+
+
 def config(candidate: Candidate) -> OperatorConfig:
     """What the model's config.pbtxt says; nothing, where there is none. Raises LoadError, OSError."""
     with _opened(candidate.root, candidate.steps[:-1]) as directory:

@@ -10,6 +10,7 @@ from kanserve.repository.pbtxt import THREADS
 from kanserve.repository.versions import VersionPolicy
 from kanserve.scheduling.policy import Level, Policy
 
+REQUEST = "kan.max_request_bytes"
 # `default_timeout_microseconds` and `max_queue_size` are unsigned: 0 stands for none.
 ACTIONS = {False: pb.ModelQueuePolicy.REJECT, True: pb.ModelQueuePolicy.DELAY}
 
@@ -20,6 +21,7 @@ def add(message: pb.ModelConfig, serving: Serving) -> None:
     kind = pb.ModelInstanceGroup.KIND_GPU if serving.device == "cuda" else pb.ModelInstanceGroup.KIND_CPU
     message.instance_group.add(count=serving.way.instances, kind=kind)
     message.parameters[THREADS].string_value = str(serving.way.threads)
+    message.parameters[REQUEST].string_value = str(serving.max_request_bytes)
     if serving.policy.max_rows or len(serving.policy.levels) > 1:
         _batching(message.dynamic_batching, serving.policy, serving.max_queue)
 
