@@ -26,6 +26,7 @@ SLOW = [
     *("kanexport/test_hybrid_convolutions", "kanserve/test_attacks", "kanserve/test_doors", "kanserve/test_memory"),
     *("kanserve/test_logs", "kanserve/test_stream", "kanserve/test_tls", "kanserve/test_web"),
     *("kanserve/test_web_errors", "kanserve/test_web_calls"),
+    *("kanserve/test_wire", "kanserve/test_connections", "kanserve/test_open_files"),
     *(*("kanexport/test_random_modules", "kanexport/test_scale"), "kanexport/test_generated_rivals"),
     *("end_to_end/test_no_telemetry", "kanexport/test_hostile", "kanexport/test_hybrid_command", "cli/test_shapes"),
     *("kanexport/test_folder", "cli/test_infer", "deploy/test_distribution", "cli/test_cli", "kanexport/test_pack"),

@@ -72,6 +72,7 @@ LAW: dict[str, dict[str, set[str]]] = {
         "lifecycle": set(),
         "threads": set(),
         "version": set(),
+        "openfiles": set(),
         "pem": set(),
         "pb": set(),
         "observe": set(),
@@ -85,7 +86,7 @@ LAW: dict[str, dict[str, set[str]]] = {
         "rpc": {"handlers", "lifecycle", "memory", "models", "observe", "pb", "repository", "scheduling", "version"},
         "compression": set(),
         "web": {"compression", "config", "handlers", "observe", "pb", "rpc", "version"},
-        "doors": {"compression", "config", "observe", "pem", "rpc"},
+        "doors": {"compression", "config", "observe", "openfiles", "pem", "rpc"},
         "app": {"backends", "config", "doors", "handlers", "lifecycle", "models", "observe", "rpc", "threads", "web"},
         "client": {"interpret", "pb", "pem"},
         # `kanserve models FOLDER` judges by the server's rules; models.trial is loaded by name, for --load.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import os
 import sys
 import types
 from argparse import Action, ArgumentParser
@@ -66,6 +67,8 @@ class _Version(Action):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code, also of usage errors. --help and --version exit by themselves."""
+    # gRPC core writes lines of its own, with a peer's bytes in them as they came; what matters is in our words.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     given = list(sys.argv[1:] if argv is None else argv)
     name = next((argument for argument in given if not argument.startswith("-")), "")
     return program.run(f"{PROGRAM} {name}" if name in COMMANDS else PROGRAM, given, lambda: _run(name, given))

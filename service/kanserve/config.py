@@ -193,18 +193,26 @@ class Settings(BaseSettings):
     max_connections: Count = setting(1000, "open connections", group=Group.CONNECTIONS, metavar="N")
     max_streams: Count = setting(2048, "calls at once on one connection", group=Group.CONNECTIONS, metavar="N")
     arrival_timeout: Seconds = setting(
-        30.0, "for a request to arrive whole (asgi)", group=Group.CONNECTIONS, metavar="SECONDS"
+        30.0,
+        "for a request to arrive whole, for an answer to be taken (asgi)",
+        group=Group.CONNECTIONS,
+        metavar="SECONDS",
     )
     handshake_timeout: Seconds = setting(10.0, "for a new connection", group=Group.CONNECTIONS, metavar="SECONDS")
     connection_idle: Seconds = setting(
         300.0, "an idle connection is closed", group=Group.CONNECTIONS, metavar="SECONDS"
     )
-    connection_age: Seconds = setting(1800.0, "any connection is closed", group=Group.CONNECTIONS, metavar="SECONDS")
+    connection_age: Seconds = setting(
+        1800.0, "any connection is closed (grpcio)", group=Group.CONNECTIONS, metavar="SECONDS"
+    )
     connection_age_grace: Seconds = setting(
-        30.0, "for the calls on a connection that is closed for its age", group=Group.CONNECTIONS, metavar="SECONDS"
+        30.0,
+        "for the calls on a connection that is closed for its age (grpcio)",
+        group=Group.CONNECTIONS,
+        metavar="SECONDS",
     )
     keepalive: Seconds = setting(
-        60.0, "between pings on a silent connection", group=Group.CONNECTIONS, metavar="SECONDS"
+        60.0, "until a silent connection is asked for a sign of life", group=Group.CONNECTIONS, metavar="SECONDS"
     )
     scrape_timeout: Seconds = setting(
         10.0, "until a silent client of the metrics port is dropped", group=Group.CONNECTIONS, metavar="SECONDS"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.running import document, kanserve, serving
+from tests.kanserve import attacks
 
 
 def test_every_source_has_its_rank_and_its_name(repository: Path, tmp_path: Path) -> None:
@@ -116,6 +117,18 @@ def test_what_kubernetes_sets_for_a_service_is_left_alone(repository: Path) -> N
 def test_other_machines_only_on_purpose(repository: Path) -> None:
     shown = document(kanserve("serve", repository, "--host", "0.0.0.0", "--insecure", "--show-config", "--json"))
     assert shown["host"]["value"] == "0.0.0.0"
+
+
+def test_no_peer_writes_into_the_log(repository: Path, tmp_path: Path) -> None:
+    """gRPC core would, with the text of a GOAWAY."""
+    with serving(repository, tmp_path / "log", "--transport", "grpcio") as running:
+        goaway = attacks.frame(attacks.GOAWAY, 0, 0, bytes(7) + b"\x07\xfbforged\n")
+        with attacks.connect(int(running.url.rpartition(":")[2])) as peer:
+            peer.sendall(goaway + attacks.frame(attacks.PING, 0, 0, b"12345678"))
+            found = b""
+            while b"12345678" not in found:
+                found += peer.recv(65536)
+    assert b"forged" not in (tmp_path / "log").read_bytes()
 
 
 def test_a_port_that_is_taken_is_named(repository: Path, tmp_path: Path) -> None:

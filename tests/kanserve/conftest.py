@@ -21,6 +21,14 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(params=["asgi", "grpcio"])
+def door(request: pytest.FixtureRequest) -> str:
+    """Each transport in turn."""
+    if request.param == "asgi":
+        pytest.importorskip("h2corn")
+    return str(request.param)
+
+
 @pytest.fixture(scope="session", params=["asgi", "grpcio"])
 def server(repository: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server over `repository`, by each door; tests leave it as it is."""

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -86,12 +87,36 @@ def request(rows: np.ndarray, model: str = "toy", **fields: Any) -> pb.ModelInfe
     return message
 
 
+class Beside(threading.Thread):
+    """A client of good will, until it is told to stop."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(daemon=True)
+        self.server, self.ended = server, threading.Event()
+        self.seconds: list[float] = []
+        self.errors: list[str] = []
+
+    def run(self) -> None:
+        rows = np.zeros((1, 3), np.float32)
+        while not self.ended.wait(0.02):
+            begun = time.monotonic()
+            try:
+                self.server.infer(rows)
+            except grpc.RpcError as error:
+                self.errors.append(str(error))
+            self.seconds.append(time.monotonic() - begun)
+
+    def end(self) -> None:
+        self.ended.set()
+        self.join(60)
+
+
 @contextlib.contextmanager
 def launched(
-    repository: Path, door: tuple[str, ...] = (), **settings: Any
+    repository: Path, door: tuple[str, ...] = (), files: int = 0, **settings: Any
 ) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     """A server process and its log, ended by SIGKILL if a test leaves it running. `door`: module and
-    class of another one than the product has."""
+    class of another one than the product has; `files`: that it may have open."""
     options = {
         "repository": str(repository),
         "grpc_port": 0,
@@ -104,11 +129,11 @@ def launched(
         log = Path(folder, "log")
         with log.open("w") as errors:
             process = subprocess.Popen(
-                [sys.executable, "-c", START, json.dumps(options), *door],
+                [*(limited(files) if files else ()), sys.executable, "-c", START, json.dumps(options), *door],
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                env={"GRPC_VERBOSITY": "NONE", **os.environ, "PYTHONUNBUFFERED": "1"},  # as kanserve.cli has it
             )
         with process:
             try:
@@ -117,10 +142,15 @@ def launched(
                 process.kill()
 
 
+def limited(files: int) -> tuple[str, ...]:
+    """What to put before a command that may have so many files open."""
+    return ("sh", "-c", f'ulimit -n {files}; exec "$@"', "sh")
+
+
 @contextlib.contextmanager
-def serving(repository: Path, door: tuple[str, ...] = (), **settings: Any) -> Iterator[Server]:
+def serving(repository: Path, door: tuple[str, ...] = (), files: int = 0, **settings: Any) -> Iterator[Server]:
     """A server over `repository` that is ready to be asked."""
-    with launched(repository, door, **settings) as (process, log):
+    with launched(repository, door, files, **settings) as (process, log):
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line:

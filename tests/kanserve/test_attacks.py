@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 
 import grpc
@@ -13,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.kanserve import attacks, toy
-from tests.kanserve.running import Server, serving, wait_until
+from tests.kanserve.running import Beside, Server, serving, wait_until
 from tests.kanserve.test_memory import resident
 
 HELD = {"asgi": 96, "grpcio": 256}  # MiB that an attack may cost
@@ -30,26 +28,6 @@ def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
         yield running
 
 
-class Beside(threading.Thread):
-    """A client of good will, until it is told to stop."""
-
-    def __init__(self, server: Server) -> None:
-        super().__init__(daemon=True)
-        self.server, self.ended = server, threading.Event()
-        self.seconds: list[float] = []
-        self.errors: list[str] = []
-
-    def run(self) -> None:
-        rows = np.zeros((1, 3), np.float32)
-        while not self.ended.wait(0.02):
-            begun = time.monotonic()
-            try:
-                self.server.infer(rows)
-            except grpc.RpcError as error:
-                self.errors.append(str(error))
-            self.seconds.append(time.monotonic() - begun)
-
-
 def answers(server: Server) -> bool:
     try:
         return server.infer(np.zeros((1, 3), np.float32)).shape == (1, 2)
@@ -64,8 +42,7 @@ def test_an_attack_is_not_noticed_by_others(server: Server, attack: str) -> None
     beside = Beside(server)
     beside.start()
     subprocess.run([sys.executable, "-m", "tests.kanserve.attacks", attack, str(server.port)], timeout=60, check=True)
-    beside.ended.set()
-    beside.join(60)
+    beside.end()
     assert server.process.poll() is None
     door = "asgi" if '"asgi"' in str(server.process.args) else "grpcio"
     assert resident(server) < before + HELD[door]

@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.pb import kan_pb2
 from kanserve.rpc import convert, prescan
 from kanserve.rpc.prescan import Bound
-from tests.kanserve import toy
-from tests.kanserve.running import INFERENCE, Server, request, serving, wait_until
+from tests.kanserve import attacks, toy
+from tests.kanserve.running import INFERENCE, KAN, Server, request, serving, wait_until
 
 MIB = 2**20
 
@@ -112,6 +113,32 @@ def test_all_messages_together_are_bounded(tmp_path: Path) -> None:
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert ("grpc-retry-pushback-ms", "500") in list(caught.value.trailing_metadata())
         assert server.infer(np.zeros((1, 3), np.float32)).shape == (1, 2)
+
+
+def test_answers_that_nobody_takes_count(tmp_path: Path) -> None:
+    """6 MB of edge values for a caller without a window: others are turned away, until it is gone."""
+    pytest.importorskip("h2corn")
+    toy.write(tmp_path)
+    query = kan_pb2.QueryEdgesRequest(model_name="toy", rows=bytes(4096 * 3 * 4), row_count=4096).SerializeToString()
+    message = b"\x00" + len(query).to_bytes(4, "big") + query
+    with serving(tmp_path, transport="asgi", max_bytes=MIB) as server:
+        with attacks.connect(server.port) as peer:
+            peer.sendall(attacks.frame(attacks.SETTINGS, 0, 0, b"\x00\x04\x00\x00\x00\x00"))
+            for stream in range(1, 120, 2):
+                peer.sendall(attacks.frame(attacks.HEADERS, 4, stream, attacks.headers(path=f"{KAN}QueryEdges")))
+                for at in range(0, len(message), 16384):
+                    part = message[at : at + 16384]
+                    peer.sendall(attacks.frame(attacks.DATA, int(at + 16384 >= len(message)), stream, part))
+            wait_until(lambda: outcome(server) is grpc.StatusCode.RESOURCE_EXHAUSTED)
+        wait_until(lambda: outcome(server) is grpc.StatusCode.OK)
+
+
+def outcome(server: Server) -> grpc.StatusCode:
+    try:
+        server.infer(np.zeros((1, 3), np.float32))
+    except grpc.RpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
 
 
 @given(st.lists(st.integers(1, 3), max_size=5), st.binary(max_size=64))

@@ -40,6 +40,7 @@ ASKED = tuple(name.encode() for name in guard.HEADERS)
 OK: Event = {"type": TRAILERS, "headers": framing.status(Code.OK), "more_trailers": False}
 HTTP2 = "2"
 OLD = b'{"error":"gRPC needs HTTP/2, and this request came by HTTP/1"}'
+SMALL = 4096  # bytes of an answer that are not worth counting while it is sent
 LATE = "Deadline Exceeded"  # gRPC's own words
 
 
@@ -69,16 +70,22 @@ class GrpcApp:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        wire = _Wire(send)
         try:
             headers = dict(scope["headers"])
             if scope["method"] != "POST" or not _is_grpc(headers.get(b"content-type", b"")):
                 await self._pages(scope, receive, send)
-                return
-            if scope["http_version"] != HTTP2:
+            elif scope["http_version"] != HTTP2:
                 await _refuse(send)
-                return
-            call = _Request(scope["path"], receive, headers, self._limits)
+            else:
+                await self._call(scope["path"], headers, receive, _Wire(send, self._services.hold))
+        except (Gone, OSError):  # OSError: what ASGI has for a `send` when nobody is there
+            pass
+        finally:
+            self._tasks.discard(task)
+
+    async def _call(self, path: str, headers: dict[bytes, bytes], receive: Receive, wire: _Wire) -> None:
+        try:
+            call = _Request(path, receive, headers, self._limits)
             if call.arrival.remaining is None:
                 await self._answer(call, wire)
             else:
@@ -89,10 +96,6 @@ class GrpcApp:
             await wire.fail(failure)
         except TimeoutError:
             await wire.fail(CallFailed(Code.DEADLINE_EXCEEDED, LATE, ()))
-        except Gone:
-            pass
-        finally:
-            self._tasks.discard(task)
 
     def cut(self) -> None:
         """Cancel every call in flight."""
@@ -174,18 +177,18 @@ class _Watched:
 
 
 class _Wire:
-    """What goes back to the caller."""
+    """What goes back to the caller. `hold` counts the bytes of answers that a caller is slow to take."""
 
-    __slots__ = ("_send", "_started")
+    __slots__ = ("_hold", "_send", "_started")
 
-    def __init__(self, send: Send) -> None:
-        self._send, self._started = send, False
+    def __init__(self, send: Send, hold: Callable[[int], None]) -> None:
+        self._send, self._hold, self._started = send, hold, False
 
     async def only(self, data: bytes) -> None:
         """The one answer of a unary call, and the end."""
         self._started = True
         await self._send(START)
-        await self._send({"type": "http.response.body", "body": framing.frame(data)})
+        await self._body(data, more=False)
         await self._send(OK)
 
     async def message(self, data: bytes) -> None:
@@ -193,7 +196,19 @@ class _Wire:
         if not self._started:
             self._started = True
             await self._send(START)
-        await self._send({"type": "http.response.body", "body": framing.frame(data), "more_body": True})
+        await self._body(data, more=True)
+
+    async def _body(self, data: bytes, *, more: bool) -> None:
+        """A server takes some bytes of each connection ahead; what is larger waits here until they are taken."""
+        event = {"type": "http.response.body", "body": framing.frame(data), "more_body": more}
+        if len(data) <= SMALL:
+            await self._send(event)
+            return
+        self._hold(len(data))
+        try:
+            await self._send(event)
+        finally:
+            self._hold(-len(data))
 
     async def end(self) -> None:
         """After all messages."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
 
@@ -22,7 +23,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in its stubs only
 
 
-def options(settings: Settings) -> list[tuple[str, int]]:
+def options(settings: Settings, connections: int) -> list[tuple[str, int]]:
     """Channel options. gRPC accepts unknown names silently, so tests check their effect."""
     milliseconds = {
         "grpc.server_handshake_timeout_ms": settings.handshake_timeout,
@@ -38,7 +39,7 @@ def options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", min(settings.max_response_bytes + ENVELOPE_BYTES, GRPC_LIMIT)),
         ("grpc.so_reuseport", 0),  # a second server on this port must fail, not steal half the calls
         ("grpc.max_concurrent_streams", settings.max_streams),
-        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        ("grpc.max_allowed_incoming_connections", connections),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.enable_channelz", 0),
@@ -52,10 +53,11 @@ def options(settings: Settings) -> list[tuple[str, int]]:
 class Grpcio:
     """A door that is not bound yet. Needs a running event loop."""
 
-    def __init__(self, settings: Settings, services: Services) -> None:
+    def __init__(self, settings: Settings, services: Services, connections: int) -> None:
         self._host, self._port = settings.host, settings.grpc_port
         self._credentials = _credentials(tls.load(settings))
-        self._server = grpc.aio.server(options=options(settings))
+        logging.getLogger("grpc._cython.cygrpc").addFilter(_without_bytes)
+        self._server = grpc.aio.server(options=options(settings, connections))
         self._server.add_generic_rpc_handlers((_Router(services),))
 
     async def start(self) -> int:
@@ -79,6 +81,11 @@ class Grpcio:
     async def stop(self, grace: float | None) -> None:
         """Take no more calls, wait for those in flight, then cut them off (None: at once)."""
         await self._server.stop(grace)
+
+
+def _without_bytes(line: logging.LogRecord) -> bool:
+    """gRPC would log metadata that is no text as it came, which may be a piece of a tensor."""
+    return not str(line.msg).startswith("Invalid encoding")
 
 
 def _credentials(found: tls.Tls | None) -> grpc.ServerCredentials | None:

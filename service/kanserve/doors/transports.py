@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kanserve.config import Settings
+from kanserve.doors import listening
 from kanserve.doors.asgi import Application
 from kanserve.doors.door import Door
 from kanserve.errors import ConfigError
@@ -54,12 +55,17 @@ def build(settings: Settings, services: Services, pages: Pages) -> Doors:
     """The doors that are named; `auto` is grpcio, until the other has stood the same attacks. `pages` makes the
     application of HTTP. Raises ConfigError."""
     both = settings.transport == "asgi"
-    first = _asgi(settings, services, pages, settings.grpc_port) if both else _grpcio(settings, services)
-    second = None if settings.http_port is None else _asgi(settings, services, pages, settings.http_port)
+    connections = listening.allowed(settings.max_connections, doors=1 if settings.http_port is None else 2)
+
+    def asgi(port: int) -> Door:
+        return _asgi(settings, services, pages, port, connections)
+
+    first = asgi(settings.grpc_port) if both else _grpcio(settings, services, connections)
+    second = None if settings.http_port is None else asgi(settings.http_port)
     return Doors(first, second, both=both)
 
 
-def _asgi(settings: Settings, services: Services, pages: Pages, port: int) -> Door:
+def _asgi(settings: Settings, services: Services, pages: Pages, port: int, connections: int) -> Door:
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(
@@ -68,10 +74,10 @@ def _asgi(settings: Settings, services: Services, pages: Pages, port: int) -> Do
         )
     from kanserve.doors.h2corn import H2corn
 
-    return H2corn(settings, services, pages(), port)
+    return H2corn(settings, services, pages(), port, connections)
 
 
-def _grpcio(settings: Settings, services: Services) -> Door:
+def _grpcio(settings: Settings, services: Services, connections: int) -> Door:
     from kanserve.doors.grpcio import Grpcio
 
-    return Grpcio(settings, services)
+    return Grpcio(settings, services, connections)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from google.protobuf.descriptor import ServiceDescriptor
@@ -22,10 +22,12 @@ NAMES = (InferenceService.descriptor.full_name, KanService.descriptor.full_name)
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """`methods` by path, such as /grpc.health.v1.Health/Check; `unknown` answers for any other path."""
+    """`methods` by path, such as /grpc.health.v1.Health/Check; `unknown` answers for any other path.
+    `hold`: that many bytes of an answer wait for their caller, or wait no more."""
 
     methods: Mapping[str, Guarded]
     unknown: Guarded
+    hold: Callable[[int], None]
 
 
 def guarded(
@@ -52,7 +54,7 @@ def guarded(
             methods[f"/{name}/{reflection.METHOD}"] = guard.stream(
                 name, reflection.METHOD, Kind.BIDI_STREAM, mirror.info, probe=True
             )
-    return Services(methods, guard.refusal(UNKNOWN, UNKNOWN))
+    return Services(methods, guard.refusal(UNKNOWN, UNKNOWN), guard.hold)
 
 
 def _service(guard: Guard, descriptor: ServiceDescriptor, methods: Mapping[str, UnaryMethod]) -> dict[str, Guarded]:
