@@ -25,6 +25,9 @@ FILE_NAME = "manifest.json"
 MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = "weights.bin"  # constants of all graphs of a large model; the graphs name it as external data
 SIZE_LIMIT = 256 * 2**20  # bytes; a manifest beyond this is not ours
+# What an exported config.pbtxt tells Triton about runs, in an instance_group of this name: so many at once, of so many
+# threads each. kanserve takes it for what nobody chose, as long as it stands there unchanged, and decides by itself.
+TRITON_RUNS, TRITON_INSTANCES, TRITON_THREADS = "kanexport", 2, 1
 
 HYBRID = "hybrid"  # the family of a torch module with KAN layers in it
 READING, ANSWERS, MODULE = "reading", "answers", "module"

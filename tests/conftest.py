@@ -20,6 +20,7 @@ FIRST = ["test_architecture", "kanexport/test_golden", "kanexport/test_verify", 
 # Longest first, so that no worker is left with one of them at the end; `make test-fast` leaves them out.
 SLOW = [
     *("kanexport/test_hybrid", "end_to_end/test_golden_served", "cli/test_formula", "end_to_end/test_hybrid_served"),
+    "end_to_end/test_golden_batches",
     *("kanexport/test_hybrid_graphs", "cli/test_serve", "cli/test_edges", "kanserve/test_drain", "test_docs"),
     *("kanexport/test_hybrid_retry", "kanexport/test_derivatives", "kanexport/test_several", "kanserve/test_several"),
     *("kanexport/test_hybrid_nonfinite", "kanexport/test_hybrid_sampled", "kanexport/test_hybrid_found"),

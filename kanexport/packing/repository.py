@@ -86,8 +86,12 @@ def pack(repository: Path, manifest: Manifest, files: Mapping[str, bytes | Parts
 
 def triton_config(manifest: Manifest) -> bytes:
     """config.pbtxt for Triton's onnxruntime backend. All versions are served, as kanserve does: Triton by itself
-    serves the highest alone."""
-    return _signature(manifest) + b"version_policy { all { } }\n"
+    serves the highest alone. Runs of one thread side by side gain Triton 61 % over its own choice, one run of all
+    threads ([784, 64, 10], 64 rows a request, two cores)."""
+    group = f'name: "{contract.TRITON_RUNS}" count: {contract.TRITON_INSTANCES} kind: KIND_CPU'
+    threads = f'key: "intra_op_thread_count" value: {{ string_value: "{contract.TRITON_THREADS}" }}'
+    text = f"version_policy {{ all {{ }} }}\ninstance_group [ {{ {group} }} ]\nparameters {{ {threads} }}\n"
+    return _signature(manifest) + text.encode()
 
 
 def _signature(manifest: Manifest) -> bytes:

@@ -257,6 +257,8 @@ def test_triton_understands_the_config(packed: Callable[..., Path], source: Path
     document: Manifest = manifest.load(source)
     assert (config.name, config.backend, config.max_batch_size) == ("my.model-1_x", "onnxruntime", 64)
     assert config.version_policy.HasField("all")
+    assert [(group.count, group.kind) for group in config.instance_group] == [(2, 2)]
+    assert config.parameters["intra_op_thread_count"].string_value == "1"
     for tensors, spec in ((config.input, document.input), (config.output, document.output)):
         assert [(t.name, list(t.dims), t.data_type) for t in tensors] == [
             (spec.name, list(spec.shape[1:]), model_config_pb2.DataType.Value(f"TYPE_{spec.datatype}"))

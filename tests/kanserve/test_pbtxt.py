@@ -91,6 +91,19 @@ def test_settings_are_what_a_config_does_not_say(tmp_path: Path) -> None:
     assert told.serving.policy == Policy(64)
 
 
+def test_what_the_exporter_tells_triton_about_runs_is_no_operators_word(tmp_path: Path) -> None:
+    toy.write(tmp_path)
+    text = triton_config(contract.load(tmp_path / "toy" / "1")).decode()
+    assert "count: 2" in text
+    one = Settings(repository=tmp_path)
+    (tmp_path / "toy" / pbtxt.FILE_NAME).write_text(text)
+    (candidate,) = layout.scan(tmp_path, plain_onnx=False)
+    alone = Loader(backends.load("ort"), one, 1, Metrics()).load(layout.load(candidate, 2**30))
+    assert (alone.serving.way.instances, alone.serving.unused) == (1, ())
+    assert load(tmp_path, text.replace("count: 2", "count: 3")).serving.way.instances == 3
+    assert load(tmp_path, text.replace('string_value: "1"', 'string_value: "2"')).serving.way.threads == 2
+
+
 def test_an_operator_allows_fewer_rows_than_the_manifest_proves_not_more(tmp_path: Path) -> None:
     model = load(tmp_path, "max_batch_size: 100\ndynamic_batching { preferred_batch_size: [ 99, 8 ] }")
     assert (model.info.max_batch_size, model.serving.policy) == (64, Policy(64, preferred=(8,)))

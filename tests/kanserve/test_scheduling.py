@@ -1,10 +1,9 @@
-"""Batches: the policy and the queue as pure functions, and the executor's promises, without a model."""
+"""Batches: the policy and the queue as pure functions."""
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanserve.errors import BackendError, DeadlineExceeded, Exhausted, QueueFull, QueueTimeout
-from kanserve.models.executor import Executor, Limits
-from kanserve.models.serving import Serving, Way
-from kanserve.observe.metrics import Metrics
 from kanserve.scheduling import merge
 from kanserve.scheduling.order import InOrder
 from kanserve.scheduling.policy import Choice, Level, Policy, choose, share
@@ -255,145 +250,3 @@ def test_outputs_go_back_to_whom_they_belong(rows: list[int]) -> None:
     assert len(joined) == sum(rows)
     for feed, (answer,) in zip(feeds, merge.apart([joined], rows), strict=True):
         np.testing.assert_array_equal(answer, feed["x"])
-
-
-class Graph:
-    """Doubles its rows, slowly where it is asked to; refuses a run with a negative number in it."""
-
-    def __init__(self) -> None:
-        self.runs: list[int] = []
-
-    def __call__(self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        x = feeds["x"]
-        self.runs.append(len(x))
-        if (x < 0).any():
-            raise BackendError("negative")
-        return [2 * x for _ in outputs]
-
-
-def executor(graph: Any, *, inline_rows: int = 1024, max_queue: int = 256, policy: Policy | None = None) -> Executor:
-    return Executor(
-        "m",
-        graph,
-        Metrics().model("m", "1"),
-        Serving(policy or Policy(64), Way(1, inline_rows), max_queue),
-        2**20,
-    )
-
-
-async def ask(on: Executor, value: float, rows: int = 1, limits: Limits | None = None) -> float:
-    run = await on.run(["y"], {"x": np.full((rows, 2), value)}, rows, limits or Limits())
-    assert run.outputs[0].shape == (rows, 2)
-    return float(run.outputs[0][0, 0])
-
-
-@pytest.mark.parametrize("inline_rows", [0, 1024])
-def test_what_arrives_together_runs_together(inline_rows: int) -> None:
-    async def main() -> tuple[list[float], list[int]]:
-        graph = Graph()
-        on = executor(graph, inline_rows=inline_rows)
-        answers = await asyncio.gather(*(ask(on, at) for at in range(100)))
-        assert on._metrics.statistics.pending == 0
-        assert on._metrics.statistics.execution_count == len(graph.runs)
-        await asyncio.to_thread(on.close)
-        return list(answers), graph.runs
-
-    answers, runs = asyncio.run(main())
-    assert answers == [2.0 * at for at in range(100)]
-    assert runs == [64, 36]
-
-
-def test_a_burst_beyond_the_queue_is_answered_while_it_arrives() -> None:
-    async def main() -> list[float]:
-        on = executor(Graph(), max_queue=70)
-        return await asyncio.gather(*(ask(on, at) for at in range(1000)))
-
-    assert asyncio.run(main()) == [2.0 * at for at in range(1000)]
-
-
-@pytest.mark.parametrize("inline_rows", [0, 1024])
-def test_one_bad_row_does_not_fail_its_neighbours(inline_rows: int) -> None:
-    async def main() -> list[Any]:
-        on = executor(Graph(), inline_rows=inline_rows)
-        answers = await asyncio.gather(*(ask(on, value) for value in (1, -1, 3)), return_exceptions=True)
-        assert on._metrics.statistics.pending == 0
-        return list(answers)
-
-    good, bad, other = asyncio.run(main())
-    assert (good, other) == (2.0, 6.0)
-    assert isinstance(bad, BackendError)
-
-
-def test_a_batch_that_is_too_much_runs_one_by_one() -> None:
-    def small(outputs: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        if len(feeds["x"]) > 1:
-            raise Exhausted("not enough memory")
-        return [2 * feeds["x"]]
-
-    async def main(inline_rows: int) -> list[float]:
-        on = executor(small, inline_rows=inline_rows)
-        answers = await asyncio.wait_for(asyncio.gather(*(ask(on, at) for at in range(20))), 10)
-        assert on._idle == 1
-        return list(answers)
-
-    for inline_rows in (0, 1024):
-        assert asyncio.run(main(inline_rows)) == [2.0 * at for at in range(20)]
-
-
-def test_a_bug_reaches_every_caller() -> None:
-    def broken(outputs: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        raise ZeroDivisionError
-
-    async def main(inline_rows: int) -> list[Any]:
-        on = executor(broken, inline_rows=inline_rows)
-        return await asyncio.wait_for(asyncio.gather(*(ask(on, 1) for _ in range(3)), return_exceptions=True), 10)
-
-    for inline_rows in (0, 1024):
-        assert all(isinstance(error, ZeroDivisionError) for error in asyncio.run(main(inline_rows)))
-
-
-def test_a_full_queue_refuses_at_once_and_a_caller_that_left_makes_room() -> None:
-    async def main() -> None:
-        graph = Graph()
-        on = executor(graph, max_queue=2, policy=Policy(64, delay=30.0))
-        waiting = [asyncio.create_task(ask(on, at)) for at in range(2)]
-        await asyncio.sleep(0)
-        with pytest.raises(QueueFull):
-            await ask(on, 9)
-        waiting[0].cancel()
-        await asyncio.gather(waiting[0], return_exceptions=True)
-        waiting.append(asyncio.create_task(ask(on, 3)))
-        await asyncio.sleep(0.05)
-        assert not graph.runs
-        for task in waiting:
-            task.cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
-        assert on._metrics.statistics.pending == 0
-
-    asyncio.run(main())
-
-
-def test_expired_requests_are_not_computed() -> None:
-    async def main() -> None:
-        graph = Graph()
-        on = executor(graph)
-        with pytest.raises(DeadlineExceeded):
-            await ask(on, 1, limits=Limits(deadline=0.0))
-        with pytest.raises(QueueTimeout):
-            await ask(on, 1, limits=Limits(queue_timeout=-1.0))
-        assert not graph.runs
-
-    asyncio.run(main())
-
-
-def test_a_delay_gathers_and_ends() -> None:
-    async def main() -> None:
-        graph = Graph()
-        on = executor(graph, policy=Policy(64, delay=0.2))
-        first = asyncio.create_task(ask(on, 1))
-        await asyncio.sleep(0.05)
-        assert not graph.runs
-        assert await asyncio.gather(first, ask(on, 2)) == [2.0, 4.0]
-        assert graph.runs == [2]
-
-    asyncio.run(main())

@@ -15,6 +15,7 @@ from google.protobuf import text_format
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
+from kanexport import manifest as contract
 from kanserve.errors import LoadError, LoadReason
 from kanserve.nouns import TensorInfo
 from kanserve.pb import model_config_pb2 as pb
@@ -82,6 +83,8 @@ def read(data: bytes) -> OperatorConfig:
         found = getattr(message, field)
         if found not in allowed:
             raise _refused(f"has {field} {found!r}; this is a model for {allowed[1]!r}")
+    if _exporters(message):
+        del message.instance_group[:], message.parameters[THREADS]
     if message.max_batch_size < 0:
         raise _refused(f"has max_batch_size {message.max_batch_size}; 1 or more was expected")
     return OperatorConfig(
@@ -95,6 +98,18 @@ def read(data: bytes) -> OperatorConfig:
         inputs=tuple(map(_tensor, message.input)),
         outputs=tuple(map(_tensor, message.output)),
         unused=tuple(dict.fromkeys(_unused(message))),
+    )
+
+
+def _exporters(message: Any) -> bool:
+    """Whether what it says about runs is the exporter's, for Triton, as it was: no operator's word."""
+    usual = pb.ModelInstanceGroup(
+        name=contract.TRITON_RUNS, count=contract.TRITON_INSTANCES, kind=pb.ModelInstanceGroup.KIND_CPU
+    )
+    return (
+        list(message.instance_group) == [usual]
+        and THREADS in message.parameters
+        and message.parameters[THREADS].string_value == str(contract.TRITON_THREADS)
     )
 
 
