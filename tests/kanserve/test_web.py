@@ -111,6 +111,8 @@ def test_numbers_that_json_lacks_are_words(web: Server) -> None:
     body = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[2,3],"data":[NaN,0,0,Infinity,-Infinity,0]}]}'
     y = np.array(infer(web, body).json["outputs"][0]["data"], np.float32).reshape(2, 2)
     rows = np.array([[np.nan, 0, 0], [np.inf, -np.inf, 0]], np.float32)
+    for spaced in (body.replace(b",", b", "), body.replace(b"[NaN", b"[\n NaN"), b'{"a,NaN,b": "x NaN", ' + body[1:]):
+        assert infer(web, spaced).body == infer(web, body).body
     np.testing.assert_array_equal(y, web.infer(rows))
 
 

@@ -21,6 +21,7 @@ from kanserve.nouns import BYTES, HELD, Array, OutputTensor
 
 WORDS = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "an integer", float: "a number"}
 DEPTH = 16  # lists within lists, as many as a shape may have dimensions
+NONFINITE = frozenset({"NaN", "Infinity", "-Infinity"})  # strings among numbers, as protobuf's JSON has them
 RAW_ONLY = ("FP16", "BF16")  # Triton's rule: no JSON for these
 KINDS: dict[str, tuple[frozenset[type], str]] = {
     "b": (frozenset({bool}), "true or false"),
@@ -41,7 +42,10 @@ def to_bytes(name: str, datatype: str, data: Any) -> bytes:
         raise BadRequest(f"invalid datatype for input {name}: '{datatype[:40]}' is none of {', '.join(HELD)}")
     values = _flat(name, data)
     allowed, words = KINDS[HELD[datatype].kind]
-    if other := set(map(type, values)) - allowed:
+    kinds = set(map(type, values))
+    if str in kinds and HELD[datatype].kind == "f" and NONFINITE.issuperset(v for v in values if isinstance(v, str)):
+        kinds.discard(str)
+    if other := kinds - allowed:
         raise BadRequest(f"Unable to parse 'data' of input '{name}': {datatype} takes {words}, got {word(other.pop())}")
     if datatype == BYTES:
         return _strings(name, values)
