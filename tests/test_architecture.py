@@ -101,7 +101,7 @@ LAW: dict[str, dict[str, set[str]]] = {
 HOMES = {
     "onnx": {
         "kanexport/operators/",
-        *(f"kanexport/hybrid/{name}.py" for name in ("conv_graphs", "splice", "trace")),
+        *(f"kanexport/hybrid/{name}.py" for name in ("conv_graphs", "splice", "tails", "trace")),
     },
     "onnxscript": {"kanexport/hybrid/trace.py"},
     "onnxruntime": {"kanexport/shared/quiet_runtime.py"},

@@ -13,6 +13,7 @@ import onnx
 from onnx import numpy_helper
 
 from kanexport.errors import InvalidKan
+from kanexport.hybrid import tails
 from kanexport.hybrid.faults import ForeignError, first_line, foreign_code
 from kanexport.hybrid.forms import COLUMN, FLAT, TAP
 from kanexport.hybrid.trace import DOMAIN, Hole
@@ -75,6 +76,7 @@ def splice(traced: bytes, bodies: Sequence[Body | Tap], ports: Ports) -> bytes:
     names. Raises InvalidKan."""
     model = onnx.load_model_from_string(traced)
     graph = model.graph
+    tails.keep(graph)
     writer = _Writer(graph)
     waiting: dict[int, list[Body | Tap]] = {}
     for body in bodies:

@@ -127,3 +127,22 @@ def test_a_large_modules_layers_share_their_weights_with_their_edges(tmp_path: P
     assert relative_error(found["y"], exact(module, x)) <= OUTPUT_TOLERANCE
     sums = values.sum(axis=1) + np.array(layer.bias)
     assert relative_error(sums[:, :3], found["y"].astype(np.float64)) <= OUTPUT_TOLERANCE
+
+
+class Root(nn.Module):
+    """Fractional powers of the logistic function, as fKAN's blocks have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.power = nn.Parameter(torch.tensor(0.4))
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, x: Any) -> Any:
+        return self.last(torch.sigmoid(x) ** self.power + 1 / (1 + torch.log(torch.sigmoid(-x)) ** 2))
+
+
+def test_small_values_of_the_logistic_function_keep_their_digits(tmp_path: Path) -> None:
+    module = Root()
+    result = export(module, draw(4), tmp_path)
+    x = 12 * np.random.default_rng(3).normal(size=(50, 4)).astype(np.float32)
+    assert relative_error(outputs(result, x), exact(module, x)) <= OUTPUT_TOLERANCE

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import io
 import itertools
 import json
@@ -113,6 +114,7 @@ class Judge:
     excused: int = 0
     left_out: int = 0
     compared: int = 0
+    failing: list[str] = dataclasses.field(default_factory=list)  # kinds of rows that the graph does not answer
 
     def graph(self, rows: Sequence[Array]) -> Array:
         names = [one.name for one in self.session.get_inputs()]
@@ -162,7 +164,16 @@ class Judge:
     def odd(self, name: str, rows: Sequence[Array]) -> str:
         """As `zone`, for rows with NaN and infinities: where torch says no number, the graph says none, or a note
         tells."""
-        found, single = self.graph(rows), self.model.answers(self.model.module, rows, np.float32)
+        try:
+            single = self.model.answers(self.model.module, rows, np.float32)
+        except Exception:
+            self.failing.append(f"{name}, as the module")
+            return ""
+        try:
+            found = self.graph(rows)
+        except Exception as error:  # whoever asks is told
+            self.failing.append(f"{name}: {error}")
+            return ""
         alike = np.isnan(found) == np.isnan(single)
         alike &= np.isinf(found) == np.isinf(single)
         return "" if self.told or alike.all() else f"{name}: {found[~alike][:3]} for {single[~alike][:3]}, untold"
@@ -258,5 +269,6 @@ def compare(configuration: dict[str, Any], folder: Path) -> dict[str, Any]:
         "compared": judge.compared,
         "excused": judge.excused,
         "left_out": judge.left_out,
+        "failing": judge.failing,
         "float64": judge.precise is not None,
     }

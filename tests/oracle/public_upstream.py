@@ -37,9 +37,16 @@ def load(root: Path, file: Path, *, definitions: bool, stand_ins: Iterable[str])
 def make(root: Path, file: Path, expression: str, *, definitions: bool, stand_ins: Iterable[str]) -> nn.Module:
     """The module that an expression makes, in evaluation. `expression` may name what the file does, and torch."""
     names = vars(load(root, file, definitions=definitions, stand_ins=stand_ins))
-    made = eval(expression, {"torch": torch, "nn": nn, "Facts": types.SimpleNamespace, **names})
+    helpers = {"torch": torch, "nn": nn, "Facts": types.SimpleNamespace, "ran": _ran}
+    made = eval(expression, helpers | names)
     assert isinstance(made, nn.Module), f"{expression} makes {type(made).__name__}"
     return made.cpu().eval()
+
+
+def _ran(module: nn.Module, *shape: int) -> nn.Module:
+    """Run once, for those that make their weights then."""
+    module(torch.zeros(2, *shape))
+    return module
 
 
 @torch.no_grad()
@@ -49,7 +56,7 @@ def move(module: nn.Module, seed: int) -> None:
     for name, value in [*module.named_parameters(), *module.named_buffers()]:
         trained = isinstance(value, nn.Parameter) and value.requires_grad
         running = name.endswith(("running_mean", "running_var"))
-        if not (trained or running) or not value.is_floating_point():
+        if not (trained or running) or not value.is_floating_point() or 0 in value.stride():  # a view of fewer
             continue
         spread = float(value.std()) if value.numel() > 1 else 0.0
         noise = torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value.dtype)

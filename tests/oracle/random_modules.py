@@ -9,9 +9,7 @@ as an export plans it, and then computed in float64 with our readings in place o
 recognised. It must answer other rows than those that it was planned with as the module itself does: near
 them, 10, 1000 and a million times as far, with NaN and infinities. What differs is a silent wrong answer,
 unless the module's own answers move as much when its rows are rounded. With `--export` the exported graph
-is run instead, and a row that it answers otherwise must be told in a note.
-
-Number i is the same module each time, whatever the count.
+is run instead, and a row that it answers otherwise must be told in a note. Number i is always the same module.
 """
 
 from __future__ import annotations
@@ -393,29 +391,27 @@ def check_sums(plan: Plan, x: np.ndarray) -> str:
 
 
 def check_export(module: nn.Module, shape: tuple[int, ...], seed: int) -> str:
-    """What is silently wrong with an export; empty where nothing is."""
+    """What is silently wrong with an export."""
     example = np.random.default_rng(seed + 1).normal(size=(8, *shape)).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
         result = convert(module, example, Target(repository=Path(folder), name="m"), options={})
-        data = (result.directory / "model.onnx").read_bytes()
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(result.directory / "model.onnx"), providers=["CPUExecutionProvider"])
     told = any("not as torch" in note for note in result.manifest.notes)
-    whole = Whole(module)
     tried = [(where, x.astype(np.float32)) for where, x in rows(np.random.default_rng(seed), shape)]
     with torch.no_grad():
-        single = {where: module(torch.from_numpy(x)).double().numpy().reshape(len(x), -1) for where, x in tried}
+        singly = [module(torch.from_numpy(x)).double().numpy().reshape(len(x), -1) for _, x in tried]
+    whole = Whole(module)
     oracle = Oracle(whole, torch.float64)
+    modules = {name: part for name, part in whole.named_modules() if name and not list(part.children())}
     with lent(whole, torch.float64):
-        for where, rounded in tried:
-            x = rounded.astype(np.float64)
-            found = session.run(["y"], {"x": rounded})[0].astype(np.float64).reshape(len(x), -1)
-            expected = oracle.run(x)[0].reshape(len(x), -1)
+        for (where, x), single in zip(tried, singly, strict=True):
+            found = session.run(["y"], {"x": x})[0].astype(np.float64).reshape(len(x), -1)
+            expected = oracle.run(x.astype(np.float64))[0].reshape(len(x), -1)
             jitters = [Jitter(2.0**-24, draw) for draw in range(3)]
-            modules = {name: part for name, part in whole.named_modules() if name and not list(part.children())}
-            moved = [oracle.run(x, modules, jitter)[0].reshape(len(x), -1) for jitter in jitters]
-            words = in_float32(found, expected, moved)
-            if words and in_float32(single[where], expected, moved):  # float32 overflows: then as the module does in it
-                words = in_float32(found, single[where], moved)
+            moved = [oracle.run(x.astype(np.float64), modules, one)[0].reshape(len(x), -1) for one in jitters]
+            # Where float32 overflows, as the module itself does in it.
+            own = single if in_float32(single, expected, moved) else expected
+            words = in_float32(found, expected, moved) and in_float32(found, own, moved)
             if words and not (told and where in ("nan", "inf", "-inf", "all NaN")):
                 return f"{where}: {words}"
     return ""
