@@ -103,6 +103,17 @@ def test_the_second_answer_is_the_first(toys: Served, id: str, outputs: tuple[st
     np.testing.assert_allclose(values, toy.outputs(ROWS + 1), rtol=1e-6)
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_what_perf_analyzer_adds_is_known(toys: Served, monkeypatch: pytest.MonkeyPatch, wanted: bool) -> None:
+    message = request(ROWS, id="x")
+    message.parameters["triton_enable_empty_final_response"].bool_param = wanted
+    asked = message.SerializeToString()
+    expected = toys.again(asked)
+    assert expected == toys.first(asked)
+    monkeypatch.setattr(toys.service, "_first", None)
+    assert toys.again(asked) == expected
+
+
 def test_known_heads_are_used(toys: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = request(ROWS, id="x").SerializeToString()
     expected = toys.again(asked)
@@ -148,6 +159,9 @@ def test_any_bytes_are_parted_or_not(data: bytes) -> None:
 def test_what_has_parameters_is_not_remembered(toys: Served) -> None:
     message = request(ROWS)
     message.parameters["timeout"].int64_param = 10**6
+    assert known.split(message.SerializeToString()) is None
+    del message.parameters["timeout"]
+    message.parameters["triton_enable_empty_final_response"].string_param = "x"
     assert known.split(message.SerializeToString()) is None
 
 
