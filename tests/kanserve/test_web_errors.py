@@ -18,6 +18,7 @@ from kanserve.pb import grpc_service_pb2 as pb
 from tests.kanserve import wrong
 from tests.kanserve.httpdoors import WAYS, Reply, ask, infer, running, tensor
 from tests.kanserve.running import INFERENCE, Server, wait_until
+from tests.kanserve.test_doors import Peer
 from tests.kanserve.test_memory import resident
 from tests.kanserve.wrong import Wrong
 
@@ -432,3 +433,49 @@ def test_callers_that_leave_are_forgotten(web: Server) -> None:
             peer.socket.sendall(b"{")
     inflight = "kanserve_inflight_requests 0.0"
     wait_until(lambda: inflight in web.metrics())
+
+
+INFER_PATH = "/v2/models/toy/infer"
+
+
+@pytest.fixture
+def peer(web: Server) -> Iterator[Peer]:
+    made = Peer(int(web.http.rpartition(":")[2]))
+    with made.socket:
+        yield made
+
+
+def test_http_2_too_large(peer: Peer) -> None:
+    """And the connection goes on."""
+    stream = peer.open(("content-length", str(100 * LIMIT)), path=INFER_PATH, kind="application/json")
+    assert peer.headers(stream)[":status"] == "413"
+    stream = peer.open(path=INFER_PATH, kind="application/json")
+    peer.send(stream, GOOD)
+    assert peer.headers(stream)[":status"] == "200"
+
+
+def test_http_2_without_an_end(peer: Peer) -> None:
+    stream = peer.open(path=INFER_PATH, kind="application/json")
+    peer.send(stream, b"{", end=False)
+    assert peer.headers(stream)[":status"] == "408"
+
+
+def test_a_grpc_content_type_on_a_path_of_http_is_answered_as_grpc(peer: Peer) -> None:
+    stream = peer.open(path=INFER_PATH)
+    peer.send(stream, b"\0\0\0\0\0")
+    found = peer.headers(stream)
+    assert (found[":status"], found["grpc-status"]) == ("200", "12")
+    assert found["grpc-message"] == "this server has no such method"
+
+
+def test_another_content_type_on_a_grpc_path(peer: Peer) -> None:
+    for kind in ("application/json", "application/grpc-web", "text/plain"):
+        stream = peer.open(kind=kind, end=True)
+        assert peer.headers(stream)[":status"] == "415"
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "application/octet-stream", "x"])
+def test_a_body_is_json_whatever_its_type_is_said_to_be(web: Server, kind: str) -> None:
+    """Triton's clients and curl say different ones, or none."""
+    assert infer(web, GOOD, content_type=kind).status == 200
+    assert infer(web, b"a=b", content_type=kind).status == 400
