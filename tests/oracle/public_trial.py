@@ -22,12 +22,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 import public_upstream
 import torch
 from torch import nn
 
 from kanexport.console import cli
+from kanexport.shared.quiet_runtime import onnxruntime
 
 Array = npt.NDArray[np.float64]
 
