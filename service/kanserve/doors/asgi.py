@@ -13,22 +13,19 @@ themselves; for others (`watch`) the next event is waited for beside the method.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from kanserve.doors import framing
 from kanserve.doors.framing import Headers, Messages
+from kanserve.doors.waiting import Application, Event, Patience, Receive, Send, Watched
 from kanserve.rpc import guard
 from kanserve.rpc.guard import Arrival, CallFailed, Kind, Stream, Unary
 from kanserve.rpc.services import Services
 from kanserve.rpc.status import Code
 
 T = TypeVar("T")
-Event = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Event]]
-Send = Callable[[Event], Awaitable[None]]
-Application = Callable[[Event, Receive, Send], Awaitable[None]]
 
 GRPC = b"application/grpc"
 TRAILERS = "http.response.trailers"
@@ -61,9 +58,9 @@ class GrpcApp:
 
     def __init__(self, services: Services, limits: Limits, pages: Application, *, watch: bool = True) -> None:
         self._services, self._limits, self._watch = services, limits, watch
-        self._pages = _Watched(pages) if watch else pages
+        self._pages = Watched(pages) if watch else pages
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._patience = _Patience(limits.arrival)
+        self._patience = Patience(limits.arrival)
 
     async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
         """Answer one request. Raises nothing but cancellation."""
@@ -145,37 +142,6 @@ async def _refuse(send: Send) -> None:
     await send({"type": "http.response.body", "body": OLD})
 
 
-class _Watched:
-    """An application that is cancelled when its caller goes away, once the request is whole."""
-
-    def __init__(self, application: Application) -> None:
-        self._application = application
-
-    async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
-        whole = asyncio.Event()
-
-        async def noted() -> Event:
-            event = await receive()
-            if not event.get("more_body", False):
-                whole.set()
-            return event
-
-        async def gone() -> None:
-            await whole.wait()
-            while (await receive())["type"] != "http.disconnect":
-                pass
-
-        work = asyncio.ensure_future(self._application(scope, noted, send))
-        watch = asyncio.ensure_future(gone())
-        try:
-            await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                work.result()
-        finally:
-            work.cancel()
-            watch.cancel()
-
-
 class _Wire:
     """What goes back to the caller. `hold` counts the bytes of answers that a caller is slow to take."""
 
@@ -224,48 +190,6 @@ class _Wire:
         last = framing.status(failure.code, failure.text, failure.trailers)
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
         await self._send({"type": TRAILERS, "headers": last, "more_trailers": False})
-
-
-class _Patience:
-    """Waits for what has to be there within so many seconds. One timer looks after all calls, since each is there
-    at once, as a rule."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._begun: dict[asyncio.Task[Any], float] = {}
-        self._overdue: set[asyncio.Task[Any]] = set()
-        self._timer: asyncio.TimerHandle | None = None
-
-    async def wait(self, coming: Awaitable[T]) -> T:
-        """What comes. Raises CallFailed where it takes too long."""
-        task = asyncio.current_task()
-        assert task is not None
-        loop = task.get_loop()
-        self._begun[task] = loop.time()
-        if self._timer is None:
-            self._timer = loop.call_later(self._seconds, self._look, loop)
-        try:
-            return await coming
-        except asyncio.CancelledError:
-            if task in self._overdue and task.uncancel() == 0:
-                words = f"the request did not arrive whole within {self._seconds:g} s"
-                raise framing.failed(Code.DEADLINE_EXCEEDED, words) from None
-            raise
-        finally:
-            del self._begun[task]
-            self._overdue.discard(task)
-
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Those that began first come first."""
-        self._timer = None
-        now = loop.time()
-        for task, begun in self._begun.items():
-            if begun + self._seconds > now:
-                self._timer = loop.call_at(begun + self._seconds, self._look, loop)
-                return
-            if task not in self._overdue:
-                self._overdue.add(task)
-                task.cancel()
 
 
 class _Request:

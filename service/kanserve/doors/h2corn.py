@@ -12,7 +12,8 @@ import h2corn
 
 from kanserve.config import Settings
 from kanserve.doors import listening, tls
-from kanserve.doors.asgi import Application, GrpcApp, Limits
+from kanserve.doors.asgi import GrpcApp, Limits
+from kanserve.doors.waiting import Application
 from kanserve.errors import ConfigError
 from kanserve.observe import logs
 from kanserve.rpc.services import Services

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from kanserve.config import Settings
 from kanserve.doors import listening
-from kanserve.doors.asgi import Application
 from kanserve.doors.door import Door
+from kanserve.doors.waiting import Application
 from kanserve.errors import ConfigError
 from kanserve.rpc.services import Services
 

@@ -8,11 +8,13 @@ load; above it the loop is never held.
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from kanserve.errors import DeadlineExceeded, QueueFull, QueueTimeout
 from kanserve.models.pieces import Batch, Execute
@@ -25,11 +27,11 @@ from kanserve.scheduling.order import InOrder
 from kanserve.scheduling.policy import Policy, share
 from kanserve.scheduling.queue import Queue, Waiting
 
+CALM, PROBE = 8, 16  # batches of one request until requests run as they come; of those, one looks for company
 STRING = 8  # a str takes so many pointers of an array, beside its characters; those are in the message
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """When a waiting request is no longer worth running, on the monotonic clock, and before whom it runs."""
 
     queue_timeout: float | None = None  # seconds
@@ -37,8 +39,7 @@ class Limits:
     priority: int = 0  # 1 is the highest; 0: the model's default
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """Outputs in the order asked for, and nanoseconds spent waiting, computing, and taking apart what ran together."""
 
     outputs: list[Array]
@@ -47,7 +48,7 @@ class Run:
     output_ns: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # frozen ones take four times as long to make, and each request makes one
 class Job:
     """One request while it waits or runs."""
 
@@ -80,10 +81,14 @@ class Executor:
         self._asked = False  # whether `_serve` will be called
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
+        self._calm = 0  # batches of one request in a row
+        self._direct = way.inline_rows if policy.free and not policy.ordered else 0  # rows that may run at once
 
     async def run(self, outputs: Sequence[str], feeds: Mapping[str, Array], rows: int, limits: Limits) -> Run:
         """Wait, and run. Raises QueueFull at once; QueueTimeout or DeadlineExceeded for a request that waited
         too long, which is then not run; Exhausted and BackendError."""
+        if self._alone(rows, limits.deadline):
+            return self._at_once(outputs, feeds, rows)
         statistics = self._metrics.statistics
         loop = asyncio.get_running_loop()
         job = Job(tuple(outputs), feeds, rows, time.perf_counter_ns(), loop.create_future())
@@ -102,6 +107,24 @@ class Executor:
         finally:
             if job.future.cancelled() and self._queue.remove(one):
                 self._end(job, _nothing)
+
+    def _alone(self, rows: int, deadline: float | None) -> bool:
+        """Whether a request runs as it comes: those before it had no company. One of some waits for the loop to
+        come round all the same, to see whether others come with it."""
+        if self._calm < CALM or rows > self._direct:
+            return False
+        self._calm += 1
+        if len(self._queue) or self._idle <= 0 or self._calm % PROBE == 0:
+            return False
+        return deadline is None or time.monotonic() <= deadline
+
+    def _at_once(self, outputs: Sequence[str], feeds: Mapping[str, Array], rows: int) -> Run:
+        batch = Batch(self._execute, outputs, (feeds,), rows, self._way.piece_rows)
+        batch.work()
+        if batch.error is not None:
+            raise batch.error
+        self._metrics.executed(rows, Timing(0, batch.merged - batch.begun, batch.ended - batch.merged, 0))
+        return Run(batch.result, 0, batch.ended - batch.begun, 0)
 
     def close(self) -> None:
         """Let running work end, drop what waits, join the threads. Blocks."""
@@ -123,8 +146,9 @@ class Executor:
             batch, wake = self._queue.take(now, self._most())
             if batch:
                 self._begin([one.ticket for one in batch], loop)
-                self._ask(loop)
-                return
+                if len(self._queue):
+                    self._ask(loop)
+                    return
         self._wake(min(self._queue.soonest, math.inf if wake is None else wake), now, loop)
 
     def _wake(self, at: float, now: float, loop: asyncio.AbstractEventLoop) -> None:
@@ -156,6 +180,7 @@ class Executor:
 
     def _begin(self, jobs: list[Job], loop: asyncio.AbstractEventLoop) -> None:
         rows = sum(job.rows for job in jobs)
+        self._calm = self._calm + 1 if len(jobs) == 1 else 0
         way = self._way
         batch = Batch(self._execute, jobs[0].outputs, [job.feeds for job in jobs], rows, way.piece_rows)
         if rows <= way.inline_rows:
@@ -199,7 +224,11 @@ class Executor:
         self._metrics.executed(batch.rows, timing)
         for job, outputs in zip(jobs, answers, strict=True):
             run = Run(outputs, batch.begun - job.submitted, batch.ended - batch.begun, output_ns)
-            self._end(job, _answering(job.future, run))
+            if self._order is not None:
+                self._end(job, functools.partial(_answer, job.future, run))
+                continue
+            self._metrics.statistics.pending -= 1
+            _answer(job.future, run)
 
     def _fail(self, job: Job, error: Exception) -> None:
         self._end(job, lambda: None if job.future.done() else job.future.set_exception(error))
@@ -217,8 +246,9 @@ def _nothing() -> None:
     """For a caller that has gone."""
 
 
-def _answering(future: asyncio.Future[Run], run: Run) -> Callable[[], None]:
-    return lambda: None if future.done() else future.set_result(run)
+def _answer(future: asyncio.Future[Run], run: Run) -> None:
+    if not future.done():
+        future.set_result(run)
 
 
 def _waiting(job: Job, limits: Limits, policy: Policy) -> Waiting[Job]:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-
-PHASES = ("compute_input", "compute_infer", "compute_output")
+from typing import NamedTuple
 
 
 class FailureReason(enum.StrEnum):
@@ -34,8 +33,7 @@ class Duration:
         self.ns += ns
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
+class Timing(NamedTuple):
     """Nanoseconds of one execution, by phase."""
 
     queue: int
@@ -77,15 +75,17 @@ class Statistics:
         batch = self.batches.get(rows)
         if batch is None:
             batch = self.batches[rows] = BatchStatistics()
-        for phase in PHASES:
-            getattr(batch, phase).add(getattr(timing, phase))
+        batch.compute_input.add(timing.compute_input)
+        batch.compute_infer.add(timing.compute_infer)
+        batch.compute_output.add(timing.compute_output)
 
     def computed(self, rows: int, timing: Timing) -> None:
         """One request's part in a run: as in Triton, each counts the whole run's time."""
         self.inference_count += rows
         self.queue.add(timing.queue)
-        for phase in PHASES:
-            getattr(self, phase).add(getattr(timing, phase))
+        self.compute_input.add(timing.compute_input)
+        self.compute_infer.add(timing.compute_infer)
+        self.compute_output.add(timing.compute_output)
 
     def succeeded(self, ns: int, at_ms: int) -> None:
         """One request answered."""

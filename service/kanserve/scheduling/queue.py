@@ -14,7 +14,7 @@ from kanserve.scheduling.policy import Choice, Policy, choose
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # not frozen: each request makes one
 class Waiting(Generic[T]):
     """One request. `key`: only equal ones run together; `size`: bytes; times on one clock, in seconds: when
     it `arrived`, until when it may wait (`patience`), and when its caller gives up (`deadline`); `level`: of
@@ -87,7 +87,8 @@ class Queue(Generic[T]):
         self._count += 1
         self._bytes += one.size
         self.rows += one.rows
-        self._soonest = min(self._soonest, _end(one))
+        if one.patience is not None or one.deadline is not None:
+            self._soonest = min(self._soonest, _end(one))
         return True
 
     def remove(self, one: Waiting[T]) -> bool:
