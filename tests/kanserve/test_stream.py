@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+import tritonclient.grpc.aio as triton_aio
 from onnx import TensorProto, helper, numpy_helper
 
 from kanserve.pb import grpc_service_pb2 as pb
@@ -101,6 +103,26 @@ def test_tritonclient_gets_its_answers_in_order(own: Server) -> None:
             assert answer.parameters["triton_final_response"].bool_param
             np.testing.assert_allclose(result.as_numpy("y"), toy.outputs(rows(at)), rtol=1e-5)
         assert results.empty()
+
+
+def test_the_client_of_asyncio(own: Server) -> None:
+    asyncio.run(streamed(own))
+
+
+async def streamed(own: Server) -> None:
+    tensor = triton.InferInput("x", list(rows(1).shape), "FP32")
+    tensor.set_data_from_numpy(rows(1))
+
+    async def asked() -> AsyncIterator[dict[str, Any]]:
+        for at in range(10):
+            yield {"model_name": "nope" if at == 5 else "toy", "inputs": [tensor], "request_id": str(at)}
+
+    async with triton_aio.InferenceServerClient(own.address) as client:
+        answers = [one async for one in client.stream_infer(asked())]
+    wrong = [error.message() for _, error in answers if error is not None]
+    assert wrong == ["Request for unknown model: 'nope' is not found"]
+    right = [result.get_response().id for result, error in answers if error is None]
+    assert right == [str(at) for at in range(10) if at != 5]
 
 
 def test_a_quick_request_waits_for_a_slow_one_before_it(own: Server) -> None:

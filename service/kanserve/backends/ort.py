@@ -117,10 +117,11 @@ class Bfloat16Session(OrtSession):
     def __init__(self, session: Any) -> None:
         """Raises LoadError for what this runtime cannot be handed."""
         super().__init__(session)
-        if not hasattr(onnxruntime.OrtValue, "ortvalue_from_numpy_with_onnx_type"):
-            raise LoadError(LoadReason.RUNTIME, f"{version()} takes no BF16; 1.21 or later does")
         if any(tensor.datatype == BYTES for tensor in self.inputs):
-            raise LoadError(LoadReason.RUNTIME, "the graph has inputs of strings and tensors of BF16; one of them")
+            raise LoadError(
+                LoadReason.RUNTIME,
+                "the graph has inputs of strings and tensors of BF16, which the runtime cannot be handed together",
+            )
         self._short = {tensor.name for tensor in (*self.inputs, *self.outputs) if tensor.datatype == BF16}
 
     def _run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
