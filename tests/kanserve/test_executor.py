@@ -297,3 +297,23 @@ def test_ten_thousand_that_leave_are_not_run_and_leave_nothing_behind() -> None:
         await asyncio.to_thread(on.close)
 
     asyncio.run(main())
+
+
+def test_who_cannot_be_served_before_the_deadline_is_refused_at_once() -> None:
+    async def main() -> None:
+        gate, on = gated(1, Policy(64))
+        on._pace.ran(1, 100.0)
+        in_time = Limits(deadline=time.monotonic() + 10**6)
+        hopeless = Limits(deadline=time.monotonic() + 150)
+        first = asyncio.create_task(ask(on, 1, limits=hopeless))  # nobody is before it
+        await until(lambda: gate.begun == [1.0])
+        with pytest.raises(QueueFull):
+            await ask(on, 2, limits=hopeless)
+        second = asyncio.create_task(ask(on, 3, limits=in_time))
+        await asyncio.sleep(0)
+        gate.let(1, 3)
+        assert await asyncio.gather(first, second) == [2.0, 6.0]
+        assert (gate.begun, on._running, on._idle) == ([1.0, 3.0], 0, 1)
+        await asyncio.to_thread(on.close)
+
+    asyncio.run(main())

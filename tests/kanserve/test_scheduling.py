@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from kanserve.scheduling import merge
 from kanserve.scheduling.order import InOrder
+from kanserve.scheduling.pace import Pace
 from kanserve.scheduling.policy import Choice, Level, Policy, choose, share
 from kanserve.scheduling.queue import Over, Queue, Waiting
 
@@ -250,3 +251,13 @@ def test_outputs_go_back_to_whom_they_belong(rows: list[int]) -> None:
     assert len(joined) == sum(rows)
     for feed, (answer,) in zip(feeds, merge.apart([joined], rows), strict=True):
         np.testing.assert_array_equal(answer, feed["x"])
+
+
+def test_how_long_what_waits_will_take_follows_from_the_runs() -> None:
+    pace = Pace()
+    assert pace.seconds(10**6, 1) == 0.0  # nothing is known yet
+    pace.ran(10, 1.0)
+    assert pace.seconds(40, 2) == pytest.approx(2.0)
+    for _ in range(200):
+        pace.ran(10, 5.0)
+    assert pace.seconds(1, 1) == pytest.approx(0.5, rel=1e-3)

@@ -24,10 +24,12 @@ from kanserve.observe.metrics import ModelMetrics
 from kanserve.observe.statistics import Timing
 from kanserve.scheduling import merge
 from kanserve.scheduling.order import InOrder
+from kanserve.scheduling.pace import Pace
 from kanserve.scheduling.policy import Policy, share
 from kanserve.scheduling.queue import Queue, Waiting
 
 CALM, PROBE = 8, 16  # batches of one request until requests run as they come; of those, one looks for company
+MARGIN = 0.75  # of the time that a caller has left: by then its turn should be over, if runs take as long as lately
 STRING = 8  # a str takes so many pointers of an array, beside its characters; those are in the message
 
 
@@ -77,6 +79,8 @@ class Executor:
         self._full = max(1, min(policy.max_rows, way.inline_rows or policy.max_rows))
         self._queue: Queue[Job] = Queue(policy, max_bytes)
         self._order: InOrder[Job] | None = InOrder() if policy.ordered else None
+        self._pace = Pace()
+        self._running = 0  # rows, on threads
         self._pool = ThreadPoolExecutor(way.instances, thread_name_prefix=f"infer-{name}")
         self._asked = False  # whether `_serve` will be called
         self._timer: asyncio.TimerHandle | None = None
@@ -85,12 +89,14 @@ class Executor:
         self._direct = way.inline_rows if policy.free and not policy.ordered else 0  # rows that may run at once
 
     async def run(self, outputs: Sequence[str], feeds: Mapping[str, Array], rows: int, limits: Limits) -> Run:
-        """Wait, and run. Raises QueueFull at once; QueueTimeout or DeadlineExceeded for a request that waited
-        too long, which is then not run; Exhausted and BackendError."""
+        """Wait, and run. Raises QueueFull at once, also where its deadline would pass before its turn; QueueTimeout
+        or DeadlineExceeded for a request that waited too long, which is then not run; Exhausted, BackendError."""
         if self._alone(rows, limits.deadline):
             return self._at_once(outputs, feeds, rows)
         statistics = self._metrics.statistics
         loop = asyncio.get_running_loop()
+        if self._hopeless(rows, limits.deadline):
+            raise QueueFull
         job = Job(tuple(outputs), feeds, rows, time.perf_counter_ns(), loop.create_future())
         one = _waiting(job, limits, self._policy)
         if 0 < self._max_queue <= statistics.pending or not self._queue.add(one):
@@ -125,6 +131,14 @@ class Executor:
             raise batch.error
         self._metrics.executed(rows, Timing(0, batch.merged - batch.begun, batch.ended - batch.merged, 0))
         return Run(batch.result, 0, batch.ended - batch.begun, 0)
+
+    def _hopeless(self, rows: int, deadline: float | None) -> bool:
+        """Whether the deadline will have passed before those that wait have run: what waits until its caller
+        gives up, or is computed for nobody, costs those behind it their time too."""
+        if deadline is None or (self._idle > 0 and not len(self._queue)):
+            return False
+        ahead = self._queue.rows + self._running + rows
+        return self._pace.seconds(ahead, self._way.instances) > MARGIN * (deadline - time.monotonic())
 
     def close(self) -> None:
         """Let running work end, drop what waits, join the threads. Blocks."""
@@ -185,10 +199,11 @@ class Executor:
         batch = Batch(self._execute, jobs[0].outputs, [job.feeds for job in jobs], rows, way.piece_rows)
         if rows <= way.inline_rows:
             batch.work()
-            self._settle(batch, jobs, loop)
+            self._settle(batch, jobs, loop, 1)
             return
         left = threads = max(1, min(self._idle, batch.pieces))
         self._idle -= threads
+        self._running += rows
 
         def work() -> None:
             batch.work()
@@ -199,13 +214,14 @@ class Executor:
             left -= 1
             self._idle += 1
             if not left:
-                self._settle(batch, jobs, loop)
+                self._running -= rows
+                self._settle(batch, jobs, loop, threads)
             self._ask(loop)
 
         for _ in range(threads):
             self._pool.submit(work)
 
-    def _settle(self, batch: Batch, jobs: list[Job], loop: asyncio.AbstractEventLoop) -> None:
+    def _settle(self, batch: Batch, jobs: list[Job], loop: asyncio.AbstractEventLoop, threads: int) -> None:
         """Answer the callers of a batch; of one that failed, each runs by itself: one may have spoilt it for
         all, or all together were too much."""
         if batch.error is not None:
@@ -222,6 +238,7 @@ class Executor:
         output_ns = time.perf_counter_ns() - batch.ended
         timing = Timing(0, batch.merged - batch.begun, batch.ended - batch.merged, output_ns)
         self._metrics.executed(batch.rows, timing)
+        self._pace.ran(batch.rows, threads * (batch.ended - batch.begun) / 1e9)
         for job, outputs in zip(jobs, answers, strict=True):
             run = Run(outputs, batch.begun - job.submitted, batch.ended - batch.begun, output_ns)
             if self._order is not None:

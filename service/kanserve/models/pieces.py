@@ -28,12 +28,11 @@ class Batch:
     ) -> None:
         self._execute, self._outputs, self._feeds = execute, outputs, feeds
         self.rows = rows
-        step = piece if 0 < piece < rows else max(1, rows)
-        self._step = step
-        self._starts = deque(range(0, max(1, rows), step))
+        self._step = piece if 0 < piece < rows else max(1, rows)
+        self.pieces = max(1, -(-rows // self._step))
+        self._starts = deque(range(0, rows, self._step)) if self.pieces > 1 else None
         self._parts: dict[int, list[Array]] = {}
-        self.pieces = len(self._starts)
-        self._merging = threading.Lock()
+        self._merging = threading.Lock() if self.pieces > 1 else None
         self._whole: Mapping[str, Array] | None = None
         self.result: list[Array] = []
         self.error: Exception | None = None
@@ -42,34 +41,36 @@ class Batch:
     def work(self) -> None:
         """On any thread. Whatever is raised is kept: the callers would wait for ever otherwise."""
         try:
-            whole = self._together()
-            while self.error is None:
-                try:
-                    start = self._starts.popleft()
-                except IndexError:
-                    break
-                self._parts[start] = self._execute(self._outputs, self._piece(whole, start))
-                if len(self._parts) == self.pieces:
-                    self.result = self._joined()
-                    self.ended = time.perf_counter_ns()
+            if self._starts is None or self._merging is None:
+                self._merge()
+                self.result = self._execute(self._outputs, self._whole or {})
+                self.ended = time.perf_counter_ns()
+                return
+            with self._merging:
+                if self._whole is None:
+                    self._merge()
+            self._take(self._starts, self._whole or {})
         except Exception as error:
             self.error = error
 
+    def _merge(self) -> None:
+        self.begun = time.perf_counter_ns()
+        self._whole = merge.together(self._feeds)
+        self.merged = time.perf_counter_ns()
+
+    def _take(self, starts: deque[int], whole: Mapping[str, Array]) -> None:
+        """Pieces, until none is left or one has failed."""
+        while self.error is None:
+            try:
+                start = starts.popleft()
+            except IndexError:
+                return
+            piece = {name: array[start : start + self._step] for name, array in whole.items()}
+            self._parts[start] = self._execute(self._outputs, piece)
+            if len(self._parts) == self.pieces:
+                self.result = self._joined()
+                self.ended = time.perf_counter_ns()
+
     def _joined(self) -> list[Array]:
-        if self.pieces == 1:
-            return self._parts[0]
         parts = [self._parts[start] for start in sorted(self._parts)]
         return [np.concatenate(columns) for columns in zip(*parts, strict=True)]
-
-    def _together(self) -> Mapping[str, Array]:
-        with self._merging:
-            if self._whole is None:
-                self.begun = time.perf_counter_ns()
-                self._whole = merge.together(self._feeds)
-                self.merged = time.perf_counter_ns()
-            return self._whole
-
-    def _piece(self, whole: Mapping[str, Array], start: int) -> Mapping[str, Array]:
-        if self.pieces == 1:
-            return whole
-        return {name: array[start : start + self._step] for name, array in whole.items()}

@@ -24,6 +24,8 @@ class Level:
 
     def patience(self, arrived: float, asked: float | None) -> float | None:
         """Until when a request waits that `asked` for so many seconds (None: it said nothing)."""
+        if asked is None and self.timeout is None:
+            return None
         wanted = [seconds for seconds in (self.timeout, asked if self.override else None) if seconds is not None]
         return arrived + min(wanted) if wanted else None
 

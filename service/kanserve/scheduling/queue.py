@@ -87,8 +87,9 @@ class Queue(Generic[T]):
         self._count += 1
         self._bytes += one.size
         self.rows += one.rows
-        if one.patience is not None or one.deadline is not None:
-            self._soonest = min(self._soonest, _end(one))
+        for end in (one.patience, one.deadline):
+            if end is not None and end < self._soonest:
+                self._soonest = end
         return True
 
     def remove(self, one: Waiting[T]) -> bool:
@@ -125,19 +126,26 @@ class Queue(Generic[T]):
         if not self._count:
             return [], None
         choice = self._choice(now, most)
-        return [self._pop() for _ in range(choice.count)], choice.wake
+        return self._first(choice.count), choice.wake
+
+    def _parts(self) -> list[deque[Waiting[T]]]:
+        """In the order in which they are served."""
+        return [part for lane in self._lanes for part in (lane.intime, lane.delayed) if part]
 
     def _line(self) -> Iterator[Waiting[T]]:
-        """All, in the order in which they are served."""
-        return itertools.chain.from_iterable(
-            part for lane in self._lanes for part in (lane.intime, lane.delayed) if part
-        )
+        """All, in that order."""
+        parts = self._parts()
+        return iter(parts[0]) if len(parts) == 1 else itertools.chain.from_iterable(parts)
 
-    def _pop(self) -> Waiting[T]:
-        part = next(part for lane in self._lanes for part in (lane.intime, lane.delayed) if part)
-        one = part.popleft()
-        self._left(one)
-        return one
+    def _first(self, count: int) -> list[Waiting[T]]:
+        """So many wait no more."""
+        taken: list[Waiting[T]] = []
+        for part in self._parts():
+            while part and len(taken) < count:
+                taken.append(part.popleft())
+        for one in taken:
+            self._left(one)
+        return taken
 
     def _left(self, one: Waiting[T]) -> None:
         self._count -= 1
