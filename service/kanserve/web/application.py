@@ -23,6 +23,7 @@ from kanserve.web.probes import Probes
 from kanserve.web.refusal import Refused
 
 MODEL = "/v2/models/{name}"
+VERSIONED = (MODEL, f"{MODEL}/versions/{{version}}")
 REPOSITORY = "{repository}"
 GRPC_PATH = re.compile(r"/(\w+\.)+\w+/\w+")
 # What Triton has behind these paths -> its name. `rest` is the remaining path.
@@ -61,7 +62,9 @@ def build(guard: Guard, metrics: Metrics, bounds: Bounds, service: InferenceServ
 
 
 def _table(oip: Oip, probes: Probes) -> Iterator[tuple[str, str, Method, bool]]:
-    """Verb, path, method, and whether it is a probe."""
+    """Verb, path, method, and whether it is a probe; what is asked most comes first, since routes are tried in turn."""
+    for path in VERSIONED:
+        yield "POST", f"{path}/infer", oip.infer, False
     yield "GET", "/healthz", probes.live, True
     yield "GET", "/readyz", probes.ready, True
     yield "GET", "/metrics", probes.metrics, True
@@ -74,12 +77,11 @@ def _table(oip: Oip, probes: Probes) -> Iterator[tuple[str, str, Method, bool]]:
     for verb in ("load", "unload"):
         yield "POST", f"/v2/repository/models/{{name}}/{verb}", oip.load, False
         yield "POST", f"/v2/repository/{REPOSITORY}/models/{{name}}/{verb}", oip.load, False
-    for path in (MODEL, f"{MODEL}/versions/{{version}}"):
+    for path in VERSIONED:
         yield "GET", path, oip.metadata, False
         yield "GET", f"{path}/ready", oip.model_ready, True
         yield "GET", f"{path}/config", oip.config, False
         yield "GET", f"{path}/stats", oip.statistics, False
-        yield "POST", f"{path}/infer", oip.infer, False
 
 
 async def _refuse(asked: Asked, call: Call) -> Answer:
