@@ -11,7 +11,6 @@ one port does all of it: gRPC, JSON over HTTP, and the metrics.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import re
 import shlex
@@ -55,9 +54,8 @@ def kanserve(*arguments: str | Path) -> None:
 def server(models: Path) -> Iterator[dict[str, str]]:
     """A server on free ports; yields its addresses by what is spoken there, and stops it."""
     ports = ["--grpc-port", "0", "--metrics-port", "0", "--log-format", "json", "--drain-delay", "0.2"]
-    door = ["--transport", "asgi"] if importlib.util.find_spec("h2corn") else []
-    print("$ kanserve serve models", *door, flush=True)
-    process = subprocess.Popen([*KANSERVE, "serve", str(models), *door, *ports], stderr=subprocess.PIPE, text=True)
+    print("$ kanserve serve models", flush=True)
+    process = subprocess.Popen([*KANSERVE, "serve", str(models), *ports], stderr=subprocess.PIPE, text=True)
     try:
         yield addresses(process)
     finally:

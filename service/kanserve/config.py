@@ -100,7 +100,7 @@ class Settings(BaseSettings):
     grpc_port: Port = setting(8001, "0: any free port", group=Group.ADDRESSES, metavar="PORT")
     transport: Literal["auto", "asgi", "grpcio"] = setting(
         "auto",
-        "auto: grpcio; asgi is faster, and younger",
+        "auto: asgi where h2corn is installed, else grpcio",
         group=Group.ADDRESSES,
         metavar="auto|asgi|grpcio",
     )

@@ -6,9 +6,13 @@ Methods and their errors are in the other files, whose `server` is each door in 
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -258,3 +262,39 @@ def test_many_calls_without_a_body_lock_nobody_out(lone: Server) -> None:
     finally:
         for one in peers:
             one.socket.close()
+
+
+WITHOUT = """
+import sys
+sys.modules["h2corn"] = None
+from kanserve.cli import main
+raise SystemExit(main(sys.argv[1:]))
+"""
+
+
+def test_auto_takes_asgi(tmp_path: Path) -> None:
+    pytest.importorskip("h2corn")
+    toy.write(tmp_path)
+    with serving(tmp_path) as server:
+        assert code(server, body()) is Code.OK
+        assert server.http == server.address
+
+
+def test_auto_takes_grpcio_where_h2corn_is_missing(tmp_path: Path) -> None:
+    """And says so."""
+    toy.write(tmp_path)
+    ports = ("--grpc-port", "0", "--metrics-port", "0", "--log-format", "json", "--drain-delay", "0", "--json")
+    command = [sys.executable, "-c", WITHOUT, "serve", str(tmp_path), *ports]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            where = json.loads(process.stdout.readline())
+            assert "http" not in where
+            with grpc.insecure_channel(where["grpc"]) as channel:
+                channel.unary_unary(INFER)(body(), timeout=20)
+        finally:
+            process.terminate()
+        assert process.stderr is not None
+        lines = [json.loads(line) for line in process.stderr]
+    (said,) = [line for line in lines if line["event"] == "transport"]
+    assert (said["taken"], said["missing"]) == ("grpcio", ["h2corn"])

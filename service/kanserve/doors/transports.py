@@ -12,10 +12,13 @@ from kanserve.doors import listening
 from kanserve.doors.door import Door
 from kanserve.doors.waiting import Application
 from kanserve.errors import ConfigError
+from kanserve.observe import logs
 from kanserve.rpc.services import Services
 
 H2CORN = "h2corn"
 NEEDED = (H2CORN, "starlette", "orjson")  # by what speaks HTTP
+
+log = logs.get_logger("door")
 
 Pages = Callable[[], Application]
 
@@ -52,9 +55,8 @@ class Doors:
 
 
 def build(settings: Settings, services: Services, pages: Pages) -> Doors:
-    """The doors that are named; `auto` is grpcio, until the other has stood the same attacks. `pages` makes the
-    application of HTTP. Raises ConfigError."""
-    both = settings.transport == "asgi"
+    """The doors that are named. `pages` makes the application of HTTP. Raises ConfigError."""
+    both = taken(settings.transport) == "asgi"
     connections = listening.allowed(settings.max_connections, doors=1 if settings.http_port is None else 2)
 
     def asgi(port: int) -> Door:
@@ -65,8 +67,22 @@ def build(settings: Settings, services: Services, pages: Pages) -> Doors:
     return Doors(first, second, both=both)
 
 
+def taken(transport: str) -> str:
+    """`auto`: asgi where what it needs is installed."""
+    if transport != "auto":
+        return transport
+    missing = _missing()
+    if missing:
+        log.info("transport", taken="grpcio", missing=missing, advice="pip install 'kanserve[serve]' for asgi")
+    return "grpcio" if missing else "asgi"
+
+
+def _missing() -> list[str]:
+    return [name for name in NEEDED if importlib.util.find_spec(name) is None]
+
+
 def _asgi(settings: Settings, services: Services, pages: Pages, port: int, connections: int) -> Door:
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    missing = _missing()
     if missing:
         raise ConfigError(
             f"HTTP and the transport asgi need {', '.join(missing)}: pip install 'kanserve[serve]', "
