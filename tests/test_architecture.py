@@ -88,10 +88,12 @@ LAW: dict[str, dict[str, set[str]]] = {
         "web": {"compression", "config", "handlers", "observe", "pb", "rpc", "version"},
         "doors": {"compression", "config", "observe", "openfiles", "pem", "rpc"},
         "app": {"backends", "config", "doors", "handlers", "lifecycle", "models", "observe", "rpc", "threads", "web"},
+        "worker": {"app", "config", "doors", "observe"},
+        "workers": {"app", "config", "doors", "observe", "threads"},
         "client": {"interpret", "pb", "pem"},
         # `kanserve models FOLDER` judges by the server's rules; models.trial is loaded by name, for --load.
         "console": {"client", "repository"},
-        "commands": {"app", "client", "config", "console", "interpret", "observe"},
+        "commands": {"app", "client", "config", "console", "interpret", "observe", "workers"},
         "cli": {"console"},
         "__main__": {"cli"},
     },

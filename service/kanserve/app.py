@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from kanserve import backends, threads
 from kanserve.config import Settings
 from kanserve.doors import transports
-from kanserve.doors.metrics_port import MetricsServer
+from kanserve.doors.metrics_port import MetricsServer, Page
 from kanserve.errors import ConfigError
 from kanserve.handlers.catalogue import Catalogue
 from kanserve.handlers.inference import Inference
@@ -86,14 +86,7 @@ class App:
     async def start(self) -> dict[str, str]:
         """Bind all ports and answer "not ready". Returns the addresses, by what is spoken there."""
         settings = self._settings
-        try:
-            self._metrics_server = MetricsServer(
-                self.metrics, settings.metrics_host, settings.metrics_port, settings.scrape_timeout
-            )
-        except OSError as error:
-            raise ConfigError(
-                f"cannot listen on {settings.metrics_host}:{settings.metrics_port} for metrics: {error.strerror}"
-            ) from error
+        self._metrics_server = metrics_server(self.metrics, settings)
         try:
             ports = await self._door.start()
         except ConfigError:
@@ -106,6 +99,15 @@ class App:
     async def load(self, stop: asyncio.Event) -> None:
         """Load every version found, until `stop`. Raises ConfigError for what concerns all."""
         await self._rollout.load(stop)
+        await self._health.changed()
+
+    async def join(self, together: asyncio.Event, stop: asyncio.Event) -> None:
+        """Be ready only once those are who start beside, as `together` says, or `stop`."""
+        both = [asyncio.ensure_future(event.wait()) for event in (together, stop)]
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        for waiting in both:
+            waiting.cancel()
+        self.lifecycle.waiting = False
         await self._health.changed()
 
     async def drain(self, hurry: asyncio.Event, *, patient: bool = True) -> int:
@@ -134,14 +136,20 @@ class App:
         return EXIT_TERMINATED if hurry.is_set() else 0
 
 
-async def serve(settings: Settings, ready: Callable[[Mapping[str, str]], None] | None = None) -> int:
+async def serve(
+    settings: Settings,
+    ready: Callable[[Mapping[str, str]], None] | None = None,
+    together: asyncio.Event | None = None,
+) -> int:
     """Serve until SIGTERM or SIGINT, then drain; a second signal hurries. Returns the exit code.
 
-    `ready` gets the addresses, by "grpc", "http" and "metrics", once every version was tried.
+    `ready` gets the addresses, by "grpc", "http" and "metrics", once every version was tried. `together`: until it is
+    set, the server tells nobody that it is ready.
     Raises ConfigError if the server cannot start.
     """
-    signals = _Signals(asyncio.get_running_loop())
+    signals = Signals(asyncio.get_running_loop())
     app = App(settings)
+    app.lifecycle.waiting = together is not None
     addresses = await app.start()
     log.info("listening", **addresses)
     try:
@@ -154,11 +162,22 @@ async def serve(settings: Settings, ready: Callable[[Mapping[str, str]], None] |
         log.info("serving", **addresses)
         if ready is not None:
             ready(addresses)
+    if together is not None:
+        await app.join(together, signals.stop)
     await signals.stop.wait()
     return await app.drain(signals.hurry, patient=signals.patient)
 
 
-class _Signals:
+def metrics_server(page: Page, settings: Settings) -> MetricsServer:
+    """The port of the metrics. Raises ConfigError."""
+    host, port = settings.metrics_host, settings.metrics_port
+    try:
+        return MetricsServer(page, host, port, settings.scrape_timeout)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {host}:{port} for metrics: {error.strerror}") from error
+
+
+class Signals:
     """What was asked of the process: `stop`, and `hurry` by a second signal.
 
     Ctrl-C on a terminal does not wait for load balancers. SIGHUP means that the terminal is

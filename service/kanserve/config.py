@@ -117,6 +117,14 @@ class Settings(BaseSettings):
     insecure: bool = setting(
         False, "allow an address that other machines reach without a certificate of theirs", group=Group.ADDRESSES
     )
+    workers: int = setting(
+        1,
+        "processes behind the port, each with its share of the threads",
+        group=Group.ADDRESSES,
+        metavar="N",
+        ge=1,
+        le=256,
+    )
     reflection: bool = setting(False, "gRPC reflection", group=Group.ADDRESSES)
 
     tls_cert: Path | None = setting(

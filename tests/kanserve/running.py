@@ -26,7 +26,7 @@ INFERENCE = "/inference.GRPCInferenceService/"
 KAN = "/kanserve.v1.KanService/"
 START = """
 import asyncio, json, sys
-from kanserve import app, config
+from kanserve import app, config, workers
 from kanserve.observe import logs
 logs.configure("json", "info")
 settings = config.Settings(**json.loads(sys.argv[1]))
@@ -35,7 +35,8 @@ if len(sys.argv) > 2:
     app.transports.build = lambda *parts: app.transports.Doors(door(*parts), None, both=True)
 def ready(addresses):
     print(json.dumps(addresses), flush=True)
-raise SystemExit(asyncio.run(app.serve(settings, ready)))
+serve = workers.serve if settings.workers > 1 else app.serve
+raise SystemExit(asyncio.run(serve(settings, ready)))
 """
 
 

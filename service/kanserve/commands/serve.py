@@ -12,7 +12,7 @@ from typing import Any
 from kanexport.shared.output import print_json
 from kanexport.shared.tables import Table
 from kanexport.shared.voice import Exit
-from kanserve import app, config
+from kanserve import app, config, workers
 from kanserve.console.common import CommandError, add_json_option
 from kanserve.errors import ConfigError, KanserveError
 from kanserve.observe import logs
@@ -55,7 +55,8 @@ def run(args: argparse.Namespace) -> int:
     settings = loaded.settings
     logs.configure(settings.log_format, settings.log_level)
     try:
-        return asyncio.run(app.serve(settings, ready=_announce if args.json else None))
+        serve = workers.serve if settings.workers > 1 else app.serve
+        return asyncio.run(serve(settings, _announce if args.json else None))
     except KanserveError as error:
         raise _ended(error) from error
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from kanserve.config import GRPC_LIMIT, Settings
-from kanserve.doors import tls
+from kanserve.doors import listening, tls
 from kanserve.errors import ConfigError
 from kanserve.rpc.guard import Arrival, CallFailed, Guarded, Kind, Stream, Unary
 from kanserve.rpc.services import Services
@@ -37,7 +37,8 @@ def options(settings: Settings, connections: int) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", settings.max_request_bytes),
         ("grpc.max_send_message_length", min(settings.max_response_bytes + ENVELOPE_BYTES, GRPC_LIMIT)),
-        ("grpc.so_reuseport", 0),  # a second server on this port must fail, not steal half the calls
+        # A second server on this port must fail, not steal half the calls, unless it is another worker.
+        ("grpc.so_reuseport", int(listening.shared(settings.grpc_port))),
         ("grpc.max_concurrent_streams", settings.max_streams),
         ("grpc.max_allowed_incoming_connections", connections),
         ("grpc.keepalive_permit_without_calls", 1),

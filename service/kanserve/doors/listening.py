@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 
 from kanserve import openfiles
 from kanserve.errors import ConfigError
@@ -13,6 +14,22 @@ PROBES = 3
 LONGEST = 32767  # seconds, of TCP's
 
 log = logs.get_logger("door")
+_inherited: dict[int, int] = {}  # port -> file descriptor
+
+
+def inherit(sockets: Mapping[int, int]) -> None:
+    """File descriptors of sockets that another process has bound, by port: `bind` takes these."""
+    _inherited.update(sockets)
+
+
+def shared(port: int) -> bool:
+    """Whether other processes serve this port too."""
+    return port in _inherited
+
+
+def keep(host: str, port: int, keepalive: float) -> socket.socket:
+    """A port for processes that bind sockets of their own to it; this one takes no connection. Raises ConfigError."""
+    return _bound(host, port, listens=False)
 
 
 def bind(host: str, port: int, keepalive: float) -> socket.socket:
@@ -21,19 +38,32 @@ def bind(host: str, port: int, keepalive: float) -> socket.socket:
     Its connections take over that TCP looks for the peer after `keepalive` silent seconds, and gives it up after
     two thirds as many again.
     """
-    bare = host.strip("[]")
-    family = socket.AF_INET6 if ":" in bare else socket.AF_INET
-    try:
-        made = socket.create_server((bare, port), family=family, backlog=BACKLOG, dualstack_ipv6=bare == "::")
-    except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {host}:{port}: {error.strerror}; is another server running there?"
-        ) from error
+    made = socket.socket(fileno=_inherited[port]) if shared(port) else _bound(host, port, listens=True)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _seconds(keepalive))
     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _seconds(keepalive / PROBES))
     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES - 1)
     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(2000 * keepalive))
+    return made
+
+
+def _bound(host: str, port: int, *, listens: bool) -> socket.socket:
+    bare = host.strip("[]")
+    family = socket.AF_INET6 if ":" in bare else socket.AF_INET
+    try:
+        if listens:
+            return socket.create_server((bare, port), family=family, backlog=BACKLOG, dualstack_ipv6=bare == "::")
+        made = socket.socket(family)
+        try:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            made.bind((bare, port))
+        except OSError:
+            made.close()
+            raise
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {host}:{port}: {error.strerror}; is another server running there?"
+        ) from error
     return made
 
 

@@ -5,18 +5,26 @@ from __future__ import annotations
 import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Protocol
 
 from kanserve import compression
-from kanserve.observe.metrics import CONTENT_TYPE, Metrics
+from kanserve.observe.metrics import CONTENT_TYPE
 
 SCRAPERS = 32  # connections at once; each has a thread and a file, and further ones are closed
+
+
+class Page(Protocol):
+    """What is shown."""
+
+    def text(self) -> bytes:
+        """Everything in Prometheus' text format."""
+        ...
 
 
 class MetricsServer:
     """GET and HEAD on /metrics, on a thread of its own so that load cannot hide it."""
 
-    def __init__(self, metrics: Metrics, host: str, port: int, scrape_timeout: float) -> None:
+    def __init__(self, metrics: Page, host: str, port: int, scrape_timeout: float) -> None:
         """Bind. A silent client is dropped after `scrape_timeout` seconds. Raises OSError if the
         address is taken."""
         self._server = _Server((host, port), _handler(metrics, scrape_timeout))
@@ -62,7 +70,7 @@ class _Server(ThreadingHTTPServer):
             self._free.release()
 
 
-def _handler(metrics: Metrics, scrape_timeout: float) -> type[BaseHTTPRequestHandler]:
+def _handler(metrics: Page, scrape_timeout: float) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = scrape_timeout
 

@@ -24,7 +24,7 @@ class Catalogue:
 
     def ready(self) -> bool:
         """Everything that was found is loaded, and the server is not on its way out."""
-        return self.registry.ready and not self.lifecycle.draining
+        return self.registry.ready and self.lifecycle.willing
 
     def model_ready(self, name: str, version: str) -> bool:
         """Whether a version can be used now, which one that is not there cannot. Raises BadRequest."""
@@ -32,7 +32,7 @@ class Catalogue:
             entry = self.registry.entry(name, version)
         except (NotFound, Unavailable):
             return False
-        return entry.state is State.READY and not self.lifecycle.draining
+        return entry.state is State.READY and self.lifecycle.willing
 
     def info(self, name: str, version: str) -> tuple[ModelInfo, list[int]]:
         """A version, and all ready versions of its model. Raises what `Registry.resolve` does."""

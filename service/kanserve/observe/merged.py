@@ -1,0 +1,66 @@
+"""The metrics of several processes on one page.
+
+Counters and histograms are added up, and what a process that ended had counted stays in: a sum that falls would look
+like a restart, and `rate` would count everything again. Gauges are added up too, but for those that every process tells
+about the same thing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+GROWING = ("counter", "histogram")
+SMALLEST = ("kanserve_model_loaded", "process_start_time_seconds")
+LARGEST = (
+    *("kanserve_model_load_duration_seconds", "kanserve_model_info", "kanserve_build_info"),
+    *("nv_model_load_duration_secs", "process_max_fds"),
+)
+MACHINE = "nv_cpu_"  # every process tells the same of it
+
+
+@dataclass(slots=True)
+class _Family:
+    kind: str = "untyped"
+    lines: list[str] = field(default_factory=list)  # HELP and TYPE
+    values: dict[str, float] = field(default_factory=dict)
+
+
+def merge(pages: Iterable[str], *, growing: bool = False) -> str:
+    """One page of all; `growing`: counters and histograms alone."""
+    families: dict[str, _Family] = {}
+    for page in pages:
+        for name, family in _read(page).items():
+            whole = families.setdefault(name, _Family(family.kind, family.lines))
+            add = _rule(name)
+            for sample, value in family.values.items():
+                whole.values[sample] = add((whole.values[sample], value)) if sample in whole.values else value
+    kept = (family for family in families.values() if not growing or family.kind in GROWING)
+    return "".join(_written(family) for family in kept)
+
+
+def _rule(name: str) -> Callable[[Iterable[float]], float]:
+    if name in SMALLEST:
+        return min
+    return max if name in LARGEST or name.startswith(MACHINE) else sum
+
+
+def _read(page: str) -> dict[str, _Family]:
+    """The families of a page in Prometheus' text format, as our own server writes it: grouped, without timestamps."""
+    found: dict[str, _Family] = {}
+    family = _Family()
+    for line in page.splitlines():
+        if line.startswith("# "):
+            _, what, name, *rest = line.split(" ", 3)
+            family = found.setdefault(name, _Family())
+            family.lines.append(line)
+            if what == "TYPE":
+                family.kind = "".join(rest)
+        elif line:
+            sample, _, value = line.rpartition(" ")
+            family.values[sample] = float(value)
+    return found
+
+
+def _written(family: _Family) -> str:
+    return "".join(f"{line}\n" for line in (*family.lines, *(f"{k} {v!r}" for k, v in family.values.items())))

@@ -1,0 +1,61 @@
+"""One of several servers behind a port: what `kanserve.workers` starts, as `python -m kanserve.worker`.
+
+On stdin comes one line of JSON, the settings and the sockets that are inherited; then one more once all are ready.
+Its end means that nobody watches any more, and the worker leaves. On stdout goes one line: where it listens, or why
+it does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from kanserve import app
+from kanserve.config import Settings
+from kanserve.doors import listening
+from kanserve.errors import KanserveError
+from kanserve.observe import logs
+
+
+def main() -> int:
+    """The exit code of the server, or 2."""
+    given = json.loads(sys.stdin.buffer.readline())
+    settings = Settings(**given["settings"])
+    listening.inherit({int(port): fd for port, fd in given["sockets"].items()})
+    logs.configure(settings.log_format, settings.log_level)
+    try:
+        return asyncio.run(_serve(settings))
+    except KanserveError as error:
+        _say({"error": str(error)})
+        return 2
+
+
+async def _serve(settings: Settings) -> int:
+    told = asyncio.Event()
+    watching = asyncio.create_task(_listen(told))
+    try:
+        return await app.serve(settings, ready=_say, together=told)
+    finally:
+        watching.cancel()
+
+
+async def _listen(told: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin.buffer)
+    while await reader.readline():
+        told.set()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _say(what: Mapping[str, Any]) -> None:
+    print(json.dumps(dict(what)), flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,235 @@
+"""Several servers behind one port: started, watched, replaced and ended by this process, which answers no call.
+
+    await serve(settings, ready)      as `app.serve`, with settings.workers > 1
+
+A worker is a process of its own (`kanserve.worker`), with its share of the threads. All accept from one socket
+that is bound here (asgi), or each from one of its own on the same port (grpcio), so the port outlives any of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import socket
+import sys
+import threading
+import urllib.request
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from kanserve import app, threads
+from kanserve.config import Settings
+from kanserve.doors import listening, transports
+from kanserve.errors import ConfigError
+from kanserve.observe import logs, merged
+
+WORKER = (sys.executable, "-m", "kanserve.worker")
+STEADY = 10.0  # seconds after which a worker's end is an accident, and no loop
+PAUSE, LONGEST = 0.1, 30.0  # seconds before another takes its place; doubles in a loop
+HURRIED = 5.0  # seconds for those who hurry, before they are killed
+LINE = 2**20  # bytes that a worker says at most
+SCRAPE = 2.0  # seconds for a worker's metrics
+
+log = logs.get_logger("workers")
+
+
+async def serve(settings: Settings, ready: Callable[[Mapping[str, str]], None] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT, then have every worker drain; a second signal hurries. Returns the exit code.
+    Raises ConfigError if a worker cannot start."""
+    signals = app.Signals(asyncio.get_running_loop())
+    page = Page()
+    with contextlib.ExitStack() as bound, contextlib.closing(app.metrics_server(page, settings)) as metrics:
+        listeners = {name: bound.enter_context(_bound(settings, name)) for name in _ports(settings)}
+        crew = Crew(settings, listeners, page)
+        try:
+            addresses = await crew.begin(signals.stop)
+            if addresses:
+                addresses["metrics"] = f"{settings.metrics_host}:{metrics.port}"
+                log.info("serving", workers=settings.workers, **addresses)
+                (ready or _nobody)(addresses)
+            await signals.stop.wait()
+        except ConfigError:
+            signals.hurry.set()
+            raise
+        finally:
+            bound.close()  # the workers have their own, and the port ends with the last of them
+            clean = await crew.leave(signals.hurry)
+    if signals.hurry.is_set():
+        return app.EXIT_TERMINATED
+    return 0 if clean else 1
+
+
+def _nobody(addresses: Mapping[str, str]) -> None:
+    """Nobody asked to be told."""
+
+
+def _ports(settings: Settings) -> tuple[str, ...]:
+    return ("grpc_port",) if settings.http_port is None else ("grpc_port", "http_port")
+
+
+def _bound(settings: Settings, name: str) -> socket.socket:
+    """What the workers inherit for a port: a socket that listens, or for grpcio one that keeps the port for them."""
+    accepts = name == "http_port" or transports.taken(settings.transport) == "asgi"
+    bind = listening.bind if accepts else listening.keep
+    return bind(settings.host, getattr(settings, name), settings.keepalive)
+
+
+class Crew:
+    """All workers. `begin` once, then `leave`."""
+
+    def __init__(self, settings: Settings, listeners: Mapping[str, socket.socket], page: Page) -> None:
+        ports = {name: int(listener.getsockname()[1]) for name, listener in listeners.items()}
+        share = max(1, (settings.threads or threads.budget()) // settings.workers)
+        own = {"workers": 1, "threads": share, "metrics_host": "127.0.0.1", "metrics_port": 0, **ports}
+        sockets = {str(ports[name]): listener.fileno() for name, listener in listeners.items()}
+        given = {"settings": {**settings.model_dump(mode="json"), **own}, "sockets": sockets}
+        self._posts = [Post(number, given, page) for number in range(settings.workers)]
+        self._keeping: list[asyncio.Task[bool]] = []
+
+    async def begin(self, stop: asyncio.Event) -> dict[str, str]:
+        """Until all are ready, or `stop`: then nothing. Returns the addresses. Raises ConfigError."""
+        starting = asyncio.gather(*(post.start() for post in self._posts))
+        if not await _before(starting, stop):
+            starting.cancel()
+            return {}
+        said = starting.result()
+        failed = next((one for one in said if "grpc" not in one), None)
+        if failed is not None:
+            raise ConfigError(f"a worker did not start: {failed.get('error', 'it ended without a word')}")
+        for post in self._posts:
+            post.go()
+        self._keeping = [asyncio.create_task(post.keep()) for post in self._posts]
+        return {name: said[0][name] for name in ("grpc", "http") if name in said[0]}
+
+    async def leave(self, hurry: asyncio.Event) -> bool:
+        """Have all drain, and sooner with `hurry`. Returns whether all ended well."""
+        for post in self._posts:
+            post.leave()
+        ends = asyncio.gather(*(post.ended() for post in self._posts))
+        if not await _before(ends, hurry):
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                for post in self._posts:
+                    post.leave(number)
+                await asyncio.wait({ends}, timeout=HURRIED)
+        codes = await ends
+        for task in self._keeping:
+            task.cancel()
+        return not any(codes)
+
+
+async def _before(work: asyncio.Future[Any], event: asyncio.Event) -> bool:
+    """Whether the work is done before the event comes."""
+    coming = asyncio.ensure_future(event.wait())
+    await asyncio.wait([work, coming], return_when=asyncio.FIRST_COMPLETED)
+    coming.cancel()
+    return work.done()
+
+
+class Post:
+    """The place of one worker: whoever has it is replaced when it ends."""
+
+    def __init__(self, number: int, given: Mapping[str, Any], page: Page) -> None:
+        self._number, self._given, self._page = number, given, page
+        self._process: asyncio.subprocess.Process | None = None
+        self._leaving = False
+        self._begun = 0.0
+
+    async def start(self) -> dict[str, str]:
+        """A process; what it says once it is ready, or why it is not."""
+        self._begun = asyncio.get_running_loop().time()
+        pipe = asyncio.subprocess.PIPE
+        process = self._process = await asyncio.create_subprocess_exec(
+            *WORKER,
+            stdin=pipe,
+            stdout=pipe,
+            limit=LINE,
+            pass_fds=tuple(self._given["sockets"].values()),
+            start_new_session=True,  # Ctrl-C is for this process, which passes it on
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps(self._given).encode() + b"\n")
+        line = await process.stdout.readline()
+        said: dict[str, str] = json.loads(line) if line else {}
+        if "metrics" in said:
+            self._page.joined(self._number, said["metrics"])
+        return said
+
+    def go(self) -> None:
+        """Tell it that all are ready."""
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.write(b"all\n")
+
+    async def keep(self) -> bool:
+        """Replace whoever ends, until `leave`."""
+        loop, pause = asyncio.get_running_loop(), PAUSE
+        while True:
+            code = await self.ended()
+            self._page.left(self._number)
+            if self._leaving:
+                return True
+            lived = loop.time() - self._begun
+            pause = PAUSE if lived > STEADY else min(2 * pause, LONGEST)
+            log.error("a worker ended", worker=self._number, code=code, lived=round(lived, 1), again_in=pause)
+            await asyncio.sleep(pause)
+            if not self._leaving and "grpc" in await self.start():
+                self.go()
+
+    async def ended(self) -> int:
+        """Wait for the process; its exit code, negative for a signal."""
+        return 0 if self._process is None else await self._process.wait()
+
+    def leave(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """A signal; nobody comes after."""
+        self._leaving = True
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)
+
+
+class Page:
+    """The metrics of all workers, and of those that were; read by the thread of the metrics port."""
+
+    def __init__(self) -> None:
+        self._addresses: dict[int, str] = {}
+        self._last: dict[int, str] = {}
+        self._past = ""
+        self._ended = 0
+        self._lock = threading.Lock()
+
+    def joined(self, number: int, address: str) -> None:
+        """A worker is there."""
+        with self._lock:
+            self._addresses[number] = address
+
+    def left(self, number: int) -> None:
+        """It is not any more; what it counted until it was last asked stays."""
+        with self._lock:
+            self._addresses.pop(number, None)
+            self._past = merged.merge([self._past, self._last.pop(number, "")], growing=True)
+            self._ended += 1
+
+    def _take(self, number: int, address: str, page: str) -> None:
+        with self._lock:
+            if self._addresses.get(number) == address:  # it may have ended meanwhile
+                self._last[number] = page
+
+    def text(self) -> bytes:
+        """Everything in Prometheus' text format."""
+        for number, address in list(self._addresses.items()):
+            with (
+                contextlib.suppress(OSError),
+                urllib.request.urlopen(f"http://{address}/metrics", timeout=SCRAPE) as it,
+            ):
+                self._take(number, address, it.read().decode())
+        with self._lock:
+            pages = [self._past, *(self._last[number] for number in self._addresses if number in self._last)]
+        own = (
+            "# HELP kanserve_workers Workers that answer.\n# TYPE kanserve_workers gauge\n"
+            f"kanserve_workers {len(self._addresses)}\n"
+            "# HELP kanserve_worker_ends_total Workers that ended.\n# TYPE kanserve_worker_ends_total counter\n"
+            f"kanserve_worker_ends_total {self._ended}\n"
+        )
+        return (merged.merge(pages) + own).encode()
