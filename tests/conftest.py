@@ -6,8 +6,12 @@ import os
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 
+# A busy machine is no failure.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 # Many tests import onnxruntime themselves, and the processes they start take this over.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 HERE = Path(__file__).parent

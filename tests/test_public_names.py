@@ -45,7 +45,9 @@ def test_the_door_for_modules() -> None:
 def test_the_client_and_its_errors() -> None:
     import kanserve
 
-    assert list(inspect.signature(kanserve.Client).parameters) == ["url", "timeout"]
+    assert list(inspect.signature(kanserve.Client).parameters) == [
+        *("url", "timeout", "ca", "cert", "key", "server_name")
+    ]
     calls = {name for name, _ in inspect.getmembers(kanserve.Client, inspect.isfunction) if not name.startswith("_")}
     assert calls == {"close", "describe", "edges", "health", "index", "infer", "model", "ready"}
     tree = {

@@ -118,6 +118,7 @@ def _unary(method: Unary) -> Handler:
         try:
             return await method.answer(data, _arrival(context))
         except CallFailed as failure:
+            del data  # this frame stays with the error that `abort` raises, until the garbage is collected
             await _abort(context, failure)
             raise  # abort has raised already
 
