@@ -57,6 +57,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     known = manifest.load(place)
     hybrid = dataclasses.replace(known, name="module", source=dataclasses.replace(known.source, family="hybrid"))
     (place / manifest.FILE_NAME).write_bytes(manifest.dumps(hybrid))
+    config = folder / "models" / "module" / "config.pbtxt"
+    config.write_text(config.read_text().replace('name: "hello"', 'name: "module"'))
     with serving(folder / "models", folder / "log") as running:
         yield running
 
