@@ -51,13 +51,7 @@ def perf_analyzer(
     rate = float(row["Inferences/Second"])
     # Its windows leave out what it begins and ends with: a little too much time for each request that it counts.
     requests = max(1, sum(counts))
-    return Sample(
-        rate * rows if rows > 1 and "infer" not in done.args else rate, *_latencies(row), spent / requests * 1e6
-    )
-
-
-def _latencies(row: dict[str, str]) -> tuple[float, float]:
-    return float(row["p50 latency"]), float(row["p99 latency"])
+    return Sample(rate, float(row["p50 latency"]), float(row["p99 latency"]), spent / requests * 1e6)
 
 
 def h2load(running: Running, model: str, tensor: str, columns: int, *, seconds: float, folder: Path) -> float:
