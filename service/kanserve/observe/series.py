@@ -83,21 +83,19 @@ class Family(Generic[S]):
 
 def counter(name: str, text: str, labels: tuple[str, ...]) -> Family[Number]:
     """Of this name, which ends in _total."""
-
-    def show(series: list[tuple[tuple[str, ...], Number]]) -> Metric:
-        shown = CounterMetricFamily(name, text, labels=labels)
-        for values, one in series:
-            shown.add_metric(values, one.value)
-        return shown
-
-    return Family(labels, Number, show)
+    return _numbers(CounterMetricFamily, name, text, labels)
 
 
 def gauge(name: str, text: str, labels: tuple[str, ...]) -> Family[Number]:
     """Of this name."""
+    return _numbers(GaugeMetricFamily, name, text, labels)
 
+
+def _numbers(
+    kind: type[CounterMetricFamily] | type[GaugeMetricFamily], name: str, text: str, labels: tuple[str, ...]
+) -> Family[Number]:
     def show(series: list[tuple[tuple[str, ...], Number]]) -> Metric:
-        shown = GaugeMetricFamily(name, text, labels=labels)
+        shown = kind(name, text, labels=labels)
         for values, one in series:
             shown.add_metric(values, one.value)
         return shown

@@ -18,6 +18,7 @@ import numpy as np
 from kanserve.handlers.inference import Prepared
 from kanserve.nouns import HELD, Array, InferRequest, InferResponse
 from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.rpc.prescan import read_varint
 
 ID, PARAMETERS, INPUTS, OUTPUTS, RAW = 3, 4, 5, 6, 7  # of ModelInferRequest
 BYTES = 2  # the wire type of strings, bytes and messages
@@ -51,7 +52,7 @@ def split(data: bytes) -> Parts | None:
             tag, length, begin = data[at], data[at + 1], at + 2
             number = tag >> 3
             if length > 0x7F:
-                length, begin = _length(data, at + 1)
+                length, begin = read_varint(data, at + 1, end)
             stop = begin + length
             if tag & 7 != BYTES or number < last or number == last <= ID or stop > end:
                 return None
@@ -145,19 +146,6 @@ class Heads:
             [tensor.shape for tensor in done.outputs],
             {"model": done.model, "version": done.version, "rows": ready.rows},
         )
-
-
-def _length(data: bytes, at: int) -> tuple[int, int]:
-    """A varint of more than one byte, and where it ends. Raises IndexError."""
-    value = shift = 0
-    while shift < 35:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-    raise IndexError
 
 
 def varint(value: int) -> bytes:

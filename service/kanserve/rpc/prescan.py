@@ -41,12 +41,12 @@ def _fits(data: bytes, start: int, end: int, bound: Bound) -> bool:
 def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Number, begin and end of each field's value, as far as they can be told."""
     while at < end:
-        tag, at = _varint(data, at, end)
+        tag, at = read_varint(data, at, end)
         kind = tag & 7
         if kind == VARINT:
-            _, stop = _varint(data, at, end)
+            _, stop = read_varint(data, at, end)
         elif kind == BYTES:
-            length, at = _varint(data, at, end)
+            length, at = read_varint(data, at, end)
             stop = at + length
         elif kind in WIDTHS:
             stop = at + WIDTHS[kind]
@@ -58,7 +58,8 @@ def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
         at = stop
 
 
-def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
+def read_varint(data: bytes, at: int, end: int) -> tuple[int, int]:
+    """A varint and where it ends; beyond `end` where there is none."""
     value = shift = 0
     while at < end and shift < 70:
         byte = data[at]
