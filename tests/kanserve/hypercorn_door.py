@@ -24,6 +24,8 @@ class Hypercorn:
         self._config = hypercorn.config.Config()
         self._config.errorlog = None
         self._config.keep_alive_max_requests = 10**6  # it would close the connection after 1000
+        # With a bound, ten events that a call no longer wants would stop it reading the connection, for ever.
+        self._config.max_app_queue_size = 0
         self._config.graceful_timeout = settings.drain_grace
 
     async def start(self) -> int:
