@@ -16,7 +16,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 
-from kanserve import backends, threads
+from kanserve import backends, memory, threads
 from kanserve.config import Settings
 from kanserve.doors import transports
 from kanserve.doors.metrics_port import MetricsServer, Page
@@ -99,6 +99,7 @@ class App:
     async def load(self, stop: asyncio.Event) -> None:
         """Load every version found, until `stop`. Raises ConfigError for what concerns all."""
         await self._rollout.load(stop)
+        memory.settle()
         await self._health.changed()
 
     async def join(self, together: asyncio.Event, stop: asyncio.Event) -> None:

@@ -1,13 +1,24 @@
-"""Pages that were freed go back to the system: glibc keeps them, and one burst would be held for ever."""
+"""What Python and glibc do with memory by themselves, and a server should not: pauses, and a burst held for ever."""
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import threading
 
 WORTH = 2**18  # bytes of a message; smaller ones are reused soon
-PAUSE = 1.0  # seconds between two returns
+PAUSE = 1.0  # seconds between two returns of pages
+YOUNG = 5000  # objects more than before, for a look at the youngest
+
+
+def settle() -> None:
+    """What is loaded now stays: the garbage collector need not look at it again. A full collection of a server
+    took 40 ms on two cores, in which nobody was answered. Requests leave no cycles, so the young are looked at
+    less often than by default."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG)
 
 
 class Returns:

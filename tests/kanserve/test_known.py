@@ -24,7 +24,7 @@ from kanserve.observe.metrics import Metrics
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.repository import layout
 from kanserve.rpc import known
-from kanserve.rpc.guard import Call
+from kanserve.rpc.call import Call
 from kanserve.rpc.inference import InferenceService
 from tests.kanserve import toy
 from tests.kanserve.running import request

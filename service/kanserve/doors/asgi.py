@@ -19,9 +19,10 @@ from typing import Any, TypeVar
 
 from kanserve.doors import framing
 from kanserve.doors.framing import Headers, Messages
-from kanserve.doors.waiting import Application, Event, Patience, Receive, Send, Watched
+from kanserve.doors.waiting import Application, Calls, Event, Receive, Send, Watched
 from kanserve.rpc import guard
-from kanserve.rpc.guard import Arrival, CallFailed, Kind, Stream, Unary
+from kanserve.rpc.call import Arrival
+from kanserve.rpc.guard import CallFailed, Kind, Stream, Unary
 from kanserve.rpc.services import Services
 from kanserve.rpc.status import Code
 
@@ -31,9 +32,11 @@ GRPC = b"application/grpc"
 TRAILERS = "http.response.trailers"
 HEADERS: Headers = [(b"content-type", GRPC), (b"grpc-accept-encoding", framing.ACCEPTED)]
 START: Event = {"type": "http.response.start", "status": 200, "headers": HEADERS, "trailers": True}
-LAST: Event = {"type": "http.request"}
+REQUEST, BODY = "http.request", "http.response.body"
 TIMEOUT, ENCODING = b"grpc-timeout", b"grpc-encoding"
 ASKED = tuple(name.encode() for name in guard.HEADERS)
+READ = frozenset((TIMEOUT, ENCODING, *ASKED))
+UNTOLD = Arrival((), None)
 OK: Event = {"type": TRAILERS, "headers": framing.status(Code.OK), "more_trailers": False}
 HTTP2 = "2"
 OLD = b'{"error":"gRPC needs HTTP/2, and this request came by HTTP/1"}'
@@ -59,61 +62,66 @@ class GrpcApp:
     def __init__(self, services: Services, limits: Limits, pages: Application, *, watch: bool = True) -> None:
         self._services, self._limits, self._watch = services, limits, watch
         self._pages = Watched(pages) if watch else pages
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._patience = Patience(limits.arrival)
+        self._calls = Calls(limits.arrival)
+        self.cut = self._calls.cut
 
     async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
         """Answer one request. Raises nothing but cancellation."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+        task = self._calls.begin()
         try:
             headers = dict(scope["headers"])
             if scope["method"] != "POST" or not _is_grpc(headers.get(b"content-type", b"")):
+                self._calls.whole(task)
                 await self._pages(scope, receive, send)
             elif scope["http_version"] != HTTP2:
                 await _refuse(send)
             else:
-                await self._call(scope["path"], headers, receive, _Wire(send, self._services.hold))
+                await self._call(task, _Request(scope["path"], receive), headers, _Wire(send, self._services.hold))
         except (Gone, OSError):  # OSError: what ASGI has for a `send` when nobody is there
             pass
         finally:
-            self._tasks.discard(task)
+            self._calls.end(task)
 
-    async def _call(self, path: str, headers: dict[bytes, bytes], receive: Receive, wire: _Wire) -> None:
+    async def _call(self, task: asyncio.Task[Any], call: _Request, headers: dict[bytes, bytes], wire: _Wire) -> None:
         try:
-            call = _Request(path, receive, headers, self._limits)
+            if not READ.isdisjoint(headers):
+                call.read(headers)
             if call.arrival.remaining is None:
-                await self._answer(call, wire)
+                await self._answer(task, call, wire)
             else:
                 async with asyncio.timeout(call.arrival.remaining):
-                    await self._answer(call, wire)
+                    await self._answer(task, call, wire)
         except CallFailed as failure:
             failure.forget()
             await wire.fail(failure)
         except TimeoutError:
             await wire.fail(CallFailed(Code.DEADLINE_EXCEEDED, LATE, ()))
 
-    def cut(self) -> None:
-        """Cancel every call in flight."""
-        for task in tuple(self._tasks):
-            task.cancel()
-
-    async def _answer(self, call: _Request, wire: _Wire) -> None:
+    async def _answer(self, task: asyncio.Task[Any], call: _Request, wire: _Wire) -> None:
         method = self._services.methods.get(call.path, self._services.unknown)
         if isinstance(method, Unary):
-            data = b"" if method is self._services.unknown else await self._patience.wait(call.message())
-            await wire.only(await self._beside(call, method.answer(data, call.arrival)))
+            data = b"" if method is self._services.unknown else await self._message(task, call)
+            work = method.answer(data, call.arrival)
+            await wire.only(await (call.beside(work, None) if self._watch else work))
         elif method.kind is Kind.SERVER_STREAM:
-            await self._beside(
-                call, _stream(method, _alone(await self._patience.wait(call.message())), call.arrival, wire)
-            )
+            answers = _stream(method, _alone(await self._message(task, call)), call.arrival, wire)
+            await (call.beside(answers, None) if self._watch else answers)
         else:
+            self._calls.whole(task)
             read = asyncio.Event()
-            await self._beside(call, _stream(method, _until(call.messages(), read), call.arrival, wire), read)
+            answers = _stream(method, _until(call.messages(self._limits.message_bytes), read), call.arrival, wire)
+            await (call.beside(answers, read) if self._watch else answers)
 
-    async def _beside(self, call: _Request, work: Awaitable[T], read: asyncio.Event | None = None) -> T:
-        return await (call.beside(work, read) if self._watch else work)
+    async def _message(self, task: asyncio.Task[Any], call: _Request) -> bytes:
+        """The only one. Raises CallFailed, also where it does not come."""
+        try:
+            data = await call.message(self._limits.message_bytes)
+        except asyncio.CancelledError:
+            if (failure := self._calls.given_up(task)) is not None:
+                raise failure from None
+            raise
+        self._calls.whole(task)
+        return data
 
 
 async def _stream(method: Stream, messages: AsyncIterator[bytes], arrival: Arrival, wire: _Wire) -> None:
@@ -154,7 +162,10 @@ class _Wire:
         """The one answer of a unary call, and the end."""
         self._started = True
         await self._send(START)
-        await self._body(data, more=False)
+        if len(data) <= SMALL:
+            await self._send({"type": BODY, "body": framing.frame(data), "more_body": False})
+        else:
+            await self._body(data, more=False)
         await self._send(OK)
 
     async def message(self, data: bytes) -> None:
@@ -166,7 +177,7 @@ class _Wire:
 
     async def _body(self, data: bytes, *, more: bool) -> None:
         """A server takes some bytes of each connection ahead; what is larger waits here until they are taken."""
-        event = {"type": "http.response.body", "body": framing.frame(data), "more_body": more}
+        event = {"type": BODY, "body": framing.frame(data), "more_body": more}
         if len(data) <= SMALL:
             await self._send(event)
             return
@@ -180,7 +191,7 @@ class _Wire:
         """After all messages."""
         if not self._started:
             await self._send(START)
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        await self._send({"type": BODY, "body": b"", "more_body": False})
         await self._send(OK)
 
     async def fail(self, failure: CallFailed) -> None:
@@ -188,47 +199,53 @@ class _Wire:
         if not self._started:
             await self._send(START)
         last = framing.status(failure.code, failure.text, failure.trailers)
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        await self._send({"type": BODY, "body": b"", "more_body": False})
         await self._send({"type": TRAILERS, "headers": last, "more_trailers": False})
 
 
 class _Request:
     """One call as it comes in."""
 
-    __slots__ = ("_limit", "_packed", "_receive", "arrival", "path")
+    __slots__ = ("_packed", "_receive", "arrival", "path")
 
-    def __init__(self, path: str, receive: Receive, headers: dict[bytes, bytes], limits: Limits) -> None:
-        """Raises CallFailed for headers that mean nothing."""
-        self.path, self._receive, self._limit = path, receive, limits.message_bytes
+    def __init__(self, path: str, receive: Receive) -> None:
+        self.path, self._receive = path, receive
+        self._packed: bytes | None = None
+        self.arrival = UNTOLD
+
+    def read(self, headers: dict[bytes, bytes]) -> None:
+        """Those of READ. Raises CallFailed for what means nothing."""
         seconds = framing.timeout(headers[TIMEOUT]) if TIMEOUT in headers else None
         self._packed = framing.encoding(headers[ENCODING]) if ENCODING in headers else None
         told = [(name, headers[name]) for name in ASKED if name in headers]
         self.arrival = Arrival(framing.metadata(told) if told else (), seconds)
 
-    async def message(self) -> bytes:
+    async def message(self, limit: int) -> bytes:
         """The one message of a unary call. Raises CallFailed, or Gone."""
         first = await self._receive()
-        alone = framing.alone(first.get("body", b""), self._limit)
+        alone = framing.alone(first.get("body", b""), limit)
         if alone is None:
-            return await self._only(first)
-        last = await self._receive() if first.get("more_body", False) else LAST
-        if last["type"] != LAST["type"] or last.get("body") or last.get("more_body", False):
-            return await self._only(first, last)
+            return await self._only(limit, first)
+        if not first.get("more_body", False):
+            return alone
+        last = await self._receive()
+        if last["type"] != REQUEST or last.get("body") or last.get("more_body", False):
+            return await self._only(limit, first, last)
         return alone
 
-    async def _only(self, *begun: Event) -> bytes:
-        found = [data async for data in self.messages(*begun)]
+    async def _only(self, limit: int, *begun: Event) -> bytes:
+        found = [data async for data in self.messages(limit, *begun)]
         if len(found) != 1:
             raise framing.failed(Code.INTERNAL, f"a unary call has one message, this one {len(found) or 'none'}")
         return found[0]
 
-    async def messages(self, *begun: Event) -> AsyncIterator[bytes]:
+    async def messages(self, limit: int, *begun: Event) -> AsyncIterator[bytes]:
         """All messages, until the caller is done; `begun` are events that came already. Raises CallFailed, or Gone."""
-        messages = Messages(self._limit, self._packed)
+        messages = Messages(limit, self._packed)
         more, before = True, list(begun)
         while more:
             event = before.pop(0) if before else await self._receive()
-            if event["type"] != LAST["type"]:
+            if event["type"] != REQUEST:
                 raise Gone
             more = event.get("more_body", False)
             for message in messages.take(event.get("body", b"")):

@@ -11,7 +11,8 @@ import grpc
 from kanserve.config import GRPC_LIMIT, Settings
 from kanserve.doors import listening, tls
 from kanserve.errors import ConfigError
-from kanserve.rpc.guard import Arrival, CallFailed, Guarded, Kind, Stream, Unary
+from kanserve.rpc.call import Arrival
+from kanserve.rpc.guard import CallFailed, Guarded, Kind, Stream, Unary
 from kanserve.rpc.services import Services
 from kanserve.rpc.status import Code
 

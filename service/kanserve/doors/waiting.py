@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeVar
 
 from kanserve.doors import framing
+from kanserve.rpc.guard import CallFailed
 from kanserve.rpc.status import Code
 
 T = TypeVar("T")
 Event = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
+GRAIN = 0.02  # seconds between two looks at what does not come
 Application = Callable[[Event, Receive, Send], Awaitable[None]]
 
 
@@ -47,43 +50,55 @@ class Watched:
             watch.cancel()
 
 
-class Patience:
-    """Waits for what has to be there within so many seconds. One timer looks after all calls, since each is there
-    at once, as a rule."""
+class Calls:
+    """The calls of a door, of which each has to be there whole within so many `seconds`. One timer looks after all,
+    since each is there at once, as a rule."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._begun: dict[asyncio.Task[Any], float] = {}
+        self._since: dict[asyncio.Task[Any], float] = {}  # until it is whole
         self._overdue: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    async def wait(self, coming: Awaitable[T]) -> T:
-        """What comes. Raises CallFailed where it takes too long."""
+    def begin(self) -> asyncio.Task[Any]:
+        """The task that runs, as a call that comes in."""
         task = asyncio.current_task()
         assert task is not None
         loop = task.get_loop()
-        self._begun[task] = loop.time()
+        self._since[task] = loop.time()
         if self._timer is None:
             self._timer = loop.call_later(self._seconds, self._look, loop)
-        try:
-            return await coming
-        except asyncio.CancelledError:
-            if task in self._overdue and task.uncancel() == 0:
-                words = f"the request did not arrive whole within {self._seconds:g} s"
-                raise framing.failed(Code.DEADLINE_EXCEEDED, words) from None
-            raise
-        finally:
-            del self._begun[task]
-            self._overdue.discard(task)
+        return task
+
+    def whole(self, task: asyncio.Task[Any]) -> None:
+        """It is there, or may take as long as it likes."""
+        self._since[task] = math.inf
+
+    def end(self, task: asyncio.Task[Any]) -> None:
+        """It is answered."""
+        del self._since[task]
+        self._overdue.discard(task)
+
+    def given_up(self, task: asyncio.Task[Any]) -> CallFailed | None:
+        """What to say where the task was cancelled because its call did not come."""
+        if task not in self._overdue or task.uncancel() > 0:
+            return None
+        words = f"the request did not arrive whole within {self._seconds:g} s"
+        return framing.failed(Code.DEADLINE_EXCEEDED, words)
+
+    def cut(self) -> None:
+        """Cancel every one."""
+        for task in tuple(self._since):
+            task.cancel()
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Those that began first come first."""
-        self._timer = None
         now = loop.time()
-        for task, begun in self._begun.items():
-            if begun + self._seconds > now:
-                self._timer = loop.call_at(begun + self._seconds, self._look, loop)
-                return
-            if task not in self._overdue:
-                self._overdue.add(task)
-                task.cancel()
+        coming = [(task, since) for task, since in self._since.items() if since < math.inf]
+        late = [task for task, since in coming if since + self._seconds <= now and task not in self._overdue]
+        self._overdue.update(late)
+        for task in late:
+            task.cancel()
+        next_at = min((since + self._seconds for task, since in coming if task not in self._overdue), default=math.inf)
+        # Looking at all of them takes time: not at each one's own.
+        at = max(next_at, now + GRAIN)
+        self._timer = None if at == math.inf else loop.call_at(at, self._look, loop)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from kanserve.errors import DeadlineExceeded, QueueFull, QueueTimeout
+from kanserve.models.lane import Form, Lane
 from kanserve.models.pieces import Batch, Execute
 from kanserve.models.serving import Serving
 from kanserve.nouns import Array
@@ -25,7 +26,7 @@ from kanserve.observe.statistics import Timing
 from kanserve.scheduling import merge
 from kanserve.scheduling.order import InOrder
 from kanserve.scheduling.pace import Pace
-from kanserve.scheduling.policy import Policy, share
+from kanserve.scheduling.policy import Level, Policy, share
 from kanserve.scheduling.queue import Queue, Waiting
 
 CALM, PROBE = 8, 16  # batches of one request until requests run as they come; of those, one looks for company
@@ -86,7 +87,10 @@ class Executor:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
         self._calm = 0  # batches of one request in a row
-        self._direct = way.inline_rows if policy.free and not policy.ordered else 0  # rows that may run at once
+        free = policy.free and not policy.ordered
+        self._direct = (
+            min(way.inline_rows, way.piece_rows or way.inline_rows) if free else 0
+        )  # rows that may run at once
 
     async def run(self, outputs: Sequence[str], feeds: Mapping[str, Array], rows: int, limits: Limits) -> Run:
         """Wait, and run. Raises QueueFull at once, also where its deadline would pass before its turn; QueueTimeout
@@ -114,19 +118,48 @@ class Executor:
             if job.future.cancelled() and self._queue.remove(one):
                 self._end(job, _nothing)
 
-    def _alone(self, rows: int, deadline: float | None) -> bool:
-        """Whether a request runs as it comes: those before it had no company. One of some waits for the loop to
+    def lane(self, form: Form) -> Lane | None:
+        """A short way for requests of this form; None where there can be none. The next five are for it."""
+        if form.rows > self._direct or self._policy.levels != (Level(),):
+            return None
+        return Lane(self, form, min(self._direct, self._policy.max_rows))
+
+    @property
+    def open(self) -> bool:
+        """Whether a lane may run what comes: nothing waits, and a run may begin."""
+        waiting = self._metrics.statistics.pending
+        return not len(self._queue) and self._idle > 0 and not 0 < self._max_queue <= waiting
+
+    @property
+    def calm(self) -> bool:
+        """Whether requests had no company lately, and are not to wait for any. One of some waits for the loop to
         come round all the same, to see whether others come with it."""
-        if self._calm < CALM or rows > self._direct:
-            return False
-        self._calm += 1
-        if len(self._queue) or self._idle <= 0 or self._calm % PROBE == 0:
+        return self._calm >= CALM and self._calm % PROBE > 0
+
+    def pending(self, count: int) -> None:
+        """So many requests more wait in a lane."""
+        self._metrics.statistics.pending += count
+
+    def execute(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
+        """The graph. Raises BackendError, Exhausted."""
+        return self._execute(outputs, feeds)
+
+    def ran(self, requests: int, rows: int, timing: Timing) -> None:
+        """A lane ran so many requests together."""
+        self._calm = self._calm + 1 if requests == 1 else 0
+        self._metrics.executed(rows, timing)
+        self._pace.ran(rows, timing.compute_infer / 1e9)
+
+    def _alone(self, rows: int, deadline: float | None) -> bool:
+        """Whether a request runs as it comes."""
+        if not self.calm or rows > self._direct or len(self._queue) or self._idle <= 0:
             return False
         return deadline is None or time.monotonic() <= deadline
 
     def _at_once(self, outputs: Sequence[str], feeds: Mapping[str, Array], rows: int) -> Run:
         batch = Batch(self._execute, outputs, (feeds,), rows, self._way.piece_rows)
         batch.work()
+        self._calm += 1
         if batch.error is not None:
             raise batch.error
         self._metrics.executed(rows, Timing(0, batch.merged - batch.begun, batch.ended - batch.merged, 0))

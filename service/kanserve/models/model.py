@@ -19,6 +19,7 @@ from kanserve.interpret.select import LayerPlan
 from kanserve.models import edges
 from kanserve.models.edges import LayerGraph
 from kanserve.models.executor import Executor, Limits, Run
+from kanserve.models.lane import Form, Lane
 from kanserve.models.serving import Serving
 from kanserve.nouns import Array, LayerEdges, ModelInfo
 from kanserve.observe.metrics import ModelMetrics
@@ -59,6 +60,10 @@ class Model:
         waited too long, which is then not run; Exhausted and BackendError.
         """
         return await self._executor.run(outputs, feeds, rows, limits)
+
+    def lane(self, form: Form) -> Lane | None:
+        """A short way for requests of this form, if this version may have one."""
+        return self._executor.lane(form)
 
     async def edges(
         self, plans: tuple[LayerPlan, ...], rows: Mapping[str, Array], *, deadline: float | None

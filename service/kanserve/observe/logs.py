@@ -1,7 +1,7 @@
 """Logs: one line of JSON, or one coloured line for people, on stderr.
 
 They are written by a thread of their own (`sink`), so that whoever reads them can hold nothing up.
-`REQUEST_ID`, where it is set, is in every line.
+`CALL`, where it is set, is in every line.
 """
 
 from __future__ import annotations
@@ -11,16 +11,26 @@ import logging
 import sys
 from collections.abc import Sequence
 from contextvars import ContextVar
-from typing import Any, TextIO, cast
+from typing import Any, Protocol, TextIO, cast
 
 import structlog
 from structlog.typing import FilteringBoundLogger, Processor
 
 from kanserve.observe.sink import Sink
 
-__all__ = ["REQUEST_ID", "configure", "dropped", "get_logger"]
+__all__ = ["CALL", "configure", "dropped", "get_logger"]
 
-REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
+
+class Named(Protocol):
+    """What lines are written for."""
+
+    @property
+    def request_id(self) -> str:
+        """Of the call."""
+        ...
+
+
+CALL: ContextVar[Named | None] = ContextVar("call", default=None)
 LAST_WORDS = 1.0  # seconds for lines that wait at the end
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -85,9 +95,9 @@ def _adopt_foreign_lines(shared: Sequence[Processor], final: Sequence[Processor]
 
 
 def _name_request(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    request_id = REQUEST_ID.get()
-    if request_id:
-        event.setdefault("request_id", request_id)
+    call = CALL.get()
+    if call is not None:
+        event.setdefault("request_id", call.request_id)
     return event
 
 

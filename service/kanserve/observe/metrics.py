@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -130,6 +131,11 @@ class ModelMetrics:
         self.statistics.executed(rows, timing)
         self.inference_seconds.observe(timing.compute_infer / 1e9)
         self.batch_rows.observe(rows)
+
+    def succeeded(self, ns: int) -> None:
+        """One request answered."""
+        self.statistics.succeeded(ns, time.time_ns() // 10**6)
+        self.request_seconds.observe(ns / 1e9)
 
 
 class Metrics:

@@ -11,33 +11,27 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import itertools
-import re
-import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sized
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Sized
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from kanserve.errors import Draining, KanserveError, QueueFull, TooManyBytes, TooManyCalls, Unsupported
 from kanserve.lifecycle import Lifecycle
-from kanserve.memory import Returns
+from kanserve.memory import WORTH, Returns
 from kanserve.observe import logs
 from kanserve.observe.metrics import UNKNOWN, Metrics
 from kanserve.rpc import status
+from kanserve.rpc.call import ID_HEADER, Arrival, Call, arrived
 from kanserve.rpc.status import Code
 
-ID = re.compile(r"[\x21-\x7e]{1,128}")
-ID_HEADER = "x-request-id"
 STRICT_HEADER = "triton_grpc_error"  # of a stream of requests: what is wrong with one ends it
 HEADERS = (ID_HEADER, STRICT_HEADER)  # all that is read of a call's metadata
-PREFIX = secrets.token_hex(4)  # of ids made here: other processes' differ
 # gRPC's own way to say "come back, but not at once"; its retry policies honour it.
 PUSHBACK = ("grpc-retry-pushback-ms", "500")
 
 log = logs.get_logger("rpc")
-_made = itertools.count(1)
 
 
 class Kind(enum.StrEnum):
@@ -46,14 +40,6 @@ class Kind(enum.StrEnum):
     UNARY = "unary"
     SERVER_STREAM = "server_stream"
     BIDI_STREAM = "bidi_stream"
-
-
-class Arrival(NamedTuple):
-    """What a door knows of a call: its metadata, `HEADERS` of it at least, and the seconds until its deadline
-    (None: it has none)."""
-
-    metadata: Iterable[tuple[str, str | bytes]]
-    remaining: float | None
 
 
 class CallFailed(Exception):
@@ -68,29 +54,6 @@ class CallFailed(Exception):
     def forget(self) -> None:
         """Let go of what led here: its frames hold the call's message, for as long as anybody holds this."""
         self.__cause__ = self.__context__ = self.__traceback__ = None
-
-
-@dataclass(slots=True)
-class Call:
-    """One RPC in progress. `facts` end up in its log line; never put tensor contents there."""
-
-    request_id: str
-    given: bool  # the id came with the call
-    deadline: float | None  # monotonic
-    facts: dict[str, object] = field(default_factory=dict)
-    metadata: tuple[tuple[str, str | bytes], ...] = ()  # of a stream
-    message_id: str = ""
-
-    def adopt(self, message_id: str) -> None:
-        """Use the id inside the message, unless the metadata named one."""
-        self.message_id = message_id
-        if not self.given and ID.fullmatch(message_id):
-            self.request_id = message_id
-            logs.REQUEST_ID.set(message_id)
-
-    def late(self) -> bool:
-        """Whether the deadline has passed."""
-        return self.deadline is not None and time.monotonic() >= self.deadline
 
 
 Q = TypeVar("Q", bound=Sized)
@@ -180,12 +143,18 @@ class Guard:
         what it returns raises CallFailed, from the error that the method raised."""
 
         async def answer(data: Q, arrival: Arrival) -> A:
-            call = _call(arrival)
-            with _Watch(self, series, call, probe=probe) as watch:
-                watch.hold(len(data))
+            started, size = time.perf_counter(), len(data)
+            call = arrived(arrival)
+            self.enter(series, size, probe=probe)
+            try:
                 self.admit(probe=probe)
                 response = await method(data, call)
-                watch.response_bytes = len(response)
+            except BaseException as error:
+                self.leave(size, probe=probe)
+                self.ended(series, call, error, time.perf_counter() - started, (size, 0), probe=probe)
+                raise
+            self.leave(size, probe=probe)
+            self.ended(series, call, None, time.perf_counter() - started, (size, len(response)), probe=probe)
             return response
 
         return answer
@@ -196,7 +165,7 @@ class Guard:
 
         async def answers(messages: AsyncIterator[bytes], arrival: Arrival) -> AsyncIterator[bytes]:
             metadata = tuple(arrival.metadata)
-            call = _call(Arrival(metadata, arrival.remaining))
+            call = arrived(Arrival(metadata, arrival.remaining))
             call.metadata = metadata
             with _Watch(self, series, call, probe=probe) as watch:
                 self.admit(probe=probe)
@@ -228,6 +197,43 @@ class Guard:
     def closing(self) -> asyncio.Event:
         """Set when everything that is new is turned away."""
         return self._lifecycle.closing
+
+    def enter(self, series: Series, size: int, *, probe: bool) -> None:
+        """A call begins, with so many bytes that stay until it leaves."""
+        series.begun()
+        self._bytes += size
+        if not probe:
+            self.calls += 1
+            self.inflight.value += 1
+
+    def leave(self, size: int, *, probe: bool) -> None:
+        """As `enter`, once."""
+        self._bytes -= size
+        if size >= WORTH:
+            self._returns.freed(size)
+        if not probe:
+            self.calls -= 1
+            self.inflight.value -= 1
+
+    def ended(
+        self,
+        series: Series,
+        call: Call,
+        error: BaseException | None,
+        seconds: float,
+        sizes: tuple[int, int],
+        *,
+        probe: bool,
+    ) -> None:
+        """A call has ended: it is counted, and has its line. Raises CallFailed from an error, but for a caller that
+        went away. `sizes`: bytes of what came and of what goes."""
+        outcome = Code.OK if error is None else _outcome(error, call)
+        series.ended(outcome, error, seconds)
+        failure = error if isinstance(error, Exception) else None
+        if self.access.wants(outcome, probe=probe):
+            _write(series, call, outcome, failure, seconds=seconds, sizes=sizes)
+        if failure is not None:  # the process boundary: a bug must not reach the wire as text
+            raise _failed(failure, call) from failure
 
     def hold(self, size: int) -> None:
         """So many bytes of a message more, or less."""
@@ -275,59 +281,34 @@ class Share:
 
 
 class _Watch:
-    """One call from its arrival to its status, as a context: whatever is raised inside leaves
+    """A stream from its arrival to its status, as a context: whatever is raised inside leaves
     as CallFailed, but for a caller that went away."""
 
-    __slots__ = ("_call", "_guard", "_probe", "_series", "_started", "held", "request_bytes", "response_bytes")
+    __slots__ = ("_call", "_guard", "_probe", "_series", "_started", "request_bytes", "response_bytes")
 
     def __init__(self, guard: Guard, series: Series, call: Call, *, probe: bool) -> None:
         self._guard, self._series, self._call, self._probe = guard, series, call, probe
-        self.held = self.request_bytes = self.response_bytes = 0
-
-    def hold(self, size: int) -> None:
-        """The call's message, which stays until the call ends."""
-        self.held = self.request_bytes = size
-        self._guard.hold(size)
+        self.request_bytes = self.response_bytes = 0
 
     def __enter__(self) -> _Watch:
         self._started = time.perf_counter()
-        logs.REQUEST_ID.set(self._call.request_id)
-        self._series.begun()
-        if not self._probe:
-            self._guard.calls += 1
-            self._guard.inflight.inc()
+        self._guard.enter(self._series, 0, probe=self._probe)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        outcome = Code.OK if error is None else self._outcome(error)
-        if self.held:
-            self._guard.hold(-self.held)
-        if not self._probe:
-            self._guard.calls -= 1
-            self._guard.inflight.dec()
-        seconds = time.perf_counter() - self._started
-        self._series.ended(outcome, error, seconds)
-        failure = error if isinstance(error, Exception) else None
-        if self._guard.access.wants(outcome, probe=self._probe):
-            _write(
-                self._series,
-                self._call,
-                outcome,
-                failure,
-                seconds=seconds,
-                sizes=(self.request_bytes, self.response_bytes),
-            )
-        if failure is not None:  # the process boundary: a bug must not reach the wire as text
-            raise _failed(failure, self._call) from failure
+        self._guard.leave(0, probe=self._probe)
+        seconds, sizes = time.perf_counter() - self._started, (self.request_bytes, self.response_bytes)
+        self._guard.ended(self._series, self._call, error, seconds, sizes, probe=self._probe)
 
-    def _outcome(self, error: BaseException) -> Code:
-        if isinstance(error, CallFailed):  # by the door, while a stream was read
-            return error.code
-        if isinstance(error, Exception):
-            return status.code(error)
-        return Code.DEADLINE_EXCEEDED if self._call.late() else Code.CANCELLED
+
+def _outcome(error: BaseException, call: Call) -> Code:
+    if isinstance(error, CallFailed):  # by the door, while a stream was read
+        return error.code
+    if isinstance(error, Exception):
+        return status.code(error)
+    return Code.DEADLINE_EXCEEDED if call.late() else Code.CANCELLED
 
 
 class _Series:
@@ -347,15 +328,6 @@ class _Series:
             counter = self._handled.labels(*self._labels, outcome.name)
         counter.inc()
         self._seconds.observe(seconds)
-
-
-def _call(arrival: Arrival) -> Call:
-    request_id = ""
-    for key, value in arrival.metadata:
-        if key == ID_HEADER and isinstance(value, str) and ID.fullmatch(value):
-            request_id = value
-    deadline = None if arrival.remaining is None else time.monotonic() + arrival.remaining
-    return Call(request_id or f"{PREFIX}{next(_made):08x}", bool(request_id), deadline)
 
 
 async def _counted(messages: AsyncIterator[bytes], watch: _Watch) -> AsyncIterator[bytes]:

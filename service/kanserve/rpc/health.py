@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2
 from kanserve.errors import Exhausted, NotFound
 from kanserve.handlers.catalogue import Catalogue
 from kanserve.rpc import convert
-from kanserve.rpc.guard import Call
+from kanserve.rpc.call import Call
 
 SERVICE = "grpc.health.v1.Health"
 LIVENESS = "liveness"

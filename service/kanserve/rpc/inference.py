@@ -10,7 +10,8 @@ from kanserve.handlers.inference import Inference
 from kanserve.nouns import InferRequest, InferResponse
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.rpc import convert, describe, known
-from kanserve.rpc.guard import Call, UnaryMethod
+from kanserve.rpc.call import Call
+from kanserve.rpc.guard import UnaryMethod
 from kanserve.version import version
 
 EXTENSIONS = (
@@ -101,17 +102,21 @@ class InferenceService:
         parts = known.split(data)
         if parts is not None:
             head = self._heads.find(parts.head, self._inference.registry.generation)
-            feeds = None if head is None else head.feeds(data, parts.raw)
-            if head is not None and feeds is not None and _text(parts.id, call):
-                call.facts = dict(head.facts)
-                arrays = await self._inference.run(head.ready, feeds, call.deadline, started)
-                answer = head.answer(parts.id, arrays)
-                if answer is not None:
-                    return answer
+            raws = None if head is None else head.raws(data, parts.raw)
+            if head is not None and raws is not None and _text(parts.id, call):
+                call.facts = head.facts
+                if head.lane is not None:
+                    outputs = await self._inference.together(head.ready, head.lane, raws, call.deadline, started)
+                    if outputs is not None:
+                        return head.answer(parts.id, outputs)
+                arrays = await self._inference.run(head.ready, head.feeds(raws), call.deadline, started)
+                if head.expected(arrays):
+                    return head.answer(parts.id, [array.tobytes() for array in arrays])
         return await self._first(data, parts, call)
 
     async def _first(self, data: bytes, parts: known.Parts | None, call: Call) -> bytes:
         """A request whose head is not known."""
+        call.facts = {}
         generation = self._inference.registry.generation
         message = convert.parse(pb.ModelInferRequest, data, convert.INFER)
         request, response = await self.infer(message, call)

@@ -11,7 +11,8 @@ from kanserve.nouns import EdgeRequest
 from kanserve.observe.metrics import UNKNOWN, Metrics
 from kanserve.pb import kan_pb2
 from kanserve.rpc import convert, describe, status
-from kanserve.rpc.guard import Call, UnaryMethod
+from kanserve.rpc.call import Call
+from kanserve.rpc.guard import UnaryMethod
 from kanserve.rpc.status import Code
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kanserve.handlers.inference import Prepared
+from kanserve.models.lane import Form, Lane
 from kanserve.nouns import HELD, Array, InferRequest, InferResponse
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.rpc.prescan import read_varint
@@ -76,7 +77,8 @@ def split(data: bytes) -> Parts | None:
 @dataclass(slots=True)
 class Known:
     """A head that was answered. `inputs`: name, dtype, shape and size of each input's bytes; the answer's
-    bytes `before` and `after` its id, the `leads` before each output's bytes, and the outputs' `shapes`."""
+    bytes `before` and `after` its id, the `leads` before each output's bytes, and the outputs' `shapes`; `lane`:
+    the short way for such requests, if there is one."""
 
     ready: Prepared
     inputs: list[tuple[str, np.dtype[np.generic], tuple[int, ...], int]]
@@ -85,28 +87,37 @@ class Known:
     leads: list[bytes]
     shapes: list[tuple[int, ...]]
     facts: dict[str, object]
+    lane: Lane | None
 
-    def feeds(self, data: bytes, raw: Sequence[tuple[int, int]]) -> dict[str, Array] | None:
-        """The message's tensors by input, copied: a runtime wants them aligned. None where they are not what
+    def raws(self, data: bytes, spans: Sequence[tuple[int, int]]) -> list[bytes] | None:
+        """The bytes of the message's inputs, copied: a runtime wants them aligned. None where they are not what
         the shapes say."""
-        if len(raw) != len(self.inputs):
+        if len(spans) != len(self.inputs):
             return None
-        feeds: dict[str, Array] = {}
-        for (name, dtype, shape, size), (begin, stop) in zip(self.inputs, raw, strict=True):
-            if stop - begin != size:
+        found = [data[begin:stop] for begin, stop in spans]
+        for raw, (_, _, _, size) in zip(found, self.inputs, strict=True):
+            if len(raw) != size:
                 return None
-            feeds[name] = np.frombuffer(data[begin:stop], dtype).reshape(shape)
-        return feeds
+        return found
 
-    def answer(self, named: bytes, arrays: Sequence[Array]) -> bytes | None:
-        """The answer as a message; None where an output has another shape than the first time."""
+    def feeds(self, raws: Sequence[bytes]) -> dict[str, Array]:
+        """The tensors that the bytes are, by input."""
+        return {
+            name: np.frombuffer(raw, dtype).reshape(shape)
+            for raw, (name, dtype, shape, _) in zip(raws, self.inputs, strict=True)
+        }
+
+    def expected(self, arrays: Sequence[Array]) -> bool:
+        """Whether the outputs have the shapes of the first time."""
+        return [array.shape for array in arrays] == self.shapes
+
+    def answer(self, named: bytes, outputs: Sequence[bytes]) -> bytes:
+        """The answer as a message, with the bytes of `expected` outputs."""
         parts = [self.before, self.after]
         if named:
             parts[1:1] = (ID_ANSWER, varint(len(named)), named)
-        for lead, shape, array in zip(self.leads, self.shapes, arrays, strict=True):
-            if array.shape != shape:
-                return None
-            parts += (lead, array.tobytes())
+        for lead, output in zip(self.leads, outputs, strict=True):
+            parts += (lead, output)
         return b"".join(parts)
 
 
@@ -145,7 +156,16 @@ class Heads:
             [RAW_ANSWER + varint(len(tensor.data)) for tensor in done.outputs],
             [tensor.shape for tensor in done.outputs],
             {"model": done.model, "version": done.version, "rows": ready.rows},
+            ready.model.lane(_form(request, done, ready.rows)),
         )
+
+
+def _form(request: InferRequest, done: InferResponse, rows: int) -> Form:
+    return Form(
+        tuple((one.name, HELD[one.datatype], one.shape[1:], len(one.data)) for one in request.inputs),
+        tuple((one.name, one.shape[1:], len(one.data)) for one in done.outputs),
+        rows,
+    )
 
 
 def varint(value: int) -> bytes:

@@ -9,7 +9,7 @@ from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from kanserve.pb import pool
 from kanserve.rpc import convert
-from kanserve.rpc.guard import Call
+from kanserve.rpc.call import Call
 
 METHOD = "ServerReflectionInfo"
 # The v1alpha servicer under both names: the messages are the same on the wire.

@@ -15,7 +15,8 @@ from kanserve.errors import Draining, KanserveError
 from kanserve.observe import logs
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.rpc import status
-from kanserve.rpc.guard import STRICT_HEADER, Call, CallFailed, Guard, Share, UnaryMethod
+from kanserve.rpc.call import Call
+from kanserve.rpc.guard import STRICT_HEADER, CallFailed, Guard, Share, UnaryMethod
 from kanserve.rpc.known import varint
 from kanserve.rpc.status import Code
 

@@ -15,7 +15,8 @@ from starlette.routing import Route
 
 from kanserve.handlers.catalogue import Catalogue
 from kanserve.observe.metrics import UNKNOWN, Metrics
-from kanserve.rpc.guard import Call, Guard
+from kanserve.rpc.call import Call
+from kanserve.rpc.guard import Guard
 from kanserve.rpc.inference import InferenceService
 from kanserve.web.exchange import Answer, Asked, Bounds, Exchange, Method
 from kanserve.web.oip import Oip, unsupported

@@ -14,7 +14,8 @@ from starlette.responses import Response
 
 from kanserve import compression
 from kanserve.observe.metrics import Metrics
-from kanserve.rpc.guard import ID_HEADER, PUSHBACK, Arrival, Call, CallFailed, Guard
+from kanserve.rpc.call import ID_HEADER, Arrival, Call
+from kanserve.rpc.guard import PUSHBACK, CallFailed, Guard
 from kanserve.rpc.status import Code
 from kanserve.web import refusal
 from kanserve.web.refusal import Refused

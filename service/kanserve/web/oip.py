@@ -10,7 +10,7 @@ import orjson
 from kanserve.errors import BadRequest, Unavailable, Unsupported
 from kanserve.handlers.catalogue import Catalogue
 from kanserve.rpc import describe
-from kanserve.rpc.guard import Call
+from kanserve.rpc.call import Call
 from kanserve.rpc.inference import EXTENSIONS, NOT_EXPLICIT, InferenceService, only_repository
 from kanserve.version import version
 from kanserve.web import document, infer

@@ -7,7 +7,7 @@ from http import HTTPStatus
 
 from kanserve.handlers.catalogue import Catalogue
 from kanserve.observe.metrics import CONTENT_TYPE, Metrics
-from kanserve.rpc.guard import Call
+from kanserve.rpc.call import Call
 from kanserve.web.exchange import Answer, Asked
 
 TEXT = "text/plain; charset=utf-8"

@@ -1,0 +1,137 @@
+"""Requests of one form that arrive together, as one run made of their bytes.
+
+What the queue does for requests of any kind costs more than the run of a small graph. Where nothing is to be decided
+(no delay, no priorities, nothing waits, and the run is short enough for the loop), requests with the same inputs,
+shapes and outputs are joined as they lie in their messages, and the answers' bytes are parted again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from kanserve.errors import DeadlineExceeded
+from kanserve.models.pieces import Batch
+from kanserve.nouns import Array
+from kanserve.observe.statistics import Timing
+
+
+class Form(NamedTuple):
+    """What requests of a lane have in common: `inputs` and `outputs` by name, with dtype, the shape of one row and
+    the bytes of one request; `rows` of one request."""
+
+    inputs: tuple[tuple[str, np.dtype[np.generic], tuple[int, ...], int], ...]
+    outputs: tuple[tuple[str, tuple[int, ...], int], ...]
+    rows: int
+
+
+class Answer(NamedTuple):
+    """Of one request: the bytes of each output, and nanoseconds spent waiting and computing."""
+
+    outputs: list[bytes]
+    queue_ns: int
+    infer_ns: int
+
+
+class _Job(NamedTuple):
+    raws: Sequence[bytes]
+    future: asyncio.Future[Answer | None]
+    submitted: int  # nanoseconds, of perf_counter
+    deadline: float | None
+
+
+class Engine(Protocol):
+    """What a lane needs of the `Executor` that it belongs to, which says more of each."""
+
+    @property
+    def open(self) -> bool:
+        """Whether a run may begin."""
+        ...
+
+    @property
+    def calm(self) -> bool:
+        """Whether requests are not to wait for company."""
+        ...
+
+    def pending(self, count: int) -> None:
+        """So many more wait."""
+        ...
+
+    def execute(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
+        """The graph."""
+        ...
+
+    def ran(self, requests: int, rows: int, timing: Timing) -> None:
+        """So many ran together."""
+        ...
+
+
+class Lane:
+    """Use from one event loop. `most`: rows of a run."""
+
+    def __init__(self, engine: Engine, form: Form, most: int) -> None:
+        self._engine, self._form, self._most = engine, form, max(1, most // form.rows)
+        self._names = [name for name, _, _ in form.outputs]
+        self._sizes = [size for _, _, size in form.outputs]
+        self._jobs: list[_Job] = []
+
+    def submit(self, raws: Sequence[bytes], deadline: float | None) -> asyncio.Future[Answer | None] | None:
+        """The inputs' bytes of one request. None where something is to be decided first, or in its place a future,
+        which gives None where the run failed: the request is then to be run by itself. Raises DeadlineExceeded
+        through the future."""
+        if not self._engine.open:
+            return None
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Answer | None] = loop.create_future()
+        self._jobs.append(_Job(raws, future, time.perf_counter_ns(), deadline))
+        self._engine.pending(1)
+        if len(self._jobs) >= self._most or self._engine.calm:
+            self._run()
+        elif len(self._jobs) == 1:
+            loop.call_soon(self._run)
+        return future
+
+    def _run(self) -> None:
+        """All that came until now."""
+        jobs, self._jobs = self._jobs, []
+        self._engine.pending(-len(jobs))
+        jobs = [job for job in jobs if not (job.future.done() or _late(job))]
+        if not jobs:
+            return
+        begun = time.perf_counter_ns()
+        batch = Batch(self._engine.execute, self._names, (self._joined(jobs),), len(jobs) * self._form.rows, 0)
+        batch.work()
+        if not self._as_expected(batch):
+            for job in jobs:
+                job.future.set_result(None)
+            return
+        blobs = [array.tobytes() for array in batch.result]
+        self._engine.ran(len(jobs), batch.rows, Timing(0, batch.begun - begun, batch.ended - batch.begun, 0))
+        for at, job in enumerate(jobs):
+            parts = [blob[at * size : (at + 1) * size] for blob, size in zip(blobs, self._sizes, strict=True)]
+            job.future.set_result(Answer(parts, begun - job.submitted, batch.ended - begun))
+
+    def _joined(self, jobs: Sequence[_Job]) -> dict[str, Array]:
+        """One input of each name, with the rows of all, in their order."""
+        rows = len(jobs) * self._form.rows
+        return {
+            name: np.frombuffer(b"".join([job.raws[at] for job in jobs]), dtype).reshape(rows, *row)
+            for at, (name, dtype, row, _) in enumerate(self._form.inputs)
+        }
+
+    def _as_expected(self, batch: Batch) -> bool:
+        return batch.error is None and all(
+            array.shape == (batch.rows, *row)
+            for array, (_, row, _) in zip(batch.result, self._form.outputs, strict=True)
+        )
+
+
+def _late(job: _Job) -> bool:
+    if job.deadline is None or time.monotonic() <= job.deadline:
+        return False
+    job.future.set_exception(DeadlineExceeded())
+    return True

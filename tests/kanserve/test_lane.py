@@ -1,0 +1,177 @@
+"""The short way: requests of one form as one run of their bytes, and everything that has to go the other way."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kanserve.errors import BackendError, DeadlineExceeded
+from kanserve.models.executor import CALM, PROBE, Executor, Limits
+from kanserve.models.lane import Answer, Form, Lane
+from kanserve.models.serving import Serving, Way
+from kanserve.observe.metrics import Metrics
+from kanserve.scheduling.policy import Level, Policy
+
+FORM = Form((("x", np.dtype("<f4"), (2,), 8),), (("y", (2,), 8),), 1)
+
+
+class Graph:
+    """Doubles its rows; refuses a run with a negative number in it."""
+
+    def __init__(self) -> None:
+        self.runs: list[int] = []
+
+    def __call__(self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        self.runs.append(len(feeds["x"]))
+        if (feeds["x"] < 0).any():
+            raise BackendError("negative")
+        return [2 * feeds["x"]]
+
+
+def executor(graph: Any, policy: Policy | None = None, way: Way | None = None, max_queue: int = 256) -> Executor:
+    serving = Serving(policy or Policy(64), way or Way(1, 1024), max_queue)
+    return Executor("m", graph, Metrics().model("m", "1"), serving, 2**20)
+
+
+def row(value: float) -> list[bytes]:
+    return [np.full(2, value, "<f4").tobytes()]
+
+
+def submitted(lane: Lane, value: float, deadline: float | None = None) -> asyncio.Future[Answer | None]:
+    found = lane.submit(row(value), deadline)
+    assert found is not None
+    return found
+
+
+def value(answer: Answer | None) -> float:
+    assert answer is not None
+    assert answer.queue_ns >= 0 < answer.infer_ns
+    (one,) = answer.outputs
+    assert len(one) == 8
+    return float(np.frombuffer(one, "<f4")[0])
+
+
+def on(make: Callable[[Executor, Lane], Coroutine[Any, Any, None]], **options: Any) -> None:
+    """Run a coroutine with an executor of a Graph, and its lane."""
+
+    async def main() -> None:
+        made = executor(**{"graph": Graph(), **options})
+        lane = made.lane(FORM)
+        assert lane is not None
+        await make(made, lane)
+        assert made._metrics.statistics.pending == 0
+        await asyncio.to_thread(made.close)
+
+    asyncio.run(main())
+
+
+def test_what_arrives_together_runs_together() -> None:
+    graph = Graph()
+
+    async def ask(made: Executor, lane: Lane) -> None:
+        answers = await asyncio.gather(*(submitted(lane, at) for at in range(100)))
+        assert [value(answer) for answer in answers] == [2.0 * at for at in range(100)]
+        assert graph.runs == [64, 36]
+        assert made._metrics.statistics.execution_count == 2
+        assert sorted(made._metrics.statistics.batches) == [36, 64]
+
+    on(ask, graph=graph)
+
+
+def test_who_comes_alone_is_answered_at_once_but_for_a_look_now_and_then() -> None:
+    async def ask(made: Executor, lane: Lane) -> None:
+        at_once = []
+        for at in range(CALM + 4 * PROBE):
+            future = submitted(lane, at)
+            at_once.append(future.done())
+            assert value(await future) == 2.0 * at
+        assert not any(at_once[:CALM])
+        assert at_once.count(False) == CALM + 4
+
+    on(ask)
+
+
+@pytest.mark.parametrize("wrong", [False, True], ids=["refused", "of another shape"])
+def test_a_run_that_fails_gives_nothing_and_the_others_are_asked_again(wrong: bool) -> None:
+    def graph(outputs: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        if wrong:
+            return [feeds["x"][:, :1]]
+        raise ZeroDivisionError
+
+    async def ask(made: Executor, lane: Lane) -> None:
+        assert await asyncio.gather(*(submitted(lane, at) for at in range(3))) == [None, None, None]
+        assert made._metrics.statistics.execution_count == 0
+
+    on(ask, graph=graph)
+
+
+def test_who_gave_up_is_not_computed() -> None:
+    graph = Graph()
+
+    async def ask(made: Executor, lane: Lane) -> None:
+        late, gone = submitted(lane, 1, time.monotonic() - 1), submitted(lane, 2)
+        gone.cancel()
+        assert value(await submitted(lane, 3, time.monotonic() + 60)) == 6.0
+        with pytest.raises(DeadlineExceeded):
+            await late
+        assert graph.runs == [1]
+
+    on(ask, graph=graph)
+
+
+def test_what_waits_goes_first() -> None:
+    async def ask(made: Executor, lane: Lane) -> None:
+        before = asyncio.create_task(made.run(["y"], {"x": np.ones((1, 2), "<f4")}, 1, Limits()))
+        await asyncio.sleep(0)
+        assert lane.submit(row(1), None) is None
+        await before
+        assert value(await submitted(lane, 1)) == 2.0
+
+    on(ask)
+
+
+def test_a_full_queue_is_full_for_all() -> None:
+    async def ask(made: Executor, lane: Lane) -> None:
+        first = [submitted(lane, at) for at in range(3)]
+        assert lane.submit(row(9), None) is None
+        assert [value(answer) for answer in await asyncio.gather(*first)] == [0.0, 2.0, 4.0]
+
+    on(ask, max_queue=3)
+
+
+@pytest.mark.parametrize(
+    ("policy", "way"),
+    [
+        (Policy(64, delay=0.1), Way(1, 1024)),
+        (Policy(64, preferred=(8,)), Way(1, 1024)),
+        (Policy(64, ordered=True), Way(1, 1024)),
+        (Policy(64, levels=(Level(), Level())), Way(1, 1024)),
+        (Policy(64, levels=(Level(timeout=1.0),)), Way(1, 1024)),
+        (Policy(64), Way(1, 0)),
+    ],
+    ids=["delay", "preferred", "ordered", "priorities", "timeout", "on threads"],
+)
+def test_where_there_is_something_to_decide_there_is_no_short_way(policy: Policy, way: Way) -> None:
+    async def main() -> None:
+        made = executor(Graph(), policy, way)
+        assert made.lane(FORM) is None
+        await asyncio.to_thread(made.close)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("policy", [Policy(0), Policy(2)])
+def test_no_run_has_more_rows_than_the_policy_allows(policy: Policy) -> None:
+    graph = Graph()
+
+    async def ask(made: Executor, lane: Lane) -> None:
+        answers = await asyncio.gather(*(submitted(lane, at) for at in range(5)))
+        assert [value(answer) for answer in answers] == [0.0, 2.0, 4.0, 6.0, 8.0]
+        assert max(graph.runs) <= max(1, policy.max_rows)
+
+    on(ask, graph=graph, policy=policy)
