@@ -99,19 +99,16 @@ class InferenceService:
     async def model_infer(self, data: bytes, call: Call) -> bytes:
         """The main thing."""
         started = time.perf_counter_ns()
-        parts = known.split(data)
-        if parts is not None:
-            head = self._heads.find(parts.head, self._inference.registry.generation)
-            raws = None if head is None else head.raws(data, parts.raw)
-            if head is not None and raws is not None and _text(parts.id, call):
-                call.facts = head.facts
-                if head.lane is not None:
-                    outputs = await self._inference.together(head.ready, head.lane, raws, call.deadline, started)
-                    if outputs is not None:
-                        return head.answer(parts.id, outputs)
-                arrays = await self._inference.run(head.ready, head.feeds(raws), call.deadline, started)
-                if head.expected(arrays):
-                    return head.answer(parts.id, [array.tobytes() for array in arrays])
+        parts, head, named, raws = self._heads.part(data, self._inference.registry.generation)
+        if head is not None and _text(named, call):
+            call.facts = head.facts
+            if head.lane is not None:
+                outputs = await self._inference.together(head.ready, head.lane, raws, call.deadline, started)
+                if outputs is not None:
+                    return head.answer(named, outputs)
+            arrays = await self._inference.run(head.ready, head.feeds(raws), call.deadline, started)
+            if head.expected(arrays):
+                return head.answer(named, [array.tobytes() for array in arrays])
         return await self._first(data, parts, call)
 
     async def _first(self, data: bytes, parts: known.Parts | None, call: Call) -> bytes:

@@ -23,6 +23,7 @@ from kanserve.rpc.prescan import read_varint
 
 ID, PARAMETERS, INPUTS, OUTPUTS, RAW = 3, 4, 5, 6, 7  # of ModelInferRequest
 BYTES = 2  # the wire type of strings, bytes and messages
+ID_FIELD, RAW_TAG = ID << 3 | BYTES, bytes([RAW << 3 | BYTES])
 ID_ANSWER, RAW_ANSWER = bytes([3 << 3 | BYTES]), bytes([6 << 3 | BYTES])  # tags of ModelInferResponse
 # The one parameter that says nothing about a request that has one answer; perf_analyzer gives it to every request.
 EMPTY_FINAL = b"\n\x22triton_enable_empty_final_response"
@@ -33,11 +34,13 @@ MOST_BYTES = 4096  # of one head, or one id
 
 @dataclass(slots=True)
 class Parts:
-    """A message, parted: `head` is all but `id` and the bytes of each input, which begin and end as `raw` says."""
+    """A message, parted: `head` is all but `id` and the bytes of each input, which begin and end as `raw` says;
+    `cut`: where in the head an id stands."""
 
     head: bytes
     id: bytes
     raw: list[tuple[int, int]]
+    cut: int
 
 
 # radon: one pass over the fields, each looked at once; parted it would cost more than what it saves.
@@ -45,7 +48,7 @@ def split(data: bytes) -> Parts | None:
     """None for what has parameters of any weight, a long head or id, or fields in another order than encoders
     write them in."""
     at, last, end = 0, 0, len(data)
-    id_at = id_end = 0
+    id_at = id_end = cut = 0
     named, raw_at = b"", -1
     raw: list[tuple[int, int]] = []
     try:
@@ -66,12 +69,14 @@ def split(data: bytes) -> Parts | None:
                 pass
             elif number >= ID and number not in (INPUTS, OUTPUTS):
                 return None
+            if number < ID:
+                cut = stop
             at, last = stop, number
     except IndexError:
         return None
     if not raw or raw_at - (id_end - id_at) > MOST_BYTES:
         return None
-    return Parts(data[:id_at] + data[id_end:raw_at] if id_end else data[:raw_at], named, raw)
+    return Parts(data[:id_at] + data[id_end:raw_at] if id_end else data[:raw_at], named, raw, cut)
 
 
 @dataclass(slots=True)
@@ -121,18 +126,59 @@ class Known:
         return b"".join(parts)
 
 
+@dataclass(slots=True)
+class Mould:
+    """Messages with one input and a known head look like this: `lead`, an id, `rest`, so many bytes of the input."""
+
+    known: Known
+    lead: bytes
+    rest: bytes
+    size: int
+
+    def found(self, data: bytes) -> tuple[bytes, bytes] | None:
+        """The id and the input's bytes, if the message is one of them, as `split` would part it."""
+        at, stop = len(self.lead), len(data) - self.size
+        begin = stop - len(self.rest)
+        if begin < at or not data.startswith(self.lead) or data[begin:stop] != self.rest:
+            return None
+        if begin == at:
+            return b"", data[stop:]
+        if begin < at + 2 or data[at] != ID_FIELD or data[at + 1] != begin - at - 2 or data[at + 1] > 0x7F:
+            return None
+        return data[at + 2 : begin], data[stop:]
+
+
 class Heads:
     """Those that were answered; the oldest is forgotten beyond `MOST_HEADS`. `generation` is the registry's."""
 
     def __init__(self) -> None:
         self._known: dict[bytes, Known] = {}
         self._generation = -1
+        self._mould: Mould | None = None  # of the last message
+
+    def part(self, data: bytes, generation: int) -> tuple[Parts | None, Known | None, bytes, list[bytes]]:
+        """A message's parts, what is known of its head, and if that is something, its id and its inputs' bytes.
+        No parts are given for a message like the last one, which is looked at first."""
+        if self._mould is not None and generation == self._generation:
+            found = self._mould.found(data)
+            if found is not None:
+                return None, self._mould.known, found[0], [found[1]]
+        parts = split(data)
+        known = None if parts is None else self.find(parts.head, generation)
+        raws = None if parts is None or known is None else known.raws(data, parts.raw)
+        if parts is None or known is None or raws is None:
+            return parts, None, b"", []
+        if len(raws) == 1:
+            begin = parts.raw[0][0]
+            mark = data[begin - len(RAW_TAG) - len(varint(len(raws[0]))) : begin]
+            self._mould = Mould(known, parts.head[: parts.cut], parts.head[parts.cut :] + mark, len(raws[0]))
+        return parts, known, parts.id, raws
 
     def find(self, head: bytes, generation: int) -> Known | None:
         """What is known of a head, if no model came or went since."""
         if generation != self._generation:
             self._known.clear()
-            self._generation = generation
+            self._mould, self._generation = None, generation
         return self._known.get(head)
 
     def learn(
