@@ -10,15 +10,17 @@ from pathlib import Path
 
 import pytest
 
+CLIENTS = ["--concurrency-range", "1:4"]
 MORE = {
-    "unary": [],
-    "stream": ["--streaming", "--async"],
-    "http": [],
-    "http with JSON": ["--input-tensor-format", "json", "--output-tensor-format", "json"],
+    "unary": CLIENTS,
+    "stream": [*CLIENTS, "--streaming", "--async"],
+    "at a rate": ["--request-rate-range", "50:200:50", "--request-distribution", "poisson"],
+    "http": CLIENTS,
+    "http with JSON": [*CLIENTS, "--input-tensor-format", "json", "--output-tensor-format", "json"],
 }
 
 
-@pytest.mark.parametrize("way", ["unary", "stream", "http", "http with JSON"])
+@pytest.mark.parametrize("way", MORE)
 @pytest.mark.skipif(not Path(sys.executable).with_name("perf_analyzer").exists(), reason="perf-analyzer is x86-64 only")
 def test_perf_analyzer_reaches_its_table(served, tmp_path: Path, way: str) -> None:
     program = shutil.which("perf_analyzer", path=str(Path(sys.executable).parent))
@@ -27,11 +29,13 @@ def test_perf_analyzer_reaches_its_table(served, tmp_path: Path, way: str) -> No
     if over_http and not served.http:
         pytest.skip("no h2corn")
     where = ["-i", "http", "-u", served.http] if over_http else ["-i", "grpc", "-u", served.url]
-    flags = ["-m", "efficient-kan-digits", *where, "-b", "8", "--concurrency-range", "1:4", *MORE[way]]
+    flags = ["-m", "efficient-kan-digits", *where, "-b", "8", *MORE[way]]
     # Short windows, and any of them counts as stable: it is the protocol that is tried, on a busy machine too.
     flags += ["--measurement-interval", "300", "--stability-percentage", "999"]
     done = subprocess.run([program, *flags], capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    rows = re.findall(r"^Concurrency: (\d+), throughput: ([0-9.]+) infer/sec", done.stdout, re.MULTILINE)
-    assert [concurrency for concurrency, _ in rows] == ["1", "2", "3", "4"]
+    rows = re.findall(
+        r"^(?:Concurrency|Request Rate): (\d+), throughput: ([0-9.]+) infer/sec", done.stdout, re.MULTILINE
+    )
+    assert [asked for asked, _ in rows] == (["50", "100", "150", "200"] if way == "at a rate" else ["1", "2", "3", "4"])
     assert all(float(throughput) > 0 for _, throughput in rows)
