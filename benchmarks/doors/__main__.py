@@ -26,7 +26,7 @@ sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests")]
 
 import scale  # noqa: E402 - beside this folder
 
-from doors import contestants, load, report  # noqa: E402 - as above
+from doors import contestants, load, plot, report  # noqa: E402 - as above
 from doors.contestants import Contestant, Running  # noqa: E402 - as above
 from doors.report import Measured  # noqa: E402 - as above
 
@@ -50,7 +50,10 @@ def main() -> None:
     text = report.markdown(measured, f"{shape}, {datetime.date.today().isoformat()}")
     print(text)
     if asked.docs:
-        _write(text, f"doors {'-'.join(map(str, asked.widths))} {asked.rows}")
+        key = f"doors {'-'.join(map(str, asked.widths))} {asked.rows}"
+        picture = PAGE.with_name(f"{key.replace(' ', '-')}.svg")
+        picture.write_text(plot.svg(measured, f"Inferences a second, {list(asked.widths)}, {asked.rows} a request"))
+        _write(f"![{key}]({picture.name})\n\n{text}", key)
 
 
 def _arguments() -> argparse.Namespace:
