@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.running import Server, checkpoint, document, kanserve, serving
+from tests.cli.running import Server, checkpoint, document, program, serving
 
 WIDTHS = (3, 4, 2)
 
@@ -17,7 +17,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`tiny`, exported by the command line from an efficient-kan state of widths 3, 4, 2."""
     folder = tmp_path_factory.mktemp("cli")
     state = checkpoint(folder / "tiny.safetensors", WIDTHS)
-    document(kanserve("export", state, "--repository", folder / "models", "--name", "tiny", "--json"))
+    document(program("export", state, "--repository", folder / "models", "--name", "tiny", "--json"))
     return folder / "models"
 
 

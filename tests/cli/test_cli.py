@@ -20,7 +20,7 @@ import pytest
 
 from kanexport.shared import voice
 from kanserve import cli, config
-from tests.cli.running import CLEAN, COMMAND, Server, checkpoint, document, kanserve
+from tests.cli.running import CLEAN, COMMAND, Server, checkpoint, document, kanserve, program
 
 HEAVY = ("numpy", "grpc", "google.protobuf", "onnx", "onnxruntime", "pydantic", "rich", "structlog", "torch")
 
@@ -43,7 +43,7 @@ print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
 def test_help_is_quick() -> None:
     """In seconds of processor time, which other work on the machine does not change."""
     bare = min(_cost(lambda: subprocess.run([sys.executable, "-c", ""], check=True)) for _ in range(5))
-    assert min(_cost(lambda: kanserve("--help")) for _ in range(5)) - bare < 0.2
+    assert min(_cost(lambda: program("--help")) for _ in range(5)) - bare < 0.2
 
 
 def _cost(call: Callable[[], object]) -> float:
@@ -56,7 +56,7 @@ def _cost(call: Callable[[], object]) -> float:
 
 @pytest.mark.parametrize("name", list(cli.COMMANDS))
 def test_every_command_has_help_and_json(name: str) -> None:
-    done = kanserve(name, "--help")
+    done = program(name, "--help")
     assert done.returncode == 0
     assert "--json" in done.stdout
 
@@ -67,20 +67,20 @@ def test_every_setting_has_a_flag() -> None:
 
 @pytest.mark.parametrize("arguments", [(), ("frobnicate",), ("infer",), ("infer", "tiny", "--nonsense")])
 def test_a_wrong_command_exits_2(arguments: tuple[str, ...]) -> None:
-    done = kanserve(*arguments)
+    done = program(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert "usage:" in done.stderr
 
 
 def test_version() -> None:
-    assert kanserve("--version").stdout.startswith("kanserve 0.")
+    assert program("--version").stdout.startswith("kanserve 0.")
 
 
 def test_export_hands_over(tmp_path: Path) -> None:
     state = checkpoint(tmp_path / "one.safetensors", (2, 1))
-    document(kanserve("export", state, "--repository", tmp_path / "models", "--name", "one", "--json"))
+    document(program("export", state, "--repository", tmp_path / "models", "--name", "one", "--json"))
     assert (tmp_path / "models" / "one" / "1" / "manifest.json").is_file()
-    again = kanserve("export", tmp_path / "none.pt", "--repository", tmp_path / "models", "--json")
+    again = program("export", tmp_path / "none.pt", "--repository", tmp_path / "models", "--json")
     assert again.returncode == 2
 
 
@@ -105,7 +105,7 @@ raise SystemExit(cli.main([{command!r}, "--help"]))
 
 
 def test_an_error_with_json_is_one_document() -> None:
-    done = kanserve("models", "--url", "127.0.0.1:1", "--json")
+    done = program("models", "--url", "127.0.0.1:1", "--json")
     assert done.returncode == 1
     assert json.loads(done.stdout) == {
         "error": {
@@ -221,7 +221,7 @@ def test_a_deadline_is_kept_and_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"127.0.0.1:{listener.getsockname()[1]}"
         began = time.monotonic()
-        done = kanserve("models", "--url", url, "--timeout", "1")
+        done = program("models", "--url", url, "--timeout", "1")
     assert done.returncode == 1
     assert time.monotonic() - began < 10
     assert "within 1 s" in done.stderr or "no server answers" in done.stderr

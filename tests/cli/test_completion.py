@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kanserve import cli
-from tests.cli.running import document, kanserve
+from tests.cli.running import document, kanserve, program
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the script of every shell; named as zsh wants it."""
     folder = tmp_path_factory.mktemp("completion")
     for shell in ("bash", "zsh", "fish"):
-        done = kanserve("completion", shell)
+        done = program("completion", shell)
         assert (done.returncode, done.stderr) == (0, "")
         (folder / ("_kanserve" if shell == "zsh" else shell)).write_text(done.stdout)
     (folder / "rows.npy").write_bytes(b"")

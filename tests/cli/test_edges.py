@@ -10,7 +10,7 @@ import pytest
 
 from kanserve.client import bulk
 from kanserve.client.connection import Client
-from tests.cli.running import Server, document, kanserve
+from tests.cli.running import Server, document, kanserve, program
 
 ROWS = np.random.default_rng(3).uniform(-2, 2, (20, 3)).astype(np.float32)
 
@@ -100,7 +100,7 @@ def test_progress_counts_every_row_once(server: Server) -> None:
 def test_the_table_names_edges_with_their_values(server: Server, rows: Path, tmp_path: Path) -> None:
     everything = ask(server, rows, tmp_path / "all.npz")["layer0_edges"]
     arguments = ("edges", "tiny", "--input", rows, "--layer", 0, "--show", 3, "--url", server.url)
-    done = kanserve(*arguments)
+    done = program(*arguments)
     assert done.returncode == 0
     mean = np.abs(everything).mean(axis=0)
     source, destination = np.unravel_index(mean.argmax(), mean.shape)

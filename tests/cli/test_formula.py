@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from kanexport import manifest
-from tests.cli.running import Server, document, kanserve, serving
+from tests.cli.running import Server, document, kanserve, program, serving
 from tests.formula_text import columns
 from tests.kanexport.conftest import PykanCheckpoint
 
@@ -80,7 +80,7 @@ def test_what_is_printed_computes_what_is_served(server: Server, tmp_path: Path,
 
 
 def test_the_golden_model_is_the_function_it_was_trained_on(server: Server) -> None:
-    done = kanserve("formula", "hello", "--url", server.url, "--digits", "3")
+    done = program("formula", "hello", "--url", server.url, "--digits", "3")
     assert (done.returncode, done.stderr) == (0, "")
     (line,) = done.stdout.splitlines()
     assert line.startswith("y0 = ")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
-from tests.cli.running import Server, document, kanserve, serving
+from tests.cli.running import Server, document, kanserve, program, serving
 
 ROWS = np.random.default_rng(1).uniform(-2, 2, (5, 3)).astype(np.float32)
 
@@ -44,8 +44,9 @@ def test_every_input_form_gives_the_same(
     suffix: str, by_stdin: bool, server: Server, expected: Any, tmp_path: Path
 ) -> None:
     path = write(tmp_path / f"rows{suffix}")
-    source, stdin = ("-", path.read_bytes()) if by_stdin else (path, b"")
-    found = document(kanserve("infer", "tiny", "--input", source, "--url", server.url, "--json", stdin=stdin))
+    common = ("infer", "tiny", "--url", server.url, "--json", "--input")
+    done = program(*common, "-", stdin=path.read_bytes()) if by_stdin else kanserve(*common, path)
+    found = document(done)
     assert (found["model"], found["version"], found["rows"]) == ("tiny", "1", 5)
     np.testing.assert_array_equal(np.array(found["outputs"]["y"], np.float32), expected)
 
@@ -68,7 +69,7 @@ def test_every_output_form_holds_the_same(suffix: str, server: Server, expected:
 
 
 def test_results_go_to_stdout_as_csv(server: Server, expected: Any, tmp_path: Path) -> None:
-    done = kanserve("infer", "tiny", "--input", write(tmp_path / "rows.npy"), "--url", server.url)
+    done = program("infer", "tiny", "--input", write(tmp_path / "rows.npy"), "--url", server.url)
     header, *lines = done.stdout.splitlines()
     assert (header, done.stderr) == ("y[0],y[1]", "")
     np.testing.assert_array_equal(np.array([line.split(",") for line in lines], np.float32), expected)
@@ -168,7 +169,7 @@ def test_a_bad_output_is_refused_before_anything_is_asked(target: str, says: str
 
 
 def test_no_server_is_explained(tmp_path: Path) -> None:
-    done = kanserve("infer", "tiny", "--input", write(tmp_path / "rows.npy"), "--url", "127.0.0.1:1")
+    done = program("infer", "tiny", "--input", write(tmp_path / "rows.npy"), "--url", "127.0.0.1:1")
     assert (done.returncode, done.stdout) == (1, "")
     assert "kanserve serve REPOSITORY" in done.stderr
 

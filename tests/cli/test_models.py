@@ -15,11 +15,11 @@ import pytest
 from kanexport import manifest
 from kanserve.config import Settings
 from kanserve.console import inventory
-from tests.cli.running import Server, document, kanserve, serving
+from tests.cli.running import Server, document, kanserve, program, serving
 
 
 def test_a_server_tells_what_it_serves(server: Server) -> None:
-    (row,) = document(kanserve("models", "--url", server.url, "--json"))["models"]
+    (row,) = document(program("models", "--url", server.url, "--json"))["models"]
     facts = {key: row[key] for key in ("name", "version", "state", "family", "widths", "edge_class")}
     assert facts == {
         "name": "tiny",
@@ -187,7 +187,7 @@ def test_health_is_an_exit_code(server: Server) -> None:
 
 def test_one_environment_serves_server_and_probe(server: Server) -> None:
     port = server.url.rpartition(":")[2]
-    assert kanserve("health", KANSERVE_GRPC_PORT=port).returncode == 0
+    assert program("health", KANSERVE_GRPC_PORT=port).returncode == 0
     assert kanserve("health", KANSERVE_URL=server.url).returncode == 0
     done = kanserve("models", "--help", KANSERVE_GRPC_PORT="tcp://10.0.0.7:8001")  # of a Service called kanserve-grpc
     assert "here 127.0.0.1:8001" in " ".join(done.stdout.split())

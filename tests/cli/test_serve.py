@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.running import document, kanserve, serving
+from tests.cli.running import document, kanserve, program, serving
 from tests.kanserve import attacks
 
 
@@ -16,14 +16,14 @@ def test_every_source_has_its_rank_and_its_name(repository: Path, tmp_path: Path
     file = tmp_path / "kanserve.toml"
     file.write_text('threads = 1\nmax_query_rows = 7\nlog_level = "error"\nmax_request_bytes = "2MiB"\n')
     arguments = ("serve", repository, "--config", file, "--show-config", "--log-level", "debug", "--reflection")
-    shown = document(kanserve(*arguments, "--json", KANSERVE_MAX_QUERY_ROWS="9", KANSERVE_LOG_LEVEL="info"))
+    shown = document(program(*arguments, "--json", KANSERVE_MAX_QUERY_ROWS="9", KANSERVE_LOG_LEVEL="info"))
     assert shown["log_level"] == {"value": "debug", "origin": "flag"}
     assert shown["reflection"] == {"value": True, "origin": "flag"}
     assert shown["max_query_rows"] == {"value": 9, "origin": "environment"}
     assert shown["threads"] == {"value": 1, "origin": str(file)}
     assert shown["max_request_bytes"] == {"value": 2 * 2**20, "origin": str(file)}
     assert shown["grpc_port"] == {"value": 8001, "origin": "default"}
-    table = kanserve(*arguments)
+    table = program(*arguments)
     assert table.returncode == 0
     assert any("threads" in line and str(file) in line for line in table.stdout.splitlines())
 
@@ -134,7 +134,7 @@ def test_no_peer_writes_into_the_log(repository: Path, tmp_path: Path) -> None:
 def test_a_port_that_is_taken_is_named(repository: Path, tmp_path: Path) -> None:
     with serving(repository, tmp_path / "log") as running:
         port = running.url.rpartition(":")[2]
-        done = kanserve("serve", repository, "--grpc-port", port, "--metrics-port", "0")
+        done = program("serve", repository, "--grpc-port", port, "--metrics-port", "0")
     assert done.returncode == 2
     assert port in done.stderr
 
@@ -152,6 +152,6 @@ def test_a_signal_ends_it_with_0(number: signal.Signals, repository: Path, tmp_p
 
 def test_logs_for_people(repository: Path, tmp_path: Path) -> None:
     with serving(repository, tmp_path / "log", "--log-format", "console") as running:
-        kanserve("health", "--url", running.url)
+        program("health", "--url", running.url)
     assert "loaded" in running.log.read_text()
     assert not running.log.read_text().startswith("{")

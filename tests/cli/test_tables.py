@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from kanexport.shared.tables import Table
-from tests.cli.running import Server, document, kanserve, serving
+from tests.cli.running import Server, document, kanserve, program, serving
 from tests.kanserve import toy_grid
 
 WIDTH = 60
@@ -129,7 +129,7 @@ def test_a_formula_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_pipe_is_wide(repository: Path) -> None:
-    done = kanserve("models", repository)
+    done = program("models", repository)
     assert any({"tiny", "COMPLETE", "efficient-kan"} <= set(line.split()) for line in done.stdout.splitlines())
 
 

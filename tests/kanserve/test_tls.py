@@ -20,7 +20,7 @@ from kanserve.config import Settings, load
 from kanserve.doors import tls
 from kanserve.errors import ConfigError
 from kanserve.pb import grpc_service_pb2 as pb
-from tests.cli.running import document, kanserve
+from tests.cli.running import document, kanserve, program
 from tests.kanserve import certificates, toy
 from tests.kanserve.running import INFERENCE, Server, request, serving
 
@@ -101,7 +101,7 @@ def test_our_client_and_its_commands(mutual: Server, files: Path) -> None:
     flags = [item for name, file in given.items() for item in (f"--{name}", file)]
     assert document(kanserve("health", "--url", mutual.address, *flags, "--json"))["state"] == "SERVING"
     variables = {f"KANSERVE_{name.upper()}": str(file) for name, file in given.items()}
-    shown = kanserve("models", KANSERVE_URL=url(mutual), KANSERVE_SERVER_NAME="localhost", **variables)
+    shown = program("models", KANSERVE_URL=url(mutual), KANSERVE_SERVER_NAME="localhost", **variables)
     assert shown.returncode == 0, shown.stderr
     assert "toy" in shown.stdout + shown.stderr
 
@@ -202,7 +202,7 @@ def test_files_that_do_not_serve_are_refused(
 @pytest.mark.parametrize("door", ["asgi", "grpcio"])
 def test_the_command_ends_with_the_reason(files: Path, models: Path, door: str) -> None:
     pair = ("--tls-cert", files / "expired.pem", "--tls-key", files / "expired.key")
-    done = kanserve("serve", models, "--transport", door, "--grpc-port", "0", "--metrics-port", "0", *pair)
+    done = program("serve", models, "--transport", door, "--grpc-port", "0", "--metrics-port", "0", *pair)
     assert done.returncode == 2
     assert "has expired" in done.stderr
     assert "Traceback" not in done.stderr
