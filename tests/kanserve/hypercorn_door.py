@@ -19,7 +19,9 @@ class Hypercorn:
     """A door, as `kanserve.doors.door` wants it."""
 
     def __init__(self, settings: Settings, services: Services, pages: Pages) -> None:
-        self._app = GrpcApp(services, Limits(settings.max_request_bytes, settings.arrival_timeout), pages())
+        self._app = GrpcApp(
+            services, Limits(settings.max_request_bytes, settings.arrival_timeout, settings.max_calls), pages()
+        )
         self._stop = asyncio.Event()
         self._config = hypercorn.config.Config()
         self._config.errorlog = None

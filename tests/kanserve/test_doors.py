@@ -298,3 +298,35 @@ def test_auto_takes_grpcio_where_h2corn_is_missing(tmp_path: Path) -> None:
         lines = [json.loads(line) for line in process.stderr]
     (said,) = [line for line in lines if line["event"] == "transport"]
     assert (said["taken"], said["missing"]) == ("grpcio", ["h2corn"])
+
+
+# hypercorn loses the connection where a call is answered before its message is there.
+@pytest.mark.parametrize("lone", ["asgi"], indirect=True)
+def test_what_ends_in_the_door_is_counted_and_told(peer: Peer, lone: Server) -> None:
+    def count(status: str) -> float:
+        labels = f'grpc_code="{status}",grpc_method="ModelInfer",'
+        found = [line for line in lone.metrics().splitlines() if line.startswith("grpc_server_handled_total")]
+        return sum(float(line.split()[-1]) for line in found if labels in line)
+
+    before = {status: count(status) for status in ("UNIMPLEMENTED", "DEADLINE_EXCEEDED", "INTERNAL")}
+    packed, cut, slow = peer.open(("grpc-encoding", "snappy")), peer.open(), peer.open()
+    peer.send(packed, framed(b"x", 1))
+    peer.send(cut, framed(body())[:-1])
+    peer.headers(slow)
+    assert {status: count(status) - 1 for status in before} == before
+    wait_until(lambda: any("on its way" in str(line) or "arrive whole" in str(line) for line in lone.lines()))
+
+
+@pytest.mark.parametrize("door", [(), HYPERCORN], ids=["asgi", "hypercorn"])
+def test_where_too_many_are_on_their_way_the_slowest_is_given_up(tmp_path: Path, door: tuple[str, ...]) -> None:
+    pytest.importorskip("h2corn")
+    toy.write(tmp_path)
+    chosen = {} if door else {"transport": "asgi"}
+    with serving(tmp_path, door, max_calls=8, arrival_timeout=30.0, **chosen) as server:
+        crowd = Peer(server.port)
+        opened = [crowd.open() for _ in range(20)]
+        found = crowd.headers(opened[0])
+        assert found["grpc-status"] == str(Code.RESOURCE_EXHAUSTED.value[0])
+        assert found["grpc-message"].startswith("more than 8 requests are on their way")
+        assert server.infer(ROWS).shape == (2, 2)
+        crowd.socket.close()

@@ -22,7 +22,7 @@ from kanserve.doors.framing import Headers, Messages
 from kanserve.doors.waiting import Application, Calls, Event, Receive, Send, Watched
 from kanserve.rpc import guard
 from kanserve.rpc.call import Arrival
-from kanserve.rpc.guard import CallFailed, Kind, Stream, Unary
+from kanserve.rpc.guard import CallFailed, Guarded, Kind, Stream, Unary
 from kanserve.rpc.services import Services
 from kanserve.rpc.status import Code
 
@@ -50,10 +50,12 @@ class Gone(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`message_bytes`: of one message; `arrival`: seconds for a unary request to be there whole."""
+    """`message_bytes`: of one message; `arrival`: seconds for a unary request to be there whole; `coming`: calls that
+    may be on their way at once."""
 
     message_bytes: int
     arrival: float
+    coming: int
 
 
 class GrpcApp:
@@ -62,7 +64,7 @@ class GrpcApp:
     def __init__(self, services: Services, limits: Limits, pages: Application, *, watch: bool = True) -> None:
         self._services, self._limits, self._watch = services, limits, watch
         self._pages = Watched(pages) if watch else pages
-        self._calls = Calls(limits.arrival)
+        self._calls = Calls(limits.arrival, limits.coming)
         self.cut = self._calls.cut
 
     async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
@@ -83,28 +85,28 @@ class GrpcApp:
             self._calls.end(task)
 
     async def _call(self, task: asyncio.Task[Any], call: _Request, headers: dict[bytes, bytes], wire: _Wire) -> None:
+        method = self._services.methods.get(call.path, self._services.unknown)
         try:
             if not READ.isdisjoint(headers):
-                call.read(headers)
+                _read(method, call, headers)
             if call.arrival.remaining is None:
-                await self._answer(task, call, wire)
+                await self._answer(method, task, call, wire)
             else:
                 async with asyncio.timeout(call.arrival.remaining):
-                    await self._answer(task, call, wire)
+                    await self._answer(method, task, call, wire)
         except CallFailed as failure:
             failure.forget()
             await wire.fail(failure)
         except TimeoutError:
             await wire.fail(CallFailed(Code.DEADLINE_EXCEEDED, LATE, ()))
 
-    async def _answer(self, task: asyncio.Task[Any], call: _Request, wire: _Wire) -> None:
-        method = self._services.methods.get(call.path, self._services.unknown)
+    async def _answer(self, method: Guarded, task: asyncio.Task[Any], call: _Request, wire: _Wire) -> None:
         if isinstance(method, Unary):
-            data = b"" if method is self._services.unknown else await self._message(task, call)
+            data = b"" if method is self._services.unknown else await self._message(method, task, call)
             work = method.answer(data, call.arrival)
             await wire.only(await (call.beside(work, None) if self._watch else work))
         elif method.kind is Kind.SERVER_STREAM:
-            answers = _stream(method, _alone(await self._message(task, call)), call.arrival, wire)
+            answers = _stream(method, _alone(await self._message(method, task, call)), call.arrival, wire)
             await (call.beside(answers, None) if self._watch else answers)
         else:
             self._calls.whole(task)
@@ -112,16 +114,29 @@ class GrpcApp:
             answers = _stream(method, _until(call.messages(self._limits.message_bytes), read), call.arrival, wire)
             await (call.beside(answers, read) if self._watch else answers)
 
-    async def _message(self, task: asyncio.Task[Any], call: _Request) -> bytes:
+    async def _message(self, method: Guarded, task: asyncio.Task[Any], call: _Request) -> bytes:
         """The only one. Raises CallFailed, also where it does not come."""
         try:
             data = await call.message(self._limits.message_bytes)
+        except CallFailed as failure:
+            method.refused(failure)
+            raise
         except asyncio.CancelledError:
-            if (failure := self._calls.given_up(task)) is not None:
-                raise failure from None
+            if (late := self._calls.given_up(task)) is not None:
+                method.refused(late)
+                raise late from None
             raise
         self._calls.whole(task)
         return data
+
+
+def _read(method: Guarded, call: _Request, headers: dict[bytes, bytes]) -> None:
+    """Raises CallFailed for headers that mean nothing."""
+    try:
+        call.read(headers)
+    except CallFailed as failure:
+        method.refused(failure)
+        raise
 
 
 async def _stream(method: Stream, messages: AsyncIterator[bytes], arrival: Arrival, wire: _Wire) -> None:

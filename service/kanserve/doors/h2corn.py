@@ -31,7 +31,7 @@ class H2corn:
     """A door that is not bound yet."""
 
     def __init__(self, settings: Settings, services: Services, pages: Application, port: int, connections: int) -> None:
-        limits = Limits(settings.max_request_bytes, settings.arrival_timeout)
+        limits = Limits(settings.max_request_bytes, settings.arrival_timeout, settings.max_calls)
         # h2corn cancels the task of a call whose caller went away.
         self._app = GrpcApp(services, limits, pages, watch=False)
         self._settings, self._port, self._connections = settings, port, connections

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeVar
 
 from kanserve.doors import framing
-from kanserve.rpc.guard import CallFailed
+from kanserve.rpc.guard import PUSHBACK, CallFailed
 from kanserve.rpc.status import Code
 
 T = TypeVar("T")
@@ -51,13 +50,15 @@ class Watched:
 
 
 class Calls:
-    """The calls of a door, of which each has to be there whole within so many `seconds`. One timer looks after all,
-    since each is there at once, as a rule."""
+    """The calls of a door, of which each has to be there whole within so many `seconds`; one timer looks after all,
+    since each is there at once, as a rule. `most`: that may be on their way at once: each takes memory. Where there
+    are more, the one that is on its way for longest is given up, so that nobody can shut others out."""
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._since: dict[asyncio.Task[Any], float] = {}  # until it is whole
-        self._overdue: set[asyncio.Task[Any]] = set()
+    def __init__(self, seconds: float, most: int) -> None:
+        self._seconds, self._most = seconds, most
+        self._all: set[asyncio.Task[Any]] = set()
+        self._coming: dict[asyncio.Task[Any], float] = {}  # since when, the first first
+        self._given_up: dict[asyncio.Task[Any], CallFailed] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self) -> asyncio.Task[Any]:
@@ -65,40 +66,46 @@ class Calls:
         task = asyncio.current_task()
         assert task is not None
         loop = task.get_loop()
-        self._since[task] = loop.time()
+        self._all.add(task)
+        self._coming[task] = loop.time()
         if self._timer is None:
             self._timer = loop.call_later(self._seconds, self._look, loop)
+        if len(self._coming) > self._most:
+            words = f"more than {self._most} requests are on their way, and this one is the slowest; try again later"
+            self._give_up(next(iter(self._coming)), CallFailed(Code.RESOURCE_EXHAUSTED, words, (PUSHBACK,)))
         return task
 
     def whole(self, task: asyncio.Task[Any]) -> None:
         """It is there, or may take as long as it likes."""
-        self._since[task] = math.inf
+        self._coming.pop(task, None)
 
     def end(self, task: asyncio.Task[Any]) -> None:
         """It is answered."""
-        del self._since[task]
-        self._overdue.discard(task)
+        self._all.discard(task)
+        self._coming.pop(task, None)
+        self._given_up.pop(task, None)
 
     def given_up(self, task: asyncio.Task[Any]) -> CallFailed | None:
         """What to say where the task was cancelled because its call did not come."""
-        if task not in self._overdue or task.uncancel() > 0:
-            return None
-        words = f"the request did not arrive whole within {self._seconds:g} s"
-        return framing.failed(Code.DEADLINE_EXCEEDED, words)
+        return self._given_up.get(task) if task in self._given_up and task.uncancel() == 0 else None
 
     def cut(self) -> None:
         """Cancel every one."""
-        for task in tuple(self._since):
+        for task in tuple(self._all):
             task.cancel()
 
+    def _give_up(self, task: asyncio.Task[Any], failure: CallFailed) -> None:
+        del self._coming[task]
+        self._given_up[task] = failure
+        task.cancel()
+
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        now = loop.time()
-        coming = [(task, since) for task, since in self._since.items() if since < math.inf]
-        late = [task for task, since in coming if since + self._seconds <= now and task not in self._overdue]
-        self._overdue.update(late)
-        for task in late:
-            task.cancel()
-        next_at = min((since + self._seconds for task, since in coming if task not in self._overdue), default=math.inf)
-        # Looking at all of them takes time: not at each one's own.
-        at = max(next_at, now + GRAIN)
-        self._timer = None if at == math.inf else loop.call_at(at, self._look, loop)
+        """Those that began first come first."""
+        self._timer, now = None, loop.time()
+        words = f"the request did not arrive whole within {self._seconds:g} s"
+        for task, since in tuple(self._coming.items()):
+            if since + self._seconds > now:
+                # Each look takes time for all: not one at every single one's own moment.
+                self._timer = loop.call_at(max(since + self._seconds, now + GRAIN), self._look, loop)
+                return
+            self._give_up(task, framing.failed(Code.DEADLINE_EXCEEDED, words))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import functools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sized
 from dataclasses import dataclass
@@ -64,18 +65,21 @@ StreamMethod = Callable[[AsyncIterator[bytes], Call], AsyncIterator[bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Unary:
-    """A guarded method: one message in, one out. `answer` raises CallFailed."""
+    """A guarded method: one message in, one out. `answer` raises CallFailed. `refused` is told of a call that ended
+    in the door."""
 
     answer: Callable[[bytes, Arrival], Awaitable[bytes]]
+    refused: Callable[[CallFailed], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
     """A guarded method that answers with a stream, to one message or to a stream of them.
-    `answers` raises CallFailed."""
+    `answers` raises CallFailed. `refused` as of `Unary`."""
 
     kind: Kind
     answers: Callable[[AsyncIterator[bytes], Arrival], AsyncIterator[bytes]]
+    refused: Callable[[CallFailed], None]
 
 
 Guarded = Unary | Stream
@@ -101,7 +105,7 @@ class AccessLog:
 
     def __init__(self, policy: str) -> None:
         kind, _, every = policy.partition(":")
-        self._refused = kind != "none"
+        self.refused = kind != "none"  # whether refused calls have one
         self._every = {"all": 1, "sampled": int(every or 1)}.get(kind, 0)
         self._count = 0
 
@@ -110,7 +114,7 @@ class AccessLog:
         if outcome is Code.INTERNAL:
             return True
         if outcome is not Code.OK:
-            return self._refused and not (probe and outcome is Code.CANCELLED)
+            return self.refused and not (probe and outcome is Code.CANCELLED)
         if probe or not self._every:
             return False
         self._count += 1
@@ -134,7 +138,8 @@ class Guard:
     def unary(self, service: str, name: str, method: UnaryMethod, *, probe: bool = False) -> Unary:
         """A method of one message each way. `probe`: health and the like, which answers while
         the server leaves, is not counted as work in flight, and is logged only where it fails."""
-        return Unary(self.around(_Series(self._metrics, Kind.UNARY, service, name), method, probe=probe))
+        series = _Series(self._metrics, Kind.UNARY, service, name)
+        return Unary(self.around(series, method, probe=probe), functools.partial(self._turned_away, series))
 
     def around(
         self, series: Series, method: Callable[[Q, Call], Awaitable[A]], *, probe: bool = False
@@ -173,7 +178,14 @@ class Guard:
                     watch.response_bytes += len(response)
                     yield response
 
-        return Stream(kind, answers)
+        return Stream(kind, answers, functools.partial(self._turned_away, series))
+
+    def _turned_away(self, series: Series, failure: CallFailed) -> None:
+        """A call that ended in the door: counted, and with its line, as any other."""
+        series.begun()
+        series.ended(failure.code, failure, 0.0)
+        if self.access.refused:
+            _write(series, Call("", False, None), failure.code, failure, seconds=0.0, sizes=(0, 0))
 
     def refusal(self, service: str, name: str, *, streaming: bool = False) -> Guarded:
         """A method that answers UNIMPLEMENTED with a sentence."""
@@ -357,7 +369,9 @@ def _write(
         "response_bytes": sizes[1],
         **call.facts,
     }
-    if outcome is Code.INTERNAL:
+    if isinstance(failure, CallFailed):  # refused by the door, whose code for what is no gRPC is INTERNAL too
+        log.warning("rpc", **facts, reason=failure.text)
+    elif outcome is Code.INTERNAL:
         log.error("rpc", **facts, exc_info=failure)
     elif isinstance(failure, KanserveError):
         log.warning("rpc", **facts, reason=status.text(failure, call.request_id))

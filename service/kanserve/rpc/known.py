@@ -164,14 +164,14 @@ class Heads:
             if found is not None:
                 return None, self._mould.known, found[0], [found[1]]
         parts = split(data)
-        known = None if parts is None else self.find(parts.head, generation)
-        raws = None if parts is None or known is None else known.raws(data, parts.raw)
-        if parts is None or known is None or raws is None:
+        if parts is None:
+            return None, None, b"", []
+        known = self.find(parts.head, generation)
+        raws = known.raws(data, parts.raw) if known is not None else None
+        if known is None or raws is None:
             return parts, None, b"", []
         if len(raws) == 1:
-            begin = parts.raw[0][0]
-            mark = data[begin - len(RAW_TAG) - len(varint(len(raws[0]))) : begin]
-            self._mould = Mould(known, parts.head[: parts.cut], parts.head[parts.cut :] + mark, len(raws[0]))
+            self._mould = _mould(known, parts, data)
         return parts, known, parts.id, raws
 
     def find(self, head: bytes, generation: int) -> Known | None:
@@ -204,6 +204,13 @@ class Heads:
             {"model": done.model, "version": done.version, "rows": ready.rows},
             ready.model.lane(_form(request, done, ready.rows)),
         )
+
+
+def _mould(known: Known, parts: Parts, data: bytes) -> Mould:
+    """Of a message with one input."""
+    ((begin, stop),) = parts.raw
+    mark = data[begin - len(RAW_TAG) - len(varint(stop - begin)) : begin]
+    return Mould(known, parts.head[: parts.cut], parts.head[parts.cut :] + mark, stop - begin)
 
 
 def _form(request: InferRequest, done: InferResponse, rows: int) -> Form:
