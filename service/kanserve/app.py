@@ -148,7 +148,7 @@ async def serve(
     set, the server tells nobody that it is ready.
     Raises ConfigError if the server cannot start.
     """
-    signals = Signals(asyncio.get_running_loop())
+    signals = Signals(asyncio.get_running_loop(), worker=together is not None)
     app = App(settings)
     app.lifecycle.waiting = together is not None
     addresses = await app.start()
@@ -181,14 +181,14 @@ def metrics_server(page: Page, settings: Settings) -> MetricsServer:
 class Signals:
     """What was asked of the process: `stop`, and `hurry` by a second signal.
 
-    Ctrl-C on a terminal does not wait for load balancers. SIGHUP means that the terminal is
-    gone; without one it is logged and changes nothing.
+    Ctrl-C on a terminal does not wait for load balancers, and reaches a `worker` as SIGINT. SIGHUP means that the
+    terminal is gone; without one it is logged and changes nothing.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, worker: bool = False) -> None:
         self.stop, self.hurry = asyncio.Event(), asyncio.Event()
         self.patient = True
-        self._terminal = sys.stdin is not None and sys.stdin.isatty()
+        self._terminal = worker or (sys.stdin is not None and sys.stdin.isatty())
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._arrived, number)
 

@@ -55,7 +55,7 @@ async def serve(settings: Settings, ready: Callable[[Mapping[str, str]], None] |
             raise
         finally:
             bound.close()  # the workers have their own, and the port ends with the last of them
-            clean = await crew.leave(signals.hurry)
+            clean = await crew.leave(signals.hurry, signal.SIGTERM if signals.patient else signal.SIGINT)
     if signals.hurry.is_set():
         return app.EXIT_TERMINATED
     return 0 if clean else 1
@@ -103,10 +103,10 @@ class Crew:
         self._keeping = [asyncio.create_task(post.keep()) for post in self._posts]
         return {name: said[0][name] for name in ("grpc", "http") if name in said[0]}
 
-    async def leave(self, hurry: asyncio.Event) -> bool:
+    async def leave(self, hurry: asyncio.Event, number: signal.Signals) -> bool:
         """Have all drain, and sooner with `hurry`. Returns whether all ended well."""
         for post in self._posts:
-            post.leave()
+            post.leave(number)
         ends = asyncio.gather(*(post.ended() for post in self._posts))
         if not await _before(ends, hurry):
             for number in (signal.SIGTERM, signal.SIGKILL):
@@ -181,7 +181,7 @@ class Post:
         """Wait for the process; its exit code, negative for a signal."""
         return 0 if self._process is None else await self._process.wait()
 
-    def leave(self, number: signal.Signals = signal.SIGTERM) -> None:
+    def leave(self, number: signal.Signals) -> None:
         """A signal; nobody comes after."""
         self._leaving = True
         if self._process is not None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import collections
 import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -177,3 +179,17 @@ def test_a_page_of_pages() -> None:
 def test_what_all_tell_of_one_thing_is_told_once(name: str, expected: float) -> None:
     pages = [f"# HELP {name} N.\n# TYPE {name} gauge\n{name} {number}\n" for number in (1, 0)]
     assert merged.merge(pages).splitlines()[-1] == f"{name} {expected!r}"
+
+
+def test_ctrl_c_on_a_terminal_waits_for_no_load_balancer(tmp_path: Path) -> None:
+    toy.write(tmp_path)
+    ours, terminal = os.openpty()
+    command = [sys.executable, "-m", "kanserve", "serve", str(tmp_path), "--json", "--workers", "2"]
+    command += ["--grpc-port", "0", "--metrics-port", "0", "--drain-delay", "60"]
+    with subprocess.Popen(command, stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        assert b"grpc" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+    os.close(ours)
+    os.close(terminal)
