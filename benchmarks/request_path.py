@@ -1,0 +1,154 @@
+"""What a request costs inside the server, layer by layer, without sockets.
+
+    python benchmarks/request_path.py [--concurrency 32] [--rounds 25]
+
+The ASGI application is called in this process with what h2corn hands over, so many requests at once, with the tasks
+that h2corn makes; then with a method that answers at once in place of the service's, and with an application that
+does nothing. The differences are the layers'. CPU microseconds a request, the best of some rounds: what else runs
+on the machine makes all of them larger. Below them a profile (cProfile), whose own cost is in its numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import cProfile
+import pstats
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "service"), str(ROOT)]
+
+import scale  # noqa: E402 - beside this file
+
+from kanserve import app  # noqa: E402 - the path is made above
+from kanserve.config import Settings  # noqa: E402 - as above
+from kanserve.doors import transports  # noqa: E402 - as above
+from kanserve.doors.asgi import GrpcApp, Limits  # noqa: E402 - as above
+from kanserve.pb import grpc_service_pb2 as pb  # noqa: E402 - as above
+from kanserve.rpc.call import Arrival  # noqa: E402 - as above
+from kanserve.rpc.guard import Unary  # noqa: E402 - as above
+from kanserve.rpc.services import Services  # noqa: E402 - as above
+
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+WIDTHS = (4, 8, 1)
+HEADERS = {
+    b"content-type": b"application/grpc",
+    b"te": b"trailers",
+    b"grpc-accept-encoding": b"identity, deflate, gzip",
+    b"user-agent": b"grpc-c++/1.54.3 (linux; chttp2)",
+}
+REQUESTS = 3200  # of a round
+Ask = Callable[[], Awaitable[None]]
+
+
+class NoDoor:
+    """In place of a door: it keeps what it was given."""
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+
+    async def start(self) -> transports.Ports:
+        """Nowhere."""
+        return transports.Ports(0, None)
+
+    async def stop(self, grace: float | None) -> None:
+        """At once."""
+
+
+def message() -> bytes:
+    """A ModelInferRequest of one row."""
+    asked = pb.ModelInferRequest(model_name="model")
+    asked.inputs.add(name="x", datatype="FP32", shape=[1, WIDTHS[0]])
+    asked.raw_input_contents.append(np.full((1, WIDTHS[0]), 0.25, np.float32).tobytes())
+    return asked.SerializeToString()
+
+
+def through(application: GrpcApp, data: bytes) -> Ask:
+    """One request as h2corn would hand it over."""
+    event = {"type": "http.request", "body": b"\0" + len(data).to_bytes(4, "big") + data, "more_body": False}
+    scope = {"type": "http", "method": "POST", "path": INFER, "headers": list(HEADERS.items()), "http_version": "2"}
+
+    async def receive() -> Any:
+        return event
+
+    async def send(event: Any) -> None:
+        pass
+
+    async def ask() -> None:
+        await application(dict(scope), receive, send)
+
+    return ask
+
+
+async def cost(ask: Ask, concurrency: int, rounds: int) -> float:
+    """CPU microseconds of one."""
+
+    async def client(times: int) -> None:
+        for _ in range(times):
+            await asyncio.ensure_future(ask())
+
+    best = float("inf")
+    for _ in range(rounds):
+        begun = time.process_time()
+        await asyncio.gather(*(client(REQUESTS // concurrency) for _ in range(concurrency)))
+        best = min(best, time.process_time() - begun)
+    return best / (REQUESTS // concurrency * concurrency) * 1e6
+
+
+async def nothing() -> None:
+    """What the tasks cost."""
+
+
+async def measure(repository: Path, concurrency: int, rounds: int) -> None:
+    """Print the layers, and the profile."""
+    kept: list[NoDoor] = []
+
+    def build(settings: Settings, services: Services, pages: Any) -> Any:
+        kept.append(NoDoor(services))
+        return kept[-1]
+
+    transports.build = build
+    made = app.App(Settings(repository=repository, metrics_port=0))
+    await made.load(asyncio.Event())
+    services, data = kept[0].services, message()
+    method = services.methods[INFER]
+    assert isinstance(method, Unary)
+    answer = await method.answer(data, Arrival((), None))
+
+    async def at_once(data: bytes, arrival: Arrival) -> bytes:
+        return answer
+
+    limits = Limits(2**22, 5.0, 1024)
+    bare = Services({**services.methods, INFER: Unary(at_once, method.refused)}, services.unknown, services.hold)
+    whole = through(GrpcApp(services, limits, nothing, watch=False), data)  # type: ignore[arg-type]
+    door = through(GrpcApp(bare, limits, nothing, watch=False), data)  # type: ignore[arg-type]
+    tasks, doors, all_of_it = [await cost(ask, concurrency, rounds) for ask in (nothing, door, whole)]
+    for name, spent in (("tasks", tasks), ("door", doors - tasks), ("guard, service, graph", all_of_it - doors)):
+        print(f"{name:<24}{spent:6.1f} us")
+    print(f"{'together':<24}{all_of_it:6.1f} us")
+    with cProfile.Profile() as profile:
+        await cost(whole, concurrency, 1)
+    pstats.Stats(profile).sort_stats("tottime").print_stats(25)
+
+
+def main() -> None:
+    """Export a small network, serve it without a port."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--concurrency", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=25)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        scale.export(scale.write(scale.Shape(WIDTHS, 5), Path(place)), Path(place) / "models")
+        asyncio.run(measure(Path(place) / "models", asked.concurrency, asked.rounds))
+
+
+if __name__ == "__main__":
+    main()
