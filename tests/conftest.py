@@ -17,6 +17,8 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
+import torch_table  # noqa: E402 - found by the line above
+
 ERRORS: dict[str, tuple[float, str]] = {}
 
 # What a change breaks first: the law, the golden numbers, the proof, one real server.
@@ -61,6 +63,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if place[item] in SLOW:
             item.add_marker("slow")
     items.sort(key=lambda item: ranks.get(place[item], len(ranks)))
+
+
+def pytest_runtest_setup() -> None:
+    torch_table.keep()
 
 
 def forbidden_skips(config: pytest.Config) -> list[str]:
