@@ -100,22 +100,34 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str, list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("what", BROKEN)
-def test_a_version_that_the_server_refuses_is_invalid(what: str, repository: Path, tmp_path: Path) -> None:
-    """And the server says the same of it."""
-    change, says, checked = BROKEN[what]
-    shutil.copytree(repository, tmp_path / "models")
-    shutil.copytree(tmp_path / "models" / "tiny" / "1", tmp_path / "models" / "tiny" / "2")
-    folder = tmp_path / "models" / "tiny" / "2"
-    edit(version=2)(folder)
-    change(folder)
-    good, bad = inventory.of_folder(tmp_path / "models")
-    assert (good.state, good.checked) == ("COMPLETE", ("names", "files", "manifest"))
-    assert (bad.state, bad.version, list(bad.checked)) == ("INVALID", "2", checked)
-    assert says in bad.reason
-    with serving(tmp_path / "models", tmp_path / "log") as server:
+@pytest.fixture(scope="module")
+def broken(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], list[dict[str, Any]]]:
+    """A good version and one for each way to be broken: what the folder tells of them, and what a server does."""
+    folder = tmp_path_factory.mktemp("broken")
+    shutil.copytree(repository, folder / "models")
+    for version, (change, _, _) in enumerate(BROKEN.values(), 2):
+        shutil.copytree(repository / "tiny" / "1", folder / "models" / "tiny" / str(version))
+        edit(version=version)(folder / "models" / "tiny" / str(version))
+        change(folder / "models" / "tiny" / str(version))
+    with serving(folder / "models", folder / "log") as server:
         entries = document(kanserve("models", "--url", server.url, "--json"))["models"]
-    refused = next(entry for entry in entries if entry["version"] == "2")
+    return list(inventory.of_folder(folder / "models")), entries
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_version_that_the_server_refuses_is_invalid(
+    what: str, broken: tuple[list[Any], list[dict[str, Any]]]
+) -> None:
+    """And the server says the same of it."""
+    _, says, checked = BROKEN[what]
+    version = str(2 + list(BROKEN).index(what))
+    listed, served = broken
+    assert len(listed) == 1 + len(BROKEN)
+    good, bad = (next(one for one in listed if one.version == wanted) for wanted in ("1", version))
+    assert (good.state, good.checked) == ("COMPLETE", ("names", "files", "manifest"))
+    assert (bad.state, list(bad.checked)) == ("INVALID", checked)
+    assert says in bad.reason
+    refused = next(entry for entry in served if entry["version"] == version)
     assert refused["state"] != "READY"
     assert says in refused["reason"]
 

@@ -141,8 +141,8 @@ def test_names_are_usable_and_different(given: list[str]) -> None:
 
 
 @pytest.fixture
-def mixed(tmp_path: Path, golden: Golden, pykan: Any) -> Path:
-    """Two good checkpoints, and six that are refused for different reasons."""
+def three(tmp_path: Path, golden: Golden, pykan: Any) -> Path:
+    """Two good checkpoints, and one with a function of its own."""
     root = tmp_path / "files"
     (root / "sub").mkdir(parents=True)
     shutil.copy(golden("efficient-kan-wine-update-grid")[0], root / "sub" / "wine.pt")
@@ -152,6 +152,13 @@ def mixed(tmp_path: Path, golden: Golden, pykan: Any) -> Path:
     foreign.write(tmp_path)
     for end in ("_state", "_config.yml"):
         (tmp_path / f"toy{end}").rename(root / f"foreign{end}")
+    return root
+
+
+@pytest.fixture
+def mixed(three: Path) -> Path:
+    """The same, and three that are refused for other reasons."""
+    root = three
     write(root, **{"evil\x1b[2J.pt": (root / "sub" / "wine.pt").read_bytes()[:1000], "empty.pth": b""})
     (root / "cnn.safetensors").write_bytes(safetensors.numpy.save({"conv.weight": np.ones((2, 2, 3, 3))}))
     return root
@@ -222,37 +229,37 @@ def test_all_exported_is_success_and_twice_is_not(
     assert json.loads(out)["files"][0]["error"]["kind"] == "RepositoryError"
 
 
-def test_options_go_where_they_are_known_and_are_missed_where_they_are_not(mixed: Path, tmp_path: Path) -> None:
-    request = Request(path=mixed, repository=tmp_path / "models", options=("base_activation=tanh", "base_fun=tanh"))
+def test_options_go_where_they_are_known_and_are_missed_where_they_are_not(three: Path, tmp_path: Path) -> None:
+    request = Request(path=three, repository=tmp_path / "models", options=("base_activation=tanh", "base_fun=tanh"))
     report = sweep.sweep(request)
     given = {row.place: row.result["options"]["given"] for row in report.rows if row.result}
     assert given == {"sub/wine.pt": {"base_activation": "tanh"}, "toy": {"base_fun": "tanh"}}
     assert report.unused == ()
-    misspelt = Request(path=mixed / "sub", repository=tmp_path / "models", options=("base_activaton=tanh",), force=True)
+    misspelt = Request(path=three / "sub", repository=tmp_path / "models", options=("base_activaton=tanh",), force=True)
     report = sweep.sweep(misspelt)
     assert report.exported == 1
     assert report.unused == ("--option base_activaton",)
     assert report.exit_code == 4
 
 
-def test_functions_of_ones_own_go_where_an_edge_uses_them(mixed: Path, tmp_path: Path) -> None:
+def test_functions_of_ones_own_go_where_an_edge_uses_them(three: Path, tmp_path: Path) -> None:
     given = ("mystery=x*sin(x)", "other=x")
-    report = sweep.sweep(Request(path=mixed, repository=tmp_path / "models", functions=given, symbolic=("7,0,0=sin",)))
+    report = sweep.sweep(Request(path=three, repository=tmp_path / "models", functions=given, symbolic=("7,0,0=sin",)))
     used = {row.place: row.result["options"]["given"] for row in report.rows if row.result}
     assert used == {"sub/wine.pt": {}, "toy": {}, "foreign": {"function mystery": "x*sin(x)"}}
     assert report.unused == ("--symbolic 7,0,0", "--function other")
 
 
-def test_an_architecture_is_for_the_files_that_have_its_keys(mixed: Path, tmp_path: Path) -> None:
+def test_an_architecture_is_for_the_files_that_have_its_keys(three: Path, tmp_path: Path) -> None:
     steps = tmp_path / "steps.toml"
     steps.write_text('[[step]]\nlayer="layers.0"\n[[step]]\nfunction="tanh"\n[[step]]\nlayer="layers.1"\n')
-    report = sweep.sweep(Request(path=mixed, repository=tmp_path / "models", architecture=steps))
+    report = sweep.sweep(Request(path=three, repository=tmp_path / "models", architecture=steps))
     reasons = {row.place: row.result["family_reason"] for row in report.rows if row.result}
     assert reasons["sub/wine.pt"] == "given with --architecture"
     assert reasons["toy"] == "act_fun.0.coef has three axes"
     assert report.unused == ()
     steps.write_text('[[step]]\nlayer="elsewhere"\n')
-    report = sweep.sweep(Request(path=mixed, repository=tmp_path / "models", architecture=steps, force=True))
+    report = sweep.sweep(Request(path=three, repository=tmp_path / "models", architecture=steps, force=True))
     assert report.unused == ("--architecture",)
     assert report.exported == 2
 
@@ -300,7 +307,7 @@ def test_a_file_that_takes_too_long_or_too_much_costs_itself_alone(
 ) -> None:
     """The bounds are real: a wide model against a short time and a small memory."""
     pykan([2, 1]).write(tmp_path)
-    width = 2000
+    width = 1200
     rng = np.random.default_rng(0)
     wide = {
         "base_weight": rng.normal(size=(width, width)),

@@ -40,6 +40,20 @@ def exact(module: Any, rows: np.ndarray) -> np.ndarray:
         return module.double().eval()(torch.from_numpy(rows).double()).numpy()
 
 
+@pytest.fixture(scope="module")
+def transformer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, np.ndarray, Result]:
+    """A module of random weights, the rows of its export, and what that made."""
+    module, x = modules.GoldenTransformer(), draw(8, 8)
+    return module, x, export(module, x, tmp_path_factory.mktemp("transformer"))
+
+
+@pytest.fixture(scope="module")
+def turned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, np.ndarray, Result]:
+    """The same of one whose batch comes second."""
+    module, x = modules.SharedAndTurned(), draw(5, 4)
+    return module, x, export(module, x, tmp_path_factory.mktemp("turned"))
+
+
 @pytest.mark.parametrize(
     ("case", "make"),
     [("hybrid-cnn-efficient-kan", modules.GoldenCnn), ("hybrid-transformer-fastkan", modules.GoldenTransformer)],
@@ -57,8 +71,8 @@ def test_golden_modules(case: str, make: Any, tmp_path: Path, state_error) -> No
     assert result.manifest.input.shape == (-1, *x.shape[1:])
 
 
-def test_layers_are_found_by_name_with_their_positions(tmp_path: Path) -> None:
-    result = export(modules.GoldenTransformer(), draw(8, 8), tmp_path)
+def test_layers_are_found_by_name_with_their_positions(transformer: tuple[Any, np.ndarray, Result]) -> None:
+    _, _, result = transformer
     layers = result.manifest.layers
     assert [layer.name for layer in layers] == ["embed", "ffn.layers.0", "ffn.layers.1", "out"]
     assert [layer.positions for layer in layers] == [(8,), (8,), (8,), ()]
@@ -67,10 +81,9 @@ def test_layers_are_found_by_name_with_their_positions(tmp_path: Path) -> None:
     assert result.manifest.edge_class == "B"
 
 
-def test_edges_add_up_to_what_the_layer_gives(tmp_path: Path) -> None:
+def test_edges_add_up_to_what_the_layer_gives(transformer: tuple[Any, np.ndarray, Result]) -> None:
     """Every edge of every layer, at every position: their sum is the submodule's output."""
-    module, x = modules.GoldenTransformer(), draw(8, 8)
-    result = export(module, x, tmp_path)
+    module, x, result = transformer
     nodes = run(result.directory / "model.onnx", {"x": x})
     seen: dict[str, np.ndarray] = {}
     module = module.double().eval()
@@ -101,9 +114,8 @@ def test_convolutions_run_at_every_pixel(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found[result.manifest.layers[0].node_tensor][3, 1 * 4 + 2], patch)
 
 
-def test_a_layer_that_runs_twice_and_a_batch_that_comes_second(tmp_path: Path) -> None:
-    module, x = modules.SharedAndTurned(), draw(5, 4)
-    result = export(module, x, tmp_path)
+def test_a_layer_that_runs_twice_and_a_batch_that_comes_second(turned: tuple[Any, np.ndarray, Result]) -> None:
+    module, x, result = turned
     assert [(layer.name, layer.positions) for layer in result.manifest.layers] == [("mix#1", (5,)), ("mix#2", (5,))]
     found = run(result.directory / "model.onnx", {"x": x})
     assert relative_error(found["y"], exact(module, x)) <= OUTPUT_TOLERANCE
@@ -111,9 +123,8 @@ def test_a_layer_that_runs_twice_and_a_batch_that_comes_second(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("count", [0, 1, 7])
-def test_any_number_of_rows(tmp_path: Path, count: int) -> None:
-    module, x = modules.SharedAndTurned(), draw(5, 4)
-    result = export(module, x, tmp_path)
+def test_any_number_of_rows(turned: tuple[Any, np.ndarray, Result], count: int) -> None:
+    _, x, result = turned
     assert run(result.directory / "model.onnx", {"x": x[:count]})["y"].shape == (count, 5, 4)
 
 

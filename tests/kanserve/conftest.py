@@ -34,5 +34,7 @@ def server(repository: Path, request: pytest.FixtureRequest) -> Iterator[Server]
     """A server over `repository`, by each door; tests leave it as it is."""
     if request.param == "asgi":
         pytest.importorskip("h2corn")
-    with serving(repository, max_response_bytes=65536, transport=request.param) as running:
+    # A test waits until a connection that never finishes its handshake is dropped.
+    limits = {"max_response_bytes": 65536, "handshake_timeout": 3.0}
+    with serving(repository, transport=request.param, **limits) as running:
         yield running
