@@ -107,6 +107,10 @@ async def nothing() -> None:
     """What the tasks cost."""
 
 
+async def no_pages(scope: Any, receive: Any, send: Any) -> None:
+    """No HTTP is asked for."""
+
+
 async def measure(repository: Path, concurrency: int, rounds: int) -> None:
     """Print the layers, and the profile."""
     kept: list[NoDoor] = []
@@ -128,8 +132,8 @@ async def measure(repository: Path, concurrency: int, rounds: int) -> None:
 
     limits = Limits(2**22, 5.0, 1024)
     bare = Services({**services.methods, INFER: Unary(at_once, method.refused)}, services.unknown, services.hold)
-    whole = through(GrpcApp(services, limits, nothing, watch=False), data)  # type: ignore[arg-type]
-    door = through(GrpcApp(bare, limits, nothing, watch=False), data)  # type: ignore[arg-type]
+    whole = through(GrpcApp(services, limits, no_pages, watch=False), data)
+    door = through(GrpcApp(bare, limits, no_pages, watch=False), data)
     tasks, doors, all_of_it = [await cost(ask, concurrency, rounds) for ask in (nothing, door, whole)]
     for name, spent in (("tasks", tasks), ("door", doors - tasks), ("guard, service, graph", all_of_it - doors)):
         print(f"{name:<24}{spent:6.1f} us")

@@ -141,20 +141,25 @@ async def serve(
     settings: Settings,
     ready: Callable[[Mapping[str, str]], None] | None = None,
     together: asyncio.Event | None = None,
+    *,
+    late: bool = False,
 ) -> int:
     """Serve until SIGTERM or SIGINT, then drain; a second signal hurries. Returns the exit code.
 
     `ready` gets the addresses, by "grpc", "http" and "metrics", once every version was tried. `together`: until it is
-    set, the server tells nobody that it is ready.
+    set, the server tells nobody that it is ready. `late`: others answer at its port, and it does once it can.
     Raises ConfigError if the server cannot start.
     """
     signals = Signals(asyncio.get_running_loop(), worker=together is not None)
     app = App(settings)
     app.lifecycle.waiting = together is not None
+    if late:
+        await app.load(signals.stop)
     addresses = await app.start()
     log.info("listening", **addresses)
     try:
-        await app.load(signals.stop)
+        if not late:
+            await app.load(signals.stop)
     except ConfigError:
         signals.hurry.set()
         await app.drain(signals.hurry)

@@ -1,6 +1,7 @@
 """One of several servers behind a port: what `kanserve.workers` starts, as `python -m kanserve.worker`.
 
-On stdin comes one line of JSON, the settings and the sockets that are inherited; then one more once all are ready.
+On stdin comes one line of JSON: the settings, the sockets that are inherited, and whether others serve already, who
+should not lose callers to one that still loads; then one more once all are ready.
 Its end means that nobody watches any more, and the worker leaves. On stdout goes one line: where it listens, or why
 it does not.
 """
@@ -29,17 +30,17 @@ def main() -> int:
     listening.inherit({int(port): fd for port, fd in given["sockets"].items()})
     logs.configure(settings.log_format, settings.log_level)
     try:
-        return asyncio.run(_serve(settings))
+        return asyncio.run(_serve(settings, late=given["late"]))
     except KanserveError as error:
         _say({"error": str(error)})
         return 2
 
 
-async def _serve(settings: Settings) -> int:
+async def _serve(settings: Settings, *, late: bool) -> int:
     told = asyncio.Event()
     watching = asyncio.create_task(_listen(told))
     try:
-        return await app.serve(settings, ready=_say, together=told)
+        return await app.serve(settings, ready=_say, together=told, late=late)
     finally:
         watching.cancel()
 

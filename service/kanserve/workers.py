@@ -136,8 +136,8 @@ class Post:
         self._leaving = False
         self._begun = 0.0
 
-    async def start(self) -> dict[str, str]:
-        """A process; what it says once it is ready, or why it is not."""
+    async def start(self, *, late: bool = False) -> dict[str, str]:
+        """A process; what it says once it is ready, or why it is not. `late`: the others serve."""
         self._begun = asyncio.get_running_loop().time()
         pipe = asyncio.subprocess.PIPE
         process = self._process = await asyncio.create_subprocess_exec(
@@ -150,7 +150,7 @@ class Post:
         )
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(json.dumps(self._given).encode() + b"\n")
+        process.stdin.write(json.dumps({**self._given, "late": late}).encode() + b"\n")
         line = await process.stdout.readline()
         said: dict[str, str] = json.loads(line) if line else {}
         if "metrics" in said:
@@ -174,7 +174,7 @@ class Post:
             pause = PAUSE if lived > STEADY else min(2 * pause, LONGEST)
             log.error("a worker ended", worker=self._number, code=code, lived=round(lived, 1), again_in=pause)
             await asyncio.sleep(pause)
-            if not self._leaving and "grpc" in await self.start():
+            if not self._leaving and "grpc" in await self.start(late=True):
                 self.go()
 
     async def ended(self) -> int:

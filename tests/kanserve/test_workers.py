@@ -108,7 +108,8 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path: Path, door: str) -> None:
             lost = {name: count for name, count in client.ends.items() if name != "OK"}
             # One call is in flight at a time: at most one is lost to each kill. A refused connection is tried again.
             assert set(lost) <= {"UNAVAILABLE"}
-            assert sum(lost.values()) <= 3, lost
+            # By grpc.aio each worker has a socket of its own: a connection made while one dies may die with it.
+            assert sum(lost.values()) <= (3 if door == "asgi" else 6), lost
             assert client.ends["OK"] > 50
         told = [line for line in server.lines() if line["event"] == "a worker ended"]
         assert [line["code"] for line in told] == [-signal.SIGKILL] * 3
