@@ -455,6 +455,8 @@ def one(number: int, layers: dict[str, Callable[[int, int, Rng], nn.Module]], ta
     except ExportError as error:
         tally.refused[error.message[:60]] += 1
         return
+    if words and not export and not check_export(module, shape, number):
+        words = ""  # what planning does not see, the export has seen and tells
     if words:
         tally.wrong.append(f"{number} ({'; '.join(maker.made)}): {words}")
         print("silently wrong:", tally.wrong[-1], flush=True)
