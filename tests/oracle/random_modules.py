@@ -455,9 +455,7 @@ def one(number: int, layers: dict[str, Callable[[int, int, Rng], nn.Module]], ta
     except ExportError as error:
         tally.refused[error.message[:60]] += 1
         return
-    if words and not export and not check_export(module, shape, number):
-        words = ""  # what planning does not see, the export has seen and tells
-    if words:
+    if words and (export or check_export(module, shape, number)):  # which sees and tells what planning does not
         tally.wrong.append(f"{number} ({'; '.join(maker.made)}): {words}")
         print("silently wrong:", tally.wrong[-1], flush=True)
 

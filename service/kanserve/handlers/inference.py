@@ -123,9 +123,10 @@ class Inference:
             raise
         if answer is None:
             return None
-        _count(series, ready.rows, Timing(answer.queue_ns, input_ns, answer.infer_ns, 0))
+        outputs, queue_ns, infer_ns = answer
+        series.computed(ready.rows, Timing(queue_ns, input_ns, infer_ns, 0))
         series.succeeded(time.perf_counter_ns() - started)
-        return answer.outputs
+        return outputs
 
     def _array(self, info: ModelInfo, request: InferRequest, tensor: InputTensor) -> Array:
         if tensor.datatype != BYTES:
@@ -194,17 +195,13 @@ async def _execute(ready: Prepared, feeds: Mapping[str, Array], deadline: float 
     input_ns = time.perf_counter_ns() - started
     limits = Limits(ready.queue_timeout, deadline, ready.priority)
     run = await ready.model.run(ready.names, feeds, rows=ready.rows, limits=limits)
-    _count(ready.model.metrics, ready.rows, Timing(run.queue_ns, input_ns, run.infer_ns, run.output_ns))
+    timing = Timing(run.queue_ns, input_ns, run.infer_ns, run.output_ns)
+    ready.model.metrics.computed(ready.rows, timing)
     return run.outputs
 
 
 def _response(info: ModelInfo, request: InferRequest, tensors: Sequence[OutputTensor]) -> InferResponse:
     return InferResponse(info.name, info.version, request.id, tuple(tensors))
-
-
-def _count(series: ModelMetrics, rows: int, timing: Timing) -> None:
-    series.statistics.computed(rows, timing)
-    series.queue_seconds.observe(timing.queue / 1e9)
 
 
 def _reason(error: KanserveError) -> FailureReason:

@@ -29,19 +29,10 @@ class Form(NamedTuple):
     rows: int
 
 
-class Answer(NamedTuple):
-    """Of one request: the bytes of each output, and nanoseconds spent waiting and computing."""
-
-    outputs: list[bytes]
-    queue_ns: int
-    infer_ns: int
-
-
-class _Job(NamedTuple):
-    raws: Sequence[bytes]
-    future: asyncio.Future[Answer | None]
-    submitted: int  # nanoseconds, of perf_counter
-    deadline: float | None
+# Plain tuples: each request makes one of both. Of an answer: the bytes of each output, and nanoseconds spent waiting
+# and computing; of a job: the inputs' bytes, who waits, when it came, in nanoseconds of perf_counter, and its deadline.
+Answer = tuple[list[bytes], int, int]
+_Job = tuple[Sequence[bytes], "asyncio.Future[Answer | None]", int, float | None]
 
 
 class Engine(Protocol):
@@ -87,7 +78,7 @@ class Lane:
             return None
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer | None] = loop.create_future()
-        self._jobs.append(_Job(raws, future, time.perf_counter_ns(), deadline))
+        self._jobs.append((raws, future, time.perf_counter_ns(), deadline))
         self._engine.pending(1)
         if len(self._jobs) >= self._most or self._engine.calm:
             self._run()
@@ -99,27 +90,28 @@ class Lane:
         """All that came until now."""
         jobs, self._jobs = self._jobs, []
         self._engine.pending(-len(jobs))
-        jobs = [job for job in jobs if not (job.future.done() or _late(job))]
+        jobs = [job for job in jobs if not (job[1].done() or _late(job))]
         if not jobs:
             return
         begun = time.perf_counter_ns()
         batch = Batch(self._engine.execute, self._names, (self._joined(jobs),), len(jobs) * self._form.rows, 0)
         batch.work()
         if not self._as_expected(batch):
-            for job in jobs:
-                job.future.set_result(None)
+            for _, future, _, _ in jobs:
+                future.set_result(None)
             return
         blobs = [array.tobytes() for array in batch.result]
         self._engine.ran(len(jobs), batch.rows, Timing(0, batch.begun - begun, batch.ended - batch.begun, 0))
-        for at, job in enumerate(jobs):
+        spent = batch.ended - begun
+        for at, (_, future, submitted, _) in enumerate(jobs):
             parts = [blob[at * size : (at + 1) * size] for blob, size in zip(blobs, self._sizes, strict=True)]
-            job.future.set_result(Answer(parts, begun - job.submitted, batch.ended - begun))
+            future.set_result((parts, begun - submitted, spent))
 
     def _joined(self, jobs: Sequence[_Job]) -> dict[str, Array]:
         """One input of each name, with the rows of all, in their order."""
         rows = len(jobs) * self._form.rows
         return {
-            name: np.frombuffer(b"".join([job.raws[at] for job in jobs]), dtype).reshape(rows, *row)
+            name: np.frombuffer(b"".join([raws[at] for raws, _, _, _ in jobs]), dtype).reshape(rows, *row)
             for at, (name, dtype, row, _) in enumerate(self._form.inputs)
         }
 
@@ -131,7 +123,8 @@ class Lane:
 
 
 def _late(job: _Job) -> bool:
-    if job.deadline is None or time.monotonic() <= job.deadline:
+    _, future, _, deadline = job
+    if deadline is None or time.monotonic() <= deadline:
         return False
-    job.future.set_exception(DeadlineExceeded())
+    future.set_exception(DeadlineExceeded())
     return True

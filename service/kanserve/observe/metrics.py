@@ -132,6 +132,11 @@ class ModelMetrics:
         self.inference_seconds.observe(timing.compute_infer / 1e9)
         self.batch_rows.observe(rows)
 
+    def computed(self, rows: int, timing: Timing) -> None:
+        """One request's part in a run."""
+        self.statistics.computed(rows, timing)
+        self.queue_seconds.observe(timing.queue / 1e9)
+
     def succeeded(self, ns: int) -> None:
         """One request answered."""
         self.statistics.succeeded(ns, time.time_ns() // 10**6)

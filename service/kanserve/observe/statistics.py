@@ -82,10 +82,15 @@ class Statistics:
     def computed(self, rows: int, timing: Timing) -> None:
         """One request's part in a run: as in Triton, each counts the whole run's time."""
         self.inference_count += rows
-        self.queue.add(timing.queue)
-        self.compute_input.add(timing.compute_input)
-        self.compute_infer.add(timing.compute_infer)
-        self.compute_output.add(timing.compute_output)
+        queue, given, infer, output = timing
+        self.queue.count += 1
+        self.queue.ns += queue
+        self.compute_input.count += 1
+        self.compute_input.ns += given
+        self.compute_infer.count += 1
+        self.compute_infer.ns += infer
+        self.compute_output.count += 1
+        self.compute_output.ns += output
 
     def succeeded(self, ns: int, at_ms: int) -> None:
         """One request answered."""

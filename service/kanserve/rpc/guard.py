@@ -106,7 +106,7 @@ class AccessLog:
     def __init__(self, policy: str) -> None:
         kind, _, every = policy.partition(":")
         self.refused = kind != "none"  # whether refused calls have one
-        self._every = {"all": 1, "sampled": int(every or 1)}.get(kind, 0)
+        self.every = {"all": 1, "sampled": int(every or 1)}.get(kind, 0)
         self._count = 0
 
     def wants(self, outcome: Code, *, probe: bool) -> bool:
@@ -115,10 +115,10 @@ class AccessLog:
             return True
         if outcome is not Code.OK:
             return self.refused and not (probe and outcome is Code.CANCELLED)
-        if probe or not self._every:
+        if probe or not self.every:
             return False
         self._count += 1
-        return self._count % self._every == 0
+        return self._count % self.every == 0
 
 
 class Guard:
@@ -239,6 +239,9 @@ class Guard:
     ) -> None:
         """A call has ended: it is counted, and has its line. Raises CallFailed from an error, but for a caller that
         went away. `sizes`: bytes of what came and of what goes."""
+        if error is None and not self.access.every:
+            series.ended(Code.OK, None, seconds)
+            return
         outcome = Code.OK if error is None else _outcome(error, call)
         series.ended(outcome, error, seconds)
         failure = error if isinstance(error, Exception) else None

@@ -118,9 +118,10 @@ class Known:
 
     def answer(self, named: bytes, outputs: Sequence[bytes]) -> bytes:
         """The answer as a message, with the bytes of `expected` outputs."""
-        parts = [self.before, self.after]
+        parts = [self.before]
         if named:
-            parts[1:1] = (ID_ANSWER, varint(len(named)), named)
+            parts += (ID_ANSWER, varint(len(named)), named)
+        parts.append(self.after)
         for lead, output in zip(self.leads, outputs, strict=True):
             parts += (lead, output)
         return b"".join(parts)
@@ -221,8 +222,13 @@ def _form(request: InferRequest, done: InferResponse, rows: int) -> Form:
     )
 
 
+SHORT = [bytes([length]) for length in range(0x80)]
+
+
 def varint(value: int) -> bytes:
     """A length as it stands before its bytes."""
+    if value <= 0x7F:
+        return SHORT[value]
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
