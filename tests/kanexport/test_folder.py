@@ -307,7 +307,7 @@ def test_a_file_that_takes_too_long_or_too_much_costs_itself_alone(
 ) -> None:
     """The bounds are real: a wide model against a short time and a small memory."""
     pykan([2, 1]).write(tmp_path)
-    width = 1200
+    width = 2000
     rng = np.random.default_rng(0)
     wide = {
         "base_weight": rng.normal(size=(width, width)),

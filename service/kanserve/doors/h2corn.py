@@ -20,7 +20,6 @@ from kanserve.rpc.services import Services
 
 RUNTIME_THREADS = 1  # on a few cores a second one only fights the interpreter for a core
 WINDOW = 2**20  # bytes that a caller may send ahead
-FRAME = 2**18  # bytes of a frame: each is a turn of the loop
 AGAIN = 0.5  # seconds until a server that ended is started again
 RUST_IO = re.compile(r"\(os error \d+\)$")  # how Rust ends the text of an OSError
 QUIET = 5.0  # seconds without an end, for the next one to be news
@@ -123,7 +122,6 @@ def _config(settings: Settings, connections: int, listener: int) -> h2corn.Confi
         timeout_request_header=settings.handshake_timeout,
         timeout_keep_alive=settings.connection_idle,
         timeout_graceful_shutdown=settings.drain_grace,
-        h2_max_inbound_frame_size=FRAME,
         h2_initial_stream_window_size=WINDOW,
         h2_initial_connection_window_size=4 * WINDOW,
         max_request_body_size=0,  # both applications have their limit, and say so
