@@ -35,8 +35,9 @@ def highest(server: Server) -> int:
 
 
 def kept(server: Server) -> int:
-    """MiB that may stay; gRPC core keeps some for itself."""
-    return 24 if '"asgi"' in str(server.process.args) else 48
+    """MiB that may stay: allocators keep some for themselves (13 to 24 were seen over asgi, the same after every
+    burst), where 32 messages at once are 122."""
+    return 32 if '"asgi"' in str(server.process.args) else 48
 
 
 @pytest.fixture(params=["asgi", "grpcio"])
