@@ -314,7 +314,7 @@ def test_what_ends_in_the_door_is_counted_and_told(peer: Peer, lone: Server) -> 
     peer.send(cut, framed(body())[:-1])
     peer.headers(slow)
     assert {status: count(status) - 1 for status in before} == before
-    wait_until(lambda: any("on its way" in str(line) or "arrive whole" in str(line) for line in lone.lines()))
+    wait_until(lambda: any("arrive whole" in str(line.get("reason")) for line in lone.lines()))
 
 
 @pytest.mark.parametrize("door", [(), HYPERCORN], ids=["asgi", "hypercorn"])

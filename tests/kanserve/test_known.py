@@ -121,6 +121,16 @@ def test_known_heads_are_used(toys: Served, monkeypatch: pytest.MonkeyPatch) -> 
     assert toys.again(asked) == expected
 
 
+def test_a_message_like_the_last_is_neither_parted_nor_queued(toys: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(2):
+        toys.again(request(ROWS, id="x").SerializeToString())
+    others = [request(ROWS + 1, id=id).SerializeToString() for id in ("", "y" * 100)]
+    expected = [toys.first(asked) for asked in others]
+    monkeypatch.setattr(known, "split", None)
+    monkeypatch.setattr(Inference, "run", None)
+    assert [toys.again(asked) for asked in others] == expected
+
+
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_changed_byte_is_answered_as_if_it_were_the_first(toys: Served, data: st.DataObject) -> None:

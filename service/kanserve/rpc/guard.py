@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 from kanserve.errors import Draining, KanserveError, QueueFull, TooManyBytes, TooManyCalls, Unsupported
 from kanserve.lifecycle import Lifecycle
-from kanserve.memory import WORTH, Returns
+from kanserve.memory import Returns
 from kanserve.observe import logs
 from kanserve.observe.metrics import UNKNOWN, Metrics
 from kanserve.rpc import status
@@ -221,8 +221,7 @@ class Guard:
     def leave(self, size: int, *, probe: bool) -> None:
         """As `enter`, once."""
         self._bytes -= size
-        if size >= WORTH:
-            self._returns.freed(size)
+        self._returns.freed(size)
         if not probe:
             self.calls -= 1
             self.inflight.value -= 1

@@ -185,7 +185,7 @@ class Heads:
     def learn(
         self, parts: Parts, message: pb.ModelInferRequest, request: InferRequest, ready: Prepared, done: InferResponse
     ) -> None:
-        """A request was answered. Right after `find`; keeps nothing whose answers may differ in more than bytes."""
+        """A request was answered. Right after `part`; keeps nothing whose answers may differ in more than bytes."""
         told = [*(one.parameters for one in message.inputs), *(one.parameters for one in message.outputs)]
         if not ready.fixed or any(told):
             return
