@@ -69,6 +69,7 @@ LAW: dict[str, dict[str, set[str]]] = {
         "errors": set(),
         "nouns": set(),
         "config": set(),
+        "origins": {"config"},
         "lifecycle": set(),
         "threads": set(),
         "version": set(),
@@ -105,7 +106,7 @@ LAW: dict[str, dict[str, set[str]]] = {
         "client": {"interpret", "pb", "pem"},
         # `kanserve models FOLDER` judges by the server's rules; models.trial is loaded by name, for --load.
         "console": {"client", "repository"},
-        "commands": {"app", "client", "config", "console", "interpret", "observe", "workers"},
+        "commands": {"app", "client", "config", "console", "interpret", "observe", "origins", "workers"},
         "cli": {"console"},
         "__main__": {"cli"},
     },

@@ -1,44 +1,20 @@
-"""Settings of the server: flags, environment, a TOML file, defaults, in this order.
+"""Every setting of the server and every limit: what it means, its default, what it may be.
 
-Every value knows its origin, so that `kanserve serve --show-config` can say
-why a setting is what it is.
+Where values come from is `origins`' business: flags, environment, a TOML file.
 """
 
 from __future__ import annotations
 
 import enum
 import ipaddress
-import os
-import re
-import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
-
-from kanexport.shared.nearest import advice
-from kanserve.errors import ConfigError
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 ENV_PREFIX = "KANSERVE_"
-# Variables of the client commands.
-CLIENTS = ("KANSERVE_URL", "KANSERVE_CA", "KANSERVE_CERT", "KANSERVE_KEY", "KANSERVE_SERVER_NAME")
-# What Kubernetes sets for every Service: here, for one called kanserve, or kanserve-something.
-# A plain KANSERVE_SOMETHING_PORT is Kubernetes' only if it holds a URL: it may be a setting, or a misspelt one.
-KUBERNETES = re.compile(
-    r"KANSERVE_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
-    r"|KANSERVE_PORT"
-)
-KUBERNETES_URL = re.compile(r"(?:tcp|udp|sctp)://")
-PATHS = ("repository", "tls_cert", "tls_key", "tls_client_ca")
 MIB = 2**20
 UNITS = {"kib": 2**10, "mib": 2**20, "gib": 2**30}
 GRPC_LIMIT = 2**31 - 1  # bytes; gRPC's message length is a signed 32-bit number
@@ -87,7 +63,7 @@ def setting(default: Any, description: str, *, group: Group, metavar: str = "", 
 
 
 class Settings(BaseSettings):
-    """One frozen value per server process. Build it with `load`, or directly in tests.
+    """One frozen value per server process. Build it with `origins.load`, or directly in tests.
 
     Every limit that an operator may want to set is here; what is fixed by the protocol is
     a constant where it binds.
@@ -260,7 +236,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what the constructor is given: `load` merges the sources, to know the origins."""
+        """Only what the constructor is given: `origins.load` merges the sources, to know the origins."""
         return (init_settings,)
 
     @field_validator("repository")
@@ -313,94 +289,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """Settings, and where each came from: "flag", "environment", a file name, or "default"."""
-
-    settings: Settings
-    origins: Mapping[str, str]
-
-
-def load(flags: Mapping[str, Any], *, config: Path | None = None) -> Loaded:
-    """Merge flags, `KANSERVE_*`, the TOML file and defaults. Raises ConfigError.
-
-    `flags` holds only what was given. A name that is no setting is an error wherever it
-    stands; left alone are the client's variables and those that Kubernetes sets for a
-    Service called kanserve, such as KANSERVE_PORT.
-    """
-    layers: list[tuple[str, Mapping[str, Any]]] = [
-        ("default", {}),
-        (str(config), _read_toml(config) if config else {}),
-        ("environment", _read_environment()),
-        ("flag", flags),
-    ]
-    values: dict[str, Any] = {}
-    origins = dict.fromkeys(Settings.model_fields, "default")
-    for origin, layer in layers:
-        for key, value in layer.items():
-            if key not in Settings.model_fields:
-                raise ConfigError(_unknown(key, origin))
-            values[key] = value
-            origins[key] = origin
-    try:
-        return Loaded(Settings(**values), origins)
-    except ValidationError as error:
-        raise ConfigError(_explain(error, origins)) from error
-
-
-def _read_environment() -> dict[str, Any]:
-    """The settings among the variables. Raises ConfigError for one that nobody knows."""
-    known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields}
-    ours = {name.upper() for name, value in os.environ.items() if _is_ours(name.upper(), value)}
-    for name in sorted(ours - known):
-        nearest = advice(name, sorted({*known, *CLIENTS}), prefix=ENV_PREFIX)
-        raise ConfigError(f"unknown setting {name} in the environment: {nearest}")
-    values = EnvSettingsSource(Settings, env_prefix=ENV_PREFIX, case_sensitive=False)()
-    return {key: value for key, value in values.items() if f"{ENV_PREFIX}{key.upper()}" in ours}
-
-
-def _is_ours(name: str, value: str) -> bool:
-    """Whether a variable is meant for the server: neither the client's nor one of Kubernetes'."""
-    if not name.startswith(ENV_PREFIX) or name in CLIENTS or KUBERNETES.fullmatch(name):
-        return False
-    return not (name.endswith("_PORT") and KUBERNETES_URL.match(value))
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    """The file's keys; relative paths are relative to the file."""
-    if not path.is_file():
-        raise ConfigError(f"configuration file {path} is not there")
-    try:
-        found = dict(TomlConfigSettingsSource(Settings, toml_file=path)())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"configuration file {path} is not TOML: {error}") from error
-    except OSError as error:
-        raise ConfigError(f"configuration file {path} cannot be read: {error.strerror}") from error
-    for name in PATHS:
-        if isinstance(found.get(name), str):
-            found[name] = path.parent / found[name]
-    return found
-
-
-def _unknown(key: str, origin: str) -> str:
-    return f"unknown setting {key!r} in {origin}: {advice(key, Settings.model_fields)}"
-
-
-def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
-    """Pydantic's findings, one line each, in our words and with the origin."""
-    lines = []
-    for found in error.errors(include_url=False):
-        message = found["msg"].removeprefix("Value error, ")
-        if not found["loc"]:
-            lines.append(message)
-            continue
-        key = str(found["loc"][0])
-        if found["type"] == "missing":
-            lines.append(
-                f"{key} is not set: give it as an argument, as {ENV_PREFIX}{key.upper()}, or in a --config file"
-            )
-        else:
-            lines.append(f"{key} = {found['input']!s} (from {origins[key]}): {message}")
-    return "; ".join(lines)

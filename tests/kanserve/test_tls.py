@@ -15,8 +15,8 @@ import pytest
 import tritonclient.grpc as triton
 from grpc_health.v1 import health_pb2
 
-from kanserve import Client, Unreachable
-from kanserve.config import Settings, load
+from kanserve import Client, Unreachable, origins
+from kanserve.config import Settings
 from kanserve.doors import tls
 from kanserve.errors import ConfigError
 from kanserve.pb import grpc_service_pb2 as pb
@@ -219,14 +219,14 @@ def test_the_command_ends_with_the_reason(files: Path, models: Path, door: str) 
 )
 def test_settings_that_contradict_each_other(models: Path, given: dict[str, str], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        load({"repository": models, **given})
+        origins.load({"repository": models, **given})
 
 
 def test_callers_with_certificates_may_come_from_elsewhere(models: Path, tmp_path: Path) -> None:
     """And a file's paths are relative to it."""
     file = tmp_path / "kanserve.toml"
     file.write_text('host = "0.0.0.0"\ntls_cert = "a.pem"\ntls_key = "a.key"\ntls_client_ca = "ca.pem"\n')
-    found = load({"repository": models}, config=file).settings
+    found = origins.load({"repository": models}, config=file).settings
     assert (found.host, found.tls_client_ca) == ("0.0.0.0", tmp_path / "ca.pem")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from kanexport.shared.output import print_json
 from kanexport.shared.tables import Table
 from kanexport.shared.voice import Exit
-from kanserve import app, config, workers
+from kanserve import app, config, origins, workers
 from kanserve.console.common import CommandError, add_json_option
 from kanserve.errors import ConfigError, KanserveError
 from kanserve.observe import logs
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     names = ("repository", *config.flags())
     flags = {name: getattr(args, name) for name in names if hasattr(args, name)}
     try:
-        loaded = config.load(flags, config=args.config)
+        loaded = origins.load(flags, config=args.config)
     except ConfigError as error:
         raise _ended(error) from error
     if args.show_config:
@@ -85,7 +85,7 @@ def _help(name: str) -> str:
     return f"{field.description} ({default})".replace("%", "%%")
 
 
-def _show(loaded: config.Loaded, *, as_json: bool) -> None:
+def _show(loaded: origins.Loaded, *, as_json: bool) -> None:
     values = loaded.settings.model_dump(mode="json")
     if as_json:
         print_json({name: {"value": values[name], "origin": loaded.origins[name]} for name in values})
