@@ -14,7 +14,7 @@ ARGS ?=
 MODULE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast coverage mutate check format bench bench-doors families proto lock container clean
+.PHONY: help setup demo test test-fast coverage mutate check format bench bench-doors reliability families proto lock container clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -64,6 +64,10 @@ check: setup ## Format, lint, strict types, generated code
 
 format: setup ## Format the code
 	@$(BIN)/ruff format -q . && $(BIN)/ruff check -q --fix .
+
+# Hours. What is there in full for this commit is not run again: interrupt it, and go on later.
+reliability: setup ## Run the scorecard in full and write its table, docs/reliability.md (ARGS="--rows 13,21")
+	@$(BIN)/python -m tests.reliability --resume $(ARGS)
 
 bench: setup ## Compare our graph with torch's own export
 	@$(BIN)/python benchmarks/graph_vs_torch_export.py

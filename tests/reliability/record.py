@@ -1,0 +1,111 @@
+"""What was seen, with all that makes a figure honest: JSON lines that accumulate, one for each run of a row."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+import subprocess
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "docs" / "reliability.jsonl"
+PACKAGES = ("onnxruntime", "grpcio", "h2corn", "protobuf", "numpy")
+PASS, FAIL, NOT_RUN = "pass", "fail", "not run"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One run of one row. `verdict`: pass, fail or not run."""
+
+    row: str
+    door: str
+    form: str  # full or short
+    verdict: str
+    seed: int
+    seconds: float
+    count: int
+    figures: dict[str, Any] = field(default_factory=dict)
+    notes: str = ""
+    commit: str = ""
+    date: str = ""
+    machine: str = ""
+    versions: str = ""
+
+
+def stamped(**fields: Any) -> Record:
+    """A record of now, of here, of this commit."""
+    now = datetime.datetime.now(datetime.UTC)
+    return Record(**fields, commit=commit(), date=f"{now:%Y-%m-%d %H:%M}", machine=machine(), versions=versions())
+
+
+def append(record: Record, path: Path) -> None:
+    """One more line."""
+    with path.open("a") as file:
+        file.write(json.dumps(asdict(record)) + "\n")
+
+
+def load(path: Path) -> list[Record]:
+    """All so far; none where there is no file."""
+    if not path.exists():
+        return []
+    return [Record(**json.loads(line)) for line in path.read_text().splitlines()]
+
+
+def latest(records: Iterable[Record]) -> dict[tuple[str, str], Record]:
+    """By row and door the one that counts: the last full run, else the last one. What was not run hides nothing
+    that was."""
+    best: dict[tuple[str, str], Record] = {}
+    for record in sorted(records, key=lambda one: one.date):
+        key = (record.row, record.door)
+        if key not in best or weight(record) >= weight(best[key]):
+            best[key] = record
+    return best
+
+
+def weight(record: Record) -> int:
+    """How much a record says."""
+    return 0 if record.verdict == NOT_RUN else 2 if record.form == "full" else 1
+
+
+def commit() -> str:
+    """Short, with a + where the tree has changes."""
+    said = subprocess.run(
+        ["git", "describe", "--always", "--dirty=+", "--abbrev=9", "--exclude=*"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    return said.stdout.strip() or "no commit"
+
+
+def machine() -> str:
+    """Processor, cores and memory; no name."""
+    facts = dict(line.split(":", 1) for line in _lines("/proc/cpuinfo") if ":" in line)
+    cpu = next((value.strip() for name, value in facts.items() if name.startswith("model name")), platform.machine())
+    cores = sum(line.startswith("processor") for line in _lines("/proc/cpuinfo"))
+    kilobytes = next((int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0)
+    return f"{cpu}, {cores} cores, {round(kilobytes / 2**20)} GiB, {platform.system()} {platform.release()}"
+
+
+def versions() -> str:
+    """Of Python and of what the server stands on."""
+    return ", ".join((f"Python {platform.python_version()}", *(f"{name} {_version(name)}" for name in PACKAGES)))
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
