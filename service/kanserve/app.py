@@ -30,6 +30,7 @@ from kanserve.models.registry import Registry
 from kanserve.models.rollout import Rollout
 from kanserve.observe import logs
 from kanserve.observe.metrics import Metrics
+from kanserve.reload import Change, Changes
 from kanserve.rpc import services
 from kanserve.rpc.guard import AccessLog, Guard
 from kanserve.rpc.health import Health
@@ -60,7 +61,7 @@ class App:
         inference = Inference(self.registry, self.metrics, settings.max_response_bytes, settings.max_strings)
         kan = Kan(self.registry, settings.max_query_rows, settings.max_response_bytes)
         self._health = Health(catalogue, services.NAMES, settings.max_watches)
-        guard = Guard(
+        guard = self._guard = Guard(
             self.metrics,
             self.lifecycle,
             AccessLog(settings.access_log),
@@ -111,6 +112,15 @@ class App:
         self.lifecycle.waiting = False
         await self._health.changed()
 
+    def change(self, change: Change) -> None:
+        """Take over what may change while the server runs."""
+        settings = self._settings = self._settings.model_copy(update=dict(change.live))
+        logs.configure(settings.log_format, settings.log_level)
+        self._guard.access, self._guard.max_bytes = AccessLog(settings.access_log), settings.max_bytes
+        self._health.max_watches = settings.max_watches
+        self.metrics.number("kanserve_settings_refused").labels().set(change.refused)
+        self.metrics.number("kanserve_settings_waiting").labels().set(len(change.waiting))
+
     async def drain(self, hurry: asyncio.Event, *, patient: bool = True) -> int:
         """Leave without losing a request; `hurry` cuts every wait short. Not `patient`: nobody
         has to notice first, as on a terminal. Returns the exit code."""
@@ -143,16 +153,21 @@ async def serve(
     together: asyncio.Event | None = None,
     *,
     late: bool = False,
+    changes: Changes | None = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT, then drain; a second signal hurries. Returns the exit code.
 
     `ready` gets the addresses, by "grpc", "http" and "metrics", once every version was tried. `together`: until it is
     set, the server tells nobody that it is ready. `late`: others answer at its port, and it does once it can.
+    `changes`: of settings, which SIGHUP has looked for.
     Raises ConfigError if the server cannot start.
     """
     signals = Signals(asyncio.get_running_loop(), worker=together is not None)
     app = App(settings)
     app.lifecycle.waiting = together is not None
+    if changes is not None:
+        changes.tell(app.change)
+        signals.again.append(changes.asked)
     if late:
         await app.load(signals.stop)
     addresses = await app.start()
@@ -187,11 +202,12 @@ class Signals:
     """What was asked of the process: `stop`, and `hurry` by a second signal.
 
     Ctrl-C on a terminal does not wait for load balancers, and reaches a `worker` as SIGINT. SIGHUP means that the
-    terminal is gone; without one it is logged and changes nothing.
+    terminal is gone; without one it has everything in `again` called.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, *, worker: bool = False) -> None:
         self.stop, self.hurry = asyncio.Event(), asyncio.Event()
+        self.again: list[Callable[[], None]] = []
         self.patient = True
         self._terminal = worker or (sys.stdin is not None and sys.stdin.isatty())
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -199,7 +215,10 @@ class Signals:
 
     def _arrived(self, number: signal.Signals) -> None:
         if number is signal.SIGHUP and not self._terminal:
-            log.warning("SIGHUP changes nothing", advice="models are read at the start: restart to read them again")
+            if not self.again:
+                log.warning("SIGHUP changes nothing", advice="models are read at the start: restart to read them again")
+            for ask in self.again:
+                ask()
             return
         if self.stop.is_set():
             self.hurry.set()

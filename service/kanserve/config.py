@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic.config import JsonDict
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 ENV_PREFIX = "KANSERVE_"
@@ -57,9 +58,13 @@ class FlagForm:
     metavar: str
 
 
-def setting(default: Any, description: str, *, group: Group, metavar: str = "", **checks: Any) -> Any:
-    """A setting with its default, and how its flag is shown. A switch needs no `metavar`."""
-    return Field(default, description=description, json_schema_extra={"group": group, "metavar": metavar}, **checks)
+def setting(
+    default: Any, description: str, *, group: Group, metavar: str = "", live: bool = False, **checks: Any
+) -> Any:
+    """A setting with its default, and how its flag is shown. A switch needs no `metavar`. `live`: it may change while
+    the server runs, and `App.change` takes it over."""
+    shown: JsonDict = {"group": group, "metavar": metavar, "live": live}
+    return Field(default, description=description, json_schema_extra=shown, **checks)
 
 
 class Settings(BaseSettings):
@@ -168,11 +173,13 @@ class Settings(BaseSettings):
     # bounds memory when many models, or many connections, are busy at once. A stream that a
     # connection may not open is reset without a word, so `max_streams` is no smaller.
     max_calls: Count = setting(1024, "calls that are handled at once", group=Group.LIMITS, metavar="N")
-    max_bytes: Size = setting(256 * MIB, "messages of all calls together", group=Group.LIMITS, metavar="BYTES")
+    max_bytes: Size = setting(
+        256 * MIB, "messages of all calls together", group=Group.LIMITS, metavar="BYTES", live=True
+    )
     max_stream_requests: Count = setting(
         64, "requests of one ModelStreamInfer that are handled or wait to be sent", group=Group.LIMITS, metavar="N"
     )
-    max_watches: Count = setting(64, "health watches that are open at once", group=Group.LIMITS, metavar="N")
+    max_watches: Count = setting(64, "health watches that are open at once", group=Group.LIMITS, metavar="N", live=True)
 
     max_connections: Count = setting(1000, "open connections", group=Group.CONNECTIONS, metavar="N")
     max_streams: Count = setting(2048, "calls at once on one connection", group=Group.CONNECTIONS, metavar="N")
@@ -203,20 +210,26 @@ class Settings(BaseSettings):
     )
 
     drain_delay: float = setting(
-        5.0, "between not ready and closing, on SIGTERM", group=Group.LEAVING, metavar="SECONDS", ge=0, le=600
+        5.0,
+        "between not ready and closing, on SIGTERM",
+        group=Group.LEAVING,
+        metavar="SECONDS",
+        live=True,
+        ge=0,
+        le=600,
     )
     refuse_seconds: float = setting(
-        0.5, "of clean refusals before the port closes", group=Group.LEAVING, metavar="SECONDS", ge=0, le=60
+        0.5, "of clean refusals before the port closes", group=Group.LEAVING, metavar="SECONDS", live=True, ge=0, le=60
     )
     drain_grace: float = setting(
-        25.0, "that calls in flight may take after it", group=Group.LEAVING, metavar="SECONDS", ge=0, le=600
+        25.0, "that calls in flight may take after it", group=Group.LEAVING, metavar="SECONDS", live=True, ge=0, le=600
     )
 
     log_format: Literal["auto", "json", "console"] = setting(
-        "auto", "auto: console on a terminal", group=Group.LOGS, metavar="auto|json|console"
+        "auto", "auto: console on a terminal", group=Group.LOGS, metavar="auto|json|console", live=True
     )
     log_level: Literal["debug", "info", "warning", "error"] = setting(
-        "info", "least severe line written", group=Group.LOGS, metavar="debug|info|warning|error"
+        "info", "least severe line written", group=Group.LOGS, metavar="debug|info|warning|error", live=True
     )
 
     access_log: str = setting(
@@ -224,6 +237,7 @@ class Settings(BaseSettings):
         "calls that have a line: all, sampled:N (one of N that went well), errors, none (bugs alone)",
         group=Group.LOGS,
         metavar="POLICY",
+        live=True,
         pattern=r"all|errors|none|sampled:[1-9]\d{0,8}",
     )
 
@@ -279,6 +293,13 @@ def flags() -> dict[str, FlagForm]:
         if isinstance(shown, dict):
             table[name] = FlagForm(str(shown["group"]), str(shown["metavar"]))
     return table
+
+
+LIVE = tuple(
+    name
+    for name, field in Settings.model_fields.items()
+    if isinstance(field.json_schema_extra, dict) and field.json_schema_extra["live"]
+)
 
 
 # NOTE: the metrics address has no such rule: it is read-only, holds no tensor

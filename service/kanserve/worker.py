@@ -1,7 +1,7 @@
 """One of several servers behind a port: what `kanserve.workers` starts, as `python -m kanserve.worker`.
 
 On stdin comes one line of JSON: the settings, the sockets that are inherited, and whether others serve already, who
-should not lose callers to one that still loads; then one more once all are ready.
+should not lose callers to one that still loads; then one more once all are ready, and one for each change of settings.
 Its end means that nobody watches any more, and the worker leaves. On stdout goes one line: where it listens, or why
 it does not.
 """
@@ -21,6 +21,7 @@ from kanserve.config import Settings
 from kanserve.doors import listening
 from kanserve.errors import KanserveError
 from kanserve.observe import logs
+from kanserve.reload import Change, Changes
 
 
 def main() -> int:
@@ -37,20 +38,24 @@ def main() -> int:
 
 
 async def _serve(settings: Settings, *, late: bool) -> int:
-    told = asyncio.Event()
-    watching = asyncio.create_task(_listen(told))
+    told, changes = asyncio.Event(), Changes()
+    watching = asyncio.create_task(_listen(told, changes))
     try:
-        return await app.serve(settings, ready=_say, together=told, late=late)
+        return await app.serve(settings, ready=_say, together=told, late=late, changes=changes)
     finally:
         watching.cancel()
 
 
-async def _listen(told: asyncio.Event) -> None:
+async def _listen(told: asyncio.Event, changes: Changes) -> None:
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin.buffer)
-    while await reader.readline():
-        told.set()
+    while line := await reader.readline():
+        said = json.loads(line)
+        if "change" in said:
+            changes.came(Change(**said["change"]))
+        else:
+            told.set()
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -17,6 +17,7 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from kanserve import app, threads
@@ -24,6 +25,7 @@ from kanserve.config import Settings
 from kanserve.doors import listening, transports
 from kanserve.errors import ConfigError
 from kanserve.observe import logs, merged
+from kanserve.reload import Change, Changes
 
 WORKER = (sys.executable, "-m", "kanserve.worker")
 STEADY = 10.0  # seconds after which a worker's end is an accident, and no loop
@@ -35,14 +37,22 @@ SCRAPE = 2.0  # seconds for a worker's metrics
 log = logs.get_logger("workers")
 
 
-async def serve(settings: Settings, ready: Callable[[Mapping[str, str]], None] | None = None) -> int:
+async def serve(
+    settings: Settings,
+    ready: Callable[[Mapping[str, str]], None] | None = None,
+    *,
+    changes: Changes | None = None,
+) -> int:
     """Serve until SIGTERM or SIGINT, then have every worker drain; a second signal hurries. Returns the exit code.
-    Raises ConfigError if a worker cannot start."""
+    `changes` as of `app.serve`. Raises ConfigError if a worker cannot start."""
     signals = app.Signals(asyncio.get_running_loop())
     page = Page()
     with contextlib.ExitStack() as bound, contextlib.closing(app.metrics_server(page, settings)) as metrics:
         listeners = {name: bound.enter_context(_bound(settings, name)) for name in _ports(settings)}
         crew = Crew(settings, listeners, page)
+        if changes is not None:
+            changes.tell(crew.change)
+            signals.again.append(changes.asked)
         try:
             addresses = await crew.begin(signals.stop)
             if addresses:
@@ -84,9 +94,17 @@ class Crew:
         share = max(1, (settings.threads or threads.budget()) // settings.workers)
         own = {"workers": 1, "threads": share, "metrics_host": "127.0.0.1", "metrics_port": 0, **ports}
         sockets = {str(ports[name]): listener.fileno() for name, listener in listeners.items()}
-        given = {"settings": {**settings.model_dump(mode="json"), **own}, "sockets": sockets}
+        self._settings = {**settings.model_dump(mode="json"), **own}
+        given = {"settings": self._settings, "sockets": sockets}
         self._posts = [Post(number, given, page) for number in range(settings.workers)]
         self._keeping: list[asyncio.Task[bool]] = []
+
+    def change(self, change: Change) -> None:
+        """For all that are there, and for those who come after."""
+        logs.configure(change.live["log_format"], change.live["log_level"])
+        self._settings.update(change.live)
+        for post in self._posts:
+            post.tell(change)
 
     async def begin(self, stop: asyncio.Event) -> dict[str, str]:
         """Until all are ready, or `stop`: then nothing. Returns the addresses. Raises ConfigError."""
@@ -134,6 +152,7 @@ class Post:
         self._number, self._given, self._page = number, given, page
         self._process: asyncio.subprocess.Process | None = None
         self._leaving = False
+        self._change: Change | None = None
         self._begun = 0.0
 
     async def start(self, *, late: bool = False) -> dict[str, str]:
@@ -150,7 +169,9 @@ class Post:
         )
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(json.dumps({**self._given, "late": late}).encode() + b"\n")
+        self._say({**self._given, "late": late})
+        if self._change is not None:
+            self.tell(self._change)
         line = await process.stdout.readline()
         said: dict[str, str] = json.loads(line) if line else {}
         if "metrics" in said:
@@ -159,8 +180,16 @@ class Post:
 
     def go(self) -> None:
         """Tell it that all are ready."""
+        self._say({"all": True})
+
+    def tell(self, change: Change) -> None:
+        """Settings have changed, or could not be read; whoever takes its place later is told too."""
+        self._change = change
+        self._say({"change": asdict(change)})
+
+    def _say(self, what: Mapping[str, Any]) -> None:
         if self._process is not None and self._process.stdin is not None:
-            self._process.stdin.write(b"all\n")
+            self._process.stdin.write(json.dumps(what).encode() + b"\n")
 
     async def keep(self) -> bool:
         """Replace whoever ends, until `leave`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import runpy
@@ -168,6 +169,18 @@ def test_every_alert_is_explained_in_the_runbook(rules: list[dict[str, Any]]) ->
         link, _, anchor = alert["annotations"]["runbook_url"].partition("#")
         assert anchor == alert["alert"].lower()
         assert (ROOT / link.partition("/blob/main/")[2]).is_file()
+
+
+def test_every_line_of_level_error_is_explained_in_the_runbook() -> None:
+    headings = re.findall(r"^### `(.+)`$", (MONITORING / "runbook.md").read_text(), re.MULTILINE)
+    lines = set()
+    for path in (ROOT / "service" / "kanserve").rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call) and ast.unparse(call.func) in ("log.error", "log.exception", "log.critical"):
+                assert isinstance(call.args[0], ast.Constant), f"{path.name}: the runbook cannot name what is not fixed"
+                lines.add(call.args[0].value)
+    assert len(lines) > 5
+    assert sorted(lines) == sorted(headings)
 
 
 def test_every_alert_is_tested(rules: list[dict[str, Any]]) -> None:

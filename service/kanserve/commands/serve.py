@@ -16,6 +16,7 @@ from kanserve import app, config, origins, workers
 from kanserve.console.common import CommandError, add_json_option
 from kanserve.errors import ConfigError, KanserveError
 from kanserve.observe import logs
+from kanserve.reload import Reload
 
 EXAMPLES = """examples:
   kanserve serve models
@@ -55,8 +56,9 @@ def run(args: argparse.Namespace) -> int:
     settings = loaded.settings
     logs.configure(settings.log_format, settings.log_level)
     try:
+        again = Reload(settings, lambda: origins.load(flags, config=args.config).settings)
         serve = workers.serve if settings.workers > 1 else app.serve
-        return asyncio.run(serve(settings, _announce if args.json else None))
+        return asyncio.run(serve(settings, _announce if args.json else None, changes=again))
     except KanserveError as error:
         raise _ended(error) from error
 

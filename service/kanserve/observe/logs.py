@@ -41,6 +41,7 @@ def as_json(format: str) -> bool:
 
 
 _sinks: list[Sink] = []  # the process' one, once it is configured
+_steps: list[Processor] = []  # that a line passes; loggers keep this list, and so it is what settings change
 
 
 def dropped() -> int:
@@ -49,7 +50,7 @@ def dropped() -> int:
 
 
 def configure(format: str = "auto", level: str = "info") -> None:
-    """Set up logging of this process. `format`: auto, json or console; auto asks the terminal."""
+    """Set up logging of this process, or change it. `format`: auto, json or console; auto asks the terminal."""
     if not _sinks:
         _sinks.append(Sink(sys.stderr.fileno()))
         atexit.register(_sinks[0].drain, LAST_WORDS)
@@ -66,9 +67,10 @@ def configure(format: str = "auto", level: str = "info") -> None:
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
         ]
     )
+    _steps[:] = [_from(LEVELS[level]), *shared, *final]
     structlog.configure(
-        processors=[*shared, *final],
-        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+        processors=_steps,
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, _sinks[0])),
         cache_logger_on_first_use=True,
     )
@@ -92,6 +94,17 @@ def _adopt_foreign_lines(shared: Sequence[Processor], final: Sequence[Processor]
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(LEVELS[level], logging.INFO))  # libraries' debug lines are not ours to print
+
+
+def _from(least: int) -> Processor:
+    """Drops lines that are less severe. A logger of structlog's that did so itself could not change its mind."""
+
+    def keep(_: Any, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        if LEVELS.get(method, logging.CRITICAL) < least:
+            raise structlog.DropEvent
+        return event
+
+    return keep
 
 
 def _name_request(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

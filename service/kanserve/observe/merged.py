@@ -15,6 +15,7 @@ SMALLEST = ("kanserve_model_loaded", "process_start_time_seconds")
 LARGEST = (
     *("kanserve_model_load_duration_seconds", "kanserve_model_info", "kanserve_build_info"),
     *("nv_model_load_duration_secs", "process_max_fds"),
+    *("kanserve_settings_refused", "kanserve_settings_waiting"),
 )
 MACHINE = "nv_cpu_"  # every process tells the same of it
 

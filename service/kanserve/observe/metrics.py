@@ -76,6 +76,8 @@ DEFINITIONS = (
     Definition(Kind.COUNTER, "kanserve_edge_queries_total", "Edge queries, by outcome.", (*MODEL, "grpc_code")),
     Definition(Kind.HISTOGRAM, "kanserve_edge_query_duration_seconds", "Edge queries.", MODEL, SECONDS),
     Definition(Kind.COUNTER, "kanserve_edge_values_total", "Edge values sent.", MODEL),
+    Definition(Kind.GAUGE, "kanserve_settings_refused", "1 if they could not be read again, and those before hold."),
+    Definition(Kind.GAUGE, "kanserve_settings_waiting", "Changed settings that take a restart."),
     Definition(Kind.COUNTER, LINES_DROPPED, "Log lines that nobody took in time."),
 )
 

@@ -131,7 +131,7 @@ class Guard:
         self.access = access
         self._metrics = metrics
         self._max_calls, self.calls = max_calls, 0
-        self._max_bytes, self._bytes, self._returns = max_bytes, 0, Returns()
+        self.max_bytes, self._bytes, self._returns = max_bytes, 0, Returns()
         self._lifecycle = lifecycle
         self.inflight = metrics.number("kanserve_inflight_requests").labels()
 
@@ -263,8 +263,8 @@ class Guard:
             raise Draining
         if self.calls > self._max_calls:
             raise TooManyCalls(self._max_calls)
-        if self._bytes > self._max_bytes:
-            raise TooManyBytes(self._max_bytes)
+        if self._bytes > self.max_bytes:
+            raise TooManyBytes(self.max_bytes)
 
 
 class Share:

@@ -27,7 +27,7 @@ class Health:
         """`services`: names that mean the whole server. `max_watches`: each is an open RPC."""
         self._catalogue = catalogue
         self._services = services
-        self._max_watches = max_watches
+        self.max_watches = max_watches
         self._condition = asyncio.Condition()
         self._ended = False
         self._watches = 0
@@ -42,7 +42,7 @@ class Health:
     async def watch(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
         """The state now and after every change, until the server leaves."""
         service = convert.parse(health_pb2.HealthCheckRequest, await anext(messages, b"")).service
-        if self._watches >= self._max_watches:
+        if self._watches >= self.max_watches:
             raise Exhausted("too many health watches are open")
         self._watches += 1
         try:
