@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import reprlib
 import types
 import typing
 from collections.abc import Sequence
@@ -381,13 +382,20 @@ def loads(data: bytes) -> Manifest:
         raise ManifestError("manifest is not a JSON object")
     version = document.get("format")
     if version not in READABLE:
-        raise ManifestError(
-            f"manifest has format {version!r}, this program understands {', '.join(map(str, READABLE))}; "
-            "export the model again with a matching kanexport"
-        )
+        raise ManifestError(_unreadable(version))
     if version < FORMAT:
         document = {PLURAL.get(key, key): [value] if key in PLURAL else value for key, value in document.items()}
     return _build(Manifest, document, "manifest", defaults=version != FORMAT)
+
+
+def _unreadable(version: Any) -> str:
+    known = f"this program understands {', '.join(map(str, READABLE))}"
+    if isinstance(version, int) and FORMAT < version < 2**31:
+        return (
+            f"manifest has format {version}, of a newer kanexport; {known}: "
+            "upgrade this program, or export the model again with a kanexport of its version"
+        )
+    return f"manifest has format {reprlib.repr(version)}; {known}: export the model again with a matching kanexport"
 
 
 def load(directory: Path) -> Manifest:

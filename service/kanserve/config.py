@@ -130,6 +130,11 @@ class Settings(BaseSettings):
     max_file_bytes: FileSize = setting(
         2**30, "larger files of a model are refused", group=Group.MODELS, metavar="BYTES"
     )
+    hard_links: bool = setting(
+        False,
+        "files of a model may have other names elsewhere, as some images and stores make them",
+        group=Group.MODELS,
+    )
     piece_bytes: Size = setting(
         2 * MIB,
         "a large batch runs in pieces whose widest intermediate has this size",

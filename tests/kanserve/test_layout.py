@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
+import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,9 +77,22 @@ def link(directory: Path) -> None:
     path.symlink_to("../elsewhere")
 
 
-def pipe(directory: Path) -> None:
+def hard_link(directory: Path) -> None:
+    os.link(directory / "model.onnx", directory.parent / "another")
+
+
+def swap(directory: Path, make: Callable[[Path], object]) -> None:
     (directory / "model.onnx").unlink()
-    os.mkfifo(directory / "model.onnx")
+    make(directory / "model.onnx")
+
+
+def pipe(directory: Path) -> None:
+    swap(directory, os.mkfifo)
+
+
+def bound(directory: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as one:
+        swap(directory, lambda path: one.bind(os.path.relpath(path)))
 
 
 def listing(path: str) -> Callable[[Path], None]:
@@ -98,8 +114,17 @@ CASES: list[tuple[str, Callable[[Path], object], LoadReason, str]] = [
     ),
     ("missing", lambda d: (d / "edges_l1.onnx").unlink(), LoadReason.INTEGRITY, "edges_l1.onnx is missing"),
     ("unlisted", lambda d: (d / "more.bin").touch(), LoadReason.INTEGRITY, "more.bin is not listed"),
-    ("link", link, LoadReason.UNREADABLE, "model.onnx: "),
+    ("link", link, LoadReason.INTEGRITY, "model.onnx is a symbolic link"),
+    ("hard link", hard_link, LoadReason.INTEGRITY, "model.onnx is a hard link, a file with 2 names"),
+    (
+        "hard link of a manifest",
+        lambda d: os.link(d / contract.FILE_NAME, d.parent / "m"),
+        LoadReason.INTEGRITY,
+        "hard",
+    ),
     ("pipe", pipe, LoadReason.INTEGRITY, "model.onnx is not a regular file"),
+    ("socket", bound, LoadReason.INTEGRITY, "model.onnx is not a regular file"),
+    ("folder", lambda d: swap(d, Path.mkdir), LoadReason.INTEGRITY, "model.onnx is not a regular file"),
     ("dots", listing("../secret"), LoadReason.MANIFEST, "'../secret' is not a plain file name"),
     ("absolute", listing("/etc/passwd"), LoadReason.MANIFEST, "is not a plain file name"),
     ("empty name", listing(""), LoadReason.MANIFEST, "is not a plain file name"),
@@ -147,3 +172,52 @@ def test_a_version_swapped_for_a_link_after_the_scan(tmp_path: Path) -> None:
     directory.symlink_to(tmp_path / "moved")
     with pytest.raises(LoadError, match="cannot be read"):
         layout.load(candidate, 2**30)
+
+
+def test_hard_links_can_be_allowed(tmp_path: Path) -> None:
+    hard_link(toy.write(tmp_path))
+    (candidate,) = layout.scan(tmp_path, plain_onnx=False, hard_links=True)
+    assert layout.load(candidate, 2**30).name == "toy"
+
+
+@pytest.mark.parametrize("steps", ["", "1"])
+def test_a_pipe_where_the_only_models_manifest_should_be(tmp_path: Path, steps: str) -> None:
+    """It is a version that cannot be loaded, and neither waited for nor an error of the whole repository."""
+    directory = toy.write(tmp_path, directory=tmp_path / "models" / steps)
+    (directory / contract.FILE_NAME).unlink()
+    os.mkfifo(directory / contract.FILE_NAME)
+    (candidate,) = layout.scan(tmp_path / "models", plain_onnx=False)
+    assert (candidate.name, candidate.version) == ("models", 1)
+    with pytest.raises(LoadError, match=r"manifest\.json is not a regular file"):
+        layout.load(candidate, 2**30)
+
+
+def test_what_is_no_file_is_not_even_opened(tmp_path: Path) -> None:
+    """Opening a device can do something, and a pipe has a writer who would notice."""
+    directory = toy.write(tmp_path)
+    (directory / "model.onnx").unlink()
+    try:
+        os.mknod(directory / "model.onnx", 0o600 | stat.S_IFCHR, os.makedev(1, 7))  # /dev/full
+    except PermissionError:
+        os.mkfifo(directory / "model.onnx")
+    opened: list[object] = []
+    LISTENERS.append(lambda path: opened.append(path))
+    try:
+        with pytest.raises(LoadError, match="not a regular file"):
+            only(tmp_path)
+    finally:
+        LISTENERS.clear()
+    assert contract.FILE_NAME in opened
+    assert "model.onnx" not in opened
+
+
+LISTENERS: list[Callable[[object], None]] = []
+
+
+def told(event: str, arguments: tuple[object, ...]) -> None:
+    if event == "open":
+        for listener in LISTENERS:
+            listener(arguments[0])
+
+
+sys.addaudithook(told)

@@ -49,6 +49,8 @@ ERRORS = (
 )
 # Every error also comes as an exception; a second copy on stderr would break JSON logs.
 SILENT = 4
+# No other device, of which it would print lines on stdout, and no options that stand in a graph.
+PLAIN = {"enable_fallback": 0, "read_config_from_model": 0}
 MEMORY_WORDS = ("failed to allocate", "bad_alloc", "out of memory", "allocate memory")
 
 
@@ -73,7 +75,7 @@ def create(graph: bytes, *, device: str, threads: int, beside: Mapping[str, byte
         )
     onnxruntime.set_default_logger_severity(SILENT)
     try:
-        session = onnxruntime.InferenceSession(graph, _options(device, threads, beside), providers=[provider])
+        session = onnxruntime.InferenceSession(graph, _options(device, threads, beside), [provider], **PLAIN)
     except ERRORS as error:
         raise LoadError(LoadReason.RUNTIME, _refusal(str(error))) from error
     # ORT falls back without an exception when a provider cannot start.
@@ -159,6 +161,8 @@ def _options(device: str, threads: int, beside: Mapping[str, bytes]) -> Any:
     # The arena keeps the memory of the largest batch ever seen, for ever, and is no
     # faster than malloc while large requests run in pieces (`models.loading`).
     options.enable_cpu_mem_arena = False
+    # Else bytes say by themselves whether they are ONNX or the runtime's own format, which nobody has screened.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     # A graph made from bytes would find its external data in the working directory, unchecked.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     if beside:

@@ -48,7 +48,7 @@ class Rollout:
         self._metrics.number("kanserve_build_info").labels(version(), runtime, settings.device).set(1)
         log.info("starting", runtime=runtime, device=settings.device, threads=self._threads)
         loader = Loader(self._backend, settings, self._threads, self._metrics)
-        candidates = layout.scan(settings.repository, plain_onnx=settings.plain_onnx)
+        candidates = layout.scan(settings.repository, plain_onnx=settings.plain_onnx, hard_links=settings.hard_links)
         left_out = layout.left_out(candidates)
         for candidate, policy in left_out.items():
             log.info("left out", model=candidate.name, version=candidate.version, version_policy=policy)

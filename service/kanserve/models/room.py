@@ -33,7 +33,7 @@ def made(settings: Settings) -> Settings:
 def _batches(settings: Settings) -> Iterator[int]:
     """Bytes of a full batch of each version. What cannot be read is left to its load, which says why."""
     try:
-        candidates = layout.scan(settings.repository, plain_onnx=False)
+        candidates = layout.scan(settings.repository, plain_onnx=False, hard_links=settings.hard_links)
     except ConfigError:
         return
     for candidate in candidates:

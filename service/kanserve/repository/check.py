@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from kanexport.manifest import Manifest, TensorSpec
 from kanserve.errors import LoadError, LoadReason
 from kanserve.nouns import TensorInfo
+from kanserve.repository import bounds
 from kanserve.repository.pbtxt import FILE_NAME, OperatorConfig
 
 Tensor = TensorInfo | TensorSpec
@@ -15,33 +16,23 @@ SERVED_CLASSES = ("A", "B")
 
 def check_manifest(manifest: Manifest) -> None:
     """What can be said without running the graph. Raises LoadError."""
-    if manifest.max_batch_size < 1:
-        raise LoadError(LoadReason.MANIFEST, f"max_batch_size is {manifest.max_batch_size}, not positive")
-    _check_tensors(manifest)
+    bounds.check(manifest)
+    _check_names(manifest)
     _check_class("the model", manifest.edge_class)
     listed = {entry.path for entry in manifest.files}
     for at, layer in enumerate(manifest.layers):
         if layer.edge_class:
             _check_class(f"layer {at}", layer.edge_class)
-        if min(layer.sources, layer.destinations, *layer.positions) < 1:
-            raise LoadError(LoadReason.MANIFEST, f"layer {at} has no sources, no destinations or no positions")
         if layer.edges_file not in listed:
             raise LoadError(LoadReason.MANIFEST, f"layer {at}: {layer.edges_file!r} is not a listed file")
     if len(manifest.reference.inputs) != len(manifest.reference.outputs):
         raise LoadError(LoadReason.MANIFEST, "the manifest's reference rows have other inputs than outputs")
 
 
-def _check_tensors(manifest: Manifest) -> None:
-    tensors = (*manifest.inputs, *manifest.outputs)
-    if not manifest.inputs or not manifest.outputs:
-        raise LoadError(LoadReason.MANIFEST, "the manifest names no input or no output")
-    if len({tensor.name for tensor in tensors}) < len(tensors):
+def _check_names(manifest: Manifest) -> None:
+    names = [tensor.name for tensor in (*manifest.inputs, *manifest.outputs)]
+    if len(set(names)) < len(names):
         raise LoadError(LoadReason.MANIFEST, "two of the manifest's inputs and outputs have one name")
-    for tensor in tensors:
-        if min(tensor.shape[1:], default=0) < 1:
-            raise LoadError(
-                LoadReason.MANIFEST, f"'{tensor.name}' has shape {list(tensor.shape)}: the size of a row is not known"
-            )
 
 
 def _check_class(what: str, edge_class: str) -> None:

@@ -15,7 +15,8 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from io import FileIO
 from pathlib import Path
 
 from kanexport import manifest as contract
@@ -33,12 +34,14 @@ FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A version directory as found. `steps` lead to it from the repository root."""
+    """A version directory as found. `steps` lead to it from the repository root; `hard_links`: whether its files may
+    have other names as well."""
 
     name: str
     version: int
     root: Path
     steps: tuple[str, ...]
+    hard_links: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +60,10 @@ class Bundle:
     config: OperatorConfig = SILENT
 
 
-def scan(repository: Path, *, plain_onnx: bool) -> list[Candidate]:
+def scan(repository: Path, *, plain_onnx: bool, hard_links: bool = False) -> list[Candidate]:
     """All version directories, by name and version. Reads no model.
 
-    With `plain_onnx` a directory that holds `model.onnx` and no manifest counts.
+    With `plain_onnx` a directory that holds `model.onnx` and no manifest counts; `hard_links` as in Candidate.
     Raises ConfigError if `repository` is not a readable directory.
     """
     try:
@@ -70,11 +73,16 @@ def scan(repository: Path, *, plain_onnx: bool) -> list[Candidate]:
         raise ConfigError(f"repository {repository}: {error.strerror or error}") from error
     markers = (contract.FILE_NAME, contract.MODEL_FILE) if plain_onnx else (contract.FILE_NAME,)
     if set(markers) & set(entries):
-        return [_single(root, (), 1)]
+        return [_single(Candidate("", 1, root, (), hard_links))]
     versions = _versions(root, entries, markers)
     if versions:
-        return [_single(root, (version,), int(version)) for version in versions]
-    candidates = [candidate for name in entries if NAME.fullmatch(name) for candidate in _model(root, name, markers)]
+        return [_single(Candidate("", int(version), root, (version,), hard_links)) for version in versions]
+    candidates = [
+        Candidate(name, int(version), root, (name, version), hard_links)
+        for name in entries
+        if NAME.fullmatch(name)
+        for version in _versions(root / name, _names(root / name), markers)
+    ]
     return sorted(candidates, key=lambda candidate: (candidate.name, candidate.version))
 
 
@@ -100,7 +108,7 @@ def load(candidate: Candidate, max_file_bytes: int) -> Bundle:
 def manifest(candidate: Candidate) -> Manifest:
     """What the version says of itself, not compared with its files. Raises LoadError, OSError, ManifestError."""
     with _opened(candidate.root, candidate.steps) as directory:
-        return contract.loads(_read(directory, contract.FILE_NAME, contract.SIZE_LIMIT))
+        return contract.loads(_read(candidate, directory, contract.FILE_NAME, contract.SIZE_LIMIT))
 
 
 def config(candidate: Candidate) -> OperatorConfig:
@@ -108,7 +116,7 @@ def config(candidate: Candidate) -> OperatorConfig:
     with _opened(candidate.root, candidate.steps[:-1]) as directory:
         if pbtxt.FILE_NAME not in os.listdir(directory):
             return SILENT
-        return pbtxt.read(_read(directory, pbtxt.FILE_NAME, pbtxt.SIZE_LIMIT))
+        return pbtxt.read(_read(candidate, directory, pbtxt.FILE_NAME, pbtxt.SIZE_LIMIT))
 
 
 def left_out(candidates: Iterable[Candidate]) -> dict[Candidate, str]:
@@ -126,20 +134,16 @@ def left_out(candidates: Iterable[Candidate]) -> dict[Candidate, str]:
     return out
 
 
-def _single(root: Path, steps: tuple[str, ...], version: int) -> Candidate:
-    """The folder is the model; a manifest, where there is one, knows the name better."""
-    name = root.name if NAME.fullmatch(root.name) else "model"
-    with contextlib.suppress(OSError, ManifestError):
-        manifest = contract.loads(_bounded(root.joinpath(*steps, contract.FILE_NAME)))
-        if NAME.fullmatch(manifest.name):
-            name = manifest.name
-        version = version if steps else manifest.version
-    return Candidate(name, version, root, steps)
-
-
-def _bounded(path: Path) -> bytes:
-    descriptor = os.open(path, FILE)
-    return _drain(descriptor, path.name, contract.SIZE_LIMIT)
+def _single(found: Candidate) -> Candidate:
+    """The folder is the model; a manifest, where there is one, knows the name better. What it is that cannot be read
+    is left to its load, which says why."""
+    name, version = found.root.name if NAME.fullmatch(found.root.name) else "model", found.version
+    with contextlib.suppress(OSError, ManifestError, LoadError):
+        said = manifest(found)
+        if NAME.fullmatch(said.name):
+            name = said.name
+        version = version if found.steps else said.version
+    return replace(found, name=name, version=version)
 
 
 def _names(directory: Path) -> list[str]:
@@ -147,11 +151,6 @@ def _names(directory: Path) -> list[str]:
         return [] if directory.is_symlink() else sorted(os.listdir(directory))
     except OSError:
         return []
-
-
-def _model(root: Path, name: str, markers: tuple[str, ...]) -> list[Candidate]:
-    versions = _versions(root / name, _names(root / name), markers)
-    return [Candidate(name, int(version), root, (name, version)) for version in versions]
 
 
 def _versions(directory: Path, entries: list[str], markers: tuple[str, ...]) -> list[str]:
@@ -176,7 +175,7 @@ def _opened(root: Path, steps: tuple[str, ...]) -> Iterator[int]:
 def _verified(
     candidate: Candidate, directory: int, entries: set[str], max_file_bytes: int, told: OperatorConfig
 ) -> Bundle:
-    manifest = contract.loads(_read(directory, contract.FILE_NAME, contract.SIZE_LIMIT))
+    manifest = contract.loads(_read(candidate, directory, contract.FILE_NAME, contract.SIZE_LIMIT))
     if manifest.name != candidate.name:
         raise LoadError(
             LoadReason.MANIFEST,
@@ -196,7 +195,7 @@ def _verified(
     for entry in manifest.files:
         if os.path.basename(entry.path) != entry.path or not NAME.fullmatch(entry.path):
             raise LoadError(LoadReason.MANIFEST, f"{entry.path!r} is not a plain file name")
-        data = _read(directory, entry.path, max_file_bytes, expected=entry.size)
+        data = _read(candidate, directory, entry.path, max_file_bytes, expected=entry.size)
         digest = hashlib.sha256(data).hexdigest()
         if digest != entry.sha256:
             raise LoadError(
@@ -209,36 +208,51 @@ def _verified(
 
 
 def _plain(candidate: Candidate, directory: int, max_file_bytes: int, told: OperatorConfig) -> Bundle:
-    data = _read(directory, contract.MODEL_FILE, max_file_bytes)
+    data = _read(candidate, directory, contract.MODEL_FILE, max_file_bytes)
     digest = hashlib.sha256(data).hexdigest()
     return Bundle(candidate.name, candidate.version, None, {contract.MODEL_FILE: data}, digest, told)
 
 
-def _read(directory: int, name: str, limit: int, *, expected: int | None = None) -> bytes:
+def _read(candidate: Candidate, directory: int, name: str, limit: int, *, expected: int | None = None) -> bytes:
+    """A file of the directory, once. Looked at before it is opened, because opening a device can do something.
+    Raises LoadError."""
     try:
+        _check_kind(candidate, name, os.stat(name, dir_fd=directory, follow_symlinks=False))
         descriptor = os.open(name, FILE, dir_fd=directory)
     except FileNotFoundError as error:
         raise LoadError(LoadReason.INTEGRITY, f"{name} is missing") from error
     except OSError as error:
         raise LoadError(LoadReason.UNREADABLE, f"{name}: {error.strerror or error}") from error
-    return _drain(descriptor, name, limit, expected=expected)
-
-
-def _drain(descriptor: int, name: str, limit: int, *, expected: int | None = None) -> bytes:
-    """Everything behind an open descriptor, which it closes. Raises LoadError."""
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         about = os.fstat(file.fileno())
-        if not stat.S_ISREG(about.st_mode):
-            raise LoadError(LoadReason.INTEGRITY, f"{name} is not a regular file")
-        if about.st_size > limit:
-            raise LoadError(LoadReason.INTEGRITY, f"{name} has {about.st_size} bytes, more than {limit}")
-        if expected is not None and about.st_size != expected:
-            raise LoadError(LoadReason.INTEGRITY, f"{name} has {about.st_size} bytes, the manifest says {expected}")
-        data = bytearray()
-        while chunk := file.read(min(2**24, about.st_size + 1 - len(data))):
-            data += chunk
-            if len(data) > about.st_size:
-                raise LoadError(LoadReason.INTEGRITY, f"{name} grew while it was read")
-        if len(data) != about.st_size:
-            raise LoadError(LoadReason.INTEGRITY, f"{name} shrank while it was read")
-        return bytes(data)
+        _check_kind(candidate, name, about)
+        return _drained(file, name, about.st_size, limit, expected)
+
+
+def _check_kind(candidate: Candidate, name: str, about: os.stat_result) -> None:
+    """A regular file, and nobody's but this version's. Raises LoadError."""
+    if stat.S_ISLNK(about.st_mode):
+        raise LoadError(LoadReason.INTEGRITY, f"{name} is a symbolic link, which may lead anywhere: put the file there")
+    if not stat.S_ISREG(about.st_mode):
+        raise LoadError(LoadReason.INTEGRITY, f"{name} is not a regular file")
+    if about.st_nlink > 1 and not candidate.hard_links:
+        raise LoadError(
+            LoadReason.INTEGRITY,
+            f"{name} is a hard link, a file with {about.st_nlink} names: it may be another's and change with it; "
+            "copy it, or allow hard_links where the file system shares equal files",
+        )
+
+
+def _drained(file: FileIO, name: str, size: int, limit: int, expected: int | None) -> bytes:
+    """Everything behind an open file of so many bytes. Raises LoadError."""
+    if size > limit:
+        raise LoadError(LoadReason.INTEGRITY, f"{name} has {size} bytes, more than {limit}")
+    if expected is not None and size != expected:
+        raise LoadError(LoadReason.INTEGRITY, f"{name} has {size} bytes, the manifest says {expected}")
+    # In one piece: a large file is not held twice. A file system may give less at once than was asked for.
+    data = file.read(size + 1) or b""
+    while len(data) <= size and (more := file.read(size + 1 - len(data))):
+        data += more
+    if len(data) != size:
+        raise LoadError(LoadReason.INTEGRITY, f"{name} {'grew' if len(data) > size else 'shrank'} while it was read")
+    return data

@@ -1,0 +1,118 @@
+"""Numbers beyond reason in a manifest: each is a reason not to load, in words, before anything is computed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kanexport import manifest as contract
+from kanexport.manifest import BasisInfo, LayerInfo, Manifest, NodeStep, SymbolicEdge, TensorSpec
+from kanserve.errors import LoadError, LoadReason
+from kanserve.repository import layout
+from kanserve.repository.check import check_manifest
+from tests.kanserve import toy
+
+BASIS = BasisInfo(kind="bspline", functions=8, parameters={}, knots=())
+EDGE = SymbolicEdge(source=0, destination=0, function="sin", a=1, b=0, c=1, d=0, mask=1)
+
+
+def layer(**changes: Any) -> dict[str, Any]:
+    return {"layers": (dataclasses.replace(toy.manifest("toy").layers[0], **changes),)}
+
+
+def basis(**changes: Any) -> dict[str, Any]:
+    return layer(bases=(dataclasses.replace(BASIS, **changes),))
+
+
+def shape(*extents: int) -> dict[str, Any]:
+    return {"inputs": (TensorSpec(name="x", datatype="FP32", shape=extents),)}
+
+
+def step(*indices: int) -> dict[str, Any]:
+    return layer(before=(NodeStep(kind="select", indices=indices),))
+
+
+TENSOR = TensorSpec(name="x", datatype="FP32", shape=(-1, 3))
+LAYER: LayerInfo = toy.manifest("toy").layers[0]
+CASES: list[tuple[str, dict[str, Any], str]] = [
+    ("batch", {"max_batch_size": 2**62}, "max_batch_size is 2^62 or more, expected 1 to 2147483647"),
+    ("batch beyond words", {"max_batch_size": 10**4000}, "max_batch_size is 2^13287 or more"),
+    ("no batch", {"max_batch_size": 0}, "max_batch_size is 0"),
+    ("opset", {"opset": 10**9}, "opset is 1000000000, expected 1 to 64"),
+    ("inputs", {"inputs": (TENSOR,) * 1025}, "the number of inputs is 1025, expected 1 to 1024"),
+    ("no outputs", {"outputs": ()}, "the number of outputs is 0"),
+    ("layers", {"layers": (LAYER,) * 4097}, "the number of layers is 4097"),
+    ("row", shape(-1, 2**20, 2**20), "the size of a row of 'x' is 1099511627776"),
+    ("row of no size", shape(-1, -1), "'x' has shape [-1, -1], expected [-1, ...]: the size of a row is not known"),
+    ("fixed rows", shape(5, 3), "'x' has shape [5, 3], expected [-1, ...]"),
+    ("axes", shape(-1, *[1] * 17), "the number of axes of 'x' is 17, expected 0 to 16"),
+    ("sources", layer(sources=2**40), "layer 0: the number of sources is 1099511627776"),
+    ("no sources", layer(sources=0), "layer 0: no sources, no destinations or no positions"),
+    ("edges", layer(sources=2**16, destinations=2**16), "layer 0: the number of edges is 4294967296"),
+    ("active", layer(active_edges=13), "layer 0: active_edges is 13, expected 0 to 12"),
+    ("positions", layer(positions=(2**31, 2)), "layer 0: the size of a row of positions is 4294967296"),
+    ("mask", layer(mask=((1.0,) * 3,) * 4), "layer 0: the mask is not [3][4]"),
+    ("bias", layer(bias=(0.0,)), "layer 0: the bias has 1 entries, expected 4"),
+    ("symbolic", layer(symbolic=(dataclasses.replace(EDGE, source=3),)), "a symbolic edge leads from 3 to 0"),
+    ("functions", basis(functions=2**50), "basis 'bspline' is 1125899906842624, expected 1 to 16777216"),
+    ("knots", basis(knots=((0.0, 1.0),) * 2), "basis 'bspline' has 2 rows of knots"),
+    ("select", step(0, -1), "a step 'select' has indices beyond 0 to"),
+    ("select far", step(2**40), "a step 'select' has indices beyond 0 to"),
+]
+
+
+@pytest.mark.parametrize(("changes", "text"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_a_number_beyond_reason_is_named(changes: dict[str, Any], text: str) -> None:
+    found = dataclasses.replace(listed(), **changes)
+    with pytest.raises(LoadError) as caught:
+        check_manifest(found)
+    assert (caught.value.reason, text in str(caught.value)) == (LoadReason.MANIFEST, True), str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("tolerance", [1e308, -1.0, 1.5])
+def test_a_tolerance_that_allows_anything_proves_nothing(tolerance: float) -> None:
+    reference = dataclasses.replace(listed().reference, tolerance=tolerance)
+    with pytest.raises(LoadError, match=r"the reference tolerance is .*, expected 0 to 1"):
+        check_manifest(dataclasses.replace(listed(), reference=reference))
+
+
+def test_reference_rows_have_a_number() -> None:
+    many = dataclasses.replace(listed().reference, inputs=((0.0,) * 3,) * 4097, outputs=((0.0,) * 2,) * 4097)
+    with pytest.raises(LoadError, match="the number of reference rows is 4097, expected 0 to 4096"):
+        check_manifest(dataclasses.replace(listed(), reference=many))
+
+
+def test_what_is_within_reason_passes() -> None:
+    check_manifest(listed())
+    check_manifest(dataclasses.replace(listed(), max_batch_size=2**31 - 1))
+
+
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        (4, "format 4, of a newer kanexport; this program understands 1, 2, 3: upgrade this program"),
+        (10**400, "export the model again with a matching kanexport"),
+        ("3", "manifest has format '3'; this program understands"),
+        (None, "manifest has format None; this program understands"),
+    ],
+)
+def test_a_manifest_from_the_future_says_so(tmp_path: Path, written: object, text: str) -> None:
+    directory = toy.write(tmp_path)
+    document = json.loads((directory / contract.FILE_NAME).read_bytes())
+    (directory / contract.FILE_NAME).write_text(json.dumps({**document, "format": written, "and": "more"}))
+    (candidate,) = layout.scan(tmp_path, plain_onnx=False)
+    with pytest.raises(LoadError) as caught:
+        layout.load(candidate, 2**20)
+    assert (caught.value.reason, text in str(caught.value)) == (LoadReason.MANIFEST, True), str(caught.value)
+
+
+def listed() -> Manifest:
+    """The toy's manifest, with the files that it is asked about."""
+    names = (contract.MODEL_FILE, "edges_l0.onnx", "edges_l1.onnx")
+    files = tuple(contract.FileEntry(path=name, size=1, sha256="0" * 64) for name in names)
+    return dataclasses.replace(toy.manifest("toy"), files=files)
