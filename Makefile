@@ -14,7 +14,7 @@ ARGS ?=
 MODULE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast coverage mutate check format bench bench-doors reliability families proto lock container clean
+.PHONY: help setup demo test test-fast coverage mutate check format bench bench-doors reliability families proto settings lock container clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -87,6 +87,9 @@ proto: setup ## Regenerate service/kanserve/pb from proto/
 	@test -d $(PROTO_VENV) || $(PYTHON) -m venv $(PROTO_VENV)
 	@$(PROTO_VENV)/bin/$(PIP) grpcio-tools
 	@PYTHONPATH=service:. $(PROTO_VENV)/bin/python -m kanserve.pb
+
+settings: setup ## Write docs/settings.md and docs/kanserve.schema.json from the settings
+	@$(BIN)/python -m kanserve.reference
 
 lock: setup ## Renew requirements/*.txt from pyproject.toml
 	@$(BIN)/$(PIP) uv

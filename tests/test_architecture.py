@@ -70,6 +70,7 @@ LAW: dict[str, dict[str, set[str]]] = {
         "nouns": set(),
         "config": set(),
         "origins": {"config"},
+        "reference": {"config"},
         "reload": {"config", "observe"},
         "lifecycle": set(),
         "threads": set(),

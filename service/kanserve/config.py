@@ -16,8 +16,8 @@ from pydantic.config import JsonDict
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 ENV_PREFIX = "KANSERVE_"
-MIB = 2**20
-UNITS = {"kib": 2**10, "mib": 2**20, "gib": 2**30}
+KIB, MIB, GIB = 2**10, 2**20, 2**30
+UNITS = {"kib": KIB, "mib": MIB, "gib": GIB}
 GRPC_LIMIT = 2**31 - 1  # bytes; gRPC's message length is a signed 32-bit number
 
 
@@ -243,7 +243,7 @@ class Settings(BaseSettings):
         group=Group.LOGS,
         metavar="POLICY",
         live=True,
-        pattern=r"all|errors|none|sampled:[1-9]\d{0,8}",
+        pattern=r"^(all|errors|none|sampled:[1-9]\d{0,8})$",
     )
 
     @classmethod
