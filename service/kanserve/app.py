@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Mapping
 
 from kanserve import backends, memory, threads
+from kanserve.access import keeper
 from kanserve.config import Settings
 from kanserve.doors import transports
 from kanserve.doors.metrics_port import MetricsServer, Page
@@ -61,10 +62,11 @@ class App:
         inference = Inference(self.registry, self.metrics, settings.max_response_bytes, settings.max_strings)
         kan = Kan(self.registry, settings.max_query_rows, settings.max_response_bytes)
         self._health = Health(catalogue, services.NAMES, settings.max_watches)
-        guard = self._guard = Guard(
+        guard = self.guard = Guard(
             self.metrics,
             self.lifecycle,
             AccessLog(settings.access_log),
+            keeper.build(settings),
             max_calls=settings.max_calls,
             max_bytes=settings.max_bytes,
         )
@@ -116,7 +118,7 @@ class App:
         """Take over what may change while the server runs."""
         settings = self._settings = self._settings.model_copy(update=dict(change.live))
         logs.configure(settings.log_format, settings.log_level)
-        self._guard.access, self._guard.max_bytes = AccessLog(settings.access_log), settings.max_bytes
+        self.guard.access, self.guard.max_bytes = AccessLog(settings.access_log), settings.max_bytes
         self._health.max_watches = settings.max_watches
         self.metrics.number("kanserve_settings_refused").labels().set(change.refused)
         self.metrics.number("kanserve_settings_waiting").labels().set(len(change.waiting))

@@ -43,6 +43,7 @@ class Group(enum.StrEnum):
 
     ADDRESSES = "addresses"
     TLS = "TLS"
+    ACCESS = "access"
     MODELS = "models"
     LIMITS = "limits"
     CONNECTIONS = "connections"
@@ -114,6 +115,13 @@ class Settings(BaseSettings):
     tls_key: Path | None = setting(None, "its private key as PEM, without a password", group=Group.TLS, metavar="FILE")
     tls_client_ca: Path | None = setting(
         None, "callers must show a certificate that one of these signed", group=Group.TLS, metavar="FILE"
+    )
+
+    tokens: Path | None = setting(
+        None,
+        "who may call: a file of tokens and certificates, see `kanserve token`",
+        group=Group.ACCESS,
+        metavar="FILE",
     )
 
     backend: str = setting("ort", "what runs the graphs: ort is ONNX Runtime", group=Group.MODELS, metavar="NAME")
@@ -257,6 +265,11 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Only what the constructor is given: `origins.load` merges the sources, to know the origins."""
         return (init_settings,)
+
+    @property
+    def certified(self) -> bool:
+        """Whether callers may be told by the certificates that they show."""
+        return self.tokens is not None and self.tls_client_ca is not None
 
     @field_validator("repository")
     @classmethod

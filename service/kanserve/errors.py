@@ -12,7 +12,10 @@
     ├── DeadlineExceeded      the caller's deadline passed before the work began
     ├── Exhausted             the request asks for more than a limit allows
     │   ├── TooManyCalls      the server handles as many calls as it may
+    │   ├── TooOften          this caller has asked as often as it may
     │   └── TooManyBytes      their messages are as large together as they may be
+    ├── Unauthenticated       nobody knows who is calling
+    ├── Forbidden             who is calling may not do that
     ├── NotPossible           this model cannot do that
     ├── Unsupported           this server does not do that
     └── BackendError          the runtime failed; its words stay in the log
@@ -111,6 +114,21 @@ class TooManyBytes(Exhausted):
 
     def __init__(self, most: int) -> None:
         super().__init__(f"the messages of all calls take more than {most} bytes, the server's limit; try again later")
+
+
+class TooOften(Exhausted):
+    """This caller has asked as often as it may; trying again makes sense."""
+
+    def __init__(self, name: str, rate: float) -> None:
+        super().__init__(f"{name} may ask {rate:g} times per second, which is its limit; try again later")
+
+
+class Unauthenticated(KanserveError):
+    """No credential, or none that is known and valid. The text never has it."""
+
+
+class Forbidden(KanserveError):
+    """The caller is known and lacks the role that this needs."""
 
 
 class NotPossible(KanserveError):

@@ -17,6 +17,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from kanserve.access import gate as access
+from kanserve.access import names
 from kanserve.doors import framing
 from kanserve.doors.framing import Headers, Messages
 from kanserve.doors.waiting import Application, Calls, Event, Receive, Send, Watched
@@ -35,6 +37,7 @@ START: Event = {"type": "http.response.start", "status": 200, "headers": HEADERS
 REQUEST, BODY = "http.request", "http.response.body"
 TIMEOUT, ENCODING = b"grpc-timeout", b"grpc-encoding"
 ASKED = tuple(name.encode() for name in guard.HEADERS)
+SHOWN = access.HEADER.encode()
 READ = frozenset((TIMEOUT, ENCODING, *ASKED))
 UNTOLD = Arrival((), None)
 OK: Event = {"type": TRAILERS, "headers": framing.status(Code.OK), "more_trailers": False}
@@ -61,8 +64,11 @@ class Limits:
 class GrpcApp:
     """The guarded methods as an ASGI application, for gRPC's content types."""
 
-    def __init__(self, services: Services, limits: Limits, pages: Application, *, watch: bool = True) -> None:
-        self._services, self._limits, self._watch = services, limits, watch
+    def __init__(
+        self, services: Services, limits: Limits, pages: Application, *, watch: bool = True, certified: bool = False
+    ) -> None:
+        """`certified`: callers are told by the certificate of their connection."""
+        self._services, self._limits, self._watch, self._certified = services, limits, watch, certified
         self._pages = Watched(pages) if watch else pages
         self._calls = Calls(limits.arrival, limits.coming)
         self.cut = self._calls.cut
@@ -78,7 +84,7 @@ class GrpcApp:
             elif scope["http_version"] != HTTP2:
                 await _refuse(send)
             else:
-                await self._call(task, _Request(scope["path"], receive), headers, _Wire(send, self._services.hold))
+                await self._call(task, _Request(scope, receive), headers, _Wire(send, self._services.hold))
         except (Gone, OSError):  # OSError: what ASGI has for a `send` when nobody is there
             pass
         finally:
@@ -87,7 +93,7 @@ class GrpcApp:
     async def _call(self, task: asyncio.Task[Any], call: _Request, headers: dict[bytes, bytes], wire: _Wire) -> None:
         method = self._services.methods.get(call.path, self._services.unknown)
         try:
-            if not READ.isdisjoint(headers):
+            if self._certified or not READ.isdisjoint(headers):
                 _read(method, call, headers)
             if call.arrival.remaining is None:
                 await self._answer(method, task, call, wire)
@@ -221,10 +227,10 @@ class _Wire:
 class _Request:
     """One call as it comes in."""
 
-    __slots__ = ("_packed", "_receive", "arrival", "path")
+    __slots__ = ("_packed", "_receive", "_scope", "arrival", "path")
 
-    def __init__(self, path: str, receive: Receive) -> None:
-        self.path, self._receive = path, receive
+    def __init__(self, scope: Event, receive: Receive) -> None:
+        self._scope, self.path, self._receive = scope, scope["path"], receive
         self._packed: bytes | None = None
         self.arrival = UNTOLD
 
@@ -233,7 +239,9 @@ class _Request:
         seconds = framing.timeout(headers[TIMEOUT]) if TIMEOUT in headers else None
         self._packed = framing.encoding(headers[ENCODING]) if ENCODING in headers else None
         told = [(name, headers[name]) for name in ASKED if name in headers]
-        self.arrival = Arrival(framing.metadata(told) if told else (), seconds)
+        if SHOWN in headers:  # each of them, so that a second credential is seen
+            told += [one for one in self._scope["headers"] if one[0] == SHOWN and one not in told]
+        self.arrival = Arrival(tuple(framing.metadata(told)) if told else (), seconds, names.presented(self._scope))
 
     async def message(self, limit: int) -> bytes:
         """The one message of a unary call. Raises CallFailed, or Gone."""

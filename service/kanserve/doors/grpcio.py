@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeAlias
 
 import grpc
@@ -22,6 +22,7 @@ STATUS = {code.value[0]: code for code in grpc.StatusCode}
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in its stubs only
+Arrived = Callable[[Context], Arrival]
 
 
 def options(settings: Settings, connections: int) -> list[tuple[str, int]]:
@@ -60,7 +61,7 @@ class Grpcio:
         self._credentials = _credentials(tls.load(settings))
         logging.getLogger("grpc._cython.cygrpc").addFilter(_without_bytes)
         self._server = grpc.aio.server(options=options(settings, connections))
-        self._server.add_generic_rpc_handlers((_Router(services),))
+        self._server.add_generic_rpc_handlers((_Router(services, _certified if settings.certified else _arrival),))
 
     async def start(self) -> int:
         """Bind and answer. Returns the port. Raises ConfigError if the address is taken or wrong."""
@@ -100,24 +101,26 @@ def _credentials(found: tls.Tls | None) -> grpc.ServerCredentials | None:
 class _Router(grpc.GenericRpcHandler):
     """A handler by the full name of the method."""
 
-    def __init__(self, services: Services) -> None:
-        self._methods = {path: _handler(method) for path, method in services.methods.items()}
-        self._unknown = _handler(services.unknown)
+    def __init__(self, services: Services, arrival: Arrived) -> None:
+        self._methods = {path: _handler(method, arrival) for path, method in services.methods.items()}
+        self._unknown = _handler(services.unknown, arrival)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
         return self._methods.get(handler_call_details.method, self._unknown)
 
 
-def _handler(method: Guarded) -> Handler:
+def _handler(method: Guarded, arrival: Arrived) -> Handler:
     if isinstance(method, Unary):
-        return _unary(method)
-    return _server_stream(method) if method.kind is Kind.SERVER_STREAM else _bidi_stream(method)
+        return _unary(method, arrival)
+    if method.kind is Kind.SERVER_STREAM:
+        return _server_stream(method, arrival)
+    return _bidi_stream(method, arrival)
 
 
-def _unary(method: Unary) -> Handler:
+def _unary(method: Unary, arrival: Arrived) -> Handler:
     async def handle(data: bytes, context: Context) -> bytes:
         try:
-            return await method.answer(data, _arrival(context))
+            return await method.answer(data, arrival(context))
         except CallFailed as failure:
             del data  # this frame stays with the error that `abort` raises, until the garbage is collected
             await _abort(context, failure)
@@ -126,25 +129,27 @@ def _unary(method: Unary) -> Handler:
     return grpc.unary_unary_rpc_method_handler(handle)
 
 
-def _server_stream(method: Stream) -> Handler:
+def _server_stream(method: Stream, arrival: Arrived) -> Handler:
     async def handle(data: bytes, context: Context) -> AsyncIterator[bytes]:
-        async for answer in _answers(method, _alone(data), context):
+        async for answer in _answers(method, _alone(data), context, arrival):
             yield answer
 
     return grpc.unary_stream_rpc_method_handler(handle)
 
 
-def _bidi_stream(method: Stream) -> Handler:
+def _bidi_stream(method: Stream, arrival: Arrived) -> Handler:
     async def handle(messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-        async for answer in _answers(method, messages, context):
+        async for answer in _answers(method, messages, context, arrival):
             yield answer
 
     return grpc.stream_stream_rpc_method_handler(handle)
 
 
-async def _answers(method: Stream, messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+async def _answers(
+    method: Stream, messages: AsyncIterator[bytes], context: Context, arrival: Arrived
+) -> AsyncIterator[bytes]:
     try:
-        async for answer in method.answers(messages, _arrival(context)):
+        async for answer in method.answers(messages, arrival(context)):
             yield answer
     except CallFailed as failure:
         await _abort(context, failure)
@@ -156,6 +161,12 @@ async def _alone(data: bytes) -> AsyncIterator[bytes]:
 
 def _arrival(context: Context) -> Arrival:
     return Arrival(context.invocation_metadata() or (), context.time_remaining())
+
+
+def _certified(context: Context) -> Arrival:
+    """With the certificate that the caller has shown."""
+    shown = next(iter(context.auth_context().get("x509_pem_cert", ())), b"")
+    return Arrival(context.invocation_metadata() or (), context.time_remaining(), shown)
 
 
 async def _abort(context: Context, failure: CallFailed) -> None:

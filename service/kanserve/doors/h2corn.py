@@ -33,7 +33,7 @@ class H2corn:
     def __init__(self, settings: Settings, services: Services, pages: Application, port: int, connections: int) -> None:
         limits = Limits(settings.max_request_bytes, settings.arrival_timeout, settings.max_calls)
         # h2corn cancels the task of a call whose caller went away.
-        self._app = GrpcApp(services, limits, pages, watch=False)
+        self._app = GrpcApp(services, limits, pages, watch=False, certified=settings.certified)
         self._settings, self._port, self._connections = settings, port, connections
         tls.load(settings)  # for what it refuses: h2corn reads the files itself
         self._stopping = False

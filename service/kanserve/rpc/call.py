@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from kanserve.access.roles import EVERYONE, Principal
 from kanserve.observe import logs
 
 ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -19,24 +20,26 @@ _made = itertools.count(1)
 
 
 class Arrival(NamedTuple):
-    """What a door knows of a call: its metadata, `guard.HEADERS` of it at least, and the seconds until its deadline
-    (None: it has none)."""
+    """What a door knows of a call: its metadata, `guard.HEADERS` of it at least, the seconds until its deadline
+    (None: it has none), and the certificate of who calls, verified, as PEM ("": none was shown)."""
 
     metadata: Iterable[tuple[str, str | bytes]]
     remaining: float | None
+    certificate: str | bytes = ""
 
 
 class Call:
-    """`given`: the id came with the call; `deadline`: monotonic; `metadata`: of a stream. `facts` end up in the
-    line; never put tensor contents there. A call without an id has one once it is asked for."""
+    """`given`: the id came with the call; `deadline`: monotonic; `metadata`: of a stream; `caller`: who it is from.
+    `facts` end up in the line; never put tensor contents there. A call without an id has one once it is asked for."""
 
-    __slots__ = ("_request_id", "deadline", "facts", "given", "message_id", "metadata")
+    __slots__ = ("_request_id", "caller", "deadline", "facts", "given", "message_id", "metadata")
 
     def __init__(self, request_id: str, given: bool, deadline: float | None) -> None:
         self._request_id, self.given, self.deadline = request_id, given, deadline
         self.facts: dict[str, object] = {}
         self.metadata: tuple[tuple[str, str | bytes], ...] = ()
         self.message_id = ""
+        self.caller: Principal = EVERYONE
 
     @property
     def request_id(self) -> str:

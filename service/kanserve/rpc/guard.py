@@ -1,4 +1,4 @@
-"""What every call passes: id, deadline, counts, one log line, one error translation.
+"""What every call passes: id, deadline, who may call, counts, one log line, one error translation.
 
 Unary and streaming methods alike, health and reflection included. A door gives bytes
 and an `Arrival`, and gets bytes or `CallFailed`; nothing here knows a transport.
@@ -18,7 +18,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
-from kanserve.errors import Draining, KanserveError, QueueFull, TooManyBytes, TooManyCalls, Unsupported
+from kanserve.access import gate as access
+from kanserve.access.gate import Gate
+from kanserve.access.roles import Principal
+from kanserve.errors import Draining, KanserveError, QueueFull, TooManyBytes, TooManyCalls, TooOften, Unsupported
 from kanserve.lifecycle import Lifecycle
 from kanserve.memory import Returns
 from kanserve.observe import logs
@@ -28,7 +31,7 @@ from kanserve.rpc.call import ID_HEADER, Arrival, Call, arrived
 from kanserve.rpc.status import Code
 
 STRICT_HEADER = "triton_grpc_error"  # of a stream of requests: what is wrong with one ends it
-HEADERS = (ID_HEADER, STRICT_HEADER)  # all that is read of a call's metadata
+HEADERS = (ID_HEADER, STRICT_HEADER, access.HEADER)  # all that is read of a call's metadata
 # gRPC's own way to say "come back, but not at once"; its retry policies honour it.
 PUSHBACK = ("grpc-retry-pushback-ms", "500")
 
@@ -123,12 +126,20 @@ class AccessLog:
 
 class Guard:
     """Wraps the methods of one server. `max_calls`: that are handled at once, probes not counted;
-    `max_bytes`: of their messages; `access`: which calls have a line."""
+    `max_bytes`: of their messages; `lines`: which calls have one; `gate`: who may call, None where anyone may."""
 
     def __init__(
-        self, metrics: Metrics, lifecycle: Lifecycle, access: AccessLog, *, max_calls: int, max_bytes: int
+        self,
+        metrics: Metrics,
+        lifecycle: Lifecycle,
+        lines: AccessLog,
+        gate: Gate | None,
+        *,
+        max_calls: int,
+        max_bytes: int,
     ) -> None:
-        self.access = access
+        self.lines, self._gate = lines, gate
+        self.names: set[str] = set()  # of all that it guards, as the table of access has them
         self._metrics = metrics
         self._max_calls, self.calls = max_calls, 0
         self.max_bytes, self._bytes, self._returns = max_bytes, 0, Returns()
@@ -146,12 +157,15 @@ class Guard:
     ) -> Callable[[Q, Arrival], Awaitable[A]]:
         """What `unary` does, for requests and answers of any kind whose length is their bytes. `probe` as there;
         what it returns raises CallFailed, from the error that the method raised."""
+        admitted = self._admission(series.path)
 
         async def answer(data: Q, arrival: Arrival) -> A:
             started, size = time.perf_counter(), len(data)
             call = arrived(arrival)
             self.enter(series, size, probe=probe)
             try:
+                if admitted is not None:
+                    call.caller = admitted(arrival)
                 self.admit(probe=probe)
                 response = await method(data, call)
             except BaseException as error:
@@ -167,12 +181,16 @@ class Guard:
     def stream(self, service: str, name: str, kind: Kind, method: StreamMethod, *, probe: bool = False) -> Stream:
         """A method that answers with a stream. `probe` as for `unary`."""
         series = _Series(self._metrics, kind, service, name)
+        admitted = self._admission(series.path)
 
         async def answers(messages: AsyncIterator[bytes], arrival: Arrival) -> AsyncIterator[bytes]:
             metadata = tuple(arrival.metadata)
-            call = arrived(Arrival(metadata, arrival.remaining))
+            shown = Arrival(metadata, arrival.remaining, arrival.certificate)
+            call = arrived(shown)
             call.metadata = metadata
             with _Watch(self, series, call, probe=probe) as watch:
+                if admitted is not None:
+                    call.caller = admitted(shown)
                 self.admit(probe=probe)
                 async for response in method(_counted(messages, watch), call):
                     watch.response_bytes += len(response)
@@ -180,11 +198,15 @@ class Guard:
 
         return Stream(kind, answers, functools.partial(self._turned_away, series))
 
+    def _admission(self, name: str) -> Callable[[Arrival], Principal] | None:
+        self.names.add(name)
+        return access.admission(self._gate, name)
+
     def _turned_away(self, series: Series, failure: CallFailed) -> None:
         """A call that ended in the door: counted, and with its line, as any other."""
         series.begun()
         series.ended(failure.code, failure, 0.0)
-        if self.access.refused:
+        if self.lines.refused:
             _write(series, Call("", False, None), failure.code, failure, seconds=0.0, sizes=(0, 0))
 
     def refusal(self, service: str, name: str, *, streaming: bool = False) -> Guarded:
@@ -201,9 +223,15 @@ class Guard:
             return self.stream(service, name, Kind.BIDI_STREAM, refuse_stream)
         return self.unary(service, name, refuse)
 
-    def share(self, size: int) -> Share:
+    def share(self, size: int, call: Call) -> Share:
         """One of a stream's messages, of so many bytes, which counts as a call of its own."""
-        return Share(self, size)
+        return Share(self, size, call.caller)
+
+    def again(self, caller: Principal) -> None:
+        """Raises what turns away one more request on a stream of theirs."""
+        if self._gate is not None:
+            self._gate.again(caller)
+        self.admit(probe=False)
 
     @property
     def closing(self) -> asyncio.Event:
@@ -238,13 +266,13 @@ class Guard:
     ) -> None:
         """A call has ended: it is counted, and has its line. Raises CallFailed from an error, but for a caller that
         went away. `sizes`: bytes of what came and of what goes."""
-        if error is None and not self.access.every:
+        if error is None and not self.lines.every:
             series.ended(Code.OK, None, seconds)
             return
         outcome = Code.OK if error is None else _outcome(error, call)
         series.ended(outcome, error, seconds)
         failure = error if isinstance(error, Exception) else None
-        if self.access.wants(outcome, probe=probe):
+        if self.lines.wants(outcome, probe=probe):
             _write(series, call, outcome, failure, seconds=seconds, sizes=sizes)
         if failure is not None:  # the process boundary: a bug must not reach the wire as text
             raise _failed(failure, call) from failure
@@ -270,17 +298,17 @@ class Guard:
 class Share:
     """One of a stream's requests, from its arrival until its answer is sent."""
 
-    __slots__ = ("_guard", "_size")
+    __slots__ = ("_caller", "_guard", "_size")
 
-    def __init__(self, guard: Guard, size: int) -> None:
-        self._guard, self._size = guard, size
+    def __init__(self, guard: Guard, size: int, caller: Principal) -> None:
+        self._guard, self._size, self._caller = guard, size, caller
         guard.calls += 1
         guard.inflight.inc()
         guard.hold(size)
 
     def admit(self) -> None:
         """Raises what turns it away."""
-        self._guard.admit(probe=False)
+        self._guard.again(self._caller)
 
     def answered(self, size: int) -> None:
         """The message is gone; its answer, of so many bytes, waits to be sent."""
@@ -354,7 +382,7 @@ def _failed(error: Exception, call: Call) -> CallFailed:
     if isinstance(error, CallFailed):
         return CallFailed(error.code, error.text, error.trailers)
     trailers: tuple[tuple[str, str], ...] = ((ID_HEADER, call.request_id),)
-    if isinstance(error, QueueFull | Draining | TooManyBytes | TooManyCalls):
+    if isinstance(error, QueueFull | Draining | TooManyBytes | TooManyCalls | TooOften):
         trailers = (*trailers, PUSHBACK)
     return CallFailed(status.code(error), status.text(error, call.request_id), trailers)
 
@@ -371,6 +399,8 @@ def _write(
         "response_bytes": sizes[1],
         **call.facts,
     }
+    if call.caller.name:
+        facts["caller"] = call.caller.name
     if isinstance(failure, CallFailed):  # refused by the door, whose code for what is no gRPC is INTERNAL too
         log.warning("rpc", **facts, reason=failure.text)
     elif outcome is Code.INTERNAL:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 
 from grpc_health.v1 import health_pb2
 
+from kanserve.access import roles, table
 from kanserve.errors import Exhausted, NotFound
 from kanserve.handlers.catalogue import Catalogue
 from kanserve.rpc import convert
@@ -33,8 +34,12 @@ class Health:
         self._watches = 0
 
     async def check(self, data: bytes, call: Call) -> bytes:
-        """SERVING or NOT_SERVING; NOT_FOUND for a name that means nothing here."""
-        serving = self._serving(convert.parse(health_pb2.HealthCheckRequest, data).service)
+        """SERVING or NOT_SERVING; NOT_FOUND for a name that means nothing here. Anyone may ask about the whole; who
+        asks about a part needs a role."""
+        service = convert.parse(health_pb2.HealthCheckRequest, data).service
+        if service not in ("", LIVENESS):
+            roles.require(call.caller, table.NAMED_HEALTH)
+        serving = self._serving(service)
         if serving is None:
             raise NotFound("unknown service")
         return _response(serving)

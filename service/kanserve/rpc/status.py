@@ -35,6 +35,8 @@ CODES: dict[type[errors.KanserveError], Code] = {
     errors.Unavailable: Code.UNAVAILABLE,
     errors.DeadlineExceeded: Code.DEADLINE_EXCEEDED,
     errors.Exhausted: Code.RESOURCE_EXHAUSTED,
+    errors.Unauthenticated: Code.UNAUTHENTICATED,
+    errors.Forbidden: Code.PERMISSION_DENIED,
     errors.NotPossible: Code.FAILED_PRECONDITION,
     errors.Unsupported: Code.UNIMPLEMENTED,
 }

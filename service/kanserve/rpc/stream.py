@@ -72,7 +72,7 @@ class _Flow:
         await self._slots.acquire()
         async for data in messages:
             self.requests += 1
-            share = self._guard.share(len(data))
+            share = self._guard.share(len(data), self._call)
             task = asyncio.ensure_future(self._one(data, share))
             task.add_done_callback(_seen)
             self._waiting.append((task, share))

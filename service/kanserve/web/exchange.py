@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from kanserve import compression
+from kanserve.access import names
 from kanserve.observe.metrics import Metrics
 from kanserve.rpc.call import ID_HEADER, Arrival, Call
 from kanserve.rpc.guard import PUSHBACK, CallFailed, Guard
@@ -24,6 +25,7 @@ JSON = "application/json"
 ENCODINGS = ", ".join(compression.WINDOWS)
 WORTH = 1024  # bytes of an answer that is packed
 BLOCKING = 2**16  # bytes from which packing and unpacking have a thread
+CHALLENGE = {"www-authenticate": "Bearer"}
 RETRY = {"retry-after": "1"}  # seconds; the shortest that HTTP can say
 
 
@@ -94,7 +96,7 @@ class Exchange:
         return await self._answered(request, Asked({}, request.headers, broken=error))
 
     async def _answered(self, request: Request, asked: Asked) -> Response:
-        arrival = Arrival(request.headers.items(), None)
+        arrival = Arrival(request.headers.items(), None, names.presented(request.scope))
         try:
             answer = await self._guarded(asked, arrival)
         except CallFailed as failure:
@@ -185,6 +187,8 @@ def _failed(failure: CallFailed) -> Answer:
     headers = {ID_HEADER: trailers[ID_HEADER]}
     if PUSHBACK[0] in trailers:
         headers |= RETRY
+    if failure.code is Code.UNAUTHENTICATED:
+        headers |= CHALLENGE
     if isinstance(error, Refused):
         headers |= error.headers
     body = orjson.dumps({"error": failure.text})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from kanserve.errors import BadRequest, TooManyBytes, TooManyCalls
+from kanserve.errors import BadRequest, TooManyBytes, TooManyCalls, TooOften
 from kanserve.rpc.status import Code
 
 CLIENT_GONE = 499  # nginx's, for a caller that did not wait
@@ -20,6 +20,8 @@ STATUS: dict[Code, int] = {
     Code.FAILED_PRECONDITION: HTTPStatus.BAD_REQUEST,
     Code.UNIMPLEMENTED: HTTPStatus.NOT_IMPLEMENTED,
     Code.INTERNAL: HTTPStatus.INTERNAL_SERVER_ERROR,
+    Code.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
+    Code.PERMISSION_DENIED: HTTPStatus.FORBIDDEN,
     Code.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
@@ -36,6 +38,6 @@ def status(outcome: Code, error: BaseException | None) -> int:
     """Of a call that ended with `outcome`, for `error`."""
     if isinstance(error, Refused):
         return error.status
-    if isinstance(error, TooManyBytes | TooManyCalls):  # of others: the same request may pass later
+    if isinstance(error, TooManyBytes | TooManyCalls | TooOften):  # of others: the same request may pass later
         return int(HTTPStatus.TOO_MANY_REQUESTS)
     return int(STATUS[outcome])

@@ -1,0 +1,73 @@
+"""Which role every method and every route needs. What is not here is refused, whoever asks.
+
+`rpc/guard` looks a method or route up once, when it is put behind the guard; a test holds this against all that exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from kanserve.access.roles import Role
+from kanserve.observe.metrics import UNKNOWN
+
+ANYONE = None  # health alone: orchestrators cannot show a credential
+Need = Role | None
+INFERENCE, KAN, HEALTH = "inference.GRPCInferenceService", "kanserve.v1.KanService", "grpc.health.v1.Health"
+REFLECTION = ("grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.ServerReflection")
+MODELS = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
+
+_INFERENCE: dict[Role, tuple[str, ...]] = {
+    Role.READ: (
+        *("ServerLive", "ServerReady", "ServerMetadata"),
+        *("ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics", "RepositoryIndex"),
+    ),
+    Role.INFER: ("ModelInfer", "ModelStreamInfer"),
+    Role.ADMIN: (
+        *("RepositoryModelLoad", "RepositoryModelUnload", "TraceSetting", "LogSettings"),
+        *(
+            f"{where}SharedMemory{verb}"
+            for where in ("System", "Cuda")
+            for verb in ("Status", "Register", "Unregister")
+        ),
+    ),
+}
+NAMED_HEALTH = Role.READ  # of Health/Check for a model or a service: only the message tells, so `rpc/health` asks
+_ROUTES: dict[Need, tuple[tuple[str, str], ...]] = {
+    ANYONE: (("GET", "/healthz"), ("GET", "/readyz")),
+    Role.READ: (
+        *(("GET", route) for route in ("/metrics", "/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/stats")),
+        *(("GET", f"{model}{rest}") for model in MODELS for rest in ("", "/ready", "/config", "/stats")),
+        *(("POST", f"/v2/repository/{rest}") for rest in ("index", "{repository}/index")),
+        (UNKNOWN, UNKNOWN),  # what there is not: nobody without a credential learns that
+    ),
+    Role.INFER: (
+        *(("POST", f"{model}/infer") for model in MODELS),
+        *((UNKNOWN, f"{MODELS[0]}/{rest}") for rest in ("generate", "generate_stream")),
+    ),
+    Role.ADMIN: (
+        *(
+            ("POST", f"/v2/repository/{where}models/{{name}}/{verb}")
+            for where in ("", "{repository}/")
+            for verb in ("load", "unload")
+        ),
+        *((UNKNOWN, f"/v2/{where}sharedmemory/{{rest:path}}") for where in ("system", "cuda")),
+        *((UNKNOWN, route) for route in ("/v2/trace/setting", f"{MODELS[0]}/trace/setting", "/v2/logging")),
+    ),
+}
+
+
+def _methods() -> Iterator[tuple[str, Need]]:
+    for role, names in _INFERENCE.items():
+        yield from ((f"{INFERENCE}/{name}", role) for name in names)
+    yield from ((f"{KAN}/{name}", Role.INTERPRET) for name in ("DescribeModel", "QueryEdges"))
+    yield f"{HEALTH}/Check", ANYONE
+    yield f"{HEALTH}/Watch", Role.READ
+    yield from ((f"{name}/ServerReflectionInfo", Role.READ) for name in REFLECTION)
+    yield f"{UNKNOWN}/{UNKNOWN}", Role.READ
+
+
+# gRPC's as service/method, HTTP's as "VERB /route": what their lines in the log say.
+NEEDS: Mapping[str, Need] = {
+    **dict(_methods()),
+    **{f"{verb} {route}": need for need, routes in _ROUTES.items() for verb, route in routes},
+}

@@ -1,0 +1,35 @@
+"""Files of tokens for tests: one caller for each role, and one whose time is over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kanserve.access import tokens
+
+ROLES = ("read", "infer", "interpret", "admin")
+LONG_AGO = "2020-01-01T00:00:00Z"
+
+
+def write(path: Path, *, more: str = "") -> dict[str, str]:
+    """The tokens by role, and "expired", an admin's; `more` is TOML that follows."""
+    made = {name: tokens.make() for name in (*ROLES, "expired")}
+    parts = [block(name, made[name], "admin" if name == "expired" else name) for name in made]
+    save(path, "\n".join([*parts, f"expires = {LONG_AGO}\n", more]))
+    return made
+
+
+def block(name: str, token: str, *roles: str, **fields: object) -> str:
+    """One [[token]]."""
+    lines = [f'name = "{name}"', f"roles = {list(roles)}", f'sha256 = "{tokens.digest(token)}"']
+    return "\n".join(["[[token]]", *lines, *(f"{key} = {value}" for key, value in fields.items()), ""])
+
+
+def save(path: Path, text: str) -> None:
+    """As the owner alone may read it."""
+    path.touch(mode=0o600)
+    path.write_text(text)
+
+
+def bearer(token: str) -> tuple[tuple[str, str], ...]:
+    """The metadata of a call."""
+    return (("authorization", f"Bearer {token}"),)
