@@ -118,7 +118,7 @@ class App:
         """Take over what may change while the server runs."""
         settings = self._settings = self._settings.model_copy(update=dict(change.live))
         logs.configure(settings.log_format, settings.log_level)
-        self.guard.access, self.guard.max_bytes = AccessLog(settings.access_log), settings.max_bytes
+        self.guard.lines, self.guard.max_bytes = AccessLog(settings.access_log), settings.max_bytes
         self._health.max_watches = settings.max_watches
         self.metrics.number("kanserve_settings_refused").labels().set(change.refused)
         self.metrics.number("kanserve_settings_waiting").labels().set(len(change.waiting))
