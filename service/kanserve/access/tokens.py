@@ -95,6 +95,19 @@ def _bytes(path: Path) -> bytes:
 def read(data: bytes, path: Path) -> Credentials:
     """The contents of `path`. Raises ConfigError, which never quotes a value: it may be a token."""
     where = f"the file of tokens {path}"
+    document = _document(data, where)
+    tokens, certificates = (_entries(document.get(kind, []), kind, where) for kind in KEYS)
+    if not tokens and not certificates:
+        raise ConfigError(f"{where} names nobody: `kanserve token new NAME --tokens {path}` makes a token")
+    if len(tokens) + len(certificates) > MOST:
+        raise ConfigError(f"{where} names more than {MOST} callers")
+    _distinct((entry.principal.name for entry in (*tokens, *certificates)), "name", where)
+    for what, entries in (("token", tokens), ("certificate", certificates)):
+        _distinct((entry.mark for entry in entries), what, where)
+    return Credentials(tokens, certificates)
+
+
+def _document(data: bytes, where: str) -> dict[str, Any]:
     try:
         document = tomllib.loads(data.decode())
     except UnicodeDecodeError as error:
@@ -104,15 +117,7 @@ def read(data: bytes, path: Path) -> Credentials:
     for key in document:
         if key not in KEYS:
             raise ConfigError(f"{where} has the unknown key {key[:40]!r}: {advice(key, KEYS)}")
-    tokens, certificates = (_entries(document.get(kind, []), kind, where) for kind in KEYS)
-    if not tokens and not certificates:
-        raise ConfigError(f"{where} names nobody: `kanserve token new NAME --tokens {path}` makes a token")
-    if len(tokens) + len(certificates) > MOST:
-        raise ConfigError(f"{where} names more than {MOST} callers")
-    _distinct((entry.principal.name for entry in (*tokens, *certificates)), "name", where)
-    _distinct((entry.mark for entry in tokens), "token", where)
-    _distinct((entry.mark for entry in certificates), "certificate", where)
-    return Credentials(tokens, certificates)
+    return document
 
 
 def _place(error: tomllib.TOMLDecodeError) -> str:
