@@ -84,7 +84,7 @@ LAW: dict[str, dict[str, set[str]]] = {
         "backends": set(),
         "repository": {"pb", "scheduling"},
         "scheduling": set(),
-        "models": {"backends", "config", "interpret", "observe", "repository", "scheduling", "version"},
+        "models": {"backends", "config", "interpret", "observe", "repository", "scheduling", "threads", "version"},
         "handlers": {"interpret", "lifecycle", "models", "observe"},
         "memory": set(),
         "rpc": {

@@ -40,6 +40,7 @@ from kanserve.rpc.kan import KanService
 from kanserve.rpc.reflection import Reflection
 from kanserve.web import pages
 
+WAITING = 4  # threads beyond those that compute, for work that waits for a disk
 EXIT_TERMINATED = 143  # the second signal: what a shell reports for SIGTERM
 
 log = logs.get_logger("app")
@@ -54,6 +55,8 @@ class App:
             raise ConfigError("this machine is big-endian; tensors on the wire are little-endian")
         settings = self._settings = room.made(settings)
         budget = settings.threads or threads.budget()
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(threads.pool(budget + WAITING, "work", settings.compute_nice))
         self.lifecycle = Lifecycle()
         self.registry = Registry()
         self.metrics = Metrics()

@@ -153,6 +153,15 @@ class Settings(BaseSettings):
         200e-6, "a run that is shorter holds the event loop", group=Group.MODELS, metavar="SECONDS", ge=0, le=1
     )
 
+    compute_nice: int = setting(
+        10,
+        "how far threads that compute stand back behind those that answer (Unix niceness)",
+        group=Group.MODELS,
+        metavar="N",
+        ge=0,
+        le=19,
+    )
+
     batching: bool = setting(True, "requests of one model that wait run together", group=Group.MODELS)
     max_queue_delay_microseconds: int = setting(
         0, "that a request may wait for others", group=Group.MODELS, metavar="N", ge=0, le=10**7

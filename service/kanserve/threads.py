@@ -1,4 +1,4 @@
-"""How many threads this process may use: what the scheduler and the cgroup allow.
+"""How many threads this process may use, as the scheduler and the cgroup allow, and which of them go first.
 
 `os.cpu_count()` tells about the machine, not about the container, and a runtime
 that starts 64 threads on a quota of 2 is throttled, not fast.
@@ -6,11 +6,26 @@ that starts 64 threads on a quota of 2 is throttled, not fast.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+
+
+def pool(most: int, name: str, nice: int) -> ThreadPoolExecutor:
+    """Threads that compute, `nice` levels behind those that take requests and answer them, as are the threads that
+    they start, such as a runtime's. Where computing takes every core, what is refused, and what needs little, is
+    answered at once all the same."""
+    return ThreadPoolExecutor(most, thread_name_prefix=name, initializer=functools.partial(_stand_back, nice))
+
+
+def _stand_back(nice: int) -> None:
+    if nice:  # Linux counts it per thread
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + nice)
 
 
 def budget(cgroup: Path = CGROUP) -> int:

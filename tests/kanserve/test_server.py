@@ -223,6 +223,22 @@ def test_the_thread_budget_follows_the_cgroup(tmp_path: Path, files: dict[str, s
     assert budget(tmp_path) == min(quota, len(os.sched_getaffinity(0)))
 
 
+@pytest.mark.parametrize("nice", [0, 7])
+def test_threads_that_compute_stand_back(tmp_path: Path, nice: int) -> None:
+    toy.write(tmp_path)
+    with serving(tmp_path, compute_nice=nice, inline_seconds=0, max_queue_delay_microseconds=1000) as server:
+        server.infer(np.zeros((2, 3), np.float32))
+        own = os.getpriority(os.PRIO_PROCESS, server.process.pid)
+        found: dict[str, set[int]] = {}
+        for task in Path(f"/proc/{server.process.pid}/task").iterdir():
+            found.setdefault((task / "comm").read_text().strip(), set()).add(
+                os.getpriority(os.PRIO_PROCESS, int(task.name)) - own
+            )
+    levels = set().union(*found.values())
+    assert levels == {0, nice}
+    assert found["tokio-rt-worker"] == {0}
+
+
 def test_what_the_runtime_says_stays_in_the_log(tmp_path: Path) -> None:
     """A plain graph that fails for some values: not foreseeable, so INTERNAL, with an id alone."""
     node = helper.make_node("Gather", ["table", "x"], ["y"])

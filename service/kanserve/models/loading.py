@@ -79,7 +79,7 @@ class Loader:
         if not (config.threads or config.instances or _large(bundle)):
             all_threads = measure.together(info, session, create, budget=self.threads, piece_rows=pieces)
             if all_threads is not None:
-                session, instances, threads = all_threads, 1, self.threads
+                session, threads = all_threads, self.threads
         inline = measure.inline_rows(info, session, settings.inline_seconds)
         return session, Way(instances, inline, pieces, threads)
 

@@ -10,7 +10,6 @@ import asyncio
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from kanserve.backends import Session
 from kanserve.config import Settings
@@ -23,6 +22,7 @@ from kanserve.models.lane import Form, Lane
 from kanserve.models.serving import Serving
 from kanserve.nouns import Array, LayerEdges, ModelInfo
 from kanserve.observe.metrics import ModelMetrics
+from kanserve.threads import pool
 
 
 class Model:
@@ -51,7 +51,7 @@ class Model:
             serving,
             settings.max_queue_bytes,
         )
-        self._query_pool = ThreadPoolExecutor(1, thread_name_prefix=f"edges-{info.name}")
+        self._query_pool = pool(1, f"edges-{info.name}", serving.nice)
 
     async def run(self, outputs: Sequence[str], feeds: Mapping[str, Array], *, rows: int, limits: Limits) -> Run:
         """Run the graph, together with whatever else waits.

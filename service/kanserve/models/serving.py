@@ -25,7 +25,8 @@ class Way:
 @dataclass(frozen=True, slots=True)
 class Serving:
     """What is in effect. `max_queue`: requests that wait or run (0: the levels' own bounds); `unused`: what the
-    config.pbtxt says in vain; `max_request_bytes`: of one message, the same for all models."""
+    config.pbtxt says in vain; `max_request_bytes`: of one message, and `nice`: how far its threads stand back,
+    both the same for all models."""
 
     policy: Policy
     way: Way
@@ -34,6 +35,7 @@ class Serving:
     versions: VersionPolicy = ALL
     unused: tuple[str, ...] = ()
     max_request_bytes: int = 0
+    nice: int = 0
 
 
 def batch_size(config: OperatorConfig, proved: int, *, manifest: bool) -> int:
@@ -57,6 +59,7 @@ def decide(info: ModelInfo, settings: Settings, config: OperatorConfig, way: Way
         config.versions,
         unused,
         settings.max_request_bytes,
+        settings.compute_nice,
     )
 
 
