@@ -63,7 +63,7 @@ class App:
         self._rollout = Rollout(settings, backends.load(settings.backend), budget, self.registry, self.metrics)
         catalogue = Catalogue(self.registry, self.lifecycle)
         inference = Inference(self.registry, self.metrics, settings.max_response_bytes, settings.max_strings)
-        kan = Kan(self.registry, settings.max_query_rows, settings.max_response_bytes)
+        kan = Kan(self.registry, settings.max_query_rows, settings.max_query_evaluations, settings.max_response_bytes)
         self._health = Health(catalogue, services.NAMES, settings.max_watches)
         guard = self.guard = Guard(
             self.metrics,

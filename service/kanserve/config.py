@@ -187,6 +187,9 @@ class Settings(BaseSettings):
     max_queue: Count = setting(256, "requests of one model that wait or run", group=Group.LIMITS, metavar="N")
     max_queue_bytes: Size = setting(64 * MIB, "inputs of one model that wait", group=Group.LIMITS, metavar="BYTES")
     max_query_rows: Count = setting(4096, "rows of one edge query", group=Group.LIMITS, metavar="N")
+    max_query_evaluations: Count = setting(
+        2**27, "rows x positions x edges that one edge query may compute", group=Group.LIMITS, metavar="N"
+    )
     max_queries: Count = setting(16, "edge queries of one model that wait or run", group=Group.LIMITS, metavar="N")
     query_bytes: Size = setting(
         32 * MIB, "edge values of one query that are held at a time", group=Group.LIMITS, metavar="BYTES"

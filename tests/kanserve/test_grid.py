@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -225,9 +224,9 @@ def test_memory_is_bounded_in_rows_and_positions(tmp_path: Path, top_k: int, lay
     model = create("model.onnx")
     session = create(f"edges_l{layer}.onnx")
     graphs = tuple(edges.LayerGraph(info, lambda: session) for info in manifest.layers)
-    (found,) = edges.compute(
-        model, graphs, plans, {"x": ROWS}, threading.Event(), chunk_bytes=1000, piece_rows=piece_rows
-    )
+    *_, answer = edges.compute(model, graphs, plans, {"x": ROWS}, chunk_bytes=1000, piece_rows=piece_rows)
+    assert answer is not None
+    (found,) = answer
     everything = toy_grid.edges(ROWS, layer)
     expected = everything[..., found.sources, found.destinations] if top_k else everything
     np.testing.assert_allclose(found.values, expected, **TOLERANCE)
@@ -245,9 +244,7 @@ def test_a_node_tensor_that_is_not_its_positions_is_found_when_it_runs(tmp_path:
     session = loader.backend.create(bundle.files["model.onnx"], device="cpu", threads=1)
     plans = (select.LayerPlan(1, (0,), (0,), 0, (3,)),)
     with pytest.raises(BackendError, match=r"tokens_in has shape \(9, 2, 12\), expected \(9, 3, 'n'\)"):
-        edges.compute(
-            session, loader._graphs(bundle, manifest), plans, {"x": ROWS}, threading.Event(), chunk_bytes=2**20
-        )
+        list(edges.compute(session, loader._graphs(bundle, manifest), plans, {"x": ROWS}, chunk_bytes=2**20))
 
 
 def tensor(name: str, *shape: int) -> contract.TensorSpec:

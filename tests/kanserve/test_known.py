@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -203,3 +204,13 @@ def test_heads_are_bounded(toys: Served) -> None:
     before = len(heads)
     toys.again(large.SerializeToString())
     assert len(heads) == before
+
+
+@pytest.mark.parametrize("fields", [b"\x2a\x00", b"\x3a\x00"], ids=["inputs", "bytes"])
+def test_a_message_of_a_million_fields_is_given_up_early(fields: bytes) -> None:
+    """Parting it whole took a second of the event loop."""
+    few, many = (pb.ModelInferRequest(model_name="toy").SerializeToString() + fields * n for n in (10_000, 2_000_000))
+    assert known.split(few) is None
+    begun = time.perf_counter()
+    assert known.split(many) is None
+    assert time.perf_counter() - begun < 0.1

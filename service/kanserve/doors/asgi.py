@@ -43,6 +43,7 @@ UNTOLD = Arrival((), None)
 OK: Event = {"type": TRAILERS, "headers": framing.status(Code.OK), "more_trailers": False}
 HTTP2 = "2"
 OLD = b'{"error":"gRPC needs HTTP/2, and this request came by HTTP/1"}'
+PART = 2**18  # bytes that are given to the server at a time: it copies them, and nothing else runs meanwhile
 SMALL = 4096  # bytes of an answer that are not worth counting while it is sent
 LATE = "Deadline Exceeded"  # gRPC's own words
 
@@ -198,13 +199,13 @@ class _Wire:
 
     async def _body(self, data: bytes, *, more: bool) -> None:
         """A server takes some bytes of each connection ahead; what is larger waits here until they are taken."""
-        event = {"type": BODY, "body": framing.frame(data), "more_body": more}
         if len(data) <= SMALL:
-            await self._send(event)
+            await self._send({"type": BODY, "body": framing.frame(data), "more_body": more})
             return
         self._hold(len(data))
         try:
-            await self._send(event)
+            for part, last in framing.parts(data, PART):
+                await self._send({"type": BODY, "body": part, "more_body": more or not last})
         finally:
             self._hold(-len(data))
 

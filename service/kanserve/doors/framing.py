@@ -32,6 +32,16 @@ def frame(message: bytes) -> bytes:
     return PREFIX.pack(0, len(message)) + message
 
 
+def parts(message: bytes, size: int) -> Iterator[tuple[bytes, bool]]:
+    """The frame of a message in parts of so many bytes, and which is the last."""
+    if len(message) <= size:
+        yield frame(message), True
+        return
+    yield PREFIX.pack(0, len(message)) + message[:size], False
+    for at in range(size, len(message), size):
+        yield message[at : at + size], at + size >= len(message)
+
+
 def alone(data: bytes, limit: int) -> bytes | None:
     """The message that `data` is the frame of; None for anything else, and what is packed or too large."""
     if len(data) < PREFIX.size or data[0]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from kanexport.manifest import Manifest
+from kanexport.manifest import LayerInfo, Manifest
 from kanserve.errors import BadRequest, Exhausted
 from kanserve.interpret import select
 from kanserve.interpret.select import LayerPlan, LayerShape
 from kanserve.models.edges import missing
+from kanserve.models.model import Model
 from kanserve.models.registry import Registry
 from kanserve.nouns import DTYPES, ONLY, Array, EdgeRequest, EdgeResponse, ModelInfo, TensorInfo
 
@@ -22,19 +24,20 @@ class Kan:
 
     registry: Registry
     max_query_rows: int
+    max_query_evaluations: int
     max_response_bytes: int
 
-    def describe(self, name: str, version: str) -> tuple[ModelInfo, Manifest]:
+    def describe(self, name: str, version: str) -> tuple[Model, Manifest]:
         """A version and its manifest. Raises NotPossible without one."""
-        info = self.registry.resolve(name, version).info
-        if info.manifest is None:
+        model = self.registry.resolve(name, version)
+        if model.info.manifest is None:
             raise missing(name)
-        return info, info.manifest
+        return model, model.info.manifest
 
     async def edges(self, request: EdgeRequest) -> EdgeResponse:
         """Edge values for rows. Raises BadRequest, Exhausted, and what `Model.edges` does."""
-        model = self.registry.resolve(request.model, request.version)
-        info, manifest = self.describe(request.model, str(model.info.version))
+        model, manifest = self.describe(request.model, request.version)
+        info = model.info
         rows = self._rows(info, request)
         plans = select.plan(
             [LayerShape(layer.sources, layer.destinations, layer.positions, layer.name) for layer in manifest.layers],
@@ -44,6 +47,7 @@ class Kan:
             top_k=request.top_k,
         )
         self._bound(plans, request.row_count)
+        self._bound_work([manifest.layers[plan.layer] for plan in plans], request.row_count)
         layers = await model.edges(plans, rows, deadline=request.deadline)
         model.metrics.edge_values.inc(sum(layer.values.size for layer in layers))
         return EdgeResponse(info.name, info.version, request.id, info.digest, layers)
@@ -66,6 +70,17 @@ class Kan:
                 f"the answer takes {needed} bytes ({rows} rows x {values} edge values a row), "
                 f"the limit is {self.max_response_bytes}; ask for fewer layers, sources or destinations, "
                 "set top_k, or send fewer rows"
+            )
+
+    def _bound_work(self, layers: Sequence[LayerInfo], rows: int) -> None:
+        """A layer computes all its edges, whichever are asked for."""
+        each = sum(math.prod(layer.positions) * layer.sources * layer.destinations for layer in layers)
+        most = self.max_query_evaluations
+        if rows * each > most:
+            advice = f"send at most {most // each} rows" if each <= most else "no single row fits"
+            raise Exhausted(
+                f"the query takes {rows * each} edge evaluations ({rows} rows x {each} edges of the layers that are "
+                f"asked for, counted at each position), the limit is {most}; {advice}, or ask for fewer layers"
             )
 
 

@@ -3,12 +3,13 @@
 Memory is bounded by working through rows and positions in chunks: a chunk of one
 layer holds at most `chunk_bytes` of edge values, a piece of rows at most `chunk_bytes`
 of node vectors. A layer runs N times, once at every position of every row.
+
+The work goes step by step, a chunk or a piece each, so that queries can take turns.
 """
 
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import cast
 
@@ -22,11 +23,9 @@ from kanserve.interpret import select
 from kanserve.interpret.select import LayerPlan
 from kanserve.nouns import Array, LayerEdges
 
+STEP_BYTES = 4 * 2**20  # of edge values in one step: some ten milliseconds, for which others wait
+
 Floats = NDArray[np.floating]
-
-
-class Cancelled(Exception):
-    """Raised inside the worker; never leaves it."""
 
 
 class LayerGraph:
@@ -58,24 +57,23 @@ def compute(
     graphs: tuple[LayerGraph, ...],
     plans: tuple[LayerPlan, ...],
     rows: Mapping[str, Array],
-    cancelled: threading.Event,
     *,
     chunk_bytes: int,
     piece_rows: int = 0,
-) -> tuple[LayerEdges, ...]:
-    """Edge values of the planned layers for `rows` [B, ...] by input; runs in a worker thread.
+) -> Iterator[tuple[LayerEdges, ...] | None]:
+    """Edge values of the planned layers for `rows` [B, ...] by input: None after each step, and at last the answer.
 
     The serving graph computes the node vectors, only those that are needed, for at
-    most `piece_rows` rows at a time (0: no such limit). Raises Cancelled between chunks.
+    most `piece_rows` rows at a time (0: no such limit).
     """
     nodes = _Nodes(session, [graphs[plan.layer].layer for plan in plans], rows, piece_rows, chunk_bytes)
     share = chunk_bytes // max(1, len(plans))
     answers = [_Answer(graphs[plan.layer], plan, nodes.count, share) for plan in plans]
-    _work(nodes, answers, cancelled, chunk_bytes)
+    yield from _work(nodes, answers, min(chunk_bytes, STEP_BYTES))
     again = [answer for answer in answers if not answer.settle()]
     if again:
-        _work(nodes, again, cancelled, chunk_bytes)
-    return tuple(answer.result() for answer in answers)
+        yield from _work(nodes, again, min(chunk_bytes, STEP_BYTES))
+    yield tuple(answer.result() for answer in answers)
 
 
 class _Nodes:
@@ -183,15 +181,15 @@ class _Answer:
             self._values[at : at + len(picked)] = picked.astype(np.float32)
 
 
-def _work(nodes: _Nodes, answers: list[_Answer], cancelled: threading.Event, chunk_bytes: int) -> None:
+def _work(nodes: _Nodes, answers: list[_Answer], chunk_bytes: int) -> Iterator[None]:
     for row, count, tensors in nodes:
+        yield
         for answer in answers:
             vectors = answer.flat(tensors[answer.graph.layer.node_tensor], count)
-            step = answer.chunk(vectors, chunk_bytes)
-            for offset in range(0, len(vectors), step):
-                if cancelled.is_set():
-                    raise Cancelled
-                answer.add(row, offset, answer.graph.run(vectors[offset : offset + step]))
+            size = answer.chunk(vectors, chunk_bytes)
+            for offset in range(0, len(vectors), size):
+                answer.add(row, offset, answer.graph.run(vectors[offset : offset + size]))
+                yield
 
 
 def missing(name: str) -> NotPossible:

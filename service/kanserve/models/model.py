@@ -1,15 +1,15 @@
 """A loaded version: a session, who may use it when, and what it has done.
 
 Inference runs on a bounded pool of its own (`executor`), edge queries on a single thread
-beside it, so a large query delays no inference by more than the CPU it takes.
+beside it, so a large query delays no inference by more than the CPU it takes. Queries take
+turns there, step by step, so that none waits for the whole of another.
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from kanserve.backends import Session
 from kanserve.config import Settings
@@ -44,6 +44,7 @@ class Model:
         self._session = session
         self._graphs = graphs
         self._queries = 0
+        self.description = b""  # the answer of DescribeModel, once somebody has asked
         self._executor = Executor(
             info.name,
             session.run,
@@ -71,39 +72,37 @@ class Model:
         """Edge values of the planned layers for `rows` [B, ...] by input.
 
         Raises NotPossible without edge graphs, QueueFull, DeadlineExceeded, Exhausted,
-        BackendError. When the caller gives up, the work stops at the next chunk.
+        BackendError. When the caller gives up, or the deadline passes, the work stops at the next step.
         """
         if not self._graphs:
             raise edges.missing(self.info.name)
         if self._queries >= self._settings.max_queries:
             raise QueueFull
-        cancelled = threading.Event()
-        self._queries += 1
-        try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._query_pool, self._query, plans, rows, deadline, cancelled)
-        finally:
-            cancelled.set()
-            self._queries -= 1
-
-    def _query(
-        self,
-        plans: tuple[LayerPlan, ...],
-        rows: Mapping[str, Array],
-        deadline: float | None,
-        cancelled: threading.Event,
-    ) -> tuple[LayerEdges, ...]:
-        if deadline is not None and time.monotonic() > deadline:
-            raise DeadlineExceeded
-        return edges.compute(
+        steps = edges.compute(
             self._session,
             self._graphs,
             plans,
             rows,
-            cancelled,
             chunk_bytes=self._settings.query_bytes,
             piece_rows=self.serving.way.piece_rows,
         )
+        self._queries += 1
+        try:
+            return await self._in_turn(steps, deadline)
+        finally:
+            self._queries -= 1
+
+    async def _in_turn(
+        self, steps: Iterator[tuple[LayerEdges, ...] | None], deadline: float | None
+    ) -> tuple[LayerEdges, ...]:
+        """A step at a time; the thread takes first what came first, and a query's next step comes after its last."""
+        loop = asyncio.get_running_loop()
+        answer = None
+        while answer is None:
+            if deadline is not None and time.monotonic() > deadline:
+                raise DeadlineExceeded
+            answer = await loop.run_in_executor(self._query_pool, next, steps)
+        return answer
 
     def close(self) -> None:
         """Let running work end, drop what waits, join the threads. Blocks."""

@@ -14,7 +14,17 @@ from google.protobuf.message import DecodeError, Message
 
 from kanserve.errors import BadRequest, Exhausted, Unsupported
 from kanserve.handlers import tensors
-from kanserve.nouns import BYTES, HELD, ONLY, EdgeRequest, EdgeResponse, InferRequest, InferResponse, InputTensor
+from kanserve.nouns import (
+    BYTES,
+    HELD,
+    ONLY,
+    EdgeRequest,
+    EdgeResponse,
+    InferRequest,
+    InferResponse,
+    InputTensor,
+    LayerEdges,
+)
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from kanserve.rpc import prescan
@@ -123,22 +133,20 @@ def edges_from_pb(message: kan_pb2.QueryEdgesRequest, *, deadline: float | None)
 
 
 def edges_to_pb(response: EdgeResponse) -> kan_pb2.QueryEdgesResponse:
-    """EdgeResponse -> QueryEdgesResponse."""
-    message = kan_pb2.QueryEdgesResponse(
+    """EdgeResponse -> QueryEdgesResponse, without its layers."""
+    return kan_pb2.QueryEdgesResponse(
         model_name=response.model,
         model_version=str(response.version),
         digest=response.digest,
         id=response.id,
     )
-    for layer in response.layers:
-        message.layers.add(
-            layer=layer.layer,
-            shape=layer.values.shape,
-            sources=layer.sources,
-            destinations=layer.destinations,
-            values=np.ascontiguousarray(layer.values, "<f4").tobytes(),
-        )
-    return message
+
+
+def edge_layer_to_pb(layer: LayerEdges) -> kan_pb2.LayerEdges:
+    """LayerEdges, without its values."""
+    return kan_pb2.LayerEdges(
+        layer=layer.layer, shape=layer.values.shape, sources=layer.sources, destinations=layer.destinations
+    )
 
 
 def at_most(name: str, values: Sized, limit: int) -> None:

@@ -30,6 +30,7 @@ EMPTY_FINAL = b"\n\x22triton_enable_empty_final_response"
 HARMLESS = frozenset((EMPTY_FINAL + b"\x12\x02\x08\x01", EMPTY_FINAL + b"\x12\x02\x08\x00"))
 MOST_HEADS = 1024
 MOST_BYTES = 4096  # of one head, or one id
+MOST_RAW = 1024  # inputs with bytes
 
 
 @dataclass(slots=True)
@@ -60,6 +61,8 @@ def split(data: bytes) -> Parts | None:
             stop = begin + length
             if tag & 7 != BYTES or number < last or number == last <= ID or stop > end:
                 return None
+            if len(raw) > MOST_RAW or (at > 2 * MOST_BYTES and number != RAW):
+                return None  # at once: megabytes of nothing but fields would hold the event loop for a second
             if number == RAW:
                 raw_at = at if raw_at < 0 else raw_at
                 raw.append((begin, stop))
