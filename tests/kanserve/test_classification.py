@@ -40,6 +40,8 @@ def served(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
         folder = root / name / "1"
         folder.mkdir(parents=True)
         (folder / "model.onnx").write_bytes(graph)
+    (root / "float" / "config.pbtxt").write_text('output [ { name: "y0" label_filename: "classes.txt" } ]')
+    (root / "float" / "classes.txt").write_text("setosa\n\nçok büyük\n")  # fewer than there are values
     with serving(root, transport=request.param, plain_onnx=True, max_strings=100) as running:
         yield running
 
@@ -71,8 +73,8 @@ def test_the_largest_values_and_where_they_are(served: Server) -> None:
 def test_equal_values_keep_their_order_and_nan_comes_last(served: Server) -> None:
     rows = np.array([[1, 3, np.nan, 3, -np.inf], [np.inf, 0.25, 1e9, -0.0, 0]], np.float32)
     assert ask(served, "float", rows, 5).tolist() == [
-        [b"3.000000:1", b"3.000000:3", b"1.000000:0", b"-inf:4", b"nan:2"],
-        [b"inf:0", b"1000000000.000000:2", b"0.250000:1", b"-0.000000:3", b"0.000000:4"],
+        [b"3.000000:1", b"3.000000:3", b"1.000000:0:setosa", b"-inf:4", "nan:2:çok büyük".encode()],
+        [b"inf:0:setosa", "1000000000.000000:2:çok büyük".encode(), b"0.250000:1", b"-0.000000:3", b"0.000000:4"],
     ]
 
 

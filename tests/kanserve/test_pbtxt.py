@@ -119,19 +119,47 @@ def test_fields_without_a_meaning_here_are_named(tmp_path: Path) -> None:
     optimization { graph { level: 1 } }
     model_transaction_policy { decoupled: false }
     parameters { key: "inter_op_thread_count" value { string_value: "1" } }
-    output [ { name: "y" label_filename: "labels.txt" } ]
+    output [ { name: "y" reshape { shape: [ 2 ] } } ]
     instance_group [ { count: 1 gpus: [ 0 ] } ]
     """
     assert set(load(tmp_path, text).serving.unused) == {
         "sequence_batching",
         "optimization",
         "parameters.inter_op_thread_count",
-        "output.label_filename",
+        "output.reshape",
         "instance_group.gpus",
     }
 
 
+@pytest.mark.parametrize("single", [False, True])
+def test_labels_lie_beside_it(tmp_path: Path, single: bool) -> None:
+    toy.write(tmp_path)
+    folder = tmp_path / "toy"
+    if single:
+        folder = (folder / "1").rename(tmp_path / "alone")
+    (folder / pbtxt.FILE_NAME).write_text('output [ { name: "y" label_filename: "classes.txt" } ]')
+    (folder / "classes.txt").write_text("no\nyes, indeed\n")
+    root = folder if single else tmp_path
+    (candidate,) = layout.scan(root, plain_onnx=False)
+    model = Loader(backends.load("ort"), Settings(repository=root), 2, Metrics()).load(layout.load(candidate, 2**30))
+    assert model.serving.labels == (pbtxt.Labels("y", "classes.txt", ("no", "yes, indeed")),)
+    assert describe.config(model.info, model.serving).output[0].label_filename == "classes.txt"
+
+
+@pytest.mark.parametrize(
+    ("data", "said"), [(b"\xff\n", "classes.txt for labels, which is not UTF-8 text"), (None, "classes.txt is missing")]
+)
+def test_labels_that_cannot_be_read_are_named(tmp_path: Path, data: bytes | None, said: str) -> None:
+    toy.write(tmp_path)
+    if data is not None:
+        (tmp_path / "toy" / "classes.txt").write_bytes(data)
+    with pytest.raises(LoadError, match=said):
+        load(tmp_path, 'output [ { name: "y" label_filename: "classes.txt" } ]')
+
+
 WRONG = {
+    'output [ { name: "y" label_filename: "../labels.txt" } ]': "label_filename '../labels.txt'",
+    'output [ { name: "y" label_filename: "/etc/passwd" } ]': "label_filename '/etc/passwd'",
     'name: "other"': "is of model 'other'",
     "dynamc_batching { }": 'no field named "dynamc_batching"',
     "max_batch_size: many": "line:column 1:17",

@@ -1,7 +1,8 @@
 """The classification extension: of an output the k largest values of a row, as text.
 
-Source: Triton's "classification extension". A string is VALUE:INDEX, the value with six digits behind the point or
-whole; the shape is [rows, k], or [k] where a model has no batch, k no more than there are values.
+Source: Triton's "classification extension". A string is VALUE:INDEX, or VALUE:INDEX:LABEL where the model's
+config.pbtxt names a file of labels, the value with six digits behind the point or whole; the shape is [rows, k], or
+[k] where a model has no batch, k no more than there are values.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ def check(request: InferRequest, outputs: Sequence[TensorInfo]) -> None:
             raise BadRequest(f"class result not available for output due to unsupported type '{tensor.datatype}'")
 
 
-def classified(info: ModelInfo, tensor: TensorInfo, values: Array, most: int, *, max_strings: int) -> OutputTensor:
+def classified(
+    info: ModelInfo, tensor: TensorInfo, values: Array, most: int, *, max_strings: int, labels: Sequence[str] = ()
+) -> OutputTensor:
     """The `most` largest of each row, those that are equal in their order, NaN after all others. Raises Exhausted
     for more than `max_strings`, BadRequest for rows beyond `MOST`."""
     batch = values.shape[:1] if info.max_batch_size else ()
@@ -46,7 +49,8 @@ def classified(info: ModelInfo, tensor: TensorInfo, values: Array, most: int, *,
     chosen = _largest(rows)[:, :count]
     form = "{:f}:{}" if values.dtype.kind == "f" else "{}:{}"
     pairs = zip(np.take_along_axis(rows, chosen, axis=1).ravel().tolist(), chosen.ravel().tolist(), strict=True)
-    data = tensors.joined(form.format(value, at).encode() for value, at in pairs)
+    ends = {at: f":{label}" for at, label in enumerate(labels) if label}
+    data = tensors.joined((form.format(value, at) + ends.get(at, "")).encode() for value, at in pairs)
     return OutputTensor(tensor.name, BYTES, (*batch, count), data)
 
 

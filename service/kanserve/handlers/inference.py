@@ -143,8 +143,16 @@ class Inference:
     def _classes(self, request: InferRequest, ready: Prepared, arrays: list[Array]) -> list[OutputTensor]:
         """Classes of the outputs of which they are wanted, the others as they are."""
         asked, info = dict(request.classes), ready.model.info
+        labels = {one.output: one.lines for one in ready.model.serving.labels}
         return [
-            classify.classified(info, tensor, array, asked[tensor.name], max_strings=self.max_strings)
+            classify.classified(
+                info,
+                tensor,
+                array,
+                asked[tensor.name],
+                max_strings=self.max_strings,
+                labels=labels.get(tensor.name, ()),
+            )
             if tensor.name in asked
             else self._packed(tensor, array)
             for tensor, array in zip(ready.outputs, arrays, strict=True)

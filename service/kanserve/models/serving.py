@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from kanserve.config import Settings
 from kanserve.nouns import ModelInfo
-from kanserve.repository.pbtxt import OperatorConfig
+from kanserve.repository.pbtxt import Labels, OperatorConfig
 from kanserve.repository.versions import ALL, VersionPolicy
 from kanserve.scheduling.policy import Level, Policy
 
@@ -36,6 +36,7 @@ class Serving:
     unused: tuple[str, ...] = ()
     max_request_bytes: int = 0
     nice: int = 0
+    labels: tuple[Labels, ...] = ()
 
 
 def batch_size(config: OperatorConfig, proved: int, *, manifest: bool) -> int:
@@ -60,6 +61,7 @@ def decide(info: ModelInfo, settings: Settings, config: OperatorConfig, way: Way
         unused,
         settings.max_request_bytes,
         settings.compute_nice,
+        config.labels,
     )
 
 

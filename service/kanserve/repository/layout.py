@@ -116,7 +116,12 @@ def config(candidate: Candidate) -> OperatorConfig:
     with _opened(candidate.root, candidate.steps[:-1]) as directory:
         if pbtxt.FILE_NAME not in os.listdir(directory):
             return SILENT
-        return pbtxt.read(_read(candidate, directory, pbtxt.FILE_NAME, pbtxt.SIZE_LIMIT))
+        told = pbtxt.read(_read(candidate, directory, pbtxt.FILE_NAME, pbtxt.SIZE_LIMIT))
+        labels = (
+            replace(one, lines=pbtxt.lines(one.file, _read(candidate, directory, one.file, pbtxt.SIZE_LIMIT)))
+            for one in told.labels
+        )
+        return replace(told, labels=tuple(labels))
 
 
 def left_out(candidates: Iterable[Candidate]) -> dict[Candidate, str]:
@@ -187,7 +192,9 @@ def _verified(
             f"the manifest says version {manifest.version}, the folder {candidate.version}",
         )
     listed = {entry.path for entry in manifest.files}
-    beside = {contract.FILE_NAME} if candidate.steps else {contract.FILE_NAME, pbtxt.FILE_NAME}
+    beside = {contract.FILE_NAME}
+    if not candidate.steps:
+        beside |= {pbtxt.FILE_NAME, *(labels.file for labels in told.labels)}
     unlisted = sorted(entries - listed - beside)
     if unlisted:
         raise LoadError(LoadReason.INTEGRITY, f"{unlisted[0]} is not listed in the manifest")

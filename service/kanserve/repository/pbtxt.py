@@ -7,6 +7,7 @@ configuration guide, and the checks of its `model_config_utils.cc`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ FILE_NAME = "config.pbtxt"
 SIZE_LIMIT = 2**20  # bytes
 PLATFORMS = {"backend": ("", "onnxruntime"), "platform": ("", "onnxruntime_onnx")}
 THREADS = "intra_op_thread_count"  # of Triton's onnxruntime backend
+FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MOST = 1024  # priority levels, each with queues of its own; instances; threads
 # What has a meaning here, by message.
 KNOWN = {
@@ -34,7 +36,7 @@ KNOWN = {
         *("dynamic_batching", "instance_group"),
     },
     "ModelInput": {"name", "data_type", "dims"},
-    "ModelOutput": {"name", "data_type", "dims"},
+    "ModelOutput": {"name", "data_type", "dims", "label_filename"},
     "ModelInstanceGroup": {"name", "kind", "count"},
 }
 
@@ -51,9 +53,19 @@ class Batching:
 
 
 @dataclass(frozen=True, slots=True)
+class Labels:
+    """What the values of an output are called, in their order: the `lines` of a file beside config.pbtxt."""
+
+    output: str
+    file: str
+    lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class OperatorConfig:
     """What a `config.pbtxt` says; 0, None and nothing where it says nothing. `device`: cpu or cuda; `threads`: of
-    one run; `inputs` and `outputs`: without the batch; `unused`: fields that have no meaning here."""
+    one run; `inputs` and `outputs`: without the batch; `labels`: their lines are read by `layout`; `unused`: fields
+    that have no meaning here."""
 
     name: str = ""
     max_batch_size: int = 0
@@ -64,6 +76,7 @@ class OperatorConfig:
     versions: VersionPolicy = ALL
     inputs: tuple[TensorInfo, ...] = ()
     outputs: tuple[TensorInfo, ...] = ()
+    labels: tuple[Labels, ...] = ()
     unused: tuple[str, ...] = ()
 
 
@@ -97,6 +110,7 @@ def read(data: bytes) -> OperatorConfig:
         versions=_versions(message),
         inputs=tuple(map(_tensor, message.input)),
         outputs=tuple(map(_tensor, message.output)),
+        labels=tuple(Labels(found.name, _beside(found)) for found in message.output if found.label_filename),
         unused=tuple(dict.fromkeys(_unused(message))),
     )
 
@@ -202,6 +216,22 @@ def _tensor(found: Any) -> TensorInfo:
     """A data type that is not given is an empty one."""
     datatype = pb.DataType.Name(found.data_type).removeprefix("TYPE_") if found.data_type else ""
     return TensorInfo(found.name, {"STRING": "BYTES"}.get(datatype, datatype), tuple(found.dims))
+
+
+def _beside(output: Any) -> str:
+    """The label file of an output, a plain name."""
+    name = str(output.label_filename)
+    if not FILE.fullmatch(name):
+        raise _refused(f"has label_filename {name[:80]!r}; the name of a file beside it was expected")
+    return name
+
+
+def lines(name: str, data: bytes) -> tuple[str, ...]:
+    """The labels in a file. Raises LoadError where it is no text."""
+    try:
+        return tuple(data.decode().splitlines())
+    except UnicodeDecodeError as error:
+        raise _refused(f"names {name} for labels, which is not UTF-8 text") from error
 
 
 def _unused(message: Message, path: str = "") -> Iterator[str]:

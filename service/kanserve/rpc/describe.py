@@ -46,10 +46,16 @@ def config(info: ModelInfo, serving: Serving) -> model_config_pb2.ModelConfig:
     # Tools read the bool without asking whether the message around it is there.
     message.model_transaction_policy.decoupled = False
     skip = 1 if info.max_batch_size else 0
+    files = {labels.output: labels.file for labels in serving.labels}
     for tensor in info.inputs:
         message.input.add(name=tensor.name, data_type=_datatype(tensor), dims=tensor.shape[skip:])
     for tensor in info.outputs:
-        message.output.add(name=tensor.name, data_type=_datatype(tensor), dims=tensor.shape[skip:])
+        message.output.add(
+            name=tensor.name,
+            data_type=_datatype(tensor),
+            dims=tensor.shape[skip:],
+            label_filename=files.get(tensor.name, ""),
+        )
     for key, value in _facts(info).items():
         message.parameters[key].string_value = value
     effect.add(message, serving)
