@@ -192,10 +192,7 @@ def _verified(
             f"the manifest says version {manifest.version}, the folder {candidate.version}",
         )
     listed = {entry.path for entry in manifest.files}
-    beside = {contract.FILE_NAME}
-    if not candidate.steps:
-        beside |= {pbtxt.FILE_NAME, *(labels.file for labels in told.labels)}
-    unlisted = sorted(entries - listed - beside)
+    unlisted = sorted(entries - listed - _beside(candidate, told))
     if unlisted:
         raise LoadError(LoadReason.INTEGRITY, f"{unlisted[0]} is not listed in the manifest")
     files: dict[str, bytes] = {}
@@ -212,6 +209,13 @@ def _verified(
         files[entry.path] = data
     graph = manifest.file(contract.MODEL_FILE).sha256
     return Bundle(manifest.name, manifest.version, manifest, files, graph, told)
+
+
+def _beside(candidate: Candidate, told: OperatorConfig) -> set[str]:
+    """What may lie in the folder of a version beside what its manifest lists."""
+    if candidate.steps:
+        return {contract.FILE_NAME}
+    return {contract.FILE_NAME, pbtxt.FILE_NAME, *(labels.file for labels in told.labels)}
 
 
 def _plain(candidate: Candidate, directory: int, max_file_bytes: int, told: OperatorConfig) -> Bundle:
