@@ -11,11 +11,11 @@ from pathlib import Path
 LIVE = ("/dev/", "/proc/")  # names of what is open already, such as /dev/stdout
 
 
-def write(path: Path, data: bytes) -> None:
+def write(path: Path, data: bytes, *, mode: int | None = None) -> None:
     """Put `data` into the file `path`, in the place of what was there. Raises OSError;
     then the old file is as it was.
 
-    The mode is what the umask says, as of any new file. A link keeps pointing to the
+    The mode is what the umask says, as of any new file, or `mode`. A link keeps pointing to the
     file, which is replaced. What is no regular file, such as a pipe, is written to.
     """
     if str(path).startswith(LIVE) or _is_special(path):
@@ -26,6 +26,8 @@ def write(path: Path, data: bytes) -> None:
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
+            if mode is not None:
+                os.fchmod(descriptor, mode)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

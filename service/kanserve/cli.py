@@ -34,7 +34,7 @@ class Command:
     extra: str = ""
 
 
-MAKE, RUN, ASK, OTHER = "make a model", "run it", "ask it", "for your shell"
+MAKE, RUN, ASK, OTHER = "make a model", "run it", "ask it", "around it"
 COMMANDS = {
     "export": Command("kanexport.console.cli", "turn a trained checkpoint into a model to serve", MAKE, "export"),
     "serve": Command("kanserve.commands.serve", "serve a repository over gRPC", RUN, "serve"),
@@ -43,6 +43,7 @@ COMMANDS = {
     "formula": Command("kanserve.commands.formula", "print the closed form of a symbolic model", ASK),
     "models": Command("kanserve.commands.models", "list what a server or a repository folder holds", ASK),
     "health": Command("kanserve.commands.health", "ask a server whether it is healthy", ASK),
+    "token": Command("kanserve.commands.token", "say who may call a server, and with which roles", OTHER),
     "completion": Command("kanserve.commands.completion", "print completion for bash, zsh or fish", OTHER),
 }
 

@@ -10,12 +10,11 @@ from typing import Protocol
 
 from kanserve.access.roles import NOBODY, Principal, require
 from kanserve.access.table import ANYONE, NEEDS, Need
-from kanserve.access.tokens import SHORTEST, Credentials, Entry
+from kanserve.access.tokens import LONGEST, SHORTEST, Credentials, Entry
 from kanserve.errors import Forbidden, TooOften, Unauthenticated
 
 HEADER = "authorization"
 SCHEME = "bearer "
-LONGEST = 512  # characters of a token that is looked at
 
 
 class Shown(Protocol):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import os
 import re
 import secrets
 import stat
@@ -30,7 +31,8 @@ from kanserve.errors import ConfigError
 
 PREFIX = "kan_"  # so that scanners for secrets, and people, know one when they see it
 RANDOM_BYTES = 32
-SHORTEST = 43  # characters: of 32 bytes as base64
+SHORTEST, LONGEST = 43, 512  # characters of a token: 32 bytes as base64, and what is looked at at most
+FASTEST = 1e9  # calls per second
 HASH = re.compile(r"[0-9a-f]{64}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 LARGEST, MOST = 2**20, 1000  # bytes of a file, callers in it: looking for a wrong token takes time for each
@@ -77,28 +79,44 @@ def load(path: Path) -> Credentials:
 
 def _bytes(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            mode = stat.S_IMODE(path.stat().st_mode)
-            data = file.read(LARGEST + 1)
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            data = file.read(LARGEST + 1) if stat.S_ISREG(mode) else b""
     except OSError as error:
         raise ConfigError(f"the file of tokens {path} cannot be read: {error.strerror}") from error
-    if mode & OTHERS:
-        raise ConfigError(
-            f"the file of tokens {path} is open to everyone on this machine (mode {mode:o}): chmod o-rw, or "
-            "defaultMode: 0440 of a Secret that is mounted"
-        )
+    if not stat.S_ISREG(mode):
+        raise ConfigError(f"the file of tokens {path} is no file")
+    closed(mode, path)
     if len(data) > LARGEST:
         raise ConfigError(f"the file of tokens {path} is larger than {LARGEST} bytes")
     return data
 
 
+def closed(mode: int, path: Path) -> None:
+    """Raises ConfigError for a file that everyone on the machine may read or write: it says who may
+    do what."""
+    if mode & OTHERS:
+        raise ConfigError(
+            f"the file of tokens {path} is open to everyone on this machine (mode {stat.S_IMODE(mode):o}): chmod o-rw, "
+            "or defaultMode: 0440 of a Secret that is mounted"
+        )
+
+
 def read(data: bytes, path: Path) -> Credentials:
-    """The contents of `path`. Raises ConfigError, which never quotes a value: it may be a token."""
+    """The contents of `path`. Raises ConfigError, which never quotes what may be a token."""
+    found = parse(data, path)
+    if not found.tokens and not found.certificates:
+        raise ConfigError(
+            f"the file of tokens {path} names nobody: `kanserve token new NAME --roles infer --tokens {path}` makes one"
+        )
+    return found
+
+
+def parse(data: bytes, path: Path) -> Credentials:
+    """As `read`, and a file that names nobody is one too."""
     where = f"the file of tokens {path}"
     document = _document(data, where)
     tokens, certificates = (_entries(document.get(kind, []), kind, where) for kind in KEYS)
-    if not tokens and not certificates:
-        raise ConfigError(f"{where} names nobody: `kanserve token new NAME --tokens {path}` makes a token")
     if len(tokens) + len(certificates) > MOST:
         raise ConfigError(f"{where} names more than {MOST} callers")
     _distinct((entry.principal.name for entry in (*tokens, *certificates)), "name", where)
@@ -136,7 +154,7 @@ def _distinct(values: Iterable[str], what: str, where: str) -> None:
 
 
 def _entries(tables: object, kind: str, where: str) -> tuple[Entry, ...]:
-    if not isinstance(tables, list):
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise ConfigError(f"{where}: {kind} is to be a list of tables, each under [[{kind}]]")
     return tuple(_entry(table, kind, f"{where}, [[{kind}]] number {at}") for at, table in enumerate(tables, 1))
 
@@ -145,9 +163,7 @@ def _entry(table: Mapping[str, Any], kind: str, where: str) -> Entry:
     for key in table:
         if key not in KEYS[kind]:
             raise ConfigError(f"{where} has the unknown key {key[:40]!r}: {advice(key, KEYS[kind])}")
-    name = table.get("name")
-    if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise ConfigError(f"{where} needs a name: up to 64 letters, digits and . _ @ -, to be told apart in the log")
+    name = named(table.get("name"), where)
     where = f"{where} ({name})"
     roles = _roles(table.get("roles"), where)
     mark = _sha256(table.get("sha256"), where) if kind == "token" else _san(table.get("san"), where)
@@ -155,12 +171,20 @@ def _entry(table: Mapping[str, Any], kind: str, where: str) -> Entry:
     return Entry(Principal(name, including(roles), expires=expires), roles, mark, _rate(table.get("rate"), where))
 
 
+def named(value: object, where: str) -> str:
+    """A caller's name. Raises ConfigError."""
+    if not isinstance(value, str) or not NAME.fullmatch(value):
+        raise ConfigError(f"{where} needs a name: up to 64 letters, digits and . _ @ -, to be told apart in the log")
+    return value
+
+
 def _roles(value: object, where: str) -> frozenset[Role]:
     if not isinstance(value, list) or not value:
         raise ConfigError(f"{where} needs roles, a list of {', '.join(Role)}")
     for role in value:
         if role not in list(Role):
-            raise ConfigError(f"{where} has an unknown role {str(role)[:40]!r}: {advice(str(role), list(Role))}")
+            known = advice(str(role), map(str, Role), what="roles")
+            raise ConfigError(f"{where} has an unknown role {str(role)[:40]!r}: {known}")
     return frozenset(Role(role) for role in value)
 
 
@@ -190,6 +214,6 @@ def _expires(value: object, where: str) -> float | None:
 def _rate(value: object, where: str) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1e9:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= FASTEST:
         raise ConfigError(f"{where} has a rate that is no number of calls per second above 0")
     return float(value)

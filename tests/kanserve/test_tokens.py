@@ -1,0 +1,243 @@
+"""The file of tokens: what it may say, what it may not and in which words, and how the command changes it."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from kanserve.access import edit, tokens
+from kanserve.access.gate import Gate
+from kanserve.access.roles import Role
+from kanserve.access.tokens import Credentials
+from kanserve.errors import ConfigError, Forbidden, TooOften, Unauthenticated
+from kanserve.rpc.call import Arrival
+from tests.cli.running import document, kanserve
+from tests.kanserve import tokenfile
+
+GOOD = tokens.make()
+HASH = tokens.digest(GOOD)
+
+
+def shown(token: str = "", certificate: str = "") -> Arrival:
+    return Arrival(tokenfile.bearer(token) if token else (), None, certificate)
+
+
+def gate(text: str, tmp_path: Path) -> Gate:
+    tokenfile.save(tmp_path / "t", text)
+    return Gate(tokens.load(tmp_path / "t"), lambda certificate: frozenset(str(certificate).split()))
+
+
+def test_a_token_is_long_and_its_file_does_not_have_it(tmp_path: Path) -> None:
+    made = edit.new(tmp_path / "t", "ci", [Role.INFER])
+    assert re.fullmatch(r"kan_[A-Za-z0-9_-]{43}", made)  # 32 bytes
+    assert made not in (tmp_path / "t").read_text()
+    assert (tmp_path / "t").stat().st_mode & 0o777 == 0o600
+    assert tokens.make() != tokens.make()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "names nobody: `kanserve token new NAME"),
+        ("# nothing\n", "names nobody"),
+        ("\x00", "is not TOML"),
+        ("[[token]]\nname = \n", "is not TOML: a syntax error (at line 2, column 8)"),
+        ("tokens = 1", "has the unknown key 'tokens': did you mean 'token'?"),
+        ("token = 1", "token is to be a list of tables, each under [[token]]"),
+        ("token = [1]", "token is to be a list of tables"),
+        ("[[token]]\nroles = ['infer']\n", "[[token]] number 1 needs a name"),
+        ("[[token]]\nname = 'a b'\n", "[[token]] number 1 needs a name"),
+        ("[[token]]\nname = 'a'\nrole = ['infer']\n", "has the unknown key 'role': did you mean 'roles'?"),
+        (f"[[token]]\nname = 'a'\nsha256 = '{HASH}'\n", "(a) needs roles, a list of read, infer, interpret, admin"),
+        (f"[[token]]\nname = 'a'\nroles = []\nsha256 = '{HASH}'\n", "(a) needs roles"),
+        (
+            f"[[token]]\nname = 'a'\nroles = ['infre']\nsha256 = '{HASH}'\n",
+            "unknown role 'infre': did you mean 'infer'?",
+        ),
+        (f"[[token]]\nname = 'a'\nroles = [1]\nsha256 = '{HASH}'\n", "unknown role '1'"),
+        ("[[token]]\nname = 'a'\nroles = ['infer']\n", "(a) needs sha256"),
+        ("[[token]]\nname = 'a'\nroles = ['infer']\nsha256 = 'abc'\n", "(a) needs sha256, 64 hexadecimal digits"),
+        (f"[[token]]\nname = 'a'\nroles = ['infer']\nsha256 = '{GOOD}'\n", "never the token itself"),
+        (tokenfile.block("a", GOOD, "infer", expires="'soon'"), "has an expires that is no time with a zone"),
+        (tokenfile.block("a", GOOD, "infer", expires="2027-01-01T00:00:00"), "no time with a zone"),
+        (tokenfile.block("a", GOOD, "infer", rate="0"), "has a rate that is no number of calls per second above 0"),
+        (tokenfile.block("a", GOOD, "infer", rate="true"), "has a rate that is no number"),
+        (tokenfile.block("a", GOOD, "infer") + tokenfile.block("b", GOOD, "read"), "has one token twice"),
+        (tokenfile.block("a", GOOD, "infer") + tokenfile.block("a", "x", "read"), "has the name a twice"),
+        ("[[certificate]]\nname = 'a'\nroles = ['infer']\n", "(a) needs san"),
+        ("[[certificate]]\nname = 'a'\nroles = ['infer']\nsan = 'x'\nexpires = 1\n", "unknown key 'expires'"),
+        (
+            "".join(f"[[certificate]]\nname = 'c{n}'\nroles = ['read']\nsan = 's'\n" for n in range(2)),
+            "one certificate",
+        ),
+        ("".join(tokenfile.block(f"a{n}", str(n), "read") for n in range(1001)), "names more than 1000 callers"),
+    ],
+)
+def test_a_file_that_is_wrong_is_refused_in_one_line(tmp_path: Path, text: str, says: str) -> None:
+    tokenfile.save(tmp_path / "t", text)
+    with pytest.raises(ConfigError) as caught:
+        tokens.load(tmp_path / "t")
+    assert says in str(caught.value)
+    assert str(tmp_path / "t") in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert GOOD not in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "t"
+    for make, says in (
+        (lambda: None, "cannot be read: No such file"),
+        (lambda: path.write_bytes(b"\xff"), "is not text"),
+        (lambda: path.write_bytes(b"#" * 2**20 + b"##"), "is larger than 1048576 bytes"),
+        (lambda: path.chmod(0o644), "is open to everyone on this machine (mode 644)"),
+        (lambda: path.chmod(0o602), "is open to everyone"),
+        (lambda: (path.unlink(), path.mkdir()), "cannot be read: Is a directory"),
+        (lambda: (path.rmdir(), os.mkfifo(path, 0o600)), "is no file"),
+    ):
+        make()
+        if path.is_file() and "everyone" not in says:
+            path.chmod(0o600)
+        with pytest.raises(ConfigError) as caught:
+            tokens.load(path)
+        assert says in str(caught.value)
+
+
+def test_who_passes(tmp_path: Path) -> None:
+    old, new = tokens.make(), tokens.make()
+    both = tokenfile.block("ci-1", old, "infer") + tokenfile.block("ci-2", new, "interpret", "infer")
+    certified = "[[certificate]]\nname = 'pod'\nsan = 'spiffe://a/b'\nroles = ['admin']\n"
+    asked = gate(both + certified, tmp_path)
+    assert [asked.admit(Role.INFER, shown(token)).name for token in (old, new, old)] == ["ci-1", "ci-2", "ci-1"]
+    assert asked.admit(Role.ADMIN, shown(certificate="dns.example spiffe://a/b")).name == "pod"
+    assert asked.admit(Role.READ, shown(old, "spiffe://a/b")).name == "ci-1"  # a token wins
+    for what, error, says in (
+        (shown(), Unauthenticated, "no credential was shown"),
+        (shown(certificate="spiffe://a/c"), Unauthenticated, "no credential was shown"),
+        (shown(tokens.make()), Unauthenticated, "not known here"),
+        (shown(tokens.make(), "spiffe://a/b"), Unauthenticated, "not known here"),  # and a wrong one does not fall back
+        (shown(old), Forbidden, "the role interpret, which ci-1 does not have"),
+    ):
+        with pytest.raises(error, match=says):
+            asked.admit(Role.INTERPRET, what)
+
+
+def test_what_is_looked_up_is_forgotten_with_its_file(tmp_path: Path) -> None:
+    asked = gate(tokenfile.block("ci", GOOD, "infer"), tmp_path)
+    assert asked.admit(Role.INFER, shown(GOOD)).name == "ci"
+    asked.take(Credentials((), ()))
+    with pytest.raises(Unauthenticated):
+        asked.admit(Role.INFER, shown(GOOD))
+
+
+def test_time_ends_a_token_that_was_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    end = datetime.datetime(2040, 1, 1, tzinfo=datetime.UTC)
+    asked = gate(tokenfile.block("ci", GOOD, "infer", expires=end.isoformat()), tmp_path)
+    caller = asked.admit(Role.INFER, shown(GOOD))
+    monkeypatch.setattr("time.time", end.timestamp)
+    with pytest.raises(Unauthenticated, match="the token of ci has expired"):
+        asked.admit(Role.INFER, shown(GOOD))
+    with pytest.raises(Unauthenticated):  # and a stream that is open
+        asked.again(caller)
+
+
+def test_a_rate_is_kept_on_calls_and_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    asked = gate(tokenfile.block("ci", GOOD, "infer", rate=4) + tokenfile.block("b", "x" * 50, "read"), tmp_path)
+    caller = asked.admit(Role.INFER, shown(GOOD))
+    for _ in range(3):
+        asked.again(caller)
+    with pytest.raises(TooOften, match="ci may ask 4 times per second"):
+        asked.admit(Role.INFER, shown(GOOD))
+    assert asked.admit(None, shown(GOOD)).name == "ci"  # health is answered all the same
+    asked.again(asked.admit(Role.READ, shown("x" * 50)))  # and so are others
+    now[0] += 0.25
+    asked.admit(Role.INFER, shown(GOOD))
+    with pytest.raises(TooOften):
+        asked.again(caller)
+    now[0] += 1000
+    for _ in range(4):
+        asked.again(caller)
+    with pytest.raises(TooOften):
+        asked.again(caller)
+
+
+def test_the_command_makes_lists_and_revokes(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.toml"
+    first = kanserve("token", "new", "ci", "--roles", "infer", "--tokens", path)
+    assert first.returncode == 0, first.stderr
+    path.write_text(f"# ours\n{path.read_text()}# the next is mine\n")
+    second = document(
+        kanserve("token", "new", "b", "--roles", "read,admin", "--rate", "9", "--json", KANSERVE_TOKENS=str(path))
+    )
+    kanserve("token", "new", "c", "--roles", "read", "--tokens", path, "--expires", "90d")
+    kanserve("token", "new", "d", "--roles", "read", "--tokens", path, "--expires", "2020-01-01")
+    asked = Gate(tokens.load(path), lambda _: frozenset())
+    assert asked.admit(Role.INFER, shown(first.stdout.strip())).name == "ci"
+    assert asked.admit(Role.ADMIN, shown(second["token"])).name == "b"
+    listed = kanserve("token", "list", "--tokens", path)
+    assert all(word in listed.stdout for word in ("ci", "admin, read", "never", "2020-01-01T00:00:00Z", "expired", "9"))
+    assert tokens.digest(second["token"]) not in listed.stdout
+    callers = document(kanserve("token", "list", "--tokens", path, "--json"))["callers"]
+    assert [(one["name"], one["state"]) for one in callers] == [
+        ("ci", "valid"),
+        ("b", "valid"),
+        ("c", "valid"),
+        ("d", "expired"),
+    ]
+    path.chmod(0o640)
+    assert kanserve("token", "revoke", "b", "--tokens", path).returncode == 0
+    assert [entry.principal.name for entry in tokens.load(path).tokens] == ["ci", "c", "d"]
+    assert "# ours" in path.read_text()
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_the_command_takes_a_token_from_a_secret_store(tmp_path: Path) -> None:
+    path = tmp_path / "t"
+    done = kanserve("token", "new", "ci", "--roles", "infer", "--tokens", path, "--stdin", stdin=f"{GOOD}\n".encode())
+    assert (done.returncode, done.stdout) == (0, "")
+    assert Gate(tokens.load(path), lambda _: frozenset()).admit(Role.INFER, shown(GOOD)).name == "ci"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("new", "a", "--roles", "infer"), "--tokens FILE is missing"),
+        (("new", "--roles", "infer", "--tokens", "t"), "needs a NAME"),
+        (("new", "a", "--tokens", "t"), "--roles is missing: read, infer, interpret, admin"),
+        (("new", "a", "--roles", "infer;read", "--tokens", "t"), "is none of read"),
+        (("new", "a b", "--roles", "infer", "--tokens", "t"), "needs a name"),
+        (("new", 'a"\nroles=["admin"]\nname="b', "--roles", "infer", "--tokens", "t"), "needs a name"),
+        (("new", "a", "--roles", "infer", "--tokens", "t", "--expires", "soon"), "is no date"),
+        (("new", "a", "--roles", "infer", "--tokens", "t", "--rate", "0"), "no number of calls per second"),
+        (("new", "a", "--roles", "infer", "--tokens", "no/t"), "cannot be changed: No such file"),
+        (("new", "a", "--roles", "infer", "--tokens", "t", "--stdin"), "the token on stdin has 0 characters"),
+        (("revoke", "a", "--tokens", "t"), "has no 'a'"),
+        (("list", "--tokens", "t"), "cannot be read"),
+        (("give", "--tokens", "t"), "new|list|revoke"),
+    ],
+)
+def test_the_command_says_what_is_wrong(tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:
+    given = [str(tmp_path / word) if word in ("t", "no/t") else word for word in arguments]
+    done = kanserve("token", *given)
+    assert (done.returncode, says in done.stderr) == (2, True), done.stderr
+    assert not (tmp_path / "t").exists() or not (tmp_path / "t").read_text()
+
+
+def test_a_name_twice_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "t"
+    edit.new(path, "ci", [Role.INFER])
+    before = path.read_text()
+    assert kanserve("token", "new", "ci", "--roles", "infer", "--tokens", path).returncode == 2
+    done = kanserve("token", "revoke", "cii", "--tokens", path)
+    assert (done.returncode, "did you mean 'ci'?" in done.stderr) == (2, True)
+    assert path.read_text() == before
+    path.chmod(0o644)
+    assert "open to everyone" in kanserve("token", "new", "b", "--roles", "infer", "--tokens", path).stderr
+    path.chmod(0o600)
+    path.write_text(before.replace('name = "ci"', 'name = """ci"""'))
+    assert "only an editor can" in kanserve("token", "revoke", "ci", "--tokens", path).stderr
