@@ -2,8 +2,9 @@
 
 The order at the start: ports first, so that probes get an honest "not yet";
 then the models; then ready. At the end: not ready, but answering, until the
-load balancers have noticed; then a moment of clean refusals, because a server
-that stops under load without it cancels calls (grpc/grpc#41785); then what is in
+load balancers have noticed; then a moment of clean refusals; then every connection
+is told that this is the end while all answers are held, because a server that stops
+under load cancels calls that arrive meanwhile (grpc/grpc#41785); then what is in
 flight ends; the metrics last, so that the end can be seen.
 """
 
@@ -42,6 +43,8 @@ from kanserve.web import pages
 
 WAITING = 4  # threads beyond those that compute, for work that waits for a disk
 EXIT_TERMINATED = 143  # the second signal: what a shell reports for SIGTERM
+
+HELD = 0.1  # seconds in which who asks again at once has asked, and in which the news of the end arrive
 
 log = logs.get_logger("app")
 
@@ -138,7 +141,11 @@ class App:
         self.lifecycle.close()
         await self._health.changed(end=True)
         await _pause(hurry, refuse)
+        self.lifecycle.held = True
+        await _pause(hurry, HELD)
         stopping = asyncio.create_task(self._door.stop(settings.drain_grace))
+        await _pause(hurry, HELD)
+        self.lifecycle.let_go()
         hurried = asyncio.create_task(hurry.wait())
         await asyncio.wait({stopping, hurried}, return_when=asyncio.FIRST_COMPLETED)
         hurried.cancel()

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
 class Lifecycle:
     """`waiting`: not ready yet, for others that start beside. `draining`: not ready any more, still answering.
-    `closed`: new requests are turned away, which those who wait for `closing` are told."""
+    `closed`: new requests are turned away, which those who wait for `closing` are told. `held`: whatever ends waits
+    for `parted`, as long as the port closes, so that nobody asks again in that very moment: gRPC core cancels such
+    calls (grpc/grpc#41785)."""
 
     waiting: bool = False
     draining: bool = False
     closed: bool = False
+    held: bool = False
     closing: asyncio.Event = field(default_factory=asyncio.Event)
+    parted: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def willing(self) -> bool:
@@ -25,3 +30,13 @@ class Lifecycle:
         """From now on `closed`."""
         self.closed = True
         self.closing.set()
+
+    async def part(self) -> None:
+        """Where something is `held`: until it no longer is. The end of a call is near, and is not cancelled here."""
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.parted.wait()
+
+    def let_go(self) -> None:
+        """The port is closed."""
+        self.held = False
+        self.parted.set()

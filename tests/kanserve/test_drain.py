@@ -1,12 +1,10 @@
-"""The way out: nothing in flight is lost, new calls are turned away in words, the second signal hurries."""
+"""The way out: nothing in flight is lost, the second signal hurries. Under load: row 21 of the scorecard."""
 
 from __future__ import annotations
 
 import json
 import signal
-import threading
 import time
-from collections import Counter
 from pathlib import Path
 
 import grpc
@@ -18,7 +16,6 @@ from kanserve.pb import grpc_service_pb2 as pb
 from tests.kanserve import toy
 from tests.kanserve.running import INFERENCE, Server, launched, request, serving, wait_until
 
-SHUTTING_DOWN = "GRPC server is shutting down and has stopped accepting new requests."
 HEALTH = "/grpc.health.v1.Health/"
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -34,71 +31,6 @@ def started(server: Server) -> bool:
 def health(server: Server, name: str) -> int:
     data = health_pb2.HealthCheckRequest(service=name).SerializeToString()
     return health_pb2.HealthCheckResponse.FromString(server.call(f"{HEALTH}Check", data)).status
-
-
-def client(address: str, ends: Counter, wrong: list[str], *, stubborn: bool = False) -> None:
-    """Ask, one call after the other, until the server no longer answers; `stubborn`: until nobody is there."""
-    rows = np.ones((4, 3), np.float32)
-    data, expected = request(rows).SerializeToString(), toy.outputs(rows)
-    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
-    with grpc.insecure_channel(address, options=options) as channel:
-        call = channel.unary_unary(f"{INFERENCE}ModelInfer")
-        while True:
-            try:
-                answer = pb.ModelInferResponse.FromString(call(data, timeout=20))
-            except grpc.RpcError as error:
-                ends[error.code(), error.details()] += 1
-                if stubborn and "Connection refused" not in error.details():
-                    continue
-                return
-            found = np.frombuffer(answer.raw_output_contents[0], "<f4").reshape(4, 2)
-            if not np.allclose(found, expected, rtol=1e-4):
-                wrong.append(str(found))
-            ends["answered"] += 1
-
-
-def test_under_load_every_call_is_answered_or_turned_away(tmp_path: Path, door: str) -> None:
-    toy.write(tmp_path)
-    with serving(tmp_path, transport=door, drain_delay=0.5) as server:
-        ends: Counter = Counter()
-        wrong: list[str] = []
-        threads = [threading.Thread(target=client, args=(server.address, ends, wrong)) for _ in range(16)]
-        for thread in threads:
-            thread.start()
-        wait_until(lambda: ends["answered"] > 200)
-        before = ends["answered"]
-        server.process.send_signal(signal.SIGTERM)
-        for thread in threads:
-            thread.join(30)
-        assert server.process.wait(30) == 0
-        assert ends["answered"] > before  # it went on serving
-        ends.pop("answered")
-        assert dict(ends) == {(grpc.StatusCode.UNAVAILABLE, SHUTTING_DOWN): 16}
-        assert not wrong
-        assert server.lines()[-1]["event"] == "stopped"
-
-
-def test_callers_that_do_not_back_off_are_turned_away_in_words(tmp_path: Path, door: str) -> None:
-    """They ask again at once while the port closes. gRPC core cancels some of them (grpc/grpc#41785)."""
-    toy.write(tmp_path)
-    with serving(tmp_path, transport=door, drain_delay=0.2, refuse_seconds=0.2) as server:
-        ends: Counter = Counter()
-        wrong: list[str] = []
-        threads = [
-            threading.Thread(target=client, args=(server.address, ends, wrong), kwargs={"stubborn": True})
-            for _ in range(8)
-        ]
-        for thread in threads:
-            thread.start()
-        wait_until(lambda: ends["answered"] > 200)
-        server.process.send_signal(signal.SIGTERM)
-        for thread in threads:
-            thread.join(30)
-        assert server.process.wait(30) == 0
-        assert not wrong
-        assert ends[grpc.StatusCode.UNAVAILABLE, SHUTTING_DOWN] > 8
-        codes = {end[0] for end in ends if end != "answered"}
-        assert codes <= {grpc.StatusCode.UNAVAILABLE, *([grpc.StatusCode.CANCELLED] if door == "grpcio" else [])}, ends
 
 
 def test_a_call_in_flight_is_answered(tmp_path: Path, door: str) -> None:

@@ -169,9 +169,13 @@ class Guard:
                 self.admit(probe=probe)
                 response = await method(data, call)
             except BaseException as error:
+                if self._lifecycle.held and isinstance(error, Exception):
+                    await self._lifecycle.part()
                 self.leave(size, probe=probe)
                 self.ended(series, call, error, time.perf_counter() - started, (size, 0), probe=probe)
                 raise
+            if self._lifecycle.held:
+                await self._lifecycle.part()
             self.leave(size, probe=probe)
             self.ended(series, call, None, time.perf_counter() - started, (size, len(response)), probe=probe)
             return response
