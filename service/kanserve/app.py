@@ -16,12 +16,13 @@ import functools
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from kanserve import backends, memory, threads
 from kanserve.access import keeper
 from kanserve.config import Settings
 from kanserve.doors import transports
-from kanserve.doors.metrics_port import MetricsServer, Page
+from kanserve.doors.metrics_port import MetricsServer
 from kanserve.errors import ConfigError
 from kanserve.handlers.catalogue import Catalogue
 from kanserve.handlers.inference import Inference
@@ -31,6 +32,7 @@ from kanserve.models import room
 from kanserve.models.registry import Registry
 from kanserve.models.rollout import Rollout
 from kanserve.observe import logs
+from kanserve.observe.merged import Everyone, Page
 from kanserve.observe.metrics import Metrics
 from kanserve.reload import Change, Changes
 from kanserve.rpc import services
@@ -49,11 +51,21 @@ HELD = 0.1  # seconds in which who asks again at once has asked, and in which th
 log = logs.get_logger("app")
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Of a server among several behind one port. `together`: until it is set, it tells nobody that it is ready;
+    `late`: the others answer, and it does once it can; `metrics`: the address where those of all are."""
+
+    together: asyncio.Event
+    late: bool
+    metrics: str
+
+
 class App:
     """One server. `start`, `load`, then `drain`; all on one event loop."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Raises ConfigError. Binds nothing. Needs a running event loop."""
+    def __init__(self, settings: Settings, place: Place | None = None) -> None:
+        """Raises ConfigError. Binds nothing. Needs a running event loop. `place`: among several."""
         if sys.byteorder != "little":
             raise ConfigError("this machine is big-endian; tensors on the wire are little-endian")
         settings = self._settings = room.made(settings)
@@ -78,6 +90,7 @@ class App:
         )
         service = InferenceService(inference, catalogue, settings.max_typed_bytes)
         mirror = Reflection(services.NAMES) if settings.reflection else None
+        page = self.metrics if place is None else Everyone(place.metrics, self.metrics)
         self._door = transports.build(
             settings,
             services.guarded(
@@ -88,7 +101,7 @@ class App:
                 mirror,
                 max_stream_requests=settings.max_stream_requests,
             ),
-            functools.partial(pages.build, settings, guard, self.metrics, service, catalogue),
+            functools.partial(pages.build, settings, guard, self.metrics, page, service, catalogue),
         )
         self._metrics_server: MetricsServer | None = None
 
@@ -162,24 +175,23 @@ class App:
 async def serve(
     settings: Settings,
     ready: Callable[[Mapping[str, str]], None] | None = None,
-    together: asyncio.Event | None = None,
     *,
-    late: bool = False,
+    place: Place | None = None,
     changes: Changes | None = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT, then drain; a second signal hurries. Returns the exit code.
 
-    `ready` gets the addresses, by "grpc", "http" and "metrics", once every version was tried. `together`: until it is
-    set, the server tells nobody that it is ready. `late`: others answer at its port, and it does once it can.
-    `changes`: of settings, which SIGHUP has looked for.
+    `ready` gets the addresses, by "grpc", "http" and "metrics", once every version was tried. `place`: where it is
+    one of several. `changes`: of settings, which SIGHUP has looked for.
     Raises ConfigError if the server cannot start.
     """
-    signals = Signals(asyncio.get_running_loop(), worker=together is not None)
-    app = App(settings)
-    app.lifecycle.waiting = together is not None
+    signals = Signals(asyncio.get_running_loop(), worker=place is not None)
+    app = App(settings, place)
+    app.lifecycle.waiting = place is not None
     if changes is not None:
         changes.tell(app.change)
         signals.again.append(changes.asked)
+    late = place is not None and place.late
     if late:
         await app.load(signals.stop)
     addresses = await app.start()
@@ -195,8 +207,8 @@ async def serve(
         log.info("serving", **addresses)
         if ready is not None:
             ready(addresses)
-    if together is not None:
-        await app.join(together, signals.stop)
+    if place is not None:
+        await app.join(place.together, signals.stop)
     await signals.stop.wait()
     return await app.drain(signals.hurry, patient=signals.patient)
 

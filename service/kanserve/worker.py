@@ -1,9 +1,9 @@
 """One of several servers behind a port: what `kanserve.workers` starts, as `python -m kanserve.worker`.
 
-On stdin comes one line of JSON: the settings, the sockets that are inherited, and whether others serve already, who
-should not lose callers to one that still loads; then one more once all are ready, and one for each change of settings.
-Its end means that nobody watches any more, and the worker leaves. On stdout goes one line: where it listens, or why
-it does not.
+On stdin comes one line of JSON: the settings, the sockets that are inherited, where the metrics of all are, and whether
+others serve already, who should not lose callers to one that still loads; then one more once all are ready, and one
+for each change of settings. Its end means that nobody watches any more, and the worker leaves. On stdout goes one
+line: where it listens, or why it does not.
 """
 
 from __future__ import annotations
@@ -31,17 +31,18 @@ def main() -> int:
     listening.inherit({int(port): fd for port, fd in given["sockets"].items()})
     logs.configure(settings.log_format, settings.log_level)
     try:
-        return asyncio.run(_serve(settings, late=given["late"]))
+        return asyncio.run(_serve(settings, given))
     except KanserveError as error:
         _say({"error": str(error)})
         return 2
 
 
-async def _serve(settings: Settings, *, late: bool) -> int:
+async def _serve(settings: Settings, given: Mapping[str, Any]) -> int:
     told, changes = asyncio.Event(), Changes()
+    place = app.Place(told, given["late"], given["metrics"])
     watching = asyncio.create_task(_listen(told, changes))
     try:
-        return await app.serve(settings, ready=_say, together=told, late=late, changes=changes)
+        return await app.serve(settings, ready=_say, place=place, changes=changes)
     finally:
         watching.cancel()
 

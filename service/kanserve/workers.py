@@ -15,7 +15,6 @@ import signal
 import socket
 import sys
 import threading
-import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -32,7 +31,6 @@ STEADY = 10.0  # seconds after which a worker's end is an accident, and no loop
 PAUSE, LONGEST = 0.1, 30.0  # seconds before another takes its place; doubles in a loop
 HURRIED = 5.0  # seconds for those who hurry, before they are killed
 LINE = 2**20  # bytes that a worker says at most
-SCRAPE = 2.0  # seconds for a worker's metrics
 
 log = logs.get_logger("workers")
 
@@ -49,7 +47,7 @@ async def serve(
     page = Page()
     with contextlib.ExitStack() as bound, contextlib.closing(app.metrics_server(page, settings)) as metrics:
         listeners = {name: bound.enter_context(_bound(settings, name)) for name in _ports(settings)}
-        crew = Crew(settings, listeners, page)
+        crew = Crew(settings, listeners, page, metrics.port)
         if changes is not None:
             changes.tell(crew.change)
             signals.again.append(changes.asked)
@@ -89,13 +87,14 @@ def _bound(settings: Settings, name: str) -> socket.socket:
 class Crew:
     """All workers. `begin` once, then `leave`."""
 
-    def __init__(self, settings: Settings, listeners: Mapping[str, socket.socket], page: Page) -> None:
+    def __init__(self, settings: Settings, listeners: Mapping[str, socket.socket], page: Page, metrics: int) -> None:
         ports = {name: int(listener.getsockname()[1]) for name, listener in listeners.items()}
         share = max(1, (settings.threads or threads.budget()) // settings.workers)
         own = {"workers": 1, "threads": share, "metrics_host": "127.0.0.1", "metrics_port": 0, **ports}
         sockets = {str(ports[name]): listener.fileno() for name, listener in listeners.items()}
         self._settings = {**settings.model_dump(mode="json"), **own}
-        given = {"settings": self._settings, "sockets": sockets}
+        here = "127.0.0.1" if settings.metrics_host == "0.0.0.0" else settings.metrics_host
+        given = {"settings": self._settings, "sockets": sockets, "metrics": f"{here}:{metrics}"}
         self._posts = [Post(number, given, page) for number in range(settings.workers)]
         self._keeping: list[asyncio.Task[bool]] = []
 
@@ -248,11 +247,8 @@ class Page:
     def text(self) -> bytes:
         """Everything in Prometheus' text format."""
         for number, address in list(self._addresses.items()):
-            with (
-                contextlib.suppress(OSError),
-                urllib.request.urlopen(f"http://{address}/metrics", timeout=SCRAPE) as it,
-            ):
-                self._take(number, address, it.read().decode())
+            with contextlib.suppress(OSError):
+                self._take(number, address, merged.fetched(address).decode())
         with self._lock:
             pages = [self._past, *(self._last[number] for number in self._addresses if number in self._last)]
         own = (

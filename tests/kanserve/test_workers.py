@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import urllib.request
 from pathlib import Path
 
 import grpc
@@ -76,6 +77,10 @@ def test_the_page_is_of_all(tmp_path: Path, door: str) -> None:
         text = server.metrics()
         assert value(text, SUCCESS) == 30
         assert value(text, "kanserve_workers") == 2
+        for _ in range(4 if server.http else 0):  # whichever worker is asked
+            with urllib.request.urlopen(f"http://{server.http}/metrics", timeout=10) as answer:
+                page = answer.read().decode()
+            assert (value(page, SUCCESS), value(page, "kanserve_workers")) == (30, 2)
         assert value(text, 'kanserve_model_loaded{model="toy",version="1"}') == 1
         families = {family.name: family for family in text_string_to_metric_families(text)}
         buckets = [s for s in families["kanserve_request_duration_seconds"].samples if s.labels.get("le") == "+Inf"]

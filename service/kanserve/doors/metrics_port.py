@@ -5,20 +5,13 @@ from __future__ import annotations
 import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Protocol
+from typing import Any
 
 from kanserve import compression
+from kanserve.observe.merged import Page
 from kanserve.observe.metrics import CONTENT_TYPE
 
 SCRAPERS = 32  # connections at once; each has a thread and a file, and further ones are closed
-
-
-class Page(Protocol):
-    """What is shown."""
-
-    def text(self) -> bytes:
-        """Everything in Prometheus' text format."""
-        ...
 
 
 class MetricsServer:

@@ -7,8 +7,11 @@ about the same thing.
 
 from __future__ import annotations
 
+import contextlib
+import urllib.request
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 GROWING = ("counter", "histogram")
 SMALLEST = ("kanserve_model_loaded", "process_start_time_seconds")
@@ -18,6 +21,36 @@ LARGEST = (
     *("kanserve_settings_refused", "kanserve_settings_waiting"),
 )
 MACHINE = "nv_cpu_"  # every process tells the same of it
+
+
+SECONDS = 2.0  # that another process has to send its page
+
+
+class Page(Protocol):
+    """What is shown."""
+
+    def text(self) -> bytes:
+        """Everything in Prometheus' text format."""
+        ...
+
+
+class Everyone:
+    """The page of all, which another process shows at `address`; one's `own` where nobody does any more."""
+
+    def __init__(self, address: str, own: Page) -> None:
+        self._address, self._own = address, own
+
+    def text(self) -> bytes:
+        """As of Page."""
+        with contextlib.suppress(OSError):
+            return fetched(self._address)
+        return self._own.text()
+
+
+def fetched(address: str) -> bytes:
+    """The page at an address. Raises OSError."""
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=SECONDS) as answer:
+        return bytes(answer.read())
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from kanserve.handlers.catalogue import Catalogue
+from kanserve.observe.merged import Page
 from kanserve.observe.metrics import UNKNOWN, Metrics
 from kanserve.rpc.call import Call
 from kanserve.rpc.guard import Guard
@@ -39,15 +40,17 @@ ABSENT = {
 }
 
 
-def build(guard: Guard, metrics: Metrics, bounds: Bounds, service: InferenceService, catalogue: Catalogue) -> Starlette:
-    """Every route behind the guard; needs nothing of the server that carries it but ASGI."""
+def build(
+    guard: Guard, metrics: Metrics, page: Page, bounds: Bounds, service: InferenceService, catalogue: Catalogue
+) -> Starlette:
+    """Every route behind the guard; needs nothing of the server that carries it but ASGI. /metrics shows `page`."""
 
     def exchange(verb: str, route: str, method: Method, *, probe: bool = False) -> Exchange:
         return Exchange(guard, metrics, bounds, (verb, route), method, probe=probe)
 
     routes = [
         Route(route, exchange(verb, route, method, probe=probe).answer, methods=[verb])
-        for verb, route, method, probe in _table(Oip(service, catalogue, bounds.typed), Probes(catalogue, metrics))
+        for verb, route, method, probe in _table(Oip(service, catalogue, bounds.typed), Probes(catalogue, page))
     ]
     for route, name in ABSENT.items():
         routes.append(Route(route, exchange(UNKNOWN, route, unsupported(name)).answer, methods=["GET", "POST"]))

@@ -6,7 +6,8 @@ import asyncio
 from http import HTTPStatus
 
 from kanserve.handlers.catalogue import Catalogue
-from kanserve.observe.metrics import CONTENT_TYPE, Metrics
+from kanserve.observe.merged import Page
+from kanserve.observe.metrics import CONTENT_TYPE
 from kanserve.rpc.call import Call
 from kanserve.web.exchange import Answer, Asked
 
@@ -16,8 +17,8 @@ TEXT = "text/plain; charset=utf-8"
 class Probes:
     """Answers from the catalogue's state."""
 
-    def __init__(self, catalogue: Catalogue, metrics: Metrics) -> None:
-        self._catalogue, self._metrics = catalogue, metrics
+    def __init__(self, catalogue: Catalogue, page: Page) -> None:
+        self._catalogue, self._page = catalogue, page
 
     async def live(self, asked: Asked, call: Call) -> Answer:
         """200 while the process means to go on."""
@@ -28,8 +29,8 @@ class Probes:
         return _state(self._catalogue.ready())
 
     async def metrics(self, asked: Asked, call: Call) -> Answer:
-        """The page of the metrics port, written on a thread: it takes milliseconds."""
-        return Answer(await asyncio.to_thread(self._metrics.text), CONTENT_TYPE)
+        """The page of the metrics port, of all workers, written on a thread: it takes milliseconds."""
+        return Answer(await asyncio.to_thread(self._page.text), CONTENT_TYPE)
 
 
 def _state(good: bool) -> Answer:
