@@ -38,6 +38,7 @@ MAKE, RUN, ASK, OTHER = "make a model", "run it", "ask it", "around it"
 COMMANDS = {
     "export": Command("kanexport.console.cli", "turn a trained checkpoint into a model to serve", MAKE, "export"),
     "serve": Command("kanserve.commands.serve", "serve a repository over gRPC", RUN, "serve"),
+    "doctor": Command("kanserve.commands.doctor", "say what is wrong with machine, models and settings", RUN, "serve"),
     "infer": Command("kanserve.commands.infer", "run rows through a served model", ASK),
     "edges": Command("kanserve.commands.edges", "ask what every edge did with rows", ASK),
     "formula": Command("kanserve.commands.formula", "print the closed form of a symbolic model", ASK),

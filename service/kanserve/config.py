@@ -64,6 +64,8 @@ def setting(
 ) -> Any:
     """A setting with its default, and how its flag is shown. A switch needs no `metavar`. `live`: it may change while
     the server runs, and `App.change` takes it over."""
+    if "pattern" in checks:  # which pydantic looks for anywhere in a value
+        checks["pattern"] = f"^({checks['pattern']})$"
     shown: JsonDict = {"group": group, "metavar": metavar, "live": live}
     return Field(default, description=description, json_schema_extra=shown, **checks)
 
@@ -263,7 +265,7 @@ class Settings(BaseSettings):
         group=Group.LOGS,
         metavar="POLICY",
         live=True,
-        pattern=r"^(all|errors|none|sampled:[1-9]\d{0,8})$",
+        pattern=r"all|errors|none|sampled:[1-9]\d{0,8}",
     )
 
     @classmethod

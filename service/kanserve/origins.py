@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+import types
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ KUBERNETES = re.compile(
     r"|KANSERVE_PORT"
 )
 KUBERNETES_URL = re.compile(r"(?:tcp|udp|sctp)://")
+DEFAULT = "default"
+NOTHING: Mapping[str, Any] = types.MappingProxyType({})
 PATHS = tuple(
     name for name, field in Settings.model_fields.items() if Path in (field.annotation, *get_args(field.annotation))
 )
@@ -42,28 +45,36 @@ class Loaded:
     settings: Settings
     origins: Mapping[str, str]
 
+    def told(self) -> str:
+        """Which settings come from where, but for defaults."""
+        given: dict[str, list[str]] = {}
+        for name, origin in self.origins.items():
+            given.setdefault(origin, []).append(name)
+        given.pop(DEFAULT, None)
+        return "; ".join(f"from {origin}: {', '.join(names)}" for origin, names in given.items()) or "defaults alone"
 
-def load(flags: Mapping[str, Any], *, config: Path | None = None) -> Loaded:
+
+def load(flags: Mapping[str, Any], *, config: Path | None = None, without: Mapping[str, Any] = NOTHING) -> Loaded:
     """Merge flags, `KANSERVE_*`, the TOML file and defaults. Raises ConfigError.
 
-    `flags` holds only what was given. A name that is no setting is an error wherever it
-    stands; left alone are the client's variables and those that Kubernetes sets for a
+    `flags` holds only what was given; `without` stands in for what nobody gave and has no default. A name that is no
+    setting is an error wherever it stands; left alone are the client's variables and those that Kubernetes sets for a
     Service called kanserve, such as KANSERVE_PORT.
     """
     layers: list[tuple[str, Mapping[str, Any]]] = [
-        ("default", {}),
+        (DEFAULT, without),
         (str(config), _read_toml(config) if config else {}),
         ("environment", _read_environment()),
         ("flag", flags),
     ]
     values: dict[str, Any] = {}
-    origins = dict.fromkeys(Settings.model_fields, "default")
+    origins = dict.fromkeys(Settings.model_fields, DEFAULT)
+    unknown = [(key, origin) for origin, layer in layers for key in layer if key not in Settings.model_fields]
+    if unknown:
+        raise ConfigError("; ".join(_unknown(key, origin) for key, origin in unknown))
     for origin, layer in layers:
-        for key, value in layer.items():
-            if key not in Settings.model_fields:
-                raise ConfigError(_unknown(key, origin))
-            values[key] = value
-            origins[key] = origin
+        values.update(layer)
+        origins.update(dict.fromkeys(layer, origin))
     try:
         return Loaded(Settings(**values), origins)
     except ValidationError as error:
@@ -74,9 +85,10 @@ def _read_environment() -> dict[str, Any]:
     """The settings among the variables. Raises ConfigError for one that nobody knows."""
     known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields}
     ours = {name.upper() for name, value in os.environ.items() if _is_ours(name.upper(), value)}
-    for name in sorted(ours - known):
-        nearest = advice(name, sorted({*known, *CLIENTS}), prefix=ENV_PREFIX)
-        raise ConfigError(f"unknown setting {name} in the environment: {nearest}")
+    if unknown := sorted(ours - known):
+        meant = sorted({*known, *CLIENTS})
+        found = (f"{name} in the environment: {advice(name, meant, prefix=ENV_PREFIX)}" for name in unknown)
+        raise ConfigError("; ".join(f"unknown setting {one}" for one in found))
     values = EnvSettingsSource(Settings, env_prefix=ENV_PREFIX, case_sensitive=False)()
     return {key: value for key, value in values.items() if f"{ENV_PREFIX}{key.upper()}" in ours}
 

@@ -32,8 +32,9 @@ switch is `--reflection` or `--no-reflection`, and true or false elsewhere. Size
 "4MiB" (KiB, MiB, GiB), times are seconds, and paths in the file are relative to it. A name that is no setting is an
 error wherever it stands.
 
-`kanserve serve --show-config` prints every value and where it comes from. Editors complete and check a file that begins
-with its schema, [kanserve.schema.json](kanserve.schema.json) (`python -m kanserve.reference --schema` prints it):
+`kanserve serve --show-config` prints every value and where it comes from, `kanserve serve --check` says if a server
+would come up with them. Editors complete and check a file that begins with its schema,
+[kanserve.schema.json](kanserve.schema.json) (`python -m kanserve.reference --schema` prints it):
 
 ```toml
 #:schema ./kanserve.schema.json

@@ -45,6 +45,9 @@ class Backend(Protocol):
     def version(self) -> str:
         """Name and version of the runtime."""
 
+    def check(self, device: str) -> None:
+        """Raises ConfigError for a device that is not there."""
+
     def create(self, graph: bytes, *, device: str, threads: int, beside: Mapping[str, bytes] = NOTHING) -> Session:
         """Prepare a graph. `beside`: the files, by name, in which it may keep weights; it gets at no
         other. Raises LoadError, and ConfigError for a device that is not there."""

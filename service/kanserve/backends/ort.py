@@ -59,20 +59,25 @@ def version() -> str:
     return f"onnxruntime {onnxruntime.__version__}"
 
 
+def check(device: str) -> None:
+    """Raises ConfigError if `device` has no provider here."""
+    available = onnxruntime.get_available_providers()
+    if PROVIDERS.get(device) not in available:
+        usable = [name for name, offered in PROVIDERS.items() if offered in available]
+        raise ConfigError(
+            f"device {device!r} is not available: this onnxruntime offers {', '.join(usable)}"
+            + ("; cuda needs onnxruntime-gpu in place of onnxruntime (the extra `gpu`)" if device == "cuda" else "")
+        )
+
+
 def create(graph: bytes, *, device: str, threads: int, beside: Mapping[str, bytes] = NOTHING) -> OrtSession:
     """Prepare a graph from its bytes, and those of the files that it keeps weights in.
 
     Raises ConfigError if `device` has no provider here, LoadError if the runtime
     refuses the graph.
     """
-    provider = PROVIDERS.get(device)
-    available = onnxruntime.get_available_providers()
-    if provider is None or provider not in available:
-        usable = [name for name, offered in PROVIDERS.items() if offered in available]
-        raise ConfigError(
-            f"device {device!r} is not available: this onnxruntime offers {', '.join(usable)}"
-            + ("; cuda needs onnxruntime-gpu in place of onnxruntime (the extra `gpu`)" if device == "cuda" else "")
-        )
+    check(device)
+    provider = PROVIDERS[device]
     onnxruntime.set_default_logger_severity(SILENT)
     try:
         session = onnxruntime.InferenceSession(graph, _options(device, threads, beside), [provider], **PLAIN)

@@ -14,6 +14,8 @@ from kanexport.shared.tables import Table
 from kanexport.shared.voice import Exit
 from kanserve import app, config, origins, workers
 from kanserve.console.common import CommandError, add_json_option
+from kanserve.diagnosis import show
+from kanserve.diagnosis.finding import Finding, problem, well
 from kanserve.errors import ConfigError, KanserveError
 from kanserve.observe import logs
 from kanserve.reload import Reload
@@ -22,6 +24,7 @@ EXAMPLES = """examples:
   kanserve serve models
   kanserve serve models --show-config              every setting, and where it comes from
   kanserve serve --config kanserve.toml --grpc-port 9001
+  kanserve serve --config kanserve.toml --check    files, models, ports, limits: would it serve
 """
 
 
@@ -31,6 +34,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     absent: dict[str, Any] = {"default": argparse.SUPPRESS}  # only what was given may override a file
     parser.add_argument("repository", nargs="?", metavar="REPOSITORY", help="folder of models", **absent)
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings; flags and KANSERVE_* win")
+    parser.add_argument(
+        "--check", action="store_true", help="look at everything that can be looked at without serving, and stop"
+    )
     parser.add_argument("--show-config", action="store_true", help="print every setting with its origin, and stop")
     groups: dict[str, Any] = {}
     for name, flag in config.flags().items():
@@ -49,7 +55,13 @@ def run(args: argparse.Namespace) -> int:
     try:
         loaded = origins.load(flags, config=args.config)
     except ConfigError as error:
+        if args.check:
+            return _told([problem("settings", str(error), "correct them")], as_json=args.json)
         raise _ended(error) from error
+    if args.check:
+        from kanserve.diagnosis.ahead import ahead  # a server needs none of it
+
+        return _told(list(ahead(loaded)), as_json=args.json)
     if args.show_config:
         _show(loaded, as_json=args.json)
         return Exit.DONE
@@ -61,6 +73,15 @@ def run(args: argparse.Namespace) -> int:
         return asyncio.run(serve(settings, _announce if args.json else None, changes=again))
     except KanserveError as error:
         raise _ended(error) from error
+
+
+def _told(findings: list[Finding], *, as_json: bool) -> int:
+    """What `--check` prints, and the exit code."""
+    if as_json:
+        print_json(show.document(findings))
+    else:
+        show.show("what a server would find", findings)
+    return Exit.DONE if well(findings) else Exit.WRONG
 
 
 def _ended(error: KanserveError) -> CommandError:

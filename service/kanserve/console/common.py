@@ -35,13 +35,14 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
 
 
-def add_client_options(parser: argparse.ArgumentParser) -> None:
-    """`--url`, what TLS needs, `--timeout` and `--json`."""
+def add_client_options(parser: argparse.ArgumentParser, *, url: str | None = None) -> None:
+    """`--url`, what TLS needs, `--timeout` and `--json`. `url`: its default, else where clients look."""
+    default = "" if url is not None else " (default: KANSERVE_URL, here %(default)s)"
     parser.add_argument(
         "--url",
-        default=default_url(),
+        default=default_url() if url is None else url,
         metavar="HOST:PORT",
-        help="the server's gRPC address, with grpcs:// in front for TLS (default: KANSERVE_URL, here %(default)s)",
+        help=f"the server's gRPC address, with grpcs:// in front for TLS{default}",
     )
     for name, metavar, what in TLS_OPTIONS:
         parser.add_argument(

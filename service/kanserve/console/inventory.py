@@ -71,17 +71,17 @@ def of_server(client: Client) -> list[Entry]:
     return [_served(client, indexed) for indexed in client.index()]
 
 
-def of_folder(repository: Path, *, load: bool = False) -> list[Entry]:
-    """One entry per version. With `load`, each that may be served is loaded. Raises InputError if
-    there is no such folder, MissingPackage if nothing is installed that could load."""
-    return [detail.entry for detail in details(repository, load=load)]
+def of_folder(repository: Path, *, load: bool = False, hard_links: bool = False) -> list[Entry]:
+    """One entry per version. With `load`, each that may be served is loaded; `hard_links` as of the server.
+    Raises InputError if there is no such folder, MissingPackage if nothing is installed that could load."""
+    return [detail.entry for detail in details(repository, load=load, hard_links=hard_links)]
 
 
-def details(repository: Path, *, load: bool = False) -> list[Detail]:
+def details(repository: Path, *, load: bool = False, hard_links: bool = False) -> list[Detail]:
     """As `of_folder`, with the layers of what reads."""
-    found = _scan(repository, plain=False)
+    found = _scan(repository, plain=False, hard_links=hard_links)
     left_out = layout.left_out(found)
-    plain = [candidate for candidate in _scan(repository, plain=True) if candidate not in found]
+    plain = [candidate for candidate in _scan(repository, plain=True, hard_links=hard_links) if candidate not in found]
     every = [_judged(one, left_out.get(one), load=load) for one in found]
     every += [_bare(c.name, str(c.version), PLAIN, "served with --plain-onnx only") for c in plain]
     places = {candidate.steps for candidate in (*found, *plain)}
@@ -122,11 +122,11 @@ def _served(client: Client, indexed: IndexEntry) -> Entry:
         return bare  # a plain ONNX model has no description, and a server may not offer one
 
 
-def _scan(repository: Path, *, plain: bool) -> list[Candidate]:
+def _scan(repository: Path, *, plain: bool, hard_links: bool) -> list[Candidate]:
     if not repository.is_dir():
         raise InputError(f"{repository} is not a folder; a folder of NAME/VERSION/model.onnx was expected")
     try:
-        return layout.scan(repository, plain_onnx=plain)
+        return layout.scan(repository, plain_onnx=plain, hard_links=hard_links)
     except ConfigError as error:
         raise InputError(str(error)) from error
 

@@ -71,21 +71,22 @@ def taken(transport: str) -> str:
     """`auto`: asgi where what it needs is installed."""
     if transport != "auto":
         return transport
-    missing = _missing()
-    if missing:
-        log.info("transport", taken="grpcio", missing=missing, advice="pip install 'kanserve[serve]' for asgi")
-    return "grpcio" if missing else "asgi"
+    lacking = missing()
+    if lacking:
+        log.info("transport", taken="grpcio", missing=lacking, advice="pip install 'kanserve[serve]' for asgi")
+    return "grpcio" if lacking else "asgi"
 
 
-def _missing() -> list[str]:
+def missing() -> list[str]:
+    """Packages that what speaks HTTP needs and that are not installed."""
     return [name for name in NEEDED if importlib.util.find_spec(name) is None]
 
 
 def _asgi(settings: Settings, services: Services, pages: Pages, port: int, connections: int) -> Door:
-    missing = _missing()
-    if missing:
+    lacking = missing()
+    if lacking:
         raise ConfigError(
-            f"HTTP and the transport asgi need {', '.join(missing)}: pip install 'kanserve[serve]', "
+            f"HTTP and the transport asgi need {', '.join(lacking)}: pip install 'kanserve[serve]', "
             "or take grpcio, without --http-port"
         )
     from kanserve.doors.h2corn import H2corn

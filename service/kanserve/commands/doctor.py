@@ -1,0 +1,73 @@
+"""`kanserve doctor`: what is wrong with this machine, a repository, the settings and a running server, in words."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from kanexport.shared.output import print_json
+from kanexport.shared.voice import Exit
+from kanserve import origins
+from kanserve.console import remote
+from kanserve.console.common import CommandError, add_client_options
+from kanserve.diagnosis import machine, running, show
+from kanserve.diagnosis.ahead import ahead
+from kanserve.diagnosis.finding import Finding, problem, well
+from kanserve.errors import ConfigError
+
+TEXT = """Look at everything that a server needs, and say what is wrong with it and what to do: Python and
+packages, the runtime, threads, open files, the clock; the settings, certificates and ports; each version of a
+REPOSITORY; and, with --url, a server that runs. Nothing is changed.
+
+Each line is ok, a warning or a problem; the exit code is 1 where there is a problem.
+"""
+EXAMPLES = """examples:
+  kanserve doctor                                   this machine, and the settings in the environment
+  kanserve doctor --config kanserve.toml            what a server with these settings would find
+  kanserve doctor --url host:8001                   and a server that runs there
+"""
+PORT = 8002  # of metrics, where nothing else is said
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.description, parser.epilog = TEXT, EXAMPLES
+    parser.add_argument("repository", nargs="?", metavar="REPOSITORY", help="folder of models")
+    parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings of a server")
+    add_client_options(parser, url="")
+    parser.add_argument("--metrics", metavar="HOST:PORT", help=f"where it tells its metrics (its host, {PORT})")
+
+
+def run(args: argparse.Namespace) -> int:
+    """0, or 1 where there is a problem."""
+    findings = list(_found(args))
+    if args.json:
+        print_json(show.document(findings))
+    else:
+        show.show("", findings)
+    return Exit.DONE if well(findings) else Exit.FAILED
+
+
+def _found(args: argparse.Namespace) -> Iterator[Finding]:
+    yield from machine.installation()
+    yield machine.clock()
+    flags: dict[str, Any] = {"repository": Path(args.repository)} if args.repository else {}
+    try:
+        loaded = origins.load(flags, config=args.config, without={"repository": Path()})
+    except ConfigError as error:
+        yield problem("settings", str(error), "correct them")
+    else:
+        yield from ahead(loaded, running=bool(args.url))
+    if args.url:
+        yield from _running(args)
+
+
+def _running(args: argparse.Namespace) -> Iterator[Finding]:
+    host = args.url.rpartition("//")[2].rpartition(":")[0]
+    try:
+        with remote.connection(args) as client:
+            yield from running.look(client, args.metrics or f"{host}:{PORT}")
+    except CommandError as error:
+        yield problem("server", error.message, error.hint)

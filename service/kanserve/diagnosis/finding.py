@@ -1,0 +1,45 @@
+"""One thing that was looked at: what was found, and what to do about it."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class Level(enum.StrEnum):
+    """A warning may be on purpose; with a problem a server does not start, or does not do its work."""
+
+    OK = "ok"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`about` says what was looked at, `advice` what to do where that is not well."""
+
+    level: Level
+    about: str
+    text: str
+    advice: str = ""
+
+
+def ok(about: str, text: str) -> Finding:
+    """As it should be."""
+    return Finding(Level.OK, about, text)
+
+
+def warning(about: str, text: str, advice: str) -> Finding:
+    """Something to look at."""
+    return Finding(Level.WARNING, about, text, advice)
+
+
+def problem(about: str, text: str, advice: str) -> Finding:
+    """Something to correct."""
+    return Finding(Level.PROBLEM, about, text, advice)
+
+
+def well(findings: Iterable[Finding]) -> bool:
+    """Whether none is a problem."""
+    return all(finding.level is not Level.PROBLEM for finding in findings)
