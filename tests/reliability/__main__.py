@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 
 from kanexport.shared import progress
-from tests.reliability import record, table
+from tests.reliability import complaints, record, table
 from tests.reliability.frame import DOORS, NotRun, Outcome, Row, Scale, rows
 from tests.reliability.record import FAIL, NOT_RUN, PASS, RESULTS, Record
 
@@ -135,6 +135,8 @@ def main() -> int:
     text = table.markdown(known, record.load(asked.results))
     if asked.results == RESULTS:
         table.write(text)
+        told = complaints.markdown(known, record.load(asked.results))
+        table.write(told, begin=complaints.BEGIN, end=complaints.END)
     else:
         print(text)
     return int(any(found.verdict == FAIL for found in seen))

@@ -28,13 +28,13 @@ def markdown(rows: Mapping[str, Row], records: Iterable[Record]) -> str:
     return HEAD + "\n".join(lines) + "\n" + told
 
 
-def write(text: str, page: Path = PAGE) -> None:
+def write(text: str, page: Path = PAGE, begin: str = BEGIN, end: str = END) -> None:
     """Into its place. Raises ValueError if the page has none."""
     before = page.read_text()
-    place = re.compile(re.escape(BEGIN) + ".*?" + re.escape(END), re.DOTALL)
+    place = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
     if not place.search(before):
-        raise ValueError(f"{page} has no line {BEGIN.strip()}")
-    page.write_text(place.sub(lambda _: BEGIN + text + END, before))
+        raise ValueError(f"{page} has no line {begin.strip()}")
+    page.write_text(place.sub(lambda _: begin + text + end, before))
 
 
 def _line(row: Row, door: str, record: Record | None) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.reliability import __main__ as command
-from tests.reliability import frame, record, table
+from tests.reliability import complaints, frame, record, table
 from tests.reliability.frame import NUMBERS, NotRun, Outcome, Row, Scale, rows
 
 ROWS = rows()
@@ -27,6 +27,20 @@ def test_what_guards_a_row_exists(row: Row) -> None:
     for name in row.guarded_by:
         path, _, test = name.partition("::")
         assert f"def {test}" in (record.ROOT / path).read_text()
+
+
+@pytest.mark.parametrize("one", complaints.COMPLAINTS, ids=lambda one: one.complaint[:40])
+def test_what_guards_against_a_complaint_exists(one: complaints.Complaint) -> None:
+    assert bool(one.row) != bool(one.guard)
+    for name in complaints.guards(one, ROWS):
+        path, _, test = name.partition("::")
+        assert f"def {test}" in (record.ROOT / path).read_text()
+
+
+def test_the_page_has_what_was_seen() -> None:
+    page, seen = table.PAGE.read_text(), record.load(record.RESULTS)
+    assert table.BEGIN + table.markdown(ROWS, seen) + table.END in page
+    assert complaints.BEGIN + complaints.markdown(ROWS, seen) + complaints.END in page
 
 
 @pytest.mark.parametrize(
