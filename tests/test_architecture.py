@@ -96,7 +96,17 @@ LAW: dict[str, dict[str, set[str]]] = {
         "backends": set(),
         "repository": {"pb", "scheduling"},
         "scheduling": set(),
-        "models": {"backends", "config", "interpret", "observe", "repository", "scheduling", "threads", "version"},
+        "models": {
+            "backends",
+            "config",
+            "interpret",
+            "memory",
+            "observe",
+            "repository",
+            "scheduling",
+            "threads",
+            "version",
+        },
         "handlers": {"interpret", "lifecycle", "models", "observe"},
         "memory": set(),
         "rpc": {

@@ -15,7 +15,7 @@ import contextlib
 import functools
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 
 from kanserve import backends, memory, threads
@@ -73,9 +73,12 @@ class App:
         loop = asyncio.get_running_loop()
         loop.set_default_executor(threads.pool(budget + WAITING, "work", settings.compute_nice))
         self.lifecycle = Lifecycle()
+        self.look = asyncio.Event()
         self.registry = Registry()
         self.metrics = Metrics()
-        self._rollout = Rollout(settings, backends.load(settings.backend), budget, self.registry, self.metrics)
+        self._rollout = Rollout(
+            settings, backends.load(settings.backend), budget, self.registry, self.metrics, self._changed
+        )
         catalogue = Catalogue(self.registry, self.lifecycle)
         inference = Inference(self.registry, self.metrics, settings.max_response_bytes, settings.max_strings)
         kan = Kan(self.registry, settings.max_query_rows, settings.max_query_evaluations, settings.max_response_bytes)
@@ -121,8 +124,20 @@ class App:
     async def load(self, stop: asyncio.Event) -> None:
         """Load every version found, until `stop`. Raises ConfigError for what concerns all."""
         await self._rollout.load(stop)
+        await self._changed()
+
+    async def _changed(self) -> None:
         memory.settle()
         await self._health.changed()
+
+    @contextlib.asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Models come and go inside, as the repository has them; `look` has it looked at now."""
+        task = asyncio.create_task(self._rollout.watch(self.look))
+        try:
+            yield
+        finally:
+            task.cancel()
 
     async def join(self, together: asyncio.Event, stop: asyncio.Event) -> None:
         """Be ready only once those are who start beside, as `together` says, or `stop`."""
@@ -188,6 +203,7 @@ async def serve(
     signals = Signals(asyncio.get_running_loop(), worker=place is not None)
     app = App(settings, place)
     app.lifecycle.waiting = place is not None
+    signals.again.append(app.look.set)
     if changes is not None:
         changes.tell(app.change)
         signals.again.append(changes.asked)
@@ -209,7 +225,8 @@ async def serve(
             ready(addresses)
     if place is not None:
         await app.join(place.together, signals.stop)
-    await signals.stop.wait()
+    async with app.watching():
+        await signals.stop.wait()
     return await app.drain(signals.hurry, patient=signals.patient)
 
 
@@ -226,21 +243,21 @@ class Signals:
     """What was asked of the process: `stop`, and `hurry` by a second signal.
 
     Ctrl-C on a terminal does not wait for load balancers, and reaches a `worker` as SIGINT. SIGHUP means that the
-    terminal is gone; without one it has everything in `again` called.
+    terminal is gone; without one, and to a worker, it has everything in `again` called.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, *, worker: bool = False) -> None:
         self.stop, self.hurry = asyncio.Event(), asyncio.Event()
         self.again: list[Callable[[], None]] = []
         self.patient = True
-        self._terminal = worker or (sys.stdin is not None and sys.stdin.isatty())
+        terminal = sys.stdin is not None and sys.stdin.isatty()
+        self._terminal, self._hangs_up = worker or terminal, terminal and not worker
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._arrived, number)
 
     def _arrived(self, number: signal.Signals) -> None:
-        if number is signal.SIGHUP and not self._terminal:
-            if not self.again:
-                log.warning("SIGHUP changes nothing", advice="models are read at the start: restart to read them again")
+        if number is signal.SIGHUP and not self._hangs_up:
+            log.info("SIGHUP: settings and repository are looked at again")
             for ask in self.again:
                 ask()
             return

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 ENV_PREFIX = "KANSERVE_"
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 UNITS = {"kib": KIB, "mib": MIB, "gib": GIB}
+LENGTHS = {"ms": 1e-3, "s": 1.0, "min": 60.0}  # of time, in seconds
 GRPC_LIMIT = 2**31 - 1  # bytes; gRPC's message length is a signed 32-bit number
 
 
@@ -31,11 +32,23 @@ def _size(value: Any) -> Any:
     return value
 
 
+def _seconds(value: Any) -> Any:
+    """`"2s"` -> 2.0, `"500ms"` -> 0.5; anything else is left for pydantic to judge."""
+    if isinstance(value, str):
+        text = value.strip().lower()
+        for unit, factor in LENGTHS.items():
+            number = text.removesuffix(unit).strip()
+            if text.endswith(unit) and number.replace(".", "", 1).isdecimal():
+                return float(number) * factor
+    return value
+
+
 Port = Annotated[int, Field(ge=0, le=65535)]
 Size = Annotated[int, BeforeValidator(_size), Field(ge=1024, le=GRPC_LIMIT)]
 FileSize = Annotated[int, BeforeValidator(_size), Field(ge=1024, le=2**40)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Seconds = Annotated[float, Field(ge=0.001, le=86400)]
+Pause = Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=86400)]
 
 
 class Group(enum.StrEnum):
@@ -162,6 +175,20 @@ class Settings(BaseSettings):
         metavar="N",
         ge=0,
         le=19,
+    )
+
+    poll: Pause = setting(
+        2.0,
+        "until the repository is looked at again; 0: on SIGHUP alone",
+        group=Group.MODELS,
+        metavar="SECONDS",
+    )
+    version_policy: str = setting(
+        "all",
+        "versions that are served, unless a config.pbtxt has its own: all, latest:N, specific:1,3",
+        group=Group.MODELS,
+        metavar="POLICY",
+        pattern=r"all|latest:[1-9]\d{0,8}|specific:[1-9]\d{0,17}(,[1-9]\d{0,17})*",
     )
 
     batching: bool = setting(True, "requests of one model that wait run together", group=Group.MODELS)

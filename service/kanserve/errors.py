@@ -47,6 +47,7 @@ class LoadReason(enum.StrEnum):
     RUNTIME = "runtime"
     MISMATCH = "mismatch"
     REFERENCE = "reference"
+    MEMORY = "memory"
     INTERNAL = "internal"
 
 

@@ -9,6 +9,7 @@ import threading
 
 WORTH = 2**18  # bytes of a message; smaller ones are reused soon
 PAUSE = 1.0  # seconds between two returns of pages
+TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
 YOUNG = 5000  # objects more than before, for a look at the youngest
 
 
@@ -21,19 +22,30 @@ def settle() -> None:
     gc.set_threshold(YOUNG)
 
 
+def thaw() -> None:
+    """Look at everything once: what was settled and is in a cycle would stay for ever otherwise. Takes its time."""
+    gc.unfreeze()
+    settle()
+
+
+def trim() -> None:
+    """Give freed pages back; blocks."""
+    if TRIM is not None:
+        TRIM(0)
+
+
 class Returns:
     """Told of large messages that are done with; returns pages soon after, on a thread of its own."""
 
     def __init__(self) -> None:
-        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
         self._planned = False
 
     def freed(self, size: int) -> None:
         """A message of so many bytes is done with. On the event loop."""
-        if size >= WORTH and self._trim is not None and not self._planned:
+        if size >= WORTH and TRIM is not None and not self._planned:
             self._planned = True
             asyncio.get_running_loop().call_later(PAUSE, self._return)
 
     def _return(self) -> None:
         self._planned = False
-        threading.Thread(target=self._trim, args=(0,), name="trim", daemon=True).start()
+        threading.Thread(target=trim, name="trim", daemon=True).start()

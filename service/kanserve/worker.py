@@ -55,6 +55,8 @@ async def _listen(told: asyncio.Event, changes: Changes) -> None:
         said = json.loads(line)
         if "change" in said:
             changes.came(Change(**said["change"]))
+        elif "look" in said:
+            os.kill(os.getpid(), signal.SIGHUP)
         else:
             told.set()
     os.kill(os.getpid(), signal.SIGTERM)

@@ -48,6 +48,7 @@ async def serve(
     with contextlib.ExitStack() as bound, contextlib.closing(app.metrics_server(page, settings)) as metrics:
         listeners = {name: bound.enter_context(_bound(settings, name)) for name in _ports(settings)}
         crew = Crew(settings, listeners, page, metrics.port)
+        signals.again.append(crew.look)
         if changes is not None:
             changes.tell(crew.change)
             signals.again.append(changes.asked)
@@ -104,6 +105,11 @@ class Crew:
         self._settings.update(change.live)
         for post in self._posts:
             post.tell(change)
+
+    def look(self) -> None:
+        """Have the repository looked at now."""
+        for post in self._posts:
+            post.look()
 
     async def begin(self, stop: asyncio.Event) -> dict[str, str]:
         """Until all are ready, or `stop`: then nothing. Returns the addresses. Raises ConfigError."""
@@ -180,6 +186,10 @@ class Post:
     def go(self) -> None:
         """Tell it that all are ready."""
         self._say({"all": True})
+
+    def look(self) -> None:
+        """Have it look at the repository now."""
+        self._say({"look": True})
 
     def tell(self, change: Change) -> None:
         """Settings have changed, or could not be read; whoever takes its place later is told too."""

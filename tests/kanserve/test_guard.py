@@ -90,11 +90,15 @@ def test_refused_calls_are_warnings(tmp_path: Path) -> None:
     assert levels == {"OK": "info", "NOT_FOUND": "warning"}
 
 
-def test_sighup_is_answered_with_a_line_and_changes_nothing(tmp_path: Path) -> None:
+def test_sighup_is_answered_with_a_line_and_ends_nothing(tmp_path: Path) -> None:
     toy.write(tmp_path)
     with serving(tmp_path) as server:
         server.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: any(line["event"] == "SIGHUP changes nothing" for line in server.lines()))
+        wait_until(
+            lambda: any(
+                line["event"] == "SIGHUP: settings and repository are looked at again" for line in server.lines()
+            )
+        )
         assert server.call(f"{INFERENCE}ServerReady", b"")
         assert server.stop() == 0
 

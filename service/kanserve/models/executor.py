@@ -86,6 +86,7 @@ class Executor:
         self._asked = False  # whether `_serve` will be called
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
+        self._leaving = False
         self._calm = 0  # batches of one request in a row
         free = policy.free and not policy.ordered
         self._direct = (
@@ -173,6 +174,11 @@ class Executor:
         ahead = self._queue.rows + self._running + rows
         return self._pace.seconds(ahead, self._way.instances) > MARGIN * (deadline - time.monotonic())
 
+    def leave(self) -> None:
+        """No new requests come: those that are here end, and nothing keeps it longer than they do."""
+        self._leaving = True
+        self._wake(self._queue.soonest if len(self._queue) else math.inf, time.monotonic(), asyncio.get_running_loop())
+
     def close(self) -> None:
         """Let running work end, drop what waits, join the threads. Blocks."""
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -200,7 +206,7 @@ class Executor:
 
     def _wake(self, at: float, now: float, loop: asyncio.AbstractEventLoop) -> None:
         """Look at the queue again at that time, or before."""
-        if self._timer is not None and (at >= self._timer_at > now):
+        if self._timer is not None and (at >= self._timer_at > now) and not (self._leaving and at == math.inf):
             return
         if self._timer is not None:
             self._timer.cancel()

@@ -26,9 +26,19 @@ from kanserve.nouns import DTYPES, Array, ModelInfo, TensorInfo
 from kanserve.observe.metrics import Metrics
 from kanserve.repository.check import check_config, check_manifest
 from kanserve.repository.layout import Bundle
+from kanserve.repository.pbtxt import OperatorConfig
 
 LARGE = 256 * 2**20  # bytes
 FLOATS = ("FP32", "FP64")  # what node vectors are
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """A version of the model that serves: what it is, how its runs go, and under which config.pbtxt."""
+
+    info: ModelInfo
+    way: Way
+    config: OperatorConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +50,9 @@ class Loader:
     threads: int
     metrics: Metrics
 
-    def load(self, bundle: Bundle) -> Model:
-        """Prepare and prove one version; blocks. Raises LoadError, ConfigError."""
+    def load(self, bundle: Bundle, like: Before | None = None) -> Model:
+        """Prepare and prove one version; blocks. `like`: one that serves, whose way it may take over. Raises
+        LoadError, ConfigError."""
         config, settings = bundle.config, self.settings
         if config.device not in ("", settings.device):
             raise LoadError(
@@ -50,14 +61,16 @@ class Loader:
                 "start it with another --device, or give the instance_group another kind",
             )
         create = functools.partial(self._create, bundle.files[contract.MODEL_FILE], _beside(bundle))
-        session = create(self._threads(bundle))
+        way = self._same_way(bundle, like)
+        session = create(self._threads(bundle) if way is None else way.threads)
         info = _info(bundle, session, settings.plain_max_batch)
         check_config(config, info.name, info.inputs, info.outputs, batched=info.max_batch_size > 0)
         graphs: tuple[LayerGraph, ...] = ()
         if bundle.manifest is not None:
             _prove(bundle.manifest, info, session)
             graphs = self._graphs(bundle, bundle.manifest)
-        session, way = self._way(bundle, info, session, create)
+        if way is None:
+            session, way = self._way(bundle, info, session, create)
         metrics = self.metrics.model(info.name, str(info.version))
         return Model(info, session, graphs, metrics, settings, decide(info, settings, config, way))
 
@@ -68,6 +81,13 @@ class Loader:
         if config.threads or config.instances:
             return config.threads or max(1, self.threads // config.instances)
         return self.threads if _large(bundle) else 1
+
+    def _same_way(self, bundle: Bundle, like: Before | None) -> Way | None:
+        """That of a network of the same form under the same config: runs would be measured beside live traffic."""
+        manifest = bundle.manifest
+        if like is None or manifest is None or like.info.manifest is None or like.config != bundle.config:
+            return None
+        return like.way if _form(manifest) == _form(like.info.manifest) else None
 
     def _way(
         self, bundle: Bundle, info: ModelInfo, session: Session, create: Callable[[int], Session]
@@ -92,6 +112,14 @@ class Loader:
 
     def _create(self, graph: bytes, beside: Mapping[str, bytes], threads: int) -> Session:
         return self.backend.create(graph, device=self.settings.device, threads=threads, beside=beside)
+
+
+def _form(manifest: Manifest) -> object:
+    """What decides how long a run takes, as far as a manifest says it."""
+    layers = [
+        (x.sources, x.destinations, x.positions, [(y.kind, y.functions) for y in x.bases]) for x in manifest.layers
+    ]
+    return manifest.inputs, manifest.outputs, manifest.max_batch_size, manifest.opset, layers
 
 
 def _large(bundle: Bundle) -> bool:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from kanserve.backends import Session
 from kanserve.config import Settings
@@ -23,6 +25,16 @@ from kanserve.models.serving import Serving
 from kanserve.nouns import Array, LayerEdges, ModelInfo
 from kanserve.observe.metrics import ModelMetrics
 from kanserve.threads import pool
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """What is left of a model that serves no more: `users` are alive while a request has it, `parts` take memory."""
+
+    name: str
+    version: int
+    users: tuple[weakref.ref[Model] | weakref.ref[Executor], ...]
+    parts: list[object]
 
 
 class Model:
@@ -103,6 +115,12 @@ class Model:
                 raise DeadlineExceeded
             answer = await loop.run_in_executor(self._query_pool, next, steps)
         return answer
+
+    def leave(self) -> Leaving:
+        """Nobody will find it from now on; on the event loop. What is in flight ends on it."""
+        self._executor.leave()
+        users = (weakref.ref(self), weakref.ref(self._executor))
+        return Leaving(self.info.name, self.info.version, users, [self._session, *self._graphs])
 
     def close(self) -> None:
         """Let running work end, drop what waits, join the threads. Blocks."""

@@ -2,14 +2,15 @@
 
 All versions are loaded and stay addressable; without a version a request gets
 the highest that is ready. Nothing here loads: `rollout.py` reports what
-happened and the table says what that means.
+happened and the table says what that means. A version that is ready stays so
+while another content of it is loaded, and whatever becomes of that.
 """
 
 from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from kanserve.errors import BadRequest, NotFound, NotPossible, Unavailable
@@ -40,7 +41,11 @@ TRANSITIONS: dict[tuple[State | None, Event], State] = {
     (None, Event.FOUND): State.LOADING,
     (State.LOADING, Event.LOADED): State.READY,
     (State.LOADING, Event.FAILED): State.UNAVAILABLE,
+    (State.UNAVAILABLE, Event.FOUND): State.LOADING,
+    (State.READY, Event.LOADED): State.READY,
+    (State.READY, Event.FAILED): State.READY,
     (State.READY, Event.CLOSING): State.UNLOADING,
+    (State.UNLOADING, Event.FOUND): State.LOADING,
     (State.UNLOADING, Event.CLOSED): State.UNAVAILABLE,
 }
 NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
@@ -48,13 +53,14 @@ NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
 
 @dataclass(slots=True)
 class Entry:
-    """One version. `model` is there exactly while it is ready."""
+    """One version. `model` is there exactly while it is ready; `late`: it was found after the start."""
 
     name: str
     version: int
     state: State
     reason: str = ""
     model: Model | None = None
+    late: bool = False
 
 
 class Registry:
@@ -63,22 +69,53 @@ class Registry:
     def __init__(self) -> None:
         self._entries: dict[str, dict[int, Entry]] = {}
         self._complete = False
+        self._told: list[Callable[[], None]] = []
         self.generation = 0  # changes with any of them
 
-    def found(self, name: str, version: int) -> None:
-        """A version is there and about to be loaded."""
-        self.generation += 1
-        state = TRANSITIONS[None, Event.FOUND]
-        self._entries.setdefault(name, {})[version] = Entry(name, version, state)
+    def tell(self, changed: Callable[[], None]) -> None:
+        """Call this after every change of a version's state or model."""
+        self._told.append(changed)
 
-    def loaded(self, model: Model) -> None:
-        """A version is ready."""
+    def found(self, name: str, version: int) -> None:
+        """A version is there and about to be loaded, or loaded anew."""
+        if version in self._entries.get(name, {}):
+            self._step(name, version, Event.FOUND)
+            return
+        state = TRANSITIONS[None, Event.FOUND]
+        self._entries.setdefault(name, {})[version] = Entry(name, version, state, late=self._complete)
+        self._changed()
+
+    def loaded(self, model: Model) -> Model | None:
+        """A version is ready, in one step. Returns the model that was in its place, to be let go."""
         entry = self._step(model.info.name, model.info.version, Event.LOADED)
-        entry.model = model
+        before, entry.model, entry.reason = entry.model, model, ""
+        self._changed()
+        return before
 
     def failed(self, name: str, version: int, reason: str) -> None:
-        """A version could not be loaded."""
+        """What lies there could not be loaded; what serves goes on."""
         self._step(name, version, Event.FAILED).reason = reason
+
+    def remark(self, name: str, version: int, reason: str) -> None:
+        """What there is to say about a version that serves; nothing: all is well."""
+        self._entries[name][version].reason = reason
+
+    def leaving(self, name: str, version: int) -> Model:
+        """A ready version takes no more requests. Returns its model, to be let go."""
+        entry = self._step(name, version, Event.CLOSING)
+        model, entry.model, entry.reason = entry.model, None, ""
+        assert model is not None
+        self._changed()
+        return model
+
+    def forget(self, name: str, version: int) -> None:
+        """A version that serves nothing is not there any more, unless it came back meanwhile."""
+        versions = self._entries.get(name, {})
+        if version in versions and versions[version].state in (State.UNAVAILABLE, State.UNLOADING):
+            del versions[version]
+            if not versions:
+                del self._entries[name]
+            self._changed()
 
     def complete(self) -> None:
         """Every version was tried."""
@@ -86,9 +123,16 @@ class Registry:
 
     @property
     def ready(self) -> bool:
-        """Triton's strict readiness: everything was tried and nothing failed."""
+        """Triton's strict readiness for what was there at the start: everything was tried and nothing failed. What
+        came later and failed leaves the server ready."""
         states = {entry.state for entry in self.entries()}
-        return self._complete and states == {State.READY}
+        start = {entry.state for entry in self.entries() if not entry.late}
+        return self._complete and State.READY in states and start <= {State.READY, State.UNLOADING}
+
+    def state(self, name: str, version: int) -> State | None:
+        """Of a version; None where there is none."""
+        entry = self._entries.get(name, {}).get(version)
+        return None if entry is None else entry.state
 
     def entries(self) -> Iterator[Entry]:
         """All versions, by name and version."""
@@ -148,10 +192,15 @@ class Registry:
             self._step(name, version, Event.CLOSED).reason = "unloaded"
 
     def _step(self, name: str, version: int, event: Event) -> Entry:
-        self.generation += 1
         entry = self._entries[name][version]
         entry.state = TRANSITIONS[entry.state, event]
+        self._changed()
         return entry
+
+    def _changed(self) -> None:
+        self.generation += 1
+        for tell in self._told:
+            tell()
 
 
 def parse_version(text: str) -> int | None:

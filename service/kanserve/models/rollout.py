@@ -1,41 +1,75 @@
-"""From a repository to models that serve: every version found is read, proved and registered.
+"""From a repository to models that serve, at the start and for as long as the server runs.
 
-A version that fails is reported and left out; it never takes the others with it.
+What lies in the repository is looked at (`repository.look`), what is to be done is decided (`repository.plan`), and
+carried out here: a version is read, hashed, loaded beside the one that serves, proved, and put in its place in one
+step; what was there before ends what it has in flight. Whatever fails is told once, and disturbs nobody.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from dataclasses import asdict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 
 from kanserve.backends import Backend
 from kanserve.config import Settings
 from kanserve.errors import ConfigError, LoadError, LoadReason
-from kanserve.models.loading import Loader
-from kanserve.models.model import Model
-from kanserve.models.registry import Registry
+from kanserve.models import farewell, headroom
+from kanserve.models.loading import Before, Loader
+from kanserve.models.model import Leaving, Model
+from kanserve.models.registry import Registry, State
+from kanserve.models.tidings import Tidings
 from kanserve.observe import logs
 from kanserve.observe.metrics import Metrics
-from kanserve.repository import layout
-from kanserve.repository.layout import Candidate
-from kanserve.version import version
+from kanserve.repository import layout, versions, watch
+from kanserve.repository.layout import Bundle, Candidate
+from kanserve.repository.look import Key, Look, Looker, Print
+from kanserve.repository.pbtxt import OperatorConfig
+from kanserve.repository.plan import Known, Step, plan
+from kanserve.version import version as own_version
+
+REFUSED = "what lies in the repository now was refused, and what was loaded before serves: "
+MISSING = "it is not in the repository any more, and serves until the server ends"
 
 log = logs.get_logger("models")
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a version that serves was made of."""
+
+    content: str
+    config: OperatorConfig
+
+
 class Rollout:
-    """Fills a registry from the repository that the settings name."""
+    """Fills a registry from the repository that the settings name. On the event loop; files and graphs are for
+    threads. `changed` is awaited after each change."""
 
     def __init__(
-        self, settings: Settings, backend: Backend, threads: int, registry: Registry, metrics: Metrics
+        self,
+        settings: Settings,
+        backend: Backend,
+        threads: int,
+        registry: Registry,
+        metrics: Metrics,
+        changed: Callable[[], Awaitable[None]],
     ) -> None:
-        self._settings = settings
-        self._backend = backend
-        self._threads = threads
-        self._registry = registry
-        self._metrics = metrics
-        self._warned: set[tuple[str, tuple[str, ...]]] = set()
+        self._settings, self._registry, self._metrics, self._changed = settings, registry, metrics, changed
+        self._runtime, self._threads = backend.version(), threads
+        self._loader = Loader(backend, settings, threads, metrics)
+        policy = versions.parse(settings.version_policy)
+        self._looker = Looker(
+            settings.repository, plain_onnx=settings.plain_onnx, hard_links=settings.hard_links, policy=policy
+        )
+        self._known: dict[Key, Known] = {}
+        self._held: dict[Key, Held] = {}
+        self._tidings = Tidings(metrics, settings.max_request_bytes)
+        self._farewells: set[asyncio.Task[None]] = set()
+        self._begun = False
+        self._took = 0.0
 
     async def load(self, stop: asyncio.Event) -> None:
         """Load every version found, one after the other, until `stop`.
@@ -43,66 +77,171 @@ class Rollout:
         Raises ConfigError for what concerns all: an unreadable repository, a device
         that is not there.
         """
-        settings = self._settings
-        runtime = self._backend.version()
-        self._metrics.number("kanserve_build_info").labels(version(), runtime, settings.device).set(1)
-        log.info("starting", runtime=runtime, device=settings.device, threads=self._threads)
-        loader = Loader(self._backend, settings, self._threads, self._metrics)
-        candidates = layout.scan(settings.repository, plain_onnx=settings.plain_onnx, hard_links=settings.hard_links)
-        left_out = layout.left_out(candidates)
-        for candidate, policy in left_out.items():
-            log.info("left out", model=candidate.name, version=candidate.version, version_policy=policy)
-        candidates = [candidate for candidate in candidates if candidate not in left_out]
-        for candidate in candidates:
-            self._registry.found(candidate.name, candidate.version)
-            self._metrics.model(candidate.name, str(candidate.version))
-        for candidate in candidates:
-            if stop.is_set():
-                return
-            await self._load(loader, candidate)
+        device = self._settings.device
+        self._metrics.number("kanserve_build_info").labels(own_version(), self._runtime, device).set(1)
+        log.info("starting", runtime=self._runtime, device=device, threads=self._threads)
+        look = await self._look()
+        await self._carry_out(look, time.monotonic(), stop)
+        if stop.is_set():
+            return
         self._registry.complete()
+        self._begun = True
         if not self._registry.ready:
-            log.error("not ready", reason="a version failed to load" if candidates else "the repository is empty")
+            log.error("not ready", reason="a version failed to load" if look.prints else "the repository is empty")
 
-    async def _load(self, loader: Loader, candidate: Candidate) -> None:
-        settings = self._settings
-        labels = {"model": candidate.name, "version": candidate.version}
+    async def watch(self, asked: asyncio.Event) -> None:
+        """Look again and again, as often as the settings say and whenever `asked`, until cancelled."""
+        never = asyncio.Event()
+        while True:
+            forced = await watch.due(asked, watch.pause(self._settings.poll, self._took))
+            try:
+                look = await self._look()
+            except ConfigError as error:
+                self._tidings.readable(str(error))
+            else:
+                self._tidings.readable("")
+                await self._carry_out(look, math.inf if forced else time.monotonic(), never)
+
+    async def _look(self) -> Look:
         started = time.perf_counter()
         try:
-            model = await asyncio.to_thread(lambda: loader.load(layout.load(candidate, settings.max_file_bytes)))
+            return await asyncio.to_thread(self._looker.look)
+        finally:
+            self._took = time.perf_counter() - started
+            self._metrics.number("kanserve_repository_look_seconds").labels().set(self._took)
+
+    async def _carry_out(self, look: Look, now: float, stop: asyncio.Event) -> None:
+        """What is to be done about what was seen, until `stop`."""
+        generation = self._registry.generation
+        self._tell_left_out(look)
+        actions = plan(look.prints, self._known, look.policies, now)
+        for action in actions:
+            if action.step is Step.LOAD:
+                self._announce(action.key)
+        for action in actions:
+            if stop.is_set():
+                return
+            await self._take(action.step, action.key, look)
+        for action in plan(look.prints, self._known, look.policies, -math.inf):
+            if action.step is Step.LEAVE:  # for what has just been loaded
+                await self._take(action.step, action.key, look)
+        if self._begun and generation != self._registry.generation:
+            self._metrics.number("kanserve_repository_change_timestamp_seconds").labels().set(time.time())
+            await self._changed()
+
+    async def _take(self, step: Step, key: Key, look: Look) -> None:
+        if step in (Step.MISS, Step.RETURN):
+            self._miss(key, gone=step is Step.MISS)
+        if step in (Step.LOAD, Step.RETURN):
+            await self._load(key, look.candidates[key], look.prints[key])
+        elif step is Step.LEAVE:
+            self._leave(key)
+        elif step is Step.FORGET:
+            del self._known[key]
+            self._registry.forget(*key)
+            self._tidings.forgotten(key)
+
+    def _tell_left_out(self, look: Look) -> None:
+        there: dict[str, set[int]] = {}
+        for name, version in (*look.prints, *(key for key, known in self._known.items() if known.serves)):
+            there.setdefault(name, set()).add(version)
+        served = {name: policy.served(there[name]) for name, policy in look.policies.items()}
+        left = {key: look.policies[key[0]] for key in look.prints if key[1] not in served[key[0]]}
+        self._tidings.left_out(left)
+
+    def _announce(self, key: Key) -> None:
+        """It is there, and will be loaded unless it serves already."""
+        if key not in self._known:
+            self._known[key] = Known()
+            self._metrics.model(key[0], str(key[1]))
+        if self._registry.state(*key) in (None, State.UNAVAILABLE, State.UNLOADING):
+            self._registry.found(*key)
+
+    async def _load(self, key: Key, candidate: Candidate, seen: Print) -> None:
+        """One version, whatever comes of it."""
+        if seen.growing and self._begun:
+            return  # the next look sees whether it is whole
+        started = time.perf_counter()
+        try:
+            bundle = await self._read(candidate, seen)
+            if key in self._held and self._held[key].content == bundle.content:
+                self._same(key, seen)
+                return
+            # A version is tried before it is let in here: whatever it does to this process, it does now.
+            model = await asyncio.to_thread(self._loader.load, bundle, self._before(key))
         except LoadError as error:
-            self._failed(candidate, error.reason, str(error))
-            return
-        except ConfigError:
-            raise
+            await self._failed(key, candidate, seen, error.reason, str(error))
+        except ConfigError as error:
+            if not self._begun:
+                raise
+            await self._failed(key, candidate, seen, LoadReason.RUNTIME, str(error))
         except Exception:  # one version must not take the others with it
-            log.exception("load failed by a bug", **labels)
-            self._failed(candidate, LoadReason.INTERNAL, "internal error; see the server's log")
-            return
-        seconds = time.perf_counter() - started
-        self._registry.loaded(model)
-        self._metrics.loaded(model.info.name, str(model.info.version), model.info.digest, seconds)
-        manifest = model.info.manifest
-        against = {} if manifest is None else {"against": manifest.against}
-        way = asdict(model.serving.way)
-        log.info("loaded", **labels, seconds=round(seconds, 3), **way, **against)
-        self._warn(model)
+            log.exception("load failed by a bug", model=key[0], version=key[1])
+            await self._failed(key, candidate, seen, LoadReason.INTERNAL, "internal error; see the server's log")
+        else:
+            self._known[key] = self._known[key].accepted(seen)
+            self._held[key] = Held(bundle.content, bundle.config)
+            self._switch(key, model, time.perf_counter() - started)
 
-    def _failed(self, candidate: Candidate, reason: LoadReason, text: str) -> None:
-        self._registry.failed(candidate.name, candidate.version, text)
-        self._metrics.number("kanserve_model_load_failures_total").labels(reason).inc()
-        log.error("load failed", model=candidate.name, version=candidate.version, kind=reason, reason=text)
+    async def _read(self, candidate: Candidate, seen: Print) -> Bundle:
+        await asyncio.to_thread(headroom.check, seen.size)
+        return await asyncio.to_thread(layout.load, candidate, self._settings.max_file_bytes)
 
-    def _warn(self, model: Model) -> None:
-        info, unused = model.info, model.serving.unused
-        if unused and (info.name, unused) not in self._warned:
-            self._warned.add((info.name, unused))
-            log.warning("config.pbtxt says in part what has no effect here", model=info.name, fields=list(unused))
-        needed = info.max_batch_size * sum(tensor.row_bytes for tensor in info.inputs)
-        if needed > self._settings.max_request_bytes:
-            log.warning(
-                "a full batch does not fit a request",
-                model=info.name,
-                batch_bytes=needed,
-                max_request_bytes=self._settings.max_request_bytes,
-            )
+    def _before(self, key: Key) -> Before | None:
+        """What serves under this version, else under the highest of the model."""
+        name, version = key
+        ready = self._registry.ready_versions(name)
+        like = (name, version if version in ready else max(ready, default=0))
+        if like not in self._held:
+            return None
+        model = self._registry.resolve(name, str(like[1]))
+        return Before(model.info, model.serving.way, self._held[like].config)
+
+    def _switch(self, key: Key, model: Model, seconds: float) -> None:
+        """From here on requests get this one."""
+        before = self._registry.loaded(model)
+        self._tidings.loaded(model, seconds, before.info.digest if before is not None else "")
+        if before is not None:
+            self._see_off(before.leave())
+
+    def _same(self, key: Key, seen: Print) -> None:
+        """The files were touched, or are again what serves."""
+        refused = self._known[key].refused
+        self._known[key] = self._known[key].accepted(seen)
+        if refused:
+            self._registry.remark(*key, "")
+            self._tidings.again(key)
+
+    async def _failed(self, key: Key, candidate: Candidate, seen: Print, reason: LoadReason, text: str) -> None:
+        known = self._known[key]
+        now = await asyncio.to_thread(self._looker.again, candidate)
+        if self._settings.poll and (now is None or now.facts != seen.facts):
+            return  # it was written meanwhile, and says nothing yet: the next look sees it
+        self._known[key] = known.failed(seen, time.monotonic())
+        if known.serves:
+            self._registry.remark(*key, REFUSED + text)
+        else:
+            self._registry.failed(*key, text)
+        self._tidings.refused(key, reason, text, changed=not known.same(seen), serves=known.serves)
+
+    def _miss(self, key: Key, *, gone: bool) -> None:
+        self._known[key] = replace(self._known[key], missing=gone)
+        self._registry.remark(*key, MISSING if gone else "")
+        self._tidings.missed(key, gone=gone)
+
+    def _leave(self, key: Key) -> None:
+        del self._known[key]
+        del self._held[key]
+        self._see_off(self._registry.leaving(*key).leave())
+
+    def _see_off(self, left: Leaving) -> None:
+        """In the background; a version that has no successor is then forgotten."""
+        task = asyncio.create_task(self._gone(left))
+        self._farewells.add(task)
+        task.add_done_callback(self._farewells.discard)
+
+    async def _gone(self, left: Leaving) -> None:
+        seconds = await farewell.see_off(left)
+        if self._registry.state(left.name, left.version) is State.UNLOADING:
+            self._registry.forget(left.name, left.version)
+            self._tidings.forgotten((left.name, left.version), seconds)

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 GROWING = ("counter", "histogram")
-SMALLEST = ("kanserve_model_loaded", "process_start_time_seconds")
+SMALLEST = ("kanserve_model_loaded", "kanserve_repository_readable", "process_start_time_seconds")
 LARGEST = (
+    *("kanserve_model_missing", "kanserve_model_refused", "kanserve_repository_look_seconds"),
+    "kanserve_repository_change_timestamp_seconds",
     *("kanserve_model_load_duration_seconds", "kanserve_model_info", "kanserve_build_info"),
     *("nv_model_load_duration_secs", "process_max_fds"),
     *("kanserve_settings_refused", "kanserve_settings_waiting"),

@@ -27,6 +27,7 @@ from kanserve.observe.statistics import Duration, FailureReason, Statistics, Tim
 __all__ = ["CONTENT_TYPE", "DEFINITIONS", "UNKNOWN", "Metrics", "ModelMetrics"]
 
 UNKNOWN = "_unknown_"
+CHANGED = "kanserve_repository_change_timestamp_seconds"
 LINES_DROPPED = "kanserve_log_lines_dropped_total"
 
 SECONDS = (
@@ -72,6 +73,12 @@ DEFINITIONS = (
     Definition(Kind.GAUGE, "kanserve_model_load_duration_seconds", "Reading, checking and preparing it.", MODEL),
     Definition(Kind.GAUGE, "kanserve_model_info", "1, with the sha256 of the graph.", (*MODEL, "digest")),
     Definition(Kind.COUNTER, "kanserve_model_load_failures_total", "Versions that could not be loaded.", ("reason",)),
+    Definition(Kind.COUNTER, "kanserve_model_loads_total", "Times that the version became ready.", MODEL),
+    Definition(Kind.GAUGE, "kanserve_model_missing", "1 while it serves and its files are gone.", MODEL),
+    Definition(Kind.GAUGE, "kanserve_model_refused", "1 while what lies in the repository is refused.", MODEL),
+    Definition(Kind.GAUGE, "kanserve_repository_readable", "1 while the repository can be read."),
+    Definition(Kind.GAUGE, "kanserve_repository_look_seconds", "The last look at the repository."),
+    Definition(Kind.GAUGE, CHANGED, "When a version came, changed or went, in seconds since the epoch."),
     Definition(Kind.GAUGE, "kanserve_build_info", "1, with what is at work.", ("version", "runtime", "device")),
     Definition(Kind.COUNTER, "kanserve_edge_queries_total", "Edge queries, by outcome.", (*MODEL, "grpc_code")),
     Definition(Kind.HISTOGRAM, "kanserve_edge_query_duration_seconds", "Edge queries.", MODEL, SECONDS),
@@ -164,6 +171,7 @@ class Metrics:
             make = series.counter if item.kind is Kind.COUNTER else series.gauge
             self._numbers[item.name] = make(item.name, item.help, item.labels)
             registry.register(self._numbers[item.name])
+        self.number("kanserve_repository_readable").labels().set(1)
         for reason in LoadReason:
             self.number("kanserve_model_load_failures_total").labels(reason)
         self._lost, self._lock = 0, threading.Lock()  # log lines that were counted
@@ -192,7 +200,8 @@ class Metrics:
                 edge_values=self.number("kanserve_edge_values_total").labels(*labels),
             )
             self.number("kanserve_edge_queries_total").labels(*labels, "OK")
-            self.number("kanserve_model_loaded").labels(*labels).set(0)
+            for zero in ("loaded", "loads_total", "missing", "refused"):
+                self.number(f"kanserve_model_{zero}").labels(*labels)
             self._models[name, version] = known
         return known
 
@@ -205,8 +214,27 @@ class Metrics:
         """One version became ready."""
         self.model(name, version).statistics.load_seconds = seconds
         self.number("kanserve_model_loaded").labels(name, version).set(1)
+        self.number("kanserve_model_loads_total").labels(name, version).inc()
         self.number("kanserve_model_load_duration_seconds").labels(name, version).set(seconds)
+        self.number("kanserve_model_info").remove(name, version)
         self.number("kanserve_model_info").labels(name, version, digest).set(1)
+        self.refused(name, version, refused=False)
+        self.missing(name, version, missing=False)
+
+    def refused(self, name: str, version: str, *, refused: bool) -> None:
+        """Whether what lies in the repository as this version is refused."""
+        self.number("kanserve_model_refused").labels(name, version).set(refused)
+
+    def missing(self, name: str, version: str, *, missing: bool) -> None:
+        """Whether the version serves without files."""
+        self.number("kanserve_model_missing").labels(name, version).set(missing)
+
+    def forget(self, name: str, version: str) -> None:
+        """The version is gone, and so are its series: those of a server that changes for years would never end."""
+        self._models.pop((name, version), None)
+        for item in DEFINITIONS:
+            if item.labels[:2] == MODEL:
+                (self._spreads if item.kind is Kind.HISTOGRAM else self._numbers)[item.name].remove(name, version)
 
     def text(self) -> bytes:
         """Everything in Prometheus' text format."""

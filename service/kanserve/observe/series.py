@@ -76,6 +76,11 @@ class Family(Generic[S]):
             found = self._series[key] = self._make()
         return found
 
+    def remove(self, *values: str) -> None:
+        """The series whose labels begin with these values."""
+        for key in [key for key in self._series if key[: len(values)] == values]:
+            del self._series[key]
+
     def collect(self) -> Iterable[Metric]:
         """For prometheus_client's registry."""
         yield self._show(list(self._series.items()))

@@ -2,14 +2,16 @@
 
 Two layouts: Triton's `<name>/<version>/...` and the single model that KServe
 mounts, where the folder itself is the model (`1/manifest.json`, or the files at
-the top). The folder may be a symbolic link and is resolved once; below it no
-link is followed. Names that do not match are ignored, the exporter's hidden
+the top). The folder may be a symbolic link and is resolved once a scan, and so is
+the `..data` link of a ConfigMap mount, which Kubernetes swaps in one step; below
+it no link is followed. Names that do not match are ignored, the exporter's hidden
 temporary folders among them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import re
@@ -27,6 +29,7 @@ from kanserve.repository.pbtxt import SILENT, OperatorConfig
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 VERSION = re.compile(r"[1-9][0-9]{0,17}")
+MOUNTED = "..data"  # the link through which Kubernetes mounts a ConfigMap, a Secret or a projected volume
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # NONBLOCK: opening a named pipe would otherwise wait for a writer for ever.
 FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -49,7 +52,7 @@ class Bundle:
     """The bytes of one version, each file hashed against the manifest.
 
     `manifest` is None for a plain ONNX file; `digest` is the graph's sha256; `config`: what the operator's
-    config.pbtxt says, which no manifest lists.
+    config.pbtxt says, which no manifest lists; `content`: a hash of both.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Bundle:
     files: Mapping[str, bytes]
     digest: str
     config: OperatorConfig = SILENT
+    content: str = ""
 
 
 def scan(repository: Path, *, plain_onnx: bool, hard_links: bool = False) -> list[Candidate]:
@@ -67,20 +71,20 @@ def scan(repository: Path, *, plain_onnx: bool, hard_links: bool = False) -> lis
     Raises ConfigError if `repository` is not a readable directory.
     """
     try:
-        root = repository.resolve(strict=True)
+        root = _root(repository)
         entries = sorted(os.listdir(root))
     except OSError as error:
         raise ConfigError(f"repository {repository}: {error.strerror or error}") from error
     markers = (contract.FILE_NAME, contract.MODEL_FILE) if plain_onnx else (contract.FILE_NAME,)
+    called = next(filter(NAME.fullmatch, (repository.name, root.name)), "model")
     if set(markers) & set(entries):
-        return [_single(Candidate("", 1, root, (), hard_links))]
+        return [_single(Candidate(called, 1, root, (), hard_links))]
     versions = _versions(root, entries, markers)
     if versions:
-        return [_single(Candidate("", int(version), root, (version,), hard_links)) for version in versions]
+        return [_single(Candidate(called, int(version), root, (version,), hard_links)) for version in versions]
     candidates = [
         Candidate(name, int(version), root, (name, version), hard_links)
-        for name in entries
-        if NAME.fullmatch(name)
+        for name in filter(NAME.fullmatch, entries)
         for version in _versions(root / name, _names(root / name), markers)
     ]
     return sorted(candidates, key=lambda candidate: (candidate.name, candidate.version))
@@ -97,8 +101,10 @@ def load(candidate: Candidate, max_file_bytes: int) -> Bundle:
         with _opened(candidate.root, candidate.steps) as directory:
             entries = set(os.listdir(directory))
             if contract.FILE_NAME not in entries:
-                return _plain(candidate, directory, max_file_bytes, told)
-            return _verified(candidate, directory, entries, max_file_bytes, told)
+                bundle, said = _plain(candidate, directory, max_file_bytes, told)
+            else:
+                bundle, said = _verified(candidate, directory, entries, max_file_bytes, told)
+        return replace(bundle, content=hashlib.sha256(said + repr(told).encode()).hexdigest())
     except OSError as error:
         raise LoadError(LoadReason.UNREADABLE, f"cannot be read: {error.strerror or error}") from error
     except ManifestError as error:
@@ -139,16 +145,34 @@ def left_out(candidates: Iterable[Candidate]) -> dict[Candidate, str]:
     return out
 
 
+def _root(repository: Path) -> Path:
+    """Where the models are, all links followed. Raises OSError."""
+    root = repository.resolve(strict=True)
+    mounted = root / MOUNTED
+    if not mounted.is_symlink():
+        return root
+    inside = mounted.resolve(strict=True)
+    return inside if inside.parent == root and inside.is_dir() else root
+
+
 def _single(found: Candidate) -> Candidate:
     """The folder is the model; a manifest, where there is one, knows the name better. What it is that cannot be read
     is left to its load, which says why."""
-    name, version = found.root.name if NAME.fullmatch(found.root.name) else "model", found.version
-    with contextlib.suppress(OSError, ManifestError, LoadError):
+    with contextlib.suppress(OSError):
+        about = found.root.joinpath(*found.steps, contract.FILE_NAME).lstat()
+        name, version = _told(found, (about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns))
+        return replace(found, name=name or found.name, version=found.version if found.steps else version or 1)
+    return found
+
+
+@functools.lru_cache(64)
+def _told(found: Candidate, facts: tuple[int, ...]) -> tuple[str, int]:
+    """A manifest's name and version, while the facts of its file stay; "" and 0 where it is none. Raises OSError."""
+    with contextlib.suppress(ManifestError, LoadError):
         said = manifest(found)
         if NAME.fullmatch(said.name):
-            name = said.name
-        version = version if found.steps else said.version
-    return replace(found, name=name, version=version)
+            return said.name, said.version
+    return "", 0
 
 
 def _names(directory: Path) -> list[str]:
@@ -179,8 +203,10 @@ def _opened(root: Path, steps: tuple[str, ...]) -> Iterator[int]:
 
 def _verified(
     candidate: Candidate, directory: int, entries: set[str], max_file_bytes: int, told: OperatorConfig
-) -> Bundle:
-    manifest = contract.loads(_read(candidate, directory, contract.FILE_NAME, contract.SIZE_LIMIT))
+) -> tuple[Bundle, bytes]:
+    """What was read, and in short: the manifest's bytes, which name the hashes of all others."""
+    said = _read(candidate, directory, contract.FILE_NAME, contract.SIZE_LIMIT)
+    manifest = contract.loads(said)
     if manifest.name != candidate.name:
         raise LoadError(
             LoadReason.MANIFEST,
@@ -208,7 +234,7 @@ def _verified(
             )
         files[entry.path] = data
     graph = manifest.file(contract.MODEL_FILE).sha256
-    return Bundle(manifest.name, manifest.version, manifest, files, graph, told)
+    return Bundle(manifest.name, manifest.version, manifest, files, graph, told), said
 
 
 def _beside(candidate: Candidate, told: OperatorConfig) -> set[str]:
@@ -218,10 +244,10 @@ def _beside(candidate: Candidate, told: OperatorConfig) -> set[str]:
     return {contract.FILE_NAME, pbtxt.FILE_NAME, *(labels.file for labels in told.labels)}
 
 
-def _plain(candidate: Candidate, directory: int, max_file_bytes: int, told: OperatorConfig) -> Bundle:
+def _plain(candidate: Candidate, directory: int, max_file_bytes: int, told: OperatorConfig) -> tuple[Bundle, bytes]:
     data = _read(candidate, directory, contract.MODEL_FILE, max_file_bytes)
     digest = hashlib.sha256(data).hexdigest()
-    return Bundle(candidate.name, candidate.version, None, {contract.MODEL_FILE: data}, digest, told)
+    return Bundle(candidate.name, candidate.version, None, {contract.MODEL_FILE: data}, digest, told), digest.encode()
 
 
 def _read(candidate: Candidate, directory: int, name: str, limit: int, *, expected: int | None = None) -> bytes:

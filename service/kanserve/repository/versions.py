@@ -26,3 +26,11 @@ class VersionPolicy:
 
 
 ALL = VersionPolicy()
+
+
+def parse(text: str) -> VersionPolicy:
+    """From a setting: `all`, `latest:N` or `specific:1,3`."""
+    kind, _, numbers = text.partition(":")
+    if kind == "latest":
+        return VersionPolicy(latest=int(numbers))
+    return VersionPolicy(specific=tuple(sorted(map(int, numbers.split(","))))) if kind == "specific" else ALL

@@ -38,6 +38,7 @@ class InferenceService:
         self._max_typed_bytes = max_typed_bytes
         self._version = version()
         self._heads = known.Heads()
+        inference.registry.tell(self._heads.forget)
 
     def methods(self) -> dict[str, UnaryMethod]:
         """Name of the RPC -> what answers it."""

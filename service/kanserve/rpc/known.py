@@ -185,6 +185,11 @@ class Heads:
             self._mould, self._generation = None, generation
         return self._known.get(head)
 
+    def forget(self) -> None:
+        """Everything: what is known keeps models in memory that may have left."""
+        self._known.clear()
+        self._mould = None
+
     def learn(
         self, parts: Parts, message: pb.ModelInferRequest, request: InferRequest, ready: Prepared, done: InferResponse
     ) -> None:

@@ -133,6 +133,13 @@ def models() -> list[Panel]:
             (f"kanserve_model_load_duration_seconds{{{MODEL}}}", ""),
             help="1: ready. 0: in the repository, but not ready.",
         ),
+        panel(
+            "Changes of the repository",
+            "none",
+            (f"sum {BY_MODEL} ({rate('kanserve_model_loads_total')})", f"{NAMED} loads a second"),
+            (f"sum {BY_MODEL} (kanserve_model_refused{{{MODEL}}})", f"{NAMED} refused"),
+            (f"sum {BY_MODEL} (kanserve_model_missing{{{MODEL}}})", f"{NAMED} missing"),
+        ),
         panel("Rows per second", "rowsps", (f"sum {BY_MODEL} ({rate('nv_inference_count')})", NAMED)),
         panel(
             "Rows per execution, mean",

@@ -1,0 +1,100 @@
+"""What is said about versions as they come, change and go: one log line for each change, and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from kanserve.errors import LoadReason
+from kanserve.models.model import Model
+from kanserve.observe import logs
+from kanserve.observe.metrics import Metrics
+from kanserve.repository.look import Key
+from kanserve.repository.versions import VersionPolicy
+
+log = logs.get_logger("models")
+
+
+class Tidings:
+    """Remembers what was said, so that nothing is said twice."""
+
+    def __init__(self, metrics: Metrics, max_request_bytes: int) -> None:
+        self._metrics, self._max_request_bytes = metrics, max_request_bytes
+        self._refused: dict[Key, LoadReason] = {}
+        self._left_out: set[Key] = set()
+        self._warned: set[tuple[str, tuple[str, ...]]] = set()
+
+    def loaded(self, model: Model, seconds: float, instead_of: str) -> None:
+        """It serves. `instead_of`: the digest of what served before under this version, if something did."""
+        info = model.info
+        key = (info.name, info.version)
+        self._refused.pop(key, None)
+        self._metrics.loaded(info.name, str(info.version), info.digest, seconds)
+        facts = {} if info.manifest is None else {"against": info.manifest.against}
+        if instead_of:
+            facts["instead_of"] = instead_of[:12]
+        way = asdict(model.serving.way)
+        log.info("loaded", model=key[0], version=key[1], seconds=round(seconds, 3), **way, **facts)
+        self._warn(model)
+
+    def again(self, key: Key) -> None:
+        """What was refused was taken away, and what serves lies there again."""
+        self._refused.pop(key, None)
+        self._metrics.refused(key[0], str(key[1]), refused=False)
+        log.info("what lies in the repository is again what serves", model=key[0], version=key[1])
+
+    def refused(self, key: Key, reason: LoadReason, text: str, *, changed: bool, serves: bool) -> None:
+        """What lies there was refused. `changed`: since it was tried last; `serves`: something else does."""
+        self._metrics.refused(key[0], str(key[1]), refused=True)
+        if not changed and self._refused.get(key) == reason:
+            return
+        self._refused[key] = reason
+        self._metrics.number("kanserve_model_load_failures_total").labels(reason).inc()
+        facts = {"serves": "what was loaded before"} if serves else {}
+        log.error("load failed", model=key[0], version=key[1], kind=reason, reason=text, **facts)
+
+    def missed(self, key: Key, *, gone: bool) -> None:
+        """The files of a version that serves went, or came back."""
+        self._metrics.missing(key[0], str(key[1]), missing=gone)
+        if gone:
+            log.warning("missing", model=key[0], version=key[1])
+        else:
+            log.info("there again", model=key[0], version=key[1])
+
+    def left_out(self, found: Mapping[Key, VersionPolicy]) -> None:
+        """Versions that their policies do not want."""
+        for key in sorted(found.keys() - self._left_out):
+            log.info("left out", model=key[0], version=key[1], version_policy=str(found[key]))
+        self._left_out = set(found)
+
+    def forgotten(self, key: Key, seconds: float | None = None) -> None:
+        """Nothing of it is left. `seconds`: that it took to leave; None for one that never served."""
+        self._refused.pop(key, None)
+        self._metrics.forget(key[0], str(key[1]))
+        if seconds is None:
+            log.info("gone", model=key[0], version=key[1])
+        else:
+            log.info("unloaded", model=key[0], version=key[1], seconds=round(seconds, 3))
+
+    def readable(self, trouble: str) -> None:
+        """Whether there was trouble with the repository: said when it begins and when it ends."""
+        readable = self._metrics.number("kanserve_repository_readable").labels()
+        if trouble and readable.value:
+            log.error("the repository cannot be read", reason=trouble, advice="what was loaded serves on")
+        elif not trouble and not readable.value:
+            log.info("the repository can be read again")
+        readable.set(not trouble)
+
+    def _warn(self, model: Model) -> None:
+        info, unused = model.info, model.serving.unused
+        if unused and (info.name, unused) not in self._warned:
+            self._warned.add((info.name, unused))
+            log.warning("config.pbtxt says in part what has no effect here", model=info.name, fields=list(unused))
+        needed = info.max_batch_size * sum(tensor.row_bytes for tensor in info.inputs)
+        if needed > self._max_request_bytes:
+            log.warning(
+                "a full batch does not fit a request",
+                model=info.name,
+                batch_bytes=needed,
+                max_request_bytes=self._max_request_bytes,
+            )

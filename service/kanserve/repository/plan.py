@@ -1,0 +1,110 @@
+"""What is to be done, from what is there, what is served and what was tried: a pure function.
+
+The rules: what serves goes on serving, whatever becomes of its files; what is new or changed is tried once, and again
+later if it was refused; a version that its policy no longer wants leaves only when all that are wanted serve.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from kanserve.repository.look import Key, Print
+from kanserve.repository.versions import ALL, VersionPolicy
+
+FIRST, LONGEST = 1.0, 300.0  # seconds until what was refused is tried again; doubles
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What became of a version. `tried`: the print of what was read last; `serves`: something of it does;
+    `missing`: it does, and its files are gone; `refused`: so often in a row was what lies there, and it is tried
+    `again` at that time, on the monotonic clock."""
+
+    tried: Print | None = None
+    serves: bool = False
+    missing: bool = False
+    refused: int = 0
+    again: float = math.inf
+
+    def accepted(self, tried: Print) -> Known:
+        """It serves what was read."""
+        return Known(tried, serves=True)
+
+    def same(self, found: Print) -> bool:
+        """Whether what was tried last lies there still."""
+        return self.tried is not None and self.tried.facts == found.facts
+
+    def failed(self, tried: Print, now: float) -> Known:
+        """What was read is refused. The same print waits longer each time; another one begins anew."""
+        count = self.refused + 1 if self.same(tried) else 1
+        return replace(self, tried=tried, refused=count, again=now + min(LONGEST, FIRST * 2 ** min(count - 1, 20)))
+
+
+class Step(enum.Enum):
+    """KEEP: nothing. LOAD: read and try it. MISS: its files went. RETURN: they came back, and are tried. LEAVE: it is
+    to serve no more. FORGET: it never served, and is not there or not wanted any more."""
+
+    KEEP, LOAD, MISS, RETURN, LEAVE, FORGET = range(6)
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """A step, and with which version."""
+
+    step: Step
+    key: Key
+
+
+def plan(
+    prints: Mapping[Key, Print],
+    known: Mapping[Key, Known],
+    policies: Mapping[str, VersionPolicy],
+    now: float,
+) -> list[Action]:
+    """By model and version, loads in ascending order. `policies`: those of models that are there; all versions are
+    wanted of others. `now`: on the clock of `Known.again`; infinite tries everything again that was refused."""
+    there: dict[str, dict[int, Print]] = {}
+    kept: dict[str, dict[int, Known]] = {}
+    for (name, version), found in prints.items():
+        there.setdefault(name, {})[version] = found
+    for (name, version), one in known.items():
+        kept.setdefault(name, {})[version] = one
+    return [
+        Action(step, (name, version))
+        for name in sorted(there.keys() | kept.keys())
+        for step, version in _of_model(there.get(name, {}), kept.get(name, {}), policies.get(name, ALL), now)
+        if step is not Step.KEEP
+    ]
+
+
+def _of_model(
+    there: Mapping[int, Print], known: Mapping[int, Known], policy: VersionPolicy, now: float
+) -> Iterator[tuple[Step, int]]:
+    serving = {version for version, one in known.items() if one.serves}
+    # What serves counts as there: to lose files is no reason to serve another version.
+    wanted = policy.served(there.keys() | serving)
+    for version in sorted(there.keys() | known.keys()):
+        step = _of_version(known.get(version, Known()), there.get(version), version in wanted, now)
+        if step is not Step.FORGET or version in known:
+            yield step, version
+    if wanted and wanted <= serving:
+        yield from ((Step.LEAVE, version) for version in sorted(serving - wanted))
+
+
+def _of_version(one: Known, found: Print | None, wanted: bool, now: float) -> Step:
+    if found is None:
+        return _without_files(one)
+    if not wanted:
+        return Step.KEEP if one.serves else Step.FORGET
+    if one.missing:
+        return Step.RETURN
+    return Step.LOAD if one.tried != found or (one.refused and now >= one.again) else Step.KEEP
+
+
+def _without_files(one: Known) -> Step:
+    if not one.serves:
+        return Step.FORGET
+    return Step.KEEP if one.missing else Step.MISS

@@ -1,0 +1,136 @@
+"""What is to be done about a repository: rules that hold whatever is there and whatever became of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kanserve.repository import versions, watch
+from kanserve.repository.look import Key, Print
+from kanserve.repository.plan import FIRST, LONGEST, Known, Step, plan
+from kanserve.repository.versions import ALL, VersionPolicy
+
+NOW = 1000.0
+KEYS = st.tuples(st.sampled_from(["a", "b"]), st.integers(1, 4))
+PRINTS = st.builds(Print, st.sampled_from([b"0", b"1", b"2"]), fresh=st.booleans())
+KNOWN = st.one_of(
+    st.builds(lambda tried: Known().accepted(tried), PRINTS),
+    st.builds(lambda tried, gone: Known(tried, serves=True, missing=gone), PRINTS, st.booleans()),
+    st.builds(
+        lambda tried, then, gap: Known(tried, serves=then).failed(tried, NOW - gap),
+        PRINTS,
+        st.booleans(),
+        st.floats(0, 9),
+    ),
+    st.just(Known()),
+)
+POLICIES = st.one_of(
+    st.just(ALL),
+    st.builds(lambda n: VersionPolicy(latest=n), st.integers(1, 3)),
+    st.builds(lambda s: VersionPolicy(specific=tuple(sorted(s))), st.sets(st.integers(1, 5))),
+)
+WORLDS = st.tuples(
+    st.dictionaries(KEYS, PRINTS), st.dictionaries(KEYS, KNOWN), st.fixed_dictionaries({"a": POLICIES, "b": POLICIES})
+)
+
+
+def serving(known: Mapping[Key, Known], name: str) -> set[int]:
+    return {version for (model, version), one in known.items() if model == name and one.serves}
+
+
+def carried_out(
+    prints: Mapping[Key, Print], known: Mapping[Key, Known], policies: Mapping[str, VersionPolicy], good: set[bytes]
+) -> dict[Key, Known]:
+    """As `models.rollout` does: whatever has a print in `good` loads."""
+    after = dict(known)
+    for action in plan(prints, known, policies, NOW):
+        one = after.get(action.key, Known())
+        if action.step in (Step.LOAD, Step.RETURN):
+            found = prints[action.key]
+            after[action.key] = one.accepted(found) if found.facts in good else one.failed(found, NOW)
+        elif action.step is Step.MISS:
+            after[action.key] = Known(one.tried, serves=True, missing=True)
+        else:
+            del after[action.key]
+    for action in plan(prints, after, policies, -math.inf):
+        if action.step is Step.LEAVE:
+            del after[action.key]
+    return after
+
+
+@given(WORLDS, st.sets(st.sampled_from([b"0", b"1", b"2"])))
+def test_what_serves_never_becomes_nothing(world: tuple, good: set[bytes]) -> None:
+    prints, known, policies = world
+    after = carried_out(prints, known, policies, good)
+    for name in ("a", "b"):
+        before = serving(known, name)
+        assert bool(serving(after, name)) >= bool(before)
+        for version in before - serving(after, name):  # it left for those that are wanted, and they serve
+            wanted = policies[name].served({v for n, v in prints if n == name} | before)
+            assert version not in wanted
+            assert wanted <= serving(after, name)
+
+
+@given(WORLDS, st.sets(st.sampled_from([b"0", b"1", b"2"])))
+def test_nothing_is_done_twice(world: tuple, good: set[bytes]) -> None:
+    prints, known, policies = world
+    after = carried_out(prints, known, policies, good)
+    again = plan(prints, after, policies, NOW)
+    if not any(one.missing and key in prints for key, one in after.items()):
+        assert again == [], "the same files, at the same time, are an occasion for nothing"
+
+
+@given(WORLDS)
+def test_only_what_is_there_and_wanted_is_loaded(world: tuple) -> None:
+    prints, known, policies = world
+    for action in plan(prints, known, policies, NOW):
+        if action.step is Step.LOAD:
+            one, (name, version) = known.get(action.key, Known()), action.key
+            assert version in policies[name].served({v for n, v in prints if n == name} | serving(known, name))
+            assert one.tried != prints[action.key] or (one.refused and one.again <= NOW)
+
+
+def test_what_is_refused_waits_longer_each_time_and_not_at_all_when_it_changes() -> None:
+    one = Known()
+    waits = []
+    for _ in range(12):
+        one = one.failed(Print(b"0"), NOW)
+        waits.append(one.again - NOW)
+    assert waits == [min(LONGEST, FIRST * 2**n) for n in range(12)]
+    assert plan({("a", 1): Print(b"0")}, {("a", 1): one}, {}, NOW) == []
+    assert [a.step for a in plan({("a", 1): Print(b"1")}, {("a", 1): one}, {}, NOW)] == [Step.LOAD]
+    assert one.failed(Print(b"1"), NOW).again == NOW + FIRST
+    assert [a.step for a in plan({("a", 1): Print(b"0")}, {("a", 1): one}, {}, math.inf)] == [Step.LOAD]
+
+
+@pytest.mark.parametrize(
+    ("there", "served", "policy", "expected"),
+    [
+        ({1, 2}, {1}, "latest:1", [("LOAD", 2)]),
+        ({1, 2}, {1, 2}, "latest:1", [("LEAVE", 1)]),
+        ({1}, {1, 2}, "latest:1", [("MISS", 2), ("LEAVE", 1)]),  # 2 lost its files and serves
+        (set(), {1, 2}, "all", [("MISS", 1), ("MISS", 2)]),
+        ({1, 2, 3}, {3}, "specific:1,3", [("LOAD", 1)]),
+        ({1, 2}, {1}, "specific:7", []),  # until 7 is there
+        ({1, 2, 3}, set(), "latest:2", [("LOAD", 2), ("LOAD", 3)]),
+    ],
+)
+def test_policies(there: set[int], served: set[int], policy: str, expected: list[tuple[str, int]]) -> None:
+    same = Print(b"0")
+    found = plan(
+        {("m", version): same for version in there},
+        {("m", version): Known().accepted(same) for version in served},
+        {"m": versions.parse(policy)},
+        NOW,
+    )
+    assert [(action.step.name, action.key[1]) for action in found] == expected
+
+
+def test_looking_takes_a_small_part_of_the_time() -> None:
+    assert watch.pause(2.0, 0.001) == 2.0
+    assert watch.pause(2.0, 1.5) == 15.0
+    assert watch.pause(0.0, 1.0) is None
