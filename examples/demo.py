@@ -4,8 +4,9 @@
 
 Exports two trained networks, serves them on loopback, asks for predictions with
 NVIDIA's tritonclient and for edge values with kanserve's own command, reads the
-metrics, and stops everything again. Nothing stays behind. Where h2corn is installed,
-one port does all of it: gRPC, JSON over HTTP, and the metrics.
+metrics, changes a model while requests run, and stops everything again. Nothing
+stays behind. Where h2corn is installed, one port does all of it: gRPC, JSON over
+HTTP, and the metrics.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +37,7 @@ MODELS = {
 }
 KANSERVE = [sys.executable, "-m", "kanserve"]
 STOP_SECONDS = 30
+CHANGE_SECONDS = 30
 
 
 def say(text: str) -> None:
@@ -100,6 +104,50 @@ def ask_by_hand(address: str, name: str, row: np.ndarray) -> None:
     print(curl(f"http://{address}/v2/models/{name}/infer", "-d", json.dumps({"inputs": [one]})))
 
 
+class Asking(threading.Thread):
+    """Somebody who asks for predictions without a pause, and notes which version answered."""
+
+    def __init__(self, url: str, rows: np.ndarray) -> None:
+        super().__init__(daemon=True)
+        self.url, self.rows, self.ended = url, rows, threading.Event()
+        self.answers: dict[str, int] = {}
+        self.lost = 0
+
+    def run(self) -> None:
+        with tritonclient.grpc.InferenceServerClient(self.url) as client:
+            tensor = tritonclient.grpc.InferInput("x", list(self.rows.shape), "FP32")
+            tensor.set_data_from_numpy(self.rows)
+            while not self.ended.is_set():
+                try:
+                    version = client.infer("digits", [tensor]).get_response().model_version
+                    self.answers[version] = self.answers.get(version, 0) + 1
+                except tritonclient.grpc.InferenceServerException:
+                    self.lost += 1
+
+    def until(self, version: str) -> None:
+        """Wait until that version has answered something more."""
+        before, end = self.answers.get(version, 0), time.monotonic() + CHANGE_SECONDS
+        while self.answers.get(version, 0) <= before:
+            if time.monotonic() > end:
+                raise SystemExit(f"version {version} did not answer within {CHANGE_SECONDS} s")
+            time.sleep(0.05)
+
+
+def change(url: str, models: Path, rows: np.ndarray) -> None:
+    """A second version appears in the repository and takes over."""
+    asking = Asking(url, rows)
+    asking.start()
+    asking.until("1")
+    kanserve("export", MODELS["digits"], "--repository", models, "--name", "digits", "--version", "2")
+    asking.until("2")
+    asking.ended.set()
+    asking.join()
+    told = ", ".join(f"{count} by version {version}" for version, count in sorted(asking.answers.items()))
+    print(f"answered meanwhile: {told}; lost: {asking.lost}")
+    if asking.lost:
+        raise SystemExit("requests were lost")
+
+
 def show_metrics(address: str) -> None:
     with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
         text = answer.read().decode()
@@ -132,7 +180,9 @@ def main() -> int:
             kanserve("edges", "formula", "--input", rows, "--layer", "0", "--url", url)
             say("5. what a dashboard sees")
             show_metrics(http or where["metrics"])
-            say("6. stop: drain, then exit")
+            say("6. another version, while requests run")
+            change(url, models, references["digits"]["x"][:1])
+            say("7. stop: drain, then exit")
     print("\ndone; next: kanserve export YOUR_CHECKPOINT --repository models && kanserve serve models")
     return 0
 
