@@ -30,11 +30,12 @@ ROWS = np.array([[0.5, -1.0, 2.0], [1.5, 0.25, -0.75]], np.float32)
 _numbers = itertools.count()
 
 
-def write(target: Path, factor: float = 1.0, *, name: str = "toy", version: int = 1) -> Path:
-    """The files of a version, written one by one, the manifest last. Reference rows as the factor has them."""
+def write(target: Path, factor: float = 1.0, *, name: str = "toy", version: int = 1, pad: int = 0) -> Path:
+    """The files of a version, written one by one, the manifest last. Reference rows as the factor has them. `pad`:
+    bytes more, which the graph has and does not use."""
     target.mkdir(parents=True, exist_ok=True)
     files = {
-        contract.MODEL_FILE: scaled(toy.graph(), "W1", factor),
+        contract.MODEL_FILE: scaled(toy.graph(), "W1", factor, pad),
         "edges_l0.onnx": toy.edge_graph(0),
         "edges_l1.onnx": scaled(toy.edge_graph(1), "W", factor),
     }
@@ -47,9 +48,11 @@ def write(target: Path, factor: float = 1.0, *, name: str = "toy", version: int 
     return target
 
 
-def scaled(graph: bytes, weight: str, factor: float) -> bytes:
+def scaled(graph: bytes, weight: str, factor: float, pad: int = 0) -> bytes:
     """The graph with one of its weights times a factor."""
     model = onnx.load_from_string(graph)
+    if pad:
+        model.doc_string = "x" * pad
     for tensor in model.graph.initializer:
         if tensor.name == weight:
             values = numpy_helper.to_array(tensor) * np.float32(factor)
@@ -148,6 +151,27 @@ class Clients:
                 version, raw = int(answer.model_version), answer.raw_output_contents[0]
                 self.seen[version, raw] += 1
                 self.wrong += raw not in self._allowed.get(version, self._allowed.get(0, set()))
+
+
+def remove(*paths: Path) -> None:
+    """Folders, with all that is in them."""
+    for path in paths:
+        shutil.rmtree(path)
+
+
+def shown(server: Server, name: str) -> float:
+    """One number of the server's metrics."""
+    return sample(server.metrics(), name)
+
+
+def memory(server: Server) -> float:
+    """MiB of the server's process."""
+    return shown(server, "process_resident_memory_bytes") / 2**20
+
+
+def slope(values: list[float]) -> float:
+    """Of a straight line through values that are equally far apart, from the first to the last."""
+    return float(np.polyfit(np.arange(len(values)), values, 1)[0] * (len(values) - 1)) if len(values) > 1 else 0.0
 
 
 @contextlib.contextmanager

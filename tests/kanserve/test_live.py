@@ -191,24 +191,3 @@ def test_a_repository_that_goes_away(tmp_path: Path, becomes: str) -> None:
         aside.rename(repository)
         wait_until(lambda: live.sample(server.metrics(), "kanserve_repository_readable") == 1)
         assert len(live.events(server, "loaded")) == 1
-
-
-def test_reload_under_load(tmp_path: Path, door: str) -> None:
-    lost, wrong, clients = reloads(tmp_path, door, times=6, clients=3, between=60)
-    assert (lost, wrong) == ([], 0)
-    assert len(clients.seen) == 2
-
-
-def reloads(folder: Path, door: str, *, times: int, clients: int, between: int) -> tuple[list[str], int, live.Clients]:
-    """A version changes its content `times`, after so many answers each; what was lost, and wrong."""
-    repository = folder / "models"
-    made = [live.write(folder / f"made-{factor}", factor) for factor in (1.0, 2.0)]
-    live.swap(made[0], repository / "toy" / "1")
-    allowed = {1: {live.answers(1.0), live.answers(2.0)}}
-    with serving(repository, poll=POLL, transport=door) as server, live.Clients(server, clients, allowed) as asking:
-        for number in range(times):
-            asking.until(between)
-            live.swap(made[(number + 1) % 2], repository / "toy" / "1")
-            serves(server, 2.0 ** ((number + 1) % 2))
-        asking.until(between)
-        return asking.failed, asking.wrong, asking
