@@ -27,7 +27,7 @@ from kanserve.repository import layout, versions, watch
 from kanserve.repository.layout import Bundle, Candidate
 from kanserve.repository.look import Key, Look, Looker, Print
 from kanserve.repository.pbtxt import OperatorConfig
-from kanserve.repository.plan import Known, Step, plan
+from kanserve.repository.plan import Action, Known, Step, left_out, plan
 from kanserve.version import version as own_version
 
 REFUSED = "what lies in the repository now was refused, and what was loaded before serves: "
@@ -113,8 +113,7 @@ class Rollout:
     async def _carry_out(self, look: Look, now: float, stop: asyncio.Event) -> None:
         """What is to be done about what was seen, until `stop`."""
         generation = self._registry.generation
-        self._tell_left_out(look)
-        actions = plan(look.prints, self._known, look.policies, now)
+        actions = await self._plan(look, now)
         for action in actions:
             if action.step is Step.LOAD:
                 self._announce(action.key)
@@ -122,12 +121,19 @@ class Rollout:
             if stop.is_set():
                 return
             await self._take(action.step, action.key, look)
-        for action in plan(look.prints, self._known, look.policies, -math.inf):
+        for action in await self._plan(look, -math.inf) if actions else ():
             if action.step is Step.LEAVE:  # for what has just been loaded
                 await self._take(action.step, action.key, look)
         if self._begun and generation != self._registry.generation:
             self._metrics.number("kanserve_repository_change_timestamp_seconds").labels().set(time.time())
             await self._changed()
+
+    async def _plan(self, look: Look, now: float) -> list[Action]:
+        """On a thread: there may be thousands of versions."""
+        known = dict(self._known)
+        left = await asyncio.to_thread(left_out, look.prints, known, look.policies)
+        self._tidings.left_out(left)
+        return await asyncio.to_thread(plan, look.prints, known, look.policies, now)
 
     async def _take(self, step: Step, key: Key, look: Look) -> None:
         if step in (Step.MISS, Step.RETURN):
@@ -140,14 +146,6 @@ class Rollout:
             del self._known[key]
             self._registry.forget(*key)
             self._tidings.forgotten(key)
-
-    def _tell_left_out(self, look: Look) -> None:
-        there: dict[str, set[int]] = {}
-        for name, version in (*look.prints, *(key for key, known in self._known.items() if known.serves)):
-            there.setdefault(name, set()).add(version)
-        served = {name: policy.served(there[name]) for name, policy in look.policies.items()}
-        left = {key: look.policies[key[0]] for key in look.prints if key[1] not in served[key[0]]}
-        self._tidings.left_out(left)
 
     def _announce(self, key: Key) -> None:
         """It is there, and will be loaded unless it serves already."""

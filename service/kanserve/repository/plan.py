@@ -80,6 +80,17 @@ def plan(
     ]
 
 
+def left_out(
+    prints: Mapping[Key, Print], known: Mapping[Key, Known], policies: Mapping[str, VersionPolicy]
+) -> dict[Key, VersionPolicy]:
+    """Versions that are there and that their policies do not want, with these."""
+    there: dict[str, set[int]] = {}
+    for name, version in (*prints, *(key for key, one in known.items() if one.serves)):
+        there.setdefault(name, set()).add(version)
+    served = {name: policy.served(there[name]) for name, policy in policies.items()}
+    return {key: policies[key[0]] for key in prints if key[1] not in served[key[0]]}
+
+
 def _of_model(
     there: Mapping[int, Print], known: Mapping[int, Known], policy: VersionPolicy, now: float
 ) -> Iterator[tuple[Step, int]]:
