@@ -95,6 +95,7 @@ LAW: dict[str, dict[str, set[str]]] = {
         "interpret": set(),
         "backends": set(),
         "repository": {"pb", "scheduling"},
+        "trials": {"backends", "pb", "repository"},
         "scheduling": set(),
         "models": {
             "backends",
@@ -105,6 +106,7 @@ LAW: dict[str, dict[str, set[str]]] = {
             "repository",
             "scheduling",
             "threads",
+            "trials",
             "version",
         },
         "handlers": {"interpret", "lifecycle", "models", "observe"},
@@ -176,6 +178,8 @@ HOMES = {
     "kanserve.pb": {
         *(f"service/kanserve/{folder}/" for folder in ("rpc", "web", "client")),
         "service/kanserve/repository/pbtxt.py",
+        "service/kanserve/trials/screen.py",
+        "service/kanserve/trials/tensors.py",
     },
     "grpc": {"service/kanserve/client/", "service/kanserve/doors/grpcio.py"},
     "h2corn": {"service/kanserve/doors/h2corn.py"},

@@ -13,9 +13,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 
 from kanserve import backends, memory, threads
@@ -29,6 +30,7 @@ from kanserve.handlers.inference import Inference
 from kanserve.handlers.kan import Kan
 from kanserve.lifecycle import Lifecycle
 from kanserve.models import room
+from kanserve.models.aside import unfinished
 from kanserve.models.registry import Registry
 from kanserve.models.rollout import Rollout
 from kanserve.observe import logs
@@ -122,8 +124,9 @@ class App:
         return addresses | {"metrics": f"{settings.metrics_host}:{self._metrics_server.port}"}
 
     async def load(self, stop: asyncio.Event) -> None:
-        """Load every version found, until `stop`. Raises ConfigError for what concerns all."""
-        await self._rollout.load(stop)
+        """Load every version found, until `stop`, whatever one of them does. Raises ConfigError for what concerns
+        all."""
+        await _unless(stop, self._rollout.load(stop))
         await self._changed()
 
     async def _changed(self) -> None:
@@ -227,7 +230,11 @@ async def serve(
         await app.join(place.together, signals.stop)
     async with app.watching():
         await signals.stop.wait()
-    return await app.drain(signals.hurry, patient=signals.patient)
+    code = await app.drain(signals.hurry, patient=signals.patient)
+    if unfinished():  # a load without end
+        logs.drain()
+        os._exit(code)
+    return code
 
 
 def metrics_server(page: Page, settings: Settings) -> MetricsServer:
@@ -266,6 +273,16 @@ class Signals:
         elif number is not signal.SIGTERM and self._terminal:
             self.patient = False
         self.stop.set()
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[None, None, None]) -> None:
+    """Work that is given up at `stop`."""
+    task, told = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    await asyncio.wait((task, told), return_when=asyncio.FIRST_COMPLETED)
+    told.cancel()
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
 async def _pause(hurry: asyncio.Event, seconds: float) -> None:

@@ -158,6 +158,22 @@ class Settings(BaseSettings):
         "files of a model may have other names elsewhere, as some images and stores make them",
         group=Group.MODELS,
     )
+    trial: bool = setting(
+        True, "versions are tried in a process of their own before they are loaded", group=Group.MODELS
+    )
+    load_timeout: Seconds = setting(60.0, "for a version while it is tried", group=Group.MODELS, metavar="SECONDS")
+    load_memory: FileSize = setting(
+        4 * 2**30,
+        "that a version may take while it is tried, beside four times its files",
+        group=Group.MODELS,
+        metavar="BYTES",
+    )
+    graph_screen: Literal["strict", "relaxed"] = setting(
+        "strict",
+        "strict: graphs of known operators alone; relaxed: also loops, functions and other domains",
+        group=Group.MODELS,
+        metavar="strict|relaxed",
+    )
     piece_bytes: Size = setting(
         2 * MIB,
         "a large batch runs in pieces whose widest intermediate has this size",

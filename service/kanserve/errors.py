@@ -44,10 +44,13 @@ class LoadReason(enum.StrEnum):
     CONFIG = "config"
     INTEGRITY = "integrity"
     UNREADABLE = "unreadable"
+    STRUCTURE = "structure"
+    TIME = "time"
+    MEMORY = "memory"
+    CRASH = "crash"
     RUNTIME = "runtime"
     MISMATCH = "mismatch"
     REFERENCE = "reference"
-    MEMORY = "memory"
     INTERNAL = "internal"
 
 

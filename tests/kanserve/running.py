@@ -124,6 +124,7 @@ def launched(
         "metrics_port": 0,
         "drain_delay": 0,
         "drain_grace": 10,
+        "trial": False,  # costs each server a process; tests of trials ask for it, and commands have it
         **settings,
     }
     with tempfile.TemporaryDirectory() as folder:

@@ -82,7 +82,9 @@ def create(graph: bytes, *, device: str, threads: int, beside: Mapping[str, byte
     try:
         session = onnxruntime.InferenceSession(graph, _options(device, threads, beside), [provider], **PLAIN)
     except ERRORS as error:
-        raise LoadError(LoadReason.RUNTIME, _refusal(str(error))) from error
+        raise _refusal(str(error)) from error
+    except MemoryError as error:
+        raise _refusal("bad_alloc") from error
     # ORT falls back without an exception when a provider cannot start.
     if session.get_providers()[0] != provider:
         raise ConfigError(f"device {device!r} could not be started; the runtime offered another instead")
@@ -104,7 +106,7 @@ class OrtSession:
         try:
             return self._run(outputs, feeds)
         except ERRORS as error:
-            if any(word in str(error).lower() for word in MEMORY_WORDS):
+            if _memory(str(error)):
                 raise Exhausted("not enough memory for this request; send fewer rows") from error
             raise BackendError(str(error)) from error
         except UnicodeDecodeError as error:
@@ -195,8 +197,18 @@ def _info(node: Any) -> TensorInfo:
     return TensorInfo(node.name, datatype, tuple(extent if isinstance(extent, int) else -1 for extent in node.shape))
 
 
-def _refusal(text: str) -> str:
+def _refusal(text: str) -> LoadError:
     """What a person can act on. The runtime's own text may hold paths."""
     if "external" in text.lower():
-        return "the graph keeps weights in files that are not the version's own (external data)"
-    return "the runtime cannot load the graph; it is damaged or uses operators this runtime lacks"
+        return LoadError(
+            LoadReason.RUNTIME, "the graph keeps weights in files that are not the version's own (external data)"
+        )
+    if _memory(text):
+        return LoadError(LoadReason.MEMORY, "there is not enough memory to load the graph")
+    return LoadError(
+        LoadReason.RUNTIME, "the runtime cannot load the graph; it is damaged or uses operators this runtime lacks"
+    )
+
+
+def _memory(text: str) -> bool:
+    return any(word in text.lower() for word in MEMORY_WORDS)

@@ -41,6 +41,13 @@ def together(info: ModelInfo, session: Session, create: Create, *, budget: int, 
     return other if _rate(other, info, feeds, at_once=1) >= AS_FAST * apart else None
 
 
+def tried_rows(manifest: Manifest | None, plain_max_batch: int, piece_bytes: int) -> int:
+    """Rows of the largest run that loading makes, but for those that take no time."""
+    if manifest is None:
+        return min(ROWS, plain_max_batch)
+    return min(ROWS, manifest.max_batch_size, piece_rows(manifest, piece_bytes) or ROWS)
+
+
 def piece_rows(manifest: Manifest | None, piece_bytes: int) -> int:
     """Rows whose basis values fill `piece_bytes`; 0 if nobody knows whether they may be parted.
 

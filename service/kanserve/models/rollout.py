@@ -8,6 +8,7 @@ step; what was there before ends what it has in flight. Whatever fails is told o
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import time
 from collections.abc import Awaitable, Callable
@@ -17,10 +18,12 @@ from kanserve.backends import Backend
 from kanserve.config import Settings
 from kanserve.errors import ConfigError, LoadError, LoadReason
 from kanserve.models import farewell, headroom
+from kanserve.models.aside import aside
 from kanserve.models.loading import Before, Loader
 from kanserve.models.model import Leaving, Model
 from kanserve.models.registry import Registry, State
 from kanserve.models.tidings import Tidings
+from kanserve.models.trial import Trial
 from kanserve.observe import logs
 from kanserve.observe.metrics import Metrics
 from kanserve.repository import layout, versions, watch
@@ -60,6 +63,7 @@ class Rollout:
         self._settings, self._registry, self._metrics, self._changed = settings, registry, metrics, changed
         self._runtime, self._threads = backend.version(), threads
         self._loader = Loader(backend, settings, threads, metrics)
+        self._trial = Trial(settings)
         policy = versions.parse(settings.version_policy)
         self._looker = Looker(
             settings.repository, plain_onnx=settings.plain_onnx, hard_links=settings.hard_links, policy=policy
@@ -165,8 +169,9 @@ class Rollout:
             if key in self._held and self._held[key].content == bundle.content:
                 self._same(key, seen)
                 return
-            # A version is tried before it is let in here: whatever it does to this process, it does now.
-            model = await asyncio.to_thread(self._loader.load, bundle, self._before(key))
+            # A version is tried before it is let in here: whatever it does to a process, it does to another one.
+            await self._trial.passed(bundle)
+            model = await aside(functools.partial(self._loader.load, bundle, self._before(key)))
         except LoadError as error:
             await self._failed(key, candidate, seen, error.reason, str(error))
         except ConfigError as error:
@@ -183,7 +188,7 @@ class Rollout:
 
     async def _read(self, candidate: Candidate, seen: Print) -> Bundle:
         await asyncio.to_thread(headroom.check, seen.size)
-        return await asyncio.to_thread(layout.load, candidate, self._settings.max_file_bytes)
+        return await aside(lambda: layout.load(candidate, self._settings.max_file_bytes))
 
     def _before(self, key: Key) -> Before | None:
         """What serves under this version, else under the highest of the model."""

@@ -1,19 +1,65 @@
-"""Loading one version as the server would, on the CPU, and letting it go: for `kanserve models --load`."""
+"""A version is tried in a process of its own before it is let in: `await trial.passed(bundle)`.
+
+Structure, load, reference rows, edges and a batch: what it does to a process, it does to that one.
+"""
 
 from __future__ import annotations
 
-from kanserve import backends
+import asyncio
+import functools
+from pathlib import Path
+
 from kanserve.config import Settings
 from kanserve.errors import ConfigError, LoadError, LoadReason
-from kanserve.models.loading import Loader
-from kanserve.observe.metrics import Metrics
+from kanserve.models import measure
+from kanserve.repository.check import check_manifest
 from kanserve.repository.layout import Bundle, Candidate
+from kanserve.trials import job
+from kanserve.trials.asking import Asker
+from kanserve.trials.job import Job
+
+THREADS = 1  # of the runs of a trial
+
+
+class Trial:
+    """What versions must pass, by the settings."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._asker = Asker(settings.backend)
+
+    async def passed(self, bundle: Bundle) -> None:
+        """Until it has. Raises LoadError with the reason why it has not, ConfigError for a device that is not there.
+        Cancelled, it leaves nothing running."""
+        if bundle.manifest is not None:
+            await asyncio.to_thread(check_manifest, bundle.manifest)
+        if self._settings.trial:
+            await self._asker.ask(await asyncio.to_thread(self._job, bundle), bundle.files)
+
+    def _job(self, bundle: Bundle) -> Job:
+        settings, manifest = self._settings, bundle.manifest
+        return Job(
+            backend=settings.backend,
+            device=settings.device,
+            threads=THREADS,
+            strict=settings.graph_screen == "strict",
+            rows=measure.tried_rows(manifest, settings.plain_max_batch, settings.piece_bytes),
+            seconds=settings.load_timeout,
+            memory=settings.load_memory,
+            files={name: len(data) for name, data in bundle.files.items()},
+            manifest=None if manifest is None else job.slim(manifest),
+        )
+
+
+@functools.cache
+def _usual(root: Path) -> Trial:
+    return Trial(Settings(repository=root))
 
 
 def load(candidate: Candidate, bundle: Bundle) -> None:
-    """Prepare the graph and run the reference rows. Raises LoadError with what the server would say."""
-    settings = Settings(repository=candidate.root)
+    """For `kanserve models --load`: try it on the CPU, by the default settings. Raises LoadError with what the server
+    would say."""
     try:
-        Loader(backends.load(settings.backend), settings, 1, Metrics()).load(bundle)
+        asyncio.run(_usual(candidate.root).passed(bundle))
     except ConfigError as error:
         raise LoadError(LoadReason.RUNTIME, str(error)) from error

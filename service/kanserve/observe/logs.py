@@ -49,11 +49,17 @@ def dropped() -> int:
     return sum(sink.dropped for sink in _sinks)
 
 
+def drain() -> None:
+    """Have the lines written that wait, or as many as a moment allows."""
+    for sink in _sinks:
+        sink.drain(LAST_WORDS)
+
+
 def configure(format: str = "auto", level: str = "info") -> None:
     """Set up logging of this process, or change it. `format`: auto, json or console; auto asks the terminal."""
     if not _sinks:
         _sinks.append(Sink(sys.stderr.fileno()))
-        atexit.register(_sinks[0].drain, LAST_WORDS)
+        atexit.register(drain)
     shared: list[Processor] = [
         _name_request,
         structlog.processors.add_log_level,

@@ -21,7 +21,7 @@ from google.protobuf import descriptor_pb2
 
 HERE = Path(__file__).resolve().parent
 PROTO = HERE.parents[2] / "proto"
-FILES = ("grpc_service.proto", "model_config.proto", "kan.proto")
+FILES = ("grpc_service.proto", "model_config.proto", "kan.proto", "onnx_graph.proto")
 SET = "descriptors.binpb"
 RECORD = "sources.json"
 # protoc writes bare `Mapping`s and one unannotated argument.

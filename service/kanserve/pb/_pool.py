@@ -13,7 +13,7 @@ DESCRIPTORS = Path(__file__).with_name("descriptors.binpb")
 
 @functools.cache
 def pool() -> descriptor_pool.DescriptorPool:
-    """The pool that holds grpc_service.proto, model_config.proto and kan.proto."""
+    """The pool that holds all of `proto/`."""
     files = descriptor_pb2.FileDescriptorSet.FromString(DESCRIPTORS.read_bytes())
     private = descriptor_pool.DescriptorPool()
     for file in files.file:  # protoc writes a file after what it imports

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from kanexport.manifest import BasisInfo, LayerInfo, Manifest, NodeStep, TensorSpec
 from kanserve.errors import LoadError, LoadReason
+from kanserve.nouns import DTYPES
 
 ROWS = 2**31 - 1  # of a batch, as the protocol's config counts them
 NUMBERS = 2**31 - 1  # of a row; no message holds more bytes
@@ -57,6 +58,8 @@ def _number(found: int) -> str:
 
 def _tensor(tensor: TensorSpec) -> Iterator[str]:
     shape = tensor.shape
+    if tensor.datatype not in DTYPES:
+        yield f"'{tensor.name}' is {tensor.datatype[:40]!r}, expected one of {', '.join(DTYPES)}"
     if len(shape) < 2 or shape[0] != -1 or min(shape[1:]) < 1:
         yield f"'{tensor.name}' has shape {_shape(shape)}, expected [-1, ...]: the size of a row is not known"
         return

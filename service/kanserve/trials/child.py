@@ -1,0 +1,109 @@
+"""In a process that was forked to try one version, and ends with it: whatever the version does, it does it here.
+
+Its limits are the kernel's: a timer whose signal ends the process whatever runs, and the memory that it may have.
+It has no files of the server's but the memory with the bytes to be tried, and writes none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import json
+import resource
+import signal
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from kanexport import manifest as contract
+from kanexport.manifest import Manifest
+from kanserve import backends
+from kanserve.backends import Session
+from kanserve.errors import BackendError, ConfigError, Exhausted, LoadError, LoadReason, NotPossible
+from kanserve.nouns import HELD, TensorInfo
+from kanserve.trials import job as jobs
+from kanserve.trials import proving, screen
+from kanserve.trials.job import Job
+
+PR_SET_PDEATHSIG = 1
+ADDRESSES = 2**31  # bytes of addresses beside the memory: stacks, reserves of the allocator
+ARENA = 2**27  # bytes of addresses that the allocator reserves for a thread
+TOO_MUCH = "there is not enough memory to run it"
+FIRST_TO_GO = "1000"  # for a kernel that is out of memory
+
+
+def run(memory: int, reply: socket.socket) -> None:
+    """Try what lies in `memory` and say what came of it. Where nothing can be said, the end of the process does."""
+    try:
+        job, files = jobs.take(memory)
+        limit(job)
+        try_out(job, files)
+        words: dict[str, str] = {}
+    except LoadError as error:
+        words = {"reason": error.reason, "text": str(error)}
+    except ConfigError as error:
+        words = {"config": str(error)}
+    except (MemoryError, Exhausted):
+        words = {"reason": LoadReason.MEMORY, "text": TOO_MUCH}
+    reply.sendall(json.dumps(words).encode() + b"\n")
+
+
+def limit(job: Job) -> None:
+    """What the kernel holds this process to from here on. Memory of a GPU's driver looks like much more than it is:
+    there who forked this process looks at what it has."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, job.seconds)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    with contextlib.suppress(OSError):  # no /proc, or one that is not to be written
+        Path("/proc/self/oom_score_adj").write_text(FIRST_TO_GO)
+    if job.device == "cpu":
+        addresses = job.most + ADDRESSES + ARENA * job.threads
+        resource.setrlimit(resource.RLIMIT_DATA, (job.most, job.most))
+        resource.setrlimit(resource.RLIMIT_AS, (addresses, addresses))
+
+
+def try_out(job: Job, files: Mapping[str, bytes]) -> None:
+    """The structure first, then the runtime. Raises LoadError, ConfigError, Exhausted."""
+    manifest = None if job.manifest is None else contract.loads(job.manifest.encode())
+    layers = () if manifest is None else manifest.layers
+    beside = {name: data for name, data in files.items() if name == contract.WEIGHTS_FILE}
+    sizes = {name: len(data) for name, data in beside.items()}
+    for name in dict.fromkeys((contract.MODEL_FILE, *(layer.edges_file for layer in layers))):
+        screen.check(name, files[name], sizes, strict=job.strict)
+    backend = backends.load(job.backend)
+    create = functools.partial(backend.create, device=job.device, threads=job.threads, beside=beside)
+    session = create(files[contract.MODEL_FILE])
+    _prove(manifest, session, job.rows)
+    for at, layer in enumerate(layers):
+        graph = create(files[layer.edges_file])
+        proving.check_edges(at, layer, graph, _nodes(layer.node_tensor, graph, session, layer.sources))
+
+
+def _prove(manifest: Manifest | None, session: Session, rows: int) -> None:
+    inputs = session.inputs
+    if manifest is not None:
+        proving.check_graph(manifest, session)
+        proving.prove(manifest, session)
+        inputs = proving.tensors(manifest.inputs)
+    _batch(session, inputs, rows)
+
+
+def _batch(session: Session, inputs: tuple[TensorInfo, ...], rows: int) -> None:
+    """Zeros, as the server will run to measure. A graph may dislike them, but not take too much. Raises Exhausted."""
+    if rows == 0 or not all(tensor.shape and min(tensor.shape[1:], default=1) > 0 for tensor in inputs):
+        return
+    feeds = {tensor.name: np.zeros((rows, *tensor.shape[1:]), HELD[tensor.datatype]) for tensor in inputs}
+    with contextlib.suppress(BackendError, NotPossible):
+        session.run([tensor.name for tensor in session.outputs], feeds)
+
+
+def _nodes(name: str, graph: Session, session: Session, sources: int) -> int:
+    """How long the vector is that feeds a layer: as its graph says, or the model's, or as many as it has sources."""
+    known = (*graph.inputs, *session.outputs, *session.inputs)
+    lengths = [tensor.shape[-1] for tensor in known if tensor.name == name and tensor.shape]
+    return next((length for length in lengths if length > 0), sources)

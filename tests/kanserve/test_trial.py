@@ -1,0 +1,248 @@
+"""Versions that would harm the server, tried in a process of their own: what becomes of them, and of the others."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kanexport import manifest as contract
+from kanserve.config import Settings
+from kanserve.errors import ConfigError, LoadError, LoadReason
+from kanserve.models.trial import Trial
+from kanserve.repository import layout
+from kanserve.repository.layout import Bundle
+from kanserve.trials import asking
+from tests.kanserve import hostile_graphs as hostile
+from tests.kanserve import toy
+from tests.kanserve.running import launched, serving
+
+MIB = 2**20
+
+
+def bundle(root: Path, data: bytes | None = None, name: str = contract.MODEL_FILE) -> Bundle:
+    """The toy, with another file in it."""
+    directory = toy.write(root)
+    if data is not None:
+        hostile.replaced(directory, data, name)
+    (candidate,) = layout.scan(root, plain_onnx=False)
+    return layout.load(candidate, 2**30)
+
+
+def tried(one: Bundle, root: Path, **settings: Any) -> None:
+    """Raises what the trial raises."""
+    asyncio.run(Trial(Settings(repository=root, **settings)).passed(one))
+
+
+REFUSED: list[tuple[str, bytes, str, dict[str, Any], LoadReason, str]] = [
+    ("loop", hostile.endless(), "model.onnx", {}, LoadReason.STRUCTURE, "operator 'Loop'"),
+    (
+        "endless",
+        hostile.endless(),
+        "model.onnx",
+        {"graph_screen": "relaxed", "load_timeout": 1},
+        LoadReason.TIME,
+        "within 1 s (load_timeout)",
+    ),
+    ("huge", hostile.huge(), "model.onnx", {}, LoadReason.MEMORY, "(load_memory)"),
+    ("huge batch", hostile.huge_batch(), "model.onnx", {}, LoadReason.MEMORY, "not enough memory to run it"),
+    ("no edges", b"none", "edges_l1.onnx", {}, LoadReason.STRUCTURE, "edges_l1.onnx: it is no ONNX file"),
+    ("other edges", toy.edge_graph(0), "edges_l1.onnx", {}, LoadReason.MISMATCH, "does not take 'layer1_in'"),
+    ("loop of edges", hostile.endless(), "edges_l0.onnx", {}, LoadReason.STRUCTURE, "edges_l0.onnx: operator 'Loop'"),
+    ("foreign", hostile.foreign(), "model.onnx", {}, LoadReason.STRUCTURE, "com.microsoft"),
+    ("dual", hostile.dual(), "model.onnx", {"graph_screen": "relaxed"}, LoadReason.STRUCTURE, "more than once"),
+    ("deep", hostile.chained(2000), "model.onnx", {"graph_screen": "relaxed"}, LoadReason.RUNTIME, "cannot load"),
+]
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "settings", "reason", "text"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED]
+)
+def test_what_harms_is_refused_with_a_reason(
+    tmp_path: Path, data: bytes, name: str, settings: dict[str, Any], reason: LoadReason, text: str
+) -> None:
+    begun = time.monotonic()
+    with pytest.raises(LoadError) as caught:
+        tried(bundle(tmp_path, data, name), tmp_path, **settings)
+    assert (caught.value.reason, text in str(caught.value)) == (reason, True), str(caught.value)
+    assert str(tmp_path) not in str(caught.value)
+    assert time.monotonic() - begun < 15
+
+
+@pytest.mark.parametrize("settings", [{}, {"graph_screen": "relaxed"}, {"load_memory": 64 * MIB}])
+def test_what_is_as_it_should_be_passes(tmp_path: Path, settings: dict[str, Any]) -> None:
+    tried(bundle(tmp_path), tmp_path, **settings)
+
+
+def test_weights_in_a_file_are_handed_over(tmp_path: Path) -> None:
+    directory = toy.write(tmp_path)
+    weights = toy.W0.tobytes()
+    (directory / contract.WEIGHTS_FILE).write_bytes(weights)
+    hostile.replaced(directory, weights, contract.WEIGHTS_FILE)
+    hostile.replaced(directory, toy.graph(external=True))
+    (candidate,) = layout.scan(tmp_path, plain_onnx=False)
+    tried(layout.load(candidate, 2**30), tmp_path)
+
+
+def test_a_plain_graph_is_tried_as_well(tmp_path: Path) -> None:
+    (tmp_path / "plain" / "1").mkdir(parents=True)
+    (tmp_path / "plain" / "1" / contract.MODEL_FILE).write_bytes(hostile.huge_batch())
+    (candidate,) = layout.scan(tmp_path, plain_onnx=True)
+    with pytest.raises(LoadError, match="not enough memory to run it"):
+        tried(layout.load(candidate, 2**30), tmp_path)
+
+
+def test_a_device_that_is_not_there_concerns_all(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="device 'cuda' is not available"):
+        tried(bundle(tmp_path), tmp_path, device="cuda")
+
+
+def during(
+    root: Path, meanwhile: Callable[[Trial, asyncio.Task[None]], Awaitable[None]], **settings: Any
+) -> asyncio.Task[None]:
+    """An endless version is tried while something happens; the task that tried it."""
+    one = bundle(root, hostile.endless())
+
+    async def main() -> asyncio.Task[None]:
+        trial = Trial(Settings(repository=root, graph_screen="relaxed", **settings))
+        task = asyncio.create_task(trial.passed(one))
+        await grandchildren(trial, 1)
+        await meanwhile(trial, task)
+        await asyncio.wait([task])
+        trial._asker.close()
+        return task
+
+    return asyncio.run(main())
+
+
+def forker(trial: Trial) -> int:
+    """The process that forks."""
+    assert trial._asker._end is not None
+    peeked = trial._asker._end.peek()
+    assert peeked is not None
+    return int(peeked[2][0].pid)
+
+
+async def grandchildren(trial: Trial, wanted: int) -> list[int]:
+    """Those that try something, once there are so many."""
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        await asyncio.sleep(0.02)
+        if trial._asker._asked is not None:
+            pid = forker(trial)
+            children = list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+            if len(children) == wanted:
+                return children
+    raise AssertionError(f"there are never {wanted} processes")
+
+
+def test_what_ends_the_process_says_how(tmp_path: Path) -> None:
+    """As a graph that crashes the runtime does."""
+
+    async def crash(trial: Trial, task: asyncio.Task[None]) -> None:
+        (pid,) = await grandchildren(trial, 1)
+        os.kill(pid, signal.SIGSEGV)
+
+    error = during(tmp_path, crash).exception()
+    assert isinstance(error, LoadError)
+    assert (error.reason, str(error)) == (LoadReason.CRASH, "it ended the process that tried it, with SIGSEGV")
+
+
+def test_nothing_is_left_running_when_nobody_waits(tmp_path: Path) -> None:
+    async def cancel(trial: Trial, task: asyncio.Task[None]) -> None:
+        task.cancel()
+        await grandchildren(trial, 0)
+
+    assert during(tmp_path, cancel).cancelled()
+
+
+def test_who_forks_is_replaced(tmp_path: Path) -> None:
+    """Killed once, another takes its place and the version is tried again; the second time it is told."""
+
+    async def kill(trial: Trial, task: asyncio.Task[None]) -> None:
+        first = forker(trial)
+        os.kill(first, signal.SIGKILL)
+        while trial._asker._end is None or forker(trial) == first:
+            await asyncio.sleep(0.02)
+        await grandchildren(trial, 1)
+        assert not Path(f"/proc/{first}").exists()
+        os.kill(forker(trial), signal.SIGKILL)
+
+    error = during(tmp_path, kill).exception()
+    assert isinstance(error, LoadError)
+    assert (error.reason, "has ended, twice" in str(error)) == (LoadReason.INTERNAL, True)
+
+
+def test_who_forks_goes_when_there_is_nothing_to_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "IDLE", 0.05)
+    one = bundle(tmp_path)
+
+    async def main() -> None:
+        trial = Trial(Settings(repository=tmp_path))
+        for _ in range(2):
+            await trial.passed(one)
+            pid = forker(trial)
+            await asyncio.sleep(0.3)
+            assert not Path(f"/proc/{pid}").exists()
+
+    asyncio.run(main())
+
+
+def test_many_pass_through_one_process(tmp_path: Path) -> None:
+    one = bundle(tmp_path)
+
+    async def main() -> None:
+        trial = Trial(Settings(repository=tmp_path))
+        await trial.passed(one)
+        pid = forker(trial)
+        begun = time.monotonic()
+        await asyncio.gather(*(trial.passed(one) for _ in range(20)))
+        assert time.monotonic() - begun < 5
+        assert forker(trial) == pid
+        assert len(os.listdir(f"/proc/{pid}/fd")) < 8
+        trial._asker.close()
+
+    asyncio.run(main())
+
+
+def test_others_serve_beside_what_is_refused(tmp_path: Path) -> None:
+    toy.write(tmp_path)
+    for name, data in (("endless", hostile.endless()), ("huge", hostile.huge())):
+        hostile.replaced(toy.write(tmp_path, name), data)
+    with serving(tmp_path, trial=True, graph_screen="relaxed", load_timeout=1) as server:
+        x = np.ones((1, 3), np.float32)
+        np.testing.assert_allclose(server.infer(x), toy.outputs(x), rtol=1e-5)
+        reasons = {line["model"]: line["kind"] for line in server.lines() if line["event"] == "load failed"}
+        assert reasons == {"endless": "time", "huge": "memory"}
+        text = server.metrics()
+        assert 'kanserve_model_load_failures_total{reason="time"} 1.0' in text
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize("trial", [True, False])
+def test_signals_work_while_a_version_loads_without_end(tmp_path: Path, trial: bool) -> None:
+    """Even where it is not tried first."""
+    hostile.replaced(toy.write(tmp_path, "endless"), hostile.endless())
+    with launched(tmp_path, trial=trial, graph_screen="relaxed", load_timeout=60) as (process, log):
+        end = time.monotonic() + 20
+        while not busy(process.pid) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert busy(process.pid)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0, log.read_text()
+
+
+def busy(pid: int) -> bool:
+    """Whether a grandchild works, or the process itself has for longer than it takes to start."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    if any(Path(f"/proc/{child}/task/{child}/children").read_text() for child in children):
+        return True
+    user = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11])
+    return user / os.sysconf("SC_CLK_TCK") > 4
