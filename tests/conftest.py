@@ -31,6 +31,7 @@ SLOW = [
     *("kanexport/test_hybrid_retry", "kanexport/test_derivatives", "kanexport/test_several", "kanserve/test_several"),
     *("kanexport/test_hybrid_nonfinite", "kanexport/test_hybrid_sampled", "kanexport/test_hybrid_found"),
     *("kanexport/test_hybrid_convolutions", "kanserve/test_attacks", "kanserve/test_doors", "kanserve/test_memory"),
+    *("kanserve/test_request_ids", "kanserve/test_own_words", "kanserve/test_traces"),
     *("kanserve/test_logs", "kanserve/test_stream", "kanserve/test_tls", "kanserve/test_web"),
     *("kanserve/test_web_errors", "kanserve/test_web_calls"),
     *("kanserve/test_wire", "kanserve/test_connections", "kanserve/test_open_files"),

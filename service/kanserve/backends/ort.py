@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -51,6 +52,8 @@ ERRORS = (
 SILENT = 4
 # No other device, of which it would print lines on stdout, and no options that stand in a graph.
 PLAIN = {"enable_fallback": 0, "read_config_from_model": 0}
+STATUS = "Status Message: "  # what follows is of the run, what stands before of the graph
+VALUES = re.compile(r"'[^']*'|\"[^\"]*\"|-?\d[\d.]*(?:[eE][+-]?\d+)?")
 MEMORY_WORDS = ("failed to allocate", "bad_alloc", "out of memory", "allocate memory")
 
 
@@ -108,7 +111,7 @@ class OrtSession:
         except ERRORS as error:
             if _memory(str(error)):
                 raise Exhausted("not enough memory for this request; send fewer rows") from error
-            raise BackendError(str(error)) from error
+            raise BackendError(_anonymous(str(error))) from None  # its own words would stand in the traceback
         except UnicodeDecodeError as error:
             raise NotPossible(
                 "the model answers with a string that is not UTF-8, which the runtime cannot give"
@@ -188,6 +191,13 @@ def _map(options: Any, beside: Mapping[str, bytes]) -> None:
         )
     data = list(beside.values())
     options.add_external_initializers_from_files_in_memory(list(beside), data, [len(part) for part in data])
+
+
+def _anonymous(text: str) -> str:
+    """What the runtime says of a run, without numbers and quoted words that may be a caller's tensor; the node's name
+    and the kind of error stay."""
+    head, mark, rest = text.partition(STATUS)
+    return head + mark + VALUES.sub("#", rest) if mark else VALUES.sub("#", text)
 
 
 def _info(node: Any) -> TensorInfo:

@@ -13,6 +13,7 @@ themselves; for others (`watch`) the next event is waited for beside the method.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -22,8 +23,9 @@ from kanserve.access import names
 from kanserve.doors import framing
 from kanserve.doors.framing import Headers, Messages
 from kanserve.doors.waiting import Application, Calls, Event, Receive, Send, Watched
+from kanserve.observe import logs
 from kanserve.rpc import guard
-from kanserve.rpc.call import Arrival
+from kanserve.rpc.call import ID_HEADER, Arrival, arrived
 from kanserve.rpc.guard import CallFailed, Guarded, Kind, Stream, Unary
 from kanserve.rpc.services import Services
 from kanserve.rpc.status import Code
@@ -38,11 +40,12 @@ REQUEST, BODY = "http.request", "http.response.body"
 TIMEOUT, ENCODING = b"grpc-timeout", b"grpc-encoding"
 ASKED = tuple(name.encode() for name in guard.HEADERS)
 SHOWN = access.HEADER.encode()
+ID = ID_HEADER.encode()
 READ = frozenset((TIMEOUT, ENCODING, *ASKED))
 UNTOLD = Arrival((), None)
 OK: Event = {"type": TRAILERS, "headers": framing.status(Code.OK), "more_trailers": False}
 HTTP2 = "2"
-OLD = b'{"error":"gRPC needs HTTP/2, and this request came by HTTP/1"}'
+OLD = "gRPC needs HTTP/2, and this request came by HTTP/1"
 PART = 2**18  # bytes that are given to the server at a time: it copies them, and nothing else runs meanwhile
 SMALL = 4096  # bytes of an answer that are not worth counting while it is sent
 LATE = "Deadline Exceeded"  # gRPC's own words
@@ -83,7 +86,8 @@ class GrpcApp:
                 self._calls.whole(task)
                 await self._pages(scope, receive, send)
             elif scope["http_version"] != HTTP2:
-                await _refuse(send)
+                method = self._services.methods.get(scope["path"], self._services.unknown)
+                await _refuse(send, method.refused(framing.failed(Code.UNIMPLEMENTED, OLD), _named(headers)))
             else:
                 await self._call(task, _Request(scope, receive), headers, _Wire(send, self._services.hold))
         except (Gone, OSError):  # OSError: what ASGI has for a `send` when nobody is there
@@ -105,7 +109,8 @@ class GrpcApp:
             failure.forget()
             await wire.fail(failure)
         except TimeoutError:
-            await wire.fail(CallFailed(Code.DEADLINE_EXCEEDED, LATE, ()))
+            known = logs.CALL.get() or arrived(call.arrival)  # the guard's, unless the call never got that far
+            await wire.fail(CallFailed(Code.DEADLINE_EXCEEDED, LATE, ((ID_HEADER, known.request_id),)))
 
     async def _answer(self, method: Guarded, task: asyncio.Task[Any], call: _Request, wire: _Wire) -> None:
         if isinstance(method, Unary):
@@ -126,12 +131,10 @@ class GrpcApp:
         try:
             data = await call.message(self._limits.message_bytes)
         except CallFailed as failure:
-            method.refused(failure)
-            raise
+            raise method.refused(failure, call.arrival) from None
         except asyncio.CancelledError:
             if (late := self._calls.given_up(task)) is not None:
-                method.refused(late)
-                raise late from None
+                raise method.refused(late, call.arrival) from None
             raise
         self._calls.whole(task)
         return data
@@ -142,8 +145,12 @@ def _read(method: Guarded, call: _Request, headers: dict[bytes, bytes]) -> None:
     try:
         call.read(headers)
     except CallFailed as failure:
-        method.refused(failure)
-        raise
+        raise method.refused(failure, _named(headers)) from None
+
+
+def _named(headers: dict[bytes, bytes]) -> Arrival:
+    """All that is read of a call that ends here: its id."""
+    return Arrival(tuple(framing.metadata([(ID, headers[ID])])) if ID in headers else (), None)
 
 
 async def _stream(method: Stream, messages: AsyncIterator[bytes], arrival: Arrival, wire: _Wire) -> None:
@@ -166,10 +173,13 @@ def _is_grpc(kind: bytes) -> bool:
     return kind == GRPC or kind.startswith(GRPC + b"+") or kind.partition(b";")[0].strip() == GRPC
 
 
-async def _refuse(send: Send) -> None:
-    headers: Headers = [(b"content-type", b"application/json"), (b"content-length", str(len(OLD)).encode())]
+async def _refuse(send: Send, failure: CallFailed) -> None:
+    given = dict(failure.trailers)
+    body = json.dumps({"error": failure.text, "request_id": given[ID_HEADER]}).encode()
+    headers: Headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers.append((ID, given[ID_HEADER].encode()))
     await send({"type": "http.response.start", "status": 426, "headers": headers})
-    await send({"type": "http.response.body", "body": OLD})
+    await send({"type": "http.response.body", "body": body})
 
 
 class _Wire:

@@ -69,10 +69,10 @@ StreamMethod = Callable[[AsyncIterator[bytes], Call], AsyncIterator[bytes]]
 @dataclass(frozen=True, slots=True)
 class Unary:
     """A guarded method: one message in, one out. `answer` raises CallFailed. `refused` is told of a call that ended
-    in the door."""
+    in the door, and gives what the door is to send."""
 
     answer: Callable[[bytes, Arrival], Awaitable[bytes]]
-    refused: Callable[[CallFailed], None]
+    refused: Callable[[CallFailed, Arrival], CallFailed]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Stream:
 
     kind: Kind
     answers: Callable[[AsyncIterator[bytes], Arrival], AsyncIterator[bytes]]
-    refused: Callable[[CallFailed], None]
+    refused: Callable[[CallFailed, Arrival], CallFailed]
 
 
 Guarded = Unary | Stream
@@ -206,12 +206,14 @@ class Guard:
         self.names.add(name)
         return access.admission(self._gate, name)
 
-    def _turned_away(self, series: Series, failure: CallFailed) -> None:
-        """A call that ended in the door: counted, and with its line, as any other."""
+    def _turned_away(self, series: Series, failure: CallFailed, arrival: Arrival) -> CallFailed:
+        """A call that ended in the door: counted, and with its line and its id, as any other."""
+        call = arrived(arrival)
         series.begun()
         series.ended(failure.code, failure, 0.0)
         if self.lines.refused:
-            _write(series, Call("", False, None), failure.code, failure, seconds=0.0, sizes=(0, 0))
+            _write(series, call, failure.code, failure, seconds=0.0, sizes=(0, 0))
+        return CallFailed(failure.code, failure.text, (*told(call), *failure.trailers))
 
     def refusal(self, service: str, name: str, *, streaming: bool = False) -> Guarded:
         """A method that answers UNIMPLEMENTED with a sentence."""
@@ -385,10 +387,15 @@ async def _counted(messages: AsyncIterator[bytes], watch: _Watch) -> AsyncIterat
 def _failed(error: Exception, call: Call) -> CallFailed:
     if isinstance(error, CallFailed):
         return CallFailed(error.code, error.text, error.trailers)
-    trailers: tuple[tuple[str, str], ...] = ((ID_HEADER, call.request_id),)
+    trailers = told(call)
     if isinstance(error, QueueFull | Draining | TooManyBytes | TooManyCalls | TooOften):
         trailers = (*trailers, PUSHBACK)
     return CallFailed(status.code(error), status.text(error, call.request_id), trailers)
+
+
+def told(call: Call) -> tuple[tuple[str, str], ...]:
+    """What every error tells beside its text: the id that the log has."""
+    return ((ID_HEADER, call.request_id),)
 
 
 def _write(

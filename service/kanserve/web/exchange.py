@@ -191,7 +191,7 @@ def _failed(failure: CallFailed) -> Answer:
         headers |= CHALLENGE
     if isinstance(error, Refused):
         headers |= error.headers
-    body = orjson.dumps({"error": failure.text})
+    body = orjson.dumps({"error": failure.text, "request_id": trailers[ID_HEADER]})
     return Answer(body, JSON, refusal.status(failure.code, error), headers)
 
 

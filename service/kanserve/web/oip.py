@@ -10,7 +10,7 @@ import orjson
 from kanserve.errors import BadRequest, Unavailable, Unsupported
 from kanserve.handlers.catalogue import Catalogue
 from kanserve.rpc import describe
-from kanserve.rpc.call import Call
+from kanserve.rpc.call import ID_HEADER, Call
 from kanserve.rpc.inference import EXTENSIONS, NOT_EXPLICIT, InferenceService, only_repository
 from kanserve.version import version
 from kanserve.web import document, infer
@@ -33,15 +33,15 @@ class Oip:
 
     async def live(self, asked: Asked, call: Call) -> Answer:
         """200 while the process means to go on, or 400, Triton's word for no."""
-        return _yes(self._catalogue.live(), "the server is on its way out")
+        return _yes(call, self._catalogue.live(), "the server is on its way out")
 
     async def ready(self, asked: Asked, call: Call) -> Answer:
         """200 once every version is loaded, until the server begins to leave."""
-        return _yes(self._catalogue.ready(), "the server is not ready")
+        return _yes(call, self._catalogue.ready(), "the server is not ready")
 
     async def model_ready(self, asked: Asked, call: Call) -> Answer:
         """Whether a version can be used."""
-        return _yes(self._catalogue.model_ready(*_model(asked)), "Model version not ready")
+        return _yes(call, self._catalogue.model_ready(*_model(asked)), "Model version not ready")
 
     async def metadata(self, asked: Asked, call: Call) -> Answer:
         """Names, datatypes and shapes of inputs and outputs."""
@@ -98,10 +98,11 @@ def unsupported(what: str) -> Callable[[Asked, Call], Awaitable[Answer]]:
     return refuse
 
 
-def _yes(answer: bool, otherwise: str) -> Answer:
+def _yes(call: Call, answer: bool, otherwise: str) -> Answer:
     if answer:
         return Answer()
-    return Answer(orjson.dumps({"error": otherwise}), status=HTTPStatus.BAD_REQUEST)
+    body = orjson.dumps({"error": otherwise, "request_id": call.request_id})
+    return Answer(body, status=HTTPStatus.BAD_REQUEST, headers={ID_HEADER: call.request_id})
 
 
 def _model(asked: Asked) -> tuple[str, str]:
