@@ -70,7 +70,7 @@ class App:
         """Raises ConfigError. Binds nothing. Needs a running event loop. `place`: among several."""
         if sys.byteorder != "little":
             raise ConfigError("this machine is big-endian; tensors on the wire are little-endian")
-        settings = self._settings = room.made(settings)
+        settings = self._settings = room.made(transports.settled(settings))
         budget = settings.threads or threads.budget()
         loop = asyncio.get_running_loop()
         loop.set_default_executor(threads.pool(budget + WAITING, "work", settings.compute_nice))

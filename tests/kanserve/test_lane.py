@@ -12,7 +12,7 @@ import pytest
 
 from kanserve.errors import BackendError, DeadlineExceeded
 from kanserve.models.executor import CALM, PROBE, Executor, Limits
-from kanserve.models.lane import Answer, Form, Lane
+from kanserve.models.lane import LONGEST, Answer, Form, Lane
 from kanserve.models.serving import Serving, Way
 from kanserve.observe.metrics import Metrics
 from kanserve.scheduling.policy import Level, Policy
@@ -33,8 +33,10 @@ class Graph:
         return [2 * feeds["x"]]
 
 
-def executor(graph: Any, policy: Policy | None = None, way: Way | None = None, max_queue: int = 256) -> Executor:
-    serving = Serving(policy or Policy(64), way or Way(1, 1024), max_queue)
+def executor(
+    graph: Any, policy: Policy | None = None, way: Way | None = None, max_queue: int = 256, rounds: int = 1
+) -> Executor:
+    serving = Serving(policy or Policy(64), way or Way(1, 1024), max_queue, rounds=rounds)
     return Executor("m", graph, Metrics().model("m", "1"), serving, 2**20)
 
 
@@ -94,6 +96,39 @@ def test_who_comes_alone_is_answered_at_once_but_for_a_look_now_and_then() -> No
         assert at_once.count(False) == CALM + 4
 
     on(ask)
+
+
+@pytest.mark.parametrize(("rounds", "runs"), [(1, [1] * 6), (2, [1] * 6), (4, [6])])
+def test_those_that_a_door_hands_over_one_by_one_run_together_where_it_is_waited_for_them(
+    rounds: int, runs: list[int]
+) -> None:
+    graph = Graph()
+
+    async def ask(made: Executor, lane: Lane) -> None:
+        answers = []
+        for at in range(6):  # one in three rounds of the loop
+            answers.append(submitted(lane, at))
+            for _ in range(3):
+                await asyncio.sleep(0)
+        assert [value(answer) for answer in await asyncio.gather(*answers)] == [2.0 * at for at in range(6)]
+        assert graph.runs == runs
+
+    on(ask, graph=graph, rounds=rounds)
+
+
+def test_the_first_does_not_wait_for_ever_for_those_that_come_one_by_one() -> None:
+    graph = Graph()
+
+    async def ask(made: Executor, lane: Lane) -> None:
+        first, end = submitted(lane, 0), time.monotonic() + 10
+        while not first.done():
+            assert time.monotonic() < end
+            submitted(lane, 1)
+            time.sleep(LONGEST / 1e9 / 8)
+            await asyncio.sleep(0)
+        assert 1 < graph.runs[0] < 16
+
+    on(ask, graph=graph, rounds=1000)
 
 
 @pytest.mark.parametrize("wrong", [False, True], ids=["refused", "of another shape"])

@@ -56,7 +56,7 @@ class Doors:
 
 def build(settings: Settings, services: Services, pages: Pages) -> Doors:
     """The doors that are named. `pages` makes the application of HTTP. Raises ConfigError."""
-    both = taken(settings.transport) == "asgi"
+    both = settings.transport == "asgi"
     connections = listening.allowed(settings.max_connections, doors=1 if settings.http_port is None else 2)
 
     def asgi(port: int) -> Door:
@@ -65,6 +65,11 @@ def build(settings: Settings, services: Services, pages: Pages) -> Doors:
     first = asgi(settings.grpc_port) if both else _grpcio(settings, services, connections)
     second = None if settings.http_port is None else asgi(settings.http_port)
     return Doors(first, second, both=both)
+
+
+def settled(settings: Settings) -> Settings:
+    """With the transport that is taken."""
+    return settings.model_copy(update={"transport": taken(settings.transport)})
 
 
 def taken(transport: str) -> str:

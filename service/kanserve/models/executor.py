@@ -76,6 +76,7 @@ class Executor:
         self._execute, self._metrics = execute, metrics
         self._policy, self._way, self._max_queue = serving.policy, serving.way, serving.max_queue
         policy, way = serving.policy, serving.way
+        self._rounds = serving.rounds
         self._idle = way.instances  # negative while the requests of a batch that failed run one by one
         self._full = max(1, min(policy.max_rows, way.inline_rows or policy.max_rows))
         self._queue: Queue[Job] = Queue(policy, max_bytes)
@@ -123,7 +124,7 @@ class Executor:
         """A short way for requests of this form; None where there can be none. The next five are for it."""
         if form.rows > self._direct or self._policy.levels != (Level(),):
             return None
-        return Lane(self, form, min(self._direct, self._policy.max_rows))
+        return Lane(self, form, min(self._direct, self._policy.max_rows), self._rounds)
 
     @property
     def open(self) -> bool:

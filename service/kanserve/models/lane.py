@@ -61,11 +61,16 @@ class Engine(Protocol):
         ...
 
 
-class Lane:
-    """Use from one event loop. `most`: rows of a run."""
+LONGEST = 2_000_000  # nanoseconds that the first of a run waits for others at most
 
-    def __init__(self, engine: Engine, form: Form, most: int) -> None:
+
+class Lane:
+    """Use from one event loop. `most`: rows of a run; `rounds`: how often the loop comes round, without one request
+    more, until those that came run."""
+
+    def __init__(self, engine: Engine, form: Form, most: int, rounds: int = 1) -> None:
         self._engine, self._form, self._most = engine, form, max(1, most // form.rows)
+        self._rounds, self._left, self._seen, self._turning = rounds, 0, 0, False
         self._names = [name for name, _, _ in form.outputs]
         self._sizes = [size for _, _, size in form.outputs]
         self._jobs: list[_Job] = []
@@ -82,9 +87,21 @@ class Lane:
         self._engine.pending(1)
         if len(self._jobs) >= self._most or self._engine.calm:
             self._run()
-        elif len(self._jobs) == 1:
-            loop.call_soon(self._run)
+        elif not self._turning:
+            self._turning, self._seen = True, 0
+            loop.call_soon(self._turn, loop)
         return future
+
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The loop has come round."""
+        if len(self._jobs) > self._seen:
+            self._seen, self._left = len(self._jobs), self._rounds
+        self._left -= 1
+        if self._left > 0 and self._jobs and time.perf_counter_ns() - self._jobs[0][2] < LONGEST:
+            loop.call_soon(self._turn, loop)
+            return
+        self._turning = False
+        self._run()
 
     def _run(self) -> None:
         """All that came until now."""

@@ -10,6 +10,10 @@ from kanserve.repository.pbtxt import Labels, OperatorConfig
 from kanserve.repository.versions import ALL, VersionPolicy
 from kanserve.scheduling.policy import Level, Policy
 
+# grpc.aio hands over one call at a time, each some rounds of the loop after the one before, though all of them came
+# together. Measured with 32 callers, [4, 8, 1]: 12 rounds 5050 a second, 8 3560, 4 2980, 1 2930.
+ROUNDS = {"grpcio": 12}
+
 
 @dataclass(frozen=True, slots=True)
 class Way:
@@ -25,8 +29,9 @@ class Way:
 @dataclass(frozen=True, slots=True)
 class Serving:
     """What is in effect. `max_queue`: requests that wait or run (0: the levels' own bounds); `unused`: what the
-    config.pbtxt says in vain; `max_request_bytes`: of one message, and `nice`: how far its threads stand back,
-    both the same for all models."""
+    config.pbtxt says in vain. The same for all models are `max_request_bytes`, of one message; `nice`: how far its
+    threads stand back; `rounds`: how often the loop comes round until what came runs together.
+    """
 
     policy: Policy
     way: Way
@@ -37,6 +42,7 @@ class Serving:
     max_request_bytes: int = 0
     nice: int = 0
     labels: tuple[Labels, ...] = ()
+    rounds: int = 1
 
 
 def batch_size(config: OperatorConfig, proved: int, *, manifest: bool) -> int:
@@ -62,6 +68,7 @@ def decide(info: ModelInfo, settings: Settings, config: OperatorConfig, way: Way
         settings.max_request_bytes,
         settings.compute_nice,
         config.labels,
+        ROUNDS.get(settings.transport, 1),
     )
 
 
