@@ -24,6 +24,7 @@ from kanserve.config import Settings
 from kanserve.doors import listening, transports
 from kanserve.errors import ConfigError
 from kanserve.observe import logs, merged
+from kanserve.observe.metrics import LINES_DROPPED
 from kanserve.reload import Change, Changes
 
 WORKER = (sys.executable, "-m", "kanserve.worker")
@@ -260,7 +261,8 @@ class Page:
             with contextlib.suppress(OSError):
                 self._take(number, address, merged.fetched(address).decode())
         with self._lock:
-            pages = [self._past, *(self._last[number] for number in self._addresses if number in self._last)]
+            lost = f"# TYPE {LINES_DROPPED} counter\n{LINES_DROPPED} {logs.dropped()}\n"  # of this process' own lines
+            pages = [self._past, lost, *(self._last[number] for number in self._addresses if number in self._last)]
         own = (
             "# HELP kanserve_workers Workers that answer.\n# TYPE kanserve_workers gauge\n"
             f"kanserve_workers {len(self._addresses)}\n"

@@ -73,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
         return asyncio.run(serve(settings, _announce if args.json else None, changes=again))
     except KanserveError as error:
         raise _ended(error) from error
+    finally:
+        logs.release()
 
 
 def _told(findings: list[Finding], *, as_json: bool) -> int:

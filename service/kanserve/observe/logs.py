@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import sys
-from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any, Protocol, TextIO, cast
 
 import structlog
 from structlog.typing import FilteringBoundLogger, Processor
 
+from kanserve.observe import foreign
 from kanserve.observe.sink import Sink
 
-__all__ = ["CALL", "configure", "dropped", "get_logger"]
+__all__ = ["CALL", "configure", "dropped", "get_logger", "release"]
 
 
 class Named(Protocol):
@@ -31,13 +32,18 @@ class Named(Protocol):
 
 
 CALL: ContextVar[Named | None] = ContextVar("call", default=None)
+CLOSED = -1  # a descriptor that takes nothing
 LAST_WORDS = 1.0  # seconds for lines that wait at the end
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
 def as_json(format: str) -> bool:
     """Whether lines are JSON; auto asks the terminal."""
-    return format == "json" or (format == "auto" and not sys.stderr.isatty())
+    return format == "json" or (format == "auto" and not _terminal())
+
+
+def _terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 _sinks: list[Sink] = []  # the process' one, once it is configured
@@ -55,10 +61,26 @@ def drain() -> None:
         sink.drain(LAST_WORDS)
 
 
+def _keep_free() -> None:
+    """A standard descriptor that is closed would be the next connection's, and get what is meant for it."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest that is free
+
+
+def release() -> None:
+    """From here on stderr is written to directly again, after all lines; for the end of a command."""
+    foreign.release()
+    drain()
+
+
 def configure(format: str = "auto", level: str = "info") -> None:
     """Set up logging of this process, or change it. `format`: auto, json or console; auto asks the terminal."""
     if not _sinks:
-        _sinks.append(Sink(sys.stderr.fileno()))
+        _keep_free()
+        _sinks.append(Sink(CLOSED if sys.stderr is None else sys.stderr.fileno()))
         atexit.register(drain)
     shared: list[Processor] = [
         _name_request,
@@ -69,9 +91,7 @@ def configure(format: str = "auto", level: str = "info") -> None:
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
         if as_json(format)
         # Plain tracebacks: rich ones print local variables, and tensor contents never go into logs.
-        else [
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
-        ]
+        else [structlog.dev.ConsoleRenderer(colors=_terminal(), exception_formatter=structlog.dev.plain_traceback)]
     )
     _steps[:] = [_from(LEVELS[level]), *shared, *final]
     structlog.configure(
@@ -80,26 +100,12 @@ def configure(format: str = "auto", level: str = "info") -> None:
         logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, _sinks[0])),
         cache_logger_on_first_use=True,
     )
-    _adopt_foreign_lines(shared, final, level)
+    foreign.adopt(get_logger("python"), cast(TextIO, _sinks[0]), [*shared, *final], LEVELS[level])
 
 
 def get_logger(name: str) -> FilteringBoundLogger:
     """A logger whose lines carry `component: name`. Cheap; call it once per module."""
     return cast(FilteringBoundLogger, structlog.get_logger(component=name))
-
-
-def _adopt_foreign_lines(shared: Sequence[Processor], final: Sequence[Processor], level: str) -> None:
-    """Lines that libraries write through `logging` get the same form."""
-    handler = logging.StreamHandler(cast(TextIO, _sinks[0]))
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, _name_component],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *final],
-        )
-    )
-    root = logging.getLogger()
-    root.handlers = [handler]
-    root.setLevel(max(LEVELS[level], logging.INFO))  # libraries' debug lines are not ours to print
 
 
 def _from(least: int) -> Processor:
@@ -117,11 +123,4 @@ def _name_request(_: Any, __: str, event: structlog.typing.EventDict) -> structl
     call = CALL.get()
     if call is not None:
         event.setdefault("request_id", call.request_id)
-    return event
-
-
-def _name_component(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    record = event.get("_record")
-    if isinstance(record, logging.LogRecord):
-        event["component"] = record.name
     return event
