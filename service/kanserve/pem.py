@@ -5,7 +5,10 @@ What reads them in earnest (gRPC core, rustls) says little about a file that is 
 
 from __future__ import annotations
 
+import contextlib
+import os
 import ssl
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,12 +30,30 @@ class Identity:
     key: bytes
 
 
+class Held:
+    """Bytes under a path of their own, for those who read files alone: what was checked cannot change until `close`."""
+
+    def __init__(self, data: bytes) -> None:
+        in_memory = hasattr(os, "memfd_create")  # Linux
+        descriptor, name = (os.memfd_create("pem", os.MFD_CLOEXEC), "") if in_memory else tempfile.mkstemp()
+        self._file, self._name = os.fdopen(descriptor, "wb"), name
+        self.path = Path(name or f"/proc/self/fd/{descriptor}")
+        self._file.write(data)
+        self._file.flush()
+
+    def close(self) -> None:
+        """The path is nobody's from now on."""
+        self._file.close()
+        if self._name:
+            os.unlink(self._name)
+
+
 def identity(cert: Path, key: Path) -> Identity:
-    """A pair that fits together. Raises PemError."""
+    """A pair that fits together. Each file is read once: what is checked is what is used. Raises PemError."""
     found = Identity(_read(cert, CERTIFICATE, "certificate"), _read(key, KEY, "private key"))
     if ENCRYPTED in found.key:
         raise PemError(f"the private key {key} is encrypted: a key without a password was expected")
-    _loaded(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), cert, key)
+    _loaded(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), found, cert, key)
     return found
 
 
@@ -40,23 +61,23 @@ def authorities(path: Path) -> bytes:
     """Certificates to trust. Raises PemError."""
     data = _read(path, CERTIFICATE, "certificate")
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=_text(data))
     except ssl.SSLError as error:
         raise PemError(f"a certificate in {path} cannot be read: {_reason(error)}") from error
     return data
 
 
-def served(cert: Path, key: Path) -> str:
-    """Until when a server may show this pair, as in "Nov 25 18:00:00 2027 GMT". Raises PemError.
+def served(found: Identity, cert: Path, key: Path) -> float:
+    """Until when a server may show the pair of these files, in seconds since 1970. Raises PemError.
 
     The standard library reads a certificate's dates only as part of a handshake, so one is held
     in memory, with a client that trusts this certificate alone.
     """
-    server = _loaded(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), cert, key)
+    server = _loaded(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), found, cert, key)
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
     client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    client.load_verify_locations(cafile=cert)
+    client.load_verify_locations(cadata=_text(found.chain))
     there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
     caller, answerer = client.wrap_bio(back, there), server.wrap_bio(there, back, server_side=True)
     try:
@@ -67,7 +88,7 @@ def served(cert: Path, key: Path) -> str:
         raise PemError(f"the certificate {cert} {when or f'is refused: {error.verify_message}'}") from error
     except ssl.SSLError as error:
         raise PemError(f"no handshake succeeds with the certificate {cert}: {_reason(error)}") from error
-    return str((caller.getpeercert() or {}).get("notAfter", "unknown"))
+    return float(ssl.cert_time_to_seconds(str((caller.getpeercert() or {})["notAfter"])))
 
 
 def _step(side: ssl.SSLObject) -> None:
@@ -87,14 +108,21 @@ def _read(path: Path, begin: bytes, what: str) -> bytes:
     return data
 
 
-def _loaded(context: ssl.SSLContext, cert: Path, key: Path) -> ssl.SSLContext:
-    try:
-        context.load_cert_chain(cert, key, password="")
-    except ssl.SSLError as error:
-        if error.reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
-            raise PemError(f"the private key {key} does not belong to the certificate {cert}") from error
-        raise PemError(f"the certificate {cert} or its key {key} cannot be read: {_reason(error)}") from error
+def _loaded(context: ssl.SSLContext, found: Identity, cert: Path, key: Path) -> ssl.SSLContext:
+    """`cert` and `key`: what the files are called where something is wrong with them."""
+    with contextlib.closing(Held(found.chain)) as chain, contextlib.closing(Held(found.key)) as own:
+        try:
+            context.load_cert_chain(chain.path, own.path, password="")
+        except ssl.SSLError as error:
+            if error.reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
+                raise PemError(f"the private key {key} does not belong to the certificate {cert}") from error
+            raise PemError(f"the certificate {cert} or its key {key} cannot be read: {_reason(error)}") from error
     return context
+
+
+def _text(data: bytes) -> str:
+    """What OpenSSL takes: comments may be anything."""
+    return data.decode("ascii", "ignore")
 
 
 def _reason(error: ssl.SSLError) -> str:

@@ -11,6 +11,7 @@ import hypercorn.config
 
 from kanserve.config import Settings
 from kanserve.doors.asgi import GrpcApp, Limits
+from kanserve.doors.tls import Tls
 from kanserve.doors.transports import Pages
 from kanserve.rpc.services import Services
 
@@ -38,6 +39,9 @@ class Hypercorn:
             hypercorn.asyncio.serve(self._application, self._config, shutdown_trigger=self._stop.wait)
         )
         return port
+
+    async def renew(self, found: Tls) -> None:
+        raise NotImplementedError
 
     async def stop(self, grace: float | None) -> None:
         self._stop.set()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import grpc
 
 from kanserve.config import GRPC_LIMIT, Settings
-from kanserve.doors import listening, tls
+from kanserve.doors import listening
+from kanserve.doors.tls import Tls
 from kanserve.errors import ConfigError
 from kanserve.rpc.call import Arrival
 from kanserve.rpc.guard import CallFailed, Guarded, Kind, Stream, Unary
@@ -56,9 +57,10 @@ def options(settings: Settings, connections: int) -> list[tuple[str, int]]:
 class Grpcio:
     """A door that is not bound yet. Needs a running event loop."""
 
-    def __init__(self, settings: Settings, services: Services, connections: int) -> None:
+    def __init__(self, settings: Settings, services: Services, connections: int, tls: Tls | None) -> None:
         self._host, self._port = settings.host, settings.grpc_port
-        self._credentials = _credentials(tls.load(settings))
+        self._renewed: grpc.ServerCertificateConfiguration | None = None
+        self._credentials = None if tls is None else self._dynamic(tls)
         logging.getLogger("grpc._cython.cygrpc").addFilter(_without_bytes)
         self._server = grpc.aio.server(options=options(settings, connections))
         self._server.add_generic_rpc_handlers((_Router(services, _certified if settings.certified else _arrival),))
@@ -81,6 +83,20 @@ class Grpcio:
             return int(self._server.add_insecure_port(address))
         return int(self._server.add_secure_port(address, self._credentials))
 
+    def _dynamic(self, tls: Tls) -> grpc.ServerCredentials:
+        """Credentials that are asked for in every handshake; connections that are open keep theirs."""
+        shown = tls.client_ca is not None
+        return grpc.dynamic_ssl_server_credentials(_configured(tls), self._take, require_client_authentication=shown)
+
+    def _take(self) -> grpc.ServerCertificateConfiguration:
+        """By gRPC, in a handshake: what is new since the last one, or None, which its stubs do not know of."""
+        renewed, self._renewed = self._renewed, None
+        return cast(grpc.ServerCertificateConfiguration, renewed)
+
+    async def renew(self, found: Tls) -> None:
+        """In every handshake from now on."""
+        self._renewed = _configured(found)
+
     async def stop(self, grace: float | None) -> None:
         """Take no more calls, wait for those in flight, then cut them off (None: at once)."""
         await self._server.stop(grace)
@@ -91,11 +107,8 @@ def _without_bytes(line: logging.LogRecord) -> bool:
     return not str(line.msg).startswith("Invalid encoding")
 
 
-def _credentials(found: tls.Tls | None) -> grpc.ServerCredentials | None:
-    if found is None:
-        return None
-    pair = (found.identity.key, found.identity.chain)
-    return grpc.ssl_server_credentials([pair], found.client_ca, require_client_auth=found.client_ca is not None)
+def _configured(found: Tls) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(found.identity.key, found.identity.chain)], found.client_ca)
 
 
 class _Router(grpc.GenericRpcHandler):

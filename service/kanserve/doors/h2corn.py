@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import re
 import socket
+from pathlib import Path
 from typing import Any
 
 import h2corn
 
+from kanserve import pem
 from kanserve.config import Settings
-from kanserve.doors import listening, tls
+from kanserve.doors import listening
 from kanserve.doors.asgi import GrpcApp, Limits
+from kanserve.doors.tls import Tls
 from kanserve.doors.waiting import Application
 from kanserve.errors import ConfigError
 from kanserve.observe import logs
@@ -28,75 +32,143 @@ log = logs.get_logger("door")
 
 
 class H2corn:
-    """A door that is not bound yet."""
+    """A door that is not bound yet.
 
-    def __init__(self, settings: Settings, services: Services, pages: Application, port: int, connections: int) -> None:
+    h2corn reads certificates when a server starts, and never again. So new ones have a server of their own, which
+    accepts from the same socket, and the one before sends its callers over: a GOAWAY after what they have in flight.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        services: Services,
+        pages: Application,
+        port: int,
+        connections: int,
+        tls: Tls | None,
+    ) -> None:
         limits = Limits(settings.max_request_bytes, settings.arrival_timeout, settings.max_calls)
         # h2corn cancels the task of a call whose caller went away.
         self._app = GrpcApp(services, limits, pages, watch=False, certified=settings.certified)
-        self._settings, self._port, self._connections = settings, port, connections
-        tls.load(settings)  # for what it refuses: h2corn reads the files itself
-        self._stopping = False
+        self._settings, self._port, self._connections, self._tls = settings, port, connections, tls
         self._listener: socket.socket | None = None
-        self._server: h2corn.Server | None = None
-        self._serving: asyncio.Task[None] | None = None
+        self._carriers: list[_Carrier] = []  # the last takes new connections
 
     async def start(self) -> int:
         """Bind and answer. Returns the port. Raises ConfigError if the address is taken or wrong."""
         _hush()
+        asyncio.get_running_loop().set_exception_handler(_unless_told)
         self._listener = listening.bind(self._settings.host, self._port, self._settings.keepalive)
-        config = _config(self._settings, self._connections, self._listener.fileno())
-        self._server = h2corn.Server(self._application, config)
-        self._serving = asyncio.create_task(self._serve(self._server), name="door")
         try:
-            await self._server.wait_started()
-        except (OSError, RuntimeError, ValueError) as error:
-            self._stopping = True
-            await asyncio.wait({self._serving})
+            await self._carry(self._listener, self._tls)
+        except ConfigError:
             self._listener.close()
-            raise ConfigError(f"h2corn does not start: {error}") from error
+            raise
         return int(self._listener.getsockname()[1])
 
-    async def _serve(self, server: h2corn.Server) -> None:
-        """Until `stop`. A server that cannot accept a connection, as without a free file, ends by itself; the port
-        stays bound meanwhile, and callers wait."""
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(_unless_told)
-        told = -QUIET
-        while not self._stopping:
-            try:
-                await server.serve()
-            except (OSError, RuntimeError, ValueError) as error:
-                reason = str(error)
-            else:
-                return
-            if loop.time() - told > QUIET and not self._stopping:
-                log.error("connections were lost", reason=reason, advice="allow more open files (ulimit -n)")
-            told = loop.time()
-            await asyncio.sleep(0 if self._stopping else AGAIN)
+    async def _carry(self, listener: socket.socket, tls: Tls | None) -> None:
+        """A server more. Raises ConfigError."""
+        carrier = _Carrier(self._application, self._settings, self._connections, listener.fileno(), tls)
+        await carrier.start()
+        self._carriers.append(carrier)
+
+    async def renew(self, found: Tls) -> None:
+        """In every handshake from now on. Calls in flight on connections that are open have `drain_grace` to end."""
+        if self._listener is None or not self._carriers or self._carriers[-1].ending:
+            return
+        await self._carry(self._listener, found)
+        for carrier in self._carriers[:-1]:
+            carrier.end()
+        self._carriers = [carrier for carrier in self._carriers if not carrier.serving.done()]
 
     async def stop(self, grace: float | None) -> None:
         """Take no more calls, wait for those in flight, then cut them off (None: at once)."""
-        if self._serving is None or self._server is None or self._listener is None:
+        if self._listener is None or not self._carriers:
             return
-        self._stopping = True
+        for carrier in self._carriers:
+            carrier.end()
         self._listener.close()
-        self._server.shutdown()
+        serving = {carrier.serving for carrier in self._carriers}
         if grace is not None:
-            await asyncio.wait({self._serving}, timeout=grace)
-        if not self._serving.done():
+            await asyncio.wait(serving, timeout=grace)
+        if not all(task.done() for task in serving):
             self._app.cut()
-        await asyncio.wait({self._serving})
+        await asyncio.wait(serving)
 
     async def _application(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
             await self._app(scope, receive, send)
 
 
+class _Carrier:
+    """One server of h2corn: from `start` until `end`, and what its callers have in flight then."""
+
+    def __init__(self, application: Any, settings: Settings, connections: int, listener: int, tls: Tls | None) -> None:
+        self._files = _Files(tls)
+        self._server = h2corn.Server(application, _config(settings, connections, listener, self._files))
+        self.serving: asyncio.Task[None]
+        self.ending = False
+
+    async def start(self) -> None:
+        """Answer. Raises ConfigError."""
+        self.serving = asyncio.create_task(self._serve(), name="door")
+        try:
+            await self._server.wait_started()
+        except (OSError, RuntimeError, ValueError) as error:
+            self.ending = True
+            await asyncio.wait({self.serving})
+            raise ConfigError(f"h2corn does not start: {error}") from error
+
+    async def _serve(self) -> None:
+        """Until `end`. A server that cannot accept a connection, as without a free file, ends by itself; the port
+        stays bound meanwhile, and callers wait."""
+        loop = asyncio.get_running_loop()
+        told = -QUIET
+        with contextlib.closing(self._files):
+            while not self.ending:
+                try:
+                    await self._server.serve()
+                except (OSError, RuntimeError, ValueError) as error:
+                    reason = str(error)
+                else:
+                    return
+                if loop.time() - told > QUIET and not self.ending:
+                    log.error("connections were lost", reason=reason, advice="allow more open files (ulimit -n)")
+                told = loop.time()
+                await asyncio.sleep(0 if self.ending else AGAIN)
+
+    def end(self) -> None:
+        """Take no more connections; those that are open end with their calls."""
+        if not self.ending:
+            self.ending = True
+            self._server.shutdown()
+
+
+class _Files:
+    """Certificates under names that h2corn can read, again too, while the files on disk may be half-way to others."""
+
+    def __init__(self, tls: Tls | None) -> None:
+        self._held: list[pem.Held] = []
+        self.cert = None if tls is None else self._hold(tls.identity.chain)
+        self.key = None if tls is None else self._hold(tls.identity.key)
+        self.ca = None if tls is None or tls.client_ca is None else self._hold(tls.client_ca)
+
+    def _hold(self, data: bytes) -> Path:
+        self._held.append(pem.Held(data))
+        return self._held[-1].path
+
+    def close(self) -> None:
+        """Once no server starts from them any more."""
+        for one in self._held:
+            one.close()
+
+
 def _hush() -> None:
-    """No banner: it would be a second "listening" among our lines, and no setting leaves it out."""
+    """No banner: it would be a second "listening" among our lines, and no setting leaves it out. Nor does it tell
+    systemd that it stops: it may be one server of several."""
     native = importlib.import_module("h2corn._lib")
     vars(native)["emit_banner"] = lambda config, tls: None
+    vars(importlib.import_module("h2corn._server"))["notify_stopping"] = lambda: None
 
 
 def _unless_told(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -106,7 +178,7 @@ def _unless_told(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> No
         loop.default_exception_handler(context)
 
 
-def _config(settings: Settings, connections: int, listener: int) -> h2corn.Config:
+def _config(settings: Settings, connections: int, listener: int, files: _Files) -> h2corn.Config:
     return h2corn.Config(
         bind=(f"fd://{listener}",),
         grpc=True,
@@ -126,8 +198,8 @@ def _config(settings: Settings, connections: int, listener: int) -> h2corn.Confi
         h2_initial_connection_window_size=4 * WINDOW,
         max_request_body_size=0,  # both applications have their limit, and say so
         h2_timeout_response_stall=settings.arrival_timeout,
-        certfile=settings.tls_cert,
-        keyfile=settings.tls_key,
-        ca_certs=settings.tls_client_ca,
-        cert_reqs="required" if settings.tls_client_ca else "none",
+        certfile=files.cert,
+        keyfile=files.key,
+        ca_certs=files.ca,
+        cert_reqs="none" if files.ca is None else "required",
     )

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kanserve.config import Settings
-from kanserve.doors import listening
+from kanserve.doors import listening, tls
 from kanserve.doors.door import Door
+from kanserve.doors.tls import Tls
 from kanserve.doors.waiting import Application
 from kanserve.errors import ConfigError
 from kanserve.observe import logs
@@ -32,10 +33,11 @@ class Ports:
 
 
 class Doors:
-    """All doors of a server as one. `both`: the first speaks HTTP too."""
+    """All doors of a server as one. `both`: the first speaks HTTP too; `tls`: what they show."""
 
-    def __init__(self, first: Door, second: Door | None, *, both: bool) -> None:
+    def __init__(self, first: Door, second: Door | None, *, both: bool, tls: Tls | None = None) -> None:
         self._first, self._second, self._both = first, second, both
+        self.tls = tls
 
     async def start(self) -> Ports:
         """Bind and answer. Raises ConfigError if an address is taken or wrong."""
@@ -48,6 +50,13 @@ class Doors:
             await self._first.stop(None)
             raise
 
+    async def renew(self, found: Tls) -> None:
+        """As a door's."""
+        await self._first.renew(found)
+        if self._second is not None:
+            await self._second.renew(found)
+        self.tls = found
+
     async def stop(self, grace: float | None) -> None:
         """As a door's."""
         doors = (self._first,) if self._second is None else (self._first, self._second)
@@ -57,14 +66,15 @@ class Doors:
 def build(settings: Settings, services: Services, pages: Pages) -> Doors:
     """The doors that are named. `pages` makes the application of HTTP. Raises ConfigError."""
     both = settings.transport == "asgi"
+    shown = tls.load(settings)
     connections = listening.allowed(settings.max_connections, doors=1 if settings.http_port is None else 2)
 
     def asgi(port: int) -> Door:
-        return _asgi(settings, services, pages, port, connections)
+        return _asgi(settings, services, pages, port, connections, shown)
 
-    first = asgi(settings.grpc_port) if both else _grpcio(settings, services, connections)
+    first = asgi(settings.grpc_port) if both else _grpcio(settings, services, connections, shown)
     second = None if settings.http_port is None else asgi(settings.http_port)
-    return Doors(first, second, both=both)
+    return Doors(first, second, both=both, tls=shown)
 
 
 def settled(settings: Settings) -> Settings:
@@ -87,7 +97,7 @@ def missing() -> list[str]:
     return [name for name in NEEDED if importlib.util.find_spec(name) is None]
 
 
-def _asgi(settings: Settings, services: Services, pages: Pages, port: int, connections: int) -> Door:
+def _asgi(settings: Settings, services: Services, pages: Pages, port: int, connections: int, shown: Tls | None) -> Door:
     lacking = missing()
     if lacking:
         raise ConfigError(
@@ -96,10 +106,10 @@ def _asgi(settings: Settings, services: Services, pages: Pages, port: int, conne
         )
     from kanserve.doors.h2corn import H2corn
 
-    return H2corn(settings, services, pages(), port, connections)
+    return H2corn(settings, services, pages(), port, connections, shown)
 
 
-def _grpcio(settings: Settings, services: Services, connections: int) -> Door:
+def _grpcio(settings: Settings, services: Services, connections: int, shown: Tls | None) -> Door:
     from kanserve.doors.grpcio import Grpcio
 
-    return Grpcio(settings, services, connections)
+    return Grpcio(settings, services, connections, shown)
