@@ -37,6 +37,7 @@ from kanserve.observe import logs
 from kanserve.observe.merged import Everyone, Page
 from kanserve.observe.metrics import Metrics
 from kanserve.reload import Change, Changes
+from kanserve.renewal import Renewal
 from kanserve.rpc import services
 from kanserve.rpc.guard import AccessLog, Guard
 from kanserve.rpc.health import Health
@@ -85,11 +86,12 @@ class App:
         inference = Inference(self.registry, self.metrics, settings.max_response_bytes, settings.max_strings)
         kan = Kan(self.registry, settings.max_query_rows, settings.max_query_evaluations, settings.max_response_bytes)
         self._health = Health(catalogue, services.NAMES, settings.max_watches)
+        gate = keeper.build(settings)
         guard = self.guard = Guard(
             self.metrics,
             self.lifecycle,
             AccessLog(settings.access_log),
-            keeper.build(settings),
+            gate,
             max_calls=settings.max_calls,
             max_bytes=settings.max_bytes,
         )
@@ -108,6 +110,8 @@ class App:
             ),
             functools.partial(pages.build, settings, guard, self.metrics, page, service, catalogue),
         )
+        self._renewal = Renewal(settings, gate, self._door, self.metrics)
+        self._renewing: asyncio.Task[None] | None = None
         self._metrics_server: MetricsServer | None = None
 
     async def start(self) -> dict[str, str]:
@@ -119,6 +123,7 @@ class App:
         except ConfigError:
             self._metrics_server.close()
             raise
+        self._renewing = asyncio.create_task(self._renewal.run(), name="renewal")
         found = {"grpc": ports.grpc, "http": ports.http}
         addresses = {name: f"{settings.host}:{port}" for name, port in found.items() if port is not None}
         return addresses | {"metrics": f"{settings.metrics_host}:{self._metrics_server.port}"}
@@ -154,6 +159,7 @@ class App:
     def change(self, change: Change) -> None:
         """Take over what may change while the server runs."""
         settings = self._settings = self._settings.model_copy(update=dict(change.live))
+        self._renewal.asked(settings.renew_seconds)
         logs.configure(settings.log_format, settings.log_level)
         self.guard.lines, self.guard.max_bytes = AccessLog(settings.access_log), settings.max_bytes
         self._health.max_watches = settings.max_watches
@@ -167,6 +173,8 @@ class App:
         delay, refuse = (settings.drain_delay, settings.refuse_seconds) if patient else (0.0, 0.0)
         log.info("draining", delay=delay, grace=settings.drain_grace)
         self.lifecycle.draining = True
+        if self._renewing is not None:
+            self._renewing.cancel()
         await self._health.changed()
         await _pause(hurry, delay)
         self.lifecycle.close()

@@ -132,6 +132,13 @@ class Settings(BaseSettings):
         None, "callers must show a certificate that one of these signed", group=Group.TLS, metavar="FILE"
     )
 
+    renew_seconds: Seconds = setting(
+        10.0,
+        "between two looks at certificates and the file of tokens",
+        group=Group.ACCESS,
+        metavar="SECONDS",
+        live=True,
+    )
     tokens: Path | None = setting(
         None,
         "who may call: a file of tokens and certificates, see `kanserve token`",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 
@@ -35,6 +36,18 @@ class Lifecycle:
         """Where something is `held`: until it no longer is. The end of a call is near, and is not cancelled here."""
         with contextlib.suppress(asyncio.CancelledError):
             await self.parted.wait()
+
+    @contextlib.asynccontextmanager
+    async def apart(self, seconds: float) -> AsyncIterator[None]:
+        """`held` for a moment, so long before and after what is done here, while the server goes on."""
+        self.held = True
+        try:
+            await asyncio.sleep(seconds)
+            yield
+            await asyncio.sleep(seconds)
+        finally:
+            self.let_go()
+            self.parted = asyncio.Event()
 
     def let_go(self) -> None:
         """The port is closed."""

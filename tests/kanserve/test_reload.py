@@ -182,7 +182,7 @@ def test_what_may_change_is_what_the_server_takes_over() -> None:
     """`App.change` and this list go together."""
     assert set(LIVE) == {
         *("log_format", "log_level", "access_log", "max_bytes", "max_watches"),
-        *("drain_delay", "refuse_seconds", "drain_grace"),
+        *("drain_delay", "refuse_seconds", "drain_grace", "renew_seconds"),
     }
     with pytest.raises(ConfigError):
         origins.load({"repository": ".", "max_watches": 0})

@@ -36,6 +36,7 @@ class Gate:
 
     def take(self, credentials: Credentials) -> None:
         """From now on. What was looked up before is forgotten."""
+        self.credentials = credentials
         self._tokens = [(entry.mark.encode(), entry) for entry in credentials.tokens]
         self._certificates = {entry.mark: entry for entry in credentials.certificates}
         self._known: dict[bytes, tuple[Principal, Bucket | None]] = {}  # by digest; no more than there are tokens

@@ -14,15 +14,23 @@ log = logs.get_logger("access")
 
 def build(settings: Settings) -> Gate | None:
     """None: no file is named, and anyone may call. Raises ConfigError."""
-    if settings.tokens is None:
+    credentials = read(settings)
+    if credentials is None:
         return None
-    credentials = tokens.load(settings.tokens)
-    check(credentials, settings)
-    log.info("tokens", file=str(settings.tokens), **_told(credentials))
+    told(credentials, settings)
     return Gate(credentials, names.of)
 
 
-def check(credentials: Credentials, settings: Settings) -> None:
+def read(settings: Settings) -> Credentials | None:
+    """What the file says now; None: none is named. Raises ConfigError."""
+    if settings.tokens is None:
+        return None
+    credentials = tokens.load(settings.tokens)
+    _check(credentials, settings)
+    return credentials
+
+
+def _check(credentials: Credentials, settings: Settings) -> None:
     """Raises ConfigError for certificates that could not be told here."""
     if not credentials.certificates:
         return
@@ -38,5 +46,7 @@ def check(credentials: Credentials, settings: Settings) -> None:
         )
 
 
-def _told(credentials: Credentials) -> dict[str, int]:
-    return {"tokens": len(credentials.tokens), "certificates": len(credentials.certificates)}
+def told(credentials: Credentials, settings: Settings) -> None:
+    """The line of a file that is in effect from now on."""
+    counts = {"tokens": len(credentials.tokens), "certificates": len(credentials.certificates)}
+    log.info("tokens", file=str(settings.tokens), **counts)

@@ -26,6 +26,7 @@ RUNTIME_THREADS = 1  # on a few cores a second one only fights the interpreter f
 WINDOW = 2**20  # bytes that a caller may send ahead
 AGAIN = 0.5  # seconds until a server that ended is started again
 RUST_IO = re.compile(r"\(os error \d+\)$")  # how Rust ends the text of an OSError
+NEWS = 0.1  # seconds in which a GOAWAY arrives: who asks again at once should know of it
 QUIET = 5.0  # seconds without an end, for the next one to be news
 
 log = logs.get_logger("door")
@@ -51,6 +52,7 @@ class H2corn:
         # h2corn cancels the task of a call whose caller went away.
         self._app = GrpcApp(services, limits, pages, watch=False, certified=settings.certified)
         self._settings, self._port, self._connections, self._tls = settings, port, connections, tls
+        self._apart = services.apart
         self._listener: socket.socket | None = None
         self._carriers: list[_Carrier] = []  # the last takes new connections
 
@@ -69,16 +71,21 @@ class H2corn:
     async def _carry(self, listener: socket.socket, tls: Tls | None) -> None:
         """A server more. Raises ConfigError."""
         carrier = _Carrier(self._application, self._settings, self._connections, listener.fileno(), tls)
-        await carrier.start()
-        self._carriers.append(carrier)
+        self._carriers.append(carrier)  # also if this is cancelled: `stop` has to know of it
+        try:
+            await carrier.start()
+        except ConfigError:
+            self._carriers.remove(carrier)
+            raise
 
     async def renew(self, found: Tls) -> None:
         """In every handshake from now on. Calls in flight on connections that are open have `drain_grace` to end."""
         if self._listener is None or not self._carriers or self._carriers[-1].ending:
             return
         await self._carry(self._listener, found)
-        for carrier in self._carriers[:-1]:
-            carrier.end()
+        async with self._apart(NEWS):
+            for carrier in self._carriers[:-1]:
+                carrier.end()
         self._carriers = [carrier for carrier in self._carriers if not carrier.serving.done()]
 
     async def stop(self, grace: float | None) -> None:

@@ -14,13 +14,16 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 GROWING = ("counter", "histogram")
-SMALLEST = ("kanserve_model_loaded", "kanserve_repository_readable", "process_start_time_seconds")
+SMALLEST = (
+    *("kanserve_model_loaded", "kanserve_repository_readable", "process_start_time_seconds"),
+    "kanserve_certificate_expires_timestamp_seconds",
+)
 LARGEST = (
     *("kanserve_model_missing", "kanserve_model_refused", "kanserve_repository_look_seconds"),
     "kanserve_repository_change_timestamp_seconds",
     *("kanserve_model_load_duration_seconds", "kanserve_model_info", "kanserve_build_info"),
     *("nv_model_load_duration_secs", "process_max_fds"),
-    *("kanserve_settings_refused", "kanserve_settings_waiting"),
+    *("kanserve_settings_refused", "kanserve_settings_waiting", "kanserve_credentials_refused"),
 )
 MACHINE = "nv_cpu_"  # every process tells the same of it
 

@@ -14,6 +14,7 @@ import enum
 import functools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sized
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
@@ -243,6 +244,10 @@ class Guard:
     def closing(self) -> asyncio.Event:
         """Set when everything that is new is turned away."""
         return self._lifecycle.closing
+
+    def apart(self, seconds: float) -> AbstractAsyncContextManager[None]:
+        """Calls that end meanwhile wait, as `Lifecycle.apart` says."""
+        return self._lifecycle.apart(seconds)
 
     def enter(self, series: Series, size: int, *, probe: bool) -> None:
         """A call begins, with so many bytes that stay until it leaves."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from google.protobuf.descriptor import ServiceDescriptor
@@ -23,11 +24,13 @@ NAMES = (InferenceService.descriptor.full_name, KanService.descriptor.full_name)
 @dataclass(frozen=True, slots=True)
 class Services:
     """`methods` by path, such as /grpc.health.v1.Health/Check; `unknown` answers for any other path.
-    `hold`: that many bytes of an answer wait for their caller, or wait no more."""
+    `hold`: that many bytes of an answer wait for their caller, or wait no more; `apart`: a context in which calls that
+    end wait, so many seconds before and after what is done there, so that nobody asks again in that moment."""
 
     methods: Mapping[str, Guarded]
     unknown: Guarded
     hold: Callable[[int], None]
+    apart: Callable[[float], AbstractAsyncContextManager[None]]
 
 
 def guarded(
@@ -54,7 +57,7 @@ def guarded(
             methods[f"/{name}/{reflection.METHOD}"] = guard.stream(
                 name, reflection.METHOD, Kind.BIDI_STREAM, mirror.info, probe=True
             )
-    return Services(methods, guard.refusal(UNKNOWN, UNKNOWN), guard.hold)
+    return Services(methods, guard.refusal(UNKNOWN, UNKNOWN), guard.hold, guard.apart)
 
 
 def _service(guard: Guard, descriptor: ServiceDescriptor, methods: Mapping[str, UnaryMethod]) -> dict[str, Guarded]:

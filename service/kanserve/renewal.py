@@ -1,0 +1,106 @@
+"""Certificates and the file of tokens are looked at again and again, and taken over where they have changed.
+
+What is broken changes nothing: what was served goes on, with a line and a metric, until the files are good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from kanserve.access import keeper
+from kanserve.access.gate import Gate
+from kanserve.access.tokens import Credentials
+from kanserve.config import Settings
+from kanserve.doors import tls
+from kanserve.doors.tls import Tls
+from kanserve.doors.transports import Doors
+from kanserve.errors import ConfigError
+from kanserve.observe import logs
+from kanserve.observe.metrics import Metrics
+
+T = TypeVar("T")
+CERTIFICATES, TOKENS = "certificates", "tokens"  # values of the metrics' label `what`
+
+log = logs.get_logger("renewal")
+
+
+@dataclass(slots=True)
+class Source(Generic[T]):
+    """Something in files: `read` them (raises ConfigError), `take` what they say, which is `now` in effect. `reason`:
+    why they could not be taken when they were looked at last."""
+
+    what: str
+    read: Callable[[], T | None]
+    take: Callable[[T], Awaitable[None]]
+    now: T
+    reason: str = ""
+
+
+class Renewal:
+    """What is in files: looked at every `renew_seconds`, and when it is `asked`. `run` is a task of the server's."""
+
+    def __init__(self, settings: Settings, gate: Gate | None, doors: Doors, metrics: Metrics) -> None:
+        self._settings, self._doors, self._metrics = settings, doors, metrics
+        self._every = settings.renew_seconds
+        self._asked = asyncio.Event()
+        self._certificates = self._tokens = None
+        if doors.tls is not None:
+            self._expires(doors.tls)
+            self._certificates = Source(CERTIFICATES, lambda: tls.read(settings), self._show, doors.tls)
+            self._refused(CERTIFICATES, "")
+        if gate is not None:
+            self._tokens = Source(TOKENS, lambda: keeper.read(settings), self._admit, gate.credentials)
+            self._refused(TOKENS, "")
+        self._gate = gate
+
+    def asked(self, every: float) -> None:
+        """Look soon, and then at intervals of so many seconds."""
+        self._every = every
+        self._asked.set()
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._asked.wait(), self._every)
+            self._asked.clear()
+            if self._certificates is not None:
+                await self._look(self._certificates)
+            if self._tokens is not None:
+                await self._look(self._tokens)
+
+    async def _look(self, source: Source[T]) -> None:
+        reason = ""
+        try:
+            found = await asyncio.to_thread(source.read)
+            if found is not None and found != source.now:
+                await source.take(found)
+                source.now = found
+                self._metrics.number("kanserve_credentials_renewed_total").labels(source.what).inc()
+        except ConfigError as error:
+            reason = str(error)
+        if reason and reason != source.reason:
+            log.error("credentials cannot be renewed", what=source.what, reason=reason, in_effect="those before")
+        source.reason = reason
+        self._refused(source.what, reason)
+
+    async def _show(self, found: Tls) -> None:
+        await self._doors.renew(found)
+        self._expires(found)
+        tls.told(found, self._settings)
+
+    async def _admit(self, found: Credentials) -> None:
+        if self._gate is not None:
+            self._gate.take(found)
+            keeper.told(found, self._settings)
+
+    def _expires(self, found: Tls) -> None:
+        self._metrics.number("kanserve_certificate_expires_timestamp_seconds").labels("server").set(found.expires)
+
+    def _refused(self, what: str, reason: str) -> None:
+        self._metrics.number("kanserve_credentials_refused").labels(what).set(bool(reason))
+        self._metrics.number("kanserve_credentials_renewed_total").labels(what)

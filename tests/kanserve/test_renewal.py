@@ -1,0 +1,115 @@
+"""The file of tokens changes under a running server; what is wrong keeps one from starting, never from going on."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import grpc
+import pytest
+
+from kanserve.access import edit, tokens
+from kanserve.access.roles import Role
+from tests.cli.running import program
+from tests.kanserve import tokenfile, toy
+from tests.kanserve.running import INFERENCE, Server, serving, wait_until
+from tests.kanserve.test_reload import Configured, configured
+
+REFUSED = 'kanserve_credentials_refused{what="tokens"} '
+RENEWED = 'kanserve_credentials_renewed_total{what="tokens"} '
+
+
+def may(server: Server, token: str) -> bool:
+    try:
+        server.call(f"{INFERENCE}ServerMetadata", b"", metadata=tokenfile.bearer(token))
+    except grpc.RpcError as error:
+        return bool(error.code() is not grpc.StatusCode.UNAUTHENTICATED)
+    return True
+
+
+def test_tokens_come_and_go_while_the_server_runs(tmp_path: Path) -> None:
+    toy.write(tmp_path / "models")
+    path = tmp_path / "tokens.toml"
+    first = edit.new(path, "first", [Role.READ])
+    with serving(tmp_path / "models", tokens=str(path), renew_seconds=0.05) as server:
+        assert may(server, first)
+        second = edit.new(path, "second", [Role.READ])
+        wait_until(lambda: may(server, second))
+        good = path.read_text()
+        for broken, says in (
+            ("", "names nobody"),
+            (good + good, "twice"),
+            (good.replace("read", "rule"), "unknown role"),
+        ):
+            path.write_text(broken)
+            wait_until(lambda: f"{REFUSED}1.0" in server.metrics())
+            wait_until(lambda expected=says: expected in refusals(server)[-1]["reason"])
+            assert may(server, first)
+            assert may(server, second)
+        path.chmod(0o644)
+        wait_until(lambda: "open to everyone" in refusals(server)[-1]["reason"])
+        path.unlink()
+        wait_until(lambda: "cannot be read" in refusals(server)[-1]["reason"])
+        assert may(server, first)
+        tokenfile.save(path, good)
+        edit.revoke(path, "first")
+        wait_until(lambda: not may(server, first))
+        assert may(server, second)
+        wait_until(lambda: f"{REFUSED}0.0" in server.metrics())
+        assert float(server.metrics().partition(f"\n{RENEWED}")[2].partition("\n")[0]) >= 2
+        assert len(refusals(server)) >= 5
+        log = server.log.read_text()
+    assert not any(secret in log for secret in (first, second, tokens.digest(first), tokens.digest(second)))
+
+
+def refusals(server: Server) -> list[dict[str, str]]:
+    lines = [line for line in server.lines() if line["event"] == "credentials cannot be renewed"]
+    return lines or [{"reason": ""}]
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "says"),
+    [
+        ("", 0o600, "names nobody"),
+        (tokenfile.block("a", "x" * 50, "infer"), 0o644, "is open to everyone on this machine"),
+        (tokenfile.block("a", "x" * 50, "infer") * 2, 0o600, "has the name a twice"),
+        (tokenfile.block("a", "x" * 50, "root"), 0o600, "has an unknown role 'root'"),
+        (None, 0o600, "cannot be read: No such file"),
+        ("[[certificate]]\nname = 'a'\nsan = 'b'\nroles = ['read']\n", 0o600, "tls_client_ca is not set"),
+    ],
+)
+def test_the_start_is_refused_in_one_line(tmp_path: Path, text: str | None, mode: int, says: str) -> None:
+    toy.write(tmp_path / "models")
+    path = tmp_path / "t"
+    if text is not None:
+        path.write_text(text)
+        path.chmod(mode)
+    done = program("serve", tmp_path / "models", "--tokens", path, "--grpc-port", "0", "--metrics-port", "0")
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if says in line]
+    assert "error" in line
+    assert "Traceback" not in done.stderr
+
+
+def test_a_signal_has_every_worker_look(tmp_path: Path) -> None:
+    """And not only the timer."""
+    path = tmp_path / "tokens.toml"
+    first = edit.new(path, "first", [Role.READ])
+    with configured(tmp_path, "--workers", "2", "--tokens", str(path), "--renew-seconds", "3600") as server:
+        second = edit.new(path, "second", [Role.READ])
+        assert not answered(server, second)
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: len(server.lines("tokens")) == 4)  # both, at the start and now
+        assert all(answered(server, token) for token in (first, second) for _ in range(8))
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(20) == 0
+
+
+def answered(server: Configured, token: str) -> bool:
+    """On a connection of its own, which any worker may take."""
+    with grpc.insecure_channel(server.addresses["grpc"], [("grpc.use_local_subchannel_pool", 1)]) as channel:
+        try:
+            channel.unary_unary(f"{INFERENCE}ServerMetadata")(b"", timeout=20, metadata=tokenfile.bearer(token))
+        except grpc.RpcError as error:
+            return bool(error.code() is not grpc.StatusCode.UNAUTHENTICATED)
+    return True
