@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from kanserve.access import keeper, tokens
+from kanserve.access import keeper
 from kanserve.config import Settings, is_loopback
 from kanserve.diagnosis.finding import Finding, ok, problem, warning
 from kanserve.errors import ConfigError
@@ -16,14 +16,13 @@ SOON = 21 * 86400  # seconds
 
 def look(settings: Settings) -> Iterator[Finding]:
     """One finding for the file, one for each token that has expired or soon will. No token is shown: none is there."""
-    if settings.tokens is None:
-        yield _anyone(settings)
-        return
     try:
-        found = tokens.load(settings.tokens)
-        keeper.check(found, settings)
+        found = keeper.read(settings)
     except ConfigError as error:
         yield problem(ABOUT, str(error), "correct the file; `kanserve token new` makes a token")
+        return
+    if found is None:
+        yield _anyone(settings)
         return
     yield ok(ABOUT, f"{settings.tokens} has {len(found.tokens)} tokens and {len(found.certificates)} certificates")
     for entry in found.tokens:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import ssl
 import stat
 import time
@@ -23,8 +24,7 @@ def look(settings: Settings) -> Iterator[Finding]:
         yield ok("TLS", "none: the ports are in the clear")
         return
     try:
-        pem.identity(cert, key)
-        until = pem.served(cert, key)
+        until = pem.served(pem.identity(cert, key), cert, key)
     except pem.PemError as error:
         yield problem("TLS", str(error), "put the right file there, or name another (tls_cert, tls_key)")
     else:
@@ -44,11 +44,11 @@ def _authorities(path: Path) -> Iterator[Finding]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(cafile=path)
     for found in context.get_ca_certs():
-        yield _lasting(about, path, str(found["notAfter"]))
+        yield _lasting(about, path, ssl.cert_time_to_seconds(str(found["notAfter"])))
 
 
-def _lasting(about: str, path: Path, until: str) -> Finding:
-    left = ssl.cert_time_to_seconds(until) - time.time()
+def _lasting(about: str, path: Path, end: float) -> Finding:
+    until, left = f"{datetime.datetime.fromtimestamp(end, datetime.UTC):%Y-%m-%d %H:%M} UTC", end - time.time()
     days = f"{left / DAY:.0f} days"
     if left < 0:
         return problem(about, f"{path} has expired on {until}", "renew it")
