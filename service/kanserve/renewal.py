@@ -51,11 +51,11 @@ class Renewal:
         if doors.tls is not None:
             self._expires(doors.tls)
             self._certificates = Source(CERTIFICATES, lambda: tls.read(settings), self._show, doors.tls)
-            self._refused(CERTIFICATES, "")
         if gate is not None:
             self._tokens = Source(TOKENS, lambda: keeper.read(settings), self._admit, gate.credentials)
-            self._refused(TOKENS, "")
         self._gate = gate
+        for what in (CERTIFICATES, TOKENS):
+            self._refused(what, "")
 
     def asked(self, every: float) -> None:
         """Look soon, and then at intervals of so many seconds."""
@@ -99,7 +99,7 @@ class Renewal:
             keeper.told(found, self._settings)
 
     def _expires(self, found: Tls) -> None:
-        self._metrics.number("kanserve_certificate_expires_timestamp_seconds").labels("server").set(found.expires)
+        self._metrics.number("kanserve_certificate_expires_timestamp_seconds").labels().set(found.expires)
 
     def _refused(self, what: str, reason: str) -> None:
         self._metrics.number("kanserve_credentials_refused").labels(what).set(bool(reason))

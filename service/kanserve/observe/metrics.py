@@ -85,7 +85,7 @@ DEFINITIONS = (
     Definition(Kind.COUNTER, "kanserve_edge_values_total", "Edge values sent.", MODEL),
     Definition(Kind.GAUGE, "kanserve_settings_refused", "1 if they could not be read again, and those before hold."),
     Definition(Kind.GAUGE, "kanserve_settings_waiting", "Changed settings that take a restart."),
-    Definition(Kind.GAUGE, "kanserve_certificate_expires_timestamp_seconds", "When the served one does.", ("use",)),
+    Definition(Kind.GAUGE, "kanserve_certificate_expires_timestamp_seconds", "When the served one does; 0: none."),
     Definition(Kind.COUNTER, "kanserve_credentials_renewed_total", "Changed files that were taken over.", ("what",)),
     Definition(Kind.GAUGE, "kanserve_credentials_refused", "1 while changed files are wrong.", ("what",)),
     Definition(Kind.COUNTER, LINES_DROPPED, "Log lines that nobody took in time."),
