@@ -35,6 +35,7 @@ SLOW = [
     *("kanserve/test_logs", "kanserve/test_stream", "kanserve/test_tls", "kanserve/test_web"),
     *("kanserve/test_web_errors", "kanserve/test_web_calls"),
     *("kanserve/test_wire", "kanserve/test_connections", "kanserve/test_open_files"),
+    *("kanserve/test_watchdog", "kanserve/test_bounded", "reliability/row_21_sigterm"),
     *("kanserve/test_workers", "kanserve/test_reload", "kanserve/test_access", "kanserve/test_renewal"),
     *("kanserve/test_diagnosis", "kanserve/test_live"),
     *(*("kanexport/test_random_modules", "kanexport/test_scale"), "kanexport/test_generated_rivals"),

@@ -126,6 +126,7 @@ LAW: dict[str, dict[str, set[str]]] = {
         "compression": set(),
         "web": {"access", "compression", "config", "handlers", "observe", "pb", "rpc", "version"},
         "doors": {"access", "compression", "config", "observe", "openfiles", "pem", "rpc"},
+        "watchdog": {"observe", "threads"},
         "app": {
             "access",
             "backends",
@@ -140,11 +141,12 @@ LAW: dict[str, dict[str, set[str]]] = {
             "renewal",
             "rpc",
             "threads",
+            "watchdog",
             "web",
         },
         "renewal": {"access", "config", "doors", "observe"},
         "worker": {"app", "config", "doors", "observe", "reload"},
-        "workers": {"app", "config", "doors", "observe", "reload", "threads"},
+        "workers": {"worker", "app", "config", "doors", "observe", "reload", "threads"},
         "client": {"interpret", "pb", "pem"},
         # `kanserve models FOLDER` judges by the server's rules; models.trial is loaded by name, for --load.
         "console": {"client", "repository"},

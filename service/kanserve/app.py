@@ -13,13 +13,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 
-from kanserve import backends, memory, threads
+from kanserve import backends, memory, threads, watchdog
 from kanserve.access import keeper
 from kanserve.config import Settings
 from kanserve.doors import transports
@@ -44,6 +43,7 @@ from kanserve.rpc.health import Health
 from kanserve.rpc.inference import InferenceService
 from kanserve.rpc.kan import KanService
 from kanserve.rpc.reflection import Reflection
+from kanserve.watchdog import Patience, Watchdog
 from kanserve.web import pages
 
 WAITING = 4  # threads beyond those that compute, for work that waits for a disk
@@ -166,6 +166,18 @@ class App:
         self.metrics.number("kanserve_settings_refused").labels().set(change.refused)
         self.metrics.number("kanserve_settings_waiting").labels().set(len(change.waiting))
 
+    def watch(self, stop: asyncio.Event) -> Watchdog:
+        """Look after the loop and the runs; where a run is stuck, `stop`."""
+        settings = self._settings
+        leaving = settings.drain_delay + settings.refuse_seconds + settings.drain_grace
+        patience = Patience(settings.stuck_loop_seconds, settings.stuck_run_seconds, leaving)
+
+        def stuck() -> None:
+            self.lifecycle.stuck = True
+            stop.set()
+
+        return Watchdog(asyncio.get_running_loop(), patience, self.metrics, stuck)
+
     async def drain(self, hurry: asyncio.Event, *, patient: bool = True) -> int:
         """Leave without losing a request; `hurry` cuts every wait short. Not `patient`: nobody
         has to notice first, as on a terminal. Returns the exit code."""
@@ -191,10 +203,13 @@ class App:
         if not stopping.done():
             await self._door.stop(None)
         await stopping
-        await asyncio.to_thread(self.registry.close)
+        if not (hurry.is_set() or self.lifecycle.stuck):  # which wait for no run
+            await asyncio.to_thread(self.registry.close)
         if self._metrics_server is not None:
             await asyncio.to_thread(self._metrics_server.close)
         log.info("stopped")
+        if self.lifecycle.stuck:
+            return watchdog.EXIT_STUCK
         return EXIT_TERMINATED if hurry.is_set() else 0
 
 
@@ -218,6 +233,7 @@ async def serve(
     if changes is not None:
         changes.tell(app.change)
         signals.again.append(changes.asked)
+    watch = app.watch(signals.stop)
     late = place is not None and place.late
     if late:
         await app.load(signals.stop)
@@ -238,10 +254,14 @@ async def serve(
         await app.join(place.together, signals.stop)
     async with app.watching():
         await signals.stop.wait()
+    return await _leave(app, signals, watch)
+
+
+async def _leave(app: App, signals: Signals, watch: Watchdog) -> int:
     code = await app.drain(signals.hurry, patient=signals.patient)
-    if unfinished():  # a load without end
-        logs.drain()
-        os._exit(code)
+    if code or unfinished():  # a run may go on for long, or for ever, and so may a load
+        watchdog.end(code)
+    watch.close()
     return code
 
 

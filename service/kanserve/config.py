@@ -302,6 +302,23 @@ class Settings(BaseSettings):
         25.0, "that calls in flight may take after it", group=Group.LEAVING, metavar="SECONDS", live=True, ge=0, le=600
     )
 
+    stuck_loop_seconds: float = setting(
+        20.0,
+        "without a sign of life of the event loop, and the process ends; 0: never",
+        group=Group.LEAVING,
+        metavar="SECONDS",
+        ge=0,
+        le=86400,
+    )
+    stuck_run_seconds: float = setting(
+        120.0,
+        "of one run, and the server leaves; 0: never",
+        group=Group.LEAVING,
+        metavar="SECONDS",
+        ge=0,
+        le=86400,
+    )
+
     log_format: Literal["auto", "json", "console"] = setting(
         "auto", "auto: console on a terminal", group=Group.LOGS, metavar="auto|json|console", live=True
     )

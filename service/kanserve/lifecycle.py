@@ -13,12 +13,13 @@ class Lifecycle:
     """`waiting`: not ready yet, for others that start beside. `draining`: not ready any more, still answering.
     `closed`: new requests are turned away, which those who wait for `closing` are told. `held`: whatever ends waits
     for `parted`, as long as the port closes, so that nobody asks again in that very moment: gRPC core cancels such
-    calls (grpc/grpc#41785)."""
+    calls (grpc/grpc#41785). `stuck`: something in here will never end; the process has to."""
 
     waiting: bool = False
     draining: bool = False
     closed: bool = False
     held: bool = False
+    stuck: bool = False
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     parted: asyncio.Event = field(default_factory=asyncio.Event)
 

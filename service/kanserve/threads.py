@@ -1,4 +1,5 @@
-"""How many threads this process may use, as the scheduler and the cgroup allow, and which of them go first.
+"""How many threads this process may use, as the scheduler and the cgroup allow, which of them go first, and what they
+run now.
 
 `os.cpu_count()` tells about the machine, not about the container, and a runtime
 that starts 64 threads on a quota of 2 is throttled, not fast.
@@ -7,13 +8,54 @@ that starts 64 threads on a quota of 2 is throttled, not fast.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 CGROUP = Path("/sys/fs/cgroup")
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_running: dict[int, str] = {}
+_numbers = itertools.count()
+
+
+def running() -> dict[int, str]:
+    """What the threads of every watched pool run now, a number each, and the name of its pool."""
+    return dict(_running)
+
+
+class Pool(ThreadPoolExecutor):
+    """Threads that tell what they run."""
+
+    def __init__(self, most: int, name: str, nice: int) -> None:
+        super().__init__(most, thread_name_prefix=name, initializer=functools.partial(_stand_back, nice))
+        self._name = name
+
+    def submit(self, work: Callable[P, T], /, *args: P.args, **named: P.kwargs) -> Future[T]:
+        """As of Executor."""
+        return super().submit(_noted, self._name, functools.partial(work, *args, **named))
+
+
+def _noted(name: str, work: Callable[[], T]) -> T:
+    number = next(_numbers)
+    _running[number] = name
+    try:
+        return work()
+    finally:
+        del _running[number]
+
+
+def watched(most: int, name: str, nice: int) -> Pool:
+    """As `pool`, for runs of graphs: one that never ends is seen."""
+    return Pool(most, name, nice)
 
 
 def pool(most: int, name: str, nice: int) -> ThreadPoolExecutor:

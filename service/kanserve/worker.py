@@ -3,12 +3,13 @@
 On stdin comes one line of JSON: the settings, the sockets that are inherited, where the metrics of all are, and whether
 others serve already, who should not lose callers to one that still loads; then one more once all are ready, and one
 for each change of settings. Its end means that nobody watches any more, and the worker leaves. On stdout goes one
-line: where it listens, or why it does not.
+line: where it listens, or why it does not; after that an empty one every second, as a sign of life of its event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -22,6 +23,8 @@ from kanserve.doors import listening
 from kanserve.errors import KanserveError
 from kanserve.observe import logs
 from kanserve.reload import Change, Changes
+
+BEAT = 1.0  # seconds between two signs of life
 
 
 def main() -> int:
@@ -40,11 +43,26 @@ def main() -> int:
 async def _serve(settings: Settings, given: Mapping[str, Any]) -> int:
     told, changes = asyncio.Event(), Changes()
     place = app.Place(told, given["late"], given["metrics"])
-    watching = asyncio.create_task(_listen(told, changes))
+    tasks = [asyncio.create_task(_listen(told, changes))]
+
+    def ready(addresses: Mapping[str, str]) -> None:
+        _say(addresses)
+        tasks.append(asyncio.create_task(_live()))
+
     try:
-        return await app.serve(settings, ready=_say, place=place, changes=changes)
+        return await app.serve(settings, ready=ready, place=place, changes=changes)
     finally:
-        watching.cancel()
+        for task in tasks:
+            task.cancel()
+
+
+async def _live() -> None:
+    """A full pipe means that nobody listens, which must not hold anything up."""
+    os.set_blocking(sys.stdout.fileno(), False)
+    while True:
+        with contextlib.suppress(OSError):
+            os.write(sys.stdout.fileno(), b"\n")
+        await asyncio.sleep(BEAT)
 
 
 async def _listen(told: asyncio.Event, changes: Changes) -> None:

@@ -14,23 +14,23 @@ import json
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from kanserve import app, threads
+from kanserve import app, threads, worker
 from kanserve.config import Settings
 from kanserve.doors import listening, transports
 from kanserve.errors import ConfigError
-from kanserve.observe import logs, merged
-from kanserve.observe.metrics import LINES_DROPPED
+from kanserve.observe import logs
+from kanserve.observe.together import Together
 from kanserve.reload import Change, Changes
 
 WORKER = (sys.executable, "-m", "kanserve.worker")
 STEADY = 10.0  # seconds after which a worker's end is an accident, and no loop
 PAUSE, LONGEST = 0.1, 30.0  # seconds before another takes its place; doubles in a loop
 HURRIED = 5.0  # seconds for those who hurry, before they are killed
+SPARE = 3.0  # seconds in which a stuck worker can end by itself
 LINE = 2**20  # bytes that a worker says at most
 
 log = logs.get_logger("workers")
@@ -45,7 +45,7 @@ async def serve(
     """Serve until SIGTERM or SIGINT, then have every worker drain; a second signal hurries. Returns the exit code.
     `changes` as of `app.serve`. Raises ConfigError if a worker cannot start."""
     signals = app.Signals(asyncio.get_running_loop())
-    page = Page()
+    page = Together()
     with contextlib.ExitStack() as bound, contextlib.closing(app.metrics_server(page, settings)) as metrics:
         listeners = {name: bound.enter_context(_bound(settings, name)) for name in _ports(settings)}
         crew = Crew(settings, listeners, page, metrics.port)
@@ -89,7 +89,9 @@ def _bound(settings: Settings, name: str) -> socket.socket:
 class Crew:
     """All workers. `begin` once, then `leave`."""
 
-    def __init__(self, settings: Settings, listeners: Mapping[str, socket.socket], page: Page, metrics: int) -> None:
+    def __init__(
+        self, settings: Settings, listeners: Mapping[str, socket.socket], page: Together, metrics: int
+    ) -> None:
         ports = {name: int(listener.getsockname()[1]) for name, listener in listeners.items()}
         share = max(1, (settings.threads or threads.budget()) // settings.workers)
         own = {"workers": 1, "threads": share, "metrics_host": "127.0.0.1", "metrics_port": 0, **ports}
@@ -154,12 +156,13 @@ async def _before(work: asyncio.Future[Any], event: asyncio.Event) -> bool:
 class Post:
     """The place of one worker: whoever has it is replaced when it ends."""
 
-    def __init__(self, number: int, given: Mapping[str, Any], page: Page) -> None:
+    def __init__(self, number: int, given: Mapping[str, Any], page: Together) -> None:
         self._number, self._given, self._page = number, given, page
         self._process: asyncio.subprocess.Process | None = None
         self._leaving = False
         self._change: Change | None = None
         self._begun = 0.0
+        self._hearing: asyncio.Task[None] | None = None
 
     async def start(self, *, late: bool = False) -> dict[str, str]:
         """A process; what it says once it is ready, or why it is not. `late`: the others serve."""
@@ -182,7 +185,26 @@ class Post:
         said: dict[str, str] = json.loads(line) if line else {}
         if "metrics" in said:
             self._page.joined(self._number, said["metrics"])
+            self._hearing = asyncio.create_task(self._hear(process, process.stdout))
         return said
+
+    async def _hear(self, process: asyncio.subprocess.Process, said: asyncio.StreamReader) -> None:
+        """Its signs of life, until it ends. One that gives none for longer than it would itself bear is killed: it was
+        stopped, or is stuck where its own watchdog is too. Time is counted in waits, as of `watchdog`."""
+        limit, silent = float(self._given["settings"]["stuck_loop_seconds"]), 0.0
+        while not limit or silent < limit + SPARE:
+            try:
+                async with asyncio.timeout(worker.BEAT):
+                    line = await said.readline()
+            except TimeoutError:
+                silent += worker.BEAT
+            else:
+                if not line:
+                    return
+                silent = 0.0
+        log.error("a worker is stuck: it is killed", worker=self._number, seconds=silent)
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
 
     def go(self) -> None:
         """Tell it that all are ready."""
@@ -226,47 +248,3 @@ class Post:
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(number)
-
-
-class Page:
-    """The metrics of all workers, and of those that were; read by the thread of the metrics port."""
-
-    def __init__(self) -> None:
-        self._addresses: dict[int, str] = {}
-        self._last: dict[int, str] = {}
-        self._past = ""
-        self._ended = 0
-        self._lock = threading.Lock()
-
-    def joined(self, number: int, address: str) -> None:
-        """A worker is there."""
-        with self._lock:
-            self._addresses[number] = address
-
-    def left(self, number: int) -> None:
-        """It is not any more; what it counted until it was last asked stays."""
-        with self._lock:
-            self._addresses.pop(number, None)
-            self._past = merged.merge([self._past, self._last.pop(number, "")], growing=True)
-            self._ended += 1
-
-    def _take(self, number: int, address: str, page: str) -> None:
-        with self._lock:
-            if self._addresses.get(number) == address:  # it may have ended meanwhile
-                self._last[number] = page
-
-    def text(self) -> bytes:
-        """Everything in Prometheus' text format."""
-        for number, address in list(self._addresses.items()):
-            with contextlib.suppress(OSError):
-                self._take(number, address, merged.fetched(address).decode())
-        with self._lock:
-            lost = f"# TYPE {LINES_DROPPED} counter\n{LINES_DROPPED} {logs.dropped()}\n"  # of this process' own lines
-            pages = [self._past, lost, *(self._last[number] for number in self._addresses if number in self._last)]
-        own = (
-            "# HELP kanserve_workers Workers that answer.\n# TYPE kanserve_workers gauge\n"
-            f"kanserve_workers {len(self._addresses)}\n"
-            "# HELP kanserve_worker_ends_total Workers that ended.\n# TYPE kanserve_worker_ends_total counter\n"
-            f"kanserve_worker_ends_total {self._ended}\n"
-        )
-        return (merged.merge(pages) + own).encode()

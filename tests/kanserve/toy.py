@@ -154,6 +154,27 @@ def write_slow(repository: Path, name: str = "slow", *, steps: int = 12, size: i
     (directory / contract.MODEL_FILE).write_bytes(data)
 
 
+def write_endless(repository: Path, name: str = "endless", *, steps: int = 40) -> None:
+    """A plain graph x [B, 1] -> y [B, 1] that takes longer the larger x is, by its third power: 3000 are a minute."""
+    constants = [numpy_helper.from_array(np.array([1], np.int64), "one")]
+    nodes = [
+        helper.make_node("Abs", ["x"], ["sizes"]),
+        helper.make_node("ReduceMax", ["sizes"], ["size"], keepdims=1),
+        helper.make_node("Cast", ["size"], ["whole"], to=TensorProto.INT64),
+        helper.make_node("Reshape", ["whole", "one"], ["flat"]),
+        helper.make_node("Add", ["flat", "one"], ["n"]),
+        helper.make_node("Concat", ["n", "n"], ["shape"], axis=0),
+        helper.make_node("Expand", ["size", "shape"], ["m0"]),
+        *(helper.make_node("MatMul", [f"m{i}", "m0"], [f"m{i + 1}"]) for i in range(steps)),
+        helper.make_node("ReduceMax", [f"m{steps}"], ["top"], keepdims=1),
+        helper.make_node("Add", ["x", "top"], ["y"]),
+    ]
+    directory = repository / name / "1"
+    directory.mkdir(parents=True)
+    data = model(nodes, [("x", ["B", 1])], [("y", ["B", 1])], constants, TensorProto.FLOAT)
+    (directory / contract.MODEL_FILE).write_bytes(data)
+
+
 def save(directory: Path, found: Manifest) -> None:
     """Write the manifest."""
     (directory / contract.FILE_NAME).write_bytes(contract.dumps(found))

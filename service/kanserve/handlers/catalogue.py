@@ -20,7 +20,7 @@ class Catalogue:
 
     def live(self) -> bool:
         """The process answers and means to go on doing so."""
-        return not self.lifecycle.closed
+        return not (self.lifecycle.closed or self.lifecycle.stuck)
 
     def ready(self) -> bool:
         """Everything that was found is loaded, and the server is not on its way out."""

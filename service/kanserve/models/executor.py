@@ -27,7 +27,7 @@ from kanserve.scheduling.order import InOrder
 from kanserve.scheduling.pace import Pace
 from kanserve.scheduling.policy import Level, Policy, share
 from kanserve.scheduling.queue import Queue, Waiting
-from kanserve.threads import pool
+from kanserve.threads import watched
 
 CALM, PROBE = 8, 16  # batches of one request until requests run as they come; of those, one looks for company
 MARGIN = 0.75  # of the time that a caller has left: by then its turn should be over, if runs take as long as lately
@@ -83,7 +83,7 @@ class Executor:
         self._order: InOrder[Job] | None = InOrder() if policy.ordered else None
         self._pace = Pace()
         self._running = 0  # rows, on threads
-        self._pool = pool(way.instances, f"infer-{name}", serving.nice)
+        self._pool = watched(way.instances, f"infer-{name}", serving.nice)
         self._asked = False  # whether `_serve` will be called
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf

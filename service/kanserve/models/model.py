@@ -24,7 +24,7 @@ from kanserve.models.lane import Form, Lane
 from kanserve.models.serving import Serving
 from kanserve.nouns import Array, LayerEdges, ModelInfo
 from kanserve.observe.metrics import ModelMetrics
-from kanserve.threads import pool
+from kanserve.threads import watched
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Model:
             serving,
             settings.max_queue_bytes,
         )
-        self._query_pool = pool(1, f"edges-{info.name}", serving.nice)
+        self._query_pool = watched(1, f"edges-{info.name}", serving.nice)
 
     async def run(self, outputs: Sequence[str], feeds: Mapping[str, Array], *, rows: int, limits: Limits) -> Run:
         """Run the graph, together with whatever else waits.

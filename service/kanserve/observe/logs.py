@@ -19,7 +19,7 @@ from structlog.typing import FilteringBoundLogger, Processor
 from kanserve.observe import foreign
 from kanserve.observe.sink import Sink
 
-__all__ = ["CALL", "configure", "dropped", "get_logger", "release"]
+__all__ = ["CALL", "configure", "drain", "dropped", "get_logger", "release"]
 
 
 class Named(Protocol):

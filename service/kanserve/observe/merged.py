@@ -24,6 +24,7 @@ LARGEST = (
     *("kanserve_model_load_duration_seconds", "kanserve_model_info", "kanserve_build_info"),
     *("nv_model_load_duration_secs", "process_max_fds"),
     *("kanserve_settings_refused", "kanserve_settings_waiting", "kanserve_credentials_refused"),
+    *("kanserve_event_loop_silent_seconds", "kanserve_longest_run_seconds"),
 )
 MACHINE = "nv_cpu_"  # every process tells the same of it
 

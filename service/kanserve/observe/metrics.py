@@ -88,6 +88,8 @@ DEFINITIONS = (
     Definition(Kind.GAUGE, "kanserve_certificate_expires_timestamp_seconds", "When the served one does; 0: none."),
     Definition(Kind.COUNTER, "kanserve_credentials_renewed_total", "Changed files that were taken over.", ("what",)),
     Definition(Kind.GAUGE, "kanserve_credentials_refused", "1 while changed files are wrong.", ("what",)),
+    Definition(Kind.GAUGE, "kanserve_event_loop_silent_seconds", "Since the event loop last gave a sign of life."),
+    Definition(Kind.GAUGE, "kanserve_longest_run_seconds", "For how long the longest run that runs has been seen."),
     Definition(Kind.COUNTER, LINES_DROPPED, "Log lines that nobody took in time."),
 )
 
