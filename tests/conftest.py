@@ -37,6 +37,7 @@ SLOW = [
     *("kanserve/test_wire", "kanserve/test_connections", "kanserve/test_open_files"),
     *("kanserve/test_watchdog", "kanserve/test_bounded", "reliability/row_21_sigterm"),
     *("kanserve/test_workers", "kanserve/test_reload", "kanserve/test_access", "kanserve/test_renewal"),
+    "kanserve/test_callers",
     *("kanserve/test_diagnosis", "kanserve/test_live"),
     *(*("kanexport/test_random_modules", "kanexport/test_scale"), "kanexport/test_generated_rivals"),
     "kanexport/test_public_modules",

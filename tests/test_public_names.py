@@ -46,7 +46,7 @@ def test_the_client_and_its_errors() -> None:
     import kanserve
 
     assert list(inspect.signature(kanserve.Client).parameters) == [
-        *("url", "timeout", "ca", "cert", "key", "server_name")
+        *("url", "timeout", "ca", "cert", "key", "server_name", "token", "token_in_clear")
     ]
     calls = {name for name, _ in inspect.getmembers(kanserve.Client, inspect.isfunction) if not name.startswith("_")}
     assert calls == {"close", "describe", "edges", "health", "index", "infer", "model", "ready"}
@@ -60,6 +60,7 @@ def test_the_client_and_its_errors() -> None:
         "Refused": ["ClientError"],
         "InvalidInput": ["Refused", "ClientError"],
         "NotFound": ["Refused", "ClientError"],
+        "NotAllowed": ["Refused", "ClientError"],
         "TooLarge": ["Refused", "ClientError"],
         "NotSupported": ["Refused", "ClientError"],
         "NoAnswer": ["ClientError"],

@@ -71,6 +71,8 @@ class App:
         """Raises ConfigError. Binds nothing. Needs a running event loop. `place`: among several."""
         if sys.byteorder != "little":
             raise ConfigError("this machine is big-endian; tensors on the wire are little-endian")
+        if settings.exposed:
+            log.warning("insecure", host=settings.host, why=settings.exposed, advice="docs/serving.md, Access")
         settings = self._settings = room.made(transports.settled(settings))
         budget = settings.threads or threads.budget()
         loop = asyncio.get_running_loop()

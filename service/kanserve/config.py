@@ -348,6 +348,16 @@ class Settings(BaseSettings):
         return (init_settings,)
 
     @property
+    def exposed(self) -> str:
+        """What is wrong with an address that other machines reach, or "". TLS alone tells callers who the server is; it
+        keeps nobody out."""
+        if is_loopback(self.host):
+            return ""
+        if self.tls_cert is None:
+            return "tokens would travel in the clear" if self.tokens else "there is neither TLS nor authentication"
+        return "" if self.tokens or self.tls_client_ca else "TLS keeps no caller out"
+
+    @property
     def certified(self) -> bool:
         """Whether callers may be told by the certificates that they show."""
         return self.tokens is not None and self.tls_client_ca is not None
@@ -363,13 +373,11 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _reachable_only_on_purpose(self) -> Settings:
-        # TLS alone tells callers who the server is; it keeps nobody out.
-        if not self.insecure and not is_loopback(self.host) and self.tls_client_ca is None:
-            held = "TLS keeps no caller out" if self.tls_cert else "there is neither TLS nor authentication"
+        if self.exposed and not self.insecure:
             raise ValueError(
-                f"host {self.host} is reachable from other machines, and {held}: keep 127.0.0.1 and put a proxy in "
-                "front, name who signs the certificates of those who may call (tls_client_ca, with tls_cert and "
-                "tls_key), or, on a network where everyone may query the models, say so with insecure = true "
+                f"host {self.host} is reachable from other machines, and {self.exposed}: keep 127.0.0.1 and put a "
+                "proxy in front; or set tls_cert and tls_key, with who may call (tokens) or who signs their "
+                "certificates (tls_client_ca); or, on a network where all that is meant, say so with insecure = true "
                 "(--insecure)"
             )
         return self

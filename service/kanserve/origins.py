@@ -23,7 +23,10 @@ from kanserve.config import ENV_PREFIX, Settings
 from kanserve.errors import ConfigError
 
 # Variables of the client commands.
-CLIENTS = ("KANSERVE_URL", "KANSERVE_CA", "KANSERVE_CERT", "KANSERVE_KEY", "KANSERVE_SERVER_NAME")
+CLIENTS = (
+    *("KANSERVE_URL", "KANSERVE_CA", "KANSERVE_CERT", "KANSERVE_KEY", "KANSERVE_SERVER_NAME"),
+    *("KANSERVE_TOKEN", "KANSERVE_TOKEN_FILE"),
+)
 # What Kubernetes sets for every Service: here, for one called kanserve, or kanserve-something.
 # A plain KANSERVE_SOMETHING_PORT is Kubernetes' only if it holds a URL: it may be a setting, or a misspelt one.
 KUBERNETES = re.compile(

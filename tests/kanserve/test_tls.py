@@ -215,6 +215,8 @@ def test_the_command_ends_with_the_reason(files: Path, models: Path, door: str) 
         ({"tls_key": "a"}, "tls_key is set and tls_cert is not"),
         ({"tls_client_ca": "a"}, "tls_client_ca is set and tls_cert is not"),
         ({"host": "0.0.0.0", "tls_cert": "a", "tls_key": "a"}, "TLS keeps no caller out"),
+        ({"host": "0.0.0.0"}, "there is neither TLS nor authentication"),
+        ({"host": "0.0.0.0", "tokens": "a"}, "tokens would travel in the clear"),
     ],
 )
 def test_settings_that_contradict_each_other(models: Path, given: dict[str, str], says: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,29 @@ class Tls:
     def wanted(self) -> bool:
         """Whether anything was given."""
         return bool(self.ca or self.cert or self.server_name)
+
+
+def carried(token: str, url: str, *, secure: bool, in_clear: bool) -> tuple[tuple[str, str], ...]:
+    """The metadata of every call. Raises ValueError for a token that would be read on the way, or is none."""
+    if not token:
+        return ()
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise ValueError("the token has characters that no token has")
+    if not (secure or in_clear or _here(url)):
+        raise ValueError(
+            f"a token would travel to {url} in the clear: grpcs://HOST:PORT is TLS; on a network that is trusted, say "
+            "so with token_in_clear (--token-in-clear)"
+        )
+    return (("authorization", f"Bearer {token}"),)
+
+
+def _here(url: str) -> bool:
+    """Whether an address is this machine's own."""
+    host = url.removeprefix(PLAIN).rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or url.startswith("unix:")
 
 
 def _path(name: str | Path | None) -> Path | None:

@@ -91,18 +91,22 @@ class Client:
         cert: str | Path | None = None,
         key: str | Path | None = None,
         server_name: str = "",
+        token: str = "",
+        token_in_clear: bool = False,
     ) -> None:
         """`url` is host:port, or grpcs://host:port for TLS, which any of the other arguments ask for too.
 
         `timeout` seconds bound every single call, retries included. PEM files: `ca` has whom to
         trust (default: the usual authorities), `cert` and `key` show who is calling. `server_name`
-        is what the server's certificate says, where that is not the host. Raises ValueError.
+        is what the server's certificate says, where that is not the host. `token` goes with every call, over TLS or
+        to this machine alone unless `token_in_clear`. Raises ValueError.
         """
         self.url = url
         self.timeout = timeout
         tls = channel.Tls.of(ca, cert, key, server_name)
         self._channel = channel.connect(url, tls)
         self._secure = channel.is_secure(url, tls)
+        self._metadata = channel.carried(token, url, secure=self._secure, in_clear=token_in_clear)
 
     def __enter__(self) -> Client:
         return self
@@ -230,7 +234,7 @@ class Client:
         deadline = time.monotonic() + self.timeout
         for attempt in range(RETRIES + 1):
             try:
-                return send(request, timeout=max(0.001, deadline - time.monotonic()))
+                return send(request, timeout=max(0.001, deadline - time.monotonic()), metadata=self._metadata)
             except grpc.RpcError as error:
                 pause = FIRST_BACK_OFF * 2**attempt * random.uniform(0.5, 1.0)
                 late = time.monotonic() + pause > deadline

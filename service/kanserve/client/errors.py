@@ -4,6 +4,7 @@ ClientError             carries `code`, the name of the gRPC status
 ├── Refused             the server will not do this; asking again gives the same answer
 │   ├── InvalidInput    the request is wrong: names, shapes, types, values
 │   ├── NotFound        no such model or version
+│   ├── NotAllowed      no token or certificate, none that is known, or one that lacks the role
 │   ├── TooLarge        more than a limit allows; ask for less
 │   └── NotSupported    this model, or this server, does not do that
 ├── NoAnswer            the same call may succeed later
@@ -46,6 +47,10 @@ class NotFound(Refused):
     """No such model or version."""
 
 
+class NotAllowed(Refused):
+    """The caller may not do this: no token or certificate was shown, none that is known, or one that lacks the role."""
+
+
 class TooLarge(Refused):
     """The request or its answer is larger than a limit allows."""
 
@@ -79,6 +84,8 @@ BY_CODE: dict[str, type[ClientError]] = {
     "INVALID_ARGUMENT": InvalidInput,
     "OUT_OF_RANGE": InvalidInput,
     "NOT_FOUND": NotFound,
+    "UNAUTHENTICATED": NotAllowed,
+    "PERMISSION_DENIED": NotAllowed,
     "RESOURCE_EXHAUSTED": TooLarge,
     "FAILED_PRECONDITION": NotSupported,
     "UNIMPLEMENTED": NotSupported,

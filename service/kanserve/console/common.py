@@ -51,8 +51,37 @@ def add_client_options(parser: argparse.ArgumentParser, *, url: str | None = Non
             metavar=metavar,
             help=f"{what} (default: KANSERVE_{name.upper()})",
         )
+    parser.add_argument(
+        "--token-file",
+        default=os.environ.get("KANSERVE_TOKEN_FILE", ""),
+        metavar="FILE",
+        help="a token that says who is calling (default: KANSERVE_TOKEN_FILE, else what KANSERVE_TOKEN is)",
+    )
+    parser.add_argument(
+        "--token-in-clear", action="store_true", help="send the token without TLS to other machines too"
+    )
     parser.add_argument("--timeout", type=positive_seconds, default=30.0, metavar="S", help="seconds for one call (30)")
     add_json_option(parser)
+
+
+def token(args: argparse.Namespace) -> str:
+    """Of the client's options, or "". Not an option itself: what is typed there, everyone on the machine can read.
+    Raises InputError."""
+    if not args.token_file:
+        return os.environ.get("KANSERVE_TOKEN", "").strip()
+    try:
+        with open(args.token_file, encoding="ascii") as file:
+            found = file.readline().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the token file {args.token_file} cannot be read: {why(error)}") from error
+    if not found:
+        raise InputError(f"the token file {args.token_file} is empty")
+    return found
+
+
+def why(error: OSError | UnicodeDecodeError) -> str:
+    """What went wrong with a file, without its name or contents."""
+    return str(error.strerror) if isinstance(error, OSError) else "it is no text"
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from kanexport.shared.nearest import advice
 from kanexport.shared.voice import Exit
 from kanserve.client.connection import Client
-from kanserve.client.errors import ClientError, DeadlineExceeded, NotFound, Unreachable
-from kanserve.console.common import TLS_OPTIONS, CommandError, InputError
+from kanserve.client.errors import ClientError, DeadlineExceeded, NotAllowed, NotFound, Unreachable
+from kanserve.console.common import TLS_OPTIONS, CommandError, InputError, token
 
 
 @contextlib.contextmanager
@@ -33,7 +33,7 @@ def connection(args: argparse.Namespace, *, model: str = "") -> Iterator[Client]
 def _client(args: argparse.Namespace) -> Client:
     given = {name: getattr(args, name) for name, _, _ in TLS_OPTIONS}
     try:
-        return Client(args.url, timeout=args.timeout, **given)
+        return Client(args.url, timeout=args.timeout, token=token(args), token_in_clear=args.token_in_clear, **given)
     except ValueError as error:
         raise InputError(str(error)) from error
 
@@ -51,6 +51,8 @@ def failure(error: ClientError, *, hint: str = "") -> CommandError:
 def _hint(error: ClientError) -> str:
     if isinstance(error, Unreachable) and "no server answers" in str(error):
         return "start one with `kanserve serve REPOSITORY`, or name another with --url HOST:PORT"
+    if isinstance(error, NotAllowed):
+        return "--token-file FILE says who is calling; `kanserve token new` makes a token where the server runs"
     if isinstance(error, DeadlineExceeded):
         return "--timeout SECONDS allows more"
     return ""

@@ -1,0 +1,173 @@
+"""Who is calling, as our own client and its commands tell it: tokens, and the names in certificates, on both doors."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from kanserve import Client, NotAllowed
+from kanserve.access import names
+from kanserve.config import Settings
+from tests.cli.running import document, kanserve, program
+from tests.kanserve import certificates, tokenfile, toy
+from tests.kanserve.running import INFERENCE, Server, launched, serving, wait_until
+
+ROWS = np.full((2, 3), 0.25, np.float32)
+CERTIFIED = "[[certificate]]\nname = 'caller'\nsan = 'caller.example'\nroles = ['infer']\n"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return certificates.write(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("models")
+    toy.write(root)
+    return root
+
+
+@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+def mutual(models: Path, files: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Server, dict[str, str]]]:
+    """Callers show a certificate, and perhaps a token."""
+    pytest.importorskip("h2corn")
+    made = tokenfile.write(files / f"{request.param}.toml", more=CERTIFIED)
+    pems = {
+        "tls_cert": "server.pem",
+        "tls_key": "server.key",
+        "tls_client_ca": "ca.pem",
+        "tokens": f"{request.param}.toml",
+    }
+    given = {name: str(files / file) for name, file in pems.items()}
+    with serving(models, transport=request.param, **given) as server:
+        yield server, made
+
+
+def client(server: Server, files: Path, name: str, **more: str) -> Client:
+    return Client(
+        f"grpcs://{server.address}", ca=files / "ca.pem", cert=files / f"{name}.pem", key=files / f"{name}.key", **more
+    )
+
+
+def test_a_certificate_is_told_by_its_name(mutual: tuple[Server, dict[str, str]], files: Path) -> None:
+    server, made = mutual
+    with client(server, files, "caller") as asking:
+        answer = asking.infer(asking.model("toy").inputs[0], ROWS, model="toy")
+        np.testing.assert_allclose(answer.outputs["y"], toy.outputs(ROWS), rtol=1e-5)
+        with pytest.raises(NotAllowed, match="the role interpret, which caller does not have"):
+            asking.describe("toy")
+    with client(server, files, "server") as other:  # of the same authority, and nobody's here
+        assert other.health() == "SERVING"
+        with pytest.raises(NotAllowed, match="no credential was shown") as caught:
+            other.index()
+        assert caught.value.code == "UNAUTHENTICATED"
+    with client(server, files, "caller", token=made["interpret"]) as both:  # a token wins
+        assert both.describe("toy").name == "toy"
+        with pytest.raises(NotAllowed, match="which interpret does not have"):
+            both.infer(both.model("toy").inputs[0], ROWS, model="toy")
+
+
+def test_a_stream_and_a_second_call_are_told_too(mutual: tuple[Server, dict[str, str]], files: Path) -> None:
+    server, _ = mutual
+    pem = {
+        name: (files / name).read_bytes() for name in ("ca.pem", "caller.key", "caller.pem", "server.key", "server.pem")
+    }
+    for name, code in (("caller", grpc.StatusCode.OK), ("server", grpc.StatusCode.UNAUTHENTICATED)):
+        shown = grpc.ssl_channel_credentials(pem["ca.pem"], pem[f"{name}.key"], pem[f"{name}.pem"])
+        with grpc.secure_channel(server.address, shown) as channel:
+            for _ in range(2):
+                call = channel.stream_stream(f"{INFERENCE}ModelStreamInfer")(iter([]), timeout=20)
+                assert call.code() is code
+
+
+def sans(*given: x509.GeneralName) -> bytes:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name, now = x509.Name([]), datetime.datetime.now(datetime.UTC)
+    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now)
+    if given:
+        made = made.add_extension(x509.SubjectAlternativeName(given), critical=True)
+    return made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def test_names_of_a_certificate() -> None:
+    uri, dns = x509.UniformResourceIdentifier("spiffe://a/b"), x509.DNSName("a.example")
+    address = x509.IPAddress(ipaddress.ip_address("10.0.0.1"))
+    assert names.of(sans(uri, dns, address, x509.RFC822Name("a@b.example"))) == {
+        *("spiffe://a/b", "a.example", "10.0.0.1", "a@b.example")
+    }
+    assert names.of(sans(x509.DNSName("spiffe://a/b"))) == frozenset()  # no URI, whatever it looks like
+    assert names.of(sans()) == names.of("no certificate") == frozenset()
+
+
+def test_our_client_and_its_commands(models: Path, tmp_path: Path) -> None:
+    made = tokenfile.write(tmp_path / "tokens")
+    (tmp_path / "mine").write_text(f"{made['infer']}\n")
+    (tmp_path / "rows.csv").write_text("0.25,0.25,0.25\n")
+    with serving(models, tokens=str(tmp_path / "tokens")) as server:
+        with Client(server.address, token=made["infer"]) as asking:
+            assert asking.ready()
+        with Client(server.address) as nobody, pytest.raises(NotAllowed):
+            nobody.ready()
+        infer = ("infer", "toy", "--input", tmp_path / "rows.csv", "--url", server.address, "--json")
+        assert document(kanserve(*infer, "--token-file", tmp_path / "mine"))["outputs"]
+        assert program(*infer, KANSERVE_TOKEN=made["infer"]).returncode == 0
+        refused = kanserve(*infer)
+        assert refused.returncode == 1
+        assert "--token-file FILE says who is calling" in refused.stderr
+        assert made["infer"] not in kanserve(*infer, "--token-file", tmp_path / "mine").stderr
+        listed = document(kanserve("models", "--url", server.address, "--token-file", tmp_path / "mine", "--json"))
+        assert listed["models"][0]["name"] == "toy"
+
+
+@pytest.mark.parametrize(
+    ("url", "more", "says"),
+    [
+        ("10.0.0.1:8001", {"token": "t" * 47}, "would travel to 10.0.0.1:8001 in the clear"),
+        ("grpc://example:8001", {"token": "t" * 47}, "in the clear"),
+        ("localhost:8001", {"token": "two words"}, "characters that no token has"),
+        ("localhost:8001", {"token": "t\u00e9"}, "characters that no token has"),
+    ],
+)
+def test_a_token_that_is_not_sent(url: str, more: dict[str, str], says: str) -> None:
+    with pytest.raises(ValueError, match=says) as caught:
+        Client(url, **more)
+    assert more["token"] not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:1", "[::1]:1", "localhost:1", "grpc://127.0.0.2:1", "grpcs://example:1"])
+def test_a_token_that_is(url: str) -> None:
+    Client(url, token="t" * 47).close()
+    Client("10.0.0.1:1", token="t" * 47, token_in_clear=True).close()
+
+
+def test_token_files_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text("")
+    (tmp_path / "bytes").write_bytes(b"\xff")
+    for name, says in (("none", "No such file"), ("empty", "is empty"), ("bytes", "it is no text")):
+        done = kanserve("health", "--token-file", tmp_path / name)
+        assert (done.returncode, says in done.stderr) == (2, True)
+
+
+def test_what_is_open_to_others_says_so_at_the_start(models: Path) -> None:
+    with launched(models, host="0.0.0.0", insecure=True) as (process, log):
+        assert process.stdout is not None
+        process.stdout.readline()
+        wait_until(lambda: '"event": "insecure"' in log.read_text())
+        assert "there is neither TLS nor authentication" in log.read_text()
+
+
+def test_what_others_may_reach(models: Path) -> None:
+    pair = {"tls_cert": "a", "tls_key": "a"}
+    assert Settings(repository=models, host="0.0.0.0", tokens="t", **pair).exposed == ""
+    assert Settings(repository=models, host="0.0.0.0", tls_client_ca="c", **pair).exposed == ""
+    assert Settings(repository=models, host="::1", tokens="t").exposed == ""
