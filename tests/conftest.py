@@ -39,6 +39,7 @@ SLOW = [
     *("kanserve/test_workers", "kanserve/test_reload", "kanserve/test_access", "kanserve/test_renewal"),
     "kanserve/test_callers",
     *("kanserve/test_diagnosis", "kanserve/test_live"),
+    "kanserve/test_control",
     *(*("kanexport/test_random_modules", "kanexport/test_scale"), "kanexport/test_generated_rivals"),
     "kanexport/test_public_modules",
     *("end_to_end/test_no_telemetry", "kanexport/test_hostile", "kanexport/test_hybrid_command", "cli/test_shapes"),

@@ -21,7 +21,18 @@ OLD_MANIFESTS = sorted((Path(__file__).parent / "golden" / "manifest").glob("v*/
 
 def test_the_commands() -> None:
     done = subprocess.run([sys.executable, "-m", "kanserve", "--help"], capture_output=True, text=True, check=True)
-    for command in ("export", "serve", "infer", "edges", "formula", "models", "health", "completion"):
+    for command in (
+        "export",
+        "serve",
+        "infer",
+        "edges",
+        "formula",
+        "models",
+        "health",
+        "promote",
+        "rollback",
+        "completion",
+    ):
         assert f"    {command} " in done.stdout
 
 
@@ -91,7 +102,9 @@ def test_the_error_document() -> None:
 
 def test_the_services() -> None:
     kan = kan_pb2.DESCRIPTOR.services_by_name["KanService"]
-    assert [method.name for method in kan.methods] == ["DescribeModel", "QueryEdges"]
+    assert [method.name for method in kan.methods] == [
+        *("DescribeModel", "QueryEdges", "PromoteModel", "RollbackModel", "ShadowModel")
+    ]
     triton = grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
     assert triton.full_name == "inference.GRPCInferenceService"
 

@@ -25,6 +25,7 @@ from kanserve.doors import transports
 from kanserve.doors.metrics_port import MetricsServer
 from kanserve.errors import ConfigError
 from kanserve.handlers.catalogue import Catalogue
+from kanserve.handlers.control import Control, Relay
 from kanserve.handlers.inference import Inference
 from kanserve.handlers.kan import Kan
 from kanserve.lifecycle import Lifecycle
@@ -57,11 +58,12 @@ log = logs.get_logger("app")
 @dataclass(frozen=True, slots=True)
 class Place:
     """Of a server among several behind one port. `together`: until it is set, it tells nobody that it is ready;
-    `late`: the others answer, and it does once it can; `metrics`: the address where those of all are."""
+    `late`: the others answer, and it does once it can; `metrics`: the address of those of all; `relay`: to them."""
 
     together: asyncio.Event
     late: bool
     metrics: str
+    relay: Relay
 
 
 class App:
@@ -79,7 +81,7 @@ class App:
         loop.set_default_executor(threads.pool(budget + WAITING, "work", settings.compute_nice))
         self.lifecycle = Lifecycle()
         self.look = asyncio.Event()
-        self.registry = Registry()
+        self.registry = Registry(by_hand=settings.model_control == "explicit")
         self.metrics = Metrics()
         self._rollout = Rollout(
             settings, backends.load(settings.backend), budget, self.registry, self.metrics, self._changed
@@ -97,7 +99,8 @@ class App:
             max_calls=settings.max_calls,
             max_bytes=settings.max_bytes,
         )
-        service = InferenceService(inference, catalogue, settings.max_typed_bytes)
+        control = self._control = Control(self._rollout, self.registry, Relay() if place is None else place.relay)
+        service = InferenceService(inference, catalogue, control, settings.max_typed_bytes)
         mirror = Reflection(services.NAMES) if settings.reflection else None
         page = self.metrics if place is None else Everyone(place.metrics, self.metrics)
         self._door = transports.build(
@@ -105,12 +108,12 @@ class App:
             services.guarded(
                 guard,
                 service,
-                KanService(kan, self.metrics),
+                KanService(kan, control, self.metrics),
                 self._health,
                 mirror,
                 max_stream_requests=settings.max_stream_requests,
             ),
-            functools.partial(pages.build, settings, guard, self.metrics, page, service, catalogue),
+            functools.partial(pages.build, settings, guard, self.metrics, page, service, catalogue, control),
         )
         self._renewal = Renewal(settings, gate, self._door, self.metrics)
         self._renewing: asyncio.Task[None] | None = None
@@ -134,6 +137,7 @@ class App:
         """Load every version found, until `stop`, whatever one of them does. Raises ConfigError for what concerns
         all."""
         await _unless(stop, self._rollout.load(stop))
+        await _unless(stop, self._control.listen(until_done=True))
         await self._changed()
 
     async def _changed(self) -> None:
@@ -143,11 +147,12 @@ class App:
     @contextlib.asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
         """Models come and go inside, as the repository has them; `look` has it looked at now."""
-        task = asyncio.create_task(self._rollout.watch(self.look))
+        tasks = [asyncio.create_task(work) for work in (self._rollout.watch(self.look), self._control.listen())]
         try:
             yield
         finally:
-            task.cancel()
+            for task in tasks:
+                task.cancel()
 
     async def join(self, together: asyncio.Event, stop: asyncio.Event) -> None:
         """Be ready only once those are who start beside, as `together` says, or `stop`."""

@@ -44,6 +44,8 @@ COMMANDS = {
     "formula": Command("kanserve.commands.formula", "print the closed form of a symbolic model", ASK),
     "models": Command("kanserve.commands.models", "list what a server or a repository folder holds", ASK),
     "health": Command("kanserve.commands.health", "ask a server whether it is healthy", ASK),
+    "promote": Command("kanserve.commands.promote", "choose the version of a model that answers", ASK),
+    "rollback": Command("kanserve.commands.rollback", "have the version answer that did before", ASK),
     "token": Command("kanserve.commands.token", "say who may call a server, and with which roles", OTHER),
     "completion": Command("kanserve.commands.completion", "print completion for bash, zsh or fish", OTHER),
 }

@@ -206,6 +206,19 @@ class Settings(BaseSettings):
         group=Group.MODELS,
         metavar="SECONDS",
     )
+    model_control: Literal["poll", "explicit"] = setting(
+        "poll",
+        "poll: what the repository has; explicit: what RepositoryModelLoad asks for",
+        group=Group.MODELS,
+        metavar="poll|explicit",
+    )
+    load_model: str = setting(
+        "",
+        "with explicit, models that are loaded at the start: names with commas between, or *",
+        group=Group.MODELS,
+        metavar="NAMES",
+        pattern=r"|\*|[A-Za-z0-9][A-Za-z0-9._-]{0,127}(,[A-Za-z0-9][A-Za-z0-9._-]{0,127})*",
+    )
     version_policy: str = setting(
         "all",
         "versions that are served, unless a config.pbtxt has its own: all, latest:N, specific:1,3",

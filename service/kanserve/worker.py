@@ -1,9 +1,11 @@
 """One of several servers behind a port: what `kanserve.workers` starts, as `python -m kanserve.worker`.
 
 On stdin comes one line of JSON: the settings, the sockets that are inherited, where the metrics of all are, and whether
-others serve already, who should not lose callers to one that still loads; then one more once all are ready, and one
-for each change of settings. Its end means that nobody watches any more, and the worker leaves. On stdout goes one
-line: where it listens, or why it does not; after that an empty one every second, as a sign of life of its event loop.
+others serve already, who should not lose callers to one that still loads, and what they were told to do with models;
+then one more once all are ready, and one for each change of settings, each look at the repository that is asked for,
+and each such order that another worker got. Its end means that nobody watches any more, and the worker leaves. On
+stdout goes one line: where it listens, or why it does not; after that one for each order that callers gave to this one,
+and an empty one every second, as a sign of life of its event loop.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from kanserve import app
 from kanserve.config import Settings
 from kanserve.doors import listening
 from kanserve.errors import KanserveError
+from kanserve.handlers.control import Relay
 from kanserve.observe import logs
 from kanserve.reload import Change, Changes
 
@@ -41,9 +44,11 @@ def main() -> int:
 
 
 async def _serve(settings: Settings, given: Mapping[str, Any]) -> int:
-    told, changes = asyncio.Event(), Changes()
-    place = app.Place(told, given["late"], given["metrics"])
-    tasks = [asyncio.create_task(_listen(told, changes))]
+    told, changes, relay = asyncio.Event(), Changes(), Relay(pass_on=lambda order: _tell({"order": order}))
+    for order in given["orders"]:
+        relay.orders.put_nowait(order)
+    place = app.Place(told, given["late"], given["metrics"], relay)
+    tasks = [asyncio.create_task(_listen(place, changes))]
 
     def ready(addresses: Mapping[str, str]) -> None:
         _say(addresses)
@@ -60,12 +65,17 @@ async def _live() -> None:
     """A full pipe means that nobody listens, which must not hold anything up."""
     os.set_blocking(sys.stdout.fileno(), False)
     while True:
-        with contextlib.suppress(OSError):
-            os.write(sys.stdout.fileno(), b"\n")
+        _tell({})
         await asyncio.sleep(BEAT)
 
 
-async def _listen(told: asyncio.Event, changes: Changes) -> None:
+def _tell(what: Mapping[str, Any]) -> None:
+    """A line that may get lost where nobody listens; an empty one for nothing."""
+    with contextlib.suppress(OSError):
+        os.write(sys.stdout.fileno(), (json.dumps(what) if what else "").encode() + b"\n")
+
+
+async def _listen(place: app.Place, changes: Changes) -> None:
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin.buffer)
@@ -73,10 +83,12 @@ async def _listen(told: asyncio.Event, changes: Changes) -> None:
         said = json.loads(line)
         if "change" in said:
             changes.came(Change(**said["change"]))
+        elif "order" in said:
+            place.relay.orders.put_nowait(said["order"])
         elif "look" in said:
             os.kill(os.getpid(), signal.SIGHUP)
         else:
-            told.set()
+            place.together.set()
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -33,6 +33,8 @@ HURRIED = 5.0  # seconds for those who hurry, before they are killed
 SPARE = 3.0  # seconds in which a stuck worker can end by itself
 LINE = 2**20  # bytes that a worker says at most
 
+Passed = Callable[[int, dict[str, Any]], None]  # by the worker of this number
+
 log = logs.get_logger("workers")
 
 
@@ -98,8 +100,9 @@ class Crew:
         sockets = {str(ports[name]): listener.fileno() for name, listener in listeners.items()}
         self._settings = {**settings.model_dump(mode="json"), **own}
         here = "127.0.0.1" if settings.metrics_host == "0.0.0.0" else settings.metrics_host
-        given = {"settings": self._settings, "sockets": sockets, "metrics": f"{here}:{metrics}"}
-        self._posts = [Post(number, given, page) for number in range(settings.workers)]
+        self._orders: list[dict[str, Any]] = []
+        given = {"settings": self._settings, "sockets": sockets, "metrics": f"{here}:{metrics}", "orders": self._orders}
+        self._posts = [Post(number, given, page, self.passed) for number in range(settings.workers)]
         self._keeping: list[asyncio.Task[bool]] = []
 
     def change(self, change: Change) -> None:
@@ -108,6 +111,15 @@ class Crew:
         self._settings.update(change.live)
         for post in self._posts:
             post.tell(change)
+
+    def passed(self, number: int, order: dict[str, Any]) -> None:
+        """A worker was told to do something with a model: for the others, and for those who come after."""
+        about = (order["model"], order["do"] == "choose")
+        self._orders[:] = [old for old in self._orders if (old["model"], old["do"] == "choose") != about]
+        self._orders.append(order)
+        for other, post in enumerate(self._posts):
+            if other != number:
+                post.order(order)
 
     def look(self) -> None:
         """Have the repository looked at now."""
@@ -156,8 +168,8 @@ async def _before(work: asyncio.Future[Any], event: asyncio.Event) -> bool:
 class Post:
     """The place of one worker: whoever has it is replaced when it ends."""
 
-    def __init__(self, number: int, given: Mapping[str, Any], page: Together) -> None:
-        self._number, self._given, self._page = number, given, page
+    def __init__(self, number: int, given: Mapping[str, Any], page: Together, passed: Passed) -> None:
+        self._number, self._given, self._page, self._passed = number, given, page, passed
         self._process: asyncio.subprocess.Process | None = None
         self._leaving = False
         self._change: Change | None = None
@@ -188,9 +200,14 @@ class Post:
             self._hearing = asyncio.create_task(self._hear(process, process.stdout))
         return said
 
+    def order(self, order: Mapping[str, Any]) -> None:
+        """What another one was told to do with a model."""
+        self._say({"order": order})
+
     async def _hear(self, process: asyncio.subprocess.Process, said: asyncio.StreamReader) -> None:
-        """Its signs of life, until it ends. One that gives none for longer than it would itself bear is killed: it was
-        stopped, or is stuck where its own watchdog is too. Time is counted in waits, as of `watchdog`."""
+        """Its signs of life, and what it passes on, until it ends. One that gives none for longer than it would itself
+        bear is killed: it was stopped, or is stuck where its own watchdog is too. Time is counted in waits, as of
+        `watchdog`."""
         limit, silent = float(self._given["settings"]["stuck_loop_seconds"]), 0.0
         while not limit or silent < limit + SPARE:
             try:
@@ -202,6 +219,8 @@ class Post:
                 if not line:
                     return
                 silent = 0.0
+                if line.strip():
+                    self._passed(self._number, json.loads(line)["order"])
         log.error("a worker is stuck: it is killed", worker=self._number, seconds=silent)
         with contextlib.suppress(ProcessLookupError):
             process.kill()

@@ -17,10 +17,12 @@ from kanserve import backends
 from kanserve.config import Settings
 from kanserve.errors import KanserveError
 from kanserve.handlers.catalogue import Catalogue
+from kanserve.handlers.control import Control, Relay
 from kanserve.handlers.inference import Inference
 from kanserve.lifecycle import Lifecycle
 from kanserve.models.loading import Loader
 from kanserve.models.registry import Registry
+from kanserve.models.rollout import Rollout
 from kanserve.observe.metrics import Metrics
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.repository import layout
@@ -46,6 +48,10 @@ MESSAGES = st.builds(
 )
 
 
+async def nothing() -> None:
+    """Nobody wants to know that models changed."""
+
+
 class Served:
     """One model in this process; `first` answers as if every request were the first."""
 
@@ -58,8 +64,10 @@ class Served:
         self.bundle = layout.load(candidate, chosen.max_file_bytes)
         self.registry.found("toy", 1)
         self.registry.loaded(self.loader.load(self.bundle))
+        rollout = Rollout(chosen, backends.load("ort"), 1, self.registry, metrics, nothing)
+        control = Control(rollout, self.registry, Relay())
         self._make = lambda: InferenceService(
-            Inference(self.registry, metrics, 2**20, 2**10), Catalogue(self.registry, Lifecycle()), 2**20
+            Inference(self.registry, metrics, 2**20, 2**10), Catalogue(self.registry, Lifecycle()), control, 2**20
         )
         self.service = self._make()
 

@@ -60,6 +60,7 @@ def _methods() -> Iterator[tuple[str, Need]]:
     for role, names in _INFERENCE.items():
         yield from ((f"{INFERENCE}/{name}", role) for name in names)
     yield from ((f"{KAN}/{name}", Role.INTERPRET) for name in ("DescribeModel", "QueryEdges"))
+    yield from ((f"{KAN}/{name}", Role.ADMIN) for name in ("PromoteModel", "RollbackModel", "ShadowModel"))
     yield f"{HEALTH}/Check", ANYONE
     yield f"{HEALTH}/Watch", Role.READ
     yield from ((f"{name}/ServerReflectionInfo", Role.READ) for name in REFLECTION)

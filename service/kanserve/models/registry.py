@@ -1,7 +1,7 @@
 """Every version that was found, its state, and the lookup by name and version.
 
 All versions are loaded and stay addressable; without a version a request gets
-the highest that is ready. Nothing here loads: `rollout.py` reports what
+the one that was chosen, else the highest that is ready. Nothing here loads: `rollout.py` reports what
 happened and the table says what that means. A version that is ready stays so
 while another content of it is loaded, and whatever becomes of that.
 """
@@ -48,6 +48,7 @@ TRANSITIONS: dict[tuple[State | None, Event], State] = {
     (State.UNLOADING, Event.FOUND): State.LOADING,
     (State.UNLOADING, Event.CLOSED): State.UNAVAILABLE,
 }
+UNLOADED = "unloaded"
 NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
 
 
@@ -63,11 +64,22 @@ class Entry:
     late: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The version of a model that answers requests without one, and the one that did before."""
+
+    version: int
+    before: int
+
+
 class Registry:
     """Used from the event loop alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, by_hand: bool = False) -> None:
+        """`by_hand`: models are there when somebody asks for them, and to have none is no failure."""
+        self._by_hand = by_hand
         self._entries: dict[str, dict[int, Entry]] = {}
+        self._chosen: dict[str, Choice] = {}
         self._complete = False
         self._told: list[Callable[[], None]] = []
         self.generation = 0  # changes with any of them
@@ -75,6 +87,35 @@ class Registry:
     def tell(self, changed: Callable[[], None]) -> None:
         """Call this after every change of a version's state or model."""
         self._told.append(changed)
+
+    def listed(self, name: str, version: int) -> None:
+        """A version is there, and nobody asked for it."""
+        if version not in self._entries.get(name, {}):
+            entry = Entry(name, version, State.UNAVAILABLE, UNLOADED, late=True)
+            self._entries.setdefault(name, {})[version] = entry
+
+    def choose(self, name: str, choice: Choice | None) -> None:
+        """Which version answers by default; None: the highest that is ready."""
+        self._chosen.pop(name, None)
+        if choice is not None:
+            self._chosen[name] = choice
+        self._changed()
+
+    def choice(self, name: str) -> Choice | None:
+        """What was chosen."""
+        return self._chosen.get(name)
+
+    def chosen(self) -> dict[str, int]:
+        """The versions that were chosen, by model."""
+        return {name: choice.version for name, choice in self._chosen.items()}
+
+    def default(self, name: str) -> int | None:
+        """The version that answers requests without one; None where none is ready."""
+        ready = self.ready_versions(name)
+        choice = self._chosen.get(name)
+        if choice is not None and choice.version in ready:
+            return choice.version
+        return ready[-1] if ready else None
 
     def found(self, name: str, version: int) -> None:
         """A version is there and about to be loaded, or loaded anew."""
@@ -127,7 +168,8 @@ class Registry:
         came later and failed leaves the server ready."""
         states = {entry.state for entry in self.entries()}
         start = {entry.state for entry in self.entries() if not entry.late}
-        return self._complete and State.READY in states and start <= {State.READY, State.UNLOADING}
+        serves = State.READY in states or self._by_hand
+        return self._complete and serves and start <= {State.READY, State.UNLOADING}
 
     def state(self, name: str, version: int) -> State | None:
         """Of a version; None where there is none."""
@@ -162,7 +204,7 @@ class Registry:
         entry = self.entry(name, version)
         if entry.model is not None:
             return entry.model
-        if entry.state is State.UNAVAILABLE:
+        if entry.state is State.UNAVAILABLE and entry.reason != UNLOADED:
             raise NotPossible(f"Request for unknown model: '{name}' version {entry.version} failed to load")
         raise Unavailable(f"Request for unknown model: '{name}' version {entry.version} is not at ready state")
 
@@ -176,9 +218,9 @@ class Registry:
             if wanted not in versions:
                 raise NotFound(f"Request for unknown model: '{name}' version {wanted} is not found")
             return versions[wanted]
-        ready = self.ready_versions(name)
-        if ready:
-            return versions[ready[-1]]
+        default = self.default(name)
+        if default is not None:
+            return versions[default]
         if any(entry.state is State.LOADING for entry in versions.values()):
             raise Unavailable(f"Request for unknown model: '{name}' is not at ready state")
         raise NotFound(f"Request for unknown model: '{name}' has no available versions")
@@ -189,7 +231,7 @@ class Registry:
             name, version = model.info.name, model.info.version
             self._step(name, version, Event.CLOSING).model = None
             model.close()
-            self._step(name, version, Event.CLOSED).reason = "unloaded"
+            self._step(name, version, Event.CLOSED).reason = UNLOADED
 
     def _step(self, name: str, version: int, event: Event) -> Entry:
         entry = self._entries[name][version]

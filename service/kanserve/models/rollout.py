@@ -8,43 +8,36 @@ step; what was there before ends what it has in flight. Whatever fails is told o
 from __future__ import annotations
 
 import asyncio
-import functools
+import contextlib
 import math
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import replace
+from typing import TypeVar
 
 from kanserve.backends import Backend
 from kanserve.config import Settings
-from kanserve.errors import ConfigError, LoadError, LoadReason
-from kanserve.models import farewell, headroom
-from kanserve.models.aside import aside
-from kanserve.models.loading import Before, Loader
+from kanserve.errors import ConfigError, KanserveError, LoadError, LoadReason, NotFound, NotPossible, Unavailable
+from kanserve.models import farewell
+from kanserve.models.intake import Held, Intake
+from kanserve.models.loading import Before
 from kanserve.models.model import Leaving, Model
 from kanserve.models.registry import Registry, State
 from kanserve.models.tidings import Tidings
-from kanserve.models.trial import Trial
 from kanserve.observe import logs
 from kanserve.observe.metrics import Metrics
-from kanserve.repository import layout, versions, watch
-from kanserve.repository.layout import Bundle, Candidate
+from kanserve.repository import versions, watch
+from kanserve.repository.layout import Candidate
 from kanserve.repository.look import Key, Look, Looker, Print
-from kanserve.repository.pbtxt import OperatorConfig
 from kanserve.repository.plan import Action, Known, Step, left_out, plan
 from kanserve.version import version as own_version
 
 REFUSED = "what lies in the repository now was refused, and what was loaded before serves: "
 MISSING = "it is not in the repository any more, and serves until the server ends"
 
+T = TypeVar("T")
+
 log = logs.get_logger("models")
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """What a version that serves was made of."""
-
-    content: str
-    config: OperatorConfig
 
 
 class Rollout:
@@ -62,8 +55,7 @@ class Rollout:
     ) -> None:
         self._settings, self._registry, self._metrics, self._changed = settings, registry, metrics, changed
         self._runtime, self._threads = backend.version(), threads
-        self._loader = Loader(backend, settings, threads, metrics)
-        self._trial = Trial(settings)
+        self._intake = Intake(settings, backend, threads, metrics)
         policy = versions.parse(settings.version_policy)
         self._looker = Looker(
             settings.repository, plain_onnx=settings.plain_onnx, hard_links=settings.hard_links, policy=policy
@@ -72,6 +64,11 @@ class Rollout:
         self._held: dict[Key, Held] = {}
         self._tidings = Tidings(metrics, settings.max_request_bytes)
         self._farewells: set[asyncio.Task[None]] = set()
+        self.by_hand = settings.model_control == "explicit"
+        asked = set(filter(None, settings.load_model.split(",")))
+        self._asked = asked if self.by_hand and asked != {"*"} else None  # models; None: all
+        self._there: set[Key] = set()
+        self._turn = asyncio.Lock()
         self._begun = False
         self._took = 0.0
 
@@ -95,29 +92,90 @@ class Rollout:
 
     async def watch(self, asked: asyncio.Event) -> None:
         """Look again and again, as often as the settings say and whenever `asked`, until cancelled."""
-        never = asyncio.Event()
         while True:
-            forced = await watch.due(asked, watch.pause(self._settings.poll, self._took))
+            poll = 0.0 if self.by_hand else self._settings.poll
+            forced = await watch.due(asked, watch.pause(poll, self._took))
+            async with self._turn:
+                with contextlib.suppress(LoadError):  # a bug, which was told; whoever watches goes on
+                    await _contained(self._look_and_act(math.inf if forced else time.monotonic()), {})
+
+    async def _look_and_act(self, now: float) -> None:
+        try:
+            look = await self._look()
+        except ConfigError as error:
+            self._tidings.readable(str(error))
+            return
+        self._tidings.readable("")
+        await self._carry_out(look, now, asyncio.Event())
+
+    async def load_by_hand(self, name: str) -> None:
+        """All versions of a model that its policy wants, as they lie there now. Raises NotFound, NotPossible, and
+        Unavailable for a repository that cannot be read."""
+        async with self._turn:
             try:
                 look = await self._look()
             except ConfigError as error:
-                self._tidings.readable(str(error))
-            else:
-                self._tidings.readable("")
-                await self._carry_out(look, math.inf if forced else time.monotonic(), never)
+                raise Unavailable(f"failed to load '{name}', the repository cannot be read") from error
+            if not any(key[0] == name for key in look.candidates):
+                raise NotFound(f"failed to load '{name}', no version is available")
+            if self._asked is not None:
+                self._asked.add(name)
+            await self._carry_out(look.only({name}), math.inf, asyncio.Event(), {name})
+        failed = [
+            f"version {version}: {self._registry.entry(name, str(version)).reason}"
+            for (model, version), known in sorted(self._known.items())
+            if model == name and known.refused
+        ]
+        if failed:
+            raise NotPossible(f"failed to load '{name}', {'; '.join(failed)}")
+
+    async def unload_by_hand(self, name: str) -> None:
+        """What is in flight ends. Raises NotFound."""
+        async with self._turn:
+            keys = [key for key in self._known if key[0] == name]
+            if not keys and not any(key[0] == name for key in self._there):
+                raise NotFound(f"Request for unknown model: '{name}' is not found")
+            if self._asked is None:
+                self._asked = {key[0] for key in (*self._known, *self._there)}
+            self._asked.discard(name)
+            for key in keys:
+                if self._known[key].serves:
+                    self._leave(key)
+                else:
+                    await self._take(Step.FORGET, key, Look({}, {}, {}))
+            await self._changed()
+
+    def chosen(self, name: str) -> None:
+        """Somebody chose the version that answers by default."""
+        default = self._registry.default(name)
+        self._tidings.chosen(name, default, self._registry.ready_versions(name))
+        log.info("chosen", model=name, version=default, by_hand=self._registry.choice(name) is not None)
 
     async def _look(self) -> Look:
+        """What is there; of models that nobody asked for, only the index learns."""
         started = time.perf_counter()
         try:
-            return await asyncio.to_thread(self._looker.look)
+            look = await asyncio.to_thread(self._looker.look)
         finally:
             self._took = time.perf_counter() - started
             self._metrics.number("kanserve_repository_look_seconds").labels().set(self._took)
+        if self.by_hand:
+            for key in self._there - look.candidates.keys() - self._known.keys():
+                self._registry.forget(*key)
+            self._there = set(look.candidates)
+            for key in look.candidates:
+                self._registry.listed(*key)
+        return look
 
-    async def _carry_out(self, look: Look, now: float, stop: asyncio.Event) -> None:
-        """What is to be done about what was seen, until `stop`."""
+    async def _carry_out(
+        self, look: Look, now: float, stop: asyncio.Event, names: Collection[str] | None = None
+    ) -> None:
+        """What is to be done about what was seen, until `stop`. `names`: of these models; None: of all that are
+        asked for."""
         generation = self._registry.generation
-        actions = await self._plan(look, now)
+        names = self._asked if names is None else names
+        look = look.only(names)
+        actions = await self._plan(look, now, names)
         for action in actions:
             if action.step is Step.LOAD:
                 self._announce(action.key)
@@ -125,19 +183,26 @@ class Rollout:
             if stop.is_set():
                 return
             await self._take(action.step, action.key, look)
-        for action in await self._plan(look, -math.inf) if actions else ():
-            if action.step is Step.LEAVE:  # for what has just been loaded
-                await self._take(action.step, action.key, look)
+        if actions:
+            await self._make_room(look, names)
         if self._begun and generation != self._registry.generation:
             self._metrics.number("kanserve_repository_change_timestamp_seconds").labels().set(time.time())
             await self._changed()
 
-    async def _plan(self, look: Look, now: float) -> list[Action]:
+    async def _make_room(self, look: Look, names: Collection[str] | None) -> None:
+        """What leaves for what has been loaded, and what answers by default now."""
+        for action in await self._plan(look, -math.inf, names):
+            if action.step is Step.LEAVE:
+                await self._take(action.step, action.key, look)
+        for name in {key[0] for key in self._known}:
+            self._tidings.chosen(name, self._registry.default(name), self._registry.ready_versions(name))
+
+    async def _plan(self, look: Look, now: float, names: Collection[str] | None) -> list[Action]:
         """On a thread: there may be thousands of versions."""
-        known = dict(self._known)
+        known = {key: one for key, one in self._known.items() if names is None or key[0] in names}
         left = await asyncio.to_thread(left_out, look.prints, known, look.policies)
         self._tidings.left_out(left)
-        return await asyncio.to_thread(plan, look.prints, known, look.policies, now)
+        return await asyncio.to_thread(plan, look.prints, known, look.policies, now, self._registry.chosen())
 
     async def _take(self, step: Step, key: Key, look: Look) -> None:
         if step in (Step.MISS, Step.RETURN):
@@ -165,30 +230,21 @@ class Rollout:
             return  # the next look sees whether it is whole
         started = time.perf_counter()
         try:
-            bundle = await self._read(candidate, seen)
-            if key in self._held and self._held[key].content == bundle.content:
-                self._same(key, seen)
-                return
-            # A version is tried before it is let in here: whatever it does to a process, it does to another one.
-            await self._trial.passed(bundle)
-            model = await aside(functools.partial(self._loader.load, bundle, self._before(key)))
+            work = self._intake.take(candidate, seen.size, self._before(key), self._held.get(key))
+            taken = await _contained(work, {"model": key[0], "version": key[1]})
         except LoadError as error:
             await self._failed(key, candidate, seen, error.reason, str(error))
         except ConfigError as error:
             if not self._begun:
                 raise
             await self._failed(key, candidate, seen, LoadReason.RUNTIME, str(error))
-        except Exception:  # one version must not take the others with it
-            log.exception("load failed by a bug", model=key[0], version=key[1])
-            await self._failed(key, candidate, seen, LoadReason.INTERNAL, "internal error; see the server's log")
         else:
+            if taken is None:
+                self._same(key, seen)
+                return
+            model, self._held[key] = taken
             self._known[key] = self._known[key].accepted(seen)
-            self._held[key] = Held(bundle.content, bundle.config)
-            self._switch(key, model, time.perf_counter() - started)
-
-    async def _read(self, candidate: Candidate, seen: Print) -> Bundle:
-        await asyncio.to_thread(headroom.check, seen.size)
-        return await aside(lambda: layout.load(candidate, self._settings.max_file_bytes))
+            self._switch(model, time.perf_counter() - started)
 
     def _before(self, key: Key) -> Before | None:
         """What serves under this version, else under the highest of the model."""
@@ -200,7 +256,7 @@ class Rollout:
         model = self._registry.resolve(name, str(like[1]))
         return Before(model.info, model.serving.way, self._held[like].config)
 
-    def _switch(self, key: Key, model: Model, seconds: float) -> None:
+    def _switch(self, model: Model, seconds: float) -> None:
         """From here on requests get this one."""
         before = self._registry.loaded(model)
         self._tidings.loaded(model, seconds, before.info.digest if before is not None else "")
@@ -248,3 +304,16 @@ class Rollout:
         if self._registry.state(left.name, left.version) is State.UNLOADING:
             self._registry.forget(left.name, left.version)
             self._tidings.forgotten((left.name, left.version), seconds)
+            if (left.name, left.version) in self._there:
+                self._registry.listed(left.name, left.version)
+
+
+async def _contained(work: Awaitable[T], facts: Mapping[str, object]) -> T:
+    """What it gives or raises; LoadError for a bug, which is told with these facts and takes nothing else with it."""
+    try:
+        return await work
+    except KanserveError:
+        raise
+    except Exception as error:
+        log.exception("load failed by a bug", **facts)
+        raise LoadError(LoadReason.INTERNAL, "internal error; see the server's log") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 
 from kanserve.errors import LoadReason
@@ -60,6 +60,11 @@ class Tidings:
             log.warning("missing", model=key[0], version=key[1])
         else:
             log.info("there again", model=key[0], version=key[1])
+
+    def chosen(self, name: str, version: int | None, ready: Collection[int]) -> None:
+        """Which of the `ready` versions answers by default."""
+        for one in ready:
+            self._metrics.number("kanserve_model_default").labels(name, str(one)).set(one == version)
 
     def left_out(self, found: Mapping[Key, VersionPolicy]) -> None:
         """Versions that their policies do not want."""

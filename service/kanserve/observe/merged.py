@@ -15,8 +15,8 @@ from typing import Protocol
 
 GROWING = ("counter", "histogram")
 SMALLEST = (
-    *("kanserve_model_loaded", "kanserve_repository_readable", "process_start_time_seconds"),
-    "kanserve_certificate_expires_timestamp_seconds",
+    *("kanserve_model_loaded", "kanserve_model_default", "kanserve_repository_readable"),
+    *("process_start_time_seconds", "kanserve_certificate_expires_timestamp_seconds"),
 )
 LARGEST = (
     *("kanserve_model_missing", "kanserve_model_refused", "kanserve_repository_look_seconds"),

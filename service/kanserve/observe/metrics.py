@@ -74,6 +74,7 @@ DEFINITIONS = (
     Definition(Kind.GAUGE, "kanserve_model_info", "1, with the sha256 of the graph.", (*MODEL, "digest")),
     Definition(Kind.COUNTER, "kanserve_model_load_failures_total", "Versions that could not be loaded.", ("reason",)),
     Definition(Kind.COUNTER, "kanserve_model_loads_total", "Times that the version became ready.", MODEL),
+    Definition(Kind.GAUGE, "kanserve_model_default", "1 while requests without a version get this one.", MODEL),
     Definition(Kind.GAUGE, "kanserve_model_missing", "1 while it serves and its files are gone.", MODEL),
     Definition(Kind.GAUGE, "kanserve_model_refused", "1 while what lies in the repository is refused.", MODEL),
     Definition(Kind.GAUGE, "kanserve_repository_readable", "1 while the repository can be read."),
@@ -205,7 +206,7 @@ class Metrics:
                 edge_values=self.number("kanserve_edge_values_total").labels(*labels),
             )
             self.number("kanserve_edge_queries_total").labels(*labels, "OK")
-            for zero in ("loaded", "loads_total", "missing", "refused"):
+            for zero in ("loaded", "loads_total", "default", "missing", "refused"):
                 self.number(f"kanserve_model_{zero}").labels(*labels)
             self._models[name, version] = known
         return known

@@ -7,6 +7,72 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class PromoteModelRequest(_message.Message):
+    __slots__ = ("model_name", "model_version")
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    model_name: str
+    model_version: str
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ...) -> None: ...
+
+class RollbackModelRequest(_message.Message):
+    __slots__ = ("model_name",)
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    model_name: str
+    def __init__(self, model_name: _Optional[str] = ...) -> None: ...
+
+class VersionChoice(_message.Message):
+    __slots__ = ("model_name", "model_version", "before")
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    model_name: str
+    model_version: str
+    before: str
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., before: _Optional[str] = ...) -> None: ...
+
+class ShadowModelRequest(_message.Message):
+    __slots__ = ("model_name", "model_version", "share", "tolerance", "stop")
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    TOLERANCE_FIELD_NUMBER: _ClassVar[int]
+    STOP_FIELD_NUMBER: _ClassVar[int]
+    model_name: str
+    model_version: str
+    share: float
+    tolerance: float
+    stop: bool
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., share: _Optional[float] = ..., tolerance: _Optional[float] = ..., stop: _Optional[bool] = ...) -> None: ...
+
+class ShadowReport(_message.Message):
+    __slots__ = ("model_name", "model_version", "against", "running", "share", "tolerance", "requests", "rows", "rows_beyond", "requests_dropped", "requests_failed", "largest_difference")
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    AGAINST_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    TOLERANCE_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_BEYOND_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_DROPPED_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_FAILED_FIELD_NUMBER: _ClassVar[int]
+    LARGEST_DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
+    model_name: str
+    model_version: str
+    against: str
+    running: bool
+    share: float
+    tolerance: float
+    requests: int
+    rows: int
+    rows_beyond: int
+    requests_dropped: int
+    requests_failed: int
+    largest_difference: float
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., against: _Optional[str] = ..., running: _Optional[bool] = ..., share: _Optional[float] = ..., tolerance: _Optional[float] = ..., requests: _Optional[int] = ..., rows: _Optional[int] = ..., rows_beyond: _Optional[int] = ..., requests_dropped: _Optional[int] = ..., requests_failed: _Optional[int] = ..., largest_difference: _Optional[float] = ...) -> None: ...
+
 class DescribeModelRequest(_message.Message):
     __slots__ = ("model_name", "model_version")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]

@@ -10,8 +10,8 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kanexport import manifest as contract
@@ -46,6 +46,13 @@ class Look:
     candidates: Mapping[Key, Candidate]
     prints: Mapping[Key, Print]
     policies: Mapping[str, VersionPolicy]
+
+    def only(self, names: Collection[str] | None) -> Look:
+        """What was there of these models; None: of all."""
+        if names is None:
+            return self
+        prints = {key: found for key, found in self.prints.items() if key[0] in names}
+        return replace(self, prints=prints)
 
 
 class Looker:

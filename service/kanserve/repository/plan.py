@@ -10,10 +10,12 @@ import enum
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from kanserve.repository.look import Key, Print
 from kanserve.repository.versions import ALL, VersionPolicy
 
+NONE_CHOSEN: Mapping[str, int] = MappingProxyType({})
 FIRST, LONGEST = 1.0, 300.0  # seconds until what was refused is tried again; doubles
 
 
@@ -63,9 +65,11 @@ def plan(
     known: Mapping[Key, Known],
     policies: Mapping[str, VersionPolicy],
     now: float,
+    chosen: Mapping[str, int] = NONE_CHOSEN,
 ) -> list[Action]:
     """By model and version, loads in ascending order. `policies`: those of models that are there; all versions are
-    wanted of others. `now`: on the clock of `Known.again`; infinite tries everything again that was refused."""
+    wanted of others. `now`: on the clock of `Known.again`; infinite tries everything again that was refused.
+    `chosen`: of models, the version that answers by default because somebody said so; it stays."""
     there: dict[str, dict[int, Print]] = {}
     kept: dict[str, dict[int, Known]] = {}
     for (name, version), found in prints.items():
@@ -76,7 +80,7 @@ def plan(
         Action(step, (name, version))
         for name in sorted(there.keys() | kept.keys())
         for step, version in _of_model(there.get(name, {}), kept.get(name, {}), policies.get(name, ALL), now)
-        if step is not Step.KEEP
+        if step is not Step.KEEP and not (step is Step.LEAVE and chosen.get(name) == version)
     ]
 
 
@@ -87,7 +91,7 @@ def left_out(
     there: dict[str, set[int]] = {}
     for name, version in (*prints, *(key for key, one in known.items() if one.serves)):
         there.setdefault(name, set()).add(version)
-    served = {name: policy.served(there[name]) for name, policy in policies.items()}
+    served = {name: policy.served(there.get(name, ())) for name, policy in policies.items()}
     return {key: policies[key[0]] for key in prints if key[1] not in served[key[0]]}
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 
-from kanserve.errors import Unavailable, Unsupported
+from kanserve.errors import Unsupported
 from kanserve.handlers.catalogue import Catalogue
+from kanserve.handlers.control import Control
 from kanserve.handlers.inference import Inference
 from kanserve.nouns import InferRequest, InferResponse
 from kanserve.pb import grpc_service_pb2 as pb
@@ -24,16 +25,14 @@ EXTENSIONS = (
     "kan_edges",
 )
 
-NOT_EXPLICIT = "explicit model load / unload is not allowed if polling is enabled"  # Triton's words
-
 
 class InferenceService:
     """From message bytes to a use case and back."""
 
     descriptor = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
-    def __init__(self, inference: Inference, catalogue: Catalogue, max_typed_bytes: int) -> None:
-        self._inference = inference
+    def __init__(self, inference: Inference, catalogue: Catalogue, control: Control, max_typed_bytes: int) -> None:
+        self._inference, self._control = inference, control
         self._catalogue = catalogue
         self._max_typed_bytes = max_typed_bytes
         self._version = version()
@@ -144,14 +143,20 @@ class InferenceService:
         return response.SerializeToString()
 
     async def repository_model_load(self, data: bytes, call: Call) -> bytes:
-        """Refused: the models are those of the repository."""
-        only_repository(convert.parse(pb.RepositoryModelLoadRequest, data).repository_name)
-        raise Unavailable(NOT_EXPLICIT)
+        """As it lies in the repository; refused unless models are loaded by hand."""
+        message = convert.parse(pb.RepositoryModelLoadRequest, data)
+        only_repository(message.repository_name)
+        call.facts["model"] = message.model_name[:128]
+        await self._control.load(message.model_name, set(message.parameters))
+        return b""
 
     async def repository_model_unload(self, data: bytes, call: Call) -> bytes:
-        """Refused, as `repository_model_load`."""
-        only_repository(convert.parse(pb.RepositoryModelUnloadRequest, data).repository_name)
-        raise Unavailable(NOT_EXPLICIT)
+        """Refused as `repository_model_load`."""
+        message = convert.parse(pb.RepositoryModelUnloadRequest, data)
+        only_repository(message.repository_name)
+        call.facts["model"] = message.model_name[:128]
+        await self._control.unload(message.model_name, set(message.parameters))
+        return b""
 
 
 def only_repository(name: str) -> None:

@@ -7,6 +7,7 @@ import time
 
 from kanexport.manifest import Manifest
 from kanserve.errors import KanserveError
+from kanserve.handlers.control import Chosen, Control
 from kanserve.handlers.kan import Kan
 from kanserve.nouns import EdgeRequest, EdgeResponse, ModelInfo
 from kanserve.observe.metrics import UNKNOWN, Metrics
@@ -26,18 +27,42 @@ LAYERS, VALUES = (
 )
 
 
+def _choice(chosen: Chosen) -> bytes:
+    answer = kan_pb2.VersionChoice(
+        model_name=chosen.model, model_version=str(chosen.version), before=str(chosen.before)
+    )
+    return answer.SerializeToString()
+
+
 class KanService:
     """From message bytes to a use case and back."""
 
     descriptor = kan_pb2.DESCRIPTOR.services_by_name["KanService"]
 
-    def __init__(self, kan: Kan, metrics: Metrics) -> None:
-        self._kan = kan
+    def __init__(self, kan: Kan, control: Control, metrics: Metrics) -> None:
+        self._kan, self._control = kan, control
         self._metrics = metrics
 
     def methods(self) -> dict[str, UnaryMethod]:
         """Name of the RPC -> what answers it."""
-        return {"DescribeModel": self.describe_model, "QueryEdges": self.query_edges}
+        return {
+            "DescribeModel": self.describe_model,
+            "QueryEdges": self.query_edges,
+            "PromoteModel": self.promote_model,
+            "RollbackModel": self.rollback_model,
+        }
+
+    async def promote_model(self, data: bytes, call: Call) -> bytes:
+        """Choose the version that answers by default."""
+        message = convert.parse(kan_pb2.PromoteModelRequest, data)
+        call.facts["model"] = message.model_name[:128]
+        return _choice(self._control.promote(message.model_name, message.model_version))
+
+    async def rollback_model(self, data: bytes, call: Call) -> bytes:
+        """The version that answered by default before."""
+        message = convert.parse(kan_pb2.RollbackModelRequest, data)
+        call.facts["model"] = message.model_name[:128]
+        return _choice(self._control.rollback(message.model_name))
 
     async def describe_model(self, data: bytes, call: Call) -> bytes:
         """Layers, bases, masks, symbolic edges, and how well the export was verified."""

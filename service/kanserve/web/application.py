@@ -13,12 +13,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from kanserve.handlers.catalogue import Catalogue
-from kanserve.observe.merged import Page
 from kanserve.observe.metrics import UNKNOWN, Metrics
 from kanserve.rpc.call import Call
 from kanserve.rpc.guard import Guard
-from kanserve.rpc.inference import InferenceService
 from kanserve.web.exchange import Answer, Asked, Bounds, Exchange, Method
 from kanserve.web.oip import Oip, unsupported
 from kanserve.web.probes import Probes
@@ -40,17 +37,15 @@ ABSENT = {
 }
 
 
-def build(
-    guard: Guard, metrics: Metrics, page: Page, bounds: Bounds, service: InferenceService, catalogue: Catalogue
-) -> Starlette:
-    """Every route behind the guard; needs nothing of the server that carries it but ASGI. /metrics shows `page`."""
+def build(guard: Guard, metrics: Metrics, bounds: Bounds, oip: Oip, probes: Probes) -> Starlette:
+    """Every route behind the guard; needs nothing of the server that carries it but ASGI."""
 
     def exchange(verb: str, route: str, method: Method, *, probe: bool = False) -> Exchange:
         return Exchange(guard, metrics, bounds, (verb, route), method, probe=probe)
 
     routes = [
         Route(route, exchange(verb, route, method, probe=probe).answer, methods=[verb])
-        for verb, route, method, probe in _table(Oip(service, catalogue, bounds.typed), Probes(catalogue, page))
+        for verb, route, method, probe in _table(oip, probes)
     ]
     for route, name in ABSENT.items():
         routes.append(Route(route, exchange(UNKNOWN, route, unsupported(name)).answer, methods=["GET", "POST"]))
@@ -78,9 +73,9 @@ def _table(oip: Oip, probes: Probes) -> Iterator[tuple[str, str, Method, bool]]:
     yield "GET", "/v2/models/stats", oip.statistics, False
     yield "POST", "/v2/repository/index", oip.index, False
     yield "POST", f"/v2/repository/{REPOSITORY}/index", oip.index, False
-    for verb in ("load", "unload"):
-        yield "POST", f"/v2/repository/models/{{name}}/{verb}", oip.load, False
-        yield "POST", f"/v2/repository/{REPOSITORY}/models/{{name}}/{verb}", oip.load, False
+    for verb, method in (("load", oip.load), ("unload", oip.unload)):
+        yield "POST", f"/v2/repository/models/{{name}}/{verb}", method, False
+        yield "POST", f"/v2/repository/{REPOSITORY}/models/{{name}}/{verb}", method, False
     for path in VERSIONED:
         yield "GET", path, oip.metadata, False
         yield "GET", f"{path}/ready", oip.model_ready, True

@@ -7,11 +7,12 @@ from http import HTTPStatus
 
 import orjson
 
-from kanserve.errors import BadRequest, Unavailable, Unsupported
+from kanserve.errors import BadRequest, Unsupported
 from kanserve.handlers.catalogue import Catalogue
+from kanserve.handlers.control import Control
 from kanserve.rpc import describe
 from kanserve.rpc.call import ID_HEADER, Call
-from kanserve.rpc.inference import EXTENSIONS, NOT_EXPLICIT, InferenceService, only_repository
+from kanserve.rpc.inference import EXTENSIONS, InferenceService, only_repository
 from kanserve.version import version
 from kanserve.web import document, infer
 from kanserve.web.exchange import Answer, Asked, json_answer
@@ -23,8 +24,8 @@ INDEX_VALUES = 64  # of a request for the repository's index, which has one
 class Oip:
     """From a request to a use case and back. `typed`: bytes of one tensor as numbers in JSON."""
 
-    def __init__(self, service: InferenceService, catalogue: Catalogue, typed: int) -> None:
-        self._service, self._catalogue, self._typed = service, catalogue, typed
+    def __init__(self, service: InferenceService, catalogue: Catalogue, control: Control, typed: int) -> None:
+        self._service, self._catalogue, self._control, self._typed = service, catalogue, control, typed
         self._metadata = json_answer({"name": "kanserve", "version": version(), "extensions": EXTENSIONS})
 
     async def server(self, asked: Asked, call: Call) -> Answer:
@@ -75,9 +76,14 @@ class Oip:
         )
 
     async def load(self, asked: Asked, call: Call) -> Answer:
-        """Refused, as is to unload: the models are those of the repository."""
-        only_repository(asked.path.get("repository", ""))
-        raise Unavailable(NOT_EXPLICIT)
+        """As it lies in the repository; refused unless models are loaded by hand."""
+        await self._control.load(asked.path["name"], _parameters(asked))
+        return Answer()
+
+    async def unload(self, asked: Asked, call: Call) -> Answer:
+        """Refused as `load`."""
+        await self._control.unload(asked.path["name"], _parameters(asked))
+        return Answer()
 
     async def infer(self, asked: Asked, call: Call) -> Answer:
         """The main thing."""
@@ -103,6 +109,16 @@ def _yes(call: Call, answer: bool, otherwise: str) -> Answer:
         return Answer()
     body = orjson.dumps({"error": otherwise, "request_id": call.request_id})
     return Answer(body, status=HTTPStatus.BAD_REQUEST, headers={ID_HEADER: call.request_id})
+
+
+def _parameters(asked: Asked) -> set[str]:
+    """The names of what a request to load or unload says beside. Raises BadRequest, Unsupported."""
+    only_repository(asked.path.get("repository", ""))
+    said = document.read(asked.body, INDEX_VALUES) if asked.body else {}
+    parameters = said.get("parameters", {}) if isinstance(said, dict) else None
+    if not isinstance(parameters, dict):
+        raise BadRequest("Invalid value for 'parameters': expected an object, in an object")
+    return set(parameters)
 
 
 def _model(asked: Asked) -> tuple[str, str]:

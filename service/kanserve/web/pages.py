@@ -6,6 +6,7 @@ from typing import Any
 
 from kanserve.config import Settings
 from kanserve.handlers.catalogue import Catalogue
+from kanserve.handlers.control import Control
 from kanserve.observe.merged import Page
 from kanserve.observe.metrics import Metrics
 from kanserve.rpc.guard import Guard
@@ -13,11 +14,21 @@ from kanserve.rpc.inference import InferenceService
 
 
 def build(
-    settings: Settings, guard: Guard, metrics: Metrics, page: Page, service: InferenceService, catalogue: Catalogue
+    settings: Settings,
+    guard: Guard,
+    metrics: Metrics,
+    page: Page,
+    service: InferenceService,
+    catalogue: Catalogue,
+    control: Control,
 ) -> Any:
     """An ASGI application; `page` is what /metrics shows. Raises ImportError without starlette and orjson."""
     from kanserve.web import application
     from kanserve.web.exchange import Bounds
+    from kanserve.web.oip import Oip
+    from kanserve.web.probes import Probes
 
     bounds = Bounds(settings.max_request_bytes, settings.arrival_timeout, settings.max_typed_bytes)
-    return application.build(guard, metrics, page, bounds, service, catalogue)
+    return application.build(
+        guard, metrics, bounds, Oip(service, catalogue, control, bounds.typed), Probes(catalogue, page)
+    )

@@ -1,0 +1,122 @@
+"""What an operator asks of models while they serve: load, unload, and which version answers by default.
+
+What was carried out here is passed on: where several processes serve, the others do the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from kanserve.errors import BadRequest, KanserveError, NotPossible, Unavailable
+from kanserve.models.registry import Choice, Registry
+from kanserve.models.rollout import Rollout
+from kanserve.observe import logs
+
+NOT_EXPLICIT = "explicit model load / unload is not allowed if polling is enabled"  # Triton's words
+Order = dict[str, Any]  # as it goes to other processes: what is to be done, with which model, and how
+
+log = logs.get_logger("models")
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Which version of a model answers by default, and which did before."""
+
+    model: str
+    version: int
+    before: int
+
+
+def _nowhere(order: Order) -> None:
+    """Nobody serves beside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Relay:
+    """Between those who serve behind one port: `orders` that another one was given, and `pass_on` for one's own."""
+
+    orders: asyncio.Queue[Order] = field(default_factory=asyncio.Queue)
+    pass_on: Callable[[Order], None] = _nowhere
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """The use cases; one per server."""
+
+    rollout: Rollout
+    registry: Registry
+    relay: Relay
+
+    async def load(self, name: str, parameters: Collection[str]) -> None:
+        """What lies in the repository under this name, as it is now. Raises what `Rollout.load_by_hand` does, and
+        BadRequest for parameters: a caller does not say what a model is."""
+        self._check("load", parameters)
+        await self.rollout.load_by_hand(name)
+        self.relay.pass_on({"do": "load", "model": name})
+
+    async def unload(self, name: str, parameters: Collection[str]) -> None:
+        """Its versions take no more requests. Raises NotFound."""
+        self._check("unload", set(parameters) - {"unload_dependents"})
+        await self.rollout.unload_by_hand(name)
+        self.relay.pass_on({"do": "unload", "model": name})
+
+    def promote(self, name: str, version: str) -> Chosen:
+        """From now on this version answers requests without one; "": the highest that is ready, as if nobody had
+        chosen. Raises NotFound, NotPossible, BadRequest."""
+        before = self._default(name)
+        return self._choose(name, Choice(self._ready(name, version) if version else 0, before))
+
+    def rollback(self, name: str) -> Chosen:
+        """The version answers that did before the last choice, or where there was none, the one below. Raises
+        NotFound, NotPossible."""
+        default, choice = self._default(name), self.registry.choice(name)
+        lower = [version for version in self.registry.ready_versions(name) if version < default]
+        target = choice.before if choice is not None else max(lower, default=0)
+        if not target:
+            raise NotPossible(f"model '{name}' has no ready version below {default} to go back to")
+        return self._choose(name, Choice(self._ready(name, str(target)), default))
+
+    async def listen(self, *, until_done: bool = False) -> None:
+        """Do what others were told to do. `until_done`: until nothing waits, else until cancelled."""
+        while not (until_done and self.relay.orders.empty()):
+            order = await self.relay.orders.get()
+            try:
+                await self._obey(order)
+            except KanserveError as error:
+                log.warning("what another worker did failed here", order=order, reason=str(error))
+
+    async def _obey(self, order: Order) -> None:
+        name = order["model"]
+        if order["do"] == "load":
+            await self.rollout.load_by_hand(name)
+        elif order["do"] == "unload":
+            await self.rollout.unload_by_hand(name)
+        else:
+            self._take(name, Choice(order["version"], order["before"]))
+
+    def _choose(self, name: str, choice: Choice) -> Chosen:
+        self._take(name, choice)
+        self.relay.pass_on({"do": "choose", "model": name, "version": choice.version, "before": choice.before})
+        return Chosen(name, self._default(name), choice.before)
+
+    def _take(self, name: str, choice: Choice) -> None:
+        self.registry.choose(name, choice if choice.version else None)
+        self.rollout.chosen(name)
+
+    def _default(self, name: str) -> int:
+        return self.registry.entry(name, "").version
+
+    def _ready(self, name: str, version: str) -> int:
+        entry = self.registry.entry(name, version)
+        if entry.model is None:
+            raise NotPossible(f"model '{name}' version {entry.version} is not ready, so it cannot answer")
+        return entry.version
+
+    def _check(self, what: str, parameters: Collection[str]) -> None:
+        if not self.rollout.by_hand:
+            raise Unavailable(NOT_EXPLICIT)
+        if parameters:
+            raise BadRequest(f"unrecognized {what} parameter '{min(parameters)[:64]}'.")

@@ -1,0 +1,187 @@
+"""Models by hand: load, unload, promote, roll back; over gRPC, HTTP and by the program, in one process and several."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.error import HTTPError
+
+import grpc
+import pytest
+
+from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.pb import kan_pb2
+from tests.cli.running import document, kanserve
+from tests.kanserve import live, toy
+from tests.kanserve.running import INFERENCE, KAN, Server, serving, wait_until
+
+Code = grpc.StatusCode
+
+
+def load(server: Server, name: str, verb: str = "Load", **fields: object) -> None:
+    """Or unload."""
+    kind = {"Load": pb.RepositoryModelLoadRequest, "Unload": pb.RepositoryModelUnloadRequest}[verb]
+    server.call(f"{INFERENCE}RepositoryModel{verb}", kind(model_name=name, **fields).SerializeToString())
+
+
+def refused(code: grpc.StatusCode, words: str, server: Server, *asked: object, **fields: object) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        load(server, *asked, **fields)
+    assert (caught.value.code(), words in caught.value.details()) == (code, True), caught.value.details()
+
+
+def post(server: Server, path: str, body: object = None) -> int:
+    data = b"" if body is None else json.dumps(body).encode()
+    try:
+        with urllib.request.urlopen(f"http://{server.address}/v2/repository/{path}", data=data, timeout=20) as answer:
+            return answer.status
+    except HTTPError as error:
+        return error.code
+
+
+def states(server: Server) -> dict[str, str]:
+    """By model and version, reasons where there are some."""
+    return {f"{name}/{version}": why or state for (name, version), (state, why) in live.index(server).items()}
+
+
+def test_models_are_there_when_they_are_asked_for(tmp_path: Path, door: str) -> None:
+    live.write(tmp_path / "toy" / "1")
+    live.write(tmp_path / "other" / "3", 2.0, name="other", version=3)
+    with serving(tmp_path, model_control="explicit", load_model="other", poll=0.05, transport=door) as server:
+        assert live.ready(server)
+        assert states(server) == {"other/3": "READY", "toy/1": "unloaded"}
+        refused(Code.NOT_FOUND, "failed to load 'nobody', no version is available", server, "nobody")
+        refused(Code.NOT_FOUND, "no version is available", server, "../toy")
+        given = {"config": pb.ModelRepositoryParameter(string_param="{}")}
+        refused(Code.INVALID_ARGUMENT, "unrecognized load parameter 'config'.", server, "toy", parameters=given)
+        refused(Code.NOT_FOUND, "unknown model: 'nobody'", server, "nobody", "Unload")
+        load(server, "toy")
+        assert live.factor(server) == 1
+        live.swap(live.write(tmp_path.parent / f"{tmp_path.name}-new", 4.0), tmp_path / "toy" / "1")
+        assert live.factor(server) == 1, "nobody asked for it"
+        load(server, "toy")
+        assert live.factor(server) == 4
+        live.truncate(tmp_path / "toy" / "1" / "model.onnx", 10)
+        refused(Code.FAILED_PRECONDITION, "failed to load 'toy', version 1: what lies", server, "toy")
+        assert live.factor(server) == 4
+        load(server, "toy", "Unload", parameters={"unload_dependents": pb.ModelRepositoryParameter(bool_param=True)})
+        with pytest.raises(grpc.RpcError) as caught:
+            live.factor(server)
+        assert caught.value.code() is Code.NOT_FOUND
+        wait_until(lambda: states(server) == {"other/3": "READY", "toy/1": "unloaded"})
+        assert live.ready(server)
+        assert live.factor(server, "other") == 2
+
+
+def test_the_same_over_http(tmp_path: Path) -> None:
+    pytest.importorskip("h2corn")
+    live.write(tmp_path / "toy" / "1")
+    with serving(tmp_path, model_control="explicit", transport="asgi") as server:
+        assert live.ready(server)
+        assert post(server, "models/toy/load", {"parameters": {"config": "{}"}}) == 400
+        assert post(server, "models/nobody/load") == 404
+        assert post(server, "models/toy/load") == 200
+        assert live.factor(server) == 1
+        assert post(server, "models/toy/unload", {"parameters": {"unload_dependents": False}}) == 200
+        wait_until(lambda: states(server) == {"toy/1": "unloaded"})
+
+
+def test_while_the_repository_decides_nobody_else_does(tmp_path: Path) -> None:
+    live.write(tmp_path / "toy" / "1")
+    with serving(tmp_path, transport="grpcio") as server:
+        for verb in ("Load", "Unload"):
+            refused(Code.UNAVAILABLE, "not allowed if polling is enabled", server, "toy", verb)
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Path:
+    """Versions 1, 2 and 3, whose answers are 2, 4 and 8 times the toy's."""
+    for version in (1, 2, 3):
+        live.write(tmp_path / "toy" / str(version), 2.0**version, version=version)
+    return tmp_path
+
+
+@pytest.fixture
+def server(three: Path) -> Iterator[Server]:
+    with serving(three, poll=0.1) as running:
+        yield running
+
+
+def choose(server: Server, version: str = "") -> tuple[str, str]:
+    answer = server.call(
+        f"{KAN}PromoteModel", kan_pb2.PromoteModelRequest(model_name="toy", model_version=version).SerializeToString()
+    )
+    found = kan_pb2.VersionChoice.FromString(answer)
+    return found.model_version, found.before
+
+
+def test_promote_and_roll_back(server: Server, three: Path) -> None:
+    def back() -> dict:
+        return document(kanserve("rollback", "toy", "--url", server.address, "--json"))
+
+    assert live.factor(server) == 8
+    assert back() == {"model": "toy", "version": "2", "before": "3"}
+    assert live.factor(server) == 4
+    live.write(three / "toy" / "4", 16.0, version=4)
+    wait_until(lambda: live.index(server).get(("toy", "4"), ("", ""))[0] == "READY")
+    assert live.factor(server) == 4, "a new version does not take over what was chosen"
+    assert choose(server, "4") == ("4", "2")
+    assert live.factor(server) == 16
+    assert back()["version"] == "2"
+    assert choose(server, "1") == ("1", "2")
+    assert live.shown(server, 'kanserve_model_default{model="toy",version="1"}') == 1
+    assert live.shown(server, 'kanserve_model_default{model="toy",version="2"}') == 0
+    assert live.factor(server, version="3") == 8, "versions by number are as they were"
+    assert choose(server) == ("4", "1")
+    assert live.factor(server) == 16
+    done = kanserve("promote", "toy", "7", "--url", server.address)
+    assert (done.returncode, "version 7 is not found" in done.stderr) == (2, True), done.stderr
+    done = kanserve("promote", "toy", "3", "--url", server.address)
+    assert done.stdout == "toy: version 3 answers requests without a version, 4 did before\n"
+
+
+def test_there_is_nothing_to_go_back_to(tmp_path: Path) -> None:
+    toy.write(tmp_path)
+    toy.write(tmp_path, version=2, reference_scale=2.0)
+    with serving(tmp_path) as server:
+        for method, words in (("RollbackModel", "no ready version below 1"), ("PromoteModel", "is not ready")):
+            asked = kan_pb2.PromoteModelRequest(model_name="toy", model_version="2" * (method == "PromoteModel"))
+            with pytest.raises(grpc.RpcError, match=words) as caught:
+                server.call(f"{KAN}{method}", asked.SerializeToString()[: None if "P" in method else 5])
+            assert caught.value.code() is Code.FAILED_PRECONDITION
+
+
+def test_a_chosen_version_stays_when_others_come(three: Path) -> None:
+    with serving(three, poll=0.1, version_policy="latest:2") as server:
+        assert choose(server, "2") == ("2", "3")
+        live.write(three / "toy" / "4", 16.0, version=4)
+        wait_until(lambda: sorted(live.index(server)) == [("toy", "2"), ("toy", "3"), ("toy", "4")])
+        assert live.factor(server) == 4
+
+
+def test_all_workers_do_the_same(three: Path) -> None:
+    pytest.importorskip("h2corn")
+    own = [("grpc.use_local_subchannel_pool", 1)]
+
+    def everyone(factor: float) -> bool:
+        for _ in range(12):
+            with grpc.insecure_channel(server.address, own) as channel:
+                one = Server(server.process, server.port, 0, channel, server.log)
+                if live.factor(one) != factor:
+                    return False
+        return True
+
+    with serving(three, workers=2, transport="asgi", poll=0.1) as server:
+        assert choose(server, "1") == ("1", "3")
+        wait_until(lambda: everyone(2))
+        (victim, *_) = [
+            int(pid)
+            for pid in Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+        ]
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: live.shown(server, "kanserve_workers") == 2 and len(live.events(server, "a worker ended")))
+        wait_until(lambda: everyone(2))
