@@ -154,3 +154,17 @@ def test_the_table_of_families_is_whole_and_keeps_its_promise() -> None:
         assert set(classes.split(", ")) == {case["edge_class"] for case in own}, family
         assert float(outputs) <= OUTPUT_TOLERANCE
         assert float(edges) <= EDGE_TOLERANCE
+
+
+TRIED = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
+
+
+def test_every_promise_of_the_security_page_names_the_tests_that_try_it() -> None:
+    page = (ROOT / "SECURITY.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| ") and line.count(" | ") == 2]
+    promises = [row for row in rows if not row.startswith("| threat")]
+    assert len(promises) > 20
+    for row in promises:
+        assert TRIED.search(row.rpartition(" | ")[2]), f"nothing tries: {row}"
+    for path, name in TRIED.findall(page):
+        assert f"def {name}(" in (ROOT / path).read_text() if name else (ROOT / path).is_file(), f"{path}::{name}"
