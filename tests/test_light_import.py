@@ -23,7 +23,7 @@ def test_the_contract_needs_the_standard_library_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["voice", "program", "arguments", "nearest", "output", "csvrows", "atomic", "installing"]
+    "name", ["voice", "program", "arguments", "nearest", "output", "csvrows", "atomic", "leftovers", "installing"]
 )
 def test_the_shared_voice_needs_the_standard_library_alone(name: str) -> None:
     assert loaded(f"import kanexport.shared.{name}") == set()

@@ -5,9 +5,11 @@
     NAME/VERSION/weights.bin   of a large model: the constants of all of them
     NAME/VERSION/manifest.json written last
 
-Everything is written into a hidden folder first and appears by one rename; a
-reader of the repository sees the whole version or none. A killed export leaves
-at most the hidden folder, which the next export of that name removes.
+Everything is written into a hidden folder first and appears by one rename: of the version, where the model is there and
+its config fits, else of the whole model, with its other versions. In the place of an old one it appears by an exchange
+of two names. So a reader sees the old or the new, config and version alike, whatever fails or is killed; nothing that
+can fail comes after. Exports into one repository take turns for this last step (`leftovers.held`). A killed export
+leaves at most the hidden folder, which the next export and the server remove.
 """
 
 from __future__ import annotations
@@ -15,10 +17,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
 import shutil
 import signal
-import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,13 +26,11 @@ from pathlib import Path
 from kanexport import manifest as contract
 from kanexport.errors import RepositoryError
 from kanexport.manifest import Manifest
+from kanexport.shared import atomic, leftovers
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 CONFIG_FILE = "config.pbtxt"
 Parts = Sequence[bytes | memoryview]  # a large file's bytes, one after the other
-
-HIDDEN = ".kanexport-"
-OLD = "-old-"
 
 
 def check_target(repository: Path, name: str, version: int, *, force: bool) -> None:
@@ -61,26 +59,24 @@ def check_target(repository: Path, name: str, version: int, *, force: bool) -> N
 def pack(repository: Path, manifest: Manifest, files: Mapping[str, bytes | Parts], *, force: bool) -> Path:
     """Write one version and return its folder. Raises RepositoryError; then the
     repository is as it was."""
-    check_target(repository, manifest.name, manifest.version, force=force)
     home = repository / manifest.name
-    config = triton_config(manifest)
     try:
+        check_target(repository, manifest.name, manifest.version, force=force)
         repository.mkdir(parents=True, exist_ok=True)
-        if home.exists():
-            _check_config(home, manifest, force=force)
-            with _hidden(home) as staging:
-                _write_version(staging, manifest, files)
-                _appear(staging, home / str(manifest.version))
-            _replace(home / CONFIG_FILE, config, unless=_signature(manifest))
-        else:
-            with _hidden(repository) as staging:
-                inner = staging / str(manifest.version)
-                inner.mkdir()
-                _write_version(inner, manifest, files)
-                _write(staging / CONFIG_FILE, config)
-                os.rename(staging, home)
+        with _undisturbed(), _hidden(repository, home) as staging:
+            version = staging / str(manifest.version)
+            version.mkdir()
+            _write_version(version, manifest, files)
+            _write(staging / CONFIG_FILE, triton_config(manifest))
+            for folder in (version, staging):
+                _flush(folder)
+            with leftovers.held(repository):
+                check_target(repository, manifest.name, manifest.version, force=force)  # another may have been faster
+                _appear(staging, home, manifest, force=force)
     except OSError as error:
-        raise RepositoryError(f"{home} cannot be written: {error.strerror}") from error
+        raise RepositoryError(f"{home} cannot be written: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise RepositoryError(f"{home} cannot be written: there is not enough memory") from error
     return home / str(manifest.version)
 
 
@@ -136,51 +132,73 @@ def _write(path: Path, *parts: bytes | memoryview) -> None:
         os.fsync(file.fileno())
 
 
-def _replace(path: Path, data: bytes, *, unless: bytes) -> None:
-    """Write it, `unless` the file that is there begins like that and goes on."""
-    found = path.read_bytes() if path.is_file() else b""
-    if found.startswith(unless) and found != unless:
-        return
-    temporary = path.with_name(f"{HIDDEN}{secrets.token_hex(4)}")
-    _write(temporary, data)
-    os.replace(temporary, path)
-
-
-def _appear(staging: Path, target: Path) -> None:
-    """One rename; with --force the old version steps aside first, and comes back if
-    the new one does not get there (`_sweep` sees to that after a kill)."""
-    if not target.exists():
-        os.rename(staging, target)
-        return
-    aside = target.with_name(f"{HIDDEN}{_owner()}-{secrets.token_hex(4)}{OLD}{target.name}")
-    os.rename(target, aside)
+def _flush(folder: Path) -> None:
+    """The names in a folder, to disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.rename(staging, target)
+        os.fsync(descriptor)
     finally:
-        if target.exists():
-            _remove(aside)
-        else:
-            os.rename(aside, target)
+        os.close(descriptor)
 
 
-def _remove(path: Path) -> None:
-    if path.is_symlink():
-        path.unlink(missing_ok=True)
+def _appear(staging: Path, home: Path, manifest: Manifest, *, force: bool) -> None:
+    """The last step, by one rename or exchange. `staging` has config and version as a model's folder has them."""
+    if not os.path.lexists(home):
+        os.rename(staging, home)
+        return
+    _check_config(home, manifest, force=force)
+    version = str(manifest.version)
+    if _fits(home / CONFIG_FILE, _signature(manifest)):
+        _place(staging / version, home / version)
+        return
+    for path in home.iterdir():
+        if path.name not in (version, CONFIG_FILE) and not path.name.startswith(leftovers.HIDDEN):
+            _copy(path, staging / path.name)
+    _place(staging, home)
+
+
+def _fits(path: Path, signature: bytes) -> bool:
+    """Whether a config.pbtxt begins like that and goes on, and so stays as it is."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    found = path.read_bytes()
+    return found.startswith(signature) and found != signature
+
+
+def _copy(path: Path, target: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.copytree(path, target, symlinks=True)
     else:
-        shutil.rmtree(path, ignore_errors=True)
+        shutil.copy2(path, target, follow_symlinks=False)
+
+
+def _place(new: Path, target: Path) -> None:
+    """Put one into the place of another, which is then where the new one was. Where two names cannot change places
+    in one step, the old one steps aside first, and comes back if the new one does not get there (`leftovers.sweep`
+    sees to that after a kill)."""
+    if not os.path.lexists(target):
+        os.rename(new, target)
+        return
+    if atomic.exchange(new, target):
+        return
+    with leftovers.place(target.parent, old=target.name) as aside:
+        os.rename(target, aside)
+        try:
+            os.rename(new, target)
+        except (OSError, MemoryError):
+            os.rename(aside, target)
+            raise
 
 
 @contextlib.contextmanager
-def _hidden(parent: Path) -> Iterator[Path]:
-    """A hidden folder beside the target, gone afterwards unless it was renamed."""
-    with _undisturbed():
-        _sweep(parent)
-        staging = parent / f"{HIDDEN}{_owner()}-{secrets.token_hex(4)}"
+def _hidden(repository: Path, home: Path) -> Iterator[Path]:
+    """A hidden folder in the repository, gone afterwards, and with it whatever it holds then."""
+    for parent in (repository, home):
+        leftovers.sweep(parent)
+    with leftovers.place(repository) as staging:
         staging.mkdir()
-        try:
+        with leftovers.held(staging):
             yield staging
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -202,23 +220,3 @@ def _undisturbed() -> Iterator[None]:
             signal.signal(number, handler or signal.SIG_DFL)
         if waiting:
             signal.raise_signal(waiting[0])
-
-
-def _owner() -> str:
-    host = re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())[:32]
-    return f"{host}-{os.getpid()}"
-
-
-def _sweep(parent: Path) -> None:
-    """Remove what exports of this host left behind whose process is gone. A version
-    that had stepped aside for one that never came is put back."""
-    host = _owner().rpartition("-")[0]
-    for path in parent.glob(f"{HIDDEN}{host}-*"):
-        pid = path.name.removeprefix(f"{HIDDEN}{host}-").partition("-")[0]
-        if not pid.isdecimal() or Path(f"/proc/{pid}").exists():
-            continue
-        _, old, version = path.name.partition(OLD)
-        if old and version.isdecimal() and not (parent / version).exists():
-            os.rename(path, parent / version)
-        else:
-            _remove(path)

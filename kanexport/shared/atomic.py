@@ -1,13 +1,17 @@
-"""A file appears whole or not at all. Standard library only."""
+"""A file appears whole or not at all, and two names change places in one step. Standard library only."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import os
 import secrets
 import stat
 from pathlib import Path
 
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
+CANNOT = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EXDEV)  # as NFS, or a folder of an image's lower layer
 LIVE = ("/dev/", "/proc/")  # names of what is open already, such as /dev/stdout
 
 
@@ -49,3 +53,16 @@ def _is_special(path: Path) -> bool:
         return not stat.S_ISREG(path.stat().st_mode) and not path.is_dir()
     except FileNotFoundError:
         return False
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Two names change places in one step; False where this system or this file system cannot. Raises OSError."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    if rename(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in CANNOT:
+        return False
+    raise OSError(number, os.strerror(number), str(one), None, str(other))

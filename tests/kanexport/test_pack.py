@@ -19,6 +19,7 @@ from kanexport.errors import RepositoryError
 from kanexport.manifest import Manifest
 from kanexport.packing import repository as pack
 from kanexport.pipeline import Request, export
+from kanexport.shared import atomic, leftovers
 
 KILLS = 10
 # A child that packs versions 1, 2, 3, ... for ever, replacing them with --force semantics.
@@ -77,7 +78,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def hidden(repository: Path) -> list[Path]:
-    return list(repository.rglob(f"{pack.HIDDEN}*"))
+    return list(repository.rglob(f"{leftovers.HIDDEN}*"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -130,28 +131,31 @@ def test_a_version_that_stepped_aside_comes_back_after_a_kill(packed: Callable[.
     """The one moment when neither version is in place: the sweep restores the old one."""
     version = packed(tmp_path, name="m")
     before = tree(version)
-    host = pack._owner().rpartition("-")[0]
+    host = leftovers.owner().rpartition("-")[0]
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    os.rename(version, version.with_name(f"{pack.HIDDEN}{host}-{gone.pid}-abcd{pack.OLD}1"))
+    os.rename(version, version.with_name(f"{leftovers.HIDDEN}{host}-{gone.pid}-abcd{leftovers.OLD}1"))
     packed(tmp_path, name="m", version=2)
     assert tree(version) == before
     assert hidden(tmp_path) == []
 
 
-def test_a_replacement_that_fails_puts_the_old_version_back(packed: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_replacement_that_fails_puts_the_old_version_back(
+    packed: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(atomic, "exchange", lambda one, other: False)  # as on a file system that cannot
     version = packed(tmp_path, name="m")
     before = tree(version)
     with pytest.raises(FileNotFoundError):
-        pack._appear(tmp_path / "m" / "never made", version)
+        pack._place(tmp_path / "m" / "never made", version)
     assert tree(version) == before
     assert hidden(tmp_path) == []
 
 
 def test_what_another_running_export_is_making_is_left_alone(packed: Callable[..., Path], tmp_path: Path) -> None:
-    host = pack._owner().rpartition("-")[0]
-    alive = tmp_path / f"{pack.HIDDEN}{host}-{os.getppid()}-abcd"
-    elsewhere = tmp_path / f"{pack.HIDDEN}otherhost-1-abcd"
+    host = leftovers.owner().rpartition("-")[0]
+    alive = tmp_path / f"{leftovers.HIDDEN}{host}-{os.getppid()}-abcd"
+    elsewhere = tmp_path / f"{leftovers.HIDDEN}otherhost-1-abcd"
     alive.mkdir()
     elsewhere.mkdir()
     packed(tmp_path, name="m")

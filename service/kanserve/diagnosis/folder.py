@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from kanexport.shared import leftovers
 from kanserve.config import Settings
 from kanserve.console import inventory
 from kanserve.console.common import InputError
@@ -12,7 +13,7 @@ from kanserve.console.inventory import Entry
 from kanserve.diagnosis.finding import Finding, ok, problem, warning
 
 ABOUT = "models"
-LEFT = ".kanexport-*"  # of an export that was killed
+LEFT = f"{leftovers.HIDDEN}*"  # of an export that was killed
 AGAIN = "export it again (`kanserve export ... --force`), or move its folder away"
 
 

@@ -19,6 +19,7 @@ from kanserve.backends import Backend
 from kanserve.config import Settings
 from kanserve.errors import ConfigError, KanserveError, LoadError, LoadReason, NotFound, NotPossible, Unavailable
 from kanserve.models import farewell
+from kanserve.models.aside import aside
 from kanserve.models.intake import Held, Intake
 from kanserve.models.loading import Before
 from kanserve.models.model import Leaving, Model
@@ -30,6 +31,7 @@ from kanserve.repository import versions, watch
 from kanserve.repository.layout import Candidate
 from kanserve.repository.look import Key, Look, Looker, Print
 from kanserve.repository.plan import Action, Known, Step, left_out, plan
+from kanserve.repository.sweep import swept
 from kanserve.version import version as own_version
 
 REFUSED = "what lies in the repository now was refused, and what was loaded before serves: "
@@ -81,6 +83,8 @@ class Rollout:
         device = self._settings.device
         self._metrics.number("kanserve_build_info").labels(own_version(), self._runtime, device).set(1)
         log.info("starting", runtime=self._runtime, device=device, threads=self._threads)
+        for left in await aside(lambda: swept(self._settings.repository)):
+            log.info("swept", left=left, reason="an export was killed")
         look = await self._look()
         await self._carry_out(look, time.monotonic(), stop)
         if stop.is_set():
