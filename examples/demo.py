@@ -134,12 +134,14 @@ class Asking(threading.Thread):
 
 
 def change(url: str, models: Path, rows: np.ndarray) -> None:
-    """A second version appears in the repository and takes over."""
+    """A second version appears in the repository and takes over; then the first has its place again."""
     asking = Asking(url, rows)
     asking.start()
     asking.until("1")
     kanserve("export", MODELS["digits"], "--repository", models, "--name", "digits", "--version", "2")
     asking.until("2")
+    kanserve("rollback", "digits", "--url", url)
+    asking.until("1")
     asking.ended.set()
     asking.join()
     told = ", ".join(f"{count} by version {version}" for version, count in sorted(asking.answers.items()))
