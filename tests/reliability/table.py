@@ -38,7 +38,8 @@ def write(text: str, page: Path = PAGE, begin: str = BEGIN, end: str = END) -> N
 
 
 def _line(row: Row, door: str, record: Record | None) -> str:
-    said = (row.number, f"**{row.title}**: {row.method}", row.goal, door or "-")
+    first = door == row.ways[0]  # the others stand below it
+    said = (row.number, f"**{row.title}**: {row.method}" if first else "", row.goal if first else "", door or "-")
     if record is None:
         return _cells(*said, "", "", "", NOT_RUN)
     if record.verdict == NOT_RUN:
