@@ -52,6 +52,8 @@ Ask = Callable[[], Awaitable[None]]
 class NoDoor:
     """In place of a door: it keeps what it was given."""
 
+    tls = None
+
     def __init__(self, services: Services) -> None:
         self.services = services
 
@@ -131,7 +133,9 @@ async def measure(repository: Path, concurrency: int, rounds: int) -> None:
         return answer
 
     limits = Limits(2**22, 5.0, 1024)
-    bare = Services({**services.methods, INFER: Unary(at_once, method.refused)}, services.unknown, services.hold)
+    bare = Services(
+        {**services.methods, INFER: Unary(at_once, method.refused)}, services.unknown, services.hold, services.apart
+    )
     whole = through(GrpcApp(services, limits, no_pages, watch=False), data)
     door = through(GrpcApp(bare, limits, no_pages, watch=False), data)
     tasks, doors, all_of_it = [await cost(ask, concurrency, rounds) for ask in (nothing, door, whole)]

@@ -17,9 +17,12 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from kanserve import backends, memory, threads, watchdog
+from kanexport.shared import installing
+from kanserve import backends, memory, threads, version, watchdog
 from kanserve.access import keeper
+from kanserve.access.gate import Gate
 from kanserve.config import Settings
 from kanserve.doors import transports
 from kanserve.doors.metrics_port import MetricsServer
@@ -35,17 +38,20 @@ from kanserve.models.registry import Registry
 from kanserve.models.rollout import Rollout
 from kanserve.observe import logs
 from kanserve.observe.merged import Everyone, Page
-from kanserve.observe.metrics import Metrics
+from kanserve.observe.metrics import Metrics, ModelMetrics
 from kanserve.reload import Change, Changes
 from kanserve.renewal import Renewal
 from kanserve.rpc import services
-from kanserve.rpc.guard import AccessLog, Guard
+from kanserve.rpc.guard import AccessLog, Guard, outcome
 from kanserve.rpc.health import Health
 from kanserve.rpc.inference import InferenceService
 from kanserve.rpc.kan import KanService
 from kanserve.rpc.reflection import Reflection
 from kanserve.watchdog import Patience, Watchdog
 from kanserve.web import pages
+
+if TYPE_CHECKING:
+    from kanserve.observe import tracing
 
 WAITING = 4  # threads beyond those that compute, for work that waits for a disk
 EXIT_TERMINATED = 143  # the second signal: what a shell reports for SIGTERM
@@ -82,7 +88,8 @@ class App:
         self.lifecycle = Lifecycle()
         self.look = asyncio.Event()
         self.registry = Registry(by_hand=settings.model_control == "explicit")
-        self.metrics = Metrics()
+        self._tracing, kind = _traced(wanted=settings.traces)
+        self.metrics = Metrics(kind)
         self._rollout = Rollout(
             settings, backends.load(settings.backend), budget, self.registry, self.metrics, self._changed
         )
@@ -91,14 +98,7 @@ class App:
         kan = Kan(self.registry, settings.max_query_rows, settings.max_query_evaluations, settings.max_response_bytes)
         self._health = Health(catalogue, services.NAMES, settings.max_watches)
         gate = keeper.build(settings)
-        guard = self.guard = Guard(
-            self.metrics,
-            self.lifecycle,
-            AccessLog(settings.access_log),
-            gate,
-            max_calls=settings.max_calls,
-            max_bytes=settings.max_bytes,
-        )
+        guard = self.guard = self._guard(gate)
         control = self._control = Control(self._rollout, self.registry, Relay() if place is None else place.relay)
         service = InferenceService(inference, catalogue, control, settings.max_typed_bytes)
         mirror = Reflection(services.NAMES) if settings.reflection else None
@@ -118,6 +118,18 @@ class App:
         self._renewal = Renewal(settings, gate, self._door, self.metrics)
         self._renewing: asyncio.Task[None] | None = None
         self._metrics_server: MetricsServer | None = None
+
+    def _guard(self, gate: Gate | None) -> Guard:
+        settings = self._settings
+        return Guard(
+            self.metrics,
+            self.lifecycle,
+            AccessLog(settings.access_log),
+            gate,
+            tracing=self._tracing,
+            max_calls=settings.max_calls,
+            max_bytes=settings.max_bytes,
+        )
 
     async def start(self) -> dict[str, str]:
         """Bind all ports and answer "not ready". Returns the addresses, by what is spoken there."""
@@ -214,10 +226,26 @@ class App:
             await asyncio.to_thread(self.registry.close)
         if self._metrics_server is not None:
             await asyncio.to_thread(self._metrics_server.close)
+        if self._tracing is not None:
+            await self._tracing.close()
         log.info("stopped")
         if self.lifecycle.stuck:
             return watchdog.EXIT_STUCK
         return EXIT_TERMINATED if hurry.is_set() else 0
+
+
+def _traced(*, wanted: bool) -> tuple[tracing.Tracing | None, type[ModelMetrics]]:
+    """What traces calls, and counts runs for it; imported where it is asked for. Raises ConfigError."""
+    if not wanted:
+        return None, ModelMetrics
+    try:
+        from kanserve.observe import tracing  # loads OpenTelemetry
+    except ImportError as error:
+        raise ConfigError(
+            f"traces need the Python package that provides {error.name!r}, which is not installed: "
+            f"{installing.how_to_install('otel')}, or leave traces off"
+        ) from error
+    return tracing.build(version.version(), outcome), tracing.TracedModelMetrics
 
 
 async def serve(

@@ -339,6 +339,9 @@ class Settings(BaseSettings):
         "info", "least severe line written", group=Group.LOGS, metavar="debug|info|warning|error", live=True
     )
 
+    traces: bool = setting(
+        False, "send OpenTelemetry traces by OTLP; the variables OTEL_* say where (extra `otel`)", group=Group.LOGS
+    )
     access_log: str = setting(
         "errors",
         "calls that have a line: all, sampled:N (one of N that went well), errors, none (bugs alone)",

@@ -18,6 +18,7 @@ from structlog.typing import FilteringBoundLogger, Processor
 
 from kanserve.observe import foreign
 from kanserve.observe.sink import Sink
+from kanserve.observe.spans import TRACE
 
 __all__ = ["CALL", "configure", "drain", "dropped", "get_logger", "release"]
 
@@ -28,6 +29,11 @@ class Named(Protocol):
     @property
     def request_id(self) -> str:
         """Of the call."""
+        ...
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What its line tells beside; never what is in a tensor."""
         ...
 
 
@@ -123,4 +129,7 @@ def _name_request(_: Any, __: str, event: structlog.typing.EventDict) -> structl
     call = CALL.get()
     if call is not None:
         event.setdefault("request_id", call.request_id)
+    trace = TRACE.get()
+    if trace is not None:
+        event.setdefault("trace_id", trace.id)
     return event

@@ -161,7 +161,9 @@ class ModelMetrics:
 class Metrics:
     """All metrics of one server, in a registry of their own; nothing is global."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: type[ModelMetrics] = ModelMetrics) -> None:
+        """`kind`: of the series of a version."""
+        self._kind = kind
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)  # memory, CPU, file descriptors, start time
         self._registry = registry
@@ -196,7 +198,7 @@ class Metrics:
         known = self._models.get((name, version))
         if known is None:
             labels = (name, version)
-            known = ModelMetrics(
+            known = self._kind(
                 statistics=Statistics(),
                 request_seconds=self.spread("kanserve_request_duration_seconds").labels(*labels),
                 queue_seconds=self.spread("kanserve_queue_duration_seconds").labels(*labels),

@@ -32,7 +32,8 @@ from kanserve.rpc.call import ID_HEADER, Arrival, Call, arrived
 from kanserve.rpc.status import Code
 
 STRICT_HEADER = "triton_grpc_error"  # of a stream of requests: what is wrong with one ends it
-HEADERS = (ID_HEADER, STRICT_HEADER, access.HEADER)  # all that is read of a call's metadata
+TRACE_HEADERS = ("traceparent", "tracestate")
+HEADERS = (ID_HEADER, STRICT_HEADER, *TRACE_HEADERS, access.HEADER)  # all that is read of a call's metadata
 # gRPC's own way to say "come back, but not at once"; its retry policies honour it.
 PUSHBACK = ("grpc-retry-pushback-ms", "500")
 
@@ -103,6 +104,20 @@ class Series(Protocol):
         ...
 
 
+class Tracing(Protocol):
+    """What follows calls through several programs: methods, traced."""
+
+    def unary(self, name: str, answer: Callable[[Q, Arrival], Awaitable[A]]) -> Callable[[Q, Arrival], Awaitable[A]]:
+        """One message each way."""
+        ...
+
+    def stream(
+        self, name: str, answers: Callable[[AsyncIterator[bytes], Arrival], AsyncIterator[bytes]]
+    ) -> Callable[[AsyncIterator[bytes], Arrival], AsyncIterator[bytes]]:
+        """That answers with a stream."""
+        ...
+
+
 class AccessLog:
     """Which calls have a line in the log. `policy`: all, errors, none, or sampled:N, one of N that went well.
     Bugs of ours always have one; probes only where they fail."""
@@ -136,10 +151,11 @@ class Guard:
         lines: AccessLog,
         gate: Gate | None,
         *,
+        tracing: Tracing | None = None,
         max_calls: int,
         max_bytes: int,
     ) -> None:
-        self.lines, self._gate = lines, gate
+        self.lines, self._gate, self._tracing = lines, gate, tracing
         self.names: set[str] = set()  # of all that it guards, as the table of access has them
         self._metrics = metrics
         self._max_calls, self.calls = max_calls, 0
@@ -181,11 +197,14 @@ class Guard:
             self.ended(series, call, None, time.perf_counter() - started, (size, len(response)), probe=probe)
             return response
 
+        if self._tracing is not None and not probe:
+            return self._tracing.unary(series.path, answer)
         return answer
 
     def stream(self, service: str, name: str, kind: Kind, method: StreamMethod, *, probe: bool = False) -> Stream:
         """A method that answers with a stream. `probe` as for `unary`."""
         series = _Series(self._metrics, kind, service, name)
+        refused = functools.partial(self._turned_away, series)
         admitted = self._admission(series.path)
 
         async def answers(messages: AsyncIterator[bytes], arrival: Arrival) -> AsyncIterator[bytes]:
@@ -201,7 +220,9 @@ class Guard:
                     watch.response_bytes += len(response)
                     yield response
 
-        return Stream(kind, answers, functools.partial(self._turned_away, series))
+        if self._tracing is not None and not probe:
+            return Stream(kind, self._tracing.stream(series.path, answers), refused)
+        return Stream(kind, answers, refused)
 
     def _admission(self, name: str) -> Callable[[Arrival], Principal] | None:
         self.names.add(name)
@@ -354,6 +375,12 @@ class _Watch:
         self._guard.leave(0, probe=self._probe)
         seconds, sizes = time.perf_counter() - self._started, (self.request_bytes, self.response_bytes)
         self._guard.ended(self._series, self._call, error, seconds, sizes, probe=self._probe)
+
+
+def outcome(error: BaseException) -> str:
+    """The name of the code that the call in progress ends with, by what its guarded method raised."""
+    call = logs.CALL.get()
+    return _outcome(error, call).name if isinstance(call, Call) else Code.CANCELLED.name
 
 
 def _outcome(error: BaseException, call: Call) -> Code:
