@@ -129,6 +129,7 @@ class App:
             tracing=self._tracing,
             max_calls=settings.max_calls,
             max_bytes=settings.max_bytes,
+            max_seconds=settings.max_deadline,
         )
 
     async def start(self) -> dict[str, str]:

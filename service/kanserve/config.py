@@ -269,10 +269,21 @@ class Settings(BaseSettings):
     max_stream_requests: Count = setting(
         64, "requests of one ModelStreamInfer that are handled or wait to be sent", group=Group.LIMITS, metavar="N"
     )
+    max_deadline: float | None = setting(
+        None,
+        "that a call, or one of a stream's requests, may take at most (any time)",
+        group=Group.LIMITS,
+        metavar="SECONDS",
+        ge=0.001,
+        le=86400,
+    )
     max_watches: Count = setting(64, "health watches that are open at once", group=Group.LIMITS, metavar="N", live=True)
 
     max_connections: Count = setting(1000, "open connections", group=Group.CONNECTIONS, metavar="N")
     max_streams: Count = setting(2048, "calls at once on one connection", group=Group.CONNECTIONS, metavar="N")
+    max_header_bytes: Size = setting(
+        16 * 2**10, "headers, or metadata, of one request", group=Group.CONNECTIONS, metavar="BYTES"
+    )
     arrival_timeout: Seconds = setting(
         30.0,
         "for a request to arrive whole, for an answer to be taken (asgi)",

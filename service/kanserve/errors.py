@@ -10,6 +10,7 @@
     │   ├── QueueTimeout      waited longer than the request allowed
     │   └── Draining          the server is on its way out
     ├── DeadlineExceeded      the caller's deadline passed before the work began
+    │   └── TookTooLong       the call took longer than the server lets any take
     ├── Exhausted             the request asks for more than a limit allows
     │   ├── TooManyCalls      the server handles as many calls as it may
     │   ├── TooOften          this caller has asked as often as it may
@@ -100,6 +101,15 @@ class DeadlineExceeded(KanserveError):
 
     def __init__(self) -> None:
         super().__init__("the deadline passed before the request was run")
+
+
+class TookTooLong(DeadlineExceeded):
+    """The call took longer than the server lets any take."""
+
+    def __init__(self, seconds: float) -> None:
+        KanserveError.__init__(
+            self, f"the call took longer than {seconds:g} s, the server's limit; ask for less in one"
+        )
 
 
 class Exhausted(KanserveError):

@@ -43,6 +43,9 @@ def options(settings: Settings, connections: int) -> list[tuple[str, int]]:
         # A second server on this port must fail, not steal half the calls, unless it is another worker.
         ("grpc.so_reuseport", int(listening.shared(settings.grpc_port))),
         ("grpc.max_concurrent_streams", settings.max_streams),
+        # Two limits, between which gRPC core refuses at random.
+        ("grpc.max_metadata_size", settings.max_header_bytes),
+        ("grpc.absolute_max_metadata_size", settings.max_header_bytes),
         ("grpc.max_allowed_incoming_connections", connections),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),

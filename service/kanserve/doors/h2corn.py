@@ -23,6 +23,7 @@ from kanserve.observe import logs
 from kanserve.rpc.services import Services
 
 RUNTIME_THREADS = 1  # on a few cores a second one only fights the interpreter for a core
+PACKED = 4  # times as many bytes of headers are read before the connection is given up, and not the request alone
 WINDOW = 2**20  # bytes that a caller may send ahead
 AGAIN = 0.5  # seconds until a server that ended is started again
 RUST_IO = re.compile(r"\(os error \d+\)$")  # how Rust ends the text of an OSError
@@ -203,6 +204,11 @@ def _config(settings: Settings, connections: int, listener: int, files: _Files) 
         timeout_graceful_shutdown=settings.drain_grace,
         h2_initial_stream_window_size=WINDOW,
         h2_initial_connection_window_size=4 * WINDOW,
+        limit_request_head_size=settings.max_header_bytes,
+        limit_request_field_size=settings.max_header_bytes,
+        limit_request_line=settings.max_header_bytes,
+        h2_max_header_list_size=settings.max_header_bytes,
+        h2_max_header_block_size=PACKED * settings.max_header_bytes,
         max_request_body_size=0,  # both applications have their limit, and say so
         h2_timeout_response_stall=settings.arrival_timeout,
         certfile=files.cert,

@@ -27,7 +27,7 @@ from kanserve.lifecycle import Lifecycle
 from kanserve.memory import Returns
 from kanserve.observe import logs
 from kanserve.observe.metrics import UNKNOWN, Metrics
-from kanserve.rpc import status
+from kanserve.rpc import bounded, status
 from kanserve.rpc.call import ID_HEADER, Arrival, Call, arrived
 from kanserve.rpc.status import Code
 
@@ -142,7 +142,8 @@ class AccessLog:
 
 class Guard:
     """Wraps the methods of one server. `max_calls`: that are handled at once, probes not counted;
-    `max_bytes`: of their messages; `lines`: which calls have one; `gate`: who may call, None where anyone may."""
+    `max_bytes`: of their messages; `lines`: which calls have one; `gate`: who may call, None where anyone may;
+    `max_seconds`: that a call with one answer may take, None: any."""
 
     def __init__(
         self,
@@ -154,8 +155,9 @@ class Guard:
         tracing: Tracing | None = None,
         max_calls: int,
         max_bytes: int,
+        max_seconds: float | None = None,
     ) -> None:
-        self.lines, self._gate, self._tracing = lines, gate, tracing
+        self.lines, self._gate, self._tracing, self.max_seconds = lines, gate, tracing, max_seconds
         self.names: set[str] = set()  # of all that it guards, as the table of access has them
         self._metrics = metrics
         self._max_calls, self.calls = max_calls, 0
@@ -175,6 +177,7 @@ class Guard:
         """What `unary` does, for requests and answers of any kind whose length is their bytes. `probe` as there;
         what it returns raises CallFailed, from the error that the method raised."""
         admitted = self._admission(series.path)
+        method = bounded.within(method, None if probe else self.max_seconds, series.path)
 
         async def answer(data: Q, arrival: Arrival) -> A:
             started, size = time.perf_counter(), len(data)

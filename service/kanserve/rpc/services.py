@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from google.protobuf.descriptor import ServiceDescriptor
 
 from kanserve.observe.metrics import UNKNOWN
-from kanserve.rpc import health, reflection
+from kanserve.rpc import bounded, health, reflection
 from kanserve.rpc.guard import Guard, Guarded, Kind, UnaryMethod
 from kanserve.rpc.health import Health
 from kanserve.rpc.inference import InferenceService
@@ -45,7 +45,8 @@ def guarded(
     """All methods. `mirror` None: reflection is not offered."""
     methods: dict[str, Guarded] = {}
     methods |= _service(guard, inference.descriptor, inference.methods())
-    stream = InferStream(guard, inference.model_infer, max_stream_requests)
+    infer = bounded.within(inference.model_infer, guard.max_seconds, f"{NAMES[0]}/{STREAM}")
+    stream = InferStream(guard, infer, max_stream_requests)
     methods[f"/{NAMES[0]}/{STREAM}"] = guard.stream(NAMES[0], STREAM, Kind.BIDI_STREAM, stream.answers)
     methods |= _service(guard, kan.descriptor, kan.methods())
     methods[f"/{health.SERVICE}/Check"] = guard.unary(health.SERVICE, "Check", probes.check, probe=True)
