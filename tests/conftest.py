@@ -38,7 +38,7 @@ SLOW = [
     *("kanserve/test_watchdog", "kanserve/test_bounded", "reliability/row_21_sigterm"),
     *("reliability/row_24_deadline_drop", "reliability/row_25_cancel_storm"),
     *("kanserve/test_workers", "kanserve/test_reload", "kanserve/test_access", "kanserve/test_renewal"),
-    *("kanserve/test_callers", "kanserve/test_control", "kanserve/test_limits"),
+    *("kanserve/test_callers", "kanserve/test_control", "kanserve/test_shadow", "kanserve/test_limits"),
     *("kanserve/test_diagnosis", "kanserve/test_live"),
     *("kanserve/test_trial", "kanexport/test_last_step"),
     *(*("kanexport/test_random_modules", "kanexport/test_scale"), "kanexport/test_generated_rivals"),

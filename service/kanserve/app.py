@@ -27,8 +27,9 @@ from kanserve.config import Settings
 from kanserve.doors import transports
 from kanserve.doors.metrics_port import MetricsServer
 from kanserve.errors import ConfigError
+from kanserve.handlers import control
 from kanserve.handlers.catalogue import Catalogue
-from kanserve.handlers.control import Control, Relay
+from kanserve.handlers.control import Relay
 from kanserve.handlers.inference import Inference
 from kanserve.handlers.kan import Kan
 from kanserve.lifecycle import Lifecycle
@@ -99,8 +100,8 @@ class App:
         self._health = Health(catalogue, services.NAMES, settings.max_watches)
         gate = keeper.build(settings)
         guard = self.guard = self._guard(gate)
-        control = self._control = Control(self._rollout, self.registry, Relay() if place is None else place.relay)
-        service = InferenceService(inference, catalogue, control, settings.max_typed_bytes)
+        self._control = control.build(self._rollout, self.registry, self.metrics, place.relay if place else None)
+        service = InferenceService(inference, catalogue, self._control, settings.max_typed_bytes)
         mirror = Reflection(services.NAMES) if settings.reflection else None
         page = self.metrics if place is None else Everyone(place.metrics, self.metrics)
         self._door = transports.build(
@@ -108,12 +109,12 @@ class App:
             services.guarded(
                 guard,
                 service,
-                KanService(kan, control, self.metrics),
+                KanService(kan, self._control, self.metrics),
                 self._health,
                 mirror,
                 max_stream_requests=settings.max_stream_requests,
             ),
-            functools.partial(pages.build, settings, guard, self.metrics, page, service, catalogue, control),
+            functools.partial(pages.build, settings, guard, self.metrics, page, service, catalogue, self._control),
         )
         self._renewal = Renewal(settings, gate, self._door, self.metrics)
         self._renewing: asyncio.Task[None] | None = None

@@ -46,6 +46,7 @@ COMMANDS = {
     "health": Command("kanserve.commands.health", "ask a server whether it is healthy", ASK),
     "promote": Command("kanserve.commands.promote", "choose the version of a model that answers", ASK),
     "rollback": Command("kanserve.commands.rollback", "have the version answer that did before", ASK),
+    "shadow": Command("kanserve.commands.shadow", "try a version on a copy of the traffic", ASK),
     "token": Command("kanserve.commands.token", "say who may call a server, and with which roles", OTHER),
     "completion": Command("kanserve.commands.completion", "print completion for bash, zsh or fish", OTHER),
 }

@@ -33,6 +33,7 @@ HURRIED = 5.0  # seconds for those who hurry, before they are killed
 SPARE = 3.0  # seconds in which a stuck worker can end by itself
 LINE = 2**20  # bytes that a worker says at most
 
+KINDS = {"load": "load", "unload": "load", "choose": "choose", "shadow": "shadow"}  # of one kind the last counts
 Passed = Callable[[int, dict[str, Any]], None]  # by the worker of this number
 
 log = logs.get_logger("workers")
@@ -114,8 +115,8 @@ class Crew:
 
     def passed(self, number: int, order: dict[str, Any]) -> None:
         """A worker was told to do something with a model: for the others, and for those who come after."""
-        about = (order["model"], order["do"] == "choose")
-        self._orders[:] = [old for old in self._orders if (old["model"], old["do"] == "choose") != about]
+        about = (order["model"], KINDS.get(order["do"]))
+        self._orders[:] = [old for old in self._orders if (old["model"], KINDS.get(old["do"])) != about]
         self._orders.append(order)
         for other, post in enumerate(self._posts):
             if other != number:

@@ -17,7 +17,7 @@ from kanserve import backends
 from kanserve.config import Settings
 from kanserve.errors import KanserveError
 from kanserve.handlers.catalogue import Catalogue
-from kanserve.handlers.control import Control, Relay
+from kanserve.handlers.control import build
 from kanserve.handlers.inference import Inference
 from kanserve.lifecycle import Lifecycle
 from kanserve.models.loading import Loader
@@ -65,7 +65,7 @@ class Served:
         self.registry.found("toy", 1)
         self.registry.loaded(self.loader.load(self.bundle))
         rollout = Rollout(chosen, backends.load("ort"), 1, self.registry, metrics, nothing)
-        control = Control(rollout, self.registry, Relay())
+        control = build(rollout, self.registry, metrics)
         self._make = lambda: InferenceService(
             Inference(self.registry, metrics, 2**20, 2**10), Catalogue(self.registry, Lifecycle()), control, 2**20
         )

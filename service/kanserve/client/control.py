@@ -30,5 +30,49 @@ def rollback(client: Client, name: str) -> VersionChoice:
     return _choice(client._call(f"{KAN}RollbackModel", request, kan.VersionChoice))
 
 
+@dataclass(frozen=True, slots=True)
+class Shadowed:
+    """What a version did on the traffic of the one that answers. A difference is a row's largest, by the largest of
+    its answer or 1."""
+
+    model: str
+    version: str
+    against: str
+    running: bool
+    share: float
+    tolerance: float
+    requests: int
+    rows: int
+    rows_beyond: int
+    requests_dropped: int
+    requests_failed: int
+    largest_difference: float
+
+
+def shadow(
+    client: Client, name: str, version: str = "", *, share: float = 0.0, tolerance: float = 0.0, stop: bool = False
+) -> Shadowed:
+    """Try a version on a copy of the traffic; "": tell what came of it. `stop`: end it. 0 is the server's choice: all
+    requests, and what the version's export allowed."""
+    request = kan.ShadowModelRequest(
+        model_name=name, model_version=version, share=share, tolerance=tolerance, stop=stop
+    )
+    found = client._call(f"{KAN}ShadowModel", request, kan.ShadowReport)
+    return Shadowed(
+        found.model_name,
+        found.model_version,
+        found.against,
+        found.running,
+        found.share,
+        found.tolerance,
+        found.requests,
+        found.rows,
+        found.rows_beyond,
+        found.requests_dropped,
+        found.requests_failed,
+        found.largest_difference,
+    )
+
+
 def _choice(answer: Any) -> VersionChoice:
     return VersionChoice(answer.model_name, answer.model_version, answer.before)

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kanserve.errors import BadRequest, KanserveError, NotPossible, Unavailable
+from kanserve.handlers.shadow import Report, Shadows
 from kanserve.models.registry import Choice, Registry
 from kanserve.models.rollout import Rollout
 from kanserve.observe import logs
+from kanserve.observe.metrics import Metrics
 
 NOT_EXPLICIT = "explicit model load / unload is not allowed if polling is enabled"  # Triton's words
 Order = dict[str, Any]  # as it goes to other processes: what is to be done, with which model, and how
@@ -48,6 +50,7 @@ class Control:
 
     rollout: Rollout
     registry: Registry
+    shadows: Shadows
     relay: Relay
 
     async def load(self, name: str, parameters: Collection[str]) -> None:
@@ -79,6 +82,20 @@ class Control:
             raise NotPossible(f"model '{name}' has no ready version below {default} to go back to")
         return self._choose(name, Choice(self._ready(name, str(target)), default))
 
+    def shadow(self, name: str, version: str, share: float, tolerance: float) -> Report:
+        """Try a version on the traffic of the one that answers. Raises what `Shadows.start` does."""
+        report = self.shadows.start(name, version, share, tolerance)
+        order = {"do": "shadow", "model": name, "version": report.version, "share": share, "tolerance": tolerance}
+        self.relay.pass_on(order)
+        return report
+
+    def unshadow(self, name: str) -> Report:
+        """Try none. Raises what `Shadows.report` does."""
+        report = self.shadows.report(name)
+        self.shadows.stop(name)
+        self.relay.pass_on({"do": "shadow", "model": name, "version": 0})
+        return self.shadows.report(name) if report.running else report
+
     async def listen(self, *, until_done: bool = False) -> None:
         """Do what others were told to do. `until_done`: until nothing waits, else until cancelled."""
         while not (until_done and self.relay.orders.empty()):
@@ -94,8 +111,12 @@ class Control:
             await self.rollout.load_by_hand(name)
         elif order["do"] == "unload":
             await self.rollout.unload_by_hand(name)
-        else:
+        elif order["do"] == "choose":
             self._take(name, Choice(order["version"], order["before"]))
+        elif order["version"]:
+            self.shadows.start(name, str(order["version"]), order["share"], order["tolerance"])
+        else:
+            self.shadows.stop(name)
 
     def _choose(self, name: str, choice: Choice) -> Chosen:
         self._take(name, choice)
@@ -120,3 +141,8 @@ class Control:
             raise Unavailable(NOT_EXPLICIT)
         if parameters:
             raise BadRequest(f"unrecognized {what} parameter '{min(parameters)[:64]}'.")
+
+
+def build(rollout: Rollout, registry: Registry, metrics: Metrics, relay: Relay | None = None) -> Control:
+    """For one server; `relay` to those who serve beside, if somebody does."""
+    return Control(rollout, registry, Shadows(registry, metrics), relay or Relay())

@@ -20,7 +20,7 @@ from kanserve.errors import (
 )
 from kanserve.handlers import checks, classify, tensors
 from kanserve.models.executor import Limits
-from kanserve.models.lane import Lane
+from kanserve.models.lane import Form, Lane
 from kanserve.models.model import Model
 from kanserve.models.registry import Registry
 from kanserve.nouns import (
@@ -126,6 +126,9 @@ class Inference:
         outputs, queue_ns, infer_ns = answer
         series.computed(ready.rows, Timing(queue_ns, input_ns, infer_ns, 0))
         series.succeeded(time.perf_counter_ns() - started)
+        if ready.model.shadow is not None:
+            size = sum(map(len, (*raws, *outputs)))
+            ready.model.shadow.offer(ready.names, size, lambda: _arrays(ready, lane.form, raws, outputs))
         return outputs
 
     def _array(self, info: ModelInfo, request: InferRequest, tensor: InputTensor) -> Array:
@@ -205,7 +208,22 @@ async def _execute(ready: Prepared, feeds: Mapping[str, Array], deadline: float 
     run = await ready.model.run(ready.names, feeds, rows=ready.rows, limits=limits)
     timing = Timing(run.queue_ns, input_ns, run.infer_ns, run.output_ns)
     ready.model.metrics.computed(ready.rows, timing)
+    if ready.model.shadow is not None:
+        size = sum(array.nbytes for array in (*feeds.values(), *run.outputs))
+        ready.model.shadow.offer(ready.names, size, lambda: (feeds, run.outputs))
     return run.outputs
+
+
+def _arrays(
+    ready: Prepared, form: Form, raws: Sequence[bytes], outputs: Sequence[bytes]
+) -> tuple[dict[str, Array], list[Array]]:
+    """A request of a lane and its answer, from their bytes."""
+    feeds = {
+        name: np.frombuffer(raw, dtype).reshape(form.rows, *row)
+        for raw, (name, dtype, row, _) in zip(raws, form.inputs, strict=True)
+    }
+    given = zip(outputs, ready.outputs, strict=True)
+    return feeds, [np.frombuffer(raw, HELD[one.datatype]).reshape(form.rows, *one.shape[1:]) for raw, one in given]
 
 
 def _response(info: ModelInfo, request: InferRequest, tensors: Sequence[OutputTensor]) -> InferResponse:

@@ -69,7 +69,7 @@ class Lane:
     more, until those that came run."""
 
     def __init__(self, engine: Engine, form: Form, most: int, rounds: int = 1) -> None:
-        self._engine, self._form, self._most = engine, form, max(1, most // form.rows)
+        self._engine, self.form, self._most = engine, form, max(1, most // form.rows)
         self._rounds, self._left, self._seen, self._turning = rounds, 0, 0, False
         self._names = [name for name, _, _ in form.outputs]
         self._sizes = [size for _, _, size in form.outputs]
@@ -111,7 +111,7 @@ class Lane:
         if not jobs:
             return
         begun = time.perf_counter_ns()
-        batch = Batch(self._engine.execute, self._names, (self._joined(jobs),), len(jobs) * self._form.rows, 0)
+        batch = Batch(self._engine.execute, self._names, (self._joined(jobs),), len(jobs) * self.form.rows, 0)
         batch.work()
         if not self._as_expected(batch):
             for _, future, _, _ in jobs:
@@ -126,16 +126,16 @@ class Lane:
 
     def _joined(self, jobs: Sequence[_Job]) -> dict[str, Array]:
         """One input of each name, with the rows of all, in their order."""
-        rows = len(jobs) * self._form.rows
+        rows = len(jobs) * self.form.rows
         return {
             name: np.frombuffer(b"".join([raws[at] for raws, _, _, _ in jobs]), dtype).reshape(rows, *row)
-            for at, (name, dtype, row, _) in enumerate(self._form.inputs)
+            for at, (name, dtype, row, _) in enumerate(self.form.inputs)
         }
 
     def _as_expected(self, batch: Batch) -> bool:
         return batch.error is None and all(
             array.shape == (batch.rows, *row)
-            for array, (_, row, _) in zip(batch.result, self._form.outputs, strict=True)
+            for array, (_, row, _) in zip(batch.result, self.form.outputs, strict=True)
         )
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from kanserve.backends import Session
 from kanserve.config import Settings
@@ -26,6 +27,8 @@ from kanserve.nouns import Array, LayerEdges, ModelInfo
 from kanserve.observe.metrics import ModelMetrics
 from kanserve.threads import watched
 
+Copy = tuple[Mapping[str, Array], Sequence[Array]]  # a request's inputs by name, and its answer's outputs
+
 
 @dataclass(frozen=True, slots=True)
 class Leaving:
@@ -35,6 +38,13 @@ class Leaving:
     version: int
     users: tuple[weakref.ref[Model] | weakref.ref[Executor], ...]
     parts: list[object]
+
+
+class Observer(Protocol):
+    """Is offered every request that a model has answered."""
+
+    def offer(self, names: Sequence[str], size: int, copy: Callable[[], Copy]) -> None:
+        """Outputs by name, bytes of inputs and outputs, and both as arrays."""
 
 
 class Model:
@@ -56,6 +66,7 @@ class Model:
         self._session = session
         self._graphs = graphs
         self._queries = 0
+        self.shadow: Observer | None = None  # who gets a copy of what was answered
         self.description = b""  # the answer of DescribeModel, once somebody has asked
         self._executor = Executor(
             info.name,
@@ -73,6 +84,10 @@ class Model:
         waited too long, which is then not run; Exhausted and BackendError.
         """
         return await self._executor.run(outputs, feeds, rows, limits)
+
+    def trace(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
+        """Run the graph now, on the caller's thread, uncounted. Raises BackendError, Exhausted."""
+        return self._session.run(outputs, feeds)
 
     def lane(self, form: Form) -> Lane | None:
         """A short way for requests of this form, if this version may have one."""

@@ -176,6 +176,11 @@ class Registry:
         entry = self._entries.get(name, {}).get(version)
         return None if entry is None else entry.state
 
+    def model(self, name: str, version: int) -> Model | None:
+        """Of a version that is ready."""
+        entry = self._entries.get(name, {}).get(version)
+        return None if entry is None else entry.model
+
     def entries(self) -> Iterator[Entry]:
         """All versions, by name and version."""
         for name in sorted(self._entries):

@@ -19,6 +19,7 @@ SMALLEST = (
     *("process_start_time_seconds", "kanserve_certificate_expires_timestamp_seconds"),
 )
 LARGEST = (
+    "kanserve_shadow_largest_difference",
     *("kanserve_model_missing", "kanserve_model_refused", "kanserve_repository_look_seconds"),
     "kanserve_repository_change_timestamp_seconds",
     *("kanserve_model_load_duration_seconds", "kanserve_model_info", "kanserve_build_info"),

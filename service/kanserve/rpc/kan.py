@@ -9,6 +9,7 @@ from kanexport.manifest import Manifest
 from kanserve.errors import KanserveError
 from kanserve.handlers.control import Chosen, Control
 from kanserve.handlers.kan import Kan
+from kanserve.handlers.shadow import Report
 from kanserve.nouns import EdgeRequest, EdgeResponse, ModelInfo
 from kanserve.observe.metrics import UNKNOWN, Metrics
 from kanserve.pb import kan_pb2
@@ -34,6 +35,24 @@ def _choice(chosen: Chosen) -> bytes:
     return answer.SerializeToString()
 
 
+def _shadow(report: Report) -> bytes:
+    answer = kan_pb2.ShadowReport(
+        model_name=report.model,
+        model_version=str(report.version),
+        against=str(report.against),
+        running=report.running,
+        share=report.share,
+        tolerance=report.tolerance,
+        requests=report.requests,
+        rows=report.rows,
+        rows_beyond=report.beyond,
+        requests_dropped=report.dropped,
+        requests_failed=report.failed,
+        largest_difference=report.largest,
+    )
+    return answer.SerializeToString()
+
+
 class KanService:
     """From message bytes to a use case and back."""
 
@@ -50,6 +69,7 @@ class KanService:
             "QueryEdges": self.query_edges,
             "PromoteModel": self.promote_model,
             "RollbackModel": self.rollback_model,
+            "ShadowModel": self.shadow_model,
         }
 
     async def promote_model(self, data: bytes, call: Call) -> bytes:
@@ -63,6 +83,17 @@ class KanService:
         message = convert.parse(kan_pb2.RollbackModelRequest, data)
         call.facts["model"] = message.model_name[:128]
         return _choice(self._control.rollback(message.model_name))
+
+    async def shadow_model(self, data: bytes, call: Call) -> bytes:
+        """Try a version on the traffic of another, end that, or tell what came of it."""
+        message = convert.parse(kan_pb2.ShadowModelRequest, data)
+        call.facts["model"] = message.model_name[:128]
+        if message.stop:
+            return _shadow(self._control.unshadow(message.model_name))
+        if not message.model_version:
+            return _shadow(self._control.shadows.report(message.model_name))
+        asked = (message.model_name, message.model_version, message.share, message.tolerance)
+        return _shadow(self._control.shadow(*asked))
 
     async def describe_model(self, data: bytes, call: Call) -> bytes:
         """Layers, bases, masks, symbolic edges, and how well the export was verified."""

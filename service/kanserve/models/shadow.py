@@ -1,0 +1,113 @@
+"""A copy of a model's traffic through another of its versions: how far its answers are from those that were given.
+
+Nobody gets them, and nobody waits for them: requests are copied when they were answered, computed one after the other
+on a thread that stands back, and dropped where too many wait.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kanserve.errors import KanserveError
+from kanserve.models.model import Copy, Model
+from kanserve.nouns import Array
+from kanserve.observe.metrics import Metrics
+from kanserve.threads import pool
+
+Floats = NDArray[np.float64]
+WAIT, BYTES = 256, 16 * 2**20  # copies that wait, and their bytes together
+NICE = 19
+
+
+class Shadow:
+    """On the event loop, but for what its own thread does. `share` of requests is copied; a row is beyond `tolerance`
+    whose outputs differ by more than this part of the largest of its answer, or of 1."""
+
+    def __init__(self, model: Model, against: int, share: float, tolerance: float, metrics: Metrics) -> None:
+        self.model, self.against, self.share, self.tolerance = model, against, share, tolerance
+        self.requests = self.rows = self.beyond = self.dropped = self.failed = 0
+        self.largest = 0.0
+        self._labels, self._metrics = (model.info.name, str(model.info.version)), metrics
+        self._due, self._waiting, self._bytes = 0.0, 0, 0
+        self._lock = threading.Lock()
+        self._pool: ThreadPoolExecutor = pool(1, f"shadow-{model.info.name}", NICE)
+        self._count("dropped_total", 0)
+        self._metrics.number("kanserve_shadow_largest_difference").labels(*self._labels).set(0)
+
+    def offer(self, names: Sequence[str], size: int, copy: Callable[[], Copy]) -> None:
+        """A request was answered: `size` bytes in and out, which `copy` gives as arrays."""
+        self._due += self.share
+        if self._due < 1:
+            return
+        self._due -= 1
+        if self._waiting >= WAIT or self._bytes + size > BYTES:
+            self.dropped += 1
+            self._count("dropped_total", 1)
+            return
+        self._hold(1, size)
+        self._pool.submit(self._work, names, size, copy)
+
+    def _hold(self, copies: int, size: int) -> None:
+        with self._lock:
+            self._waiting += copies
+            self._bytes += size
+
+    def end(self) -> None:
+        """No more copies; what waits is dropped."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _work(self, names: Sequence[str], size: int, copy: Callable[[], Copy]) -> None:
+        feeds, given = copy()
+        try:
+            found = self.model.trace(names, feeds)
+            apart = differences(given, found)
+        except (KanserveError, ValueError):
+            self.failed += 1
+            self._count("failed_total", 1)
+        else:
+            self._take(apart)
+        finally:
+            self._hold(-1, -size)
+
+    def _take(self, apart: Floats) -> None:
+        beyond = int((~(apart <= self.tolerance)).sum())
+        self.requests += 1
+        self.rows += len(apart)
+        self.beyond += beyond
+        self.largest = max(self.largest, float(apart.max(initial=0.0)))
+        self._count("rows_total", len(apart))
+        self._count("rows_beyond_total", beyond)
+        self._metrics.number("kanserve_shadow_largest_difference").labels(*self._labels).set(self.largest)
+
+    def _count(self, what: str, amount: int) -> None:
+        self._metrics.number(f"kanserve_shadow_{what}").labels(*self._labels).inc(amount)
+
+
+def differences(given: Sequence[Array], found: Sequence[Array]) -> Floats:
+    """Of each row, by the largest of its answer or 1; infinite where one is a number and the other none. Strings are
+    alike or infinitely far apart. Raises ValueError for other shapes."""
+    worst = np.zeros(len(given[0]))
+    for one, other in zip(given, found, strict=True):
+        if one.shape != other.shape:
+            raise ValueError(f"{other.shape} where the answer has {one.shape}")
+        rows = len(one)
+        if one.dtype.hasobject:
+            apart = np.where((one == other).reshape(rows, -1), 0.0, np.inf)
+        else:
+            apart = _numbers(one.reshape(rows, -1).astype(np.float64), other.reshape(rows, -1).astype(np.float64))
+        worst = np.maximum(worst, apart.max(axis=1, initial=0.0))
+    return worst
+
+
+def _numbers(one: Floats, other: Floats) -> Floats:
+    same = (one == other) | (np.isnan(one) & np.isnan(other))
+    finite = np.isfinite(one)
+    scale = np.maximum(1.0, np.abs(np.where(finite, one, 0.0)).max(axis=1, initial=0.0, keepdims=True))
+    with np.errstate(invalid="ignore"):
+        apart = np.abs(other - one) / scale
+    return np.where(same, 0.0, np.where(finite & np.isfinite(other), apart, np.inf))

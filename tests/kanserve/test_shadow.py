@@ -1,0 +1,144 @@
+"""A version on a copy of the traffic: what is told of it is true, and nobody notices that it is there."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+import types
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from kanserve.models.shadow import BYTES, WAIT, Shadow, differences
+from kanserve.observe.metrics import Metrics
+from kanserve.pb import kan_pb2
+from tests.cli.running import document, kanserve
+from tests.kanserve import live, toy
+from tests.kanserve.running import KAN, Server, serving, wait_until
+
+INF, NAN = math.inf, math.nan
+
+
+@pytest.mark.parametrize(
+    ("given", "found", "apart"),
+    [
+        ([[1.0, 2.0], [0.1, 0.2]], [[1.0, 2.5], [0.1, 0.3]], [0.25, 0.1]),  # by the largest, or by 1
+        ([[NAN, 1.0], [INF, 1.0], [-INF, 1.0]], [[NAN, 1.0], [INF, 1.0], [INF, 1.0]], [0, 0, INF]),
+        ([[NAN, 1.0], [1.0, 1.0]], [[1.0, 1.0], [NAN, 1.0]], [INF, INF]),
+        ([["a", "b"], ["a", "b"]], [["a", "b"], ["a", "c"]], [0, INF]),
+    ],
+)
+def test_how_far_rows_are_apart(given: list, found: list, apart: list) -> None:
+    kind = object if isinstance(given[0][0], str) else np.float32
+    same = np.zeros((len(given), 1), np.float32)
+    pairs = ([np.array(one, kind), same] for one in (given, found))
+    np.testing.assert_allclose(differences(*pairs), apart, rtol=1e-6)
+
+
+def test_other_shapes_are_no_answer() -> None:
+    with pytest.raises(ValueError, match="where the answer has"):
+        differences([np.zeros((2, 3))], [np.zeros((2, 2))])
+
+
+def asked(server: Server, **fields: object) -> kan_pb2.ShadowReport:
+    message = kan_pb2.ShadowModelRequest(model_name="toy", **fields)
+    return kan_pb2.ShadowReport.FromString(server.call(f"{KAN}ShadowModel", message.SerializeToString()))
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Path:
+    """Version 1 is the toy, version 2 gives twice its answers."""
+    for version in (1, 2):
+        live.write(tmp_path / "toy" / str(version), float(version), version=version)
+    return tmp_path
+
+
+def test_what_is_told(two: Path, door: str) -> None:
+    with serving(two, transport=door, poll=0.1) as server:
+        found = asked(server, model_version="1", tolerance=0.4)
+        assert (found.model_version, found.against, found.running, found.share) == ("1", "2", True, 1)
+        rows = np.concatenate([np.zeros((1, 3), np.float32), live.ROWS])  # of zeros the answers are alike
+        for count in range(20):  # the first by the long way, others by the short one
+            assert live.factor(server) == 2
+            server.infer(rows[: 1 + count % 3])
+        wait_until(lambda: asked(server).requests == 40)
+        # A half of the answer, by the largest of its row or by 1.
+        size = np.abs(2 * toy.outputs(rows)).max(axis=1)
+        apart = size / 2 / np.maximum(1, size)
+        told = asked(server)
+        sent = 20 * 2 + sum(1 + count % 3 for count in range(20))
+        beyond = 20 * int((apart[1:] > 0.4).sum()) + sum(int((apart[: 1 + c % 3] > 0.4).sum()) for c in range(20))
+        assert (told.rows, told.rows_beyond, told.requests_dropped, told.requests_failed) == (sent, beyond, 0, 0)
+        assert told.largest_difference == pytest.approx(apart.max(), rel=1e-5)
+        series = '{model="toy",version="1"}'
+        assert live.shown(server, f"kanserve_shadow_rows_total{series}") == sent
+        assert live.shown(server, f"kanserve_shadow_rows_beyond_total{series}") == beyond
+        assert live.shown(server, f"nv_inference_count{series}") == 0, "nobody asked it"
+        live.swap(live.write(two / "made", 2.0), two / "toy" / "1")  # now it gives what version 2 gives
+        wait_until(lambda: asked(server).rows == 0)
+        assert live.factor(server) == 2
+        wait_until(lambda: asked(server).rows == 2)
+        assert (asked(server).largest_difference, asked(server).rows_beyond) == (0, 0)
+        done = document(kanserve("shadow", "toy", "--stop", "--url", server.address, "--json"))
+        assert (done["running"], done["rows"]) == (False, 2)
+        assert live.factor(server) == 2
+        time.sleep(0.1)
+        assert asked(server).rows == 2
+
+
+def test_a_share_of_the_requests(two: Path) -> None:
+    with serving(two) as server:
+        asked(server, model_version="1", share=0.25)
+        for _ in range(40):
+            live.factor(server)
+        wait_until(lambda: asked(server).requests == 10)
+
+
+class Slow:
+    """A version whose runs wait until they are let go."""
+
+    def __init__(self) -> None:
+        self.info = types.SimpleNamespace(name="toy", version=1)
+        self.go = threading.Event()
+
+    def trace(self, names: object, feeds: object) -> list[np.ndarray]:
+        self.go.wait(10)
+        return [np.ones((1, 1))]
+
+
+def test_what_is_too_much_is_dropped_and_delays_nobody() -> None:
+    slow = Slow()
+    shadow = Shadow(slow, 2, 1.0, 0.1, Metrics())  # type: ignore[arg-type]  # as much of a model as it asks for
+    begun = time.monotonic()
+    for _ in range(WAIT + 10):
+        shadow.offer(["y"], 10, lambda: ({}, [np.zeros((1, 1))]))
+    shadow.offer(["y"], BYTES, lambda: ({}, [np.zeros((1, 1))]))
+    assert time.monotonic() - begun < 2
+    assert shadow.dropped == 11
+    slow.go.set()
+    wait_until(lambda: shadow.requests == WAIT)
+    shadow.offer(["y"], BYTES, lambda: ({}, [np.zeros((1, 1))]))
+    wait_until(lambda: shadow.requests == WAIT + 1)
+    assert (shadow.beyond, shadow.largest, shadow.dropped) == (WAIT + 1, 1.0, 11)
+    shadow.end()
+
+
+def test_what_cannot_be_tried(two: Path) -> None:
+    with serving(two) as server:
+        for fields, code in (
+            ({}, "FAILED_PRECONDITION"),
+            ({"stop": True}, "FAILED_PRECONDITION"),
+            ({"model_version": "2"}, "FAILED_PRECONDITION"),
+            ({"model_version": "7"}, "NOT_FOUND"),
+            ({"model_version": "1", "share": 1.5}, "INVALID_ARGUMENT"),
+            ({"model_version": "1", "tolerance": NAN}, "INVALID_ARGUMENT"),
+        ):
+            with pytest.raises(grpc.RpcError) as caught:
+                asked(server, **fields)
+            assert caught.value.code().name == code
+        asked(server, model_version="1")
+        kanserve("promote", "toy", "1", "--url", server.address)
+        assert not asked(server).running, "it answers itself"
