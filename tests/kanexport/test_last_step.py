@@ -20,10 +20,9 @@ from kanserve.errors import LoadError
 from kanserve.repository import layout
 from kanserve.repository.check import check_config
 from kanserve.repository.sweep import swept
-from tests.kanexport.nth_failure import CASES, NARROW, WIDE, Case, agree, hidden, packed, state
+from tests.kanexport.nth_failure import CASES, FAST, NARROW, WIDE, Case, agree, hidden, packed, state
 from tests.kanserve.running import serving
 
-FAST = "/dev/shm" if os.path.isdir("/dev/shm") else None  # a disk would be asked thousands of times to write
 HAMMER = """
 import sys, pathlib
 sys.path[:0] = sys.argv[3:]

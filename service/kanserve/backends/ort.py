@@ -88,6 +88,8 @@ def create(graph: bytes, *, device: str, threads: int, beside: Mapping[str, byte
         raise _refusal(str(error)) from error
     except MemoryError as error:
         raise _refusal("bad_alloc") from error
+    except UnicodeDecodeError as error:  # its words quote a name of the graph's
+        raise _refusal("") from error
     # ORT falls back without an exception when a provider cannot start.
     if session.get_providers()[0] != provider:
         raise ConfigError(f"device {device!r} could not be started; the runtime offered another instead")

@@ -36,6 +36,10 @@ class Trial:
         if self._settings.trial:
             await self._asker.ask(await asyncio.to_thread(self._job, bundle), bundle.files)
 
+    def close(self) -> None:
+        """Let the process go that versions are tried in."""
+        self._asker.close()
+
     def _job(self, bundle: Bundle) -> Job:
         settings, manifest = self._settings, bundle.manifest
         return Job(

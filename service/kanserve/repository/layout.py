@@ -18,7 +18,6 @@ import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from io import FileIO
 from pathlib import Path
 
 from kanexport import manifest as contract
@@ -260,10 +259,12 @@ def _read(candidate: Candidate, directory: int, name: str, limit: int, *, expect
         raise LoadError(LoadReason.INTEGRITY, f"{name} is missing") from error
     except OSError as error:
         raise LoadError(LoadReason.UNREADABLE, f"{name}: {error.strerror or error}") from error
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
-        about = os.fstat(file.fileno())
+    try:
+        about = os.fstat(descriptor)
         _check_kind(candidate, name, about)
-        return _drained(file, name, about.st_size, limit, expected)
+        return _drained(descriptor, name, about.st_size, limit, expected)
+    finally:
+        os.close(descriptor)
 
 
 def _check_kind(candidate: Candidate, name: str, about: os.stat_result) -> None:
@@ -280,15 +281,15 @@ def _check_kind(candidate: Candidate, name: str, about: os.stat_result) -> None:
         )
 
 
-def _drained(file: FileIO, name: str, size: int, limit: int, expected: int | None) -> bytes:
-    """Everything behind an open file of so many bytes. Raises LoadError."""
+def _drained(descriptor: int, name: str, size: int, limit: int, expected: int | None) -> bytes:
+    """Everything behind a descriptor, so many bytes. Raises LoadError."""
     if size > limit:
         raise LoadError(LoadReason.INTEGRITY, f"{name} has {size} bytes, more than {limit}")
     if expected is not None and size != expected:
         raise LoadError(LoadReason.INTEGRITY, f"{name} has {size} bytes, the manifest says {expected}")
     # In one piece: a large file is not held twice. A file system may give less at once than was asked for.
-    data = file.read(size + 1) or b""
-    while len(data) <= size and (more := file.read(size + 1 - len(data))):
+    data = os.read(descriptor, size + 1)
+    while len(data) <= size and (more := os.read(descriptor, size + 1 - len(data))):
         data += more
     if len(data) != size:
         raise LoadError(LoadReason.INTEGRITY, f"{name} {'grew' if len(data) > size else 'shrank'} while it was read")

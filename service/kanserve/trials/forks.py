@@ -11,6 +11,7 @@ with it.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import select
@@ -42,6 +43,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then lets go of the socket
     asked = socket.socket(fileno=0)
     backends.load(sys.argv[1])
+    gc.collect()
+    gc.freeze()  # or each process would copy every page that a collection of its own looks at
     asked.send(b"+")
     running: list[Running] = []
     while True:
