@@ -76,11 +76,15 @@ def test_the_control_starts_a_thread_and_writes_files(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str, Any], list[str]]]:
+    return seen({kind: tmp_path_factory.mktemp(kind) for kind in ("quiet", "loud")})
+
+
+def seen(folders: dict[str, Path]) -> dict[str, tuple[dict[str, Any], list[str]]]:
     """What `silence.py` saw, quiet and loud, and the files that each left at home. They run at the same time."""
     inside = namespace()
     running = {}
-    for kind in ("quiet", "loud"):
-        folder = tmp_path_factory.mktemp(kind)
+    for kind, folder in folders.items():
+        folder.mkdir(exist_ok=True)
         environment = fresh(folder / "home") | {"OWN_NAMESPACE": str(int(inside is not None))}
         command = [*(inside or []), sys.executable, str(FOLDER / "silence.py"), str(folder), str(CHECKPOINT)]
         process = subprocess.Popen(
@@ -91,12 +95,12 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str
             text=True,
         )
         running[kind] = (process, folder / "home")
-    seen = {}
+    found = {}
     for kind, (process, home) in running.items():
         output, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
-        seen[kind] = (json.loads(output), files(home))
-    return seen
+        found[kind] = (json.loads(output), files(home))
+    return found
 
 
 def test_an_export_a_server_and_a_request_leave_nothing(scenes: dict[str, tuple[dict[str, Any], list[str]]]) -> None:
