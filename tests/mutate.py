@@ -24,6 +24,8 @@ WORK = ROOT / ".mutate"
 MODULES = {
     "service/kanserve/interpret/select.py": "tests/kanserve/test_select.py",
     "service/kanserve/interpret/terms.py": "tests/kanserve/test_formula.py",
+    "service/kanserve/access/gate.py": "tests/kanserve/test_gate.py",
+    "service/kanserve/access/tokens.py": "tests/kanserve/test_tokens.py",
     "kanexport/proof/compare.py": "tests/kanexport/test_compare.py",
     "kanexport/functions/unary.py": "tests/kanexport/test_unary.py",
     "kanexport/manifest.py": "tests/kanexport/test_manifest.py",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 import re
 from pathlib import Path
@@ -12,8 +11,7 @@ import pytest
 from kanserve.access import edit, tokens
 from kanserve.access.gate import Gate
 from kanserve.access.roles import Role
-from kanserve.access.tokens import Credentials
-from kanserve.errors import ConfigError, Forbidden, TooOften, Unauthenticated
+from kanserve.errors import ConfigError
 from kanserve.rpc.call import Arrival
 from tests.cli.running import document, kanserve
 from tests.kanserve import tokenfile
@@ -104,66 +102,6 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as caught:
             tokens.load(path)
         assert says in str(caught.value)
-
-
-def test_who_passes(tmp_path: Path) -> None:
-    old, new = tokens.make(), tokens.make()
-    both = tokenfile.block("ci-1", old, "infer") + tokenfile.block("ci-2", new, "interpret", "infer")
-    certified = "[[certificate]]\nname = 'pod'\nsan = 'spiffe://a/b'\nroles = ['admin']\n"
-    asked = gate(both + certified, tmp_path)
-    assert [asked.admit(Role.INFER, shown(token)).name for token in (old, new, old)] == ["ci-1", "ci-2", "ci-1"]
-    assert asked.admit(Role.ADMIN, shown(certificate="dns.example spiffe://a/b")).name == "pod"
-    assert asked.admit(Role.READ, shown(old, "spiffe://a/b")).name == "ci-1"  # a token wins
-    for what, error, says in (
-        (shown(), Unauthenticated, "no credential was shown"),
-        (shown(certificate="spiffe://a/c"), Unauthenticated, "no credential was shown"),
-        (shown(tokens.make()), Unauthenticated, "not known here"),
-        (shown(tokens.make(), "spiffe://a/b"), Unauthenticated, "not known here"),  # and a wrong one does not fall back
-        (shown(old), Forbidden, "the role interpret, which ci-1 does not have"),
-    ):
-        with pytest.raises(error, match=says):
-            asked.admit(Role.INTERPRET, what)
-
-
-def test_what_is_looked_up_is_forgotten_with_its_file(tmp_path: Path) -> None:
-    asked = gate(tokenfile.block("ci", GOOD, "infer"), tmp_path)
-    assert asked.admit(Role.INFER, shown(GOOD)).name == "ci"
-    asked.take(Credentials((), ()))
-    with pytest.raises(Unauthenticated):
-        asked.admit(Role.INFER, shown(GOOD))
-
-
-def test_time_ends_a_token_that_was_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    end = datetime.datetime(2040, 1, 1, tzinfo=datetime.UTC)
-    asked = gate(tokenfile.block("ci", GOOD, "infer", expires=end.isoformat()), tmp_path)
-    caller = asked.admit(Role.INFER, shown(GOOD))
-    monkeypatch.setattr("time.time", end.timestamp)
-    with pytest.raises(Unauthenticated, match="the token of ci has expired"):
-        asked.admit(Role.INFER, shown(GOOD))
-    with pytest.raises(Unauthenticated):  # and a stream that is open
-        asked.again(caller)
-
-
-def test_a_rate_is_kept_on_calls_and_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [100.0]
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
-    asked = gate(tokenfile.block("ci", GOOD, "infer", rate=4) + tokenfile.block("b", "x" * 50, "read"), tmp_path)
-    caller = asked.admit(Role.INFER, shown(GOOD))
-    for _ in range(3):
-        asked.again(caller)
-    with pytest.raises(TooOften, match="ci may ask 4 times per second"):
-        asked.admit(Role.INFER, shown(GOOD))
-    assert asked.admit(None, shown(GOOD)).name == "ci"  # health is answered all the same
-    asked.again(asked.admit(Role.READ, shown("x" * 50)))  # and so are others
-    now[0] += 0.25
-    asked.admit(Role.INFER, shown(GOOD))
-    with pytest.raises(TooOften):
-        asked.again(caller)
-    now[0] += 1000
-    for _ in range(4):
-        asked.again(caller)
-    with pytest.raises(TooOften):
-        asked.again(caller)
 
 
 def test_the_command_makes_lists_and_revokes(tmp_path: Path) -> None:

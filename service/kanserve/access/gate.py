@@ -40,8 +40,10 @@ class Gate:
         self._tokens = [(entry.mark.encode(), entry) for entry in credentials.tokens]
         self._certificates = {entry.mark: entry for entry in credentials.certificates}
         self._known: dict[bytes, tuple[Principal, Bucket | None]] = {}  # by digest; no more than there are tokens
-        buckets = {e.principal.name: Bucket(e.principal.name, e.rate) for e in _all(credentials) if e.rate is not None}
-        self._buckets = buckets
+        entries = (*credentials.tokens, *credentials.certificates)
+        self._callers = {entry.principal.name: entry.principal for entry in entries}
+        rates = {entry.principal.name: entry.rate for entry in entries if entry.rate is not None}
+        self._buckets = {name: Bucket(name, rate) for name, rate in rates.items()}
 
     def admit(self, need: Need, shown: Shown) -> Principal:
         """Who calls. Raises Unauthenticated, Forbidden, TooOften."""
@@ -55,6 +57,8 @@ class Gate:
 
     def again(self, caller: Principal) -> None:
         """One more request on a stream of theirs. Raises TooOften, Unauthenticated."""
+        if self._callers.get(caller.name) != caller:
+            raise Unauthenticated(f"{caller.name} is not known here any more, or not as before: open another stream")
         _valid(caller)
         bucket = self._buckets.get(caller.name)
         if bucket is not None:
@@ -138,7 +142,3 @@ def admission(gate: Gate | None, name: str) -> Callable[[Shown], Principal] | No
 def _valid(caller: Principal) -> None:
     if caller.expires is not None and time.time() >= caller.expires:
         raise Unauthenticated(f"the token of {caller.name} has expired")
-
-
-def _all(credentials: Credentials) -> tuple[Entry, ...]:
-    return (*credentials.tokens, *credentials.certificates)

@@ -1,0 +1,173 @@
+"""Who passes, call by call: without a server, so that every way through is walked."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import pytest
+
+from kanserve.access import gate as access
+from kanserve.access import tokens
+from kanserve.access.gate import LONGEST, SHORTEST, Gate
+from kanserve.access.roles import EVERYONE, NOBODY, Principal, Role, including, require
+from kanserve.access.table import ANYONE, NEEDS
+from kanserve.access.tokens import Credentials
+from kanserve.errors import Forbidden, TooOften, Unauthenticated
+from kanserve.rpc.call import Arrival
+from tests.kanserve import tokenfile
+
+GOOD = "kan_" + "g" * 43  # the names of tests have it, and are to be the same in every process
+
+
+def shown(token: str = "", certificate: str = "") -> Arrival:
+    return Arrival(tokenfile.bearer(token) if token else (), None, certificate)
+
+
+def gate(text: str, tmp_path: Path) -> Gate:
+    tokenfile.save(tmp_path / "t", text)
+    return Gate(tokens.load(tmp_path / "t"), lambda certificate: frozenset(str(certificate).split()))
+
+
+def test_who_passes(tmp_path: Path) -> None:
+    old, new = tokens.make(), tokens.make()
+    both = tokenfile.block("ci-1", old, "infer") + tokenfile.block("ci-2", new, "interpret", "infer")
+    certified = "[[certificate]]\nname = 'pod'\nsan = 'spiffe://a/b'\nroles = ['admin']\n"
+    asked = gate(both + certified, tmp_path)
+    assert [asked.admit(Role.INFER, shown(token)).name for token in (old, new, old)] == ["ci-1", "ci-2", "ci-1"]
+    assert asked.admit(Role.ADMIN, shown(certificate="dns.example spiffe://a/b")).name == "pod"
+    assert asked.admit(Role.READ, shown(old, "spiffe://a/b")).name == "ci-1"  # a token wins
+    for what, error, says in (
+        (shown(), Unauthenticated, "no credential was shown"),
+        (shown(certificate="spiffe://a/c"), Unauthenticated, "no credential was shown"),
+        (shown(tokens.make()), Unauthenticated, "not known here"),
+        (shown(tokens.make(), "spiffe://a/b"), Unauthenticated, "not known here"),  # and a wrong one does not fall back
+        (shown(old), Forbidden, "the role interpret, which ci-1 does not have"),
+    ):
+        with pytest.raises(error, match=says):
+            asked.admit(Role.INTERPRET, what)
+
+
+def test_what_is_looked_up_is_forgotten_with_its_file(tmp_path: Path) -> None:
+    asked = gate(tokenfile.block("ci", GOOD, "infer"), tmp_path)
+    assert asked.admit(Role.INFER, shown(GOOD)).name == "ci"
+    caller = asked.admit(Role.INFER, shown(GOOD))
+    asked.take(tokens.load(tmp_path / "t"))
+    asked.again(caller)  # the same as before
+    tokenfile.save(tmp_path / "t", tokenfile.block("ci", GOOD, "infer", "admin"))
+    asked.take(tokens.load(tmp_path / "t"))
+    with pytest.raises(Unauthenticated, match="ci is not known here any more, or not as before"):
+        asked.again(caller)
+    assert asked.admit(Role.ADMIN, shown(GOOD)).name == "ci"
+    asked.take(Credentials((), ()))
+    with pytest.raises(Unauthenticated, match="not known here"):
+        asked.admit(Role.INFER, shown(GOOD))
+    with pytest.raises(Unauthenticated, match="any more"):
+        asked.again(caller)
+
+
+def test_time_ends_a_token_that_was_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    end = datetime.datetime(2040, 1, 1, tzinfo=datetime.UTC)
+    asked = gate(tokenfile.block("ci", GOOD, "infer", expires=end.isoformat()), tmp_path)
+    caller = asked.admit(Role.INFER, shown(GOOD))
+    monkeypatch.setattr("time.time", end.timestamp)
+    with pytest.raises(Unauthenticated, match="the token of ci has expired"):
+        asked.admit(Role.INFER, shown(GOOD))
+    with pytest.raises(Unauthenticated):  # and a stream that is open
+        asked.again(caller)
+
+
+def test_a_rate_is_kept_on_calls_and_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    asked = gate(tokenfile.block("ci", GOOD, "infer", rate=4) + tokenfile.block("b", "x" * 50, "read"), tmp_path)
+    caller = asked.admit(Role.INFER, shown(GOOD))
+    for _ in range(3):
+        asked.again(caller)
+    with pytest.raises(TooOften, match="ci may ask 4 times per second"):
+        asked.admit(Role.INFER, shown(GOOD))
+    assert asked.admit(None, shown(GOOD)).name == "ci"  # health is answered all the same
+    asked.again(asked.admit(Role.READ, shown("x" * 50)))  # and so are others
+    now[0] += 0.25
+    asked.admit(Role.INFER, shown(GOOD))
+    with pytest.raises(TooOften):
+        asked.again(caller)
+    now[0] += 1000
+    for _ in range(4):
+        asked.again(caller)
+    with pytest.raises(TooOften):
+        asked.again(caller)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(
+            "",
+            "Bearer",
+            "Bearer ",
+            f"Basic {GOOD}",
+            GOOD,
+            f"Bearer {'a' * (SHORTEST - 1)}",
+            f"Bearer {'a' * (LONGEST + 1)}",
+        ),
+        *(f"Bearer {GOOD[:-1]}", f"Bearer {GOOD}x", f"Bearer x{GOOD}", b"Bearer bytes", f"Bearer \u00e9{GOOD}"),
+    ],
+)
+def test_what_is_no_token(tmp_path: Path, value: str | bytes) -> None:
+    asked = gate(tokenfile.block("ci", GOOD, "infer"), tmp_path)
+    with pytest.raises(Unauthenticated) as caught:
+        asked.admit(Role.READ, Arrival((("authorization", value),), None))
+    assert GOOD not in str(caught.value)
+    assert asked.admit(ANYONE, Arrival((("authorization", value),), None)) is NOBODY
+
+
+@pytest.mark.parametrize("scheme", ["Bearer ", "bearer ", "BEARER ", "Bearer  "])
+def test_a_token_by_any_spelling_of_its_scheme(tmp_path: Path, scheme: str) -> None:
+    asked = gate(tokenfile.block("ci", GOOD, "infer"), tmp_path)
+    metadata = (("x-other", "y"), ("authorization", scheme + GOOD))
+    assert asked.admit(Role.INFER, Arrival(metadata, None)).name == "ci"
+    with pytest.raises(Unauthenticated, match="one `Bearer TOKEN`"):
+        asked.admit(Role.INFER, Arrival((*metadata, metadata[1]), None))
+
+
+def test_tokens_at_the_ends_of_what_is_looked_at(tmp_path: Path) -> None:
+    short, long = "s" * SHORTEST, "l" * LONGEST
+    asked = gate(tokenfile.block("short", short, "infer") + tokenfile.block("long", long, "infer"), tmp_path)
+    assert [asked.admit(Role.INFER, shown(token)).name for token in (short, long)] == ["short", "long"]
+
+
+def test_certificates_are_not_looked_at_where_none_is_named(tmp_path: Path) -> None:
+    asked = gate(tokenfile.block("ci", GOOD, "infer"), tmp_path)
+    asked._names = lambda _: pytest.fail("it was read")
+    with pytest.raises(Unauthenticated, match="no credential was shown"):
+        asked.admit(Role.READ, shown(certificate="a.example"))
+    assert asked.admit(ANYONE, shown(certificate="a.example")) is NOBODY
+
+
+def test_what_stands_before_a_method(tmp_path: Path) -> None:
+    infer = "inference.GRPCInferenceService/ModelInfer"
+    asked = gate(tokenfile.block("ci", GOOD, "infer"), tmp_path)
+    assert access.admission(None, infer) is None
+    admitted = access.admission(asked, infer)
+    assert admitted is not None
+    assert admitted(shown(GOOD)).name == "ci"
+    for known in (None, asked):
+        unlisted = access.admission(known, "new.Service/Method")
+        assert unlisted is not None
+        with pytest.raises(Forbidden, match="nobody may call this"):
+            unlisted(shown(GOOD))
+    assert NEEDS["grpc.health.v1.Health/Check"] is ANYONE
+    assert sum(need is ANYONE for need in NEEDS.values()) == 3  # health, and it over HTTP
+
+
+def test_roles_and_what_they_include() -> None:
+    assert including(frozenset()) == frozenset()
+    assert including(frozenset({Role.INFER, Role.INTERPRET})) == {Role.INFER, Role.INTERPRET, Role.READ}
+    assert EVERYONE.roles == including(frozenset({Role.ADMIN})) == {*Role}
+    caller = Principal("ci", frozenset({Role.READ}))
+    require(caller, Role.READ)
+    with pytest.raises(Forbidden, match="the role admin, which ci does not have"):
+        require(caller, Role.ADMIN)
+    with pytest.raises(Unauthenticated, match="the role read, and no credential was shown"):
+        require(NOBODY, Role.READ)
