@@ -36,7 +36,7 @@ SLOW = [
     *("kanserve/test_web_errors", "kanserve/test_web_calls"),
     *("kanserve/test_wire", "kanserve/test_connections", "kanserve/test_open_files"),
     *("kanserve/test_watchdog", "kanserve/test_bounded", "reliability/row_21_sigterm"),
-    *("reliability/row_24_deadline_drop", "reliability/row_25_cancel_storm"),
+    *("reliability/row_24_deadline_drop", "reliability/row_25_cancel_storm", "reliability/row_26_poison"),
     *("kanserve/test_workers", "kanserve/test_reload", "kanserve/test_access", "kanserve/test_renewal"),
     *("kanserve/test_callers", "kanserve/test_control", "kanserve/test_shadow", "kanserve/test_limits"),
     *("kanserve/test_diagnosis", "kanserve/test_live"),

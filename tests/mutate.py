@@ -26,6 +26,12 @@ MODULES = {
     "service/kanserve/interpret/terms.py": "tests/kanserve/test_formula.py",
     "service/kanserve/access/gate.py": "tests/kanserve/test_gate.py",
     "service/kanserve/access/tokens.py": "tests/kanserve/test_tokens.py",
+    **dict.fromkeys(
+        (f"service/kanserve/scheduling/{name}.py" for name in ("queue", "policy", "pace", "order", "merge")),
+        "tests/kanserve/test_scheduling.py",
+    ),
+    "service/kanserve/repository/check.py": "tests/kanserve/test_bounds.py",
+    "service/kanserve/handlers/checks.py": "tests/kanserve/test_bad_input.py",
     "kanexport/proof/compare.py": "tests/kanexport/test_compare.py",
     "kanexport/functions/unary.py": "tests/kanexport/test_unary.py",
     "kanexport/manifest.py": "tests/kanexport/test_manifest.py",

@@ -18,6 +18,7 @@ from tests.reliability.tools import sample
 SLOW = request(np.zeros((1, 1), np.float32), "slow").SerializeToString()
 DEADLINE = 0.02  # seconds
 RUNS = 'nv_inference_exec_count{model="slow",version="1"}'
+BEGUN = 0.2  # seconds after which the first call runs, on a busy machine too
 BURST = 200  # calls at once; the queue takes 256
 
 
@@ -35,7 +36,7 @@ async def burst(server: Server, count: int) -> collections.Counter[str]:
     async with grpc.aio.insecure_channel(server.address) as channel:
         call = channel.unary_unary(f"{INFERENCE}ModelInfer")
         first = asyncio.create_task(one(call, 60))
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(BEGUN)
         await asyncio.gather(*(one(call, DEADLINE) for _ in range(count)))
         await first
     return ends

@@ -1,14 +1,41 @@
-"""Conformance."""
+"""Conformance: the clients of others, gRPC by its document, the Open Inference Protocol, generated messages."""
 
 from __future__ import annotations
 
-from tests.reliability.frame import Row, not_yet
+import re
+import subprocess
+import sys
+
+from tests.reliability.frame import Outcome, Row, Scale
+from tests.reliability.record import ROOT
+
+TESTS = (
+    *("tests/contract", "tests/kanserve/test_clients.py", "tests/kanserve/test_doors.py"),
+    *("tests/kanserve/test_server.py", "tests/kanserve/test_stream.py", "tests/kanserve/test_bad_input.py"),
+    *("tests/kanserve/test_web.py", "tests/kanserve/test_classification.py", "tests/kanserve/test_datatypes.py"),
+    "tests/end_to_end/test_perf_analyzer.py",
+)
+
+
+def run(scale: Scale, seed: int, door: str) -> Outcome:
+    """These tests of the suite, over both doors, in a process of their own."""
+    chosen = TESTS[:2] if not scale.full else TESTS
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header", *chosen]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    last = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr[-200:]
+    counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped|error)", last)}
+    figures = {word: counts.get(word, 0) for word in ("passed", "failed", "skipped")}
+    failed = [line[:120] for line in done.stdout.splitlines() if line.startswith("FAILED")]
+    good = done.returncode == 0 and counts.get("passed", 0) > 0
+    return Outcome(figures, good, sum(counts.values()), "; ".join(failed[:3]))
+
 
 ROW = Row(
     number="34",
     title="Conformance",
-    method="tritonclient, the cases of gRPC's interoperability tests, and the bytes of every message",
+    method="tritonclient over gRPC and HTTP, perf_analyzer, raw HTTP/2, every mistake with Triton's code and words, "
+    "streams, datatypes, the generated messages against their sources; both doors",
     goal="100 %",
-    wire=True,
-    run=not_yet("the row is not written yet"),
+    guarded_by=("tests/kanserve/test_clients.py", "tests/kanserve/test_doors.py"),
+    run=run,
 )
