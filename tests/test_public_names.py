@@ -31,6 +31,7 @@ def test_the_commands() -> None:
         "health",
         "promote",
         "rollback",
+        "shadow",
         "completion",
     ):
         assert f"    {command} " in done.stdout

@@ -16,7 +16,7 @@ POLL = 0.05
 
 def run(scale: Scale, seed: int, door: str) -> Outcome:
     """Every second change is another content under the same number, the others are a new version in its place."""
-    changes, requests = scale.of(6, 200), scale.of(900, 10**6)
+    changes, requests = scale.of(4, 200), scale.of(400, 10**6)
     answers = {factor: live.answers(factor) for factor in (1.0, 2.0, 4.0)}
     factors, version = itertools.cycle((2.0, 4.0, 1.0)), 1
     allowed = {1: {answers[1.0]}}

@@ -15,7 +15,7 @@ LIMIT = 5.0  # MiB
 
 def run(scale: Scale, seed: int, door: str) -> Outcome:
     """Each new version makes the one before leave; the old one's files go with it."""
-    times, settled = scale.of(12, 500), scale.of(4, 50)
+    times, settled = scale.of(6, 500), scale.of(3, 50)
     with tempfile.TemporaryDirectory() as folder:
         repository = Path(folder, "models")
         live.write(repository / "toy" / "1", pad=PAD)

@@ -12,7 +12,7 @@ from tests.kanserve.running import Server, serving, wait_until
 from tests.reliability.frame import Outcome, Row, Scale, suite
 
 PAD = 2**18  # bytes of each version, so that one that stays is seen
-WINDOWS, ASKED = 20, 200  # times that is measured, each time with so many requests
+WINDOWS, ASKED = 20, 100  # times that is measured, each time with so many requests
 GROWTH, MEMORY = 0.1, 5.0  # of the latency, as a share; MiB
 
 
@@ -28,8 +28,8 @@ def latency(server: Server) -> float:
 
 def run(scale: Scale, seed: int, door: str) -> Outcome:
     """Another content under the same number, again and again."""
-    reloads = scale.of(40, 10_000)
-    windows = min(WINDOWS, reloads // 10)
+    reloads = scale.of(12, 10_000)
+    windows = min(WINDOWS, reloads // 3)
     seconds: list[float] = []
     sizes: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
