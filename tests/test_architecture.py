@@ -77,6 +77,7 @@ LAW: dict[str, dict[str, set[str]]] = {
             "config",
             "console",
             "doors",
+            "models",
             "openfiles",
             "origins",
             "pem",

@@ -105,12 +105,21 @@ def page(addresses: dict[str, str]) -> str:
         return answer.read().decode()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("redirect", ["2>/dev/full", "0<&- 2>&-"])
-def test_a_stderr_that_takes_nothing_costs_lines_alone(tmp_path: Path, redirect: str, workers: int, door: str) -> None:
-    if workers == 2 and redirect != "2>/dev/full":
-        pytest.skip("the same way, once")
-    settings = {"access_log": "all", "transport": door, "workers": workers, "threads": workers}
+@pytest.mark.parametrize(
+    ("redirect", "workers", "transport"),
+    [
+        ("2>/dev/full", 1, "asgi"),
+        ("2>/dev/full", 1, "grpcio"),
+        ("2>/dev/full", 2, "asgi"),
+        ("0<&- 2>&-", 1, "asgi"),
+    ],
+)
+def test_a_stderr_that_takes_nothing_costs_lines_alone(
+    tmp_path: Path, redirect: str, workers: int, transport: str
+) -> None:
+    if transport == "asgi":
+        pytest.importorskip("h2corn")
+    settings = {"access_log": "all", "transport": transport, "workers": workers, "threads": workers}
     with started(tmp_path, redirect, **settings) as (process, addresses):
         with grpc.insecure_channel(addresses["grpc"]) as channel:
             infer = channel.unary_unary(f"{INFERENCE}ModelInfer")
@@ -126,9 +135,9 @@ def test_a_stderr_that_takes_nothing_costs_lines_alone(tmp_path: Path, redirect:
         assert process.wait(30) == 0
 
 
-def test_a_reader_that_leaves_costs_lines_alone(tmp_path: Path, door: str) -> None:
+def test_a_reader_that_leaves_costs_lines_alone(tmp_path: Path) -> None:
     reader, writer = os.pipe()
-    with started(tmp_path, "", writer, access_log="all", transport=door) as (process, addresses):
+    with started(tmp_path, "", writer, access_log="all") as (process, addresses):
         os.close(writer)
         os.close(reader)
         with grpc.insecure_channel(addresses["grpc"]) as channel:

@@ -11,17 +11,18 @@ from kanserve.console import inventory
 from kanserve.console.common import InputError
 from kanserve.console.inventory import Entry
 from kanserve.diagnosis.finding import Finding, ok, problem, warning
+from kanserve.models import headroom
 
 ABOUT = "models"
 LEFT = f"{leftovers.HIDDEN}*"  # of an export that was killed
 AGAIN = "export it again (`kanserve export ... --force`), or move its folder away"
 
 
-def look(settings: Settings, entries: list[Entry] | None = None) -> Iterator[Finding]:
-    """One finding for each version. `entries`: those of the repository, where they are known."""
+def look(settings: Settings) -> Iterator[Finding]:
+    """One finding for each version, and for the memory that they take."""
     repository = settings.repository
     try:
-        found = inventory.of_folder(repository, hard_links=settings.hard_links) if entries is None else entries
+        found = inventory.of_folder(repository, hard_links=settings.hard_links)
     except InputError as error:
         yield problem(ABOUT, error.message, "let the server's user read the folder and its files")
         return
@@ -34,7 +35,24 @@ def look(settings: Settings, entries: list[Entry] | None = None) -> Iterator[Fin
         )
     for entry in found:
         yield _judged(entry, settings)
+    yield room(sum(entry.size or 0 for entry in served), settings, headroom.available())
     yield from _left_behind(repository)
+
+
+def room(size: int, settings: Settings, free: int | None) -> Finding:
+    """Versions with files of so many bytes, and messages, against `free` bytes of memory (None: nobody tells)."""
+    models, messages = headroom.FACTOR * size * settings.workers, settings.max_bytes * settings.workers
+    needed = f"models may take {_mib(models)}, messages {_mib(messages)}"
+    if free is None:
+        return ok("memory", f"{needed}; how much there is, nobody tells")
+    if models + messages > free:
+        text = f"{needed}, and {_mib(free)} are free"
+        return warning("memory", text, "give the server more, or serve fewer versions, workers or smaller max_bytes")
+    return ok("memory", f"{needed}; {_mib(free)} are free")
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB"
 
 
 def _serves(entry: Entry, settings: Settings) -> bool:
