@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
+import h2.config
+import h2.connection
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2
@@ -144,3 +147,28 @@ def test_two_credentials_are_none(guarded: Guarded) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         guarded.server.call(f"{INFERENCE}ServerMetadata", b"", metadata=twice)
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_nothing_is_read_of_a_stranger(tmp_path: Path) -> None:
+    """The answer is there before the body, over gRPC and HTTP."""
+    pytest.importorskip("h2corn")
+    toy.write(tmp_path / "models")
+    made = tokenfile.write(tmp_path / "tokens")
+    with serving(tmp_path / "models", tokens=str(tmp_path / "tokens"), arrival_timeout=60) as server:
+        for token, status in ((made["read"], b"403"), ("", b"401")):
+            shown = f"Authorization: Bearer {token}\r\n" if token else ""
+            head = f"POST /v2/models/toy/infer HTTP/1.1\r\nHost: a\r\n{shown}Content-Length: 1000000\r\n\r\n"
+            with socket.create_connection(("127.0.0.1", server.port), timeout=10) as peer:
+                peer.sendall(head.encode())
+                assert status in peer.recv(4096).split(b"\r\n")[0]
+        state = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+        state.initiate_connection()
+        usual = {":method": "POST", ":scheme": "http", ":path": f"{INFERENCE}ModelInfer", ":authority": "a"}
+        state.send_headers(1, [*usual.items(), ("content-type", "application/grpc"), ("te", "trailers")])
+        seen: dict[str, str] = {}
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as peer:
+            peer.sendall(state.data_to_send())
+            while "grpc-status" not in seen:
+                for event in state.receive_data(peer.recv(65536)):
+                    seen |= dict(getattr(event, "headers", None) or ())
+        assert seen["grpc-status"] == "16"

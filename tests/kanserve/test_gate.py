@@ -161,6 +161,23 @@ def test_what_stands_before_a_method(tmp_path: Path) -> None:
     assert sum(need is ANYONE for need in NEEDS.values()) == 3  # health, and it over HTTP
 
 
+def test_strangers_are_told_before_anything_is_read(tmp_path: Path) -> None:
+    asked = gate(tokenfile.block("ci", GOOD, "read", rate=1), tmp_path)
+    strange = access.stranger(asked, "inference.GRPCInferenceService/ServerLive")
+    assert strange is not None
+    assert [strange(shown(GOOD)) for _ in range(5)] == [False] * 5  # and it does not count
+    assert strange(shown())
+    assert strange(shown("x" * 50))
+    forbidden = access.stranger(asked, "inference.GRPCInferenceService/ModelInfer")
+    assert forbidden is not None
+    assert forbidden(shown(GOOD))
+    health = access.stranger(asked, "grpc.health.v1.Health/Check")
+    assert health is not None
+    assert not health(shown())
+    assert access.stranger(None, "inference.GRPCInferenceService/ModelInfer") is None
+    assert access.stranger(asked, "new.Service/Method") is None
+
+
 def test_roles_and_what_they_include() -> None:
     assert including(frozenset()) == frozenset()
     assert including(frozenset({Role.INFER, Role.INTERPRET})) == {Role.INFER, Role.INTERPRET, Role.READ}

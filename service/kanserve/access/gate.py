@@ -55,6 +55,16 @@ class Gate:
             bucket.take()
         return caller
 
+    def refuses(self, need: Need, shown: Shown) -> bool:
+        """Whether `admit` would, for who calls, and not for how often."""
+        if need is ANYONE:
+            return False
+        try:
+            require(self._caller(shown)[0], need)
+        except (Unauthenticated, Forbidden):
+            return True
+        return False
+
     def again(self, caller: Principal) -> None:
         """One more request on a stream of theirs. Raises TooOften, Unauthenticated."""
         if self._callers.get(caller.name) != caller:
@@ -137,6 +147,14 @@ def admission(gate: Gate | None, name: str) -> Callable[[Shown], Principal] | No
         return None
     need = NEEDS[name]
     return lambda shown: gate.admit(need, shown)
+
+
+def stranger(gate: Gate | None, name: str) -> Callable[[Shown], bool] | None:
+    """Asked before a request is read; None: there are no strangers here."""
+    if gate is None or name not in NEEDS:
+        return None
+    need = NEEDS[name]
+    return lambda shown: gate.refuses(need, shown)
 
 
 def _valid(caller: Principal) -> None:

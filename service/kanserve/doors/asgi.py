@@ -127,7 +127,11 @@ class GrpcApp:
             await (call.beside(answers, read) if self._watch else answers)
 
     async def _message(self, method: Guarded, task: asyncio.Task[Any], call: _Request) -> bytes:
-        """The only one. Raises CallFailed, also where it does not come."""
+        """The only one; nothing of it, from those whom the method refuses. Raises CallFailed, also where it does not
+        come."""
+        if method.strange is not None and method.strange(call.arrival):
+            self._calls.whole(task)
+            return b""
         try:
             data = await call.message(self._limits.message_bytes)
         except CallFailed as failure:

@@ -71,20 +71,23 @@ StreamMethod = Callable[[AsyncIterator[bytes], Call], AsyncIterator[bytes]]
 @dataclass(frozen=True, slots=True)
 class Unary:
     """A guarded method: one message in, one out. `answer` raises CallFailed. `refused` is told of a call that ended
-    in the door, and gives what the door is to send."""
+    in the door, and gives what the door is to send. `strange`: whether `answer` refuses who calls, so that the message
+    need not be read; None: it refuses nobody."""
 
     answer: Callable[[bytes, Arrival], Awaitable[bytes]]
     refused: Callable[[CallFailed, Arrival], CallFailed]
+    strange: Callable[[Arrival], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
     """A guarded method that answers with a stream, to one message or to a stream of them.
-    `answers` raises CallFailed. `refused` as of `Unary`."""
+    `answers` raises CallFailed. `refused` and `strange` as of `Unary`."""
 
     kind: Kind
     answers: Callable[[AsyncIterator[bytes], Arrival], AsyncIterator[bytes]]
     refused: Callable[[CallFailed, Arrival], CallFailed]
+    strange: Callable[[Arrival], bool] | None = None
 
 
 Guarded = Unary | Stream
@@ -169,7 +172,8 @@ class Guard:
         """A method of one message each way. `probe`: health and the like, which answers while
         the server leaves, is not counted as work in flight, and is logged only where it fails."""
         series = _Series(self._metrics, Kind.UNARY, service, name)
-        return Unary(self.around(series, method, probe=probe), functools.partial(self._turned_away, series))
+        refused = functools.partial(self._turned_away, series)
+        return Unary(self.around(series, method, probe=probe), refused, self.strange(series.path))
 
     def around(
         self, series: Series, method: Callable[[Q, Call], Awaitable[A]], *, probe: bool = False
@@ -224,8 +228,13 @@ class Guard:
                     yield response
 
         if self._tracing is not None and not probe:
-            return Stream(kind, self._tracing.stream(series.path, answers), refused)
-        return Stream(kind, answers, refused)
+            return Stream(kind, self._tracing.stream(series.path, answers), refused, self.strange(series.path))
+        return Stream(kind, answers, refused, self.strange(series.path))
+
+    def strange(self, name: str) -> Callable[[Arrival], bool] | None:
+        """What tells, before a request is read, that it will be refused for who calls; `name` as in the table of
+        access."""
+        return access.stranger(self._gate, name)
 
     def _admission(self, name: str) -> Callable[[Arrival], Principal] | None:
         self.names.add(name)

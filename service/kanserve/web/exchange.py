@@ -85,10 +85,13 @@ class Exchange:
             return await method(asked, call)
 
         self._bounds = bounds
+        self._strange = guard.strange(" ".join(labels))
         self._guarded = guard.around(_Series(metrics, *labels), whole, probe=probe)
 
     async def answer(self, request: Request) -> Response:
-        """The response, also to what is wrong."""
+        """The response, also to what is wrong. Of those whom the guard refuses nothing is read."""
+        if self._strange is not None and self._strange(_arrival(request)):
+            return await self._answered(request, Asked(request.path_params, request.headers))
         return await self._answered(request, await self._asked(request))
 
     async def refuse(self, request: Request, error: Refused) -> Response:
@@ -96,9 +99,8 @@ class Exchange:
         return await self._answered(request, Asked({}, request.headers, broken=error))
 
     async def _answered(self, request: Request, asked: Asked) -> Response:
-        arrival = Arrival(request.headers.items(), None, names.presented(request.scope))
         try:
-            answer = await self._guarded(asked, arrival)
+            answer = await self._guarded(asked, _arrival(request))
         except CallFailed as failure:
             answer = _failed(failure)
             failure.forget()
@@ -158,6 +160,10 @@ class Exchange:
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             f"the request is larger than the limit of {self._bounds.body} bytes: it has {size}; send fewer rows in one",
         )
+
+
+def _arrival(request: Request) -> Arrival:
+    return Arrival(request.headers.items(), None, names.presented(request.scope))
 
 
 class _Series:
