@@ -13,7 +13,7 @@ from kanexport import manifest
 from kanexport.errors import OptionError
 from kanexport.lowering.lower import Lowered
 from kanexport.manifest import FileEntry, LayerInfo, Manifest, Source
-from kanexport.operators import precision
+from kanexport.operators import precision, served
 from kanexport.packing import repository
 from kanexport.packing.describe import edges_file
 from kanexport.packing.signature import Signature
@@ -103,9 +103,14 @@ def publish(target: Target, model: ProvedModel) -> Result:
         ),
         reference=model.proof.reference,
         files=tuple(_entry(path, data) for path, data in files.items()),
-        notes=model.notes + model.proof.notes + model.claim.notes,
+        notes=model.notes + model.proof.notes + model.claim.notes + _of_operators(model),
     )
     return Result(repository.pack(target.repository, document, files, force=target.force), document)
+
+
+def _of_operators(model: ProvedModel) -> tuple[str, ...]:
+    """What a server will say of a graph that torch made; of ours it has nothing to say."""
+    return served.notes(model.lowered.model) if model.source.family == manifest.HYBRID else ()
 
 
 def _files(lowered: Lowered) -> dict[str, bytes | repository.Parts]:

@@ -7,6 +7,7 @@ import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from onnx import TensorProto, defs, helper
 
+from kanexport.operators import served
 from kanexport.shared import operators
 from kanserve.errors import LoadError, LoadReason
 from kanserve.pb import onnx_graph_pb2 as pb
@@ -148,3 +149,14 @@ def test_our_description_of_onnx_is_that_of_onnx(name: str) -> None:
         return FieldDescriptor.TYPE_INT32 if field.type == FieldDescriptor.TYPE_ENUM else field.type
 
     assert wire(getattr(pb, name).DESCRIPTOR) == wire(getattr(onnx, OURS[name]).DESCRIPTOR)
+
+
+def test_an_export_says_what_a_server_would_say() -> None:
+    assert served.notes(toy.graph()) == ()
+    (note,) = served.notes(hostile.endless())
+    assert note == (
+        "the graph has the operator Loop, which decides at run time which operators run, and how often: "
+        "kanserve takes it with --graph-screen relaxed only"
+    )
+    (note,) = served.notes(hostile.foreign())
+    assert "QuickGelu, which is of the domain 'com.microsoft'" in note

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import signal
 import time
@@ -20,11 +21,13 @@ from kanserve.models.trial import Trial
 from kanserve.repository import layout
 from kanserve.repository.layout import Bundle
 from kanserve.trials import asking
+from kanserve.trials.job import Job
 from tests.kanserve import hostile_graphs as hostile
 from tests.kanserve import toy
-from tests.kanserve.running import launched, serving
+from tests.kanserve.running import launched, serving, wait_until
 
 MIB = 2**20
+JOB = Job("ort", "cpu", 1, True, 1, 10, MIB, {}, None)
 
 
 def bundle(root: Path, data: bytes | None = None, name: str = contract.MODEL_FILE) -> Bundle:
@@ -180,6 +183,48 @@ def test_who_forks_is_replaced(tmp_path: Path) -> None:
     assert (error.reason, "has ended, twice" in str(error)) == (LoadReason.INTERNAL, True)
 
 
+def test_what_does_not_even_end_in_time_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own timer cannot end a process that is stopped: who forked it ends."""
+    monkeypatch.setattr(asking, "GRACE", 0.5)
+
+    async def stop(trial: Trial, task: asyncio.Task[None]) -> None:
+        (pid,) = await grandchildren(trial, 1)
+        os.kill(pid, signal.SIGSTOP)
+
+    error = during(tmp_path, stop, load_timeout=1).exception()
+    assert isinstance(error, LoadError)
+    assert error.reason is LoadReason.TIME
+
+
+def test_where_no_process_can_be_had_it_is_said_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*parts: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(asking, "_started", refuse)
+    with pytest.raises(LoadError, match=r"no process could be had .* trial = false loads without") as caught:
+        tried(bundle(tmp_path), tmp_path)
+    assert caught.value.reason is LoadReason.INTERNAL
+
+
+def test_a_process_that_cannot_start_is_told() -> None:
+    with pytest.raises(LoadError, match="has ended, twice"):
+        asyncio.run(asking.Asker("nope").ask(JOB, {}))
+
+
+def test_a_bug_is_told_with_its_place() -> None:
+    with pytest.raises(RuntimeError, match=r"(?s)child\.py.*KeyError: 'model\.onnx'") as caught:
+        asyncio.run(asking.Asker("ort").ask(JOB, {}))
+    assert "Traceback" in str(caught.value)
+
+
+def test_without_a_trial_only_the_manifest_is_checked(tmp_path: Path) -> None:
+    one = bundle(tmp_path, hostile.endless())
+    tried(one, tmp_path, trial=False)
+    assert one.manifest is not None
+    with pytest.raises(LoadError, match="max_batch_size"):
+        tried(dataclasses.replace(one, manifest=dataclasses.replace(one.manifest, max_batch_size=0)), tmp_path)
+
+
 def test_who_forks_goes_when_there_is_nothing_to_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asking, "IDLE", 0.05)
     one = bundle(tmp_path)
@@ -231,18 +276,16 @@ def test_signals_work_while_a_version_loads_without_end(tmp_path: Path, trial: b
     """Even where it is not tried first."""
     hostile.replaced(toy.write(tmp_path, "endless"), hostile.endless())
     with launched(tmp_path, trial=trial, graph_screen="relaxed", load_timeout=60) as (process, log):
-        end = time.monotonic() + 20
-        while not busy(process.pid) and time.monotonic() < end:
-            time.sleep(0.05)
-        assert busy(process.pid)
+        wait_until(lambda: '"starting"' in log.read_text(), 30)
+        if trial:
+            wait_until(lambda: grandchild(process.pid), 30)
+        else:
+            time.sleep(1)
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0, log.read_text()
 
 
-def busy(pid: int) -> bool:
-    """Whether a grandchild works, or the process itself has for longer than it takes to start."""
+def grandchild(pid: int) -> bool:
+    """Whether one works."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    if any(Path(f"/proc/{child}/task/{child}/children").read_text() for child in children):
-        return True
-    user = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11])
-    return user / os.sysconf("SC_CLK_TCK") > 4
+    return any(Path(f"/proc/{child}/task/{child}/children").read_text() for child in children)

@@ -107,9 +107,10 @@ class Asker:
         async with self._starting:
             if self._asked is None:
                 ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-                with theirs:
-                    self._end = weakref.finalize(self, _ended, _started(self._backend, theirs.fileno()), ours)
                 with contextlib.ExitStack() as undo:
+                    undo.callback(ours.close)
+                    with theirs:
+                        self._end = weakref.finalize(self, _ended, _started(self._backend, theirs.fileno()), ours)
                     undo.callback(self.close)
                     ours.setblocking(False)
                     async with asyncio.timeout(STARTING):
