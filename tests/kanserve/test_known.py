@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
+import weakref
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from kanserve.handlers.catalogue import Catalogue
 from kanserve.handlers.control import build
 from kanserve.handlers.inference import Inference
 from kanserve.lifecycle import Lifecycle
+from kanserve.models.executor import Limits
 from kanserve.models.loading import Loader
 from kanserve.models.registry import Registry
 from kanserve.models.rollout import Rollout
@@ -222,3 +225,42 @@ def test_a_message_of_a_million_fields_is_given_up_early(fields: bytes) -> None:
     begun = time.perf_counter()
     assert known.split(many) is None
     assert time.perf_counter() - begun < 0.1
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_model_that_left_is_gone_without_the_collector(tmp_path: Path, *, known: bool) -> None:
+    """Whoever has it uses it to the end; nothing keeps it longer: no known head, no timer of a deadline, no cycle."""
+    toy.write(tmp_path)
+    made = Served(tmp_path)
+    registry, data = made.registry, request(ROWS).SerializeToString()
+    # What is not known waits for a thread, and has a timer for its deadline meanwhile.
+    threads = Loader(backends.load("ort"), Settings(repository=tmp_path, inline_seconds=0), 1, Metrics())
+
+    async def main() -> None:
+        if not known:
+            registry.loaded(threads.load(made.bundle))
+        old = registry.resolve("toy", "")
+        for _ in range(3 * known):
+            await made.service.model_infer(data, Call("call", False, None))
+        limits = Limits(deadline=time.monotonic() + 3600)
+        waiting = [asyncio.create_task(old.run(["y"], {"x": ROWS}, rows=2, limits=limits)) for _ in range(70)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert registry.loaded(made.loader.load(made.bundle)) is old
+        left, session = old.leave(), weakref.ref(old._session)
+        del old
+        assert [(await one).outputs[0].shape for one in waiting] == [(2, 2)] * 70
+        waiting.clear()
+        await asyncio.sleep(0.1)
+        assert [user() for user in left.users] == [None, None]
+        assert session() is not None, "it is dropped where that may take its time"
+        left.parts.clear()
+        assert session() is None
+
+    gc.disable()
+    try:
+        made.loop.run_until_complete(main())
+    finally:
+        gc.enable()
+        registry.close()
+        made.loop.close()

@@ -67,6 +67,7 @@ class Rollout:
         self._tidings = Tidings(metrics, settings.max_request_bytes)
         self._farewells: set[asyncio.Task[None]] = set()
         self.by_hand = settings.model_control == "explicit"
+        self._poll = 0.0 if self.by_hand else settings.poll
         asked = set(filter(None, settings.load_model.split(",")))
         self._asked = asked if self.by_hand and asked != {"*"} else None  # models; None: all
         self._there: set[Key] = set()
@@ -97,8 +98,7 @@ class Rollout:
     async def watch(self, asked: asyncio.Event) -> None:
         """Look again and again, as often as the settings say and whenever `asked`, until cancelled."""
         while True:
-            poll = 0.0 if self.by_hand else self._settings.poll
-            forced = await watch.due(asked, watch.pause(poll, self._took))
+            forced = await watch.due(asked, watch.pause(self._poll, self._took))
             async with self._turn:
                 with contextlib.suppress(LoadError):  # a bug, which was told; whoever watches goes on
                     await _contained(self._look_and_act(math.inf if forced else time.monotonic()), {})
@@ -132,6 +132,8 @@ class Rollout:
         ]
         if failed:
             raise NotPossible(f"failed to load '{name}', {'; '.join(failed)}")
+        if not self._registry.ready_versions(name):
+            raise NotFound(f"failed to load '{name}', no version is available")
 
     async def unload_by_hand(self, name: str) -> None:
         """What is in flight ends. Raises NotFound."""
@@ -230,7 +232,7 @@ class Rollout:
 
     async def _load(self, key: Key, candidate: Candidate, seen: Print) -> None:
         """One version, whatever comes of it."""
-        if seen.growing and self._begun:
+        if seen.growing and self._begun and self._poll:
             return  # the next look sees whether it is whole
         started = time.perf_counter()
         try:
@@ -278,7 +280,7 @@ class Rollout:
     async def _failed(self, key: Key, candidate: Candidate, seen: Print, reason: LoadReason, text: str) -> None:
         known = self._known[key]
         now = await asyncio.to_thread(self._looker.again, candidate)
-        if self._settings.poll and (now is None or now.facts != seen.facts):
+        if self._poll and (now is None or now.facts != seen.facts):
             return  # it was written meanwhile, and says nothing yet: the next look sees it
         self._known[key] = known.failed(seen, time.monotonic())
         if known.serves:
