@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sized
 from typing import Any, TypeVar
 
-import numpy as np
 from google.protobuf.message import DecodeError, Message
 
 from kanserve.errors import BadRequest, Exhausted, Unsupported
@@ -27,7 +26,7 @@ from kanserve.nouns import (
 )
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
-from kanserve.rpc import prescan
+from kanserve.rpc import packed, prescan
 from kanserve.rpc.prescan import Bound
 
 # A few megabytes can name a million tensors; reading them would hold the event loop for seconds.
@@ -237,8 +236,8 @@ def _typed_inputs(message: pb.ModelInferRequest, max_typed_bytes: int) -> tuple[
 
 
 def _typed(message: pb.ModelInferRequest, tensor: Any, max_typed_bytes: int) -> bytes:
-    """Typed contents as the bytes that raw contents would have been. Bounded, since they cost a
-    Python object per number while they are unpacked."""
+    """Typed contents as the bytes that raw contents would have been. Bounded, since strings and whole numbers
+    cost a Python object each."""
     if not tensor.HasField("contents"):
         if 0 in tensor.shape:  # nothing to send, so there is nothing to miss
             return b""
@@ -262,7 +261,7 @@ def _typed(message: pb.ModelInferRequest, tensor: Any, max_typed_bytes: int) -> 
             f"{max_typed_bytes}; send larger tensors in raw_input_contents"
         )
     try:
-        return tensors.joined(values) if tensor.datatype == BYTES else np.array(values, dtype).tobytes()
+        return tensors.joined(values) if tensor.datatype == BYTES else packed.numbers(tensor.contents, values, dtype)
     except OverflowError as error:
         raise BadRequest(f"input '{tensor.name}': a value does not fit {tensor.datatype}") from error
 

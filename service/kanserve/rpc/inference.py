@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import time
 
 from kanserve.errors import Unsupported
@@ -24,6 +26,8 @@ EXTENSIONS = (
     "kan_describe",
     "kan_edges",
 )
+
+SLOW = 2**14  # bytes of typed contents that take longer to read than the hop to a thread
 
 
 class InferenceService:
@@ -126,7 +130,11 @@ class InferenceService:
         """What a message asks for, in whatever form it came, and the answer. Raises what `Inference.infer` does."""
         call.adopt(message.id)
         call.facts["model"] = message.model_name[:128]
-        request = convert.request_from_pb(message, deadline=call.deadline, max_typed_bytes=self._max_typed_bytes)
+        read = functools.partial(
+            convert.request_from_pb, message, deadline=call.deadline, max_typed_bytes=self._max_typed_bytes
+        )
+        slow = not message.raw_input_contents and message.ByteSize() > SLOW
+        request = await asyncio.to_thread(read) if slow else read()
         response = await self._inference.infer(request)
         call.facts["version"] = response.version
         if response.outputs and response.outputs[0].shape:
