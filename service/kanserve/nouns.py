@@ -106,7 +106,7 @@ ONLY = ""  # in an edge query, the input of a model that has one
 @dataclass(frozen=True, slots=True)
 class EdgeRequest:
     """An edge query. `rows` are packed, [row_count, ...], by the input's name, or `ONLY`; empty
-    lists mean all. Layers are given by index or by name."""
+    lists mean all. Layers are given by index or by name. `caller`: its name, if it showed one."""
 
     model: str
     version: str
@@ -118,6 +118,7 @@ class EdgeRequest:
     destinations: tuple[int, ...] = ()
     top_k: int = 0
     deadline: float | None = None
+    caller: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
 
+from kanserve.access import tokens
 from kanserve.doors import framing
 from kanserve.nouns import EdgeResponse, LayerEdges
 from kanserve.pb import kan_pb2
 from kanserve.rpc import kan
-from tests.kanserve import toy, toy_wide
+from tests.kanserve import tokenfile, toy, toy_wide
 from tests.kanserve.running import KAN, Server, serving, wait_until
 
 WIDTH, LIMIT = 600, 360_000_000  # 1000 rows, about half a second
@@ -56,7 +58,7 @@ def test_a_query_that_takes_too_much_is_refused_before_it_begins(server: Server)
 
 def test_queries_take_turns(server: Server) -> None:
     """A short one does not wait for the whole of a long one that came before."""
-    short, long = query(1, top_k=1), query(1000, top_k=1)
+    short, long = query(1, top_k=1), query(200, top_k=1)
     seconds(server, short)
     ended: list[str] = []
 
@@ -72,6 +74,24 @@ def test_queries_take_turns(server: Server) -> None:
     for asker in askers:
         asker.join(60)
     assert ended == ["short", "long", "long"]
+
+
+def test_callers_with_names_take_turns_and_share_the_places(tmp_path: Path) -> None:
+    """One that asks four times is no faster for it than one that asks once."""
+    toy_wide.write(tmp_path, WIDTH)
+    token = tokens.make()
+    made = tokenfile.write(tmp_path / "tokens", more=tokenfile.block("other", token, "interpret"))
+    greedy, modest = (tokenfile.bearer(one) for one in (made["interpret"], token))
+    limits = {"max_query_evaluations": LIMIT, "max_queries": 8, "threads": 1, "tokens": str(tmp_path / "tokens")}
+    with serving(tmp_path, **limits) as server:
+        ask = server.channel.unary_unary(f"{KAN}QueryEdges")
+        ask(query(1, top_k=1), metadata=modest, timeout=60)
+        many = [ask.future(query(60, top_k=1), metadata=greedy, timeout=60) for _ in range(6)]
+        wait_until(lambda: sum(one.done() for one in many) == 2)  # those beyond its half
+        assert {one.code() for one in many if one.done()} == {grpc.StatusCode.UNAVAILABLE}
+        ask(query(60, top_k=1), metadata=modest, timeout=60)
+        assert sum(one.done() for one in many) < 6  # each of the four has had a quarter of the other's turns
+        assert [one.code() for one in many].count(grpc.StatusCode.OK) == 4
 
 
 def test_a_query_whose_time_is_over_computes_no_more(server: Server) -> None:

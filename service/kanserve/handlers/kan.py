@@ -48,7 +48,7 @@ class Kan:
         )
         self._bound(plans, request.row_count)
         self._bound_work([manifest.layers[plan.layer] for plan in plans], request.row_count)
-        layers = await model.edges(plans, rows, deadline=request.deadline)
+        layers = await model.edges(plans, rows, deadline=request.deadline, caller=request.caller)
         model.metrics.edge_values.inc(sum(layer.values.size for layer in layers))
         return EdgeResponse(info.name, info.version, request.id, info.digest, layers)
 

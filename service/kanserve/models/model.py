@@ -11,7 +11,7 @@ import asyncio
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from kanserve.backends import Session
@@ -47,6 +47,14 @@ class Observer(Protocol):
         """Outputs by name, bytes of inputs and outputs, and both as arrays."""
 
 
+@dataclass(slots=True)
+class Queries:
+    """One caller's: how many, and whose turn it is."""
+
+    count: int = 0
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
 class Model:
     """One version, ready to be used from the event loop. `close` when nobody uses it."""
 
@@ -65,7 +73,7 @@ class Model:
         self._settings = settings
         self._session = session
         self._graphs = graphs
-        self._queries = 0
+        self._queries: dict[str, Queries] = {}  # by caller
         self.shadow: Observer | None = None  # who gets a copy of what was answered
         self.description = b""  # the answer of DescribeModel, once somebody has asked
         self._executor = Executor(
@@ -94,17 +102,17 @@ class Model:
         return self._executor.lane(form)
 
     async def edges(
-        self, plans: tuple[LayerPlan, ...], rows: Mapping[str, Array], *, deadline: float | None
+        self, plans: tuple[LayerPlan, ...], rows: Mapping[str, Array], *, deadline: float | None, caller: str = ""
     ) -> tuple[LayerEdges, ...]:
         """Edge values of the planned layers for `rows` [B, ...] by input.
 
         Raises NotPossible without edge graphs, QueueFull, DeadlineExceeded, Exhausted,
-        BackendError. When the caller gives up, or the deadline passes, the work stops at the next step.
+        BackendError. A `caller` with a name has at most half of the places. When it gives up, or the deadline
+        passes, the work stops at the next step.
         """
         if not self._graphs:
             raise edges.missing(self.info.name)
-        if self._queries >= self._settings.max_queries:
-            raise QueueFull
+        mine = self._admitted(caller)
         steps = edges.compute(
             self._session,
             self._graphs,
@@ -113,22 +121,32 @@ class Model:
             chunk_bytes=self._settings.query_bytes,
             piece_rows=self.serving.way.piece_rows,
         )
-        self._queries += 1
+        mine.count += 1
         try:
-            return await self._in_turn(steps, deadline)
+            return await self._in_turn(steps, deadline, mine.turn)
         finally:
-            self._queries -= 1
+            mine.count -= 1
+            if not mine.count:
+                self._queries.pop(caller, None)
+
+    def _admitted(self, caller: str) -> Queries:
+        """Raises QueueFull."""
+        most, mine = self._settings.max_queries, self._queries.get(caller) or Queries()
+        if sum(one.count for one in self._queries.values()) >= most or (caller and mine.count >= max(1, most // 2)):
+            raise QueueFull
+        return self._queries.setdefault(caller, mine)
 
     async def _in_turn(
-        self, steps: Iterator[tuple[LayerEdges, ...] | None], deadline: float | None
+        self, steps: Iterator[tuple[LayerEdges, ...] | None], deadline: float | None, turn: asyncio.Lock
     ) -> tuple[LayerEdges, ...]:
-        """A step at a time; the thread takes first what came first, and a query's next step comes after its last."""
+        """A step at a time: a caller has one at a time in the thread's queue, its queries one after the other."""
         loop = asyncio.get_running_loop()
         answer = None
         while answer is None:
             if deadline is not None and time.monotonic() > deadline:
                 raise DeadlineExceeded
-            answer = await loop.run_in_executor(self._query_pool, next, steps)
+            async with turn:
+                answer = await loop.run_in_executor(self._query_pool, next, steps)
         return answer
 
     def leave(self) -> Leaving:

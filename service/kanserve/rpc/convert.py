@@ -112,7 +112,7 @@ def response_to_pb(response: InferResponse) -> pb.ModelInferResponse:
     return message
 
 
-def edges_from_pb(message: kan_pb2.QueryEdgesRequest, *, deadline: float | None) -> EdgeRequest:
+def edges_from_pb(message: kan_pb2.QueryEdgesRequest, *, deadline: float | None, caller: str = "") -> EdgeRequest:
     """QueryEdgesRequest -> EdgeRequest. Raises BadRequest for lists longer than any layer is wide."""
     for name in ("layers", "layer_names", "sources", "destinations"):
         at_most(name, getattr(message, name), INDEX_LIMIT)
@@ -128,6 +128,7 @@ def edges_from_pb(message: kan_pb2.QueryEdgesRequest, *, deadline: float | None)
         destinations=tuple(message.destinations),
         top_k=message.top_k,
         deadline=deadline,
+        caller=caller,
     )
 
 

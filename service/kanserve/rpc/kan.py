@@ -113,7 +113,7 @@ class KanService:
         """Edge values for rows."""
         message = convert.parse(kan_pb2.QueryEdgesRequest, data)
         call.adopt(message.id)
-        request = convert.edges_from_pb(message, deadline=call.deadline)
+        request = convert.edges_from_pb(message, deadline=call.deadline, caller=call.caller.name)
         call.facts |= {"model": request.model[:128], "rows": request.row_count}
         started = time.perf_counter()
         outcome = Code.OK
