@@ -10,10 +10,11 @@ import pytest
 
 from kanserve.access import edit, tokens
 from kanserve.access.roles import Role
-from tests.cli.running import program
+from tests.cli.running import kanserve
 from tests.kanserve import tokenfile, toy
 from tests.kanserve.running import INFERENCE, Server, serving, wait_until
 from tests.kanserve.test_reload import Configured, configured
+from tests.reliability.row_31_tls_rotation import Files
 
 REFUSED = 'kanserve_credentials_refused{what="tokens"} '
 RENEWED = 'kanserve_credentials_renewed_total{what="tokens"} '
@@ -84,7 +85,7 @@ def test_the_start_is_refused_in_one_line(tmp_path: Path, text: str | None, mode
     if text is not None:
         path.write_text(text)
         path.chmod(mode)
-    done = program("serve", tmp_path / "models", "--tokens", path, "--grpc-port", "0", "--metrics-port", "0")
+    done = kanserve("serve", tmp_path / "models", "--tokens", path, "--grpc-port", "0", "--metrics-port", "0")
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if says in line]
     assert "error" in line
@@ -113,3 +114,16 @@ def answered(server: Configured, token: str) -> bool:
         except grpc.RpcError as error:
             return bool(error.code() is not grpc.StatusCode.UNAUTHENTICATED)
     return True
+
+
+def test_both_ports_of_every_worker_show_what_is_new(tmp_path: Path) -> None:
+    """One by each door."""
+    pytest.importorskip("h2corn")
+    toy.write(tmp_path / "models")
+    files = Files(tmp_path)
+    pair = {"tls_cert": str(tmp_path / "server.pem"), "tls_key": str(tmp_path / "server.key")}
+    several = {"workers": 2, "threads": 2, "http_port": 0, "renew_seconds": 0.05}
+    with serving(tmp_path / "models", transport="grpcio", **several, **pair) as server:
+        ports = (server.port, int(server.http.rpartition(":")[2]))
+        new = files.rotate()
+        wait_until(lambda: all(files.shown(port) == new for port in ports for _ in range(6)), 20)

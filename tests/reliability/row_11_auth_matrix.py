@@ -15,7 +15,7 @@ import grpc
 from kanserve.access import tokens
 from tests.kanserve import certificates, matrix, tokenfile, toy
 from tests.kanserve.running import Server, serving
-from tests.reliability.frame import Outcome, Row, Scale, suite
+from tests.reliability.frame import Outcome, Row, Scale
 
 NONE, BAD = "none", "bad"
 CERTIFIED = "[[certificate]]\nname = 'caller'\nsan = 'caller.example'\nroles = ['infer']\n"
@@ -116,6 +116,9 @@ ROW = Row(
     goal="100 % as the table says; a method without an entry fails",
     wire=True,
     needs=("trustme", "cryptography"),
+    guarded_by=(
+        "tests/kanserve/test_access.py::test_every_method_and_route_by_every_caller",
+        "tests/kanserve/test_callers.py::test_a_certificate_is_told_by_its_name",
+    ),
     run=run,
 )
-test_row = suite(ROW)
