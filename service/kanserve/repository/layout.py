@@ -157,11 +157,16 @@ def _root(repository: Path) -> Path:
 def _single(found: Candidate) -> Candidate:
     """The folder is the model; a manifest, where there is one, knows the name better. What it is that cannot be read
     is left to its load, which says why."""
+    name, version = said(found)
+    return replace(found, name=name or found.name, version=found.version if found.steps else version or 1)
+
+
+def said(found: Candidate) -> tuple[str, int]:
+    """What the manifest says of a folder that is a model: its name and version; "" and 0 where it cannot be read."""
     with contextlib.suppress(OSError):
         about = found.root.joinpath(*found.steps, contract.FILE_NAME).lstat()
-        name, version = _told(found, (about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns))
-        return replace(found, name=name or found.name, version=found.version if found.steps else version or 1)
-    return found
+        return _told(found, (about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns))
+    return "", 0
 
 
 @functools.lru_cache(64)

@@ -63,6 +63,7 @@ class Looker:
     ) -> None:
         self._repository, self._plain_onnx, self._hard_links, self._policy = repository, plain_onnx, hard_links, policy
         self._told: dict[str, tuple[bytes, VersionPolicy]] = {}  # by model: its config's facts and what it says
+        self._names: dict[tuple[str, ...], tuple[str, int]] = {}  # of a folder that is a model, what it last said
 
     def look(self) -> Look:
         """Everything that is there now. Raises ConfigError if the repository is not a readable directory."""
@@ -71,7 +72,7 @@ class Looker:
         prints: dict[Key, Print] = {}
         policies: dict[str, VersionPolicy] = {}
         configs: dict[str, bytes] = {}
-        for at, candidate in enumerate(candidates, 1):
+        for at, candidate in enumerate(map(self._named, candidates), 1):
             name = candidate.name
             if name not in configs:
                 configs[name] = _config_facts(candidate)
@@ -91,6 +92,16 @@ class Looker:
             return _print(_folder(candidate), _config_facts(candidate))
         except OSError:
             return None
+
+    def _named(self, candidate: Candidate) -> Candidate:
+        """A folder that is a model has its name from its manifest: while that cannot be read, the last one."""
+        steps = candidate.steps
+        if len(steps) > 1:
+            return candidate
+        if layout.said(candidate) != ("", 0):
+            self._names[steps] = (candidate.name, candidate.version)
+        name, version = self._names.get(steps, (candidate.name, candidate.version))
+        return replace(candidate, name=name, version=version)
 
     def _policy_of(self, candidate: Candidate, facts: bytes) -> VersionPolicy:
         """Read again only where the file's facts changed. One that cannot be read leaves no version out: each is
