@@ -107,6 +107,8 @@ def test_a_rate_is_kept_on_calls_and_streams(tmp_path: Path, monkeypatch: pytest
             "Bearer",
             "Bearer ",
             f"Basic {GOOD}",
+            f"Digest {GOOD}",  # as long a word as Bearer
+            f"Bearer_{GOOD}",
             GOOD,
             f"Bearer {'a' * (SHORTEST - 1)}",
             f"Bearer {'a' * (LONGEST + 1)}",
@@ -159,6 +161,17 @@ def test_what_stands_before_a_method(tmp_path: Path) -> None:
             unlisted(shown(GOOD))
     assert NEEDS["grpc.health.v1.Health/Check"] is ANYONE
     assert sum(need is ANYONE for need in NEEDS.values()) == 3  # health, and it over HTTP
+
+
+def test_a_rate_below_one_still_lets_one_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    asked = gate(tokenfile.block("ci", GOOD, "infer", rate=0.5), tmp_path)
+    for _ in range(3):
+        asked.admit(Role.INFER, shown(GOOD))
+        with pytest.raises(TooOften):
+            asked.admit(Role.INFER, shown(GOOD))
+        now[0] += 2
 
 
 def test_strangers_are_told_before_anything_is_read(tmp_path: Path) -> None:
