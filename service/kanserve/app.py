@@ -183,7 +183,7 @@ class App:
         self._renewal.asked(settings.renew_seconds)
         logs.configure(settings.log_format, settings.log_level)
         self.guard.lines, self.guard.max_bytes = AccessLog(settings.access_log), settings.max_bytes
-        self._health.max_watches = settings.max_watches
+        self.guard.max_calls, self._health.max_watches = settings.max_calls, settings.max_watches
         self.metrics.number("kanserve_settings_refused").labels().set(change.refused)
         self.metrics.number("kanserve_settings_waiting").labels().set(len(change.waiting))
 

@@ -262,7 +262,7 @@ class Settings(BaseSettings):
     # Each may hold a request of `max_request_bytes`. Queues refuse long before; this
     # bounds memory when many models, or many connections, are busy at once. A stream that a
     # connection may not open is reset without a word, so `max_streams` is no smaller.
-    max_calls: Count = setting(1024, "calls that are handled at once", group=Group.LIMITS, metavar="N")
+    max_calls: Count = setting(1024, "calls that are handled at once", group=Group.LIMITS, metavar="N", live=True)
     max_bytes: Size = setting(
         256 * MIB, "messages of all calls together", group=Group.LIMITS, metavar="BYTES", live=True
     )

@@ -181,7 +181,7 @@ def test_flags_and_variables_win_over_the_file_once_more(tmp_path: Path) -> None
 def test_what_may_change_is_what_the_server_takes_over() -> None:
     """`App.change` and this list go together."""
     assert set(LIVE) == {
-        *("log_format", "log_level", "access_log", "max_bytes", "max_watches"),
+        *("log_format", "log_level", "access_log", "max_bytes", "max_calls", "max_watches"),
         *("drain_delay", "refuse_seconds", "drain_grace", "renew_seconds"),
     }
     with pytest.raises(ConfigError):

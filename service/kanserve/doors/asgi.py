@@ -109,20 +109,22 @@ class GrpcApp:
             failure.forget()
             await wire.fail(failure)
         except TimeoutError:
-            known = logs.CALL.get() or arrived(call.arrival)  # the guard's, unless the call never got that far
-            await wire.fail(CallFailed(Code.DEADLINE_EXCEEDED, LATE, ((ID_HEADER, known.request_id),)))
+            await wire.fail(_late(method, call))
 
     async def _answer(self, method: Guarded, task: asyncio.Task[Any], call: _Request, wire: _Wire) -> None:
         if isinstance(method, Unary):
             data = b"" if method is self._services.unknown else await self._message(method, task, call)
+            call.guarded = True
             work = method.answer(data, call.arrival)
             await wire.only(await (call.beside(work, None) if self._watch else work))
         elif method.kind is Kind.SERVER_STREAM:
-            answers = _stream(method, _alone(await self._message(method, task, call)), call.arrival, wire)
+            data = await self._message(method, task, call)
+            call.guarded = True
+            answers = _stream(method, _alone(data), call.arrival, wire)
             await (call.beside(answers, None) if self._watch else answers)
         else:
             self._calls.whole(task)
-            read = asyncio.Event()
+            call.guarded, read = True, asyncio.Event()
             answers = _stream(method, _until(call.messages(self._limits.message_bytes), read), call.arrival, wire)
             await (call.beside(answers, read) if self._watch else answers)
 
@@ -155,6 +157,15 @@ def _read(method: Guarded, call: _Request, headers: dict[bytes, bytes]) -> None:
 def _named(headers: dict[bytes, bytes]) -> Arrival:
     """All that is read of a call that ends here: its id."""
     return Arrival(tuple(framing.metadata([(ID, headers[ID])])) if ID in headers else (), None)
+
+
+def _late(method: Guarded, call: _Request) -> CallFailed:
+    """A call whose deadline passed: the guard has told of it, unless it never got that far."""
+    failure = CallFailed(Code.DEADLINE_EXCEEDED, LATE, ())
+    if not call.guarded:
+        return method.refused(failure, call.arrival)
+    known = logs.CALL.get() or arrived(call.arrival)
+    return CallFailed(failure.code, failure.text, ((ID_HEADER, known.request_id),))
 
 
 async def _stream(method: Stream, messages: AsyncIterator[bytes], arrival: Arrival, wire: _Wire) -> None:
@@ -242,12 +253,12 @@ class _Wire:
 class _Request:
     """One call as it comes in."""
 
-    __slots__ = ("_packed", "_receive", "_scope", "arrival", "path")
+    __slots__ = ("_packed", "_receive", "_scope", "arrival", "guarded", "path")
 
     def __init__(self, scope: Event, receive: Receive) -> None:
         self._scope, self.path, self._receive = scope, scope["path"], receive
         self._packed: bytes | None = None
-        self.arrival = UNTOLD
+        self.arrival, self.guarded = UNTOLD, False
 
     def read(self, headers: dict[bytes, bytes]) -> None:
         """Those of READ. Raises CallFailed for what means nothing."""

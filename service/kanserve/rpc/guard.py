@@ -163,7 +163,7 @@ class Guard:
         self.lines, self._gate, self._tracing, self.max_seconds = lines, gate, tracing, max_seconds
         self.names: set[str] = set()  # of all that it guards, as the table of access has them
         self._metrics = metrics
-        self._max_calls, self.calls = max_calls, 0
+        self.max_calls, self.calls = max_calls, 0
         self.max_bytes, self._bytes, self._returns = max_bytes, 0, Returns()
         self._lifecycle = lifecycle
         self.inflight = metrics.number("kanserve_inflight_requests").labels()
@@ -333,8 +333,8 @@ class Guard:
             return
         if self._lifecycle.closed:
             raise Draining
-        if self.calls > self._max_calls:
-            raise TooManyCalls(self._max_calls)
+        if self.calls > self.max_calls:
+            raise TooManyCalls(self.max_calls)
         if self._bytes > self.max_bytes:
             raise TooManyBytes(self.max_bytes)
 
