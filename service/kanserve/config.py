@@ -168,7 +168,9 @@ class Settings(BaseSettings):
     trial: bool = setting(
         True, "versions are tried in a process of their own before they are loaded", group=Group.MODELS
     )
-    load_timeout: Seconds = setting(60.0, "for a version while it is tried", group=Group.MODELS, metavar="SECONDS")
+    load_timeout: Seconds = setting(
+        60.0, "for a version while it is tried, and one more for each 16 MiB", group=Group.MODELS, metavar="SECONDS"
+    )
     load_memory: FileSize = setting(
         4 * 2**30,
         "that a version may take while it is tried, beside four times its files",

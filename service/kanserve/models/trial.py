@@ -19,6 +19,7 @@ from kanserve.trials.asking import Asker
 from kanserve.trials.job import Job
 
 THREADS = 1  # of the runs of a trial
+PACE = 2**24  # bytes of files for which a trial may take one second more; ten times that is usual on an idle machine
 
 
 class Trial:
@@ -48,7 +49,7 @@ class Trial:
             threads=THREADS,
             strict=settings.graph_screen == "strict",
             rows=measure.tried_rows(manifest, settings.plain_max_batch, settings.piece_bytes),
-            seconds=settings.load_timeout,
+            seconds=settings.load_timeout + sum(map(len, bundle.files.values())) / PACE,
             memory=settings.load_memory,
             files={name: len(data) for name, data in bundle.files.items()},
             manifest=None if manifest is None else job.slim(manifest),

@@ -165,7 +165,7 @@ async def _heard(reply: socket.socket) -> dict[str, str | int]:
 
 
 def _late(job: Job) -> str:
-    return f"it is not loaded, and has not run, within {job.seconds:g} s (load_timeout)"
+    return f"it is not loaded, and has not run, within {job.seconds:.3g} s (load_timeout)"
 
 
 def _judge(job: Job, words: Mapping[str, str | int]) -> None:

@@ -85,21 +85,21 @@ def try_out(job: Job, files: Mapping[str, bytes]) -> None:
 
 
 def _prove(manifest: Manifest | None, session: Session, rows: int) -> None:
-    inputs = session.inputs
+    inputs, outputs = session.inputs, session.outputs
     if manifest is not None:
         proving.check_graph(manifest, session)
         proving.prove(manifest, session)
-        inputs = proving.tensors(manifest.inputs)
-    _batch(session, inputs, rows)
+        inputs, outputs = proving.tensors(manifest.inputs), proving.tensors(manifest.outputs)
+    _batch(session, inputs, [tensor.name for tensor in outputs], rows)
 
 
-def _batch(session: Session, inputs: tuple[TensorInfo, ...], rows: int) -> None:
+def _batch(session: Session, inputs: tuple[TensorInfo, ...], outputs: list[str], rows: int) -> None:
     """Zeros, as the server will run to measure. A graph may dislike them, but not take too much. Raises Exhausted."""
     if rows == 0 or not all(tensor.shape and min(tensor.shape[1:], default=1) > 0 for tensor in inputs):
         return
     feeds = {tensor.name: np.zeros((rows, *tensor.shape[1:]), HELD[tensor.datatype]) for tensor in inputs}
     with contextlib.suppress(BackendError, NotPossible):
-        session.run([tensor.name for tensor in session.outputs], feeds)
+        session.run(outputs, feeds)
 
 
 def _nodes(name: str, graph: Session, session: Session, sources: int) -> int:
