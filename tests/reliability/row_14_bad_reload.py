@@ -32,9 +32,10 @@ def half(directory: Path) -> None:
 
 
 def swapped(directory: Path) -> None:
-    """Another model's files."""
-    shutil.rmtree(directory)
-    live.write(directory, name="another")
+    """Another model's files, all at once: seen half-way they would be missing first."""
+    made = live.write(directory.with_name(".another"), name="another")
+    live.swap(made, directory)
+    live.remove(made)
 
 
 def flipped(directory: Path) -> None:
@@ -98,7 +99,8 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
         "poll in s": POLL,
     }
     right = counted == {reason: count for reason, count in expected.items() if reason} and lines == times and loads == 1
-    passed = not asking.failed and not asking.wrong and ready and right and slowest < POLL + SLACK
+    soon = slowest < POLL + SLACK or not scale.full  # a busy machine says nothing about the server
+    passed = not asking.failed and not asking.wrong and ready and right and soon
     return Outcome(figures, passed, times, "; ".join(sorted(set(asking.failed))[:3]) or ("" if right else str(counted)))
 
 

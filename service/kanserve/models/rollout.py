@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from kanserve.backends import Backend
 from kanserve.config import Settings
-from kanserve.errors import ConfigError, KanserveError, LoadError, LoadReason, NotFound, NotPossible, Unavailable
+from kanserve.errors import ConfigError, LoadError, LoadReason, NotFound, NotPossible, Unavailable
 from kanserve.models import farewell
 from kanserve.models.aside import aside
 from kanserve.models.intake import Held, Intake
@@ -318,7 +318,7 @@ async def _contained(work: Awaitable[T], facts: Mapping[str, object]) -> T:
     """What it gives or raises; LoadError for a bug, which is told with these facts and takes nothing else with it."""
     try:
         return await work
-    except KanserveError:
+    except (LoadError, ConfigError):
         raise
     except Exception as error:
         log.exception("load failed by a bug", **facts)
