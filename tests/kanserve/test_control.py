@@ -175,13 +175,16 @@ def test_all_workers_do_the_same(three: Path) -> None:
                     return False
         return True
 
-    with serving(three, workers=2, transport="asgi", poll=0.1) as server:
+    with serving(three, workers=2, transport="asgi", poll=0) as server:
         assert choose(server, "1") == ("1", "3")
         wait_until(lambda: everyone(2))
+        live.swap(live.write(three / "made", 32.0), three / "toy" / "1")
+        server.process.send_signal(signal.SIGHUP)  # which the process that watches passes on
+        wait_until(lambda: everyone(32))
         (victim, *_) = [
             int(pid)
             for pid in Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
         ]
         os.kill(victim, signal.SIGKILL)
         wait_until(lambda: live.shown(server, "kanserve_workers") == 2 and len(live.events(server, "a worker ended")))
-        wait_until(lambda: everyone(2))
+        wait_until(lambda: everyone(32))
