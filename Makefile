@@ -96,7 +96,7 @@ lock: setup ## Renew requirements/*.txt from pyproject.toml
 	@compile="$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-annotate --no-emit-index-url --upgrade"; \
 	$$compile pyproject.toml --extra dev -o requirements/dev.txt && \
-	$$compile pyproject.toml --extra serve -o requirements/server.txt && \
+	$$compile pyproject.toml --extra serve --extra certificates -o requirements/server.txt && \
 	echo 'hatchling>=1.26' | $$compile - -o requirements/build.txt
 
 container: setup ## Build the server image and prove it with podman

@@ -116,8 +116,10 @@ def test_our_client_and_its_commands(models: Path, tmp_path: Path) -> None:
     with serving(models, tokens=str(tmp_path / "tokens")) as server:
         with Client(server.address, token=made["infer"]) as asking:
             assert asking.ready()
-        with Client(server.address) as nobody, pytest.raises(NotAllowed):
-            nobody.ready()
+        with Client(server.address) as nobody:
+            assert nobody.ready()
+            with pytest.raises(NotAllowed):
+                nobody.describe("toy")
         infer = ("infer", "toy", "--input", tmp_path / "rows.csv", "--url", server.address, "--json")
         assert document(kanserve(*infer, "--token-file", tmp_path / "mine"))["outputs"]
         assert program(*infer, KANSERVE_TOKEN=made["infer"]).returncode == 0

@@ -176,7 +176,7 @@ def test_a_rate_below_one_still_lets_one_pass(tmp_path: Path, monkeypatch: pytes
 
 def test_strangers_are_told_before_anything_is_read(tmp_path: Path) -> None:
     asked = gate(tokenfile.block("ci", GOOD, "read", rate=1), tmp_path)
-    strange = access.stranger(asked, "inference.GRPCInferenceService/ServerLive")
+    strange = access.stranger(asked, "inference.GRPCInferenceService/ServerMetadata")
     assert strange is not None
     assert [strange(shown(GOOD)) for _ in range(5)] == [False] * 5  # and it does not count
     assert strange(shown())

@@ -44,7 +44,7 @@ def test_a_caller_that_asks_too_often(server: Server) -> None:
     passed, begun, refusals = 0, time.monotonic(), []
     for _ in range(30):
         try:
-            server.call(f"{INFERENCE}ServerLive", b"", metadata=shown)
+            server.call(f"{INFERENCE}ServerMetadata", b"", metadata=shown)
             passed += 1
         except grpc.RpcError as error:
             refusals.append(error)
@@ -86,9 +86,9 @@ def test_headers_beyond_their_limit_are_one_requests_own(server: Server) -> None
     shown = tokenfile.bearer(FREE)
     watch = server.channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=30, metadata=shown)
     next(watch)
-    server.call(f"{INFERENCE}ServerLive", b"", metadata=(*shown, ("x-a", "a" * 6000)))
+    server.call(f"{INFERENCE}ServerMetadata", b"", metadata=(*shown, ("x-a", "a" * 6000)))
     with pytest.raises(grpc.RpcError) as caught:
-        server.call(f"{INFERENCE}ServerLive", b"", metadata=(*shown, ("x-a", "a" * 12000)))
+        server.call(f"{INFERENCE}ServerMetadata", b"", metadata=(*shown, ("x-a", "a" * 12000)))
     said = caught.value
     assert said.code() is grpc.StatusCode.RESOURCE_EXHAUSTED or "431" in said.details()
     assert httpdoors.ask(server, "/healthz", x_a="a" * 12000).status == 431

@@ -16,10 +16,10 @@ INFERENCE, KAN, HEALTH = "inference.GRPCInferenceService", "kanserve.v1.KanServi
 REFLECTION = ("grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.ServerReflection")
 MODELS = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
 
-_INFERENCE: dict[Role, tuple[str, ...]] = {
+_INFERENCE: dict[Need, tuple[str, ...]] = {
+    ANYONE: ("ServerLive", "ServerReady"),  # what Health/Check tells anyone too; KServe's probes ask these
     Role.READ: (
-        *("ServerLive", "ServerReady", "ServerMetadata"),
-        *("ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics", "RepositoryIndex"),
+        *("ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics", "RepositoryIndex"),
     ),
     Role.INFER: ("ModelInfer", "ModelStreamInfer"),
     Role.ADMIN: (
@@ -33,9 +33,9 @@ _INFERENCE: dict[Role, tuple[str, ...]] = {
 }
 NAMED_HEALTH = Role.READ  # of Health/Check for a model or a service: only the message tells, so `rpc/health` asks
 _ROUTES: dict[Need, tuple[tuple[str, str], ...]] = {
-    ANYONE: (("GET", "/healthz"), ("GET", "/readyz")),
+    ANYONE: tuple(("GET", route) for route in ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")),
     Role.READ: (
-        *(("GET", route) for route in ("/metrics", "/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/stats")),
+        *(("GET", route) for route in ("/metrics", "/v2", "/v2/models/stats")),
         *(("GET", f"{model}{rest}") for model in MODELS for rest in ("", "/ready", "/config", "/stats")),
         *(("POST", f"/v2/repository/{rest}") for rest in ("index", "{repository}/index")),
         (UNKNOWN, UNKNOWN),  # what there is not: nobody without a credential learns that
