@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Iterable
@@ -35,12 +36,15 @@ class Record:
     date: str = ""
     machine: str = ""
     versions: str = ""
+    load: float = 0.0  # of the machine, others' work included, when it ended
 
 
 def stamped(**fields: Any) -> Record:
     """A record of now, of here, of this commit."""
     now = datetime.datetime.now(datetime.UTC)
-    return Record(**fields, commit=commit(), date=f"{now:%Y-%m-%d %H:%M}", machine=machine(), versions=versions())
+    load = round(os.getloadavg()[0], 1)
+    stamp = {"commit": commit(), "date": f"{now:%Y-%m-%d %H:%M}", "machine": machine(), "versions": versions()}
+    return Record(**fields, **stamp, load=load)
 
 
 def append(record: Record, path: Path) -> None:

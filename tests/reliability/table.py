@@ -13,7 +13,7 @@ PAGE = ROOT / "docs" / "reliability.md"
 BEGIN = "<!-- the scorecard: written by python -m tests.reliability -->\n"
 END = "<!-- end of the scorecard -->\n"
 HEAD = (
-    "| row | what is done | goal | door | figure reached | seed, tries, duration | at | verdict |\n"
+    "| row | what is done | goal | door | figure reached | seed, tries, duration, load | at | verdict |\n"
     "|---|---|---|---|---|---|---|---|\n"
 )
 
@@ -46,6 +46,7 @@ def _line(row: Row, door: str, record: Record | None) -> str:
         return _cells(*said, "", "", "", f"{NOT_RUN}: {record.notes}")
     figures = ", ".join(f"{name} {_number(value)}" for name, value in record.figures.items())
     effort = f"{record.seed}, {_number(record.count)}, {_seconds(record.seconds)}"
+    effort += f", load {record.load:.0f}" if record.load else ""
     verdict = f"**{record.verdict}**" + (" (short form)" if record.form == "short" else "")
     return _cells(
         *said,

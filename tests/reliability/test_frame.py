@@ -85,7 +85,7 @@ def test_the_table_says_what_was_not_run() -> None:
     first, asgi, grpcio = text.splitlines()[2:5]
     assert first.endswith("| not run |")
     assert asgi.endswith("| not run |")
-    assert "| lost 0 | 1, 7, 0 s |" in grpcio
+    assert "| lost 0 | 1, 7, 0 s" in grpcio
     assert "**pass** (short form)" in grpcio
     assert seen.machine in text
 
