@@ -10,6 +10,7 @@ import time
 
 import grpc
 
+from kanserve.workers import STEADY
 from tests.kanserve.running import INFERENCE, Server, request, wait_until
 from tests.kanserve.test_workers import pids
 from tests.reliability.frame import Outcome, Row, Scale
@@ -68,7 +69,8 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
             client.start()
         for at in range(kills):
             back.append(kill_one(server))
-            time.sleep(0.5)
+            # A worker that ends sooner is taken for one that cannot live, and the next comes later and later.
+            time.sleep(STEADY + 1 if scale.full else 0.5)
             scale.tell(at + 1, kills)
         stop.set()
         for client in (*patient, *plain):
