@@ -176,13 +176,20 @@ async def _alone(data: bytes) -> AsyncIterator[bytes]:
 
 
 def _arrival(context: Context) -> Arrival:
-    return Arrival(context.invocation_metadata() or (), context.time_remaining())
+    return Arrival(context.invocation_metadata() or (), _remaining(context))
 
 
 def _certified(context: Context) -> Arrival:
     """With the certificate that the caller has shown."""
     shown = next(iter(context.auth_context().get("x509_pem_cert", ())), b"")
-    return Arrival(context.invocation_metadata() or (), context.time_remaining(), shown)
+    return Arrival(context.invocation_metadata() or (), _remaining(context), shown)
+
+
+def _remaining(context: Context) -> float | None:
+    """Seconds until the deadline. grpc.aio reckons them by the wall clock: where none are left and the call is alive,
+    that clock has jumped, and core, which has a timer of its own, ends the call in time."""
+    left = context.time_remaining()
+    return None if left is not None and left <= 0 else left
 
 
 async def _abort(context: Context, failure: CallFailed) -> None:
