@@ -122,3 +122,14 @@ def test_a_job_is_what_was_put() -> None:
     finally:
         os.close(memory)
     assert given.most == 10 + job.FACTOR * 100_002 + job.OWN + job.OF_A_THREAD
+
+
+@pytest.mark.parametrize("place", ["name", "extent"])
+def test_words_of_a_graph_that_are_not_utf_8_are_a_fault_of_the_graph(place: str) -> None:
+    """The runtime hands them over as they are, as mutants have shown."""
+    data = toy.graph()
+    old = b"\x0a\x01x" if place == "name" else b"\x12\x01B"
+    assert old in data
+    with pytest.raises(LoadError) as caught:
+        tried({"model.onnx": data.replace(old, old[:2] + b"\xeb")}, plain=True)
+    assert caught.value.reason in (LoadReason.RUNTIME, LoadReason.STRUCTURE)

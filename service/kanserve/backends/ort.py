@@ -90,11 +90,19 @@ def create(graph: bytes, *, device: str, threads: int, beside: Mapping[str, byte
         raise _refusal("bad_alloc") from error
     except UnicodeDecodeError as error:  # its words quote a name of the graph's
         raise _refusal("") from error
+    return _wrapped(session, device)
+
+
+def _wrapped(session: Any, device: str) -> OrtSession:
     # ORT falls back without an exception when a provider cannot start.
-    if session.get_providers()[0] != provider:
+    if session.get_providers()[0] != PROVIDERS[device]:
         raise ConfigError(f"device {device!r} could not be started; the runtime offered another instead")
     tensors = (*session.get_inputs(), *session.get_outputs())
-    return (Bfloat16Session if any(DATATYPES.get(one.type) == BF16 for one in tensors) else OrtSession)(session)
+    kind = Bfloat16Session if any(DATATYPES.get(one.type) == BF16 for one in tensors) else OrtSession
+    try:
+        return kind(session)
+    except UnicodeDecodeError as error:  # the name of a tensor, or of one of its extents
+        raise _refusal("") from error
 
 
 class OrtSession:
@@ -118,6 +126,8 @@ class OrtSession:
             raise NotPossible(
                 "the model answers with a string that is not UTF-8, which the runtime cannot give"
             ) from error
+        except ValueError as error:  # what the graph says of its inputs is not what it has
+            raise BackendError(str(error)) from error
 
     def _run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
         result: list[Array] = self._session.run(outputs, feeds)
