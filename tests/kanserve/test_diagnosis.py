@@ -18,6 +18,7 @@ import trustme
 from kanserve.config import Settings
 from kanserve.diagnosis import folder, machine
 from kanserve.diagnosis.finding import Level
+from kanserve.models import headroom
 from tests.cli.running import CLEAN, COMMAND, kanserve, serving
 from tests.kanserve import certificates, toy
 from tests.kanserve.running import limited
@@ -234,11 +235,11 @@ def test_settings_that_are_wrong_are_all_named(models: Path, tmp_path: Path) -> 
 def test_memory_against_models_and_messages(models: Path) -> None:
     settings = Settings(repository=models, workers=2, max_bytes=256 * 2**20)
     size, messages = 100 * 2**20, 512 * 2**20
-    needed = 3 * size * 2 + messages
+    needed = headroom.FACTOR * size * 2 + messages
     assert folder.room(size, settings, needed).level is Level.OK
     short = folder.room(size, settings, needed - 1)
     assert (short.level, short.about) == (Level.WARNING, "memory")
-    assert short.text == "models may take 600 MiB, messages 512 MiB, and 1,112 MiB are free"
+    assert short.text == "models may take 1,000 MiB, messages 512 MiB, and 1,512 MiB are free"
     assert folder.room(size, settings, None).level is Level.OK
     _, found = check(models, *FREE)
     assert any(line.startswith("memory: models may take 0 MiB, messages 256 MiB; ") for line in told(found, Level.OK))
