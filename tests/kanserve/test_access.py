@@ -27,7 +27,7 @@ from kanserve.rpc.call import Arrival, Call
 from kanserve.rpc.guard import AccessLog, CallFailed, Guard
 from kanserve.rpc.status import Code
 from tests.kanserve import httpdoors, matrix, tokenfile, toy
-from tests.kanserve.running import INFERENCE, Server, request, serving
+from tests.kanserve.running import INFERENCE, Server, request, serving, wait_until
 
 CALLERS = ("none", "bad", "expired", *tokenfile.ROLES)
 
@@ -126,20 +126,20 @@ def test_a_call_runs_and_its_line_names_who_asked(guarded: Guarded) -> None:
     assert len(pb.ModelInferResponse.FromString(data).raw_output_contents[0]) == 2 * 2 * 4
     with pytest.raises(grpc.RpcError):
         guarded.server.call(f"{INFERENCE}ModelInfer", b"\xff", metadata=guarded.metadata("infer"))
-    named = [line for line in guarded.server.lines() if line.get("caller") == "infer"]
-    assert named
+    wait_until(lambda: any(line.get("caller") == "infer" for line in guarded.server.lines()))
     log = guarded.server.log.read_text()
     assert not any(token in log for token in guarded.tokens.values())
 
 
 @pytest.mark.parametrize(
-    "value", ["Bearer", "Bearer ", "Basic abc", "Bearer short", "Bearer " + "a" * 600, "bearer \u00e9" + "a" * 50, ""]
+    "value",
+    ["Bearer", "Bearer ", "Basic dXNlcjpwYXNz", "Bearer short", "Bearer " + "a" * 600, "bearer \u00e9" + "a" * 50, ""],
 )
 def test_what_is_no_token(guarded: Guarded, value: str) -> None:
     for verb in ("GET",):
         reply = httpdoors.ask(guarded.server, "/v2", method=verb, authorization=value)
         assert (reply.status, reply.headers["www-authenticate"]) == (401, "Bearer")
-        assert value.strip() in ("", "Bearer") or value[7:] not in reply.body.decode()
+        assert value.strip() in ("", "Bearer") or value.split()[-1] not in reply.body.decode()
 
 
 def test_two_credentials_are_none(guarded: Guarded) -> None:
