@@ -11,7 +11,7 @@ from kanserve.repository.versions import ALL, VersionPolicy
 from kanserve.scheduling.policy import Level, Policy
 
 # grpc.aio hands over one call at a time, each some rounds of the loop after the one before, though all of them came
-# together. Measured with 32 callers, [4, 8, 1]: 12 rounds 5050 a second, 8 3560, 4 2980, 1 2930.
+# together. Measured on a busy machine with 32 callers, [4, 8, 1]: 12 rounds 5050 a second, 8 3560, 4 2980, 1 2930.
 ROUNDS = {"grpcio": 12}
 
 
