@@ -32,9 +32,9 @@ ENTRY_LIMIT = 50_000  # of the archive, and as many values in its dictionaries; 
 EMPTY_LIMIT = 2**40  # elements that the other axes of a tensor without values would make; numpy refuses far more
 MAX_DICTIONARY_DEPTH = 8  # dictionaries inside one another
 PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-# All that zipfile raises for a damaged archive: RuntimeError for an encrypted entry, NotImplementedError for a
-# packing that it lacks, ValueError and OSError for places that are none.
-DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError, ValueError)
+# All that zipfile raises for a damaged archive: RuntimeError for an encrypted entry and for a packing that it lacks,
+# ValueError and OSError for places that are none.
+DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError)
 
 Array = npt.NDArray[Any]
 
