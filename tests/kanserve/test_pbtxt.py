@@ -256,3 +256,7 @@ def test_a_request_may_wait_for_less_than_its_model_would_have_it(tmp_path: Path
         server.call(f"{INFERENCE}ModelInfer", sent.SerializeToString())
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert "Request timeout expired" in caught.value.details()
+
+
+def test_who_comes_over_grpcio_waits_for_those_that_it_hands_over_one_by_one(tmp_path: Path) -> None:
+    assert load(tmp_path, transport="grpcio").serving.rounds > load(tmp_path, transport="asgi").serving.rounds == 1
