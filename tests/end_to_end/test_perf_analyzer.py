@@ -14,7 +14,8 @@ CLIENTS = ["--concurrency-range", "1:4"]
 MORE = {
     "unary": CLIENTS,
     "stream": [*CLIENTS, "--streaming", "--async"],
-    "at a rate": ["--request-rate-range", "50:200:50", "--request-distribution", "poisson"],
+    # Low rates, and threads for each: where the machine is busy the generator is late by itself.
+    "at a rate": ["--request-rate-range", "10:40:10", "--request-distribution", "poisson", "--max-threads", "16"],
     "http": CLIENTS,
     "http with JSON": [*CLIENTS, "--input-tensor-format", "json", "--output-tensor-format", "json"],
 }
@@ -32,10 +33,14 @@ def test_perf_analyzer_reaches_its_table(served, tmp_path: Path, way: str) -> No
     flags = ["-m", "efficient-kan-digits", *where, "-b", "8", *MORE[way]]
     # Short windows, and any of them counts as stable: it is the protocol that is tried, on a busy machine too.
     flags += ["--measurement-interval", "300", "--stability-percentage", "999"]
-    done = subprocess.run([program, *flags], capture_output=True, text=True, timeout=120, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
+    for _ in range(3):
+        done = subprocess.run([program, *flags], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        # It leaves out a rate that itself did not reach, which is no word about the server: once more.
+        if "not able to keep up" not in done.stdout:
+            break
     rows = re.findall(
         r"^(?:Concurrency|Request Rate): (\d+), throughput: ([0-9.]+) infer/sec", done.stdout, re.MULTILINE
     )
-    assert [asked for asked, _ in rows] == (["50", "100", "150", "200"] if way == "at a rate" else ["1", "2", "3", "4"])
+    assert [asked for asked, _ in rows] == (["10", "20", "30", "40"] if way == "at a rate" else ["1", "2", "3", "4"])
     assert all(float(throughput) > 0 for _, throughput in rows)
