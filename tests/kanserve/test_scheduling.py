@@ -253,6 +253,17 @@ def test_outputs_go_back_to_whom_they_belong(rows: list[int]) -> None:
         np.testing.assert_array_equal(answer, feed["x"])
 
 
+@UNTIMED
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(0, 39), st.integers(1, 20))
+def test_a_piece_begins_where_the_runtime_reads_it_as_it_reads_a_whole(
+    rows: int, width: int, start: int, count: int
+) -> None:
+    x = np.arange(rows * width, dtype=np.float32).reshape(rows, width)
+    piece = merge.part({"x": x}, start, start + count)["x"]
+    np.testing.assert_array_equal(piece, x[start : start + count])
+    assert piece.size == 0 or (piece.ctypes.data - x.ctypes.data) % merge.ALIGNED == 0 or piece.base is None
+
+
 def test_how_long_what_waits_will_take_follows_from_the_runs() -> None:
     pace = Pace()
     assert pace.seconds(10**6, 1) == 0.0  # nothing is known yet

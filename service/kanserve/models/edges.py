@@ -22,6 +22,7 @@ from kanserve.errors import BackendError, LoadError, NotPossible
 from kanserve.interpret import select
 from kanserve.interpret.select import LayerPlan
 from kanserve.nouns import Array, LayerEdges
+from kanserve.scheduling import merge
 
 STEP_BYTES = 4 * 2**20  # of edge values in one step: some ten milliseconds, for which others wait
 
@@ -100,7 +101,7 @@ class _Nodes:
     def __iter__(self) -> Iterator[tuple[int, int, dict[str, Array]]]:
         """First row, number of rows, and the node tensors by name [rows, *positions, n]."""
         for start in range(0, self.count, self._step):
-            piece = {name: array[start : start + self._step] for name, array in self._rows.items()}
+            piece = merge.part(self._rows, start, start + self._step)
             nodes = self._kept.get(start) if self._kept is not None else None
             if nodes is None:
                 nodes = dict(piece)

@@ -65,7 +65,7 @@ class Batch:
                 start = starts.popleft()
             except IndexError:
                 return
-            piece = {name: array[start : start + self._step] for name, array in whole.items()}
+            piece = merge.part(whole, start, start + self._step)
             self._parts[start] = self._execute(self._outputs, piece)
             if len(self._parts) == self.pieces:
                 self.result = self._joined()
