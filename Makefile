@@ -6,8 +6,9 @@ BIN := $(VENV)/bin
 PROTO_VENV := .venv-proto
 MUTATE_VENV := .venv-mutate
 PIP := python -m pip install --quiet --disable-pip-version-check
-# Each file's tests stay on one worker: its servers and exports are made once.
-WORKERS ?= auto
+# One more than cores: tests wait for servers a fifth of their time. Each file's tests stay on one worker: its servers
+# and exports are made once.
+WORKERS ?= $(shell expr $$(nproc) + 1)
 PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # More arguments for pytest, and a module for `make mutate`.
 ARGS ?=

@@ -51,6 +51,8 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         source = ROOT / part
         shutil.copytree(source, folder / part, ignore=ignored) if source.is_dir() else shutil.copy(source, folder)
     shutil.copy(ROOT / ".gitignore", folder)
+    if (known := ROOT / ".mypy_cache").is_dir():  # what `make check` found; a quarter of a minute less
+        shutil.copytree(known, folder / ".mypy_cache")
     git(folder, "init", "-q")
     git(folder, "add", "-A")
     git(folder, "commit", "-q", "-m", "before")

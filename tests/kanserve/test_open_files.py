@@ -85,7 +85,7 @@ def test_the_metrics_port_takes_a_few(tmp_path: Path) -> None:
     with serving(tmp_path, scrape_timeout=1.0) as server:
         threads = Path(f"/proc/{server.process.pid}/task")
         before = len(list(threads.iterdir()))
-        with crowd(server.metrics_port, 100):
+        with crowd(server.metrics_port, 50):
             assert len(list(threads.iterdir())) <= before + 32
             wait_until(lambda: scraped(server))
         assert scraped(server)
