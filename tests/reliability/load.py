@@ -6,6 +6,7 @@ import asyncio
 import collections
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -56,15 +57,16 @@ def closed(address: str, path: str, data: Sequence[bytes], count: int, scale: Sc
 
 
 @contextlib.contextmanager
-def asking(address: str, path: str, data: Sequence[bytes], callers: int) -> Iterator[Callable[[], int]]:
-    """Callers without a pause as long as this lasts; afterwards it tells how many calls went well."""
+def asking(address: str, path: str, data: Sequence[bytes], callers: int, nice: int = 0) -> Iterator[Callable[[], int]]:
+    """Callers without a pause as long as this lasts; afterwards it tells how many calls went well. `nice`: how much
+    they give way to others on this machine, where what others notice of the server is asked."""
     with subprocess.Popen(
         [sys.executable, "-m", "tests.reliability.load"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         asked = {"address": address, "path": path, "data": [one.hex() for one in data], "count": 10**9}
-        process.stdin.write(json.dumps({**asked, "callers": callers}))
+        process.stdin.write(json.dumps({**asked, "callers": callers, "nice": nice}))
         process.stdin.close()
         lines = [process.stdout.readline()]
         try:
@@ -105,5 +107,6 @@ async def ask(address: str, path: str, data: Sequence[bytes], count: int, caller
 
 if __name__ == "__main__":
     given = json.load(sys.stdin)
+    os.nice(given.get("nice", 0))
     messages = [bytes.fromhex(one) for one in given["data"]]
     asyncio.run(ask(given["address"], given["path"], messages, given["count"], given.get("callers", CALLERS)))
