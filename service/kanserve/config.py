@@ -251,6 +251,9 @@ class Settings(BaseSettings):
         metavar="BYTES",
     )
     max_strings: Count = setting(2**14, "strings of one input", group=Group.LIMITS, metavar="N")
+    max_models: Count = setting(
+        1000, "models that are served; others of the repository are refused, and told", group=Group.LIMITS, metavar="N"
+    )
     max_queue: Count = setting(256, "requests of one model that wait or run", group=Group.LIMITS, metavar="N")
     max_queue_bytes: Size = setting(64 * MIB, "inputs of one model that wait", group=Group.LIMITS, metavar="BYTES")
     max_query_rows: Count = setting(4096, "rows of one edge query", group=Group.LIMITS, metavar="N")

@@ -48,6 +48,7 @@ class LoadReason(enum.StrEnum):
     STRUCTURE = "structure"
     TIME = "time"
     MEMORY = "memory"
+    LIMIT = "limit"
     CRASH = "crash"
     RUNTIME = "runtime"
     MISMATCH = "mismatch"

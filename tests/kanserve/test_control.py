@@ -48,6 +48,22 @@ def states(server: Server) -> dict[str, str]:
     return {f"{name}/{version}": why or state for (name, version), (state, why) in live.index(server).items()}
 
 
+def test_one_model_too_many_is_refused_until_there_is_room(tmp_path: Path) -> None:
+    """A version more of a model that serves is no model more."""
+    repository = tmp_path / "models"
+    live.write(repository / "toy" / "1")
+    with serving(repository, max_models=1, model_control="explicit", load_model="*") as server:
+        live.swap(live.write(tmp_path / "other", 1.0, name="other"), repository / "other" / "1")
+        live.swap(live.write(tmp_path / "two", 2.0, version=2), repository / "toy" / "2")
+        refused(Code.FAILED_PRECONDITION, "1 models are served, as many as max_models allows", server, "other")
+        load(server, "toy")
+        assert live.factor(server) == 2
+        assert live.shown(server, 'kanserve_model_load_failures_total{reason="limit"}') == 1
+        load(server, "toy", "Unload")
+        load(server, "other")
+        assert live.index(server)["other", "1"] == ("READY", "")
+
+
 def test_models_are_there_when_they_are_asked_for(tmp_path: Path, door: str) -> None:
     live.write(tmp_path / "toy" / "1")
     live.write(tmp_path / "other" / "3", 2.0, name="other", version=3)

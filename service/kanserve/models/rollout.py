@@ -236,6 +236,7 @@ class Rollout:
             return  # the next look sees whether it is whole
         started = time.perf_counter()
         try:
+            self._admit(key[0])
             work = self._intake.take(candidate, seen.size, self._before(key), self._held.get(key))
             taken = await _contained(work, {"model": key[0], "version": key[1]})
         except LoadError as error:
@@ -251,6 +252,12 @@ class Rollout:
             model, self._held[key] = taken
             self._known[key] = self._known[key].accepted(seen)
             self._switch(model, time.perf_counter() - started)
+
+    def _admit(self, name: str) -> None:
+        """Raises LoadError for one model too many."""
+        served = {key[0] for key, one in self._known.items() if one.serves}
+        if name not in served and len(served) >= self._settings.max_models:
+            raise LoadError(LoadReason.LIMIT, f"{len(served)} models are served, as many as max_models allows")
 
     def _before(self, key: Key) -> Before | None:
         """What serves under this version, else under the highest of the model."""
