@@ -29,9 +29,7 @@ FROM ${BASE_IMAGE}
 COPY --from=build /opt/kanserve /opt/kanserve
 # The root file system may be read-only: nothing is written, byte code is already there.
 # ORT_DISABLE_TELEMETRY: kanserve sets it for itself; here for any other Python that is run inside.
-# MALLOC_ARENA_MAX: glibc would keep an arena per thread, each with memory it does not give back.
-ENV PYTHONDONTWRITEBYTECODE=1 PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 MALLOC_ARENA_MAX=2 \
-    ORT_DISABLE_TELEMETRY=1
+ENV PYTHONDONTWRITEBYTECODE=1 PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 ORT_DISABLE_TELEMETRY=1
 # Inside a container loopback reaches nobody, so the ports listen on all of its
 # addresses; what may connect is decided by the ports that are published and by
 # network policy. KANSERVE_INSECURE says that this is on purpose. As environment,

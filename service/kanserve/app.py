@@ -263,6 +263,7 @@ async def serve(
     one of several. `changes`: of settings, which SIGHUP has looked for.
     Raises ConfigError if the server cannot start.
     """
+    memory.share()
     signals = Signals(asyncio.get_running_loop(), worker=place is not None)
     app = App(settings, place)
     app.lifecycle.waiting = place is not None

@@ -5,12 +5,22 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
+import os
 import threading
 
 WORTH = 2**18  # bytes of a message; smaller ones are reused soon
 PAUSE = 1.0  # seconds between two returns of pages
 TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+SET = getattr(ctypes.CDLL(None), "mallopt", None)  # nor this
+ARENAS, MOST_ARENAS = -8, 2  # glibc's M_ARENA_MAX: by default eight for each core
 YOUNG = 5000  # objects more than before, for a look at the youngest
+
+
+def share() -> None:
+    """Have threads share a few arenas. glibc would give each its own, which keeps what was freed in it: at five times
+    what can be answered a server grew by 11 % and not by 5, at the same rate."""
+    if SET is not None and "MALLOC_ARENA_MAX" not in os.environ:
+        SET(ARENAS, MOST_ARENAS)
 
 
 def settle() -> None:
