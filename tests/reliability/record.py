@@ -15,6 +15,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "reliability.jsonl"
+WRITTEN = ("docs/reliability.jsonl", "docs/reliability.md")
 PACKAGES = ("onnxruntime", "grpcio", "h2corn", "protobuf", "numpy")
 PASS, FAIL, NOT_RUN = "pass", "fail", "not run"
 
@@ -77,14 +78,15 @@ def weight(record: Record) -> int:
 
 
 def commit() -> str:
-    """Short, with a + where the tree has changes."""
-    said = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+", "--abbrev=9", "--exclude=*"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    return said.stdout.strip() or "no commit"
+    """Short, with a + where the tree has changes; what this itself writes is none."""
+    said = git("describe", "--always", "--abbrev=9", "--exclude=*")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", *(f":!{path}" for path in WRITTEN))
+    return said + ("+" if changed else "") if said else "no commit"
+
+
+def git(*arguments: str) -> str:
+    """What it says; nothing where there is no repository."""
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
 
 def machine() -> str:

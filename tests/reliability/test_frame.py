@@ -78,6 +78,24 @@ def test_the_last_full_run_counts(tmp_path: Path) -> None:
     assert record.latest(record.load(tmp_path / "results"))["1", ""].count == 8
 
 
+def test_what_is_written_by_itself_is_no_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else nothing after the first row of a run would count as of its commit, and be run again."""
+    monkeypatch.setattr(record, "ROOT", tmp_path)
+    assert record.commit() == "no commit"
+    record.git("init", "-q")
+    (tmp_path / "docs").mkdir()
+    for path in (*record.WRITTEN, "docs/other.md"):
+        (tmp_path / path).write_text("before")
+    record.git("add", "-A")
+    record.git("-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-q", "-m", "before")
+    clean = record.commit()
+    (tmp_path / record.WRITTEN[0]).write_text("a line more")
+    assert record.commit() == clean
+    assert not clean.endswith("+")
+    (tmp_path / "docs" / "other.md").write_text("changed")
+    assert record.commit() == f"{clean}+"
+
+
 def test_the_table_says_what_was_not_run() -> None:
     wire = replace(GOOD, number="2", wire=True)
     seen = command.one(wire, Scale(full=False), 1, "grpcio")
