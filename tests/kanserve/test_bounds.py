@@ -12,8 +12,9 @@ import pytest
 from kanexport import manifest as contract
 from kanexport.manifest import BasisInfo, LayerInfo, Manifest, NodeStep, SymbolicEdge, TensorSpec
 from kanserve.errors import LoadError, LoadReason
-from kanserve.repository import layout
-from kanserve.repository.check import check_manifest
+from kanserve.nouns import TensorInfo
+from kanserve.repository import bounds, layout, pbtxt
+from kanserve.repository.check import check_config, check_manifest
 from tests.kanserve import toy
 
 BASIS = BasisInfo(kind="bspline", functions=8, parameters={}, knots=())
@@ -116,3 +117,86 @@ def listed() -> Manifest:
     names = (contract.MODEL_FILE, "edges_l0.onnx", "edges_l1.onnx")
     files = tuple(contract.FileEntry(path=name, size=1, sha256="0" * 64) for name in names)
     return dataclasses.replace(toy.manifest("toy"), files=files)
+
+
+def test_all_that_is_out_of_bounds_is_told_where_somebody_asks_for_all() -> None:
+    odd = TensorSpec(name="x", datatype="COMPLEX", shape=(-1, *[0] * 20))
+    none = dataclasses.replace(LAYER, sources=0)
+    right = dataclasses.replace(
+        LAYER,
+        symbolic=(EDGE,),
+        bases=(BASIS,),
+        before=(NodeStep(kind="select", indices=(0, 1)),),
+        mask=((1.0,) * 4,) * 3,
+        bias=(0.0,) * 4,
+    )
+    beyond = step(-1, 3)["layers"][0]
+    wrong = dataclasses.replace(listed(), inputs=(odd,), layers=(none, right, beyond))
+    said = list(bounds.faults(wrong))
+    assert [one.partition(":")[0] for one in said] == [
+        "'x' is 'COMPLEX', expected one of " + ", ".join(bounds.DTYPES),
+        f"'x' has shape [-1, {', '.join(['0'] * 15)}, ...], expected [-1, ...]",
+        "layer 0",
+        "layer 2",
+    ]
+    assert list(bounds.faults(dataclasses.replace(listed(), layers=(right,)))) == []
+
+
+KAN_CONFIG = pbtxt.OperatorConfig()
+NAMED = TensorInfo("x", "FP32", (3,))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "text"),
+    [
+        ({"outputs": (TENSOR,)}, LoadReason.MANIFEST, "two of the manifest's inputs and outputs have one name"),
+        ({"edge_class": "D"}, LoadReason.MANIFEST, "the model is of edge class 'D'; A and B are known"),
+        ({"edge_class": "C"}, LoadReason.MANIFEST, "the model is of edge class C: a row's answer depends"),
+        (layer(edge_class="C"), LoadReason.MANIFEST, "layer 0 is of edge class C"),
+        (layer(edges_file="other.onnx"), LoadReason.MANIFEST, "layer 0: 'other.onnx' is not a listed file"),
+        (
+            {"reference": contract.Reference(inputs=(b"",), outputs=(), tolerance=0.1)},
+            LoadReason.MANIFEST,
+            "the manifest's reference rows have other inputs than outputs",
+        ),
+    ],
+)
+def test_a_manifest_that_contradicts_itself(changes: dict[str, Any], reason: LoadReason, text: str) -> None:
+    with pytest.raises(LoadError) as caught:
+        check_manifest(dataclasses.replace(listed(), **changes))
+    assert (caught.value.reason, text in str(caught.value)) == (reason, True), str(caught.value)
+
+
+def test_a_layer_may_have_a_class_of_its_own() -> None:
+    check_manifest(dataclasses.replace(listed(), layers=layer(edge_class="B")["layers"]))
+
+
+X3, Y2 = TensorInfo("x", "FP32", (-1, 3)), TensorInfo("y", "FP32", (-1, 2))
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        ({"name": "other"}, "config.pbtxt is of model 'other', the folder of 'toy'"),
+        ({"inputs": (dataclasses.replace(NAMED, name="z"),)}, "config.pbtxt lacks the input 'x'"),
+        ({"inputs": (NAMED, dataclasses.replace(NAMED, name="z"))}, "config.pbtxt has the input 'z', the model 'x'"),
+        ({"inputs": (dataclasses.replace(NAMED, shape=(4,)),)}, "says that the input 'x' is FP32 [4]"),
+        ({"inputs": (dataclasses.replace(NAMED, shape=(3, 1)),)}, "says that the input 'x' is FP32 [3, 1]"),
+        ({"inputs": (dataclasses.replace(NAMED, datatype="FP64"),)}, "says that the input 'x' is FP64 [3]"),
+        ({"outputs": (dataclasses.replace(NAMED, name="y"),)}, "says that the output 'y' is FP32 [3]"),
+    ],
+)
+def test_a_config_that_contradicts_its_model(config: dict[str, Any], text: str) -> None:
+    with pytest.raises(LoadError) as caught:
+        check_config(dataclasses.replace(KAN_CONFIG, **config), "toy", (X3,), (Y2,), batched=True)
+    assert (caught.value.reason, text in str(caught.value)) == (LoadReason.CONFIG, True), str(caught.value)
+
+
+def test_a_config_that_says_the_same_or_less() -> None:
+    for changes, batched in (
+        ({}, True),
+        ({"name": "toy", "inputs": (NAMED,), "outputs": (TensorInfo("y", "", ()),)}, True),
+        ({"inputs": (dataclasses.replace(NAMED, shape=(-1,)),)}, True),
+        ({"inputs": (dataclasses.replace(NAMED, shape=(5, 3)),)}, False),
+    ):
+        check_config(dataclasses.replace(KAN_CONFIG, **changes), "toy", (X3,), (Y2,), batched=batched)

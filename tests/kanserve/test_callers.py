@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import importlib.util
 import ipaddress
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +16,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from kanserve import Client, NotAllowed
-from kanserve.access import names
+from kanserve.access import keeper, names
 from kanserve.config import Settings
+from kanserve.errors import ConfigError
 from tests.cli.running import document, kanserve, program
 from tests.kanserve import certificates, tokenfile, toy
 from tests.kanserve.running import INFERENCE, Server, launched, serving, wait_until
@@ -107,6 +109,23 @@ def test_names_of_a_certificate() -> None:
     }
     assert names.of(sans(x509.DNSName("spiffe://a/b"))) == frozenset()  # no URI, whatever it looks like
     assert names.of(sans()) == names.of("no certificate") == frozenset()
+
+
+def test_certificates_that_nothing_here_can_read_are_told_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert names.missing() == ""
+    assert (names.presented({}), names.presented({"extensions": {"tls": {"client_cert_chain": []}}})) == ("", "")
+    tokenfile.save(tmp_path / "tokens", CERTIFIED)
+    settings = Settings(repository=tmp_path, tokens=tmp_path / "tokens")
+    assert keeper.build(settings.model_copy(update={"tls_client_ca": tmp_path / "ca.pem"})) is not None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for authority, says in (
+        (None, "tls_client_ca is not set"),
+        (tmp_path / "ca.pem", "needs cryptography: pip install"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            keeper.build(settings.model_copy(update={"tls_client_ca": authority}))
 
 
 def test_our_client_and_its_commands(models: Path, tmp_path: Path) -> None:

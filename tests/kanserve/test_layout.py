@@ -45,6 +45,77 @@ def test_the_folder_may_be_the_model(tmp_path: Path, steps: str) -> None:
     assert set(bundle.files) == {"model.onnx", "edges_l0.onnx", "edges_l1.onnx"}
 
 
+def test_a_folder_that_is_the_model_and_does_not_say_which(tmp_path: Path) -> None:
+    toy.write(tmp_path, "digits", 3, directory=tmp_path / "models")
+    (candidate,) = layout.scan(tmp_path / "models", plain_onnx=False)
+    assert layout.said(candidate) == ("digits", 3)
+    toy.edit(tmp_path / "models", name="../digits")
+    assert layout.said(candidate) == ("", 0)
+    (tmp_path / "models" / contract.FILE_NAME).unlink()
+    assert layout.said(candidate) == ("", 0)
+
+
+def test_a_mounted_folder_is_the_one_that_its_link_names(tmp_path: Path) -> None:
+    """As Kubernetes mounts a ConfigMap; a link to elsewhere is none of these."""
+    toy.write(tmp_path / "models" / "..of_today", "digits", 1)
+    toy.write(tmp_path / "elsewhere", "other", 1)
+    link = tmp_path / "models" / "..data"
+    link.symlink_to("..of_today")
+    assert [found.name for found in layout.scan(tmp_path / "models", plain_onnx=False)] == ["digits"]
+    link.unlink()
+    link.symlink_to(tmp_path / "elsewhere")
+    assert layout.scan(tmp_path / "models", plain_onnx=False) == []
+
+
+def test_a_file_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
+    toy.write(tmp_path)
+    (candidate,) = layout.scan(tmp_path, plain_onnx=False)
+    with pytest.raises(LoadError, match="bytes, more than 10"):
+        layout.load(candidate, 10)
+
+
+def test_a_file_may_come_in_small_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy.write(tmp_path)
+    whole = only(tmp_path).files
+    read = os.read
+    monkeypatch.setattr(os, "read", lambda descriptor, size: read(descriptor, min(size, 100)))
+    assert only(tmp_path).files == whole
+
+
+@pytest.mark.parametrize(
+    ("part", "reason", "words"),
+    [
+        (lambda data: data + b"x", LoadReason.INTEGRITY, "grew while it was read"),
+        (lambda data: b"", LoadReason.INTEGRITY, "shrank while it was read"),
+        (None, LoadReason.UNREADABLE, "model.onnx: Input/output error"),
+    ],
+)
+def test_a_file_that_changes_or_fails_while_it_is_read(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    part: Callable[[bytes], bytes] | None,
+    reason: LoadReason,
+    words: str,
+) -> None:
+    toy.write(tmp_path)
+    (candidate,) = layout.scan(tmp_path, plain_onnx=False)
+    read, opened = os.read, os.open
+
+    def fails(name: str, *rest: object, **more: object) -> int:
+        if name == contract.MODEL_FILE:
+            raise OSError(5, "Input/output error")
+        return opened(name, *rest, **more)  # type: ignore[arg-type]  # as it was called
+
+    def changed(descriptor: int, size: int) -> bytes:
+        data = read(descriptor, size)
+        return part(data) if part and os.readlink(f"/proc/self/fd/{descriptor}").endswith(contract.MODEL_FILE) else data
+
+    monkeypatch.setattr(os, *(("read", changed) if part else ("open", fails)))
+    with pytest.raises(LoadError) as caught:
+        layout.load(candidate, 2**30)
+    assert (caught.value.reason, words in str(caught.value)) == (reason, True), str(caught.value)
+
+
 def test_a_link_to_the_repository_is_followed(tmp_path: Path) -> None:
     toy.write(tmp_path / "real")
     (tmp_path / "link").symlink_to("real")

@@ -20,7 +20,7 @@ from kanserve.config import Settings
 from kanserve.errors import ConfigError, LoadError, LoadReason
 from kanserve.models import measure
 from kanserve.models.executor import Executor, Limits, Run
-from kanserve.models.loading import Loader
+from kanserve.models.loading import Before, Loader
 from kanserve.models.model import Model
 from kanserve.models.registry import TRANSITIONS, Event, Registry, State
 from kanserve.models.serving import Serving, Way
@@ -44,6 +44,44 @@ def test_a_good_version(tmp_path: Path) -> None:
     model = load(tmp_path)
     assert (model.info.name, model.info.version, model.info.max_batch_size) == ("toy", 1, toy.BATCH)
     model.close()
+
+
+def test_a_graph_without_a_manifest_is_what_the_runtime_says(tmp_path: Path) -> None:
+    (tmp_path / "toy" / "1").mkdir(parents=True)
+    (tmp_path / "toy" / "1" / "model.onnx").write_bytes(toy.graph())
+    model = load(tmp_path, plain=True)
+    assert (model.info.manifest, model.info.max_batch_size > 0) == (None, True)
+    assert [one.name for one in model.info.inputs] == ["x"]
+    model.close()
+
+
+def test_the_next_version_of_the_same_form_takes_over_how_the_last_one_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its runs would be measured beside live traffic. Under another config, or in another form, they are."""
+    toy.write(tmp_path, "toy", 1)
+    toy.write(tmp_path, "toy", 2)
+    settings = Settings(repository=tmp_path)
+    loader = Loader(backends.load("ort"), settings, 1, Metrics())
+    one, two = (layout.load(found, settings.max_file_bytes) for found in layout.scan(tmp_path, plain_onnx=False))
+    first = loader.load(one)
+    way = Way(3, 5, 7, 1)
+    before = Before(first.info, way, one.config)
+    another = dataclasses.replace(first.info, manifest=dataclasses.replace(one.manifest, max_batch_size=1))
+    graph = dataclasses.replace(first.info, manifest=None)
+    others = dataclasses.replace(before, config=dataclasses.replace(one.config, instances=2))
+    for like, same in (
+        *((before, True), (None, False), (others, False)),
+        *((dataclasses.replace(before, info=info), False) for info in (another, graph)),
+    ):
+        model = loader.load(two, like)
+        assert (model.serving.way == way) is same
+        model.close()
+    first.close()
+    monkeypatch.setattr(measure, "together", lambda info, session, create, **_: create(4))
+    shared = Loader(backends.load("ort"), settings, 4, Metrics()).load(one)
+    assert (shared.serving.way.threads, shared.serving.way.instances) == (4, 4)
+    shared.close()
 
 
 def replace(data: bytes) -> Callable[[Path], None]:

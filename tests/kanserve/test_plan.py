@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kanserve.repository import versions, watch
 from kanserve.repository.look import Key, Print
-from kanserve.repository.plan import FIRST, LONGEST, Known, Step, plan
+from kanserve.repository.plan import FIRST, LONGEST, Known, Step, left_out, plan
 from kanserve.repository.versions import ALL, VersionPolicy
 
 NOW = 1000.0
@@ -128,6 +128,28 @@ def test_policies(there: set[int], served: set[int], policy: str, expected: list
         NOW,
     )
     assert [(action.step.name, action.key[1]) for action in found] == expected
+
+
+def test_what_a_policy_leaves_out_is_told_with_it() -> None:
+    """What serves without files counts as there."""
+    prints = {("a", 1): Print(b"0"), ("a", 2): Print(b"0"), ("b", 1): Print(b"0")}
+    known = {("a", 3): Known(Print(b"0"), serves=True, missing=True), ("b", 2): Known()}
+    latest, chosen = VersionPolicy(latest=2), VersionPolicy(specific=(2, 3))
+    assert left_out(prints, known, {"a": latest, "b": chosen}) == {("a", 1): latest, ("b", 1): chosen}
+    assert left_out(prints, known, {"a": ALL, "b": ALL, "c": latest}) == {}
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        (ALL, "all"),
+        (VersionPolicy(latest=2), "latest 2"),
+        (VersionPolicy(specific=(1, 3)), "specific 1, 3"),
+        (VersionPolicy(specific=()), "specific none"),
+    ],
+)
+def test_a_policy_in_words(policy: VersionPolicy, words: str) -> None:
+    assert str(policy) == words
 
 
 def test_looking_takes_a_small_part_of_the_time() -> None:

@@ -88,6 +88,23 @@ def test_the_queue_is_bounded_in_bytes() -> None:
     assert not len(queue)
 
 
+def test_who_has_gone_is_found_wherever_it_waits() -> None:
+    queue: Queue[str] = Queue(Policy(8, delay=1.0, levels=(Level(timeout=1, delays=True),)), 99)
+    intime, late = one("a", patience=9.0), one("b", patience=0.5)
+    for each in (intime, late):
+        assert queue.add(each)
+    queue.expire(0.7)  # one of them waits behind all others now
+    assert [queue.remove(each) for each in (late, intime, intime)] == [True, True, False]
+    assert (len(queue), queue.rows, queue.take(2.0)) == (0, 0, ([], None))
+
+
+def test_nothing_waits() -> None:
+    assert choose(Policy(8, preferred=(4,)), [], 0.0, 0.0) == Choice(0)
+    assert Policy(8).free
+    assert not Policy(8, delay=1.0).free
+    assert not Policy(8, preferred=(4,)).free
+
+
 def test_what_may_not_run_together_does_not_and_keeps_its_order() -> None:
     queue: Queue[str] = Queue(Policy(8, delay=1.0), 99)
     for name, key in (("a", "k"), ("b", "k"), ("c", "other"), ("d", "k")):
@@ -198,8 +215,8 @@ def test_whatever_happens_nobody_is_lost_run_twice_or_run_too_late(policy: Polic
             else:
                 waiting[new.ticket] = new
         elif act[0] == "gone":
-            found = next((each for each in waiting.values() if each.ticket == act[1]), None)
-            if found is not None:
+            if waiting:
+                found = list(waiting.values())[act[1] % len(waiting)]
                 assert queue.remove(found)
                 assert not queue.remove(found)
                 ended.append(waiting.pop(found.ticket).ticket)

@@ -82,6 +82,12 @@ CHANGES: list[tuple[str, object, str, bool]] = [
     ),
     ("offset", lambda m: entries(m, offset="64"), "says that it has 48 at 64 of weights.bin", ALWAYS),
     ("offset words", lambda m: entries(m, offset="-8"), "says that it has 48 at -1 of weights.bin", ALWAYS),
+    (
+        "here and elsewhere",
+        lambda m: (entries(m), setattr(m.graph.initializer[0], "raw_data", bytes(48))),
+        "holds data here and in another file",
+        ALWAYS,
+    ),
     ("segment", lambda m: m.graph.initializer[0].segment.SetInParent(), "or in parts", ALWAYS),
 ]
 EVERY = [*CASES, *((name, changed(change), text, always) for name, change, text, always in CHANGES)]
@@ -104,6 +110,45 @@ def test_what_is_not_let_pass(data: bytes, text: str, always: bool) -> None:
         assert "graph_screen = relaxed" in str(caught.value)
         if not text.startswith("it has sparse"):  # its parts lie elsewhere
             screen.check("model.onnx", data, beside, strict=False)
+
+
+def all_of(model: onnx.ModelProto, *, strict: bool = True) -> list[str]:
+    return list(screen.faults(pb.Model.FromString(model.SerializeToString()), {}, strict=strict))
+
+
+def test_all_faults_are_told_where_somebody_asks_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    relaxed = " (graph_screen = relaxed allows it)"
+    model = onnx.load_model_from_string(toy.graph())
+    node(model, "Tanh", ["q"], ["z"])
+    node(model, "Tanh", ["y"], ["y"])
+    model.functions.add(name="f", domain="d").node.append(helper.make_node("Tanh", ["a"], ["b"]))
+    assert all_of(model) == [
+        f"it has functions or training steps of its own{relaxed}",
+        f"Tanh '' takes 'q', which nothing before it makes{relaxed}",
+    ]
+    monkeypatch.setattr(screen, "NODES", 1)
+    assert all_of(model)[1].endswith(f"are more than 1 and {screen.TENSORS}{relaxed}")
+    assert all_of(model, strict=False) == []
+
+
+def test_data_is_looked_at_wherever_it_stands() -> None:
+    """In attributes, in graphs inside graphs, and in the parts of sparse tensors; relaxed too."""
+    short = TensorProto(name="s", data_type=TensorProto.FLOAT, dims=[2])
+    inner = helper.make_graph([helper.make_node("Constant", [], ["c"], value=short)], "inner", [], [], [short])
+    sparse = onnx.SparseTensorProto(values=short, indices=short, dims=[2])
+    model = onnx.load_model_from_string(toy.graph())
+    model.graph.node.append(helper.make_node("If", ["x"], ["w"], then_branch=inner, more=[inner]))
+    model.graph.node.append(helper.make_node("Constant", [], ["v"], sparse_value=sparse, rest=[short]))
+    wrong = "tensor 's' has 0 numbers, its shape says 2"
+    assert all_of(model, strict=False) == [wrong] * 7
+    model.graph.sparse_initializer.append(sparse)
+    assert all_of(model, strict=False) == [wrong] * 9
+    assert "Constant '' has graphs, sparse tensors or references of its own" in "".join(all_of(model))
+
+
+def test_numbers_may_lie_in_the_field_of_their_type() -> None:
+    tensor = TensorProto(name="n", data_type=TensorProto.FLOAT, dims=[2], float_data=[1, 2])
+    assert all_of(helper.make_model(helper.make_graph([], "g", [], [], [tensor])), strict=False) == []
 
 
 @pytest.mark.parametrize("strict", [True, False])

@@ -26,11 +26,12 @@ REFERENCE_ROWS = 4096
 
 def check(manifest: Manifest) -> None:
     """Raises LoadError naming the first number that is out of bounds."""
-    for fault in _faults(manifest):
+    for fault in faults(manifest):
         raise LoadError(LoadReason.MANIFEST, f"{fault}: export the model again")
 
 
-def _faults(manifest: Manifest) -> Iterator[str]:
+def faults(manifest: Manifest) -> Iterator[str]:
+    """All that is out of bounds, in words."""
     yield from _within("max_batch_size", manifest.max_batch_size, 1, ROWS)
     yield from _within("opset", manifest.opset, 1, OPSET)
     yield from _within("the number of inputs", len(manifest.inputs), 1, TENSORS)

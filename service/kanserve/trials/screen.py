@@ -38,7 +38,7 @@ def check(name: str, data: bytes, beside: Mapping[str, int], *, strict: bool) ->
         model = pb.Model.FromString(data)
     except DecodeError as error:
         raise _refused(name, "it is no ONNX file, or a damaged one") from error
-    for fault in _faults(model, beside, strict=strict):
+    for fault in faults(model, beside, strict=strict):
         raise _refused(name, fault)
 
 
@@ -46,7 +46,7 @@ def _refused(name: str, fault: str) -> LoadError:
     return LoadError(LoadReason.STRUCTURE, f"{name}: {fault}")
 
 
-def _faults(model: pb.Model, beside: Mapping[str, int], *, strict: bool) -> Iterator[str]:
+def faults(model: pb.Model, beside: Mapping[str, int], *, strict: bool) -> Iterator[str]:
     if not model.HasField("graph"):
         yield "it holds no graph"
     if strict:

@@ -1,0 +1,126 @@
+"""What is checked of a request before anything is computed, without a server: each mistake with its words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from kanserve.errors import BadRequest
+from kanserve.handlers.checks import validate, wanted
+from kanserve.nouns import InferRequest, InputTensor, ModelInfo, TensorInfo
+
+X, Y = TensorInfo("x", "FP32", (-1, 3)), TensorInfo("y", "FP32", (-1, 2))
+FLAG = TensorInfo("flag", "BOOL", (-1, 1))
+MODEL = ModelInfo("toy", 1, 4, (X, FLAG), (Y, replace(Y, name="z")), "")
+UNBATCHED = ModelInfo("toy", 1, 0, (replace(X, shape=(2, 3)),), (Y,), "")
+GIVEN = InputTensor("x", "FP32", (2, 3), bytes(24))
+SIGN = InputTensor("flag", "BOOL", (2, 1), bytes(2))
+GOOD = InferRequest("toy", "", "7", (GIVEN, SIGN))
+TEXTS = ModelInfo("toy", 1, 4, (TensorInfo("s", "BYTES", (-1, 1)),), (Y,), "")
+
+
+def with_x(**changes: object) -> InferRequest:
+    return replace(GOOD, inputs=(replace(GIVEN, **changes), SIGN))  # type: ignore[arg-type]  # of a table
+
+
+CASES: dict[str, tuple[InferRequest, str]] = {
+    "an input too few": (
+        replace(GOOD, inputs=(SIGN,)),
+        "[request id: 7] expected 2 inputs but got 1 inputs for model 'toy'. Got input(s) ['flag'], but missing "
+        "required input(s) ['x']. Please provide all required input(s).",
+    ),
+    "no id": (
+        replace(GOOD, inputs=(), id=""),
+        "[request id: <id_unknown>] expected 2 inputs but got 0 inputs for model 'toy'. Got input(s) [], but missing "
+        "required input(s) ['x','flag']. Please provide all required input(s).",
+    ),
+    "a name twice": (replace(GOOD, inputs=(GIVEN, GIVEN)), "[request id: 7] input 'x' already exists in request"),
+    "another name": (
+        replace(GOOD, inputs=(GIVEN, replace(SIGN, name="sign"))),
+        "unexpected inference input 'sign' for model 'toy'",
+    ),
+    "one more": (
+        replace(GOOD, inputs=(GIVEN, SIGN, replace(SIGN, name="sign"))),
+        "unexpected inference input 'sign' for model 'toy'",
+    ),
+    "an extent below zero": (
+        with_x(shape=(-1, 3)),
+        "[request id: 7] All input dimensions should be specified for input 'x' for model 'toy', got [-1,3]",
+    ),
+    "no shape": (
+        with_x(shape=()),
+        "[request id: 7] input 'x' has no shape but model requires batch dimension for 'toy'",
+    ),
+    "other rows": (
+        with_x(shape=(1, 3)),
+        "[request id: 7] input 'flag' batch size does not match other inputs for 'toy'",
+    ),
+    "rows beyond the limit": (
+        replace(GOOD, inputs=(replace(GIVEN, shape=(5, 3)), replace(SIGN, shape=(5, 1)))),
+        "[request id: 7] inference request batch-size must be <= 4 for 'toy'",
+    ),
+    "another datatype": (
+        with_x(datatype="FP64"),
+        "[request id: 7] inference input 'x' data-type is 'FP64', but model 'toy' expects 'FP32'",
+    ),
+    "another extent": (
+        with_x(shape=(2, 4)),
+        "[request id: 7] unexpected shape for input 'x' for model 'toy'. Expected [-1,3], got [2,4]. NOTE: ",
+    ),
+    "an extent more": (
+        with_x(shape=(2, 3, 1)),
+        "[request id: 7] unexpected shape for input 'x' for model 'toy'. Expected [-1,3], got [2,3,1]. NOTE: ",
+    ),
+    "bytes too few": (
+        with_x(data=bytes(23)),
+        "[request id: 7] input byte size mismatch for input 'x' for model 'toy'. Expected 24, got 23",
+    ),
+    "an overflow": (
+        with_x(shape=(2, 3), data=bytes(24 + 2**16)),
+        "[request id: 7] input byte size mismatch for input 'x' for model 'toy'. Expected 24, got 65560",
+    ),
+}
+
+
+@pytest.mark.parametrize(("request_", "words"), CASES.values(), ids=CASES)
+def test_a_mistake_is_told_in_triton_s_words(request_: InferRequest, words: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        validate(MODEL, request_)
+    said = str(caught.value)
+    assert said.startswith(words) if words.endswith("NOTE: ") else said == words
+
+
+def test_the_rows_of_a_good_one_are_counted() -> None:
+    assert validate(MODEL, GOOD) == 2
+    most = replace(
+        GOOD, inputs=(replace(GIVEN, shape=(4, 3), data=bytes(48)), replace(SIGN, shape=(4, 1), data=bytes(4)))
+    )
+    assert validate(MODEL, most) == 4
+    none = replace(GOOD, inputs=(replace(GIVEN, shape=(0, 3), data=b""), replace(SIGN, shape=(0, 1), data=b"")))
+    assert validate(MODEL, none) == 0
+
+
+def test_a_graph_of_one_shape_has_one_row_and_no_note_about_batches() -> None:
+    asked = replace(GOOD, inputs=(GIVEN,))
+    assert validate(UNBATCHED, asked) == 1
+    with pytest.raises(BadRequest) as caught:
+        validate(UNBATCHED, replace(asked, inputs=(replace(GIVEN, shape=(3, 3), data=bytes(36)),)))
+    assert str(caught.value).endswith("Expected [2,3], got [3,3].")
+
+
+def test_strings_have_no_size_that_follows_from_their_shape() -> None:
+    assert validate(TEXTS, replace(GOOD, inputs=(InputTensor("s", "BYTES", (1, 1), b"\3\0\0\0abc"),))) == 1
+
+
+def test_outputs_come_in_the_order_in_which_they_were_asked_for() -> None:
+    assert wanted(MODEL, GOOD) == MODEL.outputs
+    assert [one.name for one in wanted(MODEL, replace(GOOD, outputs=("z", "y")))] == ["z", "y"]
+    assert [one.name for one in wanted(MODEL, replace(GOOD, outputs=("z",)))] == ["z"]
+    for outputs, words in (
+        (("w",), "unexpected inference output 'w' for model 'toy'"),
+        (("y", "y"), "[request id: 7] output 'y' already exists in request"),
+    ):
+        with pytest.raises(BadRequest) as caught:
+            wanted(MODEL, replace(GOOD, outputs=outputs))
+        assert str(caught.value) == words
