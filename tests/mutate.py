@@ -8,6 +8,7 @@ LIMIT seconds, and the share that was reached is printed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,14 @@ MODULES = {
         (f"service/kanserve/scheduling/{name}.py" for name in ("queue", "policy", "pace", "order", "merge")),
         "tests/kanserve/test_scheduling.py",
     ),
-    "service/kanserve/repository/check.py": "tests/kanserve/test_bounds.py",
-    "service/kanserve/handlers/checks.py": "tests/kanserve/test_bad_input.py",
+    **dict.fromkeys(
+        (f"service/kanserve/repository/{name}.py" for name in ("check", "bounds")), "tests/kanserve/test_bounds.py"
+    ),
+    **dict.fromkeys(
+        (f"service/kanserve/repository/{name}.py" for name in ("plan", "versions")), "tests/kanserve/test_plan.py"
+    ),
+    "service/kanserve/handlers/checks.py": "tests/kanserve/test_checks.py",
+    "service/kanserve/trials/screen.py": "tests/kanserve/test_screen.py",
     "kanexport/proof/compare.py": "tests/kanexport/test_compare.py",
     "kanexport/functions/unary.py": "tests/kanexport/test_unary.py",
     "kanexport/manifest.py": "tests/kanexport/test_manifest.py",
@@ -43,7 +50,7 @@ CONFIG = """[cosmic-ray]
 module-path = "{module}"
 timeout = {seconds}
 excluded-modules = []
-test-command = "{python} -m pytest -q -x -p no:cacheprovider {tests}"
+test-command = "{python} -I -S tests/warm.py ask {socket} -q -x -p no:cacheprovider {tests}"
 [cosmic-ray.distributor]
 name = "local"
 [cosmic-ray.filters.operators-filter]
@@ -68,18 +75,35 @@ def mutate(tools: Path, module: str, tests: str) -> bool:
     copy_tree()
     config, session = WORK / "config.toml", WORK / "session.sqlite"
     session.unlink(missing_ok=True)
-    config.write_text(CONFIG.format(module=module, tests=tests, seconds=ONE_TEST, python=sys.executable))
+    socket = WORK / "socket"
+    config.write_text(CONFIG.format(module=module, tests=tests, seconds=ONE_TEST, python=sys.executable, socket=socket))
+    paths = os.pathsep.join(str(WORK / "tree" / folder) for folder in ("", "service"))
+    about: dict[str, Any] = {
+        "cwd": WORK / "tree",
+        "env": {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"},
+    }
+    with warm(socket, about):
+        return changed(tools, module, tests, config, session, about)
+
+
+@contextlib.contextmanager
+def warm(socket: Path, about: Mapping[str, Any]) -> Iterator[None]:
+    """Where runs of pytest are asked for."""
+    command = [sys.executable, "tests/warm.py", "serve", str(socket)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, **about) as server:
+        while not socket.exists() and server.poll() is None:
+            time.sleep(0.05)
+        try:
+            yield
+        finally:
+            server.communicate()
+
+
+def changed(tools: Path, module: str, tests: str, config: Path, session: Path, about: Mapping[str, Any]) -> bool:
+    """Every change of a module, in the copy."""
 
     def tool(program: str, *arguments: Path | str, limit: float = 300) -> subprocess.CompletedProcess[str]:
-        paths = os.pathsep.join(str(WORK / "tree" / folder) for folder in ("", "service"))
-        return subprocess.run(
-            [tools / program, *arguments],
-            cwd=WORK / "tree",
-            env={**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"},
-            capture_output=True,
-            text=True,
-            timeout=limit,
-        )
+        return subprocess.run([tools / program, *arguments], capture_output=True, text=True, timeout=limit, **about)
 
     if tool("cosmic-ray", "baseline", config).returncode:
         print(f"{module}: {tests} fails without any change", file=sys.stderr)
