@@ -19,8 +19,10 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-FORMAT = 3
-READABLE = (1, 2, 3)  # each added fields with defaults; what an older one lacks has its default
+from kanexport.shared.naming import UNNAMED, Names
+
+FORMAT = 4
+READABLE = (1, 2, 3, 4)  # each added fields with defaults; what an older one lacks has its default
 PLURAL = {"input": "inputs", "output": "outputs"}  # what formats 1 and 2 had one of
 FILE_NAME = "manifest.json"
 MODEL_FILE = "model.onnx"
@@ -268,7 +270,8 @@ class Manifest:
     """Everything the server may know about a model version.
 
     `format` is that of this document. `inputs` and `outputs`: at least one each, all with the same rows;
-    formats 1 and 2 had one of each, as `input` and `output`. `opset` is the graphs' ONNX operator set. `layers` are
+    formats 1 and 2 had one of each, as `input` and `output`. `names`, since format 4, is what people
+    call them. `opset` is the graphs' ONNX operator set. `layers` are
     those whose edges can be asked for, in the order in which they run. `files` is everything
     in the version directory but the manifest. `notes` are sentences for people.
 
@@ -292,6 +295,7 @@ class Manifest:
     reference: Reference
     files: tuple[FileEntry, ...]
     notes: tuple[str, ...]
+    names: Names = UNNAMED
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:

@@ -25,6 +25,7 @@ from kanexport.proof import verify
 from kanexport.proof.tolerance import OUTPUT_TOLERANCE
 from kanexport.recognise import assemble, detect, steplist
 from kanexport.recognise.registry import Reader
+from kanexport.shared.naming import UNNAMED, Names
 
 ARCHITECTURE = "given with --architecture"
 
@@ -47,6 +48,7 @@ class Request:
     tolerance: float = OUTPUT_TOLERANCE
     force: bool = False
     answers: tuple[Path, ...] = ()  # files with what the trained model answered, as `answers.rows.load` takes them
+    names: Names = UNNAMED
     shared: bool = False  # options and architecture are for many files; this one may have no use for them
 
     def target(self, name: str) -> Target:
@@ -59,6 +61,7 @@ class Request:
             max_batch_size=self.max_batch_size,
             tolerance=self.tolerance,
             force=self.force,
+            names=self.names,
         )
 
     def facts(self, tried: Mapping[str, str] | None = None) -> Options:
@@ -81,6 +84,8 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
     kan, options, files = found.kan, found.options, loaded.files
     del loaded  # the network has copies of its tensors
     options.finish(found.family, shared=request.shared)
+    signature = Signature.of_network(kan, request.dtype)
+    target.check_names(signature)
     lowered = lower.lower(kan, request.dtype)
     proof = verify.verify(kan, lowered, request.dtype, tolerance=request.tolerance, advance=advance)
     source = Source(
@@ -100,7 +105,7 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
         layers=describe.layers(kan, lowered.node_tensors),
         edge_class=kan.edge_class,
         opset=graph.OPSET,
-        signature=Signature.of_network(kan, request.dtype),
+        signature=signature,
         source=source,
         notes=kan.notes + precision.notes(kan.dtype, request.dtype),
     )

@@ -23,8 +23,9 @@ from kanexport.options import Options
 from kanexport.packing.publish import MAX_BATCH_SIZE, Result, Target
 from kanexport.pipeline import Request, export
 from kanexport.proof.tolerance import OUTPUT_TOLERANCE
-from kanexport.shared import arguments, atomic, program, progress
+from kanexport.shared import arguments, atomic, naming, program, progress
 from kanexport.shared.installing import how_to_install
+from kanexport.shared.naming import Names
 from kanexport.shared.output import json_text, print_json
 from kanexport.shared.voice import EXIT_CODES, Exit
 from kanexport.sweep import run as sweep
@@ -60,6 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print one JSON document")
     add("--recursive", action="store_true", help="export every checkpoint below a folder; see docs/checkpoints.md")
     add("--report", type=Path, metavar="FILE", help="with --recursive: write what became of each, as JSON")
+    _naming(parser)
     modules = parser.add_argument_group("modules with KAN layers in them (needs torch)").add_argument
     modules("--module", metavar="PKG.MOD:FACTORY", help="a function of yours that makes the torch module")
     modules("--checkpoint", type=Path, metavar="FILE", help="with --module: its weights (default: as it was made)")
@@ -102,6 +104,27 @@ def _facts(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _naming(parser: argparse.ArgumentParser) -> None:
+    """What people call the model's numbers."""
+    add = parser.add_argument_group("names, for every table, formula and picture").add_argument
+    each = "separated by commas, or a file: the header of a .csv, a list in a .json, lines of a .txt"
+    add("--features", default="", metavar="NAMES", help=f"one for each number of a row, {each}")
+    add("--units", default="", metavar="NAMES", help="one for each feature, in the same way; empty for none")
+    add("--classes", default="", metavar="NAMES", help="one for each number of an answer, in the same way")
+    add("--description", default="", metavar="TEXT", help="what the model is, in words")
+
+
+def _names(args: argparse.Namespace) -> Names:
+    """Raises OptionError."""
+    try:
+        features, units, classes = (
+            naming.parse(f"--{what}", getattr(args, what)) for what in ("features", "units", "classes")
+        )
+    except naming.NamingError as error:
+        raise OptionError(str(error)) from error
+    return Names(features, units, classes, args.description)
+
+
 def run(args: argparse.Namespace) -> int:
     """Run an export from parsed arguments; the exit code. Raises ExportError."""
     _check(args)
@@ -137,6 +160,8 @@ def _check_folder(args: argparse.Namespace) -> None:
     """What goes with --recursive alone, and what does not go with it. Raises OptionError."""
     if args.answers and args.recursive:
         raise OptionError("--answers are of one model, not of a folder", hint="export the checkpoints one by one")
+    if args.recursive and _names(args):
+        raise OptionError("names are of one model, not of a folder", hint="export the checkpoints one by one")
     if args.report is not None and not args.recursive:
         raise OptionError("--report is for --recursive")
 
@@ -157,6 +182,7 @@ def _request(args: argparse.Namespace) -> Request:
         tolerance=args.tolerance,
         force=args.force,
         answers=tuple(args.answers),
+        names=_names(args),
     )
 
 
@@ -176,6 +202,7 @@ def _module(args: argparse.Namespace, advance: Callable[[int, int], None]) -> Re
         max_batch_size=args.max_batch_size,
         tolerance=args.tolerance,
         force=args.force,
+        names=_names(args),
     )
     options = Options.parse(tuple(args.option), functions=tuple(args.function))
     return command.run(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from kanexport.hybrid.convert import convert
 from kanexport.options import Options
 from kanexport.packing.publish import MAX_BATCH_SIZE, Result, Target
 from kanexport.proof.tolerance import OUTPUT_TOLERANCE
+from kanexport.shared.naming import Names
 
 
 def export(
@@ -29,6 +30,10 @@ def export(
     tolerance: float = OUTPUT_TOLERANCE,
     force: bool = False,
     answers: str | Path | None = None,
+    features: Sequence[str] = (),
+    units: Sequence[str] = (),
+    classes: Sequence[str] = (),
+    description: str = "",
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Result:
     """Export a module that contains KAN layers into a model repository.
@@ -37,6 +42,8 @@ def export(
     tuple of one); the proof is made with them, so real rows are better than random ones.
     `options`: what neither tensors nor attributes tell, as in `--option`; `functions`:
     symbolic functions of your own by name, as expressions in x, as in `--function`.
+    `features`, `classes`: what each number of a row and of an answer is called; `units` of the features; `description`:
+    what the model is, in words.
     `answers`: a file with what the trained model answered, as `record_answers` writes it. The
     module is as it was afterwards. Returns where the version lies and its manifest.
     Raises ExportError; then nothing was written.
@@ -49,6 +56,7 @@ def export(
         max_batch_size=max_batch_size,
         tolerance=tolerance,
         force=force,
+        names=Names(tuple(features), tuple(units), tuple(classes), description),
     )
     given = Options.parse(
         [f"{key}={value}" for key, value in (options or {}).items()],

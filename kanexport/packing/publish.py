@@ -19,6 +19,8 @@ from kanexport.packing.describe import edges_file
 from kanexport.packing.signature import Signature
 from kanexport.proof.tolerance import OUTPUT_TOLERANCE
 from kanexport.proof.verify import Proof
+from kanexport.shared import naming
+from kanexport.shared.naming import UNNAMED, Names
 
 MAX_BATCH_SIZE = 1024
 
@@ -34,6 +36,7 @@ class Target:
     max_batch_size: int = MAX_BATCH_SIZE
     tolerance: float = OUTPUT_TOLERANCE
     force: bool = False
+    names: Names = UNNAMED
 
     def check(self) -> None:
         """Refuse early what would fail late. Raises OptionError and RepositoryError."""
@@ -43,6 +46,14 @@ class Target:
         if not 0 < self.tolerance < 1:
             raise OptionError(f"tolerance is {self.tolerance}, expected a number between 0 and 1")
         repository.check_target(self.repository, self.name, self.version, force=self.force)
+
+    def check_names(self, signature: Signature) -> None:
+        """Whether they fit what the model takes and gives. Raises OptionError."""
+        tensors = (signature.inputs(), signature.outputs())
+        try:
+            self.names.check(*naming.sizes(*([tensor.shape for tensor in part] for part in tensors)))
+        except naming.NamingError as error:
+            raise OptionError(str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +95,7 @@ class Result:
 
 def publish(target: Target, model: ProvedModel) -> Result:
     """Write one version. Raises RepositoryError; then the repository is as it was."""
+    target.check_names(model.signature)
     files = _files(model.lowered)
     document = Manifest(
         format=manifest.FORMAT,
@@ -104,6 +116,7 @@ def publish(target: Target, model: ProvedModel) -> Result:
         reference=model.proof.reference,
         files=tuple(_entry(path, data) for path, data in files.items()),
         notes=model.notes + model.proof.notes + model.claim.notes + _of_operators(model),
+        names=target.names,
     )
     return Result(repository.pack(target.repository, document, files, force=target.force), document)
 

@@ -36,8 +36,8 @@ def decode(data: bytes) -> tuple[Request, int]:
     """The other direction."""
     document = json.loads(data)
     hints = typing.get_type_hints(Request)
-    fields = {name: _value(hints[name], value) for name, value in document["request"].items()}
-    return Request(**fields), document["memory"]
+    fields = {name: _value(hints[name], value) for name, value in document["request"].items() if name != "names"}
+    return Request(**fields), document["memory"]  # names are of one model, and none of a folder's
 
 
 def main() -> int:

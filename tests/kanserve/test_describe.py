@@ -34,6 +34,7 @@ RENAMED = {
     "version": "model_version",
     "exporter_version": "source.exporter_version",
     "source.family": "family",
+    **{f"names.{field}": field for field in ("features", "units", "classes", "description")},
 }
 
 

@@ -16,7 +16,7 @@ from kanexport.functions.singularity import avoiding
 from kanexport.functions.unary import ACTIVATIONS, SYMBOLIC
 from kanexport.manifest import BasisInfo, LayerInfo, NodeStep, SymbolicEdge
 from kanserve.interpret import terms
-from kanserve.interpret.formula import STEP_TEXTS, TEXTS, formulas
+from kanserve.interpret.formula import STEP_TEXTS, TEXTS, formulas, tokens
 from kanserve.interpret.terms import EXACT, FormulaError, Linear, Text, applied, number
 from tests.formula_text import columns, compute
 
@@ -45,7 +45,7 @@ def edge(
 
 
 def text(*layers: LayerInfo, inputs: int = 2, digits: int = 6) -> list[str]:
-    return [line.expression for line in formulas(inputs, layers, digits=digits)]
+    return [line.expression for line in formulas(tokens((), "x", inputs), layers, digits=digits)]
 
 
 def test_formulas_read_like_formulas() -> None:
@@ -88,7 +88,7 @@ def test_masks_and_empty_layers() -> None:
 
 def test_nodes_between_can_have_lines_of_their_own() -> None:
     layers = (layer(2, 2, edge(0, 0, "sin"), edge(1, 1, "exp")), layer(2, 1, edge(0, 0, "x^2"), edge(1, 0, "log")))
-    found = formulas(2, layers, digits=6, by_layer=True)
+    found = formulas(("x0", "x1"), layers, digits=6, by_layer=True)
     assert [(line.name, line.expression) for line in found] == [
         ("h1_0", "sin(x0)"),
         ("h1_1", "exp(x1)"),
@@ -167,7 +167,7 @@ def test_random_networks_compute_what_their_formulas_say(network: tuple[int, lis
         y = evaluated(layers, x)
         moved = np.stack([evaluated(layers, x * (1 + s * 1e-13)) for s in (-1, 1)])
     try:
-        found = formulas(inputs, layers, digits=EXACT)
+        found = formulas(tokens((), "x", inputs), layers, digits=EXACT)
     except FormulaError as error:
         assume("characters" not in str(error))
         raise
@@ -218,7 +218,7 @@ def test_a_formula_does_not_outgrow_its_limit() -> None:
     deep = [layer(1, 1, edge(0, 0, "own", expression="x*sin(x) + x*cos(x)"))] * 40
     with pytest.raises(FormulaError, match="more than 100000 characters"):
         text(*deep, inputs=1)
-    assert len(formulas(1, deep, digits=6, by_layer=True)) == 40
+    assert len(formulas(("x0",), deep, digits=6, by_layer=True)) == 40
 
 
 @pytest.mark.parametrize(

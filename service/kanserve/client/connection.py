@@ -18,11 +18,12 @@ import grpc
 import numpy as np
 from google.protobuf.message import Message
 
+from kanexport.shared.naming import UNNAMED, Names
 from kanserve.client import channel, errors
 from kanserve.client.description import Description, from_pb
 from kanserve.client.errors import ClientError
 from kanserve.client.rows import packed, pairs
-from kanserve.client.serving import in_words
+from kanserve.client.serving import in_words, names_of
 from kanserve.nouns import DTYPES, TensorInfo
 from kanserve.pb import grpc_service_pb2 as oip
 from kanserve.pb import kan_pb2 as kan
@@ -48,6 +49,7 @@ class ServedModel:
     outputs: tuple[TensorInfo, ...]
     max_batch_size: int
     serving: str = ""  # how the server runs it, in words
+    names: Names = UNNAMED
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,7 @@ class Client:
             outputs=tuple(TensorInfo(t.name, t.datatype, tuple(t.shape)) for t in meta.outputs),
             max_batch_size=config.config.max_batch_size,
             serving=in_words(config.config),
+            names=names_of(config.config.parameters),
         )
 
     def describe(self, name: str, version: str = "") -> Description:

@@ -13,6 +13,7 @@ import numpy as np
 
 from kanexport import manifest
 from kanexport.manifest import BasisInfo, LayerInfo, NodeStep, SymbolicEdge
+from kanexport.shared.naming import UNNAMED, Names
 from kanserve.nouns import TensorInfo
 from kanserve.pb import kan_pb2 as kan
 
@@ -21,7 +22,7 @@ from kanserve.pb import kan_pb2 as kan
 class Description:
     """A served KAN. `against` is what it was verified against, a key of `manifest.AGAINST`, and `claim` says
     so; `verified_error` is the largest relative output error over the finite zones. `assumed`: what
-    its file did not tell, by name.
+    its file did not tell, by name; `names`: what people call its numbers.
 
     A layer's `edge_class` is never empty here; its `node_tensor`, `edges_file` and
     `edges_tensor` are, being the server's own business.
@@ -43,6 +44,7 @@ class Description:
     against: str
     claim: str
     assumed: Mapping[str, str]
+    names: Names = UNNAMED
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -59,6 +61,21 @@ class Description:
     def output(self) -> TensorInfo:
         """The first output, of most models the only one."""
         return self.outputs[0]
+
+    def source(self, layer: int, at: int) -> str:
+        """What to call a source of a layer: the feature that it is, or its number."""
+        if layer or not self.names.features or self.family == manifest.HYBRID:
+            return str(at)
+        columns = next((step.indices for step in self.layers[0].before if step.kind == "select"), ())
+        return self.names.feature(columns[at] if columns else at)
+
+    def destination(self, layer: int, at: int) -> str:
+        """What to call a destination of a layer: the class that it is, or its number."""
+        last = self.layers[layer]
+        moved = any(step.kind in ("select", "product") for step in last.after)
+        if layer < len(self.layers) - 1 or moved or not self.names.classes or self.family == manifest.HYBRID:
+            return str(at)
+        return self.names.output(at)
 
 
 def from_pb(answer: kan.DescribeModelResponse) -> Description:
@@ -82,6 +99,7 @@ def from_pb(answer: kan.DescribeModelResponse) -> Description:
         against=answer.verification.against,
         claim=answer.verification.claim,
         assumed=dict(answer.source.options_assumed),
+        names=Names(tuple(answer.features), tuple(answer.units), tuple(answer.classes), answer.description),
     )
 
 

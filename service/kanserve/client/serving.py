@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any
+
+from kanexport.shared.naming import Names
 
 
 def in_words(config: Any) -> str:
@@ -15,6 +19,22 @@ def in_words(config: Any) -> str:
     if config.HasField("dynamic_batching"):
         parts += _batching(config.dynamic_batching, config.max_batch_size)
     return ", ".join(parts)
+
+
+def names_of(parameters: Mapping[str, Any]) -> Names:
+    """What people call the model's numbers, of a ModelConfig's parameters; no names where it tells none."""
+    features, units, classes = (_list(parameters, f"kan.{what}") for what in ("features", "units", "classes"))
+    told = "kan.description" in parameters
+    return Names(features, units, classes, parameters["kan.description"].string_value if told else "")
+
+
+def _list(parameters: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """Asking a map of messages for what it has not would put it there."""
+    try:
+        found = json.loads(parameters[key].string_value) if key in parameters else []
+    except ValueError:
+        return ()
+    return tuple(map(str, found)) if isinstance(found, list) else ()
 
 
 def _batching(batching: Any, most: int) -> list[str]:

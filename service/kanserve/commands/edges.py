@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     given = read_rows.contents(args.input)
     with remote.connection(args, model=args.name) as client:
         described = client.describe(args.name, args.model_version)
-        rows = read_rows.rows_for_all(described.inputs, given, array=args.array)
+        rows = read_rows.rows_for_all(described.inputs, given, array=args.array, names=described.names)
         with progress.bar("edges", unit="rows", at_once=False) as report:
             answers = bulk.edges(
                 client,
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         _write(args, described, layers)
     elif args.json:
         asked = edge_table.document(described, survey.layers, bulk.count(rows))
-        print_json({**asked, "edges": edge_table.strongest(survey)})
+        print_json({**asked, "edges": edge_table.strongest(described, survey)})
     else:
         edge_table.table(described, survey, bulk.count(rows)).show()
     return Exit.DONE

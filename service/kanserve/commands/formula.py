@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
                 "model": described.name,
                 "version": described.version,
                 "digest": described.digest,
-                "inputs": [f"x{at}" for at in range(described.input.shape[-1])],
+                "inputs": _inputs(described),
                 "digits": args.digits,
                 "formulas": [asdict(line) for line in lines],
             }
@@ -52,6 +52,10 @@ def run(args: argparse.Namespace) -> int:
         for line in lines:
             say(f"{line.name} = {line.expression}")
     return Exit.DONE
+
+
+def _inputs(described: Description) -> list[str]:
+    return formula.tokens(described.names.features, "x", described.input.shape[-1])
 
 
 def _formulas(described: Description, *, digits: int, by_layer: bool) -> tuple[formula.Formula, ...]:
@@ -64,8 +68,10 @@ def _formulas(described: Description, *, digits: int, by_layer: bool) -> tuple[f
             kind="FormulaError",
         )
     try:
-        columns = described.input.shape[-1]
-        return tuple(formula.formulas(columns, described.layers, digits=digits, by_layer=by_layer))
+        outputs = formula.tokens(described.names.classes, "y", described.output.shape[-1])
+        return tuple(
+            formula.formulas(_inputs(described), described.layers, digits=digits, outputs=outputs, by_layer=by_layer)
+        )
     except FormulaError as error:
         too_long = str(LIMIT) in str(error) and not by_layer
         raise CommandError(

@@ -8,7 +8,7 @@ from kanexport.shared import progress
 from kanexport.shared.output import emit, note, print_json
 from kanexport.shared.voice import Exit
 from kanserve.client import bulk
-from kanserve.client.connection import Answer
+from kanserve.client.connection import Answer, ServedModel
 from kanserve.console import read_rows, remote, results
 from kanserve.console.common import add_client_options, add_model_options, add_row_options
 
@@ -36,16 +36,21 @@ def run(args: argparse.Namespace) -> int:
     with remote.connection(args, model=args.name) as client:
         model = client.model(args.name, args.model_version)
         results.check_count(args.output, tuple(output.name for output in model.outputs))
-        rows = read_rows.rows_for_all(model.inputs, given, array=args.array)
+        rows = read_rows.rows_for_all(model.inputs, given, array=args.array, names=model.names)
         with progress.bar("infer", unit="rows", at_once=False) as report:
             answer = bulk.infer(client, model, rows, version=args.model_version, progress=report)
     if args.output:
-        results.write(args.output, answer.outputs)
-    _print(args, answer, bulk.count(rows))
+        results.write(args.output, answer.outputs, _columns(model))
+    _print(args, answer, bulk.count(rows), _columns(model))
     return Exit.DONE
 
 
-def _print(args: argparse.Namespace, answer: Answer, row_count: int) -> None:
+def _columns(model: ServedModel) -> tuple[str, ...]:
+    """What the numbers of an answer are called, where there is one output."""
+    return model.names.classes if len(model.outputs) == 1 else ()
+
+
+def _print(args: argparse.Namespace, answer: Answer, row_count: int, columns: tuple[str, ...]) -> None:
     """One document, or what was written where, or the outputs as CSV."""
     if args.json:
         what = (
@@ -58,4 +63,4 @@ def _print(args: argparse.Namespace, answer: Answer, row_count: int) -> None:
         note(results.summary(args.output, answer.outputs))
     else:
         for name, output in answer.outputs.items():
-            emit(results.csv_text(name, output))
+            emit(results.csv_text(name, output, columns))

@@ -113,8 +113,9 @@ def _of_folder(repository: Path, name: str, args: argparse.Namespace) -> Detail:
 
 def _show_detail(source: str, detail: Detail, *, as_json: bool) -> None:
     if as_json:
-        facts = {"layers": layers.document(detail.layers), "notes": detail.notes}
+        facts = {"layers": layers.document(detail.layers), "notes": detail.notes, "names": asdict(detail.names)}
         print_json({"source": source, "model": {**asdict(detail.entry), **facts}})
         return
     model_table.table(source, [detail.entry], whole=True).show()
+    layers.show_names(detail.names)
     layers.show(detail.layers, detail.notes, detail.entry.edge_class)

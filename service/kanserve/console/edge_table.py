@@ -40,9 +40,16 @@ def document(described: Description, layers: Sequence[int], row_count: int) -> d
     }
 
 
-def strongest(survey: Survey) -> list[dict[str, Any]]:
-    """The edges for JSON, strongest first."""
-    return [asdict(edge) for edge in survey.strongest]
+def strongest(described: Description, survey: Survey) -> list[dict[str, Any]]:
+    """The edges for JSON, strongest first, with what their ends are called."""
+    return [
+        {
+            **asdict(edge),
+            "source_name": described.source(edge.layer, edge.source),
+            "destination_name": described.destination(edge.layer, edge.destination),
+        }
+        for edge in survey.strongest
+    ]
 
 
 def table(described: Description, survey: Survey, row_count: int) -> Table:
@@ -61,7 +68,8 @@ def table(described: Description, survey: Survey, row_count: int) -> Table:
     for edge in survey.strongest:
         name = f" ({edge.layer_name})" if edge.layer_name else ""
         strongest_first.add(
-            f"{edge.layer}{name}: {edge.source} → {edge.destination}",
+            f"{edge.layer}{name}: {described.source(edge.layer, edge.source)} → "
+            f"{described.destination(edge.layer, edge.destination)}",
             f"{edge.mean_abs:.4g}",
             f"{edge.share:.1%}",
             f"{edge.minimum:.4g}",

@@ -15,6 +15,7 @@ from pathlib import Path
 from kanexport import manifest as contract
 from kanexport.manifest import LayerInfo, Manifest
 from kanexport.shared import installing
+from kanexport.shared.naming import UNNAMED, Names
 from kanserve.client.connection import Client, IndexEntry
 from kanserve.client.description import Description
 from kanserve.client.errors import ClientError, NoAnswer
@@ -64,6 +65,7 @@ class Detail:
     entry: Entry
     layers: tuple[LayerInfo, ...]
     notes: tuple[str, ...]
+    names: Names = UNNAMED
 
 
 def of_server(client: Client) -> list[Entry]:
@@ -107,7 +109,7 @@ def described(answer: Description, serving: str = "") -> Detail:
         assumed=dict(answer.assumed),
         serving=serving,
     )
-    return Detail(entry, answer.layers, answer.notes)
+    return Detail(entry, answer.layers, answer.notes, answer.names)
 
 
 def _served(client: Client, indexed: IndexEntry) -> Entry:
@@ -179,7 +181,7 @@ def _stored(candidate: Candidate, manifest: Manifest, state: str, checked: tuple
         verified=manifest.claim,
         assumed=manifest.source.options_assumed,
     )
-    return Detail(entry, manifest.layers, manifest.notes)
+    return Detail(entry, manifest.layers, manifest.notes, manifest.names)
 
 
 def _ignored(repository: Path, known: set[tuple[str, ...]]) -> list[Detail]:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from kanexport.manifest import BasisInfo, LayerInfo, NodeStep
+from kanexport.shared.naming import Names
 from kanexport.shared.output import say
 from kanexport.shared.tables import Cell, Table
 
@@ -21,6 +22,17 @@ def document(layers: Sequence[LayerInfo]) -> list[dict[str, Any]]:
     """The layers for JSON, with everything that is known of them."""
     kept = [{key: value for key, value in asdict(layer).items() if key not in SERVERS} for layer in layers]
     return [{"index": at, **layer} for at, layer in enumerate(kept)]
+
+
+def show_names(names: Names) -> None:
+    """What the model is and what its numbers are called, for people; nothing where nobody said."""
+    if names.description:
+        say(names.description)
+    units = names.units or ("",) * len(names.features)
+    features = [f"{name} [{unit}]" if unit else name for name, unit in zip(names.features, units, strict=True)]
+    for what, named in (("features", features), ("classes", list(names.classes))):
+        if named:
+            say(f"{what}: {_listed(named)}")
 
 
 def show(layers: Sequence[LayerInfo], notes: Sequence[str], edge_class: str) -> None:

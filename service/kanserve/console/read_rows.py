@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from kanexport.shared import csvrows
+from kanexport.shared.naming import UNNAMED, Names, NamingError
 from kanexport.shared.nearest import advice
 from kanserve.console import fit_rows
 from kanserve.console.common import InputError
@@ -56,27 +57,43 @@ def contents(source: str) -> Contents:
         raise InputError(f"{source} cannot be read: {error.strerror}") from error
 
 
-def rows_for(tensor: TensorInfo, given: Contents, *, array: str = "") -> Any:
+def rows_for(tensor: TensorInfo, given: Contents, *, array: str = "", names: Names = UNNAMED) -> Any:
     """Rows for the input `tensor`, [rows, *tensor.shape[1:]], in its dtype. Raises InputError.
 
     A file may hold each row flat, in C order, as a CSV must, and may hold one row alone.
-    `array` picks one array of an .npz.
+    `array` picks one array of an .npz. With `names` of the features the columns of a CSV that has a header are put in
+    their order.
     """
-    return fit_rows.fit(given.name, _numbers_of(given, tensor, array), tensor)
+    numbers = _numbers_of(given, tensor, array)
+    return fit_rows.fit(given.name, _ordered(given, numbers, names), tensor)
 
 
-def rows_for_all(tensors: Sequence[TensorInfo], given: Contents, *, array: str = "") -> Any:
+def _ordered(given: Contents, numbers: Any, names: Names) -> Any:
+    """The columns as the model's features come. Raises InputError for a header that names others."""
+    if given.form != ".csv" or not names.features:
+        return numbers
+    try:
+        order = names.order([name.strip() for name in csvrows.header(_text(given))])
+    except NamingError as error:
+        raise InputError(
+            f"{given.name}: {error}",
+            hint="`kanserve models NAME` lists the features; a file without a header is taken as it stands",
+        ) from error
+    return numbers if order is None else numbers[:, order]
+
+
+def rows_for_all(tensors: Sequence[TensorInfo], given: Contents, *, array: str = "", names: Names = UNNAMED) -> Any:
     """Rows for all inputs of a model: as `rows_for` for one; for several a dictionary by their names, from
     an .npz or a JSON object with all of them. Raises InputError."""
     if len(tensors) == 1:
-        return rows_for(tensors[0], given, array=array)
-    names = [tensor.name for tensor in tensors]
+        return rows_for(tensors[0], given, array=array, names=names)
+    wanted = [tensor.name for tensor in tensors]
     if array:
-        raise InputError(f"--array picks one array; the model has the inputs {', '.join(names)}")
-    found = _several(given, names)
-    if set(found) != set(names):
+        raise InputError(f"--array picks one array; the model has the inputs {', '.join(wanted)}")
+    found = _several(given, wanted)
+    if set(found) != set(wanted):
         raise InputError(
-            f"{given.name} holds {', '.join(found) or 'no array'}; the model has the inputs {', '.join(names)}"
+            f"{given.name} holds {', '.join(found) or 'no array'}; the model has the inputs {', '.join(wanted)}"
         )
     rows = {one.name: fit_rows.fit(f"{given.name}, {one.name}", found[one.name], one) for one in tensors}
     counts = {name: len(array) for name, array in rows.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,13 @@ def check_count(target: str | None, names: tuple[str, ...]) -> None:
         raise InputError(f"--output {target} holds one array; the model has {', '.join(names)}: use .npz or .json")
 
 
-def write(target: str, arrays: Mapping[str, Any]) -> None:
-    """Write the arrays by name, in the form that the suffix says. Raises CommandError."""
+def write(target: str, arrays: Mapping[str, Any], columns: Sequence[str] = ()) -> None:
+    """Write the arrays by name, in the form that the suffix says; `columns` are the names in a .csv. Raises
+    CommandError."""
     path = Path(target)
     check_count(target, tuple(arrays))
     try:
-        atomic.write(path, _encode(path.suffix.lower(), arrays))
+        atomic.write(path, _encode(path.suffix.lower(), arrays, columns))
     except OSError as error:
         raise CommandError(f"{target} cannot be written: {error.strerror}", exit_code=Exit.FAILED) from error
 
@@ -58,24 +59,24 @@ def summary(target: str, arrays: Mapping[str, Any]) -> str:
     return f"{target}: {', '.join(f'{name} {shape}' for name, shape in shapes(arrays).items())}"
 
 
-def csv_text(name: str, values: Any) -> str:
-    """A header and one line per row, each row flat in C order under names such as y[0] or
+def csv_text(name: str, values: Any, columns: Sequence[str] = ()) -> str:
+    """A header and one line per row, each row flat in C order under the names of `columns`, else such as y[0] or
     y[0][1]. Floats are written so that they read back as they were."""
     table = values.reshape(len(values), int(np.prod(values.shape[1:])))
     places = ["".join(f"[{at}]" for at in place) for place in np.ndindex(values.shape[1:])]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([f"{name}{place}" for place in places])
+    writer.writerow(columns if len(columns) == len(places) else [f"{name}{place}" for place in places])
     writer.writerows([[str(value) for value in row] for row in table])
     return out.getvalue()
 
 
-def _encode(form: str, arrays: Mapping[str, Any]) -> bytes:
+def _encode(form: str, arrays: Mapping[str, Any], columns: Sequence[str]) -> bytes:
     if form == ".json":
         return (json_text({name: array.tolist() for name, array in arrays.items()}) + "\n").encode()
     if form == ".csv":
         name, values = next(iter(arrays.items()))
-        return csv_text(name, values).encode()
+        return csv_text(name, values, columns).encode()
     out = io.BytesIO()
     if form == ".npz":
         np.savez(out, **arrays)

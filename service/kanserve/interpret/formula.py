@@ -7,12 +7,15 @@ are multiplied out, and straight lines run into the sums they belong to.
 
 from __future__ import annotations
 
+import keyword
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kanexport.manifest import LayerInfo, NodeStep, SymbolicEdge
-from kanserve.interpret.terms import ATOM, FUNCTIONS, FormulaError, Linear, Text, applied, product, total
+from kanserve.interpret.terms import ATOM, CONSTANTS, FUNCTIONS, FormulaError, Linear, Text, applied, product, total
 
+NODE = re.compile(r"[xyh]\d+(_\d+)?")
 # Functions by name, where the name is not the text: of symbolic edges, and of steps.
 TEXTS = {
     **{f"x^{n}": f"x**{n}" for n in (2, 3, 4, 5)},
@@ -45,13 +48,20 @@ class Formula:
     expression: str
 
 
-def formulas(inputs: int, layers: Sequence[LayerInfo], *, digits: int, by_layer: bool = False) -> tuple[Formula, ...]:
-    """One formula for each output, of the inputs alone; or, `by_layer`, one for each node, of the
-    nodes before it. `digits` are significant. Raises FormulaError naming the first numeric edge,
-    or the step or function that has no closed form."""
+def formulas(
+    inputs: Sequence[str],
+    layers: Sequence[LayerInfo],
+    *,
+    digits: int,
+    outputs: Sequence[str] = (),
+    by_layer: bool = False,
+) -> tuple[Formula, ...]:
+    """One formula for each output, of the inputs alone; or, `by_layer`, one for each node, of the nodes before it.
+    `inputs` and `outputs`: what they are called. `digits` are significant. Raises FormulaError naming the first numeric
+    edge, or the step or function that has no closed form."""
     if not layers:
         raise FormulaError("the model has no KAN layer that is described")
-    nodes = [Linear.of(Text(f"x{at}", ATOM)) for at in range(inputs)]
+    nodes = [Linear.of(Text(name, ATOM)) for name in inputs]
     between: list[Formula] = []
     for index, layer in enumerate(layers):
         _refuse_numeric(index, layer)
@@ -59,10 +69,22 @@ def formulas(inputs: int, layers: Sequence[LayerInfo], *, digits: int, by_layer:
         nodes = _steps(index, layer.after, _sums(index, layer, nodes, digits), digits)
         if by_layer and index < len(layers) - 1:
             names = [f"h{index + 1}_{at}" for at in range(len(nodes))]
-            between += [Formula(name, node.render(digits).text) for name, node in zip(names, nodes, strict=True)]
+            between += _called(names, nodes, digits)
             nodes = [Linear.of(Text(name, ATOM)) for name in names]
-    outputs = [Formula(f"y{at}", node.render(digits).text) for at, node in enumerate(nodes)]
-    return (*between, *outputs)
+    return (*between, *_called(outputs or tokens((), "y", len(nodes)), nodes, digits))
+
+
+def _called(names: Sequence[str], nodes: Sequence[Linear], digits: int) -> list[Formula]:
+    return [Formula(name, node.render(digits).text) for name, node in zip(names, nodes, strict=True)]
+
+
+def tokens(names: Sequence[str], letter: str, count: int) -> list[str]:
+    """What names are called in a formula: themselves where Python would read each as a variable of its own, with _ for
+    what it would not, else x0, x1 ..."""
+    found = [re.sub(r"\W+", "_", name).strip("_") for name in names]
+    odd = {*FUNCTIONS, *CONSTANTS, *keyword.kwlist}
+    good = all(token.isidentifier() and token not in odd and not NODE.fullmatch(token) for token in found)
+    return found if found and good and len(set(found)) == count else [f"{letter}{at}" for at in range(count)]
 
 
 def _refuse_numeric(index: int, layer: LayerInfo) -> None:

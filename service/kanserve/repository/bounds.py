@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from kanexport.manifest import BasisInfo, LayerInfo, Manifest, NodeStep, TensorSpec
+from kanexport.shared import naming
 from kanserve.errors import LoadError, LoadReason
 from kanserve.nouns import DTYPES
 
@@ -42,9 +43,18 @@ def faults(manifest: Manifest) -> Iterator[str]:
         yield from _tensor(tensor)
     for at, layer in enumerate(manifest.layers):
         yield from (f"layer {at}: {fault}" for fault in _layer(layer))
+    yield from _names(manifest)
     yield from _within("the number of reference rows", len(manifest.reference.inputs), 0, REFERENCE_ROWS)
     if not 0 <= manifest.reference.tolerance <= 1:
         yield f"the reference tolerance is {manifest.reference.tolerance:g}, expected 0 to 1, of the largest answer"
+
+
+def _names(manifest: Manifest) -> Iterator[str]:
+    tensors = (manifest.inputs, manifest.outputs)
+    try:
+        manifest.names.check(*naming.sizes(*([tensor.shape for tensor in part] for part in tensors)))
+    except naming.NamingError as error:
+        yield str(error)
 
 
 def _within(what: str, found: int, least: int, most: int) -> Iterator[str]:

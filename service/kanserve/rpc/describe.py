@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from kanexport.manifest import BasisInfo, LayerInfo, Manifest, NodeStep
+from kanexport.shared.naming import Names
 from kanserve.models.model import Model
 from kanserve.models.serving import Serving
 from kanserve.nouns import BYTES, ModelInfo, TensorInfo
@@ -94,6 +96,10 @@ def describe(info: ModelInfo, manifest: Manifest, limits: kan_pb2.QueryLimits) -
         max_batch_size=info.max_batch_size,
         notes=manifest.notes,
         limits=limits,
+        features=manifest.names.features,
+        classes=manifest.names.classes,
+        units=manifest.names.units,
+        description=manifest.names.description,
     )
     message.input.CopyFrom(_tensor(info.inputs[0]))
     message.output.CopyFrom(_tensor(info.outputs[0]))
@@ -222,5 +228,13 @@ def _facts(info: ModelInfo) -> dict[str, str]:
             "kan.widths": ",".join("x".join(map(str, shape)) for shape in info.manifest.shapes),
             "kan.format": str(info.manifest.format),
             "kan.verification": info.manifest.claim,
+            **_names(info.manifest.names),
         }
     return facts
+
+
+def _names(names: Names) -> dict[str, str]:
+    """What people call the model's numbers, lists as JSON; nothing where nobody said."""
+    lists = {"kan.features": names.features, "kan.units": names.units, "kan.classes": names.classes}
+    told = {key: json.dumps(found, ensure_ascii=False) for key, found in lists.items() if found}
+    return told | ({"kan.description": names.description} if names.description else {})

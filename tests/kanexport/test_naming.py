@@ -1,0 +1,109 @@
+"""What people call a model's numbers: as they are given, checked, and used to put columns in order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kanexport.shared import naming
+from kanexport.shared.naming import UNNAMED, Names, NamingError
+
+FEATURES = ("alcohol", "malic acid", "ash")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "expected"),
+    [
+        ("rows.csv", "alcohol, malic acid,ash\n1,2,3\n", FEATURES),
+        ("rows.csv", '"a,b",c\n1,2\n', ("a,b", "c")),
+        ("names.txt", "alcohol\n\n malic acid \nash", FEATURES),
+        ("names.json", '["alcohol", "malic acid", "ash"]', FEATURES),
+    ],
+)
+def test_names_come_from_files(tmp_path: Path, file: str, content: str, expected: tuple[str, ...]) -> None:
+    (tmp_path / file).write_text(content)
+    assert naming.parse("--features", str(tmp_path / file)) == expected
+
+
+def test_names_come_as_text() -> None:
+    assert naming.parse("--features", 'alcohol, "a, b",ash') == ("alcohol", "a, b", "ash")
+    assert naming.parse("--features", "") == ()
+    assert naming.parse("--units", "%,,g") == ("%", "", "g")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("none.csv", None, "cannot be read: No such file or directory"),
+        ("rows.csv", "1,2,3\n", "has no names: a first line of them was expected"),
+        ("names.txt", "", "has no names"),
+        ("names.json", '{"a": 1}', "a list of names was expected"),
+        ("names.json", "[1]", "a list of names was expected"),
+        ("names.json", "[", "is not JSON"),
+        ("rows.csv", b"\xff\xff", "is not UTF-8 text"),
+    ],
+)
+def test_files_without_names(tmp_path: Path, file: str, content: str | bytes | None, says: str) -> None:
+    if content is not None:
+        (tmp_path / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(NamingError, match=says):
+        naming.parse("--features", str(tmp_path / file))
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (Names(("a",)), "1 features are given, and a row of the model has 3 numbers"),
+        (Names(units=("a",)), "1 units are given, and a row of the model has 3 numbers"),
+        (Names(classes=("a",)), "1 classes are given, and an answer of the model has 2 numbers"),
+        (Names(("a", "b", "a")), "features: 'a' is there twice"),
+        (Names(classes=("a", "a")), "classes: 'a' is there twice"),
+        (Names(("a", "", "b")), "features: '' is no name"),
+        (Names(("a", "b\n", "c")), "is no name: 1 to 128 characters"),
+        (Names(("a", "b" * 129, "c")), "is no name: 1 to 128 characters"),
+        (Names(("a", " b", "c")), "is no name"),
+        (Names(units=("a", "b\x1b[2J", "c")), "units: .* is no name"),
+        (Names(description="d" * 4097), "the description has 4097 characters, expected 4096 at most"),
+    ],
+)
+def test_names_that_do_not_fit(names: Names, says: str) -> None:
+    with pytest.raises(NamingError, match=says):
+        names.check(3, 2)
+
+
+def test_names_that_fit() -> None:
+    UNNAMED.check(3, 2)
+    Names(FEATURES, ("%", "%", ""), ("yes", "no"), "Wines.").check(3, 2)
+    assert (UNNAMED.feature(2), UNNAMED.output(1), bool(UNNAMED)) == ("x2", "y1", False)
+    assert (Names(FEATURES).feature(2), Names(classes=("yes", "no")).output(1)) == ("ash", "no")
+    assert bool(Names(description="d"))
+    assert naming.sizes([(-1, 2, 3), (-1, 4)], [(-1, 5)]) == (10, 5)
+
+
+@given(st.permutations(FEATURES))
+def test_columns_are_put_in_the_order_of_the_features(columns: list[str]) -> None:
+    order = Names(FEATURES).order(columns)
+    assert order is not None
+    assert [columns[at] for at in order] == list(FEATURES)
+
+
+@pytest.mark.parametrize(
+    ("columns", "says"),
+    [
+        (["alcohl", "malic acid", "ash"], "there is no column 'alcohol'; there is 'alcohl'"),
+        (["Q"], "there is no column 'alcohol', 'malic acid', 'ash'$"),
+        ([*FEATURES, "more"], "the column 'more' is no feature of the model, which has 3"),
+        ([*FEATURES, "ash"], "the column 'ash' is there twice"),
+    ],
+)
+def test_columns_that_are_not_the_features(columns: list[str], says: str) -> None:
+    with pytest.raises(NamingError, match=says):
+        Names(FEATURES).order(columns)
+
+
+def test_without_names_nothing_is_moved() -> None:
+    assert UNNAMED.order(["b", "a"]) is None
+    assert Names(FEATURES).order([]) is None
