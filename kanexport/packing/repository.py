@@ -126,7 +126,7 @@ def _write_version(folder: Path, manifest: Manifest, files: Mapping[str, bytes |
 def _write(path: Path, *parts: bytes | memoryview) -> None:
     """Create a file that is not there yet, following no link, and flush it to disk."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
-    with os.fdopen(descriptor, "wb") as file:
+    with atomic.taken(descriptor, "wb") as file:
         file.writelines(parts)
         file.flush()
         os.fsync(file.fileno())

@@ -8,7 +8,9 @@ import errno
 import os
 import secrets
 import stat
+import typing
 from pathlib import Path
+from typing import BinaryIO
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 CANNOT = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EXDEV)  # as NFS, or a folder of an image's lower layer
@@ -29,7 +31,7 @@ def write(path: Path, data: bytes, *, mode: int | None = None) -> None:
     beside = target.with_name(f".kanserve-{secrets.token_hex(8)}")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with taken(descriptor, "wb") as file:
             if mode is not None:
                 os.fchmod(descriptor, mode)
             file.write(data)
@@ -39,6 +41,15 @@ def write(path: Path, data: bytes, *, mode: int | None = None) -> None:
     finally:
         with contextlib.suppress(FileNotFoundError):  # after the rename
             os.unlink(beside)
+
+
+def taken(descriptor: int, mode: str, *, buffering: int = -1) -> BinaryIO:
+    """A file over a descriptor, which is closed where there can be none: nobody else would."""
+    try:
+        return typing.cast("BinaryIO", os.fdopen(descriptor, mode, buffering))
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def check(path: Path) -> str:

@@ -12,6 +12,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from kanexport.shared import atomic
+
 CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 KEY = b"PRIVATE KEY-----"
 ENCRYPTED = b"ENCRYPTED"
@@ -36,7 +38,7 @@ class Held:
     def __init__(self, data: bytes) -> None:
         in_memory = hasattr(os, "memfd_create")  # Linux
         descriptor, name = (os.memfd_create("pem", os.MFD_CLOEXEC), "") if in_memory else tempfile.mkstemp()
-        self._file, self._name = os.fdopen(descriptor, "wb"), name
+        self._file, self._name = atomic.taken(descriptor, "wb"), name
         self.path = Path(name or f"/proc/self/fd/{descriptor}")
         self._file.write(data)
         self._file.flush()

@@ -27,14 +27,13 @@ def exporter(folder: Path, scale: Scale) -> collections.Counter[str]:
     return failed
 
 
-def reloader(folder: Path) -> tuple[collections.Counter[str], int]:
-    """Looks at a repository and reads its versions, as a server does before it lets one in: what failed, by call, and
-    how many descriptors were left open. Whatever fails is typed; without a fault both versions are read."""
+def reloader(folder: Path) -> collections.Counter[str]:
+    """Looks at a repository and reads its versions, as a server does before it lets one in: what failed, by call.
+    Whatever fails is typed; without a fault both versions are read."""
     repository = folder / "read"
     for version in (1, 2):
         packed(repository, version)
     failed: collections.Counter[str] = collections.Counter()
-    before = len(os.listdir("/proc/self/fd"))
     for n in itertools.count(1):
         with pytest.MonkeyPatch.context() as patch:
             failing = Failing(patch, n, OSError)
@@ -43,7 +42,7 @@ def reloader(folder: Path) -> tuple[collections.Counter[str], int]:
             assert whole == 2
             break
         failed[failing.failed] += 1
-    return failed, len(os.listdir("/proc/self/fd")) - before
+    return failed
 
 
 def _read(repository: Path) -> int:
@@ -65,8 +64,9 @@ def _read(repository: Path) -> int:
 def run(scale: Scale, seed: int, door: str) -> Outcome:
     """For all n, until a run has no n-th call any more."""
     with tempfile.TemporaryDirectory(dir=FAST) as name:
-        exported = exporter(Path(name), scale)
-        read, left = reloader(Path(name))
+        before = len(os.listdir("/proc/self/fd"))
+        exported, read = exporter(Path(name), scale), reloader(Path(name))
+        left = len(os.listdir("/proc/self/fd")) - before
     count = exported.total() + read.total()
     figures = {
         "faults in the exporter": exported.total(),

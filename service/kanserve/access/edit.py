@@ -83,7 +83,7 @@ def _open(path: Path) -> Iterator[BinaryIO]:
     """To be read and appended to, by one command at a time. Raises ConfigError."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, OWNERS)
-        with os.fdopen(descriptor, "r+b", buffering=0) as file:
+        with atomic.taken(descriptor, "r+b", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             tokens.closed(os.fstat(descriptor).st_mode, path)
             yield file

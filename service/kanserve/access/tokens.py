@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kanexport.shared import atomic
 from kanexport.shared.nearest import advice
 from kanserve.access.roles import Principal, Role, including
 from kanserve.errors import ConfigError
@@ -79,7 +80,7 @@ def load(path: Path) -> Credentials:
 
 def _bytes(path: Path) -> bytes:
     try:
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        with atomic.taken(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             data = file.read(LARGEST + 1) if stat.S_ISREG(mode) else b""
     except OSError as error:
