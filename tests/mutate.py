@@ -89,6 +89,7 @@ def mutate(tools: Path, module: str, tests: str) -> bool:
 @contextlib.contextmanager
 def warm(socket: Path, about: Mapping[str, Any]) -> Iterator[None]:
     """Where runs of pytest are asked for."""
+    socket.unlink(missing_ok=True)  # else the last one's passes for it
     command = [sys.executable, "tests/warm.py", "serve", str(socket)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, **about) as server:
         while not socket.exists() and server.poll() is None:

@@ -45,11 +45,11 @@ def write(path: Path, data: bytes, *, mode: int | None = None) -> None:
 
 def taken(descriptor: int, mode: str, *, buffering: int = -1) -> BinaryIO:
     """A file over a descriptor, which is closed where there can be none: nobody else would."""
-    try:
-        return typing.cast("BinaryIO", os.fdopen(descriptor, mode, buffering))
-    except BaseException:
-        os.close(descriptor)
-        raise
+    with contextlib.ExitStack() as kept:
+        kept.callback(os.close, descriptor)
+        file = typing.cast("BinaryIO", os.fdopen(descriptor, mode, buffering))
+        kept.pop_all()
+        return file
 
 
 def check(path: Path) -> str:
