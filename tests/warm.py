@@ -2,7 +2,7 @@
 `make mutate`.
 
     python tests/warm.py serve SOCKET                    until its standard input ends
-    python -I -S tests/warm.py ask SOCKET ARGUMENT...    as `python -m pytest ARGUMENT...`, with its exit code
+    python -I -S tests/warm.py ask SOCKET ARGUMENT...    as `python -m pytest ARGUMENT...`; exit code 0 or 1
 
 Nothing of ours is loaded before the fork: each run imports what lies on the disk then. A run whose asker is gone is
 killed.
@@ -20,7 +20,7 @@ from pathlib import Path
 
 LIBRARIES = ("hypothesis", "numpy", "onnx", "grpc", "google.protobuf", "onnxruntime", "pydantic_settings", "structlog")
 IGNORED = "ignore::pytest.PytestAssertRewriteWarning"  # hypothesis is loaded before pytest could look at it
-ENDED = 1  # exit code of a run that was killed
+ENDED = 1  # exit code of a run that failed, or was killed
 
 
 def serve(path: str) -> None:
@@ -44,12 +44,12 @@ def serve(path: str) -> None:
 
 
 def watched(child: int, peer: socket.socket) -> int:
-    """Its exit code."""
+    """0 if all went well."""
     alive = os.pidfd_open(child)
     try:
         if alive not in select.select([alive, peer], [], [])[0]:
             os.killpg(child, signal.SIGKILL)
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & ENDED
+        return ENDED if os.waitpid(child, 0)[1] else 0
     finally:
         os.close(alive)
 
