@@ -18,7 +18,6 @@ from kanexport.shared.nearest import closest
 
 LONGEST = 128  # characters of a name or a unit
 DESCRIPTION = 4096  # characters
-MOST = 2**20  # names
 SHOWN = 5  # names in an error
 FILES = (".csv", ".json", ".txt")
 
@@ -62,6 +61,11 @@ class Names:
                 _check(what, name, empty=what == "units")
             if what != "units" and (twice := _twice(names)):
                 raise NamingError(f"{what}: {twice!r} is there twice")
+        self._check_rest()
+
+    def _check_rest(self) -> None:
+        if self.units and not self.features:
+            raise NamingError("units are given, and no features that they could be of")
         if len(self.description) > DESCRIPTION or "\0" in self.description:
             raise NamingError(f"the description has {len(self.description)} characters, expected {DESCRIPTION} at most")
 

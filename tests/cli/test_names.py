@@ -85,6 +85,15 @@ def test_other_columns_are_refused(server: Server, tmp_path: Path, names: list[s
         assert (done.returncode, says in done.stderr, "Traceback" in done.stderr) == (2, True, False), done.stderr
 
 
+@pytest.mark.parametrize("columns", [12, 14])
+def test_a_header_of_another_length_moves_nothing(server: Server, tmp_path: Path, columns: int) -> None:
+    """As R writes row names: without this every column would be taken for its neighbour."""
+    path = write(tmp_path / "rows.csv", FEATURES, np.zeros((2, columns)))
+    done = kanserve("infer", "wine", "--url", server.address, "--input", path)
+    says = f"the header names 13 columns, the rows below it have {columns}"
+    assert (done.returncode, says in done.stderr, done.stdout) == (2, True, ""), done.stderr
+
+
 def test_every_table_has_them(server: Server, models: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "rows.csv", FEATURES, WINE.reference()["x"][:2].astype(np.float32))
     edges = kanserve("edges", "wine", "--url", server.address, "--input", path, "--show", "96").stdout

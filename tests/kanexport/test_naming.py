@@ -57,6 +57,7 @@ def test_files_without_names(tmp_path: Path, file: str, content: str | bytes | N
     ("names", "says"),
     [
         (Names(("a",)), "1 features are given, and a row of the model has 3 numbers"),
+        (Names(units=("a", "b", "c")), "units are given, and no features that they could be of"),
         (Names(units=("a",)), "1 units are given, and a row of the model has 3 numbers"),
         (Names(classes=("a",)), "1 classes are given, and an answer of the model has 2 numbers"),
         (Names(("a", "b", "a")), "features: 'a' is there twice"),

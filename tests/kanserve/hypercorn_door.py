@@ -41,7 +41,7 @@ class Hypercorn:
         return port
 
     async def renew(self, found: Tls) -> None:
-        raise NotImplementedError
+        raise AssertionError("this door serves in the clear, and has no certificate to renew")
 
     async def stop(self, grace: float | None) -> None:
         self._stop.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -28,8 +29,8 @@ def show_names(names: Names) -> None:
     """What the model is and what its numbers are called, for people; nothing where nobody said."""
     if names.description:
         say(names.description)
-    units = names.units or ("",) * len(names.features)
-    features = [f"{name} [{unit}]" if unit else name for name, unit in zip(names.features, units, strict=True)]
+    units = itertools.chain(names.units, itertools.repeat(""))
+    features = [f"{name} [{unit}]" if unit else name for name, unit in zip(names.features, units, strict=False)]
     for what, named in (("features", features), ("classes", list(names.classes))):
         if named:
             say(f"{what}: {_listed(named)}")

@@ -72,8 +72,13 @@ def _ordered(given: Contents, numbers: Any, names: Names) -> Any:
     """The columns as the model's features come. Raises InputError for a header that names others."""
     if given.form != ".csv" or not names.features:
         return numbers
+    header = [name.strip() for name in csvrows.header(_text(given))]
+    if header and len(header) != numbers.shape[1]:
+        raise InputError(
+            f"{given.name}: the header names {len(header)} columns, the rows below it have {numbers.shape[1]}"
+        )
     try:
-        order = names.order([name.strip() for name in csvrows.header(_text(given))])
+        order = names.order(header)
     except NamingError as error:
         raise InputError(
             f"{given.name}: {error}",
