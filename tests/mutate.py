@@ -32,13 +32,14 @@ MODULES = {
         "tests/kanserve/test_scheduling.py",
     ),
     **dict.fromkeys(
-        (f"service/kanserve/repository/{name}.py" for name in ("check", "bounds")), "tests/kanserve/test_bounds.py"
+        (f"service/kanserve/repository/{name}.py" for name in ("check", "bounds")),
+        "tests/kanserve/test_bounds.py tests/kanserve/test_bounds_each.py",
     ),
     **dict.fromkeys(
         (f"service/kanserve/repository/{name}.py" for name in ("plan", "versions")), "tests/kanserve/test_plan.py"
     ),
     "service/kanserve/handlers/checks.py": "tests/kanserve/test_checks.py",
-    "service/kanserve/trials/screen.py": "tests/kanserve/test_screen.py",
+    "service/kanserve/trials/screen.py": "tests/kanserve/test_screen.py tests/kanserve/test_screen_each.py",
     "kanexport/proof/compare.py": "tests/kanexport/test_compare.py",
     "kanexport/functions/unary.py": "tests/kanexport/test_unary.py",
     "kanexport/manifest.py": "tests/kanexport/test_manifest.py",

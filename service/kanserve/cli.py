@@ -41,6 +41,7 @@ COMMANDS = {
     "doctor": Command("kanserve.commands.doctor", "say what is wrong with machine, models and settings", RUN, "serve"),
     "infer": Command("kanserve.commands.infer", "run rows through a served model", ASK),
     "edges": Command("kanserve.commands.edges", "ask what every edge did with rows", ASK),
+    "curves": Command("kanserve.commands.curves", "show the functions on the edges", ASK),
     "formula": Command("kanserve.commands.formula", "print the closed form of a symbolic model", ASK),
     "models": Command("kanserve.commands.models", "list what a server or a repository folder holds", ASK),
     "health": Command("kanserve.commands.health", "ask a server whether it is healthy", ASK),

@@ -148,6 +148,37 @@ class EdgeResponse:
 
 
 @dataclass(frozen=True, slots=True)
+class CurveRequest:
+    """Which curves: edges as in EdgeRequest, at so many `points` (0: as usual) from the first to the last of `span`;
+    None: over each source's own domain."""
+
+    model: str
+    version: str
+    points: int
+    layers: tuple[int | str, ...] = ()
+    sources: tuple[int, ...] = ()
+    destinations: tuple[int, ...] = ()
+    span: tuple[float, float] | None = None
+    derivative: bool = False
+    deadline: float | None = None
+    caller: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CurveBlock:
+    """Curves of some edges of a layer: `x` [S, N] of each source, `phi` and perhaps `derivative` [S, D, N], float32;
+    `domains` [S]: where the range of each source comes from."""
+
+    layer: int
+    sources: tuple[int, ...]
+    destinations: tuple[int, ...]
+    x: NDArray[np.float64]
+    phi: NDArray[np.float32]
+    derivative: NDArray[np.float32] | None
+    domains: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What a version is, for metadata, configuration and description.
 

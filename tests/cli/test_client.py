@@ -13,7 +13,8 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from kanserve.client import bulk
-from kanserve.client.connection import Client, ServedModel
+from kanserve.client.answers import ServedModel
+from kanserve.client.connection import Client
 from kanserve.client.errors import (
     ClientError,
     DeadlineExceeded,

@@ -11,6 +11,8 @@ import pytest
 import tritonclient.http
 from golden_cases import EDGE_TOLERANCE, Case, cases, relative_error
 
+from kanserve.client.connection import Client
+from kanserve.client.errors import NotSupported
 from tests.cli.running import document, kanserve, program
 
 # The client knows nothing of kanserve: NVIDIA's package, the protocol, the rows.
@@ -93,6 +95,29 @@ def test_every_edge_through_the_command_line(case: Case, served, tmp_path: Path,
         assert error <= EDGE_TOLERANCE
         scale = np.maximum(np.abs(expected), 1.0)
         assert np.nanmax(np.abs(values - expected) / scale) <= EDGE_TOLERANCE
+
+
+@CASES
+def test_curves_go_through_the_edge_values(case: Case, served, state_error) -> None:
+    """Where a curve begins at what a source was in a row, it begins with that row's edge value."""
+    reference = case.reference()
+    finite = [row for row in range(len(reference["x"])) if np.isfinite(reference["x"][row]).all()]
+    with Client(served.url) as client:
+        for at, layer in enumerate(client.describe(case.name).layers):
+            if layer.edge_class != "A":
+                with pytest.raises(NotSupported, match=f"layer {at} of model '{case.name}' is of edge class B"):
+                    client.curves(case.name, layers=[at])
+                continue
+            expected = reference[f"layer{at}_edges"]
+            scale = np.nanmax(np.abs(np.where(np.isfinite(expected), expected, 0)))
+            for row in finite[:: max(1, len(finite) // 3)][:3]:
+                for source in {0, layer.sources // 2, layer.sources - 1}:
+                    x = float(np.float32(reference[f"layer{at}_in"][row, source]))
+                    (found,) = client.curves(case.name, layers=[at], sources=[source], points=2, span=(x, x + 1))
+                    assert found.x[0, 0] == x
+                    error = np.abs(found.phi[0, :, 0] - expected[row, source]).max() / scale
+                    state_error("curves, relative to the layer", error, f"{case.name}, layer {at}")
+                    assert error <= EDGE_TOLERANCE
 
 
 @pytest.mark.parametrize("where", ["server", "folder"])

@@ -1,6 +1,8 @@
 """The Python client: arrays in, arrays out. `from kanserve import Client`.
 
 connection    one method a call (Client)
+answers       what they give, as plain values
+curves        edge functions on a grid
 channel       addresses, TLS
 bulk          more rows than one request may hold
 description   a served KAN as plain values

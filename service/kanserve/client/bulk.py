@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from kanexport.manifest import LayerInfo
-from kanserve.client.connection import Answer, Client, LayerValues, ServedModel
+from kanserve.client.answers import Answer, LayerValues, ServedModel
+from kanserve.client.connection import Client
 from kanserve.client.description import Description
 from kanserve.client.errors import InvalidInput, TooLarge
 from kanserve.errors import BadRequest

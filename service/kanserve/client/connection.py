@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -18,8 +17,9 @@ import grpc
 import numpy as np
 from google.protobuf.message import Message
 
-from kanexport.shared.naming import UNNAMED, Names
-from kanserve.client import channel, errors
+from kanserve.client import channel, curves, errors
+from kanserve.client.answers import Answer, IndexEntry, LayerValues, ServedModel
+from kanserve.client.curves import LayerCurves
 from kanserve.client.description import Description, from_pb
 from kanserve.client.errors import ClientError
 from kanserve.client.rows import packed, pairs
@@ -36,49 +36,6 @@ HEALTH = "/grpc.health.v1.Health/Check"
 HEALTH_STATES = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
 RETRIES = 3
 FIRST_BACK_OFF = 0.1  # seconds; doubles, with jitter
-
-
-@dataclass(frozen=True, slots=True)
-class ServedModel:
-    """What inference needs to know, and how it is done. `max_batch_size` 0: no batch dimension is promised."""
-
-    name: str
-    versions: tuple[str, ...]
-    platform: str
-    inputs: tuple[TensorInfo, ...]
-    outputs: tuple[TensorInfo, ...]
-    max_batch_size: int
-    serving: str = ""  # how the server runs it, in words
-    names: Names = UNNAMED
-
-
-@dataclass(frozen=True, slots=True)
-class IndexEntry:
-    """A model version of the server's repository, whether or not it serves."""
-
-    name: str
-    version: str
-    state: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """Outputs of an inference by name, and the version that computed them."""
-
-    version: str
-    outputs: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class LayerValues:
-    """Edge values. `values` is float32 [rows, *positions, sources, destinations], or with
-    top-k [rows, *positions, k]."""
-
-    layer: int
-    sources: np.ndarray[Any, np.dtype[np.int64]]
-    destinations: np.ndarray[Any, np.dtype[np.int64]]
-    values: np.ndarray[Any, np.dtype[np.float32]]
 
 
 class Client:
@@ -226,18 +183,50 @@ class Client:
             for layer in answer.layers
         )
 
+    def curves(
+        self,
+        name: str,
+        version: str = "",
+        *,
+        layers: Sequence[int | str] = (),
+        sources: Sequence[int] = (),
+        destinations: Sequence[int] = (),
+        points: int = 0,
+        span: tuple[float, float] | None = None,
+        derivative: bool = False,
+    ) -> tuple[LayerCurves, ...]:
+        """Edge functions on a grid of so many `points` (0: 101), from the first to the last of `span`; without it
+        over each source's own domain. Raises NotFound, NotSupported for a layer whose edges are no curves, TooLarge."""
+        request = curves.request(
+            name,
+            version,
+            layers=layers,
+            sources=sources,
+            destinations=destinations,
+            points=points,
+            span=span,
+            derivative=derivative,
+        )
+        found: tuple[LayerCurves, ...] = self._call(KAN + "GetCurves", request, kan.CurveBlock, curves.joined)
+        return found
+
     def _unary(self, method: str, request: Message, answer: type[M]) -> M:
         message: M = self._call(INFERENCE + method, request, answer)
         return message
 
-    def _call(self, path: str, request: Message | bytes, answer: Any) -> Any:
-        """Send one message; retry while the server is unavailable and the deadline allows."""
+    def _call(
+        self, path: str, request: Message | bytes, answer: Any, joined: Callable[[Iterable[Any]], Any] | None = None
+    ) -> Any:
+        """Send one message; retry while the server is unavailable and the deadline allows. `joined`: what makes one
+        of the messages of a stream."""
         parse: Callable[[bytes], Any] = bytes if answer is bytes else answer.FromString
-        send = self._channel.unary_unary(path, request_serializer=_bytes, response_deserializer=parse)
+        shape = self._channel.unary_unary if joined is None else self._channel.unary_stream
+        send = shape(path, request_serializer=_bytes, response_deserializer=parse)
         deadline = time.monotonic() + self.timeout
         for attempt in range(RETRIES + 1):
             try:
-                return send(request, timeout=max(0.001, deadline - time.monotonic()), metadata=self._metadata)
+                got = send(request, timeout=max(0.001, deadline - time.monotonic()), metadata=self._metadata)
+                return got if joined is None else joined(got)
             except grpc.RpcError as error:
                 pause = FIRST_BACK_OFF * 2**attempt * random.uniform(0.5, 1.0)
                 late = time.monotonic() + pause > deadline

@@ -10,12 +10,11 @@ from kanexport.shared import progress
 from kanexport.shared.output import note, print_json
 from kanexport.shared.voice import Exit
 from kanserve.client import bulk
-from kanserve.client.connection import LayerValues
+from kanserve.client.answers import LayerValues
 from kanserve.client.description import Description
-from kanserve.console import edge_facts, edge_table, read_rows, remote, results
+from kanserve.console import edge_facts, edge_table, read_rows, remote, results, selection
 from kanserve.console.common import add_client_options, add_model_options, add_row_options, index
 
-INDEX_DIGITS = 9
 TEXT = """Ask what every edge did with rows.
 
 The table holds the strongest edges, by the mean magnitude of their values phi over all
@@ -35,16 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = TEXT, EXAMPLES
     add_model_options(parser)
     add_row_options(parser)
-    several: dict[str, Any] = {"action": "append", "default": [], "metavar": "N"}
-    parser.add_argument(
-        "--layer",
-        action="append",
-        default=[],
-        metavar="LAYER",
-        help="only this layer, by its name or its index (may be repeated; default: all)",
-    )
-    parser.add_argument("--source", type=index, help="only edges from this node (may be repeated)", **several)
-    parser.add_argument("--destination", type=index, help="only edges to this node (may be repeated)", **several)
+    selection.add_options(parser)
     parser.add_argument(
         "--top-k", type=index, default=0, metavar="K", help="per layer, the K edges of largest magnitude"
     )
@@ -71,9 +61,9 @@ def run(args: argparse.Namespace) -> int:
                 client,
                 described,
                 rows,
-                layers=tuple(dict.fromkeys(_layer(described, text) for text in args.layer)),
-                sources=_unique(args.source),
-                destinations=_unique(args.destination),
+                layers=selection.layers(described, args.layer),
+                sources=selection.unique(args.source),
+                destinations=selection.unique(args.destination),
                 top_k=args.top_k,
                 progress=report,
             )
@@ -89,17 +79,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         edge_table.table(described, survey, bulk.count(rows)).show()
     return Exit.DONE
-
-
-def _layer(described: Description, text: str) -> int | str:
-    """What --layer means: a name, if a layer has it (the children of a torch Sequential are
-    named by numbers), else an index."""
-    named = any(layer.name == text for layer in described.layers)
-    return int(text) if text.isdecimal() and len(text) <= INDEX_DIGITS and not named else text
-
-
-def _unique(indices: list[int]) -> tuple[int, ...]:
-    return tuple(sorted(set(indices)))
 
 
 def _write(args: argparse.Namespace, described: Description, layers: list[LayerValues]) -> None:

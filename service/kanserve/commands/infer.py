@@ -8,7 +8,7 @@ from kanexport.shared import progress
 from kanexport.shared.output import emit, note, print_json
 from kanexport.shared.voice import Exit
 from kanserve.client import bulk
-from kanserve.client.connection import Answer, ServedModel
+from kanserve.client.answers import Answer, ServedModel
 from kanserve.console import read_rows, remote, results
 from kanserve.console.common import add_client_options, add_model_options, add_row_options
 

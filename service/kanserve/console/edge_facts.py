@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kanserve.client.connection import LayerValues
+from kanserve.client.answers import LayerValues
 from kanserve.client.description import Description
 
 BINS = 16

@@ -16,7 +16,8 @@ from kanexport import manifest as contract
 from kanexport.manifest import LayerInfo, Manifest
 from kanexport.shared import installing
 from kanexport.shared.naming import UNNAMED, Names
-from kanserve.client.connection import Client, IndexEntry
+from kanserve.client.answers import IndexEntry
+from kanserve.client.connection import Client
 from kanserve.client.description import Description
 from kanserve.client.errors import ClientError, NoAnswer
 from kanserve.console.common import InputError

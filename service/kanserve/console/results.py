@@ -54,6 +54,11 @@ def shapes(arrays: Mapping[str, Any]) -> dict[str, list[int]]:
     return {name: list(array.shape) for name, array in arrays.items()}
 
 
+def array(values: Any) -> Any:
+    """For a file: what is not an array yet."""
+    return np.asarray(values)
+
+
 def summary(target: str, arrays: Mapping[str, Any]) -> str:
     """Such as "y.npz: y [5, 2]"."""
     return f"{target}: {', '.join(f'{name} {shape}' for name, shape in shapes(arrays).items())}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import urllib.request
 from collections.abc import Iterator
 
-from kanserve.client.connection import Client, IndexEntry
+from kanserve.client.answers import IndexEntry
+from kanserve.client.connection import Client
 from kanserve.client.errors import ClientError
 from kanserve.diagnosis.finding import Finding, ok, problem, warning
 

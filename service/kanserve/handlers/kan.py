@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from kanexport.manifest import LayerInfo, Manifest
-from kanserve.errors import BadRequest, Exhausted
-from kanserve.interpret import select
+from kanserve.errors import BadRequest, Exhausted, NotPossible
+from kanserve.interpret import curves, select
 from kanserve.interpret.select import LayerPlan, LayerShape
 from kanserve.models.edges import missing
 from kanserve.models.model import Model
 from kanserve.models.registry import Registry
-from kanserve.nouns import DTYPES, ONLY, Array, EdgeRequest, EdgeResponse, ModelInfo, TensorInfo
+from kanserve.nouns import (
+    DTYPES,
+    ONLY,
+    Array,
+    CurveBlock,
+    CurveRequest,
+    EdgeRequest,
+    EdgeResponse,
+    ModelInfo,
+    TensorInfo,
+)
+
+FARTHEST = 1e30  # from one end of a curve to the other; float32 ends at 3e38
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +52,29 @@ class Kan:
         model, manifest = self.describe(request.model, request.version)
         info = model.info
         rows = self._rows(info, request)
-        plans = select.plan(
-            [LayerShape(layer.sources, layer.destinations, layer.positions, layer.name) for layer in manifest.layers],
-            layers=request.layers,
-            sources=request.sources,
-            destinations=request.destinations,
-            top_k=request.top_k,
-        )
+        plans = _plans(manifest, request, top_k=request.top_k)
         self._bound(plans, request.row_count)
         self._bound_work([manifest.layers[plan.layer] for plan in plans], request.row_count)
         layers = await model.edges(plans, rows, deadline=request.deadline, caller=request.caller)
         model.metrics.edge_values.inc(sum(layer.values.size for layer in layers))
         return EdgeResponse(info.name, info.version, request.id, info.digest, layers)
+
+    def curves(self, request: CurveRequest) -> tuple[ModelInfo, AsyncGenerator[CurveBlock]]:
+        """The model, and curves of its edges, a block at a time. Raises BadRequest, Exhausted, NotPossible; both raise
+        what `Model.edges` does."""
+        model, manifest = self.describe(request.model, request.version)
+        request = _in_reason(request)
+        plans = tuple(dataclasses.replace(plan, positions=()) for plan in _plans(manifest, request))
+        for plan in plans:
+            _alone(manifest, plan.layer)
+        times = 3 if request.derivative else 1
+        self._bound_curves(plans, request.points * (2 if request.derivative else 1))
+        self._bound_work(
+            [dataclasses.replace(manifest.layers[plan.layer], positions=()) for plan in plans],
+            times * request.points,
+            "points",
+        )
+        return model.info, model.curves(manifest, plans, request)
 
     def _rows(self, info: ModelInfo, request: EdgeRequest) -> dict[str, Array]:
         """Packed rows -> [B, ...] by input, shaped as each. Raises BadRequest, Exhausted."""
@@ -72,16 +96,59 @@ class Kan:
                 "set top_k, or send fewer rows"
             )
 
-    def _bound_work(self, layers: Sequence[LayerInfo], rows: int) -> None:
+    def _bound_curves(self, plans: tuple[LayerPlan, ...], numbers: int) -> None:
+        count = sum(math.prod(plan.shape(1)) for plan in plans)
+        if (needed := count * numbers * select.VALUE_BYTES) > self.max_response_bytes:
+            raise Exhausted(
+                f"the answer takes {needed} bytes ({count} edges x {numbers} numbers), the limit is "
+                f"{self.max_response_bytes}; ask for fewer layers, sources, destinations or points"
+            )
+
+    def _bound_work(self, layers: Sequence[LayerInfo], rows: int, what: str = "rows") -> None:
         """A layer computes all its edges, whichever are asked for."""
         each = sum(math.prod(layer.positions) * layer.sources * layer.destinations for layer in layers)
         most = self.max_query_evaluations
         if rows * each > most:
-            advice = f"send at most {most // each} rows" if each <= most else "no single row fits"
+            advice = f"send at most {most // each} {what}" if each <= most else f"not one of the {what} fits"
             raise Exhausted(
-                f"the query takes {rows * each} edge evaluations ({rows} rows x {each} edges of the layers that are "
+                f"the query takes {rows * each} edge evaluations ({rows} {what} x {each} edges of the layers that are "
                 f"asked for, counted at each position), the limit is {most}; {advice}, or ask for fewer layers"
             )
+
+
+def _plans(manifest: Manifest, request: EdgeRequest | CurveRequest, top_k: int = 0) -> tuple[LayerPlan, ...]:
+    """Raises BadRequest."""
+    return select.plan(
+        [LayerShape(layer.sources, layer.destinations, layer.positions, layer.name) for layer in manifest.layers],
+        layers=request.layers,
+        sources=request.sources,
+        destinations=request.destinations,
+        top_k=top_k,
+    )
+
+
+def _in_reason(request: CurveRequest) -> CurveRequest:
+    """Raises BadRequest."""
+    request = dataclasses.replace(request, points=request.points or curves.POINTS)
+    if not 2 <= request.points <= curves.MOST_POINTS:
+        raise BadRequest(f"a curve has 2 to {curves.MOST_POINTS} points, {request.points} were asked for")
+    if request.span is not None:
+        low, high = request.span
+        if not (math.isfinite(low) and math.isfinite(high) and low < high and high - low < FARTHEST):
+            raise BadRequest(f"curves go from low to a higher high, finite numbers; {low:g} to {high:g} were asked for")
+    return request
+
+
+def _alone(manifest: Manifest, at: int) -> None:
+    """Raises NotPossible for a layer whose edges have no curve of their own."""
+    layer = manifest.layers[at]
+    edge_class = layer.edge_class or manifest.edge_class
+    if edge_class != "A":
+        raise NotPossible(
+            f"layer {at} of model '{manifest.name}' is of edge class {edge_class}: what an edge gives depends on the "
+            "other nodes of its row too, so that it is no curve over its source; ask for the values of edges for rows "
+            "(QueryEdges), or name other layers"
+        )
 
 
 def _named(info: ModelInfo, request: EdgeRequest) -> dict[str, bytes]:

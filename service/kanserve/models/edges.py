@@ -21,7 +21,7 @@ from kanserve.backends import Session
 from kanserve.errors import BackendError, LoadError, NotPossible
 from kanserve.interpret import select
 from kanserve.interpret.select import LayerPlan
-from kanserve.nouns import Array, LayerEdges
+from kanserve.nouns import Array, LayerEdges, TensorInfo
 from kanserve.scheduling import merge
 
 STEP_BYTES = 4 * 2**20  # of edge values in one step: some ten milliseconds, for which others wait
@@ -37,8 +37,8 @@ class LayerGraph:
         self._create: Callable[[], Session] | None = create  # holds the bytes until then
         self._session: Session | None = None
 
-    def run(self, nodes: Array) -> Floats:
-        """Node vectors [N, n] -> edge values [N, S, D]."""
+    def _open(self) -> Session:
+        """Raises NotPossible."""
         if self._session is None:
             assert self._create is not None
             try:
@@ -46,7 +46,16 @@ class LayerGraph:
             except LoadError as error:
                 raise NotPossible("the edge graph of this layer cannot be loaded; export again") from error
             self._create = None
-        (values,) = self._session.run([self.layer.edges_tensor], {self.layer.node_tensor: nodes})
+        return self._session
+
+    @property
+    def given(self) -> TensorInfo:
+        """The node vectors [N, n] that it takes. Raises NotPossible."""
+        return self._open().inputs[0]
+
+    def run(self, nodes: Array) -> Floats:
+        """Node vectors [N, n] -> edge values [N, S, D]. Raises NotPossible, BackendError."""
+        (values,) = self._open().run([self.layer.edges_tensor], {self.layer.node_tensor: nodes})
         expected = (nodes.shape[0], self.layer.sources, self.layer.destinations)
         if values.shape != expected or values.dtype.kind != "f":
             raise BackendError(f"edge graph gave {values.dtype}{values.shape}, expected {expected}")

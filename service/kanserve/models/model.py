@@ -8,25 +8,29 @@ turns there, step by step, so that none waits for the whole of another.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar, cast
 
+from kanexport.manifest import Manifest
 from kanserve.backends import Session
 from kanserve.config import Settings
 from kanserve.errors import DeadlineExceeded, QueueFull
 from kanserve.interpret.select import LayerPlan
-from kanserve.models import edges
+from kanserve.models import curves, edges
 from kanserve.models.edges import LayerGraph
 from kanserve.models.executor import Executor, Limits, Run
 from kanserve.models.lane import Form, Lane
 from kanserve.models.serving import Serving
-from kanserve.nouns import Array, LayerEdges, ModelInfo
+from kanserve.nouns import Array, CurveBlock, CurveRequest, LayerEdges, ModelInfo
 from kanserve.observe.metrics import ModelMetrics
 from kanserve.threads import watched
 
+T = TypeVar("T")
+END = object()  # of the steps of a query
 Copy = tuple[Mapping[str, Array], Sequence[Array]]  # a request's inputs by name, and its answer's outputs
 
 
@@ -110,20 +114,45 @@ class Model:
         BackendError. A `caller` with a name has at most half of the places. When it gives up, or the deadline
         passes, the work stops at the next step.
         """
-        if not self._graphs:
-            raise edges.missing(self.info.name)
-        mine = self._admitted(caller)
         steps = edges.compute(
             self._session,
-            self._graphs,
+            self._graph(),
             plans,
             rows,
             chunk_bytes=self._settings.query_bytes,
             piece_rows=self.serving.way.piece_rows,
         )
+        async with contextlib.aclosing(self._worked(steps, deadline, caller)) as answers:
+            return await anext(answers)
+
+    def curves(
+        self, manifest: Manifest, plans: tuple[LayerPlan, ...], asked: CurveRequest
+    ) -> AsyncGenerator[CurveBlock]:
+        """The planned layers' curves, a block at a time. Raises what `edges` does."""
+        steps = curves.compute(self._session, self._graph(), manifest, plans, asked)
+        return self._worked(steps, asked.deadline, asked.caller)
+
+    def _graph(self) -> tuple[LayerGraph, ...]:
+        """The edge graphs. Raises NotPossible."""
+        if not self._graphs:
+            raise edges.missing(self.info.name)
+        return self._graphs
+
+    async def _worked(self, steps: Iterator[T | None], deadline: float | None, caller: str) -> AsyncGenerator[T]:
+        """What the steps of a query give, beside others' queries: all but None."""
+        mine = self._admitted(caller)
         mine.count += 1
+        loop = asyncio.get_running_loop()
         try:
-            return await self._in_turn(steps, deadline, mine.turn)
+            while True:
+                if deadline is not None and time.monotonic() > deadline:
+                    raise DeadlineExceeded
+                async with mine.turn:  # a caller has one step at a time in the thread's queue
+                    found = await loop.run_in_executor(self._query_pool, next, steps, END)
+                if found is END:
+                    return
+                if found is not None:
+                    yield cast("T", found)
         finally:
             mine.count -= 1
             if not mine.count:
@@ -135,19 +164,6 @@ class Model:
         if sum(one.count for one in self._queries.values()) >= most or (caller and mine.count >= max(1, most // 2)):
             raise QueueFull
         return self._queries.setdefault(caller, mine)
-
-    async def _in_turn(
-        self, steps: Iterator[tuple[LayerEdges, ...] | None], deadline: float | None, turn: asyncio.Lock
-    ) -> tuple[LayerEdges, ...]:
-        """A step at a time: a caller has one at a time in the thread's queue, its queries one after the other."""
-        loop = asyncio.get_running_loop()
-        answer = None
-        while answer is None:
-            if deadline is not None and time.monotonic() > deadline:
-                raise DeadlineExceeded
-            async with turn:
-                answer = await loop.run_in_executor(self._query_pool, next, steps)
-        return answer
 
     def leave(self) -> Leaving:
         """Nobody will find it from now on; on the event loop. What is in flight ends on it."""

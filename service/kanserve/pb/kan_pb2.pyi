@@ -397,3 +397,53 @@ class LayerEdges(_message.Message):
     destinations: _containers.RepeatedScalarFieldContainer[int]
     values: bytes
     def __init__(self, layer: _Optional[int] = ..., shape: _Optional[_Iterable[int]] = ..., sources: _Optional[_Iterable[int]] = ..., destinations: _Optional[_Iterable[int]] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class GetCurvesRequest(_message.Message):
+    __slots__ = ("model_name", "model_version", "layers", "layer_names", "sources", "destinations", "points", "low", "high", "derivative")
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    LAYER_NAMES_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
+    DESTINATIONS_FIELD_NUMBER: _ClassVar[int]
+    POINTS_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    DERIVATIVE_FIELD_NUMBER: _ClassVar[int]
+    model_name: str
+    model_version: str
+    layers: _containers.RepeatedScalarFieldContainer[int]
+    layer_names: _containers.RepeatedScalarFieldContainer[str]
+    sources: _containers.RepeatedScalarFieldContainer[int]
+    destinations: _containers.RepeatedScalarFieldContainer[int]
+    points: int
+    low: float
+    high: float
+    derivative: bool
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., layers: _Optional[_Iterable[int]] = ..., layer_names: _Optional[_Iterable[str]] = ..., sources: _Optional[_Iterable[int]] = ..., destinations: _Optional[_Iterable[int]] = ..., points: _Optional[int] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., derivative: _Optional[bool] = ...) -> None: ...
+
+class CurveBlock(_message.Message):
+    __slots__ = ("model_name", "model_version", "digest", "layer", "sources", "destinations", "points", "x", "phi", "derivative", "domains")
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
+    DESTINATIONS_FIELD_NUMBER: _ClassVar[int]
+    POINTS_FIELD_NUMBER: _ClassVar[int]
+    X_FIELD_NUMBER: _ClassVar[int]
+    PHI_FIELD_NUMBER: _ClassVar[int]
+    DERIVATIVE_FIELD_NUMBER: _ClassVar[int]
+    DOMAINS_FIELD_NUMBER: _ClassVar[int]
+    model_name: str
+    model_version: str
+    digest: str
+    layer: int
+    sources: _containers.RepeatedScalarFieldContainer[int]
+    destinations: _containers.RepeatedScalarFieldContainer[int]
+    points: int
+    x: bytes
+    phi: bytes
+    derivative: bytes
+    domains: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., layer: _Optional[int] = ..., sources: _Optional[_Iterable[int]] = ..., destinations: _Optional[_Iterable[int]] = ..., points: _Optional[int] = ..., x: _Optional[bytes] = ..., phi: _Optional[bytes] = ..., derivative: _Optional[bytes] = ..., domains: _Optional[_Iterable[str]] = ...) -> None: ...

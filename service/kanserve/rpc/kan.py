@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections.abc import AsyncIterator
 
 from kanexport.manifest import Manifest
 from kanserve.errors import KanserveError
@@ -15,7 +17,7 @@ from kanserve.observe.metrics import UNKNOWN, Metrics
 from kanserve.pb import kan_pb2
 from kanserve.rpc import convert, describe, status
 from kanserve.rpc.call import Call
-from kanserve.rpc.guard import UnaryMethod
+from kanserve.rpc.guard import StreamMethod, UnaryMethod
 from kanserve.rpc.known import varint
 from kanserve.rpc.status import Code
 
@@ -71,6 +73,21 @@ class KanService:
             "RollbackModel": self.rollback_model,
             "ShadowModel": self.shadow_model,
         }
+
+    def streams(self) -> dict[str, StreamMethod]:
+        """The same for those that answer with a stream."""
+        return {"GetCurves": self.get_curves}
+
+    async def get_curves(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
+        """Curves of edges, a block a message."""
+        message = convert.parse(kan_pb2.GetCurvesRequest, await anext(messages, b""))
+        call.facts["model"] = message.model_name[:128]
+        request = convert.curves_from_pb(message, deadline=call.deadline, caller=call.caller.name)
+        info, blocks = self._kan.curves(request)
+        call.facts["version"] = info.version
+        async with contextlib.aclosing(blocks):
+            async for block in blocks:
+                yield convert.curves_to_pb(info, block).SerializeToString()
 
     async def promote_model(self, data: bytes, call: Call) -> bytes:
         """Choose the version that answers by default."""

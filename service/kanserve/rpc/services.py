@@ -10,7 +10,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 
 from kanserve.observe.metrics import UNKNOWN
 from kanserve.rpc import bounded, health, reflection
-from kanserve.rpc.guard import Guard, Guarded, Kind, UnaryMethod
+from kanserve.rpc.guard import Guard, Guarded, Kind, StreamMethod, UnaryMethod
 from kanserve.rpc.health import Health
 from kanserve.rpc.inference import InferenceService
 from kanserve.rpc.kan import KanService
@@ -18,6 +18,7 @@ from kanserve.rpc.reflection import Reflection
 from kanserve.rpc.stream import InferStream
 
 STREAM = "ModelStreamInfer"
+NONE: Mapping[str, StreamMethod] = {}
 NAMES = (InferenceService.descriptor.full_name, KanService.descriptor.full_name)
 
 
@@ -48,7 +49,7 @@ def guarded(
     infer = bounded.within(inference.model_infer, guard.max_seconds, f"{NAMES[0]}/{STREAM}")
     stream = InferStream(guard, infer, max_stream_requests)
     methods[f"/{NAMES[0]}/{STREAM}"] = guard.stream(NAMES[0], STREAM, Kind.BIDI_STREAM, stream.answers)
-    methods |= _service(guard, kan.descriptor, kan.methods())
+    methods |= _service(guard, kan.descriptor, kan.methods(), kan.streams())
     methods[f"/{health.SERVICE}/Check"] = guard.unary(health.SERVICE, "Check", probes.check, probe=True)
     methods[f"/{health.SERVICE}/Watch"] = guard.stream(
         health.SERVICE, "Watch", Kind.SERVER_STREAM, probes.watch, probe=True
@@ -61,13 +62,21 @@ def guarded(
     return Services(methods, guard.refusal(UNKNOWN, UNKNOWN), guard.hold, guard.apart)
 
 
-def _service(guard: Guard, descriptor: ServiceDescriptor, methods: Mapping[str, UnaryMethod]) -> dict[str, Guarded]:
+def _service(
+    guard: Guard,
+    descriptor: ServiceDescriptor,
+    methods: Mapping[str, UnaryMethod],
+    streams: Mapping[str, StreamMethod] = NONE,
+) -> dict[str, Guarded]:
     """One entry per method of the descriptor, those without an implementation refused."""
     table: dict[str, Guarded] = {}
     for method in descriptor.methods:
         path = f"/{descriptor.full_name}/{method.name}"
         if method.name in methods:
             table[path] = guard.unary(descriptor.full_name, method.name, methods[method.name])
+        elif method.name in streams:
+            kind = Kind.SERVER_STREAM
+            table[path] = guard.stream(descriptor.full_name, method.name, kind, streams[method.name])
         else:
             streaming = method.client_streaming or method.server_streaming
             table[path] = guard.refusal(descriptor.full_name, method.name, streaming=streaming)

@@ -67,27 +67,36 @@ def _fits(claim: TensorInfo, found: TensorInfo) -> bool:
 def prove(manifest: Manifest, session: Session) -> None:
     """The reference rows give the reference answers, within their tolerance. Raises LoadError."""
     reference = manifest.reference
-    given, wanted = tensors(manifest.inputs), tensors(manifest.outputs)
+    wanted = tensors(manifest.outputs)
     if not reference.inputs:
         return  # a model that is NaN somewhere on every row; its notes say so
+    rows = feeds(manifest)
     try:
-        flat = np.asarray(reference.inputs, np.float64)
         answers = np.asarray(reference.outputs, np.float64)
     except ValueError as error:
         raise LoadError(LoadReason.MANIFEST, "the reference rows differ in length") from error
-    feeds = {
-        tensor.name: rows.astype(DTYPES[tensor.datatype])
-        for tensor, rows in zip(given, _parts(flat, given), strict=True)
-    }
     expected = _parts(answers, wanted)
     try:
-        found = session.run([tensor.name for tensor in wanted], feeds)
+        found = session.run([tensor.name for tensor in wanted], rows)
     except Exhausted as error:
         raise LoadError(LoadReason.MEMORY, "there is not enough memory to run the reference rows") from error
     except KanserveError as error:
         raise LoadError(LoadReason.REFERENCE, "the graph cannot compute the reference rows") from error
     for tensor, answer, one in zip(wanted, expected, found, strict=True):
         _compare("" if len(wanted) == 1 else f" of '{tensor.name}'", answer, one, reference.tolerance)
+
+
+def feeds(manifest: Manifest) -> dict[str, Array]:
+    """The reference rows by input, [R, ...] each. Raises LoadError."""
+    given = tensors(manifest.inputs)
+    try:
+        flat = np.asarray(manifest.reference.inputs, np.float64)
+    except ValueError as error:
+        raise LoadError(LoadReason.MANIFEST, "the reference rows differ in length") from error
+    return {
+        tensor.name: rows.astype(DTYPES[tensor.datatype])
+        for tensor, rows in zip(given, _parts(flat, given), strict=True)
+    }
 
 
 def _compare(what: str, expected: NDArray[np.float64], found: Array, tolerance: float) -> None:

@@ -1,0 +1,149 @@
+"""Curves for people, as a table or a picture, and for machines, as a document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kanexport.manifest import arrows
+from kanexport.shared.tables import Table
+from kanserve.client.curves import LayerCurves
+from kanserve.client.description import Description
+from kanserve.console import drawing
+
+WIDTH, HEIGHT = 64, 12  # characters of a picture
+BARS = 24  # characters of a curve in a table
+DOMAINS = {
+    "asked": "as asked",
+    "grid": "its grid, to the outermost knots and 2 % more",
+    "reference": "what it was on the export's reference rows, and a tenth more on either side",
+    "assumed": "assumed: nothing tells what its values are",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One edge: `phi` [N] over `x` [N], its extremes on these points, and where they are; NaN where nothing is
+    finite."""
+
+    layer: int
+    source: int
+    destination: int
+    x: Any
+    phi: Any
+    derivative: Any
+    domain: str
+    symbolic: str
+
+    @property
+    def spread(self) -> float:
+        """How far apart its extremes are; infinite where it has a value that is not finite."""
+        return float(np.ptp(self.phi.astype(np.float64))) if np.isfinite(self.phi).all() else np.inf
+
+    def extreme(self, which: Any) -> tuple[float, float]:
+        """(x, phi) of the smallest or largest finite value: `np.nanargmin` or `np.nanargmax`."""
+        finite = np.where(np.isfinite(self.phi), self.phi, np.nan)
+        if np.isnan(finite).all():
+            return np.nan, np.nan
+        at = which(finite)
+        return float(self.x[at]), float(self.phi[at])
+
+
+def curves(described: Description, layers: Sequence[LayerCurves]) -> list[Curve]:
+    """Every edge, those first that move most."""
+    found = [curve for layer in layers for curve in _curves(described, layer)]
+    return sorted(found, key=lambda one: (-one.spread, one.layer, one.source, one.destination))
+
+
+def _curves(described: Description, layer: LayerCurves) -> Iterator[Curve]:
+    symbolic = {(edge.source, edge.destination): edge.function for edge in described.layers[layer.layer].symbolic}
+    for row, source in enumerate(layer.sources):
+        for column, destination in enumerate(layer.destinations):
+            yield Curve(
+                layer.layer,
+                source,
+                destination,
+                layer.x[row],
+                layer.phi[row, column],
+                None if layer.derivative is None else layer.derivative[row, column],
+                layer.domains[row],
+                symbolic.get((source, destination), ""),
+            )
+
+
+def document(described: Description, found: Sequence[Curve], shown: int) -> dict[str, Any]:
+    """For JSON: the model, and the first of the curves in numbers."""
+    return {
+        "model": described.name,
+        "version": described.version,
+        "digest": described.digest,
+        "edges": len(found),
+        "curves": [_numbers(described, one) for one in found[:shown]],
+    }
+
+
+def _numbers(described: Description, one: Curve) -> dict[str, Any]:
+    numbers = {
+        "layer": one.layer,
+        "source": one.source,
+        "source_name": described.source(one.layer, one.source),
+        "destination": one.destination,
+        "destination_name": described.destination(one.layer, one.destination),
+        "symbolic": one.symbolic,
+        "domain": one.domain,
+        "minimum_at": one.extreme(np.nanargmin)[0],
+        "minimum": one.extreme(np.nanargmin)[1],
+        "maximum_at": one.extreme(np.nanargmax)[0],
+        "maximum": one.extreme(np.nanargmax)[1],
+        "x": one.x.tolist(),
+        "phi": one.phi.tolist(),
+    }
+    return numbers if one.derivative is None else {**numbers, "derivative": one.derivative.tolist()}
+
+
+def table(described: Description, found: Sequence[Curve], shown: int) -> Table:
+    """One edge a row."""
+    rows = Table(
+        f"{described.name} version {described.version}: {described.family}, {arrows(described.shapes)}",
+        ("edge", "from", "curve of φ", "to", "φ least", "at", "φ most", "at ", "symbolic"),
+        numbers=("from", "φ least", "at", "φ most", "at "),
+        caption=(
+            f"{min(shown, len(found))} of {len(found)} edges, those first whose φ moves most",
+            *(f"{domain}: {DOMAINS[domain]}" for domain in dict.fromkeys(one.domain for one in found[:shown])),
+        ),
+    )
+    for one in found[:shown]:
+        (least_at, least), (most_at, most) = one.extreme(np.nanargmin), one.extreme(np.nanargmax)
+        numbers = (f"{number:.4g}" for number in (least, least_at, most, most_at))
+        ends = f"{one.x[0]:.4g}", f"{one.x[-1]:.4g} ({one.domain})"
+        rows.add(name(described, one), ends[0], drawing.line(one.phi, BARS), ends[1], *numbers, one.symbolic)
+    return rows
+
+
+def name(described: Description, one: Curve) -> str:
+    """Such as "0: alcohol → 3"."""
+    source, destination = (
+        described.source(one.layer, one.source),
+        described.destination(one.layer, one.destination),
+    )
+    return f"{one.layer}: {source} → {destination}"
+
+
+def picture(described: Description, one: Curve) -> list[str]:
+    """One edge, large."""
+    (_, least), (_, most) = one.extreme(np.nanargmin), one.extreme(np.nanargmax)
+    lines = drawing.picture(one.phi, WIDTH, HEIGHT)
+    marks = [f"{most:.4g}", *[""] * (len(lines) - 2), f"{least:.4g}"]
+    room = max(map(len, marks))
+    ends = f"{one.x[0]:.4g}", f"{one.x[-1]:.4g}"
+    return [
+        f"{described.name} version {described.version}, edge {name(described, one)}"
+        + (f" ({one.symbolic})" if one.symbolic else ""),
+        *(f"{mark:>{room}} ┤{line}" for mark, line in zip(marks, lines, strict=True)),
+        " " * room + " └" + "─" * WIDTH,
+        " " * (room + 2) + ends[0] + ends[1].rjust(WIDTH - len(ends[0])),
+        f"x from {ends[0]} to {ends[1]}: {DOMAINS[one.domain]}",
+    ]

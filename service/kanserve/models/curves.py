@@ -1,0 +1,113 @@
+"""Curves of a model's edges, from the edge graph of each layer: the same numbers that an edge query gives.
+
+A layer computes all its edges at a few points at a time; what was asked for is kept and sent, block by block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kanexport.manifest import LayerInfo, Manifest
+from kanserve.backends import Session
+from kanserve.errors import KanserveError, LoadError
+from kanserve.interpret import curves, select
+from kanserve.interpret.curves import Domain, Floats
+from kanserve.interpret.select import LayerPlan
+from kanserve.models.edges import STEP_BYTES, LayerGraph
+from kanserve.nouns import DTYPES, Array, CurveBlock, CurveRequest
+from kanserve.trials import proving
+
+Floating = NDArray[np.floating]
+
+
+def compute(
+    session: Session,
+    graphs: tuple[LayerGraph, ...],
+    manifest: Manifest,
+    plans: Sequence[LayerPlan],
+    asked: CurveRequest,
+) -> Iterator[CurveBlock | None]:
+    """The curves of the planned layers, each of class A: None after each step, and a block now and then."""
+    rows = _reference(manifest) if asked.span is None else None
+    for plan in plans:
+        layer = manifest.layers[plan.layer]
+        if asked.span is not None:
+            domain = curves.asked(*asked.span, layer.sources)
+        else:
+            domain = curves.domain(layer, _seen(session, layer, rows))
+        yield None
+        yield from _layer(graphs[plan.layer], plan, domain, asked)
+
+
+def _reference(manifest: Manifest) -> Mapping[str, Array] | None:
+    """The reference rows by input; None where there are none."""
+    if not manifest.reference.inputs:
+        return None
+    try:
+        return proving.feeds(manifest)
+    except LoadError:
+        return None
+
+
+def _seen(session: Session, layer: LayerInfo, rows: Mapping[str, Array] | None) -> Floats | None:
+    """[R, S]: the layer's sources on the reference rows, at every position."""
+    if rows is None:
+        return None
+    nodes = rows.get(layer.node_tensor)
+    if nodes is None:
+        try:
+            (nodes,) = session.run([layer.node_tensor], rows)
+        except KanserveError:
+            return None
+    flat = nodes.reshape(-1, nodes.shape[-1]).astype(np.float64)
+    return flat[:, list(curves.columns(layer))]
+
+
+def _layer(graph: LayerGraph, plan: LayerPlan, domain: Domain, asked: CurveRequest) -> Iterator[CurveBlock | None]:
+    dtype = DTYPES[graph.given.datatype]
+    x = curves.grid(domain, asked.points, dtype)
+    phi = yield from _values(graph, plan, x)
+    slopes = None
+    if asked.derivative:
+        below, above = curves.beside(x, domain, dtype)
+        left = yield from _values(graph, plan, below)
+        right = yield from _values(graph, plan, above)
+        chosen = list(plan.sources)
+        slopes = curves.slope(below[:, chosen], above[:, chosen], left, right)
+    for first, second in curves.blocks(plan.sources, plan.destinations, asked.points):
+        sources = plan.sources[first]
+        yield CurveBlock(
+            layer=plan.layer,
+            sources=sources,
+            destinations=plan.destinations[second],
+            x=x[:, list(sources)].T,
+            phi=_of_edges(phi, first, second),
+            derivative=None if slopes is None else _of_edges(slopes, first, second),
+            domains=tuple(domain.origins[at] for at in sources),
+        )
+
+
+def _of_edges(values: Floating, first: slice, second: slice) -> NDArray[np.float32]:
+    """[N, s, d] -> [s, d, N] of some edges. What is too large for float32 becomes infinite, as the format says."""
+    with np.errstate(over="ignore"):
+        return values[:, first, second].transpose(1, 2, 0).astype(np.float32)
+
+
+def _values(graph: LayerGraph, plan: LayerPlan, x: Floats) -> Generator[None, None, Floating]:
+    """[N, s, d]: phi of the planned edges at `x` [N, S]; what is no source of the layer is zero."""
+    layer, given = graph.layer, graph.given
+    dtype = DTYPES[given.datatype]
+    columns = list(curves.columns(layer))
+    width = given.shape[-1] if given.shape[-1] > 0 else max(columns) + 1
+    step = max(1, STEP_BYTES // (layer.sources * layer.destinations * dtype.itemsize))
+    found = []
+    for start in range(0, len(x), step):
+        part = x[start : start + step]
+        nodes = np.zeros((len(part), width), dtype)
+        nodes[:, columns] = part
+        found.append(select.pick(graph.run(nodes), plan))
+        yield None
+    return np.concatenate(found)
