@@ -29,7 +29,7 @@ MODULES = {
     "service/kanserve/access/tokens.py": "tests/kanserve/test_tokens.py",
     **dict.fromkeys(
         (f"service/kanserve/scheduling/{name}.py" for name in ("queue", "policy", "pace", "order", "merge")),
-        "tests/kanserve/test_scheduling.py",
+        "tests/kanserve/test_scheduling.py tests/kanserve/test_queue_each.py",
     ),
     **dict.fromkeys(
         (f"service/kanserve/repository/{name}.py" for name in ("check", "bounds")),
