@@ -21,8 +21,8 @@ from typing import Any, TypeVar
 
 from kanexport.shared.naming import UNNAMED, Names
 
-FORMAT = 4
-READABLE = (1, 2, 3, 4)  # each added fields with defaults; what an older one lacks has its default
+FORMAT = 5
+READABLE = (1, 2, 3, 4, 5)  # each added fields with defaults; what an older one lacks has its default
 PLURAL = {"input": "inputs", "output": "outputs"}  # what formats 1 and 2 had one of
 FILE_NAME = "manifest.json"
 MODEL_FILE = "model.onnx"
@@ -80,6 +80,7 @@ class NodeStep:
     groupnorm  layernorm, over each of `indices[0]` runs of consecutive nodes by itself
     prelu      x above zero, x * `scale` below
     swish      x / (1 + exp(-`scale` x))
+    clip       x between `scale` and `bias`, since format 5
     rowrange   2 (x - min) / (max - min) - 1, with the smallest and largest node of the vector
     function   `function` of every node, by its name
     module     a module of torch's or the user's own that looks at the whole vector, `function` being its class
@@ -102,6 +103,9 @@ class BasisInfo:
     knots       one row per source, or a single row where all sources share it; may be empty
     per_edge    every edge shifts and stretches the function for itself
     before      steps between the layer's sources and what this family alone reads
+    edges_tensor  the output of the layer's edge graph that has this family's part of every edge's value, mask included,
+                [N, sources, destinations]; since format 5. Empty: the layer has no other part, or, where another
+                family of it has one, this one adds nothing
     """
 
     kind: str
@@ -110,6 +114,7 @@ class BasisInfo:
     knots: tuple[tuple[float, ...], ...]
     per_edge: bool = False
     before: tuple[NodeStep, ...] = ()
+    edges_tensor: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -89,5 +89,6 @@ class NormOfGroups:
         return g.reshape(self.norm.emit(g, g.reshape(x, -1, width)), -1, width * self.groups)
 
     def describe(self) -> NodeStep:
-        """What it is, in words."""
-        return NodeStep(kind="function", function=f"layernorm of each of {self.groups} groups of nodes")
+        """A GroupNorm whose scales and biases are the same in every group."""
+        scale, bias = (tuple(part.tolist()) * self.groups for part in (self.norm.scale, self.norm.bias))
+        return NodeStep(kind="groupnorm", indices=(self.groups,), scale=scale, bias=bias, epsilon=self.norm.epsilon)

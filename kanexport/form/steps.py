@@ -232,7 +232,8 @@ class Clip:
         """What it does, in words."""
         ends = np.unique(self.low), np.unique(self.high)
         shown = ", ".join(f"{e[0]:.4g}" if len(e) == 1 else f"{e[0]:.4g} .. {e[-1]:.4g}" for e in ends)
-        return NodeStep(kind="function", function=f"clip to [{shown}]")
+        low, high = tuple(self.low.tolist()), tuple(self.high.tolist())
+        return NodeStep(kind="clip", scale=low, bias=high, function=f"clip to [{shown}]")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,6 +15,7 @@ from torch import nn
 from kanexport.answers import held
 from kanexport.answers.rows import Answers
 from kanexport.errors import InvalidKan, VerificationFailed
+from kanexport.form.ir import Layer
 from kanexport.hybrid import bodies, extremes, inputs, nonfinite, splice, trace, weights, zones
 from kanexport.hybrid import plan as planning
 from kanexport.hybrid.capture import Oracle
@@ -24,8 +25,10 @@ from kanexport.hybrid.recognise import Whole, shown
 from kanexport.hybrid.retry import Trial
 from kanexport.hybrid.wiring import Served
 from kanexport.lowering import lower
+from kanexport.lowering.edges import term_tensors
 from kanexport.lowering.lower import Lowered
 from kanexport.manifest import HYBRID, MODULE, LayerInfo, Source, SourceFile
+from kanexport.operators import served
 from kanexport.packing import describe
 from kanexport.packing.publish import Claim, ProvedModel, Result, Target, publish
 from kanexport.packing.signature import Signature
@@ -213,12 +216,18 @@ def _describe(plan: Plan, lowered: Lowered) -> tuple[LayerInfo, ...]:
     layers = zip(plan.layers, lowered.node_tensors, _names(plan.uses), axes, strict=True)
     return tuple(
         dataclasses.replace(
-            describe.layer(layer, at, tensor),
+            describe.layer(layer, at, tensor, _terms(layer, lowered.edges[at])),
             name=name,
             positions=tuple(n for n in places if n != -1),
         )
         for at, (layer, tensor, name, places) in enumerate(layers)
     )
+
+
+def _terms(layer: Layer, graph: bytes) -> tuple[str, ...]:
+    """What an edge graph calls the part of each term; that of torch's own code has none."""
+    names = term_tensors(layer)
+    return names if served.outputs(graph).issuperset(filter(None, names)) else ("",) * len(names)
 
 
 def _names(uses: Sequence[Use]) -> Iterator[str]:

@@ -16,23 +16,41 @@ EDGES = "edges"
 
 def edge_graph(layer: Layer, name: str, width: int, dtype: str, weights: Weights | None = None) -> bytes:
     """A layer's input vector [B, width], called `name`, to the values of its edges [B, I, O],
-    called EDGES; in "float32" or "float64". `weights`: as of `Graph`. Raises InvalidKan where a weight is too large."""
+    called EDGES, and the part of each term, called as `term_tensors` says; in "float32" or "float64".
+    `weights`: as of `Graph`. Raises InvalidKan where a weight is too large."""
     g = Graph("edges", dtype, weights)
     g.small_values = False
     x = g.input(name, width)
     for step in layer.before:
         x = step.emit(g, x)
-    shape = (layer.sources, layer.destinations)
-    return g.build({EDGES: (_edge_values(g, simplify.live(layer), x), shape)})
+    total, parts = _edge_values(g, layer, x)
+    shape: tuple[int, ...] = (layer.sources, layer.destinations)
+    return g.build({name: (value, shape) for name, value in {EDGES: total, **parts}.items()})
 
 
-def _edge_values(g: Graph, layer: Layer, x: Value) -> Value:
-    """[B, I] -> [B, I, O]: every edge by itself."""
-    parts = [terms.apart(g, layer, term, x) for term in layer.terms]
-    if layer.symbolic:
-        parts.append(_symbolic_edges(g, layer, x))
+def term_tensors(layer: Layer) -> tuple[str, ...]:
+    """What the edge graph calls the part of each term; "" for one that adds nothing, and where there is one part only,
+    which is all."""
+    live = simplify.live(layer)
+    if len(live.terms) + bool(live.symbolic) < 2:
+        return ("",) * len(layer.terms)
+    return tuple(f"{EDGES}_term{at}" if term in live.terms else "" for at, term in enumerate(layer.terms))
+
+
+def _edge_values(g: Graph, layer: Layer, x: Value) -> tuple[Value, dict[str, Value]]:
+    """[B, I] -> [B, I, O]: every edge by itself, and its parts by name."""
+    live = simplify.live(layer)
+    parts = [terms.apart(g, live, term, x) for term in live.terms]
+    names = [name for name, term in zip(term_tensors(layer), layer.terms, strict=True) if term in live.terms]
+    named = {name: value for name, value in zip(names, parts, strict=True) if name}
+    if live.symbolic:
+        parts.append(_symbolic_edges(g, live, x))
     parts = parts or [g.const(np.zeros((1, layer.sources, layer.destinations)))]
-    total = functools.reduce(g.add, parts)
+    return _spoilt(g, live, x, functools.reduce(g.add, parts)), named
+
+
+def _spoilt(g: Graph, layer: Layer, x: Value, total: Value) -> Value:
+    """NaN on the edges that become NaN for a source that is not finite."""
     if not layer.nan_spreads.any():
         return total
     if layer.nan_spreads.all():

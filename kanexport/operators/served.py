@@ -18,3 +18,8 @@ def notes(model: bytes) -> tuple[str, ...]:
         for (_, name), why in found.items()
         if why
     )
+
+
+def outputs(graph: bytes) -> set[str]:
+    """What a graph's outputs are called."""
+    return {output.name for output in onnx.load_model_from_string(graph).graph.output}

@@ -179,6 +179,41 @@ class CurveBlock:
 
 
 @dataclass(frozen=True, slots=True)
+class ExplainRequest:
+    """What is to be explained: rows as in EdgeRequest; of which `outputs`, all if none are named; against which
+    `reference`: its name, or rows of the caller's, `reference_rows`, packed as the others."""
+
+    model: str
+    version: str
+    id: str
+    rows: tuple[tuple[str, bytes], ...]
+    row_count: int
+    reference: str = ""
+    reference_rows: tuple[tuple[str, bytes], ...] = ()
+    reference_count: int = 0
+    outputs: tuple[int, ...] = ()
+    deadline: float | None = None
+    caller: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Of some rows: `contributions` [B, n, O] of the nodes that `layer` is given, which may be the model's inputs
+    (`of_inputs`); `base` [O], the answers of the reference; `predictions` [B, O]. All float64."""
+
+    layer: int
+    of_inputs: bool
+    contributions: NDArray[np.float64]
+    base: NDArray[np.float64]
+    predictions: NDArray[np.float64]
+
+    @property
+    def completeness_error(self) -> NDArray[np.float64]:
+        """[B, O]: by how much base and contributions miss the predictions."""
+        return np.asarray(np.abs(self.base + self.contributions.sum(axis=1) - self.predictions))
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What a version is, for metadata, configuration and description.
 

@@ -11,6 +11,7 @@ import pytest
 import tritonclient.http
 from golden_cases import EDGE_TOLERANCE, Case, cases, relative_error
 
+from kanserve.client import bulk
 from kanserve.client.connection import Client
 from kanserve.client.errors import NotSupported
 from tests.cli.running import document, kanserve, program
@@ -118,6 +119,31 @@ def test_curves_go_through_the_edge_values(case: Case, served, state_error) -> N
                     error = np.abs(found.phi[0, :, 0] - expected[row, source]).max() / scale
                     state_error("curves, relative to the layer", error, f"{case.name}, layer {at}")
                     assert error <= EDGE_TOLERANCE
+
+
+@CASES
+def test_contributions_add_up_to_the_prediction(case: Case, served, state_error) -> None:
+    """Of every row that is finite, against each reference that there is."""
+    x = case.reference()["x"]
+    rows = x[np.isfinite(x).all(axis=1)]
+    with Client(served.url) as client:
+        described = client.describe(case.name)
+        for reference in ("", "zeros", rows[:3]):
+            found = bulk.explain(client, described, rows, reference=reference)
+            assert found.contributions.shape == (len(rows), x.shape[1], len(found.outputs))
+            assert found.of_inputs
+            total = found.base + found.contributions.sum(axis=1)
+            largest = np.abs(found.predictions).max()
+            missed = np.abs(total - found.predictions)
+            np.testing.assert_allclose(missed, found.completeness_error, rtol=0, atol=1e-9 * largest)
+            error = found.completeness_error.max() / largest
+            state_error("contributions miss the prediction, relative", error, f"{case.name}, {found.reference}")
+            assert error < 1e-5
+        np.testing.assert_array_equal(found.predictions, bulk.infer(client, client.model(case.name), rows).outputs["y"])
+        for at, row in enumerate(rows[:3]):  # of the reference itself there is nothing to explain
+            same = client.explain(described, row[None], reference=row[None])
+            np.testing.assert_array_equal(same.contributions, 0.0)
+            np.testing.assert_allclose(same.base, found.predictions[at], rtol=1e-5, atol=1e-6 * largest)
 
 
 @pytest.mark.parametrize("where", ["server", "folder"])

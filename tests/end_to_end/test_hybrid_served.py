@@ -13,6 +13,7 @@ from golden_cases import EDGE_TOLERANCE, OUTPUT_TOLERANCE, OWN, relative_error
 
 from kanserve.client import bulk
 from kanserve.client.connection import Client
+from kanserve.client.errors import NotSupported
 from tests.kanserve.running import Server
 from tests.kanserve.running import serving as running
 
@@ -71,6 +72,24 @@ def remembered(module: Any, x: np.ndarray) -> tuple[np.ndarray, dict[str, list[n
     for hook in hooks:
         hook.remove()
     return y, seen
+
+
+@pytest.mark.parametrize(("name", "layer", "nodes"), [("cnn", 0, 96), ("convolution", 6, 48)])
+def test_of_a_hybrid_the_layers_at_its_end_are_explained(
+    hybrids: Server, name: str, layer: int, nodes: int, state_error
+) -> None:
+    x = draw(name, 5)
+    with Client(hybrids.address) as client:
+        found = client.explain(client.describe(name), x)
+    assert (found.layer, found.of_inputs, found.contributions.shape[:2]) == (layer, False, (5, nodes))
+    error = found.completeness_error.max() / np.abs(found.predictions).max()
+    state_error("contributions miss the prediction, relative", error, name)
+    assert error < 1e-5
+
+
+def test_a_hybrid_that_ends_otherwise_is_not_explained(hybrids: Server) -> None:
+    with Client(hybrids.address) as client, pytest.raises(NotSupported, match="has not one output of numbers in a row"):
+        client.explain(client.describe("turned"), draw("turned", 2))
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -103,7 +103,7 @@ def test_what_is_within_reason_passes() -> None:
 @pytest.mark.parametrize(
     ("written", "text"),
     [
-        (5, "format 5, of a newer kanexport; this program understands 1, 2, 3, 4: upgrade this program"),
+        (6, "format 6, of a newer kanexport; this program understands 1, 2, 3, 4, 5: upgrade this program"),
         (10**400, "export the model again with a matching kanexport"),
         ("3", "manifest has format '3'; this program understands"),
         (None, "manifest has format None; this program understands"),

@@ -13,10 +13,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from kanexport.manifest import LayerInfo
+from kanserve.client import explain as explanations
 from kanserve.client.answers import Answer, LayerValues, ServedModel
 from kanserve.client.connection import Client
 from kanserve.client.description import Description
 from kanserve.client.errors import InvalidInput, TooLarge
+from kanserve.client.explain import Explanation
 from kanserve.errors import BadRequest
 from kanserve.interpret import select
 from kanserve.nouns import DTYPES, TensorInfo
@@ -65,6 +67,30 @@ def edges(
         report = _shifted(progress, done, len(wanted))
         query = _LayerQuery(client, described, index, sources, destinations, report)
         yield query.strongest(rows, top_k) if top_k else query.all(rows)
+
+
+def explain(
+    client: Client,
+    described: Description,
+    rows: Any,
+    *,
+    reference: Any = "",
+    outputs: Sequence[int] = (),
+    progress: Progress | None = None,
+) -> Explanation:
+    """As `Client.explain`, for any number of rows. Raises ClientError."""
+    width = max(1, *(math.prod(tensor.shape[1:]) for tensor in described.inputs))
+    each = width * 8 * (len(outputs) or max(1, described.output.shape[-1]))
+    most = max(1, min(described.max_rows, described.max_response_bytes // (2 * each)))
+    most = min(most, REQUEST_BYTES // max(1, _row_bytes(rows, described.inputs)))
+    return explanations.joined(
+        _split(
+            rows,
+            most,
+            lambda part: client.explain(described, part, reference=reference, outputs=outputs),
+            progress,
+        )
+    )
 
 
 class _LayerQuery:

@@ -17,11 +17,12 @@ import grpc
 import numpy as np
 from google.protobuf.message import Message
 
-from kanserve.client import channel, curves, errors
+from kanserve.client import channel, curves, errors, explain
 from kanserve.client.answers import Answer, IndexEntry, LayerValues, ServedModel
 from kanserve.client.curves import LayerCurves
 from kanserve.client.description import Description, from_pb
 from kanserve.client.errors import ClientError
+from kanserve.client.explain import Explanation
 from kanserve.client.rows import packed, pairs
 from kanserve.client.serving import in_words, names_of
 from kanserve.nouns import DTYPES, TensorInfo
@@ -209,6 +210,15 @@ class Client:
         )
         found: tuple[LayerCurves, ...] = self._call(KAN + "GetCurves", request, kan.CurveBlock, curves.joined)
         return found
+
+    def explain(
+        self, described: Description, rows: Any, *, reference: Any = "", outputs: Sequence[int] = ()
+    ) -> Explanation:
+        """What the inputs of `rows` [rows, ...] have to do with the answers: see Explanation. `reference`: "zeros",
+        "grid_center", or rows of the caller's; "": what the server takes. `outputs`: which are explained (all).
+        Raises NotSupported where the model cannot be taken apart, TooLarge."""
+        request = explain.request(described, rows, reference=reference, outputs=outputs)
+        return explain.of(self._call(KAN + "Explain", request, kan.ExplainResponse))
 
     def _unary(self, method: str, request: Message, answer: type[M]) -> M:
         message: M = self._call(INFERENCE + method, request, answer)

@@ -117,7 +117,7 @@ def step(info: NodeStep) -> str:
             return f"prelu {info.scale[0]:.4g}"
         case "prelu":
             return f"prelu of {len(info.scale)} slopes"
-        case "function":
+        case "function" | "clip":
             return info.function
         case _:
             return info.kind

@@ -51,7 +51,7 @@ class Kan:
         """Edge values for rows. Raises BadRequest, Exhausted, and what `Model.edges` does."""
         model, manifest = self.describe(request.model, request.version)
         info = model.info
-        rows = self._rows(info, request)
+        rows = self.rows(info, request.rows, request.row_count)
         plans = _plans(manifest, request, top_k=request.top_k)
         self._bound(plans, request.row_count)
         self._bound_work([manifest.layers[plan.layer] for plan in plans], request.row_count)
@@ -76,15 +76,14 @@ class Kan:
         )
         return model.info, model.curves(manifest, plans, request)
 
-    def _rows(self, info: ModelInfo, request: EdgeRequest) -> dict[str, Array]:
-        """Packed rows -> [B, ...] by input, shaped as each. Raises BadRequest, Exhausted."""
-        if request.row_count > self.max_query_rows:
+    def rows(self, info: ModelInfo, given: Sequence[tuple[str, bytes]], count: int) -> dict[str, Array]:
+        """Packed rows by the input's name -> [B, ...] by input, shaped as each. Raises BadRequest, Exhausted."""
+        if count > self.max_query_rows:
             raise Exhausted(
-                f"{request.row_count} rows asked for, one query may have {self.max_query_rows}; "
-                "send fewer rows, in several queries"
+                f"{count} rows asked for, one query may have {self.max_query_rows}; send fewer rows, in several queries"
             )
-        given = _named(info, request)
-        return {tensor.name: _unpacked(tensor, given[tensor.name], request.row_count) for tensor in info.inputs}
+        named = _named(info, given)
+        return {tensor.name: _unpacked(tensor, named[tensor.name], count) for tensor in info.inputs}
 
     def _bound(self, plans: tuple[LayerPlan, ...], rows: int) -> None:
         needed = sum(plan.response_bytes(rows) for plan in plans)
@@ -151,19 +150,20 @@ def _alone(manifest: Manifest, at: int) -> None:
         )
 
 
-def _named(info: ModelInfo, request: EdgeRequest) -> dict[str, bytes]:
+def _named(info: ModelInfo, packed: Sequence[tuple[str, bytes]]) -> dict[str, bytes]:
     """Bytes by input; a model with one need not name it. Raises BadRequest."""
     names = [tensor.name for tensor in info.inputs]
-    given = [names[0] if name == ONLY and len(names) == 1 else name for name, _ in request.rows]
+    given = [names[0] if name == ONLY and len(names) == 1 else name for name, _ in packed]
     if given == [ONLY]:
         raise BadRequest(f"model '{info.name}' has the inputs {', '.join(names)}: each needs rows, in `inputs`")
     if sorted(given) != sorted(names):
         got = ", ".join(given)[:200]
         raise BadRequest(f"model '{info.name}' has the inputs {', '.join(names)}, each to be given once; got {got}")
-    return dict(zip(given, (rows for _, rows in request.rows), strict=True))
+    return dict(zip(given, (rows for _, rows in packed), strict=True))
 
 
 def _unpacked(tensor: TensorInfo, rows: bytes, count: int) -> Array:
+    """[count, ...] of an input. Raises BadRequest."""
     needed = count * tensor.row_bytes
     if len(rows) != needed:
         raise BadRequest(

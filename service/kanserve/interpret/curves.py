@@ -65,6 +65,16 @@ def domain(layer: LayerInfo, seen: Floats | None) -> Domain:
     return Domain(np.array(low), np.array(high), tuple(origins))
 
 
+def centre(layer: LayerInfo, width: int) -> Floats | None:
+    """[n]: the middle of the grid of each of the layer's nodes, 0 for what is no source; None where one has none."""
+    found = domain(layer, None)
+    if set(found.origins) != {Origin.GRID}:
+        return None
+    middle = np.zeros(width)
+    middle[list(columns(layer))] = (found.low + found.high) / 2
+    return middle
+
+
 def asked(low: float, high: float, sources: int) -> Domain:
     """The same for every source."""
     return Domain(np.full(sources, low), np.full(sources, high), (Origin.ASKED,) * sources)

@@ -148,7 +148,7 @@ def _step(index: int, step: NodeStep, nodes: list[Linear], digits: int) -> list[
             return _products(nodes, step.indices, digits)
         case "function" if step.function in STEP_TEXTS:
             return [_function(STEP_TEXTS[step.function], node, digits) for node in nodes]
-    what = step.function if step.kind == "function" else step.kind
+    what = step.function if step.kind in ("function", "clip") else step.kind
     raise FormulaError(f"layer {index} has a step {what!r:.80}, which has no closed form here")
 
 

@@ -55,11 +55,16 @@ class LayerGraph:
 
     def run(self, nodes: Array) -> Floats:
         """Node vectors [N, n] -> edge values [N, S, D]. Raises NotPossible, BackendError."""
-        (values,) = self._open().run([self.layer.edges_tensor], {self.layer.node_tensor: nodes})
+        return self.parts(nodes, ())[0]
+
+    def parts(self, nodes: Array, names: Sequence[str]) -> list[Floats]:
+        """The same, and other outputs of the edge graph, which are as large. Raises as `run`."""
+        found = self._open().run([self.layer.edges_tensor, *names], {self.layer.node_tensor: nodes})
         expected = (nodes.shape[0], self.layer.sources, self.layer.destinations)
-        if values.shape != expected or values.dtype.kind != "f":
-            raise BackendError(f"edge graph gave {values.dtype}{values.shape}, expected {expected}")
-        return cast("Floats", values)
+        for values in found:
+            if values.shape != expected or values.dtype.kind != "f":
+                raise BackendError(f"edge graph gave {values.dtype}{values.shape}, expected {expected}")
+        return cast("list[Floats]", found)
 
 
 def compute(

@@ -20,12 +20,12 @@ from kanserve.backends import Session
 from kanserve.config import Settings
 from kanserve.errors import DeadlineExceeded, QueueFull
 from kanserve.interpret.select import LayerPlan
-from kanserve.models import curves, edges
+from kanserve.models import curves, edges, explain
 from kanserve.models.edges import LayerGraph
 from kanserve.models.executor import Executor, Limits, Run
 from kanserve.models.lane import Form, Lane
 from kanserve.models.serving import Serving
-from kanserve.nouns import Array, CurveBlock, CurveRequest, LayerEdges, ModelInfo
+from kanserve.nouns import Array, CurveBlock, CurveRequest, Explanation, LayerEdges, ModelInfo
 from kanserve.observe.metrics import ModelMetrics
 from kanserve.threads import watched
 
@@ -131,6 +131,29 @@ class Model:
         """The planned layers' curves, a block at a time. Raises what `edges` does."""
         steps = curves.compute(self._session, self._graph(), manifest, plans, asked)
         return self._worked(steps, asked.deadline, asked.caller)
+
+    def explain(
+        self,
+        manifest: Manifest,
+        rows: Mapping[str, Array],
+        reference: Mapping[str, Array],
+        outputs: Sequence[int],
+        *,
+        deadline: float | None,
+        caller: str = "",
+    ) -> AsyncGenerator[Explanation]:
+        """Explanations of rows [B, ...] by input against a reference [R, ...], a piece of the rows at a time. Raises
+        what `edges` does."""
+        steps = explain.compute(
+            self._session,
+            self._graph(),
+            manifest,
+            rows,
+            reference,
+            outputs=outputs,
+            chunk_bytes=min(self._settings.query_bytes, edges.STEP_BYTES),
+        )
+        return self._worked(steps, deadline, caller)
 
     def _graph(self) -> tuple[LayerGraph, ...]:
         """The edge graphs. Raises NotPossible."""

@@ -16,19 +16,11 @@ from kanserve.handlers import tensors
 from kanserve.nouns import (
     BYTES,
     HELD,
-    ONLY,
-    CurveBlock,
-    CurveRequest,
-    EdgeRequest,
-    EdgeResponse,
     InferRequest,
     InferResponse,
     InputTensor,
-    LayerEdges,
-    ModelInfo,
 )
 from kanserve.pb import grpc_service_pb2 as pb
-from kanserve.pb import kan_pb2
 from kanserve.rpc import packed, prescan
 from kanserve.rpc.prescan import Bound
 
@@ -113,81 +105,6 @@ def response_to_pb(response: InferResponse) -> pb.ModelInferResponse:
         message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
         message.raw_output_contents.append(tensor.data)
     return message
-
-
-def edges_from_pb(message: kan_pb2.QueryEdgesRequest, *, deadline: float | None, caller: str = "") -> EdgeRequest:
-    """QueryEdgesRequest -> EdgeRequest. Raises BadRequest for lists longer than any layer is wide."""
-    for name in ("layers", "layer_names", "sources", "destinations"):
-        at_most(name, getattr(message, name), INDEX_LIMIT)
-    at_most("inputs", message.inputs, COUNT_LIMITS["inputs"])
-    return EdgeRequest(
-        model=message.model_name,
-        version=message.model_version,
-        id=message.id,
-        rows=tuple((part.name, part.rows) for part in message.inputs) or ((ONLY, message.rows),),
-        row_count=message.row_count,
-        layers=(*message.layers, *message.layer_names),
-        sources=tuple(message.sources),
-        destinations=tuple(message.destinations),
-        top_k=message.top_k,
-        deadline=deadline,
-        caller=caller,
-    )
-
-
-def curves_from_pb(message: kan_pb2.GetCurvesRequest, *, deadline: float | None, caller: str = "") -> CurveRequest:
-    """GetCurvesRequest -> CurveRequest. Raises BadRequest for lists longer than any layer, and for half a span."""
-    for name in ("layers", "layer_names", "sources", "destinations"):
-        at_most(name, getattr(message, name), INDEX_LIMIT)
-    ends = message.HasField("low"), message.HasField("high")
-    if any(ends) and not all(ends):
-        raise BadRequest("low and high go together: give both, or none")
-    return CurveRequest(
-        model=message.model_name,
-        version=message.model_version,
-        points=message.points,
-        layers=(*message.layers, *message.layer_names),
-        sources=tuple(message.sources),
-        destinations=tuple(message.destinations),
-        span=(message.low, message.high) if all(ends) else None,
-        derivative=message.derivative,
-        deadline=deadline,
-        caller=caller,
-    )
-
-
-def curves_to_pb(info: ModelInfo, block: CurveBlock) -> kan_pb2.CurveBlock:
-    """CurveBlock as a message."""
-    return kan_pb2.CurveBlock(
-        model_name=info.name,
-        model_version=str(info.version),
-        digest=info.digest,
-        layer=block.layer,
-        sources=block.sources,
-        destinations=block.destinations,
-        points=block.x.shape[1],
-        x=block.x.astype("<f8").tobytes(),
-        phi=block.phi.astype("<f4").tobytes(),
-        derivative=b"" if block.derivative is None else block.derivative.astype("<f4").tobytes(),
-        domains=block.domains,
-    )
-
-
-def edges_to_pb(response: EdgeResponse) -> kan_pb2.QueryEdgesResponse:
-    """EdgeResponse -> QueryEdgesResponse, without its layers."""
-    return kan_pb2.QueryEdgesResponse(
-        model_name=response.model,
-        model_version=str(response.version),
-        digest=response.digest,
-        id=response.id,
-    )
-
-
-def edge_layer_to_pb(layer: LayerEdges) -> kan_pb2.LayerEdges:
-    """LayerEdges, without its values."""
-    return kan_pb2.LayerEdges(
-        layer=layer.layer, shape=layer.values.shape, sources=layer.sources, destinations=layer.destinations
-    )
 
 
 def at_most(name: str, values: Sized, limit: int) -> None:

@@ -10,12 +10,13 @@ from collections.abc import AsyncIterator
 from kanexport.manifest import Manifest
 from kanserve.errors import KanserveError
 from kanserve.handlers.control import Chosen, Control
+from kanserve.handlers.explain import Explainer
 from kanserve.handlers.kan import Kan
 from kanserve.handlers.shadow import Report
 from kanserve.nouns import EdgeRequest, EdgeResponse, ModelInfo
 from kanserve.observe.metrics import UNKNOWN, Metrics
 from kanserve.pb import kan_pb2
-from kanserve.rpc import convert, describe, status
+from kanserve.rpc import convert, describe, interpreting, status
 from kanserve.rpc.call import Call
 from kanserve.rpc.guard import StreamMethod, UnaryMethod
 from kanserve.rpc.known import varint
@@ -61,7 +62,7 @@ class KanService:
     descriptor = kan_pb2.DESCRIPTOR.services_by_name["KanService"]
 
     def __init__(self, kan: Kan, control: Control, metrics: Metrics) -> None:
-        self._kan, self._control = kan, control
+        self._kan, self._explainer, self._control = kan, Explainer(kan), control
         self._metrics = metrics
 
     def methods(self) -> dict[str, UnaryMethod]:
@@ -69,6 +70,7 @@ class KanService:
         return {
             "DescribeModel": self.describe_model,
             "QueryEdges": self.query_edges,
+            "Explain": self.explain,
             "PromoteModel": self.promote_model,
             "RollbackModel": self.rollback_model,
             "ShadowModel": self.shadow_model,
@@ -82,12 +84,22 @@ class KanService:
         """Curves of edges, a block a message."""
         message = convert.parse(kan_pb2.GetCurvesRequest, await anext(messages, b""))
         call.facts["model"] = message.model_name[:128]
-        request = convert.curves_from_pb(message, deadline=call.deadline, caller=call.caller.name)
+        request = interpreting.curves_from_pb(message, deadline=call.deadline, caller=call.caller.name)
         info, blocks = self._kan.curves(request)
         call.facts["version"] = info.version
         async with contextlib.aclosing(blocks):
             async for block in blocks:
-                yield convert.curves_to_pb(info, block).SerializeToString()
+                yield interpreting.curves_to_pb(info, block).SerializeToString()
+
+    async def explain(self, data: bytes, call: Call) -> bytes:
+        """What the inputs of rows have to do with their answers."""
+        message = convert.parse(kan_pb2.ExplainRequest, data)
+        call.adopt(message.id)
+        request = interpreting.explain_from_pb(message, deadline=call.deadline, caller=call.caller.name)
+        call.facts |= {"model": request.model[:128], "rows": request.row_count}
+        answer = await self._explainer.explain(request)
+        call.facts["version"] = answer.info.version
+        return interpreting.explained_to_pb(answer).SerializeToString()
 
     async def promote_model(self, data: bytes, call: Call) -> bytes:
         """Choose the version that answers by default."""
@@ -130,7 +142,7 @@ class KanService:
         """Edge values for rows."""
         message = convert.parse(kan_pb2.QueryEdgesRequest, data)
         call.adopt(message.id)
-        request = convert.edges_from_pb(message, deadline=call.deadline, caller=call.caller.name)
+        request = interpreting.edges_from_pb(message, deadline=call.deadline, caller=call.caller.name)
         call.facts |= {"model": request.model[:128], "rows": request.row_count}
         started = time.perf_counter()
         outcome = Code.OK
@@ -160,9 +172,9 @@ class KanService:
 
 def packed(response: EdgeResponse) -> bytes:
     """As a message would be, but copied piece by piece: all else stands still while Python copies megabytes."""
-    pieces = [convert.edges_to_pb(response).SerializeToString()]
+    pieces = [interpreting.edges_to_pb(response).SerializeToString()]
     for layer in response.layers:
-        head, size = convert.edge_layer_to_pb(layer).SerializeToString(), layer.values.nbytes
+        head, size = interpreting.edge_layer_to_pb(layer).SerializeToString(), layer.values.nbytes
         head += VALUES + varint(size)
         pieces += [LAYERS + varint(len(head) + size) + head]
         flat = layer.values.reshape(-1)

@@ -137,8 +137,8 @@ def check_edges(at: int, layer: LayerInfo, session: Session, nodes: int) -> None
         raise LoadError(
             LoadReason.MISMATCH, f"layer {at}: {layer.edges_file} does not take '{layer.node_tensor}', or not alone"
         )
-    if layer.edges_tensor not in {tensor.name for tensor in session.outputs}:
-        raise LoadError(LoadReason.MISMATCH, f"layer {at}: {layer.edges_file} has no output '{layer.edges_tensor}'")
+    if missing := _wanted(layer) - {tensor.name for tensor in session.outputs}:
+        raise LoadError(LoadReason.MISMATCH, f"layer {at}: {layer.edges_file} has no output '{min(missing)}'")
     try:
         (found,) = session.run([layer.edges_tensor], {given.name: np.zeros((1, nodes), DTYPES[given.datatype])})
     except KanserveError as error:
@@ -149,3 +149,8 @@ def check_edges(at: int, layer: LayerInfo, session: Session, nodes: int) -> None
             LoadReason.MISMATCH,
             f"layer {at}: {layer.edges_file} gives {found.dtype} {list(found.shape)}, expected {list(expected)}",
         )
+
+
+def _wanted(layer: LayerInfo) -> set[str]:
+    """The outputs of its edge graph that a manifest names."""
+    return {layer.edges_tensor} | {basis.edges_tensor for basis in layer.bases if basis.edges_tensor}

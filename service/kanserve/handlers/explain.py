@@ -1,0 +1,140 @@
+"""Why a prediction came out: bounds first, then the work."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from kanexport.manifest import Manifest
+from kanserve.errors import BadRequest, Exhausted, NotPossible
+from kanserve.handlers.kan import Kan
+from kanserve.interpret import curves
+from kanserve.nouns import DTYPES, Array, ExplainRequest, Explanation, ModelInfo
+
+ZEROS, CENTRE, ROWS = "zeros", "grid_center", "rows"
+REFERENCES = (ZEROS, CENTRE, ROWS)
+NUMBER = 8  # bytes
+CANCELLED, INCOMPLETE = 100, 1e-3  # of what is explained
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """The answer. `reference`: its name; `outputs`: by index; `notes`: what a reader should know."""
+
+    info: ModelInfo
+    id: str
+    reference: str
+    outputs: tuple[int, ...]
+    what: Explanation
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Explainer:
+    """The use case; one per server. It has the limits of edge queries."""
+
+    kan: Kan
+
+    async def explain(self, request: ExplainRequest) -> Explained:
+        """Raises BadRequest, Exhausted, NotPossible, and what `Model.edges` does."""
+        model, manifest = self.kan.describe(request.model, request.version)
+        info = model.info
+        if len(info.inputs) != 1 or info.inputs[0].datatype not in ("FP32", "FP64"):
+            raise NotPossible(
+                f"model '{info.name}' has not one input of floating-point numbers: that is explained alone"
+            )
+        if not request.row_count:
+            raise BadRequest("there are no rows to explain")
+        outputs = _outputs(info, request)
+        rows = self.kan.rows(info, request.rows, request.row_count)
+        name, reference = self._reference(info, manifest, request)
+        self._bound(info, manifest, request, len(next(iter(reference.values()))), len(outputs))
+        work = model.explain(manifest, rows, reference, outputs, deadline=request.deadline, caller=request.caller)
+        async with contextlib.aclosing(work):
+            what = _joined([piece async for piece in work])
+        return Explained(info, request.id, name, outputs, what, _notes(what))
+
+    def _reference(self, info: ModelInfo, manifest: Manifest, request: ExplainRequest) -> tuple[str, dict[str, Array]]:
+        """Its name, and its rows by input. Raises BadRequest, NotPossible, Exhausted."""
+        asked, count = request.reference, request.reference_count
+        if asked not in ("", *REFERENCES):
+            raise BadRequest(f"reference {asked[:40]!r} is not known; it is one of {', '.join(REFERENCES)}")
+        if asked and (asked == ROWS) != bool(count):
+            raise BadRequest(f"{count} rows were given as reference, whose name is '{asked}': rows go with '{ROWS}'")
+        if count:
+            return ROWS, self.kan.rows(info, request.reference_rows, count)
+        middle = None if asked == ZEROS else _centre(info, manifest)
+        if asked == CENTRE and middle is None:
+            raise NotPossible(
+                f"model '{info.name}' has inputs without knots, so that no grid has a centre: '{ZEROS}' is one"
+            )
+        tensor = info.inputs[0]
+        values = np.zeros(math.prod(tensor.shape[1:])) if middle is None else middle
+        reference = values.astype(DTYPES[tensor.datatype]).reshape(1, *tensor.shape[1:])
+        return ZEROS if middle is None else CENTRE, {tensor.name: reference}
+
+    def _bound(
+        self, info: ModelInfo, manifest: Manifest, request: ExplainRequest, references: int, outputs: int
+    ) -> None:
+        rows, advice = request.row_count, "send fewer rows, or name the outputs that are to be explained"
+        width = max(math.prod(info.inputs[0].shape[1:]), *(layer.sources for layer in manifest.layers))
+        if (needed := rows * outputs * (width + 2) * NUMBER) > self.kan.max_response_bytes:
+            raise Exhausted(
+                f"the answer takes {needed} bytes ({rows} rows x {outputs} outputs x {width} inputs), the limit is "
+                f"{self.kan.max_response_bytes}; {advice}"
+            )
+        each = references * (2 + outputs) * sum(layer.sources * layer.destinations for layer in manifest.layers)
+        if rows * each > self.kan.max_query_evaluations:
+            raise Exhausted(
+                f"the explanation takes {rows * each} edge evaluations ({rows} rows, {references} rows of reference, "
+                f"{outputs} outputs), the limit is {self.kan.max_query_evaluations}; {advice}"
+            )
+
+
+def _centre(info: ModelInfo, manifest: Manifest) -> Array | None:
+    """Of the grids of all inputs, where each has one."""
+    tensor = info.inputs[0]
+    if len(tensor.shape) != 2 or not manifest.layers or manifest.layers[0].node_tensor != tensor.name:
+        return None
+    return curves.centre(manifest.layers[0], tensor.shape[1])
+
+
+def _joined(pieces: list[Explanation]) -> Explanation:
+    return Explanation(
+        pieces[0].layer,
+        pieces[0].of_inputs,
+        np.concatenate([piece.contributions for piece in pieces]),
+        pieces[0].base,
+        np.concatenate([piece.predictions for piece in pieces]),
+    )
+
+
+def _outputs(info: ModelInfo, request: ExplainRequest) -> tuple[int, ...]:
+    """Raises BadRequest."""
+    count = max(0, info.outputs[0].shape[-1])
+    for at in request.outputs:
+        if at >= count:
+            raise BadRequest(f"output {at} does not exist: the model has {count} outputs, numbered 0 to {count - 1}")
+    if len(set(request.outputs)) != len(request.outputs):
+        raise BadRequest("an output is named twice; name each once")
+    return request.outputs or tuple(range(count))
+
+
+def _notes(what: Explanation) -> tuple[str, ...]:
+    """Of contributions that do not add up, and of those that say little: far larger than what they add up to."""
+    numbers = (what.contributions, what.completeness_error, what.predictions, what.base)
+    largest, missed, *answers = (np.abs(part[np.isfinite(part)]).max(initial=0.0) for part in numbers)
+    explained, notes = max(answers), []
+    if missed > INCOMPLETE * explained:
+        notes.append(
+            f"contributions miss their prediction by up to {missed:.3g}, of answers of {explained:.3g} at most"
+        )
+    if largest > CANCELLED * explained:
+        notes.append(
+            f"contributions of up to {largest:.3g} cancel to answers of {explained:.3g} at most: at the reference the "
+            "model is steep, as a normalisation is for a row of equal numbers; give rows of your data as reference"
+        )
+    return tuple(notes)

@@ -1,0 +1,194 @@
+"""Explanations of a model's answers, from its graph and its edge graphs: which numbers go into `interpret/rescale`.
+
+The layers that are explained are a chain that ends at the output: each takes what the one before gives. A network that
+was read as layers is one; of a torch module with KAN layers in it those at its end are, as far as their numbers say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kanexport.manifest import HYBRID, LayerInfo, Manifest
+from kanserve.backends import Session
+from kanserve.errors import NotPossible
+from kanserve.interpret import rescale, steps
+from kanserve.interpret.rescale import At, Floats, Part
+from kanserve.models.edges import LayerGraph
+from kanserve.nouns import DTYPES, Array, Explanation
+from kanserve.scheduling import merge
+
+ALIKE = 1e-3  # of the largest value: what one layer gives is what the next one takes
+SOME = 8  # rows on which that is tried
+REACH = 1e-3  # of a node's magnitude: what a slope looks to either side
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A layer of the chain, and the parts of its edges."""
+
+    graph: LayerGraph
+    parts: tuple[Part, ...]
+
+    @property
+    def layer(self) -> LayerInfo:
+        return self.graph.layer
+
+    def at(self, nodes: Array) -> At:
+        """Node vectors [B, n], as the graphs compute -> what the edges make of them."""
+        names = [name for part in self.parts for name in part.tensors]
+        total, *more = (values.astype(np.float64) for values in self.graph.parts(nodes, names))
+        return At(nodes.astype(np.float64), rescale.divided(self.parts, total, dict(zip(names, more, strict=True))))
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Some rows: what each link of the chain saw, and the answers [B, O]."""
+
+    links: tuple[At, ...]
+    answers: Floats
+
+
+def compute(
+    session: Session,
+    graphs: tuple[LayerGraph, ...],
+    manifest: Manifest,
+    rows: Mapping[str, Array],
+    reference: Mapping[str, Array],
+    *,
+    outputs: Sequence[int],
+    chunk_bytes: int,
+) -> Iterator[Explanation | None]:
+    """Explanations of `rows` [B, ...] by input against `reference` [R, ...], the mean over its rows: None after each
+    step, and a piece of the rows now and then. Raises NotPossible."""
+    chain = _chain(session, graphs, manifest, _some(rows, reference))
+    yield None
+    bases = [_seen(session, manifest, chain, merge.part(reference, at, at + 1)) for at in range(_count(reference))]
+    steep = [_slopes(chain, base) for base in bases]
+    yield None
+    step = max(1, chunk_bytes // _row_bytes(chain, len(outputs)))
+    for start in range(0, _count(rows), step):
+        seen = _seen(session, manifest, chain, merge.part(rows, start, start + step))
+        yield None
+        total = np.zeros(())
+        for base, slopes in zip(bases, steep, strict=True):
+            total = total + _contributions(chain, seen, base, slopes, outputs)
+            yield None
+        yield Explanation(
+            layer=graphs.index(chain[0].graph),
+            of_inputs=chain[0].layer.node_tensor in rows,
+            contributions=total / len(bases),
+            base=np.mean([base.answers[0, list(outputs)] for base in bases], axis=0),
+            predictions=seen.answers[:, list(outputs)],
+        )
+
+
+def _some(*parts: Mapping[str, Array]) -> dict[str, Array]:
+    """A few finite rows of each part: a reference alone, such as zeros, may be what hides a difference."""
+    found = {}
+    for name in parts[0]:
+        several = np.concatenate([part[name][:SOME] for part in parts])
+        finite = np.isfinite(several).reshape(len(several), -1).all(axis=1)
+        found[name] = np.ascontiguousarray(several[finite])
+    return found
+
+
+def _count(rows: Mapping[str, Array]) -> int:
+    return len(next(iter(rows.values())))
+
+
+def _row_bytes(chain: Sequence[Link], outputs: int) -> int:
+    """What a row takes at most meanwhile: some copies of its edge values, and its multipliers."""
+    widths = [max(link.layer.sources, link.layer.destinations) for link in chain]
+    edges = sum(link.layer.sources * link.layer.destinations * (len(link.parts) + 3) for link in chain)
+    return 8 * (edges + 4 * outputs * max(widths))
+
+
+def _chain(
+    session: Session, graphs: tuple[LayerGraph, ...], manifest: Manifest, rows: Mapping[str, Array]
+) -> tuple[Link, ...]:
+    """From the first layer that is explained to the last, as it is on some rows. Raises NotPossible."""
+    last = manifest.output
+    if len(manifest.outputs) > 1 or len(last.shape) != 2:
+        raise NotPossible(f"model '{manifest.name}' has not one output of numbers in a row, which alone is explained")
+    names = [*(graph.layer.node_tensor for graph in graphs), last.name]
+    values = _values(session, names, rows)
+    given = [values[name].astype(np.float64) for name in names]
+    chain: list[Link] = []
+    for at in reversed(range(len(graphs))):
+        link, why = _link(graphs[at], values[names[at]], given[at + 1])
+        if link is None:
+            if chain and manifest.source.family == HYBRID:
+                break
+            raise NotPossible(f"model '{manifest.name}' cannot be explained: layer {at} {why}")
+        chain.insert(0, link)
+    return tuple(chain)
+
+
+def _values(session: Session, names: Sequence[str], rows: Mapping[str, Array]) -> dict[str, Array]:
+    """Tensors of the graph by name, on some rows by input."""
+    wanted = [name for name in dict.fromkeys(names) if name not in rows]
+    return dict(rows) | dict(zip(wanted, session.run(wanted, rows), strict=True))
+
+
+def _link(graph: LayerGraph, nodes: Array, result: Floats) -> tuple[Link | None, str]:
+    """A layer, if what it makes of its nodes [R, n] is what comes next [R, m]; else why not."""
+    layer = graph.layer
+    if layer.positions:
+        return None, "runs at several positions of a row"
+    try:
+        link = Link(graph, rescale.parts(layer))
+        seen = link.at(nodes)
+        found = rescale.after(layer, seen.sums(layer))
+        for part in link.parts:  # whether each step before them is known
+            rescale.read(part, seen.nodes)
+    except rescale.NoParts:
+        return None, "has bases that read different things, and its export does not tell them apart: export again"
+    except steps.UnknownStep as step:
+        return None, f"has a step that cannot be taken apart: {str(step)[:80]}"
+    with np.errstate(all="ignore"):
+        alike = found.shape == result.shape and _alike(found, result)
+    return (link, "") if alike else (None, "gives something else than what comes after it takes")
+
+
+def _alike(found: Floats, result: Floats) -> bool:
+    """Of those rows that are finite."""
+    finite = np.isfinite(result).all(axis=1)
+    apart = np.abs(found[finite] - result[finite]).max(initial=0.0)
+    return bool(apart <= ALIKE * np.abs(result[finite]).max(initial=0.0))
+
+
+def _seen(session: Session, manifest: Manifest, chain: Sequence[Link], rows: Mapping[str, Array]) -> Seen:
+    values = _values(session, [manifest.output.name, *(link.layer.node_tensor for link in chain)], rows)
+    links = tuple(link.at(values[link.layer.node_tensor]) for link in chain)
+    return Seen(links, values[manifest.output.name].astype(np.float64))
+
+
+def _slopes(chain: Sequence[Link], base: Seen) -> list[list[Floats | None]]:
+    """Of each link how steep the edges of each part are at the reference. Of the first nothing is asked: where a row is
+    as the reference, nothing falls to it."""
+    found: list[list[Floats | None]] = []
+    for at, (link, seen) in enumerate(zip(chain, base.links, strict=True)):
+        if at == 0:
+            found.append([None] * len(link.parts))
+            continue
+        dtype = DTYPES[link.graph.given.datatype]
+        reach = REACH * np.maximum(np.abs(seen.nodes), 1.0)
+        below, above = (link.at((seen.nodes + side).astype(dtype)) for side in (-reach, reach))
+        found.append(rescale.slopes(link.parts, below, above))
+    return found
+
+
+def _contributions(
+    chain: Sequence[Link], seen: Seen, base: Seen, slopes: Sequence[Sequence[Floats | None]], outputs: Sequence[int]
+) -> Floats:
+    """[B, n, O]: what each node that the chain is given has to do with the outputs, against one reference."""
+    every = np.eye(seen.answers.shape[1])[list(outputs)]
+    multipliers = np.broadcast_to(every, (len(seen.answers), *every.shape))
+    for link, x, r, slope in reversed(list(zip(chain, seen.links, base.links, slopes, strict=True))):
+        multipliers = rescale.through(link.layer, link.parts, x, r, slope, multipliers)
+    apart = seen.links[0].nodes - base.links[0].nodes
+    with np.errstate(all="ignore"):
+        return np.asarray((multipliers * apart[:, None]).transpose(0, 2, 1))

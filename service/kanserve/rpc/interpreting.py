@@ -1,0 +1,136 @@
+"""KanService's messages to plain data and back, as `convert` does for inference."""
+
+from __future__ import annotations
+
+from kanserve.errors import BadRequest
+from kanserve.handlers.explain import Explained
+from kanserve.nouns import (
+    ONLY,
+    CurveBlock,
+    CurveRequest,
+    EdgeRequest,
+    EdgeResponse,
+    ExplainRequest,
+    LayerEdges,
+    ModelInfo,
+)
+from kanserve.pb import kan_pb2
+from kanserve.rpc import convert
+
+METHOD = "rescale"
+
+
+def edges_from_pb(message: kan_pb2.QueryEdgesRequest, *, deadline: float | None, caller: str = "") -> EdgeRequest:
+    """QueryEdgesRequest -> EdgeRequest. Raises BadRequest for lists longer than any layer is wide."""
+    for name in ("layers", "layer_names", "sources", "destinations"):
+        convert.at_most(name, getattr(message, name), convert.INDEX_LIMIT)
+    convert.at_most("inputs", message.inputs, convert.COUNT_LIMITS["inputs"])
+    return EdgeRequest(
+        model=message.model_name,
+        version=message.model_version,
+        id=message.id,
+        rows=tuple((part.name, part.rows) for part in message.inputs) or ((ONLY, message.rows),),
+        row_count=message.row_count,
+        layers=(*message.layers, *message.layer_names),
+        sources=tuple(message.sources),
+        destinations=tuple(message.destinations),
+        top_k=message.top_k,
+        deadline=deadline,
+        caller=caller,
+    )
+
+
+def curves_from_pb(message: kan_pb2.GetCurvesRequest, *, deadline: float | None, caller: str = "") -> CurveRequest:
+    """GetCurvesRequest -> CurveRequest. Raises BadRequest for lists longer than any layer, and for half a span."""
+    for name in ("layers", "layer_names", "sources", "destinations"):
+        convert.at_most(name, getattr(message, name), convert.INDEX_LIMIT)
+    ends = message.HasField("low"), message.HasField("high")
+    if any(ends) and not all(ends):
+        raise BadRequest("low and high go together: give both, or none")
+    return CurveRequest(
+        model=message.model_name,
+        version=message.model_version,
+        points=message.points,
+        layers=(*message.layers, *message.layer_names),
+        sources=tuple(message.sources),
+        destinations=tuple(message.destinations),
+        span=(message.low, message.high) if all(ends) else None,
+        derivative=message.derivative,
+        deadline=deadline,
+        caller=caller,
+    )
+
+
+def explain_from_pb(message: kan_pb2.ExplainRequest, *, deadline: float | None, caller: str = "") -> ExplainRequest:
+    """ExplainRequest, as it came. Raises BadRequest for lists that are too long."""
+    convert.at_most("inputs", message.inputs, convert.COUNT_LIMITS["inputs"])
+    convert.at_most("outputs", message.outputs, convert.INDEX_LIMIT)
+    return ExplainRequest(
+        model=message.model_name,
+        version=message.model_version,
+        id=message.id,
+        rows=tuple((part.name, part.rows) for part in message.inputs) or ((ONLY, message.rows),),
+        row_count=message.row_count,
+        reference=message.reference,
+        reference_rows=((ONLY, message.reference_rows),),
+        reference_count=message.reference_count,
+        outputs=tuple(message.outputs),
+        deadline=deadline,
+        caller=caller,
+    )
+
+
+def explained_to_pb(answer: Explained) -> kan_pb2.ExplainResponse:
+    """An explanation as a message."""
+    what = answer.what
+    return kan_pb2.ExplainResponse(
+        model_name=answer.info.name,
+        model_version=str(answer.info.version),
+        digest=answer.info.digest,
+        id=answer.id,
+        method=METHOD,
+        reference=answer.reference,
+        layer=what.layer,
+        of_inputs=what.of_inputs,
+        outputs=answer.outputs,
+        nodes=what.contributions.shape[1],
+        contributions=what.contributions.astype("<f8").tobytes(),
+        base=what.base.astype("<f8").tobytes(),
+        predictions=what.predictions.astype("<f8").tobytes(),
+        completeness_error=what.completeness_error.astype("<f8").tobytes(),
+        notes=answer.notes,
+    )
+
+
+def curves_to_pb(info: ModelInfo, block: CurveBlock) -> kan_pb2.CurveBlock:
+    """CurveBlock as a message."""
+    return kan_pb2.CurveBlock(
+        model_name=info.name,
+        model_version=str(info.version),
+        digest=info.digest,
+        layer=block.layer,
+        sources=block.sources,
+        destinations=block.destinations,
+        points=block.x.shape[1],
+        x=block.x.astype("<f8").tobytes(),
+        phi=block.phi.astype("<f4").tobytes(),
+        derivative=b"" if block.derivative is None else block.derivative.astype("<f4").tobytes(),
+        domains=block.domains,
+    )
+
+
+def edges_to_pb(response: EdgeResponse) -> kan_pb2.QueryEdgesResponse:
+    """EdgeResponse -> QueryEdgesResponse, without its layers."""
+    return kan_pb2.QueryEdgesResponse(
+        model_name=response.model,
+        model_version=str(response.version),
+        digest=response.digest,
+        id=response.id,
+    )
+
+
+def edge_layer_to_pb(layer: LayerEdges) -> kan_pb2.LayerEdges:
+    """LayerEdges, without its values."""
+    return kan_pb2.LayerEdges(
+        layer=layer.layer, shape=layer.values.shape, sources=layer.sources, destinations=layer.destinations
+    )
