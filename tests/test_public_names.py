@@ -61,7 +61,19 @@ def test_the_client_and_its_errors() -> None:
         *("url", "timeout", "ca", "cert", "key", "server_name", "token", "token_in_clear")
     ]
     calls = {name for name, _ in inspect.getmembers(kanserve.Client, inspect.isfunction) if not name.startswith("_")}
-    assert calls == {"close", "curves", "describe", "edges", "explain", "health", "index", "infer", "model", "ready"}
+    assert calls == {
+        "close",
+        "curves",
+        "describe",
+        "edges",
+        "explain",
+        "health",
+        "index",
+        "infer",
+        "model",
+        "ready",
+        "scores",
+    }
     tree = {
         name: [kind.__name__ for kind in getattr(kanserve, name).__mro__ if kind.__module__.startswith("kanserve.")][1:]
         for name in kanserve.__all__
@@ -104,7 +116,16 @@ def test_the_error_document() -> None:
 def test_the_services() -> None:
     kan = kan_pb2.DESCRIPTOR.services_by_name["KanService"]
     assert [method.name for method in kan.methods] == [
-        *("DescribeModel", "QueryEdges", "GetCurves", "Explain", "PromoteModel", "RollbackModel", "ShadowModel")
+        *(
+            "DescribeModel",
+            "QueryEdges",
+            "GetCurves",
+            "Explain",
+            "EdgeScores",
+            "PromoteModel",
+            "RollbackModel",
+            "ShadowModel",
+        )
     ]
     triton = grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
     assert triton.full_name == "inference.GRPCInferenceService"

@@ -42,6 +42,7 @@ COMMANDS = {
     "infer": Command("kanserve.commands.infer", "run rows through a served model", ASK),
     "edges": Command("kanserve.commands.edges", "ask what every edge did with rows", ASK),
     "explain": Command("kanserve.commands.explain", "say what each input has to do with an answer", ASK),
+    "scores": Command("kanserve.commands.scores", "say which inputs and edges matter over rows", ASK),
     "curves": Command("kanserve.commands.curves", "show the functions on the edges", ASK),
     "formula": Command("kanserve.commands.formula", "print the closed form of a symbolic model", ASK),
     "models": Command("kanserve.commands.models", "list what a server or a repository folder holds", ASK),

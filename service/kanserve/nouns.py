@@ -214,6 +214,17 @@ class Explanation:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerScores:
+    """Of a layer over a batch: `edges` [S, D], what each edge matters; `spread` [S, D], the standard deviation of its
+    values; `nodes` [n], what each node that the layer is given matters. All float32."""
+
+    layer: int
+    edges: NDArray[np.float32]
+    spread: NDArray[np.float32]
+    nodes: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What a version is, for metadata, configuration and description.
 

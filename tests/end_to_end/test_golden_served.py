@@ -146,6 +146,28 @@ def test_contributions_add_up_to_the_prediction(case: Case, served, state_error)
             np.testing.assert_allclose(same.base, found.predictions[at], rtol=1e-5, atol=1e-6 * largest)
 
 
+with np.load(Path(__file__).parent.parent / "golden" / "scores" / "pykan.npz") as archive:
+    PYKAN = dict(archive)
+
+
+@pytest.mark.parametrize("name", sorted({key.partition("/")[0] for key in PYKAN}))
+def test_scores_are_pykan_s(name: str, served, state_error) -> None:
+    """Of the same rows, by pykan itself: edge_scores, node_scores, and feature_score, which is those of layer 0."""
+    (case,) = (case for case in cases() if case.name == name)
+    rows = case.reference()["x"][case.facts["row_groups"]["inside"]]
+    with Client(served.url) as client:
+        found = client.scores(client.describe(name), rows)
+    assert (found.over, found.row_count) == ("rows", len(rows))
+    for layer in found.layers:
+        for what, values in (("edge_scores", layer.edges), ("node_scores", layer.nodes)):
+            expected = PYKAN[f"{name}/layer{layer.layer}_{what}"]
+            assert values.shape == expected.shape
+            error = np.abs(values - expected).max()
+            state_error("scores, against pykan's", error, f"{name}, {what}")
+            assert error < 1e-4
+    np.testing.assert_array_equal(found.features, found.layers[0].nodes)
+
+
 @pytest.mark.parametrize("where", ["server", "folder"])
 def test_widths_count_nodes_after_multiplication(served, where: str) -> None:
     place = ["--url", served.url] if where == "server" else [str(served.repository)]

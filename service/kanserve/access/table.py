@@ -59,7 +59,10 @@ _ROUTES: dict[Need, tuple[tuple[str, str], ...]] = {
 def _methods() -> Iterator[tuple[str, Need]]:
     for role, names in _INFERENCE.items():
         yield from ((f"{INFERENCE}/{name}", role) for name in names)
-    yield from ((f"{KAN}/{name}", Role.INTERPRET) for name in ("DescribeModel", "QueryEdges", "GetCurves", "Explain"))
+    yield from (
+        (f"{KAN}/{name}", Role.INTERPRET)
+        for name in ("DescribeModel", "QueryEdges", "GetCurves", "Explain", "EdgeScores")
+    )
     yield from ((f"{KAN}/{name}", Role.ADMIN) for name in ("PromoteModel", "RollbackModel", "ShadowModel"))
     yield f"{HEALTH}/Check", ANYONE
     yield f"{HEALTH}/Watch", Role.READ

@@ -17,13 +17,14 @@ import grpc
 import numpy as np
 from google.protobuf.message import Message
 
-from kanserve.client import channel, curves, errors, explain
+from kanserve.client import channel, curves, errors, explain, scores
 from kanserve.client.answers import Answer, IndexEntry, LayerValues, ServedModel
 from kanserve.client.curves import LayerCurves
 from kanserve.client.description import Description, from_pb
 from kanserve.client.errors import ClientError
 from kanserve.client.explain import Explanation
 from kanserve.client.rows import packed, pairs
+from kanserve.client.scores import Scores
 from kanserve.client.serving import in_words, names_of
 from kanserve.nouns import DTYPES, TensorInfo
 from kanserve.pb import grpc_service_pb2 as oip
@@ -219,6 +220,12 @@ class Client:
         Raises NotSupported where the model cannot be taken apart, TooLarge."""
         request = explain.request(described, rows, reference=reference, outputs=outputs)
         return explain.of(self._call(KAN + "Explain", request, kan.ExplainResponse))
+
+    def scores(self, described: Description, rows: Any = None) -> Scores:
+        """What each edge, node and input matters over `rows` [rows, ...], two or more; None: over the reference rows
+        of the export. Raises NotSupported for a module with KAN layers in it."""
+        request = scores.request(described, rows)
+        return scores.of(self._call(KAN + "EdgeScores", request, kan.EdgeScoresResponse))
 
     def _unary(self, method: str, request: Message, answer: type[M]) -> M:
         message: M = self._call(INFERENCE + method, request, answer)

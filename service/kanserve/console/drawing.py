@@ -20,6 +20,13 @@ def line(values: Any, width: int) -> str:
     return "".join(NOTHING if level is None else BARS[level] for level in levels)
 
 
+def bar(value: float, largest: float, width: int = 24) -> str:
+    """As long as the value is large; of a negative one it is hollow."""
+    if not np.isfinite(value):
+        return "?"
+    return ("█" if value >= 0 else "░") * round(width * abs(value) / (largest or 1.0))
+
+
 def picture(values: Any, width: int, height: int) -> list[str]:
     """A curve [N] as lines of braille characters, `width` by `height` of them."""
     rows, columns = height * len(DOTS), width * DOTS.shape[1]

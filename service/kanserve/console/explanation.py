@@ -10,8 +10,8 @@ import numpy as np
 from kanexport.shared.tables import Table
 from kanserve.client.description import Description
 from kanserve.client.explain import Explanation
+from kanserve.console.drawing import bar
 
-BAR = 24  # characters of the largest
 OTHERS = "others"
 REFERENCES = {
     "zeros": "a row of zeros",
@@ -73,7 +73,7 @@ def of_row(described: Description, found: Explanation, rows: Any, row: int, whic
         numbers=("value", "contribution"),
         caption=_caption(found, float(found.completeness_error[0, which])),
     )
-    largest = float(np.nanmax(np.abs(given), initial=0.0)) or 1.0
+    largest = float(np.nanmax(np.abs(given), initial=0.0))
     table.add("base", "", f"{found.base[which]:.6g}", "")
     for at in order[:show].tolist():
         value = "" if values is None else f"{values[at]:.4g}"
@@ -100,18 +100,11 @@ def of_all(described: Description, found: Explanation, show: int) -> Table:
             *_caption(found, float(np.max(found.completeness_error, initial=0.0))),
         ),
     )
-    largest = float(np.nanmax(overall, initial=0.0)) or 1.0
+    largest = float(np.nanmax(overall, initial=0.0))
     for at in order[:show].tolist():
         most = int(np.argmax(strength[at]))
         table.add(names[at], f"{overall[at]:.6g}", bar(float(overall[at]), largest), of[most])
     return table
-
-
-def bar(value: float, largest: float) -> str:
-    """As long as the value is large; of a negative one it is hollow."""
-    if not np.isfinite(value):
-        return "?"
-    return ("█" if value >= 0 else "░") * round(BAR * abs(value) / largest)
 
 
 def _caption(found: Explanation, error: float) -> Sequence[str]:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kanexport.manifest import LayerInfo, Manifest
+from kanexport.manifest import HYBRID, LayerInfo, Manifest
 from kanserve.errors import BadRequest, Exhausted, NotPossible
 from kanserve.interpret import curves, select
 from kanserve.interpret.select import LayerPlan, LayerShape
+from kanserve.models import scores
 from kanserve.models.edges import missing
 from kanserve.models.model import Model
 from kanserve.models.registry import Registry
@@ -24,6 +25,7 @@ from kanserve.nouns import (
     CurveRequest,
     EdgeRequest,
     EdgeResponse,
+    LayerScores,
     ModelInfo,
     TensorInfo,
 )
@@ -75,6 +77,31 @@ class Kan:
             "points",
         )
         return model.info, model.curves(manifest, plans, request)
+
+    async def scores(self, request: EdgeRequest) -> tuple[ModelInfo, str, int, tuple[LayerScores, ...]]:
+        """The model, what the scores are over, how many rows these were, and the scores. Raises BadRequest, Exhausted,
+        NotPossible, and what `Model.edges` does."""
+        model, manifest = self.describe(request.model, request.version)
+        if manifest.source.family == HYBRID:
+            raise NotPossible(
+                f"model '{manifest.name}' is a module with KAN layers in it; what stands between passes no scores on"
+            )
+        over, rows = self._batch(model.info, manifest, request)
+        count = len(next(iter(rows.values())))
+        self._bound_work(manifest.layers, count)
+        needed = sum(2 * select.VALUE_BYTES * layer.sources * layer.destinations for layer in manifest.layers)
+        if needed > self.max_response_bytes:
+            raise Exhausted(f"the scores take {needed} bytes, the limit is {self.max_response_bytes}")
+        found = await model.scores(manifest, rows, deadline=request.deadline, caller=request.caller)
+        return model.info, over, count, found
+
+    def _batch(self, info: ModelInfo, manifest: Manifest, request: EdgeRequest) -> tuple[str, dict[str, Array]]:
+        """The caller's rows, or those of the export. Raises BadRequest, NotPossible."""
+        if request.row_count == 1:
+            raise BadRequest("1 row was sent: scores are of what moves from row to row, and take two or more")
+        if request.row_count:
+            return "rows", self.rows(info, request.rows, request.row_count)
+        return "reference", scores.reference(manifest)
 
     def rows(self, info: ModelInfo, given: Sequence[tuple[str, bytes]], count: int) -> dict[str, Array]:
         """Packed rows by the input's name -> [B, ...] by input, shaped as each. Raises BadRequest, Exhausted."""

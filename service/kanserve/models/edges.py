@@ -81,17 +81,17 @@ def compute(
     The serving graph computes the node vectors, only those that are needed, for at
     most `piece_rows` rows at a time (0: no such limit).
     """
-    nodes = _Nodes(session, [graphs[plan.layer].layer for plan in plans], rows, piece_rows, chunk_bytes)
+    nodes = Nodes(session, [graphs[plan.layer].layer for plan in plans], rows, piece_rows, chunk_bytes)
     share = chunk_bytes // max(1, len(plans))
     answers = [_Answer(graphs[plan.layer], plan, nodes.count, share) for plan in plans]
-    yield from _work(nodes, answers, min(chunk_bytes, STEP_BYTES))
+    yield from work(nodes, answers, min(chunk_bytes, STEP_BYTES))
     again = [answer for answer in answers if not answer.settle()]
     if again:
-        yield from _work(nodes, again, min(chunk_bytes, STEP_BYTES))
+        yield from work(nodes, again, min(chunk_bytes, STEP_BYTES))
     yield tuple(answer.result() for answer in answers)
 
 
-class _Nodes:
+class Nodes:
     """The node vectors of some layers, a piece of rows at a time. Computed once if all
     of them are small, otherwise again whenever they are gone through."""
 
@@ -127,7 +127,30 @@ class _Nodes:
             yield start, min(self._step, self.count - start), nodes
 
 
-class _Answer:
+class Taker:
+    """What is done with the edge values of one layer, a chunk at a time."""
+
+    def __init__(self, graph: LayerGraph) -> None:
+        self.graph = graph
+
+    def flat(self, nodes: Array, rows: int) -> Array:
+        """[rows, *positions, n] -> [N, n]. Raises BackendError for another shape."""
+        positions, tensor = self.graph.layer.positions, self.graph.layer.node_tensor
+        if nodes.ndim < 2 or nodes.shape[:-1] != (rows, *positions):
+            raise BackendError(f"{tensor} has shape {nodes.shape}, expected {(rows, *positions, 'n')}")
+        return np.ascontiguousarray(nodes).reshape(-1, nodes.shape[-1])
+
+    def chunk(self, nodes: Array, chunk_bytes: int) -> int:
+        """How many node vectors make a chunk of edge values."""
+        size = self.graph.layer.sources * self.graph.layer.destinations * nodes.dtype.itemsize
+        return max(1, chunk_bytes // max(size, 1))
+
+    def add(self, row: int, offset: int, values: Floats) -> None:
+        """Edge values [n, S, D], those of `row` from its position `offset` on."""
+        raise NotImplementedError
+
+
+class _Answer(Taker):
     """One layer's edge values in the making.
 
     With top-k it first measures which edges are the strongest; the values come from
@@ -135,7 +158,7 @@ class _Answer:
     """
 
     def __init__(self, graph: LayerGraph, plan: LayerPlan, rows: int, share: int) -> None:
-        self.graph = graph
+        super().__init__(graph)
         self._plan = plan
         self._shape = plan.shape(rows)
         self._per_row = math.prod(plan.positions)
@@ -144,18 +167,6 @@ class _Answer:
         size = rows * self._per_row * self._strength.size * 8
         self._kept: list[Floats] | None = [] if plan.top_k and size <= share else None
         self._values = np.empty((rows * self._per_row, *self._shape[1 + len(plan.positions) :]), np.float32)
-
-    def flat(self, nodes: Array, rows: int) -> Array:
-        """[rows, *positions, n] -> [N, n]. Raises BackendError for another shape."""
-        if nodes.ndim < 2 or nodes.shape[:-1] != (rows, *self._plan.positions):
-            tensor = self.graph.layer.node_tensor
-            raise BackendError(f"{tensor} has shape {nodes.shape}, expected {(rows, *self._plan.positions, 'n')}")
-        return np.ascontiguousarray(nodes).reshape(-1, nodes.shape[-1])
-
-    def chunk(self, nodes: Array, chunk_bytes: int) -> int:
-        """How many node vectors make a chunk of edge values."""
-        size = self.graph.layer.sources * self.graph.layer.destinations * nodes.dtype.itemsize
-        return max(1, chunk_bytes // max(size, 1))
 
     def add(self, row: int, offset: int, values: Floats) -> None:
         """Edge values [n, S, D], those of `row` from its position `offset` on."""
@@ -196,7 +207,8 @@ class _Answer:
             self._values[at : at + len(picked)] = picked.astype(np.float32)
 
 
-def _work(nodes: _Nodes, answers: list[_Answer], chunk_bytes: int) -> Iterator[None]:
+def work(nodes: Nodes, answers: Sequence[Taker], chunk_bytes: int) -> Iterator[None]:
+    """Give each layer's edge values to who takes them: a step each."""
     for row, count, tensors in nodes:
         yield
         for answer in answers:

@@ -20,12 +20,12 @@ from kanserve.backends import Session
 from kanserve.config import Settings
 from kanserve.errors import DeadlineExceeded, QueueFull
 from kanserve.interpret.select import LayerPlan
-from kanserve.models import curves, edges, explain
+from kanserve.models import curves, edges, explain, scores
 from kanserve.models.edges import LayerGraph
 from kanserve.models.executor import Executor, Limits, Run
 from kanserve.models.lane import Form, Lane
 from kanserve.models.serving import Serving
-from kanserve.nouns import Array, CurveBlock, CurveRequest, Explanation, LayerEdges, ModelInfo
+from kanserve.nouns import Array, CurveBlock, CurveRequest, Explanation, LayerEdges, LayerScores, ModelInfo
 from kanserve.observe.metrics import ModelMetrics
 from kanserve.threads import watched
 
@@ -154,6 +154,21 @@ class Model:
             chunk_bytes=min(self._settings.query_bytes, edges.STEP_BYTES),
         )
         return self._worked(steps, deadline, caller)
+
+    async def scores(
+        self, manifest: Manifest, rows: Mapping[str, Array], *, deadline: float | None, caller: str = ""
+    ) -> tuple[LayerScores, ...]:
+        """What each edge matters over `rows` [B, ...] by input. Raises what `edges` does."""
+        steps = scores.compute(
+            self._session,
+            self._graph(),
+            manifest,
+            rows,
+            chunk_bytes=self._settings.query_bytes,
+            piece_rows=self.serving.way.piece_rows,
+        )
+        async with contextlib.aclosing(self._worked(steps, deadline, caller)) as answers:
+            return await anext(answers)
 
     def _graph(self) -> tuple[LayerGraph, ...]:
         """The edge graphs. Raises NotPossible."""

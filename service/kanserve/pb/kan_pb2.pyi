@@ -505,3 +505,53 @@ class ExplainResponse(_message.Message):
     notes: _containers.RepeatedScalarFieldContainer[str]
     of_inputs: bool
     def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., id: _Optional[str] = ..., method: _Optional[str] = ..., reference: _Optional[str] = ..., layer: _Optional[int] = ..., outputs: _Optional[_Iterable[int]] = ..., nodes: _Optional[int] = ..., contributions: _Optional[bytes] = ..., base: _Optional[bytes] = ..., predictions: _Optional[bytes] = ..., completeness_error: _Optional[bytes] = ..., notes: _Optional[_Iterable[str]] = ..., of_inputs: _Optional[bool] = ...) -> None: ...
+
+class EdgeScoresRequest(_message.Message):
+    __slots__ = ("model_name", "model_version", "id", "rows", "row_count", "inputs")
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    ROW_COUNT_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    model_name: str
+    model_version: str
+    id: str
+    rows: bytes
+    row_count: int
+    inputs: _containers.RepeatedCompositeFieldContainer[InputRows]
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., rows: _Optional[bytes] = ..., row_count: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[InputRows, _Mapping]]] = ...) -> None: ...
+
+class EdgeScoresResponse(_message.Message):
+    __slots__ = ("model_name", "model_version", "digest", "id", "over", "row_count", "layers")
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    OVER_FIELD_NUMBER: _ClassVar[int]
+    ROW_COUNT_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    model_name: str
+    model_version: str
+    digest: str
+    id: str
+    over: str
+    row_count: int
+    layers: _containers.RepeatedCompositeFieldContainer[LayerScores]
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., id: _Optional[str] = ..., over: _Optional[str] = ..., row_count: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[LayerScores, _Mapping]]] = ...) -> None: ...
+
+class LayerScores(_message.Message):
+    __slots__ = ("layer", "sources", "destinations", "edges", "spread", "nodes")
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
+    DESTINATIONS_FIELD_NUMBER: _ClassVar[int]
+    EDGES_FIELD_NUMBER: _ClassVar[int]
+    SPREAD_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    layer: int
+    sources: int
+    destinations: int
+    edges: bytes
+    spread: bytes
+    nodes: bytes
+    def __init__(self, layer: _Optional[int] = ..., sources: _Optional[int] = ..., destinations: _Optional[int] = ..., edges: _Optional[bytes] = ..., spread: _Optional[bytes] = ..., nodes: _Optional[bytes] = ...) -> None: ...

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kanserve.errors import BadRequest
 from kanserve.handlers.explain import Explained
 from kanserve.nouns import (
@@ -12,6 +14,7 @@ from kanserve.nouns import (
     EdgeResponse,
     ExplainRequest,
     LayerEdges,
+    LayerScores,
     ModelInfo,
 )
 from kanserve.pb import kan_pb2
@@ -59,6 +62,40 @@ def curves_from_pb(message: kan_pb2.GetCurvesRequest, *, deadline: float | None,
         deadline=deadline,
         caller=caller,
     )
+
+
+def scores_from_pb(message: kan_pb2.EdgeScoresRequest, *, deadline: float | None, caller: str = "") -> EdgeRequest:
+    """EdgeScoresRequest -> EdgeRequest, of all edges. Raises BadRequest for too many inputs."""
+    convert.at_most("inputs", message.inputs, convert.COUNT_LIMITS["inputs"])
+    return EdgeRequest(
+        model=message.model_name,
+        version=message.model_version,
+        id=message.id,
+        rows=tuple((part.name, part.rows) for part in message.inputs) or ((ONLY, message.rows),),
+        row_count=message.row_count,
+        deadline=deadline,
+        caller=caller,
+    )
+
+
+def scores_to_pb(
+    info: ModelInfo, id: str, over: str, rows: int, layers: Sequence[LayerScores]
+) -> kan_pb2.EdgeScoresResponse:
+    """Scores as a message."""
+    answer = kan_pb2.EdgeScoresResponse(
+        model_name=info.name, model_version=str(info.version), digest=info.digest, id=id, over=over, row_count=rows
+    )
+    for layer in layers:
+        sources, destinations = layer.edges.shape
+        answer.layers.add(
+            layer=layer.layer,
+            sources=sources,
+            destinations=destinations,
+            edges=layer.edges.astype("<f4").tobytes(),
+            spread=layer.spread.astype("<f4").tobytes(),
+            nodes=layer.nodes.astype("<f4").tobytes(),
+        )
+    return answer
 
 
 def explain_from_pb(message: kan_pb2.ExplainRequest, *, deadline: float | None, caller: str = "") -> ExplainRequest:

@@ -71,6 +71,7 @@ class KanService:
             "DescribeModel": self.describe_model,
             "QueryEdges": self.query_edges,
             "Explain": self.explain,
+            "EdgeScores": self.edge_scores,
             "PromoteModel": self.promote_model,
             "RollbackModel": self.rollback_model,
             "ShadowModel": self.shadow_model,
@@ -100,6 +101,16 @@ class KanService:
         answer = await self._explainer.explain(request)
         call.facts["version"] = answer.info.version
         return interpreting.explained_to_pb(answer).SerializeToString()
+
+    async def edge_scores(self, data: bytes, call: Call) -> bytes:
+        """What each edge matters over rows."""
+        message = convert.parse(kan_pb2.EdgeScoresRequest, data)
+        call.adopt(message.id)
+        request = interpreting.scores_from_pb(message, deadline=call.deadline, caller=call.caller.name)
+        call.facts |= {"model": request.model[:128], "rows": request.row_count}
+        info, over, rows, layers = await self._kan.scores(request)
+        call.facts["version"] = info.version
+        return interpreting.scores_to_pb(info, request.id, over, rows, layers).SerializeToString()
 
     async def promote_model(self, data: bytes, call: Call) -> bytes:
         """Choose the version that answers by default."""

@@ -1,0 +1,70 @@
+"""`kanserve scores NAME --input rows.npy`: which inputs and edges matter over a batch."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+from kanexport.shared.output import note, print_json
+from kanexport.shared.voice import Exit
+from kanserve.client.scores import Scores
+from kanserve.console import read_rows, remote, results, score_tables
+from kanserve.console.common import add_client_options, add_model_options, index
+
+TEXT = """Say which inputs and edges matter over a batch of rows: pykan's attribution scores.
+
+An output's score is divided among edges by how much each moves over the rows, layer by layer,
+down to the inputs. Without --input the rows are those that the export was proved with, which
+were drawn from the grid and are no data.
+"""
+EXAMPLES = """examples:
+  kanserve scores digits --input train.csv
+  kanserve scores digits --input train.npy --output scores.npz
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.description, parser.epilog = TEXT, EXAMPLES
+    add_model_options(parser)
+    parser.add_argument("--input", metavar="FILE", help="rows as .npy, .npz, .csv or .json; - reads stdin")
+    parser.add_argument("--array", default="", metavar="NAME", help="which array of an .npz")
+    parser.add_argument(
+        "--output",
+        metavar="FILE.npz",
+        help="write layer{l}_edge_scores and layer{l}_spread (sources, destinations) and layer{l}_node_scores, float32",
+    )
+    parser.add_argument("--show", type=index, default=12, metavar="N", help="lines of each table (12)")
+    add_client_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Returns 0. Raises CommandError."""
+    results.check(args.output, (".npz",))
+    given = read_rows.contents(args.input) if args.input else None
+    with remote.connection(args, model=args.name) as client:
+        described = client.describe(args.name, args.model_version)
+        rows = (
+            None
+            if given is None
+            else read_rows.rows_for_all(described.inputs, given, array=args.array, names=described.names)
+        )
+        found = client.scores(described, rows)
+    arrays = dict(_arrays(found))
+    if args.output:
+        results.write(args.output, arrays)
+        note(results.summary(args.output, arrays))
+    if args.json:
+        print_json(score_tables.document(described, found, args.show))
+    elif not args.output:
+        score_tables.features(described, found, args.show).show()
+        score_tables.edges(described, found, args.show).show()
+    return Exit.DONE
+
+
+def _arrays(found: Scores) -> Iterator[tuple[str, Any]]:
+    for layer in found.layers:
+        yield f"layer{layer.layer}_edge_scores", layer.edges
+        yield f"layer{layer.layer}_spread", layer.spread
+        yield f"layer{layer.layer}_node_scores", layer.nodes

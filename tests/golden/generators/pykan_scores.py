@@ -1,0 +1,42 @@
+"""Scores of pykan's own golden checkpoints, by pykan: `python pykan_scores.py CHECKPOINTS scores.npz`.
+
+Needs pykan 0.2.8 and what it needs. Over the rows `inside` of each case, as pykan's `attribute` has them:
+`{case}/layer{l}_edge_scores` [sources, destinations] and `{case}/layer{l}_node_scores` [nodes].
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from kan import KAN
+
+CASES = ("mult-affine", "hello-pruned", "diabetes", "hello-symbolic", "pruned-edges", "knot-signature")
+
+
+def scores(folder: Path) -> dict[str, np.ndarray]:
+    """Of one case."""
+    rows = json.loads((folder / "case.json").read_text())["row_groups"]["inside"]
+    x = torch.tensor(np.load(folder / "reference.npz")["x"], dtype=torch.float32)
+    with tempfile.TemporaryDirectory() as place:
+        for name in ("model_state", "model_config.yml"):
+            shutil.copy(folder / name, place)
+        torch.save(x[:4], Path(place) / "model_cache_data")  # which it wants, and which is in no repository
+        model = KAN.loadckpt(str(Path(place) / "model"))
+        model.get_act(x[rows])
+        model.attribute()
+    found = {}
+    for at, (edges, nodes) in enumerate(zip(model.edge_scores, model.node_scores, strict=False)):
+        found[f"{folder.name}/layer{at}_edge_scores"] = edges.detach().numpy().T.astype(np.float64)
+        found[f"{folder.name}/layer{at}_node_scores"] = nodes.detach().numpy().astype(np.float64)
+    return found
+
+
+if __name__ == "__main__":
+    root = Path(sys.argv[1])
+    np.savez(sys.argv[2], **{k: v for case in CASES for k, v in scores(root / f"pykan-{case}").items()})
