@@ -151,7 +151,8 @@ LAW: dict[str, dict[str, set[str]]] = {
         "workers": {"worker", "app", "config", "doors", "observe", "reload", "threads"},
         "client": {"interpret", "pb", "pem"},
         # `kanserve models FOLDER` judges by the server's rules; models.trial is loaded by name, for --load.
-        "console": {"client", "repository"},
+        "pictures": set(),
+        "console": {"client", "pictures", "repository"},
         "commands": {
             "access",
             "app",
@@ -162,6 +163,7 @@ LAW: dict[str, dict[str, set[str]]] = {
             "interpret",
             "observe",
             "origins",
+            "pictures",
             "reload",
             "workers",
         },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -15,11 +16,12 @@ import sys
 import time
 from pathlib import Path
 
-import grpc
 import numpy as np
 import pytest
 from golden_cases import EDGE_TOLERANCE, OUTPUT_TOLERANCE, OWN
 
+from kanserve import Client
+from kanserve.client.errors import ClientError
 from kanserve.config import Settings
 from kanserve.rpc.status import CODES
 
@@ -64,10 +66,7 @@ def test_the_readme_runs_from_top_to_bottom(desk: tuple[Path, dict[str, str]]) -
         for command in found:
             if command[1] == "serve":
                 servers.append(subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.DEVNULL))
-                channel = grpc.insecure_channel(f"127.0.0.1:{environment['KANSERVE_GRPC_PORT']}")
-                grpc.channel_ready_future(channel).result(timeout=SECONDS)
-                channel.close()
-                time.sleep(0.2)
+                _await(environment)
                 continue
             done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
             assert done.returncode == 0, f"{shlex.join(command)}: {done.stderr}"
@@ -81,6 +80,18 @@ def test_the_readme_runs_from_top_to_bottom(desk: tuple[Path, dict[str, str]]) -
             assert server.wait(timeout=SECONDS) == 0
     with np.load(folder / "edges.npz") as arrays:
         assert arrays["layer0_edges"].shape == (8, 64, 16)
+
+
+def _await(environment: dict[str, str]) -> None:
+    """Until the server says that it is ready: its port opens before its models are loaded."""
+    end = time.monotonic() + SECONDS
+    with Client(f"127.0.0.1:{environment['KANSERVE_GRPC_PORT']}") as client:
+        while time.monotonic() < end:
+            with contextlib.suppress(ClientError):
+                if client.ready():
+                    return
+            time.sleep(0.05)
+    raise AssertionError("the server was not ready in time")
 
 
 def _run_python_of(document: Path, environment: dict[str, str]) -> None:

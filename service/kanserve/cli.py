@@ -43,6 +43,7 @@ COMMANDS = {
     "edges": Command("kanserve.commands.edges", "ask what every edge did with rows", ASK),
     "explain": Command("kanserve.commands.explain", "say what each input has to do with an answer", ASK),
     "scores": Command("kanserve.commands.scores", "say which inputs and edges matter over rows", ASK),
+    "plot": Command("kanserve.commands.plot", "draw the network, or one edge", ASK),
     "curves": Command("kanserve.commands.curves", "show the functions on the edges", ASK),
     "formula": Command("kanserve.commands.formula", "print the closed form of a symbolic model", ASK),
     "models": Command("kanserve.commands.models", "list what a server or a repository folder holds", ASK),

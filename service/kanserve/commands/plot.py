@@ -1,0 +1,122 @@
+"""`kanserve plot NAME -o net.svg`: the network, or one edge of it, as a picture."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from kanexport.shared import atomic, installing
+from kanexport.shared.output import note, print_json, say
+from kanexport.shared.voice import Exit
+from kanserve.client.connection import Client
+from kanserve.client.description import Description
+from kanserve.console import figures, read_rows, remote, results, selection
+from kanserve.console.common import CommandError, InputError, add_client_options, add_model_options
+from kanserve.pictures import braille, edge, matrix, network, svg
+from kanserve.pictures.figure import Curve
+from kanserve.pictures.scene import BLACK, RED, Scene
+
+SUFFIXES = (".svg", ".png")
+LINES = 6000  # edges; a network of more is fields of colour
+COLUMNS = 100  # characters on a terminal
+POINTS, LARGE = 33, 257  # of a small curve, and of a large one
+TEXT = """Draw a served KAN.
+
+The whole network as pykan draws it: inputs at the bottom, each edge with its curve, the more
+opaque the more it matters (pykan's scores, over --input, else over rows drawn from the grid),
+black where it is numeric, red where symbolic. A large network is a field of colours a layer.
+With --layer, --source and --destination one edge, large. Without -o it is drawn in characters.
+"""
+EXAMPLES = """examples:
+  kanserve plot digits -o digits.svg --input train.csv
+  kanserve plot digits
+  kanserve plot digits --layer 0 --source 3 --destination 7 -o edge.png
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.description, parser.epilog = TEXT, EXAMPLES
+    add_model_options(parser)
+    parser.add_argument("--input", metavar="FILE", help="rows over which edges matter, as .npy, .npz, .csv or .json")
+    parser.add_argument("--array", default="", metavar="NAME", help="which array of an .npz")
+    selection.add_options(parser)
+    parser.add_argument("-o", "--output", metavar="FILE", help="the picture, .svg or .png")
+    add_client_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Returns 0. Raises CommandError."""
+    results.check(args.output, SUFFIXES)
+    if args.json and not args.output:
+        raise InputError("--json says what was written where: give -o FILE as well")
+    with remote.connection(args, model=args.name) as client:
+        described = client.describe(args.name, args.model_version)
+        scene = _edge(args, client, described) if args.layer else _network(args, client, described)
+    if not args.output:
+        for line in braille.lines(scene, COLUMNS):
+            say(line)
+        return Exit.DONE
+    _write(args.output, scene)
+    if args.json:
+        print_json({"model": described.name, "version": described.version, "output": args.output})
+    else:
+        note(f"{args.output}: {scene.title}")
+    return Exit.DONE
+
+
+def _network(args: argparse.Namespace, client: Client, described: Description) -> Scene:
+    if args.source or args.destination:
+        raise InputError("--source and --destination go with --layer: together they name an edge")
+    rows: Any = None
+    if args.input:
+        given = read_rows.contents(args.input)
+        rows = read_rows.rows_for_all(described.inputs, given, array=args.array, names=described.names)
+    scores = client.scores(described, rows)
+    small = [
+        at
+        for at, layer in enumerate(described.layers)
+        if layer.sources * layer.destinations <= network.CURVES and layer.edge_class == "A"
+    ]
+    curves = client.curves(described.name, described.version, layers=small, points=POINTS) if small else ()
+    drawn = figures.network(described, scores, curves)
+    return network.scene(drawn) if drawn.edges <= LINES else matrix.scene(drawn)
+
+
+def _edge(args: argparse.Namespace, client: Client, described: Description) -> Scene:
+    layers = selection.layers(described, args.layer)
+    if not (len(layers) == len(args.source) == len(args.destination) == 1):
+        raise InputError("one edge is drawn: give one --layer, one --source and one --destination, or none of them")
+    (found,) = client.curves(
+        described.name,
+        described.version,
+        layers=layers,
+        sources=args.source,
+        destinations=args.destination,
+        points=LARGE,
+    )
+    layer, source, destination = described.layers[found.layer], found.sources[0], found.destinations[0]
+    symbolic, numeric = (kind[source, destination] for kind in figures.kinds(layer))
+    knots = figures.knots(layer, source)
+    names = figures.ends(described, found.layer, source, destination)
+    return edge.scene(
+        f"{described.name} version {described.version}, layer {found.layer}: {names[0]} to {names[1]}",
+        f"range: {found.domains[0]}" + ("; knots in blue" if knots else ""),
+        names,
+        Curve(found.x[0], found.phi[0, 0]),
+        knots,
+        RED if symbolic and not numeric else BLACK,
+    )
+
+
+def _write(target: str, scene: Scene) -> None:
+    """Raises CommandError."""
+    if Path(target).suffix.lower() == ".png":
+        data: bytes = installing.load("plot", "kanserve.pictures.png", "plot").data(scene)
+    else:
+        data = svg.text(scene).encode()
+    try:
+        atomic.write(Path(target), data)
+    except OSError as error:
+        raise CommandError(f"{target} cannot be written: {error.strerror}", exit_code=Exit.FAILED) from error
