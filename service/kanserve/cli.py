@@ -44,6 +44,7 @@ COMMANDS = {
     "explain": Command("kanserve.commands.explain", "say what each input has to do with an answer", ASK),
     "scores": Command("kanserve.commands.scores", "say which inputs and edges matter over rows", ASK),
     "plot": Command("kanserve.commands.plot", "draw the network, or one edge", ASK),
+    "report": Command("kanserve.commands.report", "write what a model is, and how it looks inside, as one file", ASK),
     "curves": Command("kanserve.commands.curves", "show the functions on the edges", ASK),
     "formula": Command("kanserve.commands.formula", "print the closed form of a symbolic model", ASK),
     "models": Command("kanserve.commands.models", "list what a server or a repository folder holds", ASK),

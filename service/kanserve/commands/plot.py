@@ -11,16 +11,14 @@ from kanexport.shared.output import note, print_json, say
 from kanexport.shared.voice import Exit
 from kanserve.client.connection import Client
 from kanserve.client.description import Description
-from kanserve.console import figures, read_rows, remote, results, selection
+from kanserve.console import read_rows, remote, reporting, results, selection
 from kanserve.console.common import CommandError, InputError, add_client_options, add_model_options
-from kanserve.pictures import braille, edge, matrix, network, svg
-from kanserve.pictures.figure import Curve
-from kanserve.pictures.scene import BLACK, RED, Scene
+from kanserve.pictures import braille, svg
+from kanserve.pictures.scene import Scene
 
 SUFFIXES = (".svg", ".png")
-LINES = 6000  # edges; a network of more is fields of colour
 COLUMNS = 100  # characters on a terminal
-POINTS, LARGE = 33, 257  # of a small curve, and of a large one
+LARGE = 257  # points of one curve
 TEXT = """Draw a served KAN.
 
 The whole network as pykan draws it: inputs at the bottom, each edge with its curve, the more
@@ -73,15 +71,7 @@ def _network(args: argparse.Namespace, client: Client, described: Description) -
     if args.input:
         given = read_rows.contents(args.input)
         rows = read_rows.rows_for_all(described.inputs, given, array=args.array, names=described.names)
-    scores = client.scores(described, rows)
-    small = [
-        at
-        for at, layer in enumerate(described.layers)
-        if layer.sources * layer.destinations <= network.CURVES and layer.edge_class == "A"
-    ]
-    curves = client.curves(described.name, described.version, layers=small, points=POINTS) if small else ()
-    drawn = figures.network(described, scores, curves)
-    return network.scene(drawn) if drawn.edges <= LINES else matrix.scene(drawn)
+    return reporting.drawn(client, described, client.scores(described, rows))
 
 
 def _edge(args: argparse.Namespace, client: Client, described: Description) -> Scene:
@@ -96,18 +86,7 @@ def _edge(args: argparse.Namespace, client: Client, described: Description) -> S
         destinations=args.destination,
         points=LARGE,
     )
-    layer, source, destination = described.layers[found.layer], found.sources[0], found.destinations[0]
-    symbolic, numeric = (kind[source, destination] for kind in figures.kinds(layer))
-    knots = figures.knots(layer, source)
-    names = figures.ends(described, found.layer, source, destination)
-    return edge.scene(
-        f"{described.name} version {described.version}, layer {found.layer}: {names[0]} to {names[1]}",
-        f"range: {found.domains[0]}" + ("; knots in blue" if knots else ""),
-        names,
-        Curve(found.x[0], found.phi[0, 0]),
-        knots,
-        RED if symbolic and not numeric else BLACK,
-    )
+    return reporting.one_edge(described, found)
 
 
 def _write(target: str, scene: Scene) -> None:

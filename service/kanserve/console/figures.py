@@ -12,6 +12,7 @@ from kanserve.client.curves import LayerCurves
 from kanserve.client.description import Description
 from kanserve.client.scores import Scores
 from kanserve.pictures.figure import Curve, Layer, Network
+from kanserve.pictures.scene import BLACK
 
 OVER = {"rows": "the rows given", "reference": "rows drawn from the grid (--input has yours)"}
 Flags = NDArray[np.bool_]
@@ -50,8 +51,10 @@ def ends(described: Description, layer: int, source: int, destination: int) -> t
     """What the ends of an edge are called: features and classes, x0 and y0 without names, else nodes."""
     inside = layer or described.family == HYBRID
     first = f"node {source}" if inside else described.names.feature(columns(described.layers[0])[source])
-    second = described.destination(layer, destination)
-    return first, f"node {destination}" if second == str(destination) else second
+    moved = any(step.kind in ("select", "product") for step in described.layers[layer].after)
+    if layer < len(described.layers) - 1 or moved or described.family == HYBRID:
+        return first, f"node {destination}"
+    return first, described.names.output(destination)
 
 
 def kinds(layer: LayerInfo) -> tuple[Flags, Flags]:
@@ -61,6 +64,13 @@ def kinds(layer: LayerInfo) -> tuple[Flags, Flags]:
     for edge in layer.symbolic:
         symbolic[edge.source, edge.destination] |= edge.mask != 0
     return symbolic, np.array(layer.mask) != 0 if layer.mask else np.full(shape, bool(layer.bases))
+
+
+def colour(layer: LayerInfo, source: int, destination: int) -> str:
+    """Of one edge, as in the network."""
+    symbolic, numeric = kinds(layer)
+    one = Layer(np.ones(symbolic.shape), symbolic, numeric, (), ())
+    return one.colour(source, destination) or BLACK
 
 
 def knots(layer: LayerInfo, source: int) -> list[float]:

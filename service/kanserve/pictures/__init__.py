@@ -7,4 +7,5 @@ edge       one edge, large, over its grid
 svg        a scene as text
 png        a scene as pixels (the extra `plot`)
 braille    a scene as characters
+page       text, tables and scenes as one HTML file
 """

@@ -1,0 +1,52 @@
+"""`kanserve report NAME -o report.html`: a served KAN as one file that can be mailed."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from kanexport.shared import atomic
+from kanexport.shared.output import note, print_json
+from kanexport.shared.voice import Exit
+from kanserve.console import read_rows, remote, reporting, results
+from kanserve.console.common import CommandError, add_client_options, add_model_options
+
+TEXT = """Write what a served KAN is, against what it was verified, and how it looks inside, as one
+HTML file without anything from elsewhere.
+"""
+EXAMPLES = """examples:
+  kanserve report digits -o digits.html
+  kanserve report digits -o digits.html --input train.csv     which edges matter over these rows
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.description, parser.epilog = TEXT, EXAMPLES
+    add_model_options(parser)
+    parser.add_argument("--input", metavar="FILE", help="rows over which edges matter, as .npy, .npz, .csv or .json")
+    parser.add_argument("--array", default="", metavar="NAME", help="which array of an .npz")
+    parser.add_argument("-o", "--output", required=True, metavar="FILE.html", help="the report")
+    add_client_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Returns 0. Raises CommandError."""
+    results.check(args.output, (".html",))
+    given = read_rows.contents(args.input) if args.input else None
+    with remote.connection(args, model=args.name) as client:
+        described = client.describe(args.name, args.model_version)
+        rows: Any = None
+        if given is not None:
+            rows = read_rows.rows_for_all(described.inputs, given, array=args.array, names=described.names)
+        text = reporting.html(client, described, client.scores(described, rows))
+    try:
+        atomic.write(Path(args.output), text.encode())
+    except OSError as error:
+        raise CommandError(f"{args.output} cannot be written: {error.strerror}", exit_code=Exit.FAILED) from error
+    if args.json:
+        print_json({"model": described.name, "version": described.version, "output": args.output, "bytes": len(text)})
+    else:
+        note(f"{args.output}: {described.name} version {described.version}")
+    return Exit.DONE
