@@ -19,6 +19,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from kanexport.shared.baseline import NO_BASELINE, Baseline
 from kanexport.shared.naming import UNNAMED, Names
 
 FORMAT = 5
@@ -276,9 +277,9 @@ class Manifest:
 
     `format` is that of this document. `inputs` and `outputs`: at least one each, all with the same rows;
     formats 1 and 2 had one of each, as `input` and `output`. `names`, since format 4, is what people
-    call them. `opset` is the graphs' ONNX operator set. `layers` are
-    those whose edges can be asked for, in the order in which they run. `files` is everything
-    in the version directory but the manifest. `notes` are sentences for people.
+    call them; `baseline`, since format 5, what they and the nodes inside were on the user's data. `opset` is the
+    graphs' ONNX operator set. `layers` are those whose edges can be asked for, in the order in which they run.
+    `files` is everything in the version directory but the manifest. `notes` are sentences for people.
 
     `edge_class`: A, an edge's value depends on its source alone; B, also on the other nodes of
     its row (a normalisation); C, also on the other rows of the batch.
@@ -301,6 +302,7 @@ class Manifest:
     files: tuple[FileEntry, ...]
     notes: tuple[str, ...]
     names: Names = UNNAMED
+    baseline: Baseline = NO_BASELINE
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:

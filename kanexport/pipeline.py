@@ -18,7 +18,7 @@ from kanexport.lowering import lower
 from kanexport.manifest import READING, Source
 from kanexport.operators import graph, precision
 from kanexport.options import Options
-from kanexport.packing import describe
+from kanexport.packing import baseline, describe
 from kanexport.packing.publish import MAX_BATCH_SIZE, Claim, ProvedModel, Result, Target, publish
 from kanexport.packing.signature import Signature
 from kanexport.proof import verify
@@ -49,6 +49,7 @@ class Request:
     force: bool = False
     answers: tuple[Path, ...] = ()  # files with what the trained model answered, as `answers.rows.load` takes them
     names: Names = UNNAMED
+    reference: Path | None = None  # rows of the user's data, as `packing.baseline.load` takes them
     shared: bool = False  # options and architecture are for many files; this one may have no use for them
 
     def target(self, name: str) -> Target:
@@ -62,6 +63,7 @@ class Request:
             tolerance=self.tolerance,
             force=self.force,
             names=self.names,
+            reference=None if self.reference is None else baseline.load(self.reference),
         )
 
     def facts(self, tried: Mapping[str, str] | None = None) -> Options:

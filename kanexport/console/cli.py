@@ -20,6 +20,7 @@ from kanexport.console import show
 from kanexport.errors import OptionError
 from kanexport.operators import precision
 from kanexport.options import Options
+from kanexport.packing import baseline
 from kanexport.packing.publish import MAX_BATCH_SIZE, Result, Target
 from kanexport.pipeline import Request, export
 from kanexport.proof.tolerance import OUTPUT_TOLERANCE
@@ -111,6 +112,13 @@ def _naming(parser: argparse.ArgumentParser) -> None:
     add("--features", default="", metavar="NAMES", help=f"one for each number of a row, {each}")
     add("--units", default="", metavar="NAMES", help="one for each feature, in the same way; empty for none")
     add("--classes", default="", metavar="NAMES", help="one for each number of an answer, in the same way")
+    add(
+        "--reference",
+        type=Path,
+        metavar="FILE",
+        help="rows of your data, such as the training set, as .npy, .npz or "
+        ".csv: counts of what the nodes were on them go with the model, the rows do not",
+    )
     add("--description", default="", metavar="TEXT", help="what the model is, in words")
 
 
@@ -160,6 +168,8 @@ def _check_folder(args: argparse.Namespace) -> None:
     """What goes with --recursive alone, and what does not go with it. Raises OptionError."""
     if args.answers and args.recursive:
         raise OptionError("--answers are of one model, not of a folder", hint="export the checkpoints one by one")
+    if args.recursive and args.reference is not None:
+        raise OptionError("--reference is of one model, not of a folder", hint="export the checkpoints one by one")
     if args.recursive and _names(args):
         raise OptionError("names are of one model, not of a folder", hint="export the checkpoints one by one")
     if args.report is not None and not args.recursive:
@@ -183,6 +193,7 @@ def _request(args: argparse.Namespace) -> Request:
         force=args.force,
         answers=tuple(args.answers),
         names=_names(args),
+        reference=args.reference,
     )
 
 
@@ -203,6 +214,7 @@ def _module(args: argparse.Namespace, advance: Callable[[int, int], None]) -> Re
         tolerance=args.tolerance,
         force=args.force,
         names=_names(args),
+        reference=None if args.reference is None else baseline.load(args.reference),
     )
     options = Options.parse(tuple(args.option), functions=tuple(args.function))
     return command.run(

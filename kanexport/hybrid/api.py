@@ -11,6 +11,7 @@ from torch import nn
 from kanexport.answers.rows import load as load_answers
 from kanexport.hybrid.convert import convert
 from kanexport.options import Options
+from kanexport.packing import baseline
 from kanexport.packing.publish import MAX_BATCH_SIZE, Result, Target
 from kanexport.proof.tolerance import OUTPUT_TOLERANCE
 from kanexport.shared.naming import Names
@@ -34,6 +35,7 @@ def export(
     units: Sequence[str] = (),
     classes: Sequence[str] = (),
     description: str = "",
+    reference: str | Path | None = None,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Result:
     """Export a module that contains KAN layers into a model repository.
@@ -43,9 +45,9 @@ def export(
     `options`: what neither tensors nor attributes tell, as in `--option`; `functions`:
     symbolic functions of your own by name, as expressions in x, as in `--function`.
     `features`, `classes`: what each number of a row and of an answer is called; `units` of the features; `description`:
-    what the model is, in words.
-    `answers`: a file with what the trained model answered, as `record_answers` writes it. The
-    module is as it was afterwards. Returns where the version lies and its manifest.
+    what the model is, in words. `reference`: a file of rows of your data, as `--reference` takes them. `answers`: a
+    file with what the trained model answered, as `record_answers` writes it. The module is as it was afterwards.
+    Returns where the version lies and its manifest.
     Raises ExportError; then nothing was written.
     """
     target = Target(
@@ -57,6 +59,7 @@ def export(
         tolerance=tolerance,
         force=force,
         names=Names(tuple(features), tuple(units), tuple(classes), description),
+        reference=None if reference is None else baseline.load(Path(reference)),
     )
     given = Options.parse(
         [f"{key}={value}" for key, value in (options or {}).items()],

@@ -14,12 +14,14 @@ from kanexport.errors import OptionError
 from kanexport.lowering.lower import Lowered
 from kanexport.manifest import FileEntry, LayerInfo, Manifest, Source
 from kanexport.operators import precision, served
-from kanexport.packing import repository
+from kanexport.packing import baseline, repository
+from kanexport.packing.baseline import Rows
 from kanexport.packing.describe import edges_file
 from kanexport.packing.signature import Signature
 from kanexport.proof.tolerance import OUTPUT_TOLERANCE
 from kanexport.proof.verify import Proof
 from kanexport.shared import naming
+from kanexport.shared.baseline import NO_BASELINE
 from kanexport.shared.naming import UNNAMED, Names
 
 MAX_BATCH_SIZE = 1024
@@ -37,6 +39,7 @@ class Target:
     tolerance: float = OUTPUT_TOLERANCE
     force: bool = False
     names: Names = UNNAMED
+    reference: Rows | None = None  # of the user's data
 
     def check(self) -> None:
         """Refuse early what would fail late. Raises OptionError and RepositoryError."""
@@ -117,6 +120,11 @@ def publish(target: Target, model: ProvedModel) -> Result:
         files=tuple(_entry(path, data) for path, data in files.items()),
         notes=model.notes + model.proof.notes + model.claim.notes + _of_operators(model),
         names=target.names,
+        baseline=NO_BASELINE
+        if target.reference is None
+        else baseline.measure(
+            target.reference, model.lowered, model.layers, model.signature.inputs(), target.names, target.dtype
+        ),
     )
     return Result(repository.pack(target.repository, document, files, force=target.force), document)
 

@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -78,11 +79,30 @@ def seeds() -> dict[str, list[bytes]]:
     plain = request(ROWS, id="an id", model_version="1")
     plain.parameters["priority"].int64_param = 1
     plain.outputs.add(name="y")
-    query = kan_pb2.QueryEdgesRequest(model_name="toy", rows=ROWS.tobytes(), row_count=4, layers=[0], top_k=2)
+    rows: Any = {"model_name": "toy", "rows": ROWS.tobytes(), "row_count": 4}
+    asked = {
+        "QueryEdges": kan_pb2.QueryEdgesRequest(**rows, layers=[0], top_k=2),
+        "GetCurves": kan_pb2.GetCurvesRequest(model_name="toy", layers=[0], points=5, low=-1, high=1, derivative=True),
+        "Explain": kan_pb2.ExplainRequest(**rows, reference="zeros", outputs=[1]),
+        "EdgeScores": kan_pb2.EdgeScoresRequest(**rows),
+    }
     found[f"{INFERENCE}ModelInfer"] += [one.SerializeToString() for one in (typed, plain, request(ROWS))] * 3
     found[f"{INFERENCE}ModelStreamInfer"] += [request(ROWS).SerializeToString()]
-    found[f"{KAN}QueryEdges"] += [query.SerializeToString()] * 3
+    for name, message in asked.items():
+        found[KAN + name] += [message.SerializeToString()] * 3
     return found
+
+
+def streams() -> set[str]:
+    """The paths of the methods whose answers, or requests, are a stream."""
+    services = (*pb.DESCRIPTOR.services_by_name.values(), *kan_pb2.DESCRIPTOR.services_by_name.values())
+    ours = {
+        f"/{service.full_name}/{method.name}"
+        for service in services
+        for method in service.methods
+        if method.client_streaming or method.server_streaming
+    }
+    return ours | {path for path in OTHERS if path == WATCH or "Reflection" in path}
 
 
 def mutated(rng: random.Random, data: bytes, others: list[bytes]) -> bytes:
@@ -123,10 +143,13 @@ def conversation(rng: random.Random, messages: list[bytes]) -> bytes:
     return mutated(rng, said, [said]) if rng.random() < 0.7 else said
 
 
+STREAMS = streams()
+
+
 async def call(channel: grpc.aio.Channel, path: str, data: bytes) -> tuple[str, str]:
     """The code and the words of one call's end."""
     try:
-        if path == WATCH or "Stream" in path or "Reflection" in path:
+        if path in STREAMS:
             async for _ in channel.unary_stream(path)(data, timeout=0.1 if path == WATCH else 20):
                 pass
         else:

@@ -85,7 +85,8 @@ def test_a_row_that_is_not_finite_is_explained_as_that_and_spoils_no_other(serve
         ({"rows": b"123"}, grpc.StatusCode.INVALID_ARGUMENT, "rows holds 3 bytes, but 7 rows of input 'x'"),
         ({"outputs": [2]}, grpc.StatusCode.INVALID_ARGUMENT, "output 2 does not exist: the model has 2 outputs"),
         ({"outputs": [1, 1]}, grpc.StatusCode.INVALID_ARGUMENT, "an output is named twice"),
-        ({"reference": "mean"}, grpc.StatusCode.INVALID_ARGUMENT, "reference 'mean' is not known; it is one of zeros"),
+        ({"reference": "train"}, grpc.StatusCode.INVALID_ARGUMENT, "reference 'train' is not known; it is one of mean"),
+        ({"reference": "mean"}, grpc.StatusCode.FAILED_PRECONDITION, "has no mean: its export was given no rows"),
         ({"reference": "rows"}, grpc.StatusCode.INVALID_ARGUMENT, "0 rows were given as reference"),
         (
             {"reference": "zeros", "reference_rows": bytes(12), "reference_count": 1},

@@ -27,8 +27,8 @@ def told(server: Server, path: str, data: bytes) -> str:
 def run(scale: Scale, seed: int, door: str) -> Outcome:
     """Mutations of every unary method, every known mistake, requests with one thing broken."""
     rng, count = random.Random(seed), scale.of(300, 20_000)
-    by_path = {path: data for path, data in fuzz_wire.seeds().items() if "Stream" not in path and "Watch" not in path}
-    by_path = {path: data for path, data in by_path.items() if "Reflection" not in path}
+    streams = fuzz_wire.streams()
+    by_path = {path: data for path, data in fuzz_wire.seeds().items() if path not in streams}
     everything = [message for messages in by_path.values() for message in messages]
     words: list[str] = []
     with toys(door) as server:

@@ -215,9 +215,9 @@ class Client:
     def explain(
         self, described: Description, rows: Any, *, reference: Any = "", outputs: Sequence[int] = ()
     ) -> Explanation:
-        """What the inputs of `rows` [rows, ...] have to do with the answers: see Explanation. `reference`: "zeros",
-        "grid_center", or rows of the caller's; "": what the server takes. `outputs`: which are explained (all).
-        Raises NotSupported where the model cannot be taken apart, TooLarge."""
+        """What the inputs of `rows` [rows, ...] have to do with the answers: see Explanation. `reference`: "mean",
+        "zeros", "grid_center", or rows of the caller's; "": what the server takes. `outputs`: which are explained
+        (all). Raises NotSupported where the model cannot be taken apart, TooLarge."""
         request = explain.request(described, rows, reference=reference, outputs=outputs)
         return explain.of(self._call(KAN + "Explain", request, kan.ExplainResponse))
 

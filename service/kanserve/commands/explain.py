@@ -17,7 +17,7 @@ from kanserve.client.explain import Explanation
 from kanserve.console import explanation, read_rows, remote, results
 from kanserve.console.common import InputError, add_client_options, add_model_options, add_row_options, index
 
-CHOICES = ("zeros", "grid_center")
+CHOICES = ("mean", "zeros", "grid_center")
 TEXT = """Say what each input of a row has to do with the answer.
 
 The difference between a row's answer and the answer for a reference row is given to the inputs,
@@ -48,8 +48,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--reference",
         default="",
         metavar="REF",
-        help="what rows are compared with: zeros, grid_center, or a file of rows, the mean over them "
-        "(default: grid_center where every input has knots, else zeros)",
+        help="what rows are compared with: mean (of the rows that the export was given), zeros, grid_center, or a file "
+        "of rows, the mean over them (default: the first of these that the model has)",
     )
     parser.add_argument("--row", type=index, default=None, metavar="N", help="show one row, counted from 0")
     parser.add_argument(

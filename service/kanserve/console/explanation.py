@@ -14,6 +14,7 @@ from kanserve.console.drawing import bar
 
 OTHERS = "others"
 REFERENCES = {
+    "mean": "the mean of the rows that the export was given",
     "zeros": "a row of zeros",
     "grid_center": "the middle of each input's grid",
     "rows": "the rows that were given as reference",

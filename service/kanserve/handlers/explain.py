@@ -14,8 +14,8 @@ from kanserve.handlers.kan import Kan
 from kanserve.interpret import curves
 from kanserve.nouns import DTYPES, Array, ExplainRequest, Explanation, ModelInfo
 
-ZEROS, CENTRE, ROWS = "zeros", "grid_center", "rows"
-REFERENCES = (ZEROS, CENTRE, ROWS)
+MEAN, ZEROS, CENTRE, ROWS = "mean", "zeros", "grid_center", "rows"
+REFERENCES = (MEAN, ZEROS, CENTRE, ROWS)
 NUMBER = 8  # bytes
 CANCELLED, INCOMPLETE = 100, 1e-3  # of what is explained
 
@@ -66,15 +66,9 @@ class Explainer:
             raise BadRequest(f"{count} rows were given as reference, whose name is '{asked}': rows go with '{ROWS}'")
         if count:
             return ROWS, self.kan.rows(info, request.reference_rows, count)
-        middle = None if asked == ZEROS else _centre(info, manifest)
-        if asked == CENTRE and middle is None:
-            raise NotPossible(
-                f"model '{info.name}' has inputs without knots, so that no grid has a centre: '{ZEROS}' is one"
-            )
+        name, values = _of_export(info, manifest, asked)
         tensor = info.inputs[0]
-        values = np.zeros(math.prod(tensor.shape[1:])) if middle is None else middle
-        reference = values.astype(DTYPES[tensor.datatype]).reshape(1, *tensor.shape[1:])
-        return ZEROS if middle is None else CENTRE, {tensor.name: reference}
+        return name, {tensor.name: values.astype(DTYPES[tensor.datatype]).reshape(1, *tensor.shape[1:])}
 
     def _bound(
         self, info: ModelInfo, manifest: Manifest, request: ExplainRequest, references: int, outputs: int
@@ -92,6 +86,21 @@ class Explainer:
                 f"the explanation takes {rows * each} edge evaluations ({rows} rows, {references} rows of reference, "
                 f"{outputs} outputs), the limit is {self.kan.max_query_evaluations}; {advice}"
             )
+
+
+def _of_export(info: ModelInfo, manifest: Manifest, asked: str) -> tuple[str, Array]:
+    """A reference that needs no rows: the one that was asked for, or the best that there is. Raises NotPossible."""
+    numbers = math.prod(info.inputs[0].shape[1:])
+    if asked in ("", MEAN) and manifest.baseline.rows:
+        return MEAN, np.array(manifest.baseline.mean)
+    if asked == MEAN:
+        raise NotPossible(
+            f"model '{info.name}' has no mean: its export was given no rows (kanserve export --reference)"
+        )
+    middle = None if asked == ZEROS else _centre(info, manifest)
+    if asked == CENTRE and middle is None:
+        raise NotPossible(f"model '{info.name}' has inputs without knots, and no grid to have a centre; take '{ZEROS}'")
+    return (ZEROS, np.zeros(numbers)) if middle is None else (CENTRE, middle)
 
 
 def _centre(info: ModelInfo, manifest: Manifest) -> Array | None:

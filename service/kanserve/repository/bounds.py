@@ -12,6 +12,7 @@ from kanexport.manifest import BasisInfo, LayerInfo, Manifest, NodeStep, TensorS
 from kanexport.shared import naming
 from kanserve.errors import LoadError, LoadReason
 from kanserve.nouns import DTYPES
+from kanserve.repository import seen
 
 ROWS = 2**31 - 1  # of a batch, as the protocol's config counts them
 NUMBERS = 2**31 - 1  # of a row; no message holds more bytes
@@ -44,6 +45,7 @@ def faults(manifest: Manifest) -> Iterator[str]:
     for at, layer in enumerate(manifest.layers):
         yield from (f"layer {at}: {fault}" for fault in _layer(layer))
     yield from _names(manifest)
+    yield from seen.faults(manifest)
     yield from _within("the number of reference rows", len(manifest.reference.inputs), 0, REFERENCE_ROWS)
     if not 0 <= manifest.reference.tolerance <= 1:
         yield f"the reference tolerance is {manifest.reference.tolerance:g}, expected 0 to 1, of the largest answer"

@@ -1,0 +1,168 @@
+"""Rows of the user's data (`--reference`), and what the model's nodes were on them: counts, never the rows."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.errors import OptionError
+from kanexport.lowering.lower import Lowered
+from kanexport.manifest import LayerInfo, TensorSpec
+from kanexport.proof import runtime
+from kanexport.shared import cells, csvrows
+from kanexport.shared.baseline import Baseline, NodeBaseline
+from kanexport.shared.naming import Names, NamingError
+
+Array = npt.NDArray[np.float64]
+
+FORMS = "rows as .npy [rows, ...], .npz with one array or one called x, or .csv"
+ROWS_LIMIT = 1_000_000
+ROWS_AT_ONCE = 1024
+PARTS = 16  # of what was seen, where a node has no grid
+DIGITS = 9  # of what is written: of a float32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """`x` [B, ...] as it was in the file; `columns`: the names of a .csv's; `name` and `sha256`: of the file."""
+
+    x: Array
+    columns: tuple[str, ...]
+    name: str
+    sha256: str
+
+
+def load(path: Path) -> Rows:
+    """Raises OptionError, naming the file and what was expected."""
+    try:
+        data = path.read_bytes()
+        x, columns = _read(path, data)
+    except csvrows.CsvError as error:
+        raise OptionError(f"--reference: {error.args[0]}", hint=FORMS) from error
+    except OSError as error:
+        raise OptionError(f"--reference {path} cannot be read: {error.strerror or error}", hint=FORMS) from error
+    except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise OptionError(f"--reference {path.name} cannot be read: {str(error)[:200]}", hint=FORMS) from error
+    if x.dtype.kind not in "fiu" or x.ndim < 2 or not 2 <= len(x) <= ROWS_LIMIT:
+        kind = f"{x.dtype} of shape {list(x.shape)}"
+        raise OptionError(
+            f"--reference {path.name} holds {kind}, expected 2 to {ROWS_LIMIT} rows of numbers", hint=FORMS
+        )
+    return Rows(x.astype(np.float64), columns, path.name, hashlib.sha256(data).hexdigest())
+
+
+def _read(path: Path, data: bytes) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
+    if path.suffix == ".csv":
+        text = csvrows.decode(path.name, data)
+        return np.array(csvrows.parse(path.name, text)), tuple(csvrows.header(text))
+    loaded = np.load(io.BytesIO(data), allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        return loaded, ()
+    with loaded:
+        name = "x" if "x" in loaded.files else loaded.files[0] if len(loaded.files) == 1 else ""
+        if not name:
+            raise ValueError(f"it holds {', '.join(loaded.files)[:100] or 'nothing'}, and none called x")
+        return loaded[name], ()
+
+
+def measure(
+    rows: Rows, lowered: Lowered, layers: Sequence[LayerInfo], inputs: Sequence[TensorSpec], names: Names, dtype: str
+) -> Baseline:
+    """Runs the graph on the rows. Raises OptionError where they are none of the model's."""
+    x = _fitting(rows, inputs, names)
+    session, given = runtime.session(lowered.model, lowered.weights), inputs[0].name
+    nodes: list[list[Array]] = [[] for _ in layers]
+    for at in range(0, len(x), ROWS_AT_ONCE):
+        part = x[at : at + ROWS_AT_ONCE].astype(dtype)
+        found = runtime.run(session, {given: part}) | {given: part.astype(np.float64)}
+        for seen, layer in zip(nodes, layers, strict=True):
+            seen.append(found[layer.node_tensor].reshape(-1, found[layer.node_tensor].shape[-1]))
+    return Baseline(
+        name=rows.name,
+        sha256=rows.sha256,
+        rows=len(x),
+        mean=_rounded(_moments(x.reshape(len(x), -1))[0]),
+        layers=tuple(_layer(layer, np.concatenate(seen)) for layer, seen in zip(layers, nodes, strict=True)),
+    )
+
+
+def _fitting(rows: Rows, inputs: Sequence[TensorSpec], names: Names) -> Array:
+    """[B, ...] in the model's shape, columns put in its order by their names. Raises OptionError."""
+    if len(inputs) != 1 or inputs[0].datatype not in ("FP32", "FP64"):
+        raise OptionError("--reference is for models with one input, of floating-point numbers")
+    shape, x = inputs[0].shape[1:], rows.x
+    if x[0].size != math.prod(shape):
+        raise OptionError(
+            f"--reference {rows.name} has rows of shape {list(x.shape[1:])}, the model takes {list(shape)}", hint=FORMS
+        )
+    try:
+        order = names.order(rows.columns)
+    except NamingError as error:
+        raise OptionError(f"--reference {rows.name}: {error}") from error
+    return np.asarray((x if order is None else x[:, order]).reshape(len(x), *shape))
+
+
+def _layer(layer: LayerInfo, nodes: Array) -> NodeBaseline:
+    """`nodes` [N, n]."""
+    bounds = [_cells(layer, at, nodes[:, at]) for at in range(nodes.shape[1])]
+    counts, nonfinite = zip(*(cells.count(one, nodes[:, at]) for at, one in enumerate(bounds)), strict=True)
+    mean, std = _moments(nodes)
+    return NodeBaseline(
+        cells=(bounds[0],) if len(set(bounds)) == 1 else tuple(bounds),
+        counts=counts,
+        nonfinite=nonfinite,
+        mean=_rounded(mean),
+        std=_rounded(std),
+    )
+
+
+def _cells(layer: LayerInfo, node: int, values: Array) -> tuple[float, ...]:
+    """The bounds of a node's cells."""
+    grid = _grid(layer, node)
+    if len(grid) > 1:
+        return grid
+    finite = values[np.isfinite(values)]
+    low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 0.0)
+    if not high > low:
+        low, high = low - 0.5, high + 0.5
+    return _rounded(np.linspace(low, high, PARTS + 1))
+
+
+def _grid(layer: LayerInfo, node: int) -> tuple[float, ...]:
+    """The knots of the node, if it is a source as it is and has some, ascending, each once."""
+    if any(step.kind != "select" for step in layer.before):
+        return ()
+    columns = layer.before[0].indices if layer.before else tuple(range(layer.sources))
+    knots = _knots(layer)
+    if not knots or node not in columns:
+        return ()
+    return _rounded(np.unique(knots[columns.index(node) if len(knots) > 1 else 0]))
+
+
+def _knots(layer: LayerInfo) -> tuple[tuple[float, ...], ...]:
+    """Of the basis with most functions, among those that read the sources as they are."""
+    own = [basis for basis in layer.bases if basis.knots and not (basis.before or basis.per_edge)]
+    return max(own, key=lambda basis: basis.functions).knots if own else ()
+
+
+def _moments(values: Array) -> tuple[Array, Array]:
+    """Mean and standard deviation of the finite values of each column; 0 where there are none."""
+    finite = np.isfinite(values)
+    count = np.maximum(finite.sum(axis=0), 1)
+    mean = np.where(finite, values, 0.0).sum(axis=0) / count
+    with np.errstate(all="ignore"):
+        apart = np.where(finite, values - mean, 0.0)
+    return mean, np.sqrt((apart**2).sum(axis=0) / count)
+
+
+def _rounded(values: npt.ArrayLike) -> tuple[float, ...]:
+    return tuple(float(f"{value:.{DIGITS}g}") for value in np.asarray(values).tolist())
