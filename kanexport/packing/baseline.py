@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import math
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from kanexport.errors import OptionError
 from kanexport.lowering.lower import Lowered
 from kanexport.manifest import LayerInfo, TensorSpec
+from kanexport.packing.signature import Signature
 from kanexport.proof import runtime
 from kanexport.shared import cells, csvrows
 from kanexport.shared.baseline import Baseline, NodeBaseline
@@ -75,23 +77,25 @@ def _read(path: Path, data: bytes) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
 
 
 def measure(
-    rows: Rows, lowered: Lowered, layers: Sequence[LayerInfo], inputs: Sequence[TensorSpec], names: Names, dtype: str
+    rows: Rows, lowered: Lowered, layers: Sequence[LayerInfo], signature: Signature, names: Names, dtype: str
 ) -> Baseline:
     """Runs the graph on the rows. Raises OptionError where they are none of the model's."""
+    inputs, outputs = signature.inputs(), signature.outputs()
     x = _fitting(rows, inputs, names)
     session, given = runtime.session(lowered.model, lowered.weights), inputs[0].name
-    nodes: list[list[Array]] = [[] for _ in layers]
+    parts: dict[str, list[Array]] = {}
     for at in range(0, len(x), ROWS_AT_ONCE):
         part = x[at : at + ROWS_AT_ONCE].astype(dtype)
-        found = runtime.run(session, {given: part}) | {given: part.astype(np.float64)}
-        for seen, layer in zip(nodes, layers, strict=True):
-            seen.append(found[layer.node_tensor].reshape(-1, found[layer.node_tensor].shape[-1]))
+        for name, values in (runtime.run(session, {given: part}) | {given: part.astype(np.float64)}).items():
+            parts.setdefault(name, []).append(values.reshape(len(part), -1, values.shape[-1]))
+    seen = {name: np.concatenate(found).reshape(-1, found[0].shape[-1]) for name, found in parts.items()}
     return Baseline(
         name=rows.name,
         sha256=rows.sha256,
         rows=len(x),
         mean=_rounded(_moments(x.reshape(len(x), -1))[0]),
-        layers=tuple(_layer(layer, np.concatenate(seen)) for layer, seen in zip(layers, nodes, strict=True)),
+        layers=tuple(_counted(seen[layer.node_tensor], functools.partial(_grid, layer)) for layer in layers),
+        outputs=tuple(_counted(seen[tensor.name], lambda node: ()) for tensor in outputs),
     )
 
 
@@ -111,9 +115,9 @@ def _fitting(rows: Rows, inputs: Sequence[TensorSpec], names: Names) -> Array:
     return np.asarray((x if order is None else x[:, order]).reshape(len(x), *shape))
 
 
-def _layer(layer: LayerInfo, nodes: Array) -> NodeBaseline:
-    """`nodes` [N, n]."""
-    bounds = [_cells(layer, at, nodes[:, at]) for at in range(nodes.shape[1])]
+def _counted(nodes: Array, grid: Callable[[int], tuple[float, ...]]) -> NodeBaseline:
+    """`nodes` [N, n]; `grid`: the bounds of a node's cells, if it has some of its own."""
+    bounds = [_cells(grid(at), nodes[:, at]) for at in range(nodes.shape[1])]
     counts, nonfinite = zip(*(cells.count(one, nodes[:, at]) for at, one in enumerate(bounds)), strict=True)
     mean, std = _moments(nodes)
     return NodeBaseline(
@@ -125,9 +129,8 @@ def _layer(layer: LayerInfo, nodes: Array) -> NodeBaseline:
     )
 
 
-def _cells(layer: LayerInfo, node: int, values: Array) -> tuple[float, ...]:
-    """The bounds of a node's cells."""
-    grid = _grid(layer, node)
+def _cells(grid: tuple[float, ...], values: Array) -> tuple[float, ...]:
+    """The bounds of a node's cells: those of its grid, or equal parts of what was seen."""
     if len(grid) > 1:
         return grid
     finite = values[np.isfinite(values)]

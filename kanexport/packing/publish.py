@@ -123,7 +123,7 @@ def publish(target: Target, model: ProvedModel) -> Result:
         baseline=NO_BASELINE
         if target.reference is None
         else baseline.measure(
-            target.reference, model.lowered, model.layers, model.signature.inputs(), target.names, target.dtype
+            target.reference, model.lowered, model.layers, model.signature, target.names, target.dtype
         ),
     )
     return Result(repository.pack(target.repository, document, files, force=target.force), document)

@@ -27,13 +27,14 @@ class NodeBaseline:
 class Baseline:
     """What the model's numbers were on rows of the user's data, such as those it was trained on: never the rows
     themselves. `name` and `sha256`: of the file; `mean`: of each number of a row, flat in C order; `layers`: one for
-    each layer. No rows: nobody gave any."""
+    each layer; `outputs`: the same of the answers, one for each output. No rows: nobody gave any."""
 
     name: str = ""
     sha256: str = ""
     rows: int = 0
     mean: tuple[float, ...] = ()
     layers: tuple[NodeBaseline, ...] = ()
+    outputs: tuple[NodeBaseline, ...] = ()
 
 
 NO_BASELINE = Baseline()

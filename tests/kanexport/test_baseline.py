@@ -42,7 +42,8 @@ def test_counts_and_moments_of_every_node_are_kept_and_the_rows_are_not(tmp_path
     first, _ = kept.layers
     np.testing.assert_allclose(first.mean, X.mean(axis=0), rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(first.std, X.std(axis=0), rtol=1e-5)
-    assert [len(layer.counts) for layer in kept.layers] == [13, 6]
+    assert [len(part.counts) for part in (*kept.layers, *kept.outputs)] == [13, 6, 3]
+    assert {sum(counts) for counts in kept.outputs[0].counts} == {200}
     for layer, info in zip(kept.layers, found.layers, strict=True):
         for node, counts in enumerate(layer.counts):
             assert sum(counts) == 200
@@ -141,7 +142,7 @@ BASE = NodeBaseline(
 def test_a_baseline_that_does_not_fit_its_model_is_a_reason_not_to_load(changes: dict[str, Any], words: str) -> None:
     from tests.kanserve.test_bounds import listed
 
-    whole = Baseline(name="a", sha256="b", rows=4, mean=(0.0,) * 3, layers=(BASE, BASE))
+    whole = Baseline(name="a", sha256="b", rows=4, mean=(0.0,) * 3, layers=(BASE, BASE), outputs=(BASE,))
     assert list(bounds.faults(dataclasses.replace(listed(), baseline=whole))) == []
     wrong = dataclasses.replace(whole, layers=(BASE, dataclasses.replace(BASE, **changes)))
     (fault,) = bounds.faults(dataclasses.replace(listed(), baseline=wrong))
@@ -149,6 +150,7 @@ def test_a_baseline_that_does_not_fit_its_model_is_a_reason_not_to_load(changes:
     others: list[tuple[dict[str, Any], str]] = [
         ({"mean": ()}, "mean has 0 numbers, expected 3"),
         ({"layers": (BASE,)}, "has 1 layers, expected 2"),
+        ({"outputs": ()}, "has 0 outputs, expected 1"),
     ]
     for more, said in others:
         (fault,) = bounds.faults(dataclasses.replace(listed(), baseline=dataclasses.replace(whole, **more)))

@@ -17,7 +17,7 @@ import grpc
 import numpy as np
 from google.protobuf.message import Message
 
-from kanserve.client import channel, curves, errors, explain, scores
+from kanserve.client import channel, curves, errors, explain, scores, statistics
 from kanserve.client.answers import Answer, IndexEntry, LayerValues, ServedModel
 from kanserve.client.curves import LayerCurves
 from kanserve.client.description import Description, from_pb
@@ -26,6 +26,7 @@ from kanserve.client.explain import Explanation
 from kanserve.client.rows import packed, pairs
 from kanserve.client.scores import Scores
 from kanserve.client.serving import in_words, names_of
+from kanserve.client.statistics import Statistics
 from kanserve.nouns import DTYPES, TensorInfo
 from kanserve.pb import grpc_service_pb2 as oip
 from kanserve.pb import kan_pb2 as kan
@@ -226,6 +227,12 @@ class Client:
         of the export. Raises NotSupported for a module with KAN layers in it."""
         request = scores.request(described, rows)
         return scores.of(self._call(KAN + "EdgeScores", request, kan.EdgeScoresResponse))
+
+    def drift(self, described: Description, rows: Any) -> Statistics:
+        """What the inputs, the nodes inside and the answers are over `rows` [rows, ...], beside what they were on the
+        rows that the export was given. Raises NotSupported where it was given none."""
+        request = statistics.request(described, rows)
+        return statistics.of(self._call(KAN + "GetStatistics", request, kan.GetStatisticsResponse))
 
     def _unary(self, method: str, request: Message, answer: type[M]) -> M:
         message: M = self._call(INFERENCE + method, request, answer)

@@ -20,16 +20,18 @@ from kanserve.backends import Session
 from kanserve.config import Settings
 from kanserve.errors import DeadlineExceeded, QueueFull
 from kanserve.interpret.select import LayerPlan
-from kanserve.models import curves, edges, explain, scores
+from kanserve.models import curves, edges, explain, scores, statistics
 from kanserve.models.edges import LayerGraph
 from kanserve.models.executor import Executor, Limits, Run
 from kanserve.models.lane import Form, Lane
 from kanserve.models.serving import Serving
+from kanserve.models.statistics import NodeStatistics
 from kanserve.nouns import Array, CurveBlock, CurveRequest, Explanation, LayerEdges, LayerScores, ModelInfo
 from kanserve.observe.metrics import ModelMetrics
 from kanserve.threads import watched
 
 T = TypeVar("T")
+PIECE = 256  # rows of a query for statistics that are run at once
 END = object()  # of the steps of a query
 Copy = tuple[Mapping[str, Array], Sequence[Array]]  # a request's inputs by name, and its answer's outputs
 
@@ -167,6 +169,16 @@ class Model:
             chunk_bytes=self._settings.query_bytes,
             piece_rows=self.serving.way.piece_rows,
         )
+        async with contextlib.aclosing(self._worked(steps, deadline, caller)) as answers:
+            return await anext(answers)
+
+    async def statistics(
+        self, manifest: Manifest, rows: Mapping[str, Array], *, deadline: float | None, caller: str = ""
+    ) -> tuple[NodeStatistics, ...]:
+        """What the nodes are over `rows` [B, ...] by input, beside the manifest's baseline, which it has. Raises what
+        `edges` does."""
+        step = self.serving.way.piece_rows or self._settings.max_query_rows
+        steps = statistics.compute(self._session, manifest, rows, step=min(step, PIECE))
         async with contextlib.aclosing(self._worked(steps, deadline, caller)) as answers:
             return await anext(answers)
 

@@ -555,3 +555,67 @@ class LayerScores(_message.Message):
     spread: bytes
     nodes: bytes
     def __init__(self, layer: _Optional[int] = ..., sources: _Optional[int] = ..., destinations: _Optional[int] = ..., edges: _Optional[bytes] = ..., spread: _Optional[bytes] = ..., nodes: _Optional[bytes] = ...) -> None: ...
+
+class GetStatisticsRequest(_message.Message):
+    __slots__ = ("model_name", "model_version", "id", "rows", "row_count", "inputs")
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    ROW_COUNT_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    model_name: str
+    model_version: str
+    id: str
+    rows: bytes
+    row_count: int
+    inputs: _containers.RepeatedCompositeFieldContainer[InputRows]
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., rows: _Optional[bytes] = ..., row_count: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[InputRows, _Mapping]]] = ...) -> None: ...
+
+class GetStatisticsResponse(_message.Message):
+    __slots__ = ("model_name", "model_version", "digest", "id", "over", "row_count", "baseline", "baseline_rows", "nodes")
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    OVER_FIELD_NUMBER: _ClassVar[int]
+    ROW_COUNT_FIELD_NUMBER: _ClassVar[int]
+    BASELINE_FIELD_NUMBER: _ClassVar[int]
+    BASELINE_ROWS_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    model_name: str
+    model_version: str
+    digest: str
+    id: str
+    over: str
+    row_count: int
+    baseline: str
+    baseline_rows: int
+    nodes: _containers.RepeatedCompositeFieldContainer[NodeStatistics]
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., id: _Optional[str] = ..., over: _Optional[str] = ..., row_count: _Optional[int] = ..., baseline: _Optional[str] = ..., baseline_rows: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[NodeStatistics, _Mapping]]] = ...) -> None: ...
+
+class NodeStatistics(_message.Message):
+    __slots__ = ("layer", "psi", "js", "wasserstein", "psi_chance", "outside", "outside_before", "nonfinite", "bounds", "bound_counts", "counts")
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    PSI_FIELD_NUMBER: _ClassVar[int]
+    JS_FIELD_NUMBER: _ClassVar[int]
+    WASSERSTEIN_FIELD_NUMBER: _ClassVar[int]
+    PSI_CHANCE_FIELD_NUMBER: _ClassVar[int]
+    OUTSIDE_FIELD_NUMBER: _ClassVar[int]
+    OUTSIDE_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    NONFINITE_FIELD_NUMBER: _ClassVar[int]
+    BOUNDS_FIELD_NUMBER: _ClassVar[int]
+    BOUND_COUNTS_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    layer: int
+    psi: bytes
+    js: bytes
+    wasserstein: bytes
+    psi_chance: bytes
+    outside: bytes
+    outside_before: bytes
+    nonfinite: bytes
+    bounds: bytes
+    bound_counts: _containers.RepeatedScalarFieldContainer[int]
+    counts: bytes
+    def __init__(self, layer: _Optional[int] = ..., psi: _Optional[bytes] = ..., js: _Optional[bytes] = ..., wasserstein: _Optional[bytes] = ..., psi_chance: _Optional[bytes] = ..., outside: _Optional[bytes] = ..., outside_before: _Optional[bytes] = ..., nonfinite: _Optional[bytes] = ..., bounds: _Optional[bytes] = ..., bound_counts: _Optional[_Iterable[int]] = ..., counts: _Optional[bytes] = ...) -> None: ...

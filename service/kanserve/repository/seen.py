@@ -22,10 +22,16 @@ def faults(manifest: Manifest) -> Iterator[str]:
     numbers = sum(math.prod(tensor.shape[1 : AXES + 1]) for tensor in manifest.inputs)
     if len(found.mean) != numbers:
         yield f"the baseline's mean has {len(found.mean)} numbers, expected {numbers}"
-    yield from (f"layer {at}: {fault}" for at, layer in enumerate(found.layers) if (fault := _layer(layer)))
+    if len(found.outputs) != len(manifest.outputs):
+        yield f"the baseline has {len(found.outputs)} outputs, expected {len(manifest.outputs)}"
+    parts = [
+        *((f"layer {at}", one) for at, one in enumerate(found.layers)),
+        *(("output", one) for one in found.outputs),
+    ]
+    yield from (f"{name}: {fault}" for name, part in parts if (fault := _part(part)))
 
 
-def _layer(layer: NodeBaseline) -> str:
+def _part(layer: NodeBaseline) -> str:
     """The first that is wrong, or ""."""
     nodes = len(layer.counts)
     lengths = {len(layer.nonfinite), len(layer.mean), len(layer.std)}

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kanserve.errors import BadRequest
 from kanserve.handlers.explain import Explained
+from kanserve.handlers.statistics import Found
 from kanserve.nouns import (
     ONLY,
     CurveBlock,
@@ -96,6 +100,59 @@ def scores_to_pb(
             nodes=layer.nodes.astype("<f4").tobytes(),
         )
     return answer
+
+
+def statistics_from_pb(
+    message: kan_pb2.GetStatisticsRequest, *, deadline: float | None, caller: str = ""
+) -> EdgeRequest:
+    """GetStatisticsRequest -> EdgeRequest. Raises BadRequest for too many inputs."""
+    convert.at_most("inputs", message.inputs, convert.COUNT_LIMITS["inputs"])
+    return EdgeRequest(
+        model=message.model_name,
+        version=message.model_version,
+        id=message.id,
+        rows=tuple((part.name, part.rows) for part in message.inputs) or ((ONLY, message.rows),),
+        row_count=message.row_count,
+        deadline=deadline,
+        caller=caller,
+    )
+
+
+def statistics_to_pb(found: Found) -> kan_pb2.GetStatisticsResponse:
+    """Statistics as a message."""
+    info, manifest = found.info, found.info.manifest
+    assert manifest is not None  # what has statistics has one
+    answer = kan_pb2.GetStatisticsResponse(
+        model_name=info.name,
+        model_version=str(info.version),
+        digest=info.digest,
+        id=found.id,
+        over="rows",
+        row_count=found.rows,
+        baseline=manifest.baseline.name,
+        baseline_rows=manifest.baseline.rows,
+    )
+    parts = (*manifest.baseline.layers, *manifest.baseline.outputs)
+    for part, nodes in zip(parts, found.nodes, strict=True):
+        drift = nodes.drift
+        answer.nodes.add(
+            layer=nodes.layer,
+            psi=_float64(drift.psi),
+            js=_float64(drift.js),
+            wasserstein=_float64(drift.wasserstein),
+            psi_chance=_float64(drift.chance),
+            outside=_float64(drift.outside),
+            outside_before=_float64(drift.before),
+            nonfinite=nodes.nonfinite.astype("<u8").tobytes(),
+            bounds=b"".join(_float64(np.array(row)) for row in part.cells),
+            bound_counts=map(len, part.cells),
+            counts=b"".join(one.astype("<u8").tobytes() for one in nodes.counts),
+        )
+    return answer
+
+
+def _float64(values: NDArray[np.float64]) -> bytes:
+    return values.astype("<f8").tobytes()
 
 
 def explain_from_pb(message: kan_pb2.ExplainRequest, *, deadline: float | None, caller: str = "") -> ExplainRequest:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 from kanexport.manifest import Manifest
 from kanserve.errors import KanserveError
+from kanserve.handlers import statistics
 from kanserve.handlers.control import Chosen, Control
 from kanserve.handlers.explain import Explainer
 from kanserve.handlers.kan import Kan
@@ -72,6 +73,7 @@ class KanService:
             "QueryEdges": self.query_edges,
             "Explain": self.explain,
             "EdgeScores": self.edge_scores,
+            "GetStatistics": self.get_statistics,
             "PromoteModel": self.promote_model,
             "RollbackModel": self.rollback_model,
             "ShadowModel": self.shadow_model,
@@ -111,6 +113,16 @@ class KanService:
         info, over, rows, layers = await self._kan.scores(request)
         call.facts["version"] = info.version
         return interpreting.scores_to_pb(info, request.id, over, rows, layers).SerializeToString()
+
+    async def get_statistics(self, data: bytes, call: Call) -> bytes:
+        """What a model's numbers are over rows, beside what they were."""
+        message = convert.parse(kan_pb2.GetStatisticsRequest, data)
+        call.adopt(message.id)
+        request = interpreting.statistics_from_pb(message, deadline=call.deadline, caller=call.caller.name)
+        call.facts |= {"model": request.model[:128], "rows": request.row_count}
+        found = await statistics.over_rows(self._kan, request)
+        call.facts["version"] = found.info.version
+        return interpreting.statistics_to_pb(found).SerializeToString()
 
     async def promote_model(self, data: bytes, call: Call) -> bytes:
         """Choose the version that answers by default."""

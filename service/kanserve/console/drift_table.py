@@ -1,0 +1,116 @@
+"""Drift for people, as a table, and for machines, as a document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from kanexport.manifest import HYBRID
+from kanexport.shared.tables import Table
+from kanserve.client.description import Description
+from kanserve.client.statistics import OUTPUT, NodeStatistics, Statistics
+from kanserve.console.drawing import line
+
+LEGEND = (
+    "drifted: PSI beyond chance, what it stays below in 99 of 100 windows in which nothing has changed",
+    "outside: of the values, beyond the outermost knots, or beyond what was seen where there are none",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One node of some, in words and numbers."""
+
+    name: str
+    of: NodeStatistics
+    at: int
+
+    @property
+    def drifted(self) -> bool:
+        return bool(self.of.drifted[self.at])
+
+    @property
+    def excess(self) -> float:
+        """How many times chance its PSI is."""
+        return float(self.of.psi[self.at] / self.of.chance[self.at]) if self.of.chance[self.at] else 0.0
+
+
+def nodes(described: Description, found: Statistics) -> list[Node]:
+    """All, those first that moved most."""
+    every = [Node(_name(described, part, at), part, at) for part in found.nodes for at in range(len(part.psi))]
+    return sorted(every, key=lambda one: -one.excess)
+
+
+def _name(described: Description, part: NodeStatistics, at: int) -> str:
+    if part.layer == OUTPUT:
+        return described.names.output(at)
+    if part.layer == 0 and described.family != HYBRID:
+        return described.names.feature(at)
+    return f"layer {part.layer}, node {at}"
+
+
+def document(described: Description, found: Statistics) -> dict[str, Any]:
+    """For JSON: every node."""
+    every = nodes(described, found)
+    return {
+        "model": described.name,
+        "version": found.version,
+        "digest": described.digest,
+        "over": found.over,
+        "rows": found.row_count,
+        "baseline": found.baseline,
+        "baseline_rows": found.baseline_rows,
+        "drifted": sum(one.drifted for one in every),
+        "nodes": [
+            {
+                "name": one.name,
+                "layer": one.of.layer,
+                "node": one.at,
+                "drifted": one.drifted,
+                "psi": float(one.of.psi[one.at]),
+                "psi_chance": float(one.of.chance[one.at]),
+                "js": float(one.of.js[one.at]),
+                "wasserstein": float(one.of.wasserstein[one.at]),
+                "outside": float(one.of.outside[one.at]),
+                "outside_before": float(one.of.before[one.at]),
+                "nonfinite": int(one.of.nonfinite[one.at]),
+            }
+            for one in every
+        ],
+    }
+
+
+def table(described: Description, found: Statistics, show: int) -> Table:
+    """One node a row, those first that moved most."""
+    every = nodes(described, found)
+    rows = Table(
+        f"{described.name} version {found.version}: {found.row_count} rows, "
+        f"beside {found.baseline_rows} of {found.baseline}",
+        ("node", "drifted", "PSI", "chance", "cells moved", "outside", "before", "values now"),
+        numbers=("PSI", "chance", "cells moved", "outside", "before"),
+        caption=(*_counts(described, found), *LEGEND),
+    )
+    for one in every[:show]:
+        part, at = one.of, one.at
+        rows.add(
+            one.name,
+            "yes" if one.drifted else "no",
+            f"{part.psi[at]:.3g}",
+            f"{part.chance[at]:.3g}",
+            f"{part.wasserstein[at]:.2g}",
+            f"{part.outside[at]:.1%}",
+            f"{part.before[at]:.1%}",
+            line(part.counts[at].astype(float), 24),
+        )
+    return rows
+
+
+def _counts(described: Description, found: Statistics) -> Iterator[str]:
+    """How many have drifted, of each kind."""
+    inside = described.family == HYBRID
+    for part in found.nodes:
+        kind = "answers" if part.layer == OUTPUT else f"nodes of layer {part.layer}"
+        kind = "inputs" if part.layer == 0 and not inside else kind
+        lost = int(part.nonfinite.sum())
+        yield f"{int(part.drifted.sum())} of {len(part.psi)} {kind} drifted" + (f"; {lost} not finite" if lost else "")
