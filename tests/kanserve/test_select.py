@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -142,3 +142,18 @@ def test_a_model_without_names_says_so() -> None:
 def test_many_names_are_counted() -> None:
     with pytest.raises(BadRequest, match="'n19' and 80 more; its 100 layers"):
         select.find([f"n{at}" for at in range(100)], ["head"])
+
+
+SIZES = st.integers(1, 12)
+
+
+@settings(deadline=None)
+@given(
+    hnp.arrays(np.float64, st.tuples(SIZES, SIZES), elements=st.sampled_from([0.0, 1.0, 2.5, np.inf])),
+    st.integers(0, 150),
+)
+def test_the_strongest_are_the_first_of_all_in_order(strength: np.ndarray, k: int) -> None:
+    """With many that are alike, of which those that come first are taken."""
+    rows, columns = select.strongest(strength, k)
+    order = np.argsort(-strength, axis=None, kind="stable")[:k]
+    np.testing.assert_array_equal(rows * strength.shape[1] + columns, order)

@@ -52,7 +52,10 @@ class Explainer:
         rows = self.kan.rows(info, request.rows, request.row_count)
         name, reference = self._reference(info, manifest, request)
         self._bound(info, manifest, request, len(next(iter(reference.values()))), len(outputs))
-        work = model.explain(manifest, rows, reference, outputs, deadline=request.deadline, caller=request.caller)
+        known = name if name != ROWS else ""
+        work = model.explain(
+            manifest, rows, (known, reference), outputs, deadline=request.deadline, caller=request.caller
+        )
         async with contextlib.aclosing(work):
             what = _joined([piece async for piece in work])
         return Explained(info, request.id, name, outputs, what, _notes(what))

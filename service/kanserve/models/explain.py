@@ -6,8 +6,8 @@ was read as layers is one; of a torch module with KAN layers in it those at its 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -19,7 +19,9 @@ from kanserve.interpret.rescale import At, Floats, Part
 from kanserve.models.edges import LayerGraph
 from kanserve.nouns import DTYPES, Array, Explanation
 from kanserve.scheduling import merge
+from kanserve.trials import proving
 
+KEPT = 16 * 2**20  # bytes of a named reference
 ALIKE = 1e-3  # of the largest value: what one layer gives is what the next one takes
 SOME = 8  # rows on which that is tried
 REACH = 1e-3  # of a node's magnitude: what a slope looks to either side
@@ -51,48 +53,96 @@ class Seen:
     answers: Floats
 
 
+@dataclass(frozen=True, slots=True)
+class Base:
+    """One row of reference: what it gives, and how steep the edges of each part of each link are there."""
+
+    seen: Seen
+    slopes: Sequence[Sequence[Floats | None]]
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes."""
+        steep = (one.nbytes for link in self.slopes for one in link if one is not None)
+        return sum(steep) + sum(edges.nbytes for link in self.seen.links for edges in link.edges)
+
+
+@dataclass(slots=True)
+class Prepared:
+    """What explanations of a version have in common, once somebody has asked: the chain, and the bases of references
+    that have a name. Used by the thread of its queries alone."""
+
+    chain: tuple[Link, ...] = ()
+    bases: dict[str, list[Base]] = field(default_factory=dict)
+
+
 def compute(
     session: Session,
     graphs: tuple[LayerGraph, ...],
     manifest: Manifest,
+    prepared: Prepared,
     rows: Mapping[str, Array],
-    reference: Mapping[str, Array],
+    reference: tuple[str, Mapping[str, Array]],
     *,
     outputs: Sequence[int],
     chunk_bytes: int,
 ) -> Iterator[Explanation | None]:
-    """Explanations of `rows` [B, ...] by input against `reference` [R, ...], the mean over its rows: None after each
-    step, and a piece of the rows now and then. Raises NotPossible."""
-    chain = _chain(session, graphs, manifest, _some(rows, reference))
-    yield None
-    bases = [_seen(session, manifest, chain, merge.part(reference, at, at + 1)) for at in range(_count(reference))]
-    steep = [_slopes(chain, base) for base in bases]
-    yield None
+    """Explanations of `rows` [B, ...] by input against a reference [R, ...], the mean over its rows; one with a name is
+    the same each time. None after each step, and a piece of the rows now and then. Raises NotPossible."""
+    name, given = reference
+    if not prepared.chain:
+        prepared.chain = _chain(session, graphs, manifest, _some(given, _own(manifest, given)))
+        yield None
+    chain = prepared.chain
+    bases = prepared.bases.get(name) or (yield from _bases(session, manifest, prepared, name, given))
     step = max(1, chunk_bytes // _row_bytes(chain, len(outputs)))
     for start in range(0, _count(rows), step):
         seen = _seen(session, manifest, chain, merge.part(rows, start, start + step))
-        yield None
         total = np.zeros(())
-        for base, slopes in zip(bases, steep, strict=True):
-            total = total + _contributions(chain, seen, base, slopes, outputs)
-            yield None
+        for at, base in enumerate(bases):
+            if at:
+                yield None
+            total = total + _contributions(chain, seen, base, outputs)
         yield Explanation(
             layer=graphs.index(chain[0].graph),
             of_inputs=chain[0].layer.node_tensor in rows,
             contributions=total / len(bases),
-            base=np.mean([base.answers[0, list(outputs)] for base in bases], axis=0),
+            base=np.mean([base.seen.answers[0, list(outputs)] for base in bases], axis=0),
             predictions=seen.answers[:, list(outputs)],
         )
 
 
+def _bases(
+    session: Session, manifest: Manifest, prepared: Prepared, name: str, given: Mapping[str, Array]
+) -> Generator[None, None, list[Base]]:
+    """Of each row of a reference, which are kept where it has a name."""
+    found = []
+    for at in range(_count(given)):
+        found.append(_base(session, manifest, prepared.chain, merge.part(given, at, at + 1)))
+        yield None
+    if name and sum(base.nbytes for base in found) <= KEPT:
+        prepared.bases[name] = found
+    return found
+
+
+def _own(manifest: Manifest, given: Mapping[str, Array]) -> Mapping[str, Array]:
+    """The rows that the export was proved with: a reference alone, such as zeros, may hide what does not fit."""
+    return proving.feeds(manifest) if manifest.reference.inputs else given
+
+
 def _some(*parts: Mapping[str, Array]) -> dict[str, Array]:
-    """A few finite rows of each part: a reference alone, such as zeros, may be what hides a difference."""
+    """A few finite rows of each part."""
     found = {}
     for name in parts[0]:
         several = np.concatenate([part[name][:SOME] for part in parts])
         finite = np.isfinite(several).reshape(len(several), -1).all(axis=1)
         found[name] = np.ascontiguousarray(several[finite])
     return found
+
+
+def _base(session: Session, manifest: Manifest, chain: Sequence[Link], row: Mapping[str, Array]) -> Base:
+    seen = _seen(session, manifest, chain, row)
+    return Base(seen, _slopes(chain, seen))
 
 
 def _count(rows: Mapping[str, Array]) -> int:
@@ -181,14 +231,12 @@ def _slopes(chain: Sequence[Link], base: Seen) -> list[list[Floats | None]]:
     return found
 
 
-def _contributions(
-    chain: Sequence[Link], seen: Seen, base: Seen, slopes: Sequence[Sequence[Floats | None]], outputs: Sequence[int]
-) -> Floats:
-    """[B, n, O]: what each node that the chain is given has to do with the outputs, against one reference."""
+def _contributions(chain: Sequence[Link], seen: Seen, base: Base, outputs: Sequence[int]) -> Floats:
+    """[B, n, O]: what each node that the chain is given has to do with the outputs, against one row of reference."""
     every = np.eye(seen.answers.shape[1])[list(outputs)]
     multipliers = np.broadcast_to(every, (len(seen.answers), *every.shape))
-    for link, x, r, slope in reversed(list(zip(chain, seen.links, base.links, slopes, strict=True))):
+    for link, x, r, slope in reversed(list(zip(chain, seen.links, base.seen.links, base.slopes, strict=True))):
         multipliers = rescale.through(link.layer, link.parts, x, r, slope, multipliers)
-    apart = seen.links[0].nodes - base.links[0].nodes
+    apart = seen.links[0].nodes - base.seen.links[0].nodes
     with np.errstate(all="ignore"):
         return np.asarray((multipliers * apart[:, None]).transpose(0, 2, 1))

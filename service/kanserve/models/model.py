@@ -23,6 +23,7 @@ from kanserve.interpret.select import LayerPlan
 from kanserve.models import curves, edges, explain, scores, statistics
 from kanserve.models.edges import LayerGraph
 from kanserve.models.executor import Executor, Limits, Run
+from kanserve.models.explain import Prepared
 from kanserve.models.lane import Form, Lane
 from kanserve.models.serving import Serving
 from kanserve.models.statistics import NodeStatistics
@@ -81,6 +82,7 @@ class Model:
         self._graphs = graphs
         self._queries: dict[str, Queries] = {}  # by caller
         self.shadow: Observer | None = None  # who gets a copy of what was answered
+        self._explaining = Prepared()
         self.description = b""  # the answer of DescribeModel, once somebody has asked
         self._executor = Executor(
             info.name,
@@ -138,18 +140,19 @@ class Model:
         self,
         manifest: Manifest,
         rows: Mapping[str, Array],
-        reference: Mapping[str, Array],
+        reference: tuple[str, Mapping[str, Array]],
         outputs: Sequence[int],
         *,
         deadline: float | None,
         caller: str = "",
     ) -> AsyncGenerator[Explanation]:
-        """Explanations of rows [B, ...] by input against a reference [R, ...], a piece of the rows at a time. Raises
-        what `edges` does."""
+        """Explanations of rows [B, ...] by input against a reference [R, ...], a piece of the rows at a time; one
+        that has a name is always the same. Raises what `edges` does."""
         steps = explain.compute(
             self._session,
             self._graph(),
             manifest,
+            self._explaining,
             rows,
             reference,
             outputs=outputs,
