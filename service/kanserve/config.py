@@ -261,6 +261,14 @@ class Settings(BaseSettings):
         2**27, "rows x positions x edges that one edge query may compute", group=Group.LIMITS, metavar="N"
     )
     max_queries: Count = setting(16, "edge queries of one model that wait or run", group=Group.LIMITS, metavar="N")
+    statistics_rows: int = setting(
+        200,
+        "rows a second of a version's traffic that are put beside its baseline; 0: none",
+        group=Group.LIMITS,
+        metavar="N",
+        ge=0,
+        le=1_000_000,
+    )
     query_bytes: Size = setting(
         32 * MIB, "edge values of one query that are held at a time", group=Group.LIMITS, metavar="BYTES"
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 import yaml
 
@@ -83,7 +84,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """Names of all samples of a server with one model, before anybody asked it anything."""
     folder = tmp_path_factory.mktemp("deploy")
     state = checkpoint(folder / "tiny.safetensors", (2, 1))
-    document(kanserve("export", state, "--repository", folder / "models", "--name", "tiny", "--json"))
+    np.save(folder / "train.npy", np.zeros((5, 2)))
+    reference = ("--reference", folder / "train.npy")
+    document(kanserve("export", state, "--repository", folder / "models", "--name", "tiny", *reference, "--json"))
     with (
         serving(folder / "models", folder / "log") as server,
         urllib.request.urlopen(f"http://{server.metrics}/metrics", timeout=10) as answer,
@@ -97,7 +100,7 @@ def test_the_dashboard_has_the_shape_that_grafana_reads(dashboard: Any) -> None:
     names = [variable["name"] for variable in dashboard["templating"]["list"]]
     assert names == ["datasource", "job", "instance", "model", "version"]
     rows = [panel["title"] for panel in dashboard["panels"] if panel["type"] == "row"]
-    assert rows == ["Overview", "Latency", "Models", "Resources", "Edge queries"]
+    assert rows == ["Overview", "Latency", "Models", "Resources", "Edge queries", "Data"]
     ids = [panel["id"] for panel in dashboard["panels"]]
     assert len(set(ids)) == len(ids)
 

@@ -54,14 +54,45 @@ def test_cells_of_each_node_are_its_own() -> None:
     bounds = ((0.0, 1.0, 2.0), (0.0, 10.0, 20.0))
     window = Window(dataclasses.replace(counted(values), cells=bounds, counts=((0,) * 4,) * 2))
     window.add(values)
-    assert [one.tolist() for one in window.counts] == [[0, 1, 1, 0]] * 2
+    assert window.counts.tolist() == [[0, 1, 1, 0]] * 2
+
+
+def test_nodes_may_have_other_numbers_of_cells() -> None:
+    """What is filled up is none's: each is as it would be alone."""
+    rng = np.random.default_rng(4)
+    before, now = rng.normal(size=(300, 2)), rng.normal(0.5, 1, size=(200, 2))
+    rows = (BOUNDS, (-1.0, 0.0, 1.0))
+    alone = [counted(before[:, at : at + 1], bounds) for at, bounds in enumerate(rows)]
+    both = dataclasses.replace(alone[0], cells=rows, counts=tuple(one.counts[0] for one in alone))
+    window = Window(both)
+    window.add(now)
+    assert window.lengths.tolist() == [12, 4]
+    together = drift.compare(both, 300, window, 200)
+    for at, one in enumerate(alone):
+        single = Window(one)
+        single.add(now[:, at : at + 1])
+        expected = drift.compare(one, 300, single, 200)
+        for name in ("psi", "js", "wasserstein", "outside", "before"):
+            np.testing.assert_allclose(getattr(together, name)[at], getattr(expected, name)[0], atol=1e-12)
+        level = drift.chi_squared(1 - drift.LEVEL / 2, len(rows[at]))
+        assert together.chance[at] == pytest.approx((1 / 300 + 1 / 200) * level)
+
+
+def test_two_windows_are_one() -> None:
+    values = np.random.default_rng(5).normal(size=(40, 3))
+    first, second, both = (Window(counted(values)) for _ in range(3))
+    first.add(values[:15])
+    second.add(values[15:])
+    both.add(values)
+    np.testing.assert_array_equal(first.plus(second).counts, both.counts)
+    assert first.counts.sum() == 45  # as it was
 
 
 def found(before: np.ndarray, now: np.ndarray) -> drift.Drift:
     baseline = counted(before)
     window = Window(baseline)
     window.add(now)
-    return drift.compare(baseline, len(before), window.counts, len(now))
+    return drift.compare(baseline, len(before), window, len(now))
 
 
 def test_the_same_has_not_moved_and_what_moved_by_one_cell_has_by_one() -> None:
@@ -117,19 +148,26 @@ def test_one_cell_has_no_chance() -> None:
 ROWS = np.random.default_rng(1).normal(size=(300, 3)).astype(np.float32)
 
 
+def seen(rows: np.ndarray) -> Baseline:
+    """The toy's, of these rows."""
+    parts = [counted(values.astype(np.float64)) for values in (rows, toy.hidden(rows), toy.outputs(rows))]
+    return Baseline(
+        name="train.npy",
+        sha256="0" * 64,
+        rows=len(rows),
+        mean=(0.0,) * 3,
+        layers=tuple(parts[:2]),
+        outputs=(parts[2],),
+    )
+
+
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The toy with a baseline of 200 rows, and one without."""
     root = tmp_path_factory.mktemp("drift")
-    directory = toy.write(root)
+    toy.edit(toy.write(root), baseline=seen(ROWS[:200]))
     toy.write(root, "bare")
-    rows = ROWS[:200]
-    parts = [counted(values.astype(np.float64)) for values in (rows, toy.hidden(rows), toy.outputs(rows))]
-    baseline = Baseline(
-        name="train.npy", sha256="0" * 64, rows=200, mean=(0.0,) * 3, layers=tuple(parts[:2]), outputs=(parts[2],)
-    )
-    toy.edit(directory, baseline=baseline)
-    with serving(root) as server:
+    with serving(root, statistics_rows=0) as server:
         yield server
 
 
@@ -172,7 +210,7 @@ def test_over_rows(watched: Server) -> None:
     [
         ({"model_name": "none"}, grpc.StatusCode.NOT_FOUND, "unknown model"),
         ({"model_name": "bare"}, grpc.StatusCode.FAILED_PRECONDITION, "its export was given no rows"),
-        ({"rows": b"", "row_count": 0}, grpc.StatusCode.FAILED_PRECONDITION, "does not keep what models were asked"),
+        ({"rows": b"", "row_count": 0}, grpc.StatusCode.FAILED_PRECONDITION, "does not look at what models are asked"),
         ({"row_count": 2}, grpc.StatusCode.INVALID_ARGUMENT, "rows holds 3600 bytes, but 2 rows"),
         ({"row_count": 2**31}, grpc.StatusCode.RESOURCE_EXHAUSTED, "one query may have"),
     ],

@@ -228,9 +228,10 @@ class Client:
         request = scores.request(described, rows)
         return scores.of(self._call(KAN + "EdgeScores", request, kan.EdgeScoresResponse))
 
-    def drift(self, described: Description, rows: Any) -> Statistics:
+    def drift(self, described: Description, rows: Any = None) -> Statistics:
         """What the inputs, the nodes inside and the answers are over `rows` [rows, ...], beside what they were on the
-        rows that the export was given. Raises NotSupported where it was given none."""
+        rows that the export was given; None: over the latest that the model was asked. Raises NotSupported where the
+        export was given none."""
         request = statistics.request(described, rows)
         return statistics.of(self._call(KAN + "GetStatistics", request, kan.GetStatisticsResponse))
 

@@ -45,7 +45,9 @@ class NodeStatistics:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Over `row_count` rows, beside the `baseline_rows` of the file `baseline` that the export was given."""
+    """Over `row_count` rows, those given or the latest of the traffic (`over`: rows or live), beside the
+    `baseline_rows` of the file `baseline` that the export was given. Of live ones: `rows_seen` were answered in
+    `seconds`."""
 
     version: str
     over: str
@@ -53,6 +55,8 @@ class Statistics:
     baseline: str
     baseline_rows: int
     nodes: tuple[NodeStatistics, ...]
+    rows_seen: int
+    seconds: float
 
 
 def request(described: Description, rows: Any) -> kan.GetStatisticsRequest:
@@ -70,6 +74,8 @@ def of(answer: kan.GetStatisticsResponse) -> Statistics:
         baseline=answer.baseline,
         baseline_rows=answer.baseline_rows,
         nodes=tuple(map(_nodes, answer.nodes)),
+        rows_seen=answer.rows_seen,
+        seconds=answer.seconds,
     )
 
 

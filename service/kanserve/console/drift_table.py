@@ -59,6 +59,8 @@ def document(described: Description, found: Statistics) -> dict[str, Any]:
         "digest": described.digest,
         "over": found.over,
         "rows": found.row_count,
+        "rows_seen": found.rows_seen,
+        "seconds": found.seconds,
         "baseline": found.baseline,
         "baseline_rows": found.baseline_rows,
         "drifted": sum(one.drifted for one in every),
@@ -85,8 +87,7 @@ def table(described: Description, found: Statistics, show: int) -> Table:
     """One node a row, those first that moved most."""
     every = nodes(described, found)
     rows = Table(
-        f"{described.name} version {found.version}: {found.row_count} rows, "
-        f"beside {found.baseline_rows} of {found.baseline}",
+        f"{described.name} version {found.version}: {_over(found)}, beside {found.baseline_rows} of {found.baseline}",
         ("node", "drifted", "PSI", "chance", "cells moved", "outside", "before", "values now"),
         numbers=("PSI", "chance", "cells moved", "outside", "before"),
         caption=(*_counts(described, found), *LEGEND),
@@ -104,6 +105,12 @@ def table(described: Description, found: Statistics, show: int) -> Table:
             line(part.counts[at].astype(float), 24),
         )
     return rows
+
+
+def _over(found: Statistics) -> str:
+    if found.over == "live":
+        return f"the latest {found.row_count} rows of some {found.rows_seen} in {found.seconds:.0f} s"
+    return f"{found.row_count} rows"
 
 
 def _counts(described: Description, found: Statistics) -> Iterator[str]:

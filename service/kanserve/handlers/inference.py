@@ -126,9 +126,9 @@ class Inference:
         outputs, queue_ns, infer_ns = answer
         series.computed(ready.rows, Timing(queue_ns, input_ns, infer_ns, 0))
         series.succeeded(time.perf_counter_ns() - started)
-        if ready.model.shadow is not None:
+        if ready.model.observed:
             size = sum(map(len, (*raws, *outputs)))
-            ready.model.shadow.offer(ready.names, size, lambda: _arrays(ready, lane.form, raws, outputs))
+            ready.model.offer(ready.names, size, lambda: _arrays(ready, lane.form, raws, outputs))
         return outputs
 
     def _array(self, info: ModelInfo, request: InferRequest, tensor: InputTensor) -> Array:
@@ -208,9 +208,9 @@ async def _execute(ready: Prepared, feeds: Mapping[str, Array], deadline: float 
     run = await ready.model.run(ready.names, feeds, rows=ready.rows, limits=limits)
     timing = Timing(run.queue_ns, input_ns, run.infer_ns, run.output_ns)
     ready.model.metrics.computed(ready.rows, timing)
-    if ready.model.shadow is not None:
+    if ready.model.observed:
         size = sum(array.nbytes for array in (*feeds.values(), *run.outputs))
-        ready.model.shadow.offer(ready.names, size, lambda: (feeds, run.outputs))
+        ready.model.offer(ready.names, size, lambda: (feeds, run.outputs))
     return run.outputs
 
 

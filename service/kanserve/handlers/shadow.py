@@ -94,7 +94,7 @@ class Shadows:
         for version in self._registry.ready_versions(name):
             model = self._registry.model(name, version)
             if model is not None:
-                model.shadow = shadow if version == default else None
+                model.observe("shadow", shadow if version == default else None)
 
 
 def _report(shadow: Shadow, *, running: bool) -> Report:

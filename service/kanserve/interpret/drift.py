@@ -17,9 +17,9 @@ Shapes: n nodes, K cells, of which the outer two have no end.
 
 from __future__ import annotations
 
+import copy
 import math
 import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,27 +30,43 @@ from kanexport.shared.baseline import NodeBaseline
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 ADDED = 0.5  # to each count
+AT_ONCE = 2**20  # comparisons
 LEVEL = 0.01  # of windows in which nothing has changed, and which are taken for changed all the same
 
 
 class Window:
-    """What some nodes were, in the cells of their baseline: counts [n][K] and what is not finite [n]."""
+    """What some nodes were, in the cells of their baseline: so many of K in `lengths` [n], the rest are none's."""
 
     def __init__(self, baseline: NodeBaseline) -> None:
-        self._cells = [np.asarray(row) for row in baseline.cells]
-        self.counts: list[Counts] = [np.zeros(len(row), np.int64) for row in baseline.counts]
-        self.nonfinite = np.zeros(len(baseline.counts), np.int64)
+        nodes = len(baseline.counts)
+        cells = baseline.cells * nodes if len(baseline.cells) == 1 else baseline.cells
+        longest = max(map(len, cells))
+        self.lengths = np.array([len(row) + 1 for row in cells])
+        self._last = np.array([row[-1] for row in cells])
+        self._bounds = np.array([(*row, *[np.inf] * (longest - len(row))) for row in cells]).T  # [K - 1, n]
+        self._offsets = np.arange(nodes) * (longest + 1)
+        self.counts: Counts = np.zeros((nodes, longest + 1), np.int64)
+        self.nonfinite: Counts = np.zeros(nodes, np.int64)
 
     def add(self, nodes: NDArray[np.floating]) -> None:
         """[N, n]. On a bound a value is in the cell above it, on the last in the last, as for the baseline."""
-        finite = np.isfinite(nodes)
+        step = max(1, AT_ONCE // self._bounds.size)
+        for at in range(0, len(nodes), step):
+            self._add(nodes[at : at + step].astype(np.float64))
+
+    def _add(self, values: Floats) -> None:
+        finite = np.isfinite(values)
         self.nonfinite += (~finite).sum(axis=0)
-        for at, counted in enumerate(self.counts):
-            bounds = self._cells[at if len(self._cells) > 1 else 0]
-            values = nodes[finite[:, at], at]
-            places = np.searchsorted(bounds, values, side="right")
-            places[values == bounds[-1]] = len(bounds) - 1
-            counted += np.bincount(places, minlength=len(bounds) + 1)
+        with np.errstate(invalid="ignore"):
+            places = (values[None] >= self._bounds[:, None]).sum(axis=0) - (values == self._last)
+        found = np.bincount((places + self._offsets)[finite], minlength=self.counts.size)
+        self.counts += found.reshape(self.counts.shape)
+
+    def plus(self, other: Window) -> Window:
+        """What both were; of the same baseline."""
+        both = copy.copy(self)
+        both.counts, both.nonfinite = self.counts + other.counts, self.nonfinite + other.nonfinite
+        return both
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,34 +87,37 @@ class Drift:
         return np.asarray(self.psi > self.chance)
 
 
-def compare(baseline: NodeBaseline, before: int, counts: Sequence[Counts], now: int) -> Drift:
+def compare(baseline: NodeBaseline, before: int, window: Window, now: int) -> Drift:
     """`before` rows were in the baseline, `now` are in the window."""
-    nodes = len(baseline.counts)
-    numbers = [
-        _node(np.asarray(reference, np.int64), window, before, now, LEVEL / nodes)
-        for reference, window in zip(baseline.counts, counts, strict=True)
-    ]
-    return Drift(*(np.array(column, np.float64) for column in zip(*numbers, strict=True)))
-
-
-def _node(reference: Counts, window: Counts, before: int, now: int, level: float) -> tuple[float, ...]:
-    p, q = ((counts + ADDED) / (counts.sum() + ADDED * len(counts)) for counts in (reference, window))
+    nodes, longest = window.counts.shape
+    reference = np.array([(*row, *[0] * (longest - len(row))) for row in baseline.counts], np.int64)
+    there = np.arange(longest) < window.lengths[:, None]
+    p, q = (_shares(counts, there) for counts in (reference, window.counts))
     middle = (p + q) / 2
-    js = float((p * np.log2(p / middle)).sum() + (q * np.log2(q / middle)).sum()) / 2
-    chance = (1 / max(now, 1) + 1 / max(before, 1)) * chi_squared(1 - level, len(p) - 1)
-    return (
-        float(((q - p) * np.log(q / p)).sum()),
-        js,
-        float(np.abs(np.cumsum(q - p))[:-1].sum()),
-        chance,
-        _outside(window),
-        _outside(reference),
+    with np.errstate(divide="ignore", invalid="ignore"):
+        pairs = ((q, p), (p, middle), (q, middle))
+        of_both, of_p, of_q = [np.where(there, np.log(one / other), 0.0) for one, other in pairs]
+    level = {int(length): chi_squared(1 - LEVEL / nodes, int(length) - 1) for length in set(window.lengths.tolist())}
+    return Drift(
+        psi=((q - p) * of_both).sum(axis=1),
+        js=((p * of_p).sum(axis=1) + (q * of_q).sum(axis=1)) / 2 / math.log(2),
+        wasserstein=np.abs(np.cumsum(q - p, axis=1)).sum(axis=1),
+        chance=(1 / max(now, 1) + 1 / max(before, 1)) * np.array([level[int(one)] for one in window.lengths]),
+        outside=_outside(window.counts, window.lengths),
+        before=_outside(reference, window.lengths),
     )
 
 
-def _outside(counts: Counts) -> float:
-    total = int(counts.sum())
-    return float(counts[0] + counts[-1]) / total if total else math.nan
+def _shares(counts: Counts, there: NDArray[np.bool_]) -> Floats:
+    added = np.where(there, counts + ADDED, 0.0)
+    return np.asarray(added / added.sum(axis=1, keepdims=True))
+
+
+def _outside(counts: Counts, lengths: Counts) -> Floats:
+    """[n]; NaN of a node without any value."""
+    last = counts[np.arange(len(counts)), lengths - 1]
+    with np.errstate(invalid="ignore"):
+        return np.asarray((counts[:, 0] + last) / counts.sum(axis=1))
 
 
 def chi_squared(share: float, degrees: int) -> float:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 from kanexport import manifest as contract
 from kanexport.manifest import Manifest
@@ -16,6 +17,7 @@ from kanserve.config import Settings
 from kanserve.errors import LoadError, LoadReason
 from kanserve.models import measure
 from kanserve.models.edges import LayerGraph
+from kanserve.models.live import Live
 from kanserve.models.model import Model
 from kanserve.models.serving import Way, batch_size, decide
 from kanserve.nouns import ModelInfo
@@ -23,9 +25,11 @@ from kanserve.observe.metrics import Metrics
 from kanserve.repository.check import check_config, check_manifest
 from kanserve.repository.layout import Bundle
 from kanserve.repository.pbtxt import OperatorConfig
+from kanserve.threads import pool
 from kanserve.trials import proving
 
 LARGE = 256 * 2**20  # bytes
+NICE = 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,7 @@ class Loader:
     settings: Settings
     threads: int
     metrics: Metrics
+    asides: list[ThreadPoolExecutor] = field(default_factory=list)
 
     def load(self, bundle: Bundle, like: Before | None = None) -> Model:
         """Prepare and prove one version; blocks. `like`: one that serves, whose way it may take over. Raises
@@ -68,7 +73,22 @@ class Loader:
         if way is None:
             session, way = self._way(bundle, info, session, create)
         metrics = self.metrics.model(info.name, str(info.version))
-        return Model(info, session, graphs, metrics, settings, decide(info, settings, config, way))
+        model = Model(info, session, graphs, metrics, settings, decide(info, settings, config, way))
+        self._watch(model, info, session)
+        return model
+
+    def _watch(self, model: Model, info: ModelInfo, session: Session) -> None:
+        """Its statistics, if its export was given rows to put them beside."""
+        manifest, rate = info.manifest, self.settings.statistics_rows
+        if manifest is not None and manifest.baseline.rows and rate:
+            model.live = Live(info, manifest, session.run, rate, self._aside(), self.metrics)
+            model.observe("statistics", model.live)
+
+    def _aside(self) -> ThreadPoolExecutor:
+        """The one thread for the statistics of all models, far behind all that answers."""
+        if not self.asides:
+            self.asides.append(pool(1, "statistics", NICE))
+        return self.asides[0]
 
     def _threads(self, bundle: Bundle) -> int:
         """Of one run, before anything is measured: one. A large model's runs wait for memory more than for cores,

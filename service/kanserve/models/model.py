@@ -25,6 +25,7 @@ from kanserve.models.edges import LayerGraph
 from kanserve.models.executor import Executor, Limits, Run
 from kanserve.models.explain import Prepared
 from kanserve.models.lane import Form, Lane
+from kanserve.models.live import Live
 from kanserve.models.serving import Serving
 from kanserve.models.statistics import NodeStatistics
 from kanserve.nouns import Array, CurveBlock, CurveRequest, Explanation, LayerEdges, LayerScores, ModelInfo
@@ -81,7 +82,9 @@ class Model:
         self._session = session
         self._graphs = graphs
         self._queries: dict[str, Queries] = {}  # by caller
-        self.shadow: Observer | None = None  # who gets a copy of what was answered
+        self._observers: dict[str, Observer] = {}
+        self.observed = False
+        self.live: Live | None = None  # its statistics, if it has a baseline to put them beside
         self._explaining = Prepared()
         self.description = b""  # the answer of DescribeModel, once somebody has asked
         self._executor = Executor(
@@ -100,6 +103,17 @@ class Model:
         waited too long, which is then not run; Exhausted and BackendError.
         """
         return await self._executor.run(outputs, feeds, rows, limits)
+
+    def observe(self, what: str, by: Observer | None) -> None:
+        """Who is offered what was answered, in the place of who was before; None: nobody."""
+        others = {name: one for name, one in self._observers.items() if name != what}
+        self._observers = others if by is None else {**others, what: by}
+        self.observed = bool(self._observers)
+
+    def offer(self, names: Sequence[str], size: int, copy: Callable[[], Copy]) -> None:
+        """To all of them, a request that was answered; as `Observer.offer`."""
+        for one in self._observers.values():
+            one.offer(names, size, copy)
 
     def trace(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
         """Run the graph now, on the caller's thread, uncounted. Raises BackendError, Exhausted."""
@@ -221,6 +235,10 @@ class Model:
     def leave(self) -> Leaving:
         """Nobody will find it from now on; on the event loop. What is in flight ends on it."""
         self._executor.leave()
+        self.observe("statistics", None)
+        if self.live is not None:
+            self.live.end()
+        self.live = None
         users = (weakref.ref(self), weakref.ref(self._executor))
         return Leaving(self.info.name, self.info.version, users, [self._session, *self._graphs])
 

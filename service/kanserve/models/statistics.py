@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kanexport.manifest import Manifest
 from kanserve.backends import Session
@@ -20,12 +19,11 @@ OUTPUT = -1  # as a layer: the answers
 
 @dataclass(frozen=True, slots=True)
 class NodeStatistics:
-    """Of the nodes that a layer is given, or of the outputs (layer -1): `counts` of their values in the cells of the
-    baseline [n][cells + 2], `nonfinite` [n], and how far they are from it."""
+    """Of the nodes that a layer is given, or of the outputs (layer -1): what they were, and how far that is from the
+    baseline."""
 
     layer: int
-    counts: list[NDArray[np.int64]]
-    nonfinite: NDArray[np.int64]
+    window: Window
     drift: Drift
 
 
@@ -47,6 +45,6 @@ def compute(
         yield None
     layers = [*range(len(manifest.layers)), *(OUTPUT for _ in manifest.outputs)]
     yield tuple(
-        NodeStatistics(at, window.counts, window.nonfinite, drift.compare(part, baseline.rows, window.counts, count))
+        NodeStatistics(at, window, drift.compare(part, baseline.rows, window, count))
         for at, part, window in zip(layers, parts, windows, strict=True)
     )

@@ -20,6 +20,7 @@ SMALLEST = (
 )
 LARGEST = (
     "kanserve_shadow_largest_difference",
+    *("kanserve_drift_ratio", "kanserve_outside_ratio", "kanserve_outside_baseline_ratio"),
     *("kanserve_model_missing", "kanserve_model_refused", "kanserve_repository_look_seconds"),
     "kanserve_repository_change_timestamp_seconds",
     *("kanserve_model_load_duration_seconds", "kanserve_model_info", "kanserve_build_info"),

@@ -37,6 +37,7 @@ SECONDS = (
 )
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 MODEL = ("model", "version")
+LAYER = (*MODEL, "layer")  # "output" of the answers
 RPC = ("grpc_type", "grpc_service", "grpc_method")
 ROUTE = ("method", "handler")
 
@@ -82,6 +83,10 @@ DEFINITIONS = (
     Definition(Kind.COUNTER, "kanserve_shadow_dropped_total", "Copies of requests that were not run.", MODEL),
     Definition(Kind.COUNTER, "kanserve_shadow_failed_total", "Copies that it could not compute.", MODEL),
     Definition(Kind.GAUGE, "kanserve_shadow_largest_difference", "Of a row, by its size.", MODEL),
+    Definition(Kind.COUNTER, "kanserve_statistics_rows_total", "Rows of its traffic that were looked into.", MODEL),
+    Definition(Kind.GAUGE, "kanserve_drift_ratio", "PSI of the node that moved most, by chance's.", LAYER),
+    Definition(Kind.GAUGE, "kanserve_outside_ratio", "Share of values outside their cells.", LAYER),
+    Definition(Kind.GAUGE, "kanserve_outside_baseline_ratio", "The same of the export's rows.", LAYER),
     Definition(Kind.GAUGE, "kanserve_repository_readable", "1 while the repository can be read."),
     Definition(Kind.GAUGE, "kanserve_repository_look_seconds", "The last look at the repository."),
     Definition(Kind.GAUGE, CHANGED, "When a version came, changed or went, in seconds since the epoch."),

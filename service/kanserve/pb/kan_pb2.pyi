@@ -573,7 +573,7 @@ class GetStatisticsRequest(_message.Message):
     def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., rows: _Optional[bytes] = ..., row_count: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[InputRows, _Mapping]]] = ...) -> None: ...
 
 class GetStatisticsResponse(_message.Message):
-    __slots__ = ("model_name", "model_version", "digest", "id", "over", "row_count", "baseline", "baseline_rows", "nodes")
+    __slots__ = ("model_name", "model_version", "digest", "id", "over", "row_count", "baseline", "baseline_rows", "nodes", "rows_seen", "seconds")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -583,6 +583,8 @@ class GetStatisticsResponse(_message.Message):
     BASELINE_FIELD_NUMBER: _ClassVar[int]
     BASELINE_ROWS_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
+    ROWS_SEEN_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     digest: str
@@ -592,7 +594,9 @@ class GetStatisticsResponse(_message.Message):
     baseline: str
     baseline_rows: int
     nodes: _containers.RepeatedCompositeFieldContainer[NodeStatistics]
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., id: _Optional[str] = ..., over: _Optional[str] = ..., row_count: _Optional[int] = ..., baseline: _Optional[str] = ..., baseline_rows: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[NodeStatistics, _Mapping]]] = ...) -> None: ...
+    rows_seen: int
+    seconds: float
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., id: _Optional[str] = ..., over: _Optional[str] = ..., row_count: _Optional[int] = ..., baseline: _Optional[str] = ..., baseline_rows: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[NodeStatistics, _Mapping]]] = ..., rows_seen: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class NodeStatistics(_message.Message):
     __slots__ = ("layer", "psi", "js", "wasserstein", "psi_chance", "outside", "outside_before", "nonfinite", "bounds", "bound_counts", "counts")

@@ -127,14 +127,17 @@ def statistics_to_pb(found: Found) -> kan_pb2.GetStatisticsResponse:
         model_version=str(info.version),
         digest=info.digest,
         id=found.id,
-        over="rows",
+        over=found.over,
         row_count=found.rows,
+        rows_seen=found.seen,
+        seconds=found.seconds,
         baseline=manifest.baseline.name,
         baseline_rows=manifest.baseline.rows,
     )
     parts = (*manifest.baseline.layers, *manifest.baseline.outputs)
     for part, nodes in zip(parts, found.nodes, strict=True):
         drift = nodes.drift
+        counted = zip(nodes.window.counts, nodes.window.lengths.tolist(), strict=True)
         answer.nodes.add(
             layer=nodes.layer,
             psi=_float64(drift.psi),
@@ -143,10 +146,10 @@ def statistics_to_pb(found: Found) -> kan_pb2.GetStatisticsResponse:
             psi_chance=_float64(drift.chance),
             outside=_float64(drift.outside),
             outside_before=_float64(drift.before),
-            nonfinite=nodes.nonfinite.astype("<u8").tobytes(),
+            nonfinite=nodes.window.nonfinite.astype("<u8").tobytes(),
             bounds=b"".join(_float64(np.array(row)) for row in part.cells),
             bound_counts=map(len, part.cells),
-            counts=b"".join(one.astype("<u8").tobytes() for one in nodes.counts),
+            counts=b"".join(row[:length].astype("<u8").tobytes() for row, length in counted),
         )
     return answer
 

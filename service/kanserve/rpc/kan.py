@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator
 
 from kanexport.manifest import Manifest
 from kanserve.errors import KanserveError
-from kanserve.handlers import statistics
 from kanserve.handlers.control import Chosen, Control
 from kanserve.handlers.explain import Explainer
 from kanserve.handlers.kan import Kan
 from kanserve.handlers.shadow import Report
+from kanserve.handlers.statistics import statistics
 from kanserve.nouns import EdgeRequest, EdgeResponse, ModelInfo
 from kanserve.observe.metrics import UNKNOWN, Metrics
 from kanserve.pb import kan_pb2
@@ -120,7 +120,7 @@ class KanService:
         call.adopt(message.id)
         request = interpreting.statistics_from_pb(message, deadline=call.deadline, caller=call.caller.name)
         call.facts |= {"model": request.model[:128], "rows": request.row_count}
-        found = await statistics.over_rows(self._kan, request)
+        found = await statistics(self._kan, request)
         call.facts["version"] = found.info.version
         return interpreting.statistics_to_pb(found).SerializeToString()
 

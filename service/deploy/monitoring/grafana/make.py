@@ -189,6 +189,23 @@ def edge_queries() -> list[Panel]:
     ]
 
 
+def data() -> list[Panel]:
+    layer = f"{NAMED} layer {{{{layer}}}}"
+    by = "by (model, version, layer)"
+    return [
+        panel("Drift, in times of chance", "short", (f"max {by} (kanserve_drift_ratio{{{MODEL}}})", layer)),
+        panel(
+            "Outside the grid",
+            "percentunit",
+            (f"max {by} (kanserve_outside_ratio{{{MODEL}}})", layer),
+            (f"max {by} (kanserve_outside_baseline_ratio{{{MODEL}}})", f"{layer}, of the export's rows"),
+        ),
+        panel(
+            "Rows looked into per second", "ops", (f"sum {BY_MODEL} ({rate('kanserve_statistics_rows_total')})", NAMED)
+        ),
+    ]
+
+
 def laid_out(rows: dict[str, list[Panel]]) -> list[Panel]:
     """Panels with ids and places: a title bar per row, stats in fours, the rest in threes."""
     placed: list[Panel] = []
@@ -271,6 +288,7 @@ def dashboard() -> dict[str, Any]:
                 "Models": models(),
                 "Resources": resources(),
                 "Edge queries": edge_queries(),
+                "Data": data(),
             }
         ),
     }

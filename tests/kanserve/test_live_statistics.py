@@ -1,0 +1,127 @@
+"""Statistics of what a model is asked: counted beside the traffic, of the latest rows, and gone with the version."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kanserve.client.connection import Client
+from kanserve.client.statistics import Statistics
+from kanserve.models import live
+from tests.kanserve import toy
+from tests.kanserve.running import Server, serving
+from tests.kanserve.test_drift import seen
+
+RNG = np.random.default_rng(9)
+TRAIN = RNG.normal(size=(2000, 3)).astype(np.float32)
+SECONDS = 20
+
+
+def draw(count: int, *, moved: float = 0.0) -> np.ndarray:
+    rows = RNG.normal(size=(count, 3)).astype(np.float32)
+    rows[:, 2] += moved
+    return rows
+
+
+def send(server: Server, rows: np.ndarray, version: str = "") -> None:
+    """One after the other, of one row and of some."""
+    at = 0
+    while at < len(rows):
+        size = 1 if at % 3 else 16
+        server.infer(rows[at : at + size], model_version=version)
+        at += size
+
+
+def until(what: Callable[[], bool]) -> None:
+    end = time.monotonic() + SECONDS
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def latest(server: Server) -> Statistics:
+    with Client(server.address) as client:
+        return client.drift(client.describe("toy"))
+
+
+def value(server: Server, name: str, layer: str = "") -> float:
+    """Of a metric of the toy; -1 if it is not there."""
+    first = f'layer="{layer}",' if layer else ""
+    found = re.search(rf'^{name}{{{first}model="toy",version="\d+"}} (\S+)$', server.metrics(), re.MULTILINE)
+    return float(found[1]) if found else -1.0
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[Server]:
+    toy.edit(toy.write(tmp_path), baseline=seen(TRAIN))
+    with serving(tmp_path, statistics_rows=100_000, poll=0.1, version_policy="latest:1") as server:
+        yield server
+
+
+def test_the_latest_rows_are_counted_and_what_moves_is_seen(watched: Server) -> None:
+    assert latest(watched).row_count == 0
+    send(watched, draw(600))
+    until(lambda: value(watched, "kanserve_statistics_rows_total") >= 600)
+    found = latest(watched)
+    assert (found.over, found.rows_seen, found.baseline_rows) == ("live", 600, 2000)
+    assert live.ROWS <= found.row_count < 2 * live.ROWS + 64
+    for part in found.nodes:
+        assert {int(counts.sum()) for counts in part.counts} == {found.row_count}
+        assert not part.drifted.any()
+    until(lambda: 0 <= value(watched, "kanserve_drift_ratio", "0") < 1)
+    send(watched, draw(500, moved=1.5))  # by now there are no others among the latest
+    until(lambda: value(watched, "kanserve_statistics_rows_total") >= 1100)
+    assert latest(watched).nodes[0].drifted.tolist() == [False, False, True]
+    send(watched, draw(16, moved=1.5))
+    until(lambda: value(watched, "kanserve_drift_ratio", "0") > 2)
+    assert value(watched, "kanserve_outside_ratio", "0") > value(watched, "kanserve_outside_baseline_ratio", "0")
+    assert value(watched, "kanserve_drift_ratio", "output") >= 0
+
+
+def test_answers_are_as_they_are_without_it(watched: Server) -> None:
+    rows = draw(64)
+    np.testing.assert_allclose(watched.infer(rows), toy.outputs(rows), rtol=1e-4, atol=1e-5)
+    broken = rows.copy()
+    broken[3, 1] = np.nan
+    watched.infer(broken)
+    until(lambda: value(watched, "kanserve_statistics_rows_total") >= 128)
+    assert latest(watched).nodes[0].nonfinite.tolist() == [0, 1, 0]
+
+
+def test_a_version_that_goes_takes_its_series_with_it(watched: Server, tmp_path: Path) -> None:
+    send(watched, draw(64))
+    until(lambda: value(watched, "kanserve_drift_ratio", "0") >= 0)
+    shutil.copytree(tmp_path / "toy" / "1", tmp_path / "toy" / ".2")
+    toy.edit(tmp_path / "toy" / ".2", version=2)
+    (tmp_path / "toy" / ".2").rename(tmp_path / "toy" / "2")
+    until(lambda: latest(watched).version == "2")
+    assert latest(watched).row_count == 0
+    until(lambda: 'layer="0",model="toy",version="1"' not in watched.metrics())
+    send(watched, draw(32))
+    until(lambda: latest(watched).row_count >= 32)
+
+
+def test_only_so_many_rows_a_second_are_taken(tmp_path: Path) -> None:
+    toy.edit(toy.write(tmp_path), baseline=seen(TRAIN))
+    with serving(tmp_path, statistics_rows=50) as server:
+        begun = time.monotonic()
+        for _ in range(40):
+            server.infer(draw(16))
+        until(lambda: value(server, "kanserve_statistics_rows_total") > 0)
+        time.sleep(2 * live.PAUSE)
+        taken, seconds = value(server, "kanserve_statistics_rows_total"), time.monotonic() - begun
+        assert taken <= 50 * (1 + seconds) + 16
+        assert latest(server).rows_seen == 640
+
+
+def test_a_model_without_a_baseline_is_not_looked_at(tmp_path: Path) -> None:
+    toy.write(tmp_path)
+    with serving(tmp_path) as server:
+        server.infer(draw(4))
+        assert "kanserve_statistics_rows_total{" not in server.metrics()
