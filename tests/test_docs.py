@@ -71,6 +71,7 @@ def test_the_readme_runs_from_top_to_bottom(desk: tuple[Path, dict[str, str]]) -
             done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
             assert done.returncode == 0, f"{shlex.join(command)}: {done.stderr}"
             assert done.stdout or "--output" in command, shlex.join(command)
+        _as_shown(folder, environment)
         _run_python_of(ROOT / "docs" / "serving.md", environment)
         if "KANSERVE_HTTP_PORT" in environment and shutil.which("curl"):
             _run_curl_of(ROOT / "docs" / "serving.md", environment)
@@ -80,6 +81,23 @@ def test_the_readme_runs_from_top_to_bottom(desk: tuple[Path, dict[str, str]]) -
             assert server.wait(timeout=SECONDS) == 0
     with np.load(folder / "edges.npz") as arrays:
         assert arrays["layer0_edges"].shape == (8, 64, 16)
+
+
+def _as_shown(folder: Path, environment: dict[str, str]) -> None:
+    """What the README shows of an explanation is what one prints: words as they are, numbers as near as other machines
+    come."""
+    (shown,) = re.findall(r"^```text\n(hello version 1.*?)^```", README, re.MULTILINE | re.DOTALL)
+    command = ["kanserve", "explain", "hello", "--input", "rows.npy", "--row", "0"]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+    for told, meant in zip(_words(done.stdout), _words(shown), strict=True):
+        try:
+            assert float(told) == pytest.approx(float(meant), rel=1e-4, abs=1e-6)
+        except ValueError:
+            assert told == meant
+
+
+def _words(text: str) -> list[str]:
+    return re.sub("─+", "", text).split()
 
 
 def _await(environment: dict[str, str]) -> None:
