@@ -19,6 +19,7 @@ from kanserve.client.connection import Client
 from kanserve.client.description import Description
 from kanserve.client.errors import InvalidInput, TooLarge
 from kanserve.client.explain import Explanation
+from kanserve.client.rows import of_frame
 from kanserve.errors import BadRequest
 from kanserve.interpret import select
 from kanserve.nouns import DTYPES, TensorInfo
@@ -34,6 +35,7 @@ def infer(
 ) -> Answer:
     """Outputs by name for all `rows` [rows, ...], of several inputs a mapping by their names, in
     order. Raises ClientError."""
+    rows = of_frame(rows, model.names)
     tensors = model.inputs if isinstance(rows, Mapping) else model.inputs[0]
     most = model.max_batch_size or max(1, count(rows))
     most = min(most, REQUEST_BYTES // max(1, _row_bytes(rows, model.inputs)))
@@ -59,6 +61,7 @@ def edges(
 
     With `top_k`, the strongest edges over *all* rows, also when they travel in several requests.
     """
+    rows = of_frame(rows, described.names)
     try:
         wanted = select.find([layer.name for layer in described.layers], layers)
     except BadRequest as error:
@@ -79,6 +82,7 @@ def explain(
     progress: Progress | None = None,
 ) -> Explanation:
     """As `Client.explain`, for any number of rows. Raises ClientError."""
+    rows = of_frame(rows, described.names)
     width = max(1, *(math.prod(tensor.shape[1:]) for tensor in described.inputs))
     each = width * 8 * (len(outputs) or max(1, described.output.shape[-1]))
     most = max(1, min(described.max_rows, described.max_response_bytes // (2 * each)))

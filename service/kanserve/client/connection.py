@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -23,7 +23,7 @@ from kanserve.client.curves import LayerCurves
 from kanserve.client.description import Description, from_pb
 from kanserve.client.errors import ClientError
 from kanserve.client.explain import Explanation
-from kanserve.client.rows import packed, pairs
+from kanserve.client.rows import of_frame, packed, pairs
 from kanserve.client.scores import Scores
 from kanserve.client.serving import in_words, names_of
 from kanserve.client.statistics import Statistics
@@ -127,15 +127,19 @@ class Client:
 
     def infer(
         self,
-        tensors: TensorInfo | Sequence[TensorInfo],
+        tensors: ServedModel | TensorInfo | Sequence[TensorInfo],
         rows: Any,
         *,
-        model: str,
+        model: str = "",
         version: str = "",
         outputs: Sequence[str] = (),
     ) -> Answer:
         """One request: `rows` into an input, or into several, then a mapping by their names; the outputs
-        named (none: all) as arrays by name."""
+        named (none: all) as arrays by name. With a ServedModel (`client.model(name)`) in the place of inputs, `model`
+        is its name, and rows may be a DataFrame, whose columns are put in the model's order."""
+        if isinstance(tensors, ServedModel):
+            rows, model = of_frame(rows, tensors.names), model or tensors.name
+            tensors = tensors.inputs if isinstance(rows, Mapping) else tensors.inputs[0]
         request = oip.ModelInferRequest(model_name=model, model_version=version)
         for tensor, array in pairs(tensors, rows):
             request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=array.shape)

@@ -7,14 +7,31 @@ from typing import Any
 
 import numpy as np
 
+from kanexport.shared.naming import Names, NamingError
 from kanserve.client import errors
 from kanserve.client.description import Description
 from kanserve.nouns import DTYPES, TensorInfo
 from kanserve.pb import kan_pb2 as kan
 
 
+def of_frame(rows: Any, names: Names) -> Any:
+    """Rows as they are; of a DataFrame, pandas' or polars', its numbers, its columns in the order of the features by
+    their names. Raises InvalidInput for a column that is missing or is none."""
+    columns, to_numpy = getattr(rows, "columns", None), getattr(rows, "to_numpy", None)
+    if columns is None or to_numpy is None:
+        return rows
+    try:
+        order = names.order([str(column) for column in columns])
+    except NamingError as error:
+        raise errors.of("INVALID_ARGUMENT", str(error)) from error
+    numbers = np.asarray(to_numpy())
+    return numbers if order is None else numbers[:, order]
+
+
 def packed(described: Description, rows: Any) -> dict[str, Any]:
-    """The fields of an edge query that hold rows. Raises InvalidInput where rows of an input are missing."""
+    """The fields of an edge query that hold rows, of an array or a DataFrame. Raises InvalidInput where rows of an
+    input are missing."""
+    rows = of_frame(rows, described.names)
     if not isinstance(rows, Mapping) and len(described.inputs) == 1:
         array = np.ascontiguousarray(rows, DTYPES[described.input.datatype])
         return {"rows": array.tobytes(), "row_count": len(array)}
