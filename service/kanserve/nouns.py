@@ -160,6 +160,7 @@ class CurveRequest:
     destinations: tuple[int, ...] = ()
     span: tuple[float, float] | None = None
     derivative: bool = False
+    parts: bool = False
     deadline: float | None = None
     caller: str = ""
 
@@ -167,7 +168,7 @@ class CurveRequest:
 @dataclass(frozen=True, slots=True)
 class CurveBlock:
     """Curves of some edges of a layer: `x` [S, N] of each source, `phi` and perhaps `derivative` [S, D, N], float32;
-    `domains` [S]: where the range of each source comes from."""
+    `domains` [S]: where the range of each source comes from; `parts`: what each basis has of `phi`, by its kind."""
 
     layer: int
     sources: tuple[int, ...]
@@ -176,6 +177,7 @@ class CurveBlock:
     phi: NDArray[np.float32]
     derivative: NDArray[np.float32] | None
     domains: tuple[str, ...]
+    parts: tuple[tuple[str, NDArray[np.float32]], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

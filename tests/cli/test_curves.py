@@ -45,13 +45,16 @@ def test_json_has_the_numbers_that_the_picture_has(server: Server) -> None:
 def test_the_file_of_one_edge_and_of_several(server: Server, tmp_path: Path) -> None:
     one, all_of = tmp_path / "one.npz", tmp_path / "all.npz"
     edge = ("--layer", 0, "--source", 2, "--destination", 1)
-    said = document(kanserve("curves", "tiny", *edge, "--output", one, "--derivative", "--json", "--url", server.url))
-    assert said["shapes"] == {"x": [101], "phi": [101], "derivative": [101]}
+    more = ("--derivative", "--parts")
+    said = document(kanserve("curves", "tiny", *edge, "--output", one, *more, "--json", "--url", server.url))
+    whole = {"x": [101], "phi": [101], "derivative": [101], "phi_bspline": [101], "phi_silu": [101]}
+    assert said["shapes"] == whole
     assert kanserve("curves", "tiny", "--output", all_of, "--url", server.url).returncode == 0
     with np.load(one) as single, np.load(all_of) as several:
         np.testing.assert_array_equal(single["phi"], several["layer0_phi"][2, 1])
         np.testing.assert_array_equal(single["x"], several["layer0_x"][2])
         assert several["layer1_sources"].tolist() == [0, 1, 2, 3]
+        np.testing.assert_allclose(single["phi_bspline"] + single["phi_silu"], single["phi"], atol=1e-6)
         slope = np.gradient(single["phi"].astype(np.float64), single["x"])
         np.testing.assert_allclose(single["derivative"][1:-1], slope[1:-1], atol=0.05 * np.abs(slope).max())
 

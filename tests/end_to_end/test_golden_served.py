@@ -121,6 +121,25 @@ def test_curves_go_through_the_edge_values(case: Case, served, state_error) -> N
                     assert error <= EDGE_TOLERANCE
 
 
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("pykan-mult-affine", ["bspline", "silu"]),
+        ("pykan-hello-pruned", ["bspline", "silu"]),
+        ("pykan-hello-symbolic", ["symbolic"]),
+        ("efficient-kan-digits", ["bspline", "silu"]),
+        ("fourierkan-breast-cancer", ["fourier"]),
+    ],
+)
+def test_the_parts_of_curves_add_up_to_them(name: str, kinds: list[str], served) -> None:
+    with Client(served.url) as client:
+        for layer in client.curves(name, points=33, parts=True):
+            assert [kind for part in layer.parts for kind in part.split("+")] == kinds or name.endswith("symbolic")
+            total = sum(values.astype(np.float64) for values in layer.parts.values())
+            np.testing.assert_allclose(total, layer.phi, rtol=1e-4, atol=1e-5 * np.abs(layer.phi).max())
+        assert client.curves(name, points=3)[0].parts == {}
+
+
 @CASES
 def test_contributions_add_up_to_the_prediction(case: Case, served, state_error) -> None:
     """Of every row that is finite, against each reference that there is."""

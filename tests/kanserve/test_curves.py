@@ -16,7 +16,7 @@ from kanexport.manifest import BasisInfo, LayerInfo, NodeStep
 from kanserve.interpret import curves
 from kanserve.interpret.curves import Origin
 from kanserve.pb import kan_pb2
-from tests.kanserve import toy
+from tests.kanserve import test_bounds, toy
 from tests.kanserve.running import KAN, Server
 
 LAYER: LayerInfo = toy.manifest("toy").layers[0]
@@ -59,6 +59,25 @@ def test_selected_columns_are_the_sources() -> None:
     steps = (NodeStep(kind="select", indices=(4, 2, 0, 1)), NodeStep(kind="function", function="tanh"))
     chosen = dataclasses.replace(LAYER, before=(*steps, NodeStep(kind="select", indices=(2, 0, 3))))
     assert curves.columns(chosen) == (0, 4, 1)
+
+
+def test_bases_that_the_graph_tells_apart_are_parts_and_the_rest_is_symbolic() -> None:
+    spline, base = (BasisInfo(kind=kind, functions=1, parameters={}, knots=()) for kind in ("bspline", "silu"))
+    symbolic = toy.manifest("toy").layers[0].symbolic or (test_bounds.EDGE,)
+    own = tuple(dataclasses.replace(one, edges_tensor=f"edges_{one.kind}") for one in (spline, base))
+    for bases, some, kinds, names in (
+        ((spline,), (), ("bspline",), ()),
+        ((spline, base), (), ("bspline+silu",), ()),  # of an export before format 5
+        (own, (), ("bspline", "silu"), ("edges_bspline", "edges_silu")),
+        (own, symbolic, ("bspline", "silu", "symbolic"), ("edges_bspline", "edges_silu")),
+        ((own[0], own[0]), (), ("bspline0", "bspline1"), ("edges_bspline",) * 2),
+        ((), (), ("nothing",), ()),
+    ):
+        layer = dataclasses.replace(LAYER, bases=bases, symbolic=some)
+        assert curves.named_parts(layer) == (kinds, names)
+        total, apart = np.full((2, 1, 1), 9.0), [np.full((2, 1, 1), 2.0), np.full((2, 1, 1), 3.0)][: len(names)]
+        parts = curves.all_parts(layer, total, apart)
+        assert [float(part[0, 0, 0]) for part in parts] == ([2.0, 3.0, 4.0][: len(kinds)] if names else [9.0])
 
 
 NUMBERS = st.floats(-1e6, 1e6, width=32)

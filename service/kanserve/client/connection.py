@@ -201,6 +201,7 @@ class Client:
         points: int = 0,
         span: tuple[float, float] | None = None,
         derivative: bool = False,
+        parts: bool = False,
     ) -> tuple[LayerCurves, ...]:
         """Edge functions on a grid of so many `points` (0: 101), from the first to the last of `span`; without it
         over each source's own domain. Raises NotFound, NotSupported for a layer whose edges are no curves, TooLarge."""
@@ -213,6 +214,7 @@ class Client:
             points=points,
             span=span,
             derivative=derivative,
+            parts=parts,
         )
         found: tuple[LayerCurves, ...] = self._call(KAN + "GetCurves", request, kan.CurveBlock, curves.joined)
         return found

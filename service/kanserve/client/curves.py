@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,8 @@ from kanserve.pb import kan_pb2 as kan
 @dataclass(frozen=True, slots=True)
 class LayerCurves:
     """Curves of some edges of a layer: `phi` [S, D, N], float32, over `x` [S, N] of each source, and perhaps its
-    `derivative`. `domains` [S]: where the range of each source comes from, one of asked, grid, reference, assumed."""
+    `derivative`; `parts`: what each basis of the layer, or `symbolic`, has of phi. `domains` [S]: where the range of
+    each source comes from, one of asked, grid, reference, assumed."""
 
     layer: int
     sources: tuple[int, ...]
@@ -25,6 +26,7 @@ class LayerCurves:
     phi: NDArray[np.float32]
     derivative: NDArray[np.float32] | None
     domains: tuple[str, ...]
+    parts: Mapping[str, NDArray[np.float32]]
 
 
 def request(
@@ -37,6 +39,7 @@ def request(
     points: int,
     span: tuple[float, float] | None,
     derivative: bool,
+    parts: bool,
 ) -> kan.GetCurvesRequest:
     """The message that asks for them."""
     low, high = span or (None, None)
@@ -51,6 +54,7 @@ def request(
         low=low,
         high=high,
         derivative=derivative,
+        parts=parts,
     )
 
 
@@ -73,16 +77,20 @@ def _layer(at: int, blocks: Sequence[kan.CurveBlock]) -> LayerCurves:
         sources=tuple(itertools.chain.from_iterable(rows)),
         destinations=tuple(itertools.chain.from_iterable(block.destinations for block in columns)),
         x=np.concatenate([np.frombuffer(end.x, "<f8").reshape(-1, end.points) for end in ends]),
-        phi=_array(rows.values(), "phi"),
-        derivative=_array(rows.values(), "derivative") if blocks[0].derivative else None,
+        phi=_array(rows.values(), lambda block: block.phi),
+        derivative=_array(rows.values(), lambda block: block.derivative) if blocks[0].derivative else None,
         domains=tuple(itertools.chain.from_iterable(end.domains for end in ends)),
+        parts={one.kind: _array(rows.values(), _phi_of(at)) for at, one in enumerate(blocks[0].parts)},
     )
 
 
-def _array(rows: Iterable[Sequence[kan.CurveBlock]], field: str) -> Any:
-    return np.concatenate([np.concatenate([_part(block, field) for block in found], axis=1) for found in rows])
+def _phi_of(part: int) -> Callable[[kan.CurveBlock], bytes]:
+    return lambda block: block.parts[part].phi
 
 
-def _part(block: kan.CurveBlock, field: str) -> Any:
-    shape = (len(block.sources), len(block.destinations), block.points)
-    return np.frombuffer(getattr(block, field), "<f4").reshape(shape)
+def _array(rows: Iterable[Sequence[kan.CurveBlock]], of: Callable[[kan.CurveBlock], bytes]) -> Any:
+    return np.concatenate([np.concatenate([_part(block, of(block)) for block in found], axis=1) for found in rows])
+
+
+def _part(block: kan.CurveBlock, data: bytes) -> Any:
+    return np.frombuffer(data, "<f4").reshape(len(block.sources), len(block.destinations), block.points)

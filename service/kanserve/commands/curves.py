@@ -37,6 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="over these values, instead of each its own"
     )
     parser.add_argument("--derivative", action="store_true", help="the slope too, in --output and --json")
+    parser.add_argument("--parts", action="store_true", help="what each basis has of phi too, in --output and --json")
     parser.add_argument(
         "--output",
         metavar="FILE.npz",
@@ -63,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
             points=args.points,
             span=tuple(args.range) if args.range else None,
             derivative=args.derivative,
+            parts=args.parts,
         )
     found = curve_table.curves(described, layers)
     if args.output:
@@ -97,6 +99,7 @@ def _one(curve: curve_table.Curve) -> Iterator[tuple[str, Any]]:
     yield from (("x", curve.x), ("phi", curve.phi))
     if curve.derivative is not None:
         yield "derivative", curve.derivative
+    yield from ((f"phi_{kind}", values) for kind, values in curve.parts.items())
 
 
 def _several(layers: Sequence[LayerCurves]) -> Iterator[tuple[str, Any]]:
@@ -105,3 +108,4 @@ def _several(layers: Sequence[LayerCurves]) -> Iterator[tuple[str, Any]]:
             values = getattr(layer, what)
             if values is not None:
                 yield f"layer{layer.layer}_{what}", results.array(values)
+        yield from ((f"layer{layer.layer}_phi_{kind}", values) for kind, values in layer.parts.items())

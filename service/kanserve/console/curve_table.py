@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,7 @@ class Curve:
     derivative: Any
     domain: str
     symbolic: str
+    parts: Mapping[str, Any]
 
     @property
     def spread(self) -> float:
@@ -71,6 +72,7 @@ def _curves(described: Description, layer: LayerCurves) -> Iterator[Curve]:
                 None if layer.derivative is None else layer.derivative[row, column],
                 layer.domains[row],
                 symbolic.get((source, destination), ""),
+                {kind: values[row, column] for kind, values in layer.parts.items()},
             )
 
 
@@ -101,7 +103,8 @@ def _numbers(described: Description, one: Curve) -> dict[str, Any]:
         "x": one.x.tolist(),
         "phi": one.phi.tolist(),
     }
-    return numbers if one.derivative is None else {**numbers, "derivative": one.derivative.tolist()}
+    more = {} if one.derivative is None else {"derivative": one.derivative.tolist()}
+    return {**numbers, **more, **{f"phi_{kind}": values.tolist() for kind, values in one.parts.items()}}
 
 
 def table(described: Description, found: Sequence[Curve], shown: int) -> Table:

@@ -70,7 +70,7 @@ class Kan:
         for plan in plans:
             _alone(manifest, plan.layer)
         times = 3 if request.derivative else 1
-        self._bound_curves(plans, request.points * (2 if request.derivative else 1))
+        self._bound_curves(plans, request.points * (1 + request.derivative + 3 * request.parts))
         self._bound_work(
             [dataclasses.replace(manifest.layers[plan.layer], positions=()) for plan in plans],
             times * request.points,

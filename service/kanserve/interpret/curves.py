@@ -21,6 +21,7 @@ POINTS, MOST_POINTS = 101, 1024
 MARGIN = 0.02  # of a grid's range, on either side
 AROUND = 0.1  # of a range that was seen, on either side
 STEP = 0.0005  # of a range: what a derivative looks to either side
+SYMBOLIC, NOTHING = "symbolic", "nothing"
 BLOCK = 2**19  # bytes of phi in one block
 
 Floats = NDArray[np.float64]
@@ -119,6 +120,27 @@ def slope(below: Floats, above: Floats, left: NDArray[np.floating], right: NDArr
     """[N, S, D]: how steep phi is, which is `left` at `below` [N, S] and `right` at `above`."""
     with np.errstate(invalid="ignore", over="ignore"):
         return (right.astype(np.float64) - left) / (above - below)[:, :, None]
+
+
+def named_parts(layer: LayerInfo) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What a layer's edges are made of, by kind; and the outputs of its edge graph that have some of them apart. A
+    layer with one kind needs none; one whose export does not tell its bases apart is one part, named after all."""
+    apart = [(basis.kind, basis.edges_tensor) for basis in layer.bases if basis.edges_tensor]
+    symbolic = (SYMBOLIC,) * bool(layer.symbolic)
+    if not apart:
+        return ("+".join((*(basis.kind for basis in layer.bases), *symbolic)) or NOTHING,), ()
+    kinds = [kind for kind, _ in apart]
+    named = (kind if kinds.count(kind) == 1 else f"{kind}{at}" for at, kind in enumerate(kinds))
+    return (*named, *symbolic), tuple(name for _, name in apart)
+
+
+def all_parts(
+    layer: LayerInfo, total: NDArray[np.floating], own: Sequence[NDArray[np.floating]]
+) -> list[NDArray[np.floating]]:
+    """In the order of the kinds: those that the graph tells apart, and what is left for the symbolic functions."""
+    if not own:
+        return [total]
+    return [*own, *([total - sum(own, np.zeros((), total.dtype))] if layer.symbolic else [])]
 
 
 def blocks(sources: Sequence[int], destinations: Sequence[int], points: int) -> Iterator[tuple[slice, slice]]:

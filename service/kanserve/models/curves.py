@@ -67,16 +67,12 @@ def _seen(session: Session, layer: LayerInfo, rows: Mapping[str, Array] | None) 
 
 
 def _layer(graph: LayerGraph, plan: LayerPlan, domain: Domain, asked: CurveRequest) -> Iterator[CurveBlock | None]:
-    dtype = DTYPES[graph.given.datatype]
-    x = curves.grid(domain, asked.points, dtype)
-    phi = yield from _values(graph, plan, x)
-    slopes = None
-    if asked.derivative:
-        below, above = curves.beside(x, domain, dtype)
-        left = yield from _values(graph, plan, below)
-        right = yield from _values(graph, plan, above)
-        chosen = list(plan.sources)
-        slopes = curves.slope(below[:, chosen], above[:, chosen], left, right)
+    x = curves.grid(domain, asked.points, DTYPES[graph.given.datatype])
+    kinds, names = curves.named_parts(graph.layer) if asked.parts else ((), ())
+    total, *own = yield from _values(graph, plan, x, names)
+    parts = zip(kinds, curves.all_parts(graph.layer, total, own), strict=True) if asked.parts else ()
+    apart = list(parts)
+    slopes = (yield from _slopes(graph, plan, x, domain)) if asked.derivative else None
     for first, second in curves.blocks(plan.sources, plan.destinations, asked.points):
         sources = plan.sources[first]
         yield CurveBlock(
@@ -84,10 +80,20 @@ def _layer(graph: LayerGraph, plan: LayerPlan, domain: Domain, asked: CurveReque
             sources=sources,
             destinations=plan.destinations[second],
             x=x[:, list(sources)].T,
-            phi=_of_edges(phi, first, second),
+            phi=_of_edges(total, first, second),
             derivative=None if slopes is None else _of_edges(slopes, first, second),
             domains=tuple(domain.origins[at] for at in sources),
+            parts=tuple((kind, _of_edges(values, first, second)) for kind, values in apart),
         )
+
+
+def _slopes(graph: LayerGraph, plan: LayerPlan, x: Floats, domain: Domain) -> Generator[None, None, Floats]:
+    """[N, s, d]"""
+    below, above = curves.beside(x, domain, DTYPES[graph.given.datatype])
+    (left,) = yield from _values(graph, plan, below)
+    (right,) = yield from _values(graph, plan, above)
+    chosen = list(plan.sources)
+    return curves.slope(below[:, chosen], above[:, chosen], left, right)
 
 
 def _of_edges(values: Floating, first: slice, second: slice) -> NDArray[np.float32]:
@@ -96,18 +102,22 @@ def _of_edges(values: Floating, first: slice, second: slice) -> NDArray[np.float
         return values[:, first, second].transpose(1, 2, 0).astype(np.float32)
 
 
-def _values(graph: LayerGraph, plan: LayerPlan, x: Floats) -> Generator[None, None, Floating]:
-    """[N, s, d]: phi of the planned edges at `x` [N, S]; what is no source of the layer is zero."""
+def _values(
+    graph: LayerGraph, plan: LayerPlan, x: Floats, names: Sequence[str] = ()
+) -> Generator[None, None, list[Floating]]:
+    """[N, s, d]: phi of the planned edges at `x` [N, S], and the edge graph's outputs of these names; what is no source
+    of the layer is zero."""
     layer, given = graph.layer, graph.given
     dtype = DTYPES[given.datatype]
     columns = list(curves.columns(layer))
     width = given.shape[-1] if given.shape[-1] > 0 else max(columns) + 1
     step = max(1, STEP_BYTES // (layer.sources * layer.destinations * dtype.itemsize))
-    found = []
+    found: list[list[Floating]] = [[] for _ in range(1 + len(names))]
     for start in range(0, len(x), step):
         part = x[start : start + step]
         nodes = np.zeros((len(part), width), dtype)
         nodes[:, columns] = part
-        found.append(select.pick(graph.run(nodes), plan))
+        for kept, values in zip(found, graph.parts(nodes, names), strict=True):
+            kept.append(select.pick(values, plan))
         yield None
-    return np.concatenate(found)
+    return [np.concatenate(kept) for kept in found]

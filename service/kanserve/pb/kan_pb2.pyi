@@ -399,7 +399,7 @@ class LayerEdges(_message.Message):
     def __init__(self, layer: _Optional[int] = ..., shape: _Optional[_Iterable[int]] = ..., sources: _Optional[_Iterable[int]] = ..., destinations: _Optional[_Iterable[int]] = ..., values: _Optional[bytes] = ...) -> None: ...
 
 class GetCurvesRequest(_message.Message):
-    __slots__ = ("model_name", "model_version", "layers", "layer_names", "sources", "destinations", "points", "low", "high", "derivative")
+    __slots__ = ("model_name", "model_version", "layers", "layer_names", "sources", "destinations", "points", "low", "high", "derivative", "parts")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
@@ -410,6 +410,7 @@ class GetCurvesRequest(_message.Message):
     LOW_FIELD_NUMBER: _ClassVar[int]
     HIGH_FIELD_NUMBER: _ClassVar[int]
     DERIVATIVE_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     layers: _containers.RepeatedScalarFieldContainer[int]
@@ -420,10 +421,11 @@ class GetCurvesRequest(_message.Message):
     low: float
     high: float
     derivative: bool
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., layers: _Optional[_Iterable[int]] = ..., layer_names: _Optional[_Iterable[str]] = ..., sources: _Optional[_Iterable[int]] = ..., destinations: _Optional[_Iterable[int]] = ..., points: _Optional[int] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., derivative: _Optional[bool] = ...) -> None: ...
+    parts: bool
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., layers: _Optional[_Iterable[int]] = ..., layer_names: _Optional[_Iterable[str]] = ..., sources: _Optional[_Iterable[int]] = ..., destinations: _Optional[_Iterable[int]] = ..., points: _Optional[int] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., derivative: _Optional[bool] = ..., parts: _Optional[bool] = ...) -> None: ...
 
 class CurveBlock(_message.Message):
-    __slots__ = ("model_name", "model_version", "digest", "layer", "sources", "destinations", "points", "x", "phi", "derivative", "domains")
+    __slots__ = ("model_name", "model_version", "digest", "layer", "sources", "destinations", "points", "x", "phi", "derivative", "domains", "parts")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -435,6 +437,7 @@ class CurveBlock(_message.Message):
     PHI_FIELD_NUMBER: _ClassVar[int]
     DERIVATIVE_FIELD_NUMBER: _ClassVar[int]
     DOMAINS_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     digest: str
@@ -446,7 +449,16 @@ class CurveBlock(_message.Message):
     phi: bytes
     derivative: bytes
     domains: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., layer: _Optional[int] = ..., sources: _Optional[_Iterable[int]] = ..., destinations: _Optional[_Iterable[int]] = ..., points: _Optional[int] = ..., x: _Optional[bytes] = ..., phi: _Optional[bytes] = ..., derivative: _Optional[bytes] = ..., domains: _Optional[_Iterable[str]] = ...) -> None: ...
+    parts: _containers.RepeatedCompositeFieldContainer[CurvePart]
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., layer: _Optional[int] = ..., sources: _Optional[_Iterable[int]] = ..., destinations: _Optional[_Iterable[int]] = ..., points: _Optional[int] = ..., x: _Optional[bytes] = ..., phi: _Optional[bytes] = ..., derivative: _Optional[bytes] = ..., domains: _Optional[_Iterable[str]] = ..., parts: _Optional[_Iterable[_Union[CurvePart, _Mapping]]] = ...) -> None: ...
+
+class CurvePart(_message.Message):
+    __slots__ = ("kind", "phi")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    PHI_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    phi: bytes
+    def __init__(self, kind: _Optional[str] = ..., phi: _Optional[bytes] = ...) -> None: ...
 
 class ExplainRequest(_message.Message):
     __slots__ = ("model_name", "model_version", "id", "rows", "row_count", "inputs", "reference", "reference_rows", "reference_count", "outputs")

@@ -63,6 +63,7 @@ def curves_from_pb(message: kan_pb2.GetCurvesRequest, *, deadline: float | None,
         destinations=tuple(message.destinations),
         span=(message.low, message.high) if all(ends) else None,
         derivative=message.derivative,
+        parts=message.parts,
         deadline=deadline,
         caller=caller,
     )
@@ -213,6 +214,7 @@ def curves_to_pb(info: ModelInfo, block: CurveBlock) -> kan_pb2.CurveBlock:
         phi=block.phi.astype("<f4").tobytes(),
         derivative=b"" if block.derivative is None else block.derivative.astype("<f4").tobytes(),
         domains=block.domains,
+        parts=[kan_pb2.CurvePart(kind=kind, phi=phi.astype("<f4").tobytes()) for kind, phi in block.parts],
     )
 
 
