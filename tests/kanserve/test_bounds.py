@@ -11,6 +11,7 @@ import pytest
 
 from kanexport import manifest as contract
 from kanexport.manifest import BasisInfo, LayerInfo, Manifest, NodeStep, SymbolicEdge, TensorSpec
+from kanexport.shared.naming import Names
 from kanserve.errors import LoadError, LoadReason
 from kanserve.nouns import TensorInfo
 from kanserve.repository import bounds, layout, pbtxt
@@ -200,3 +201,9 @@ def test_a_config_that_says_the_same_or_less() -> None:
         ({"inputs": (dataclasses.replace(NAMED, shape=(5, 3)),)}, False),
     ):
         check_config(dataclasses.replace(KAN_CONFIG, **changes), "toy", (X3,), (Y2,), batched=batched)
+
+
+def test_names_that_are_not_the_model_s_are_told() -> None:
+    (fault,) = bounds.faults(dataclasses.replace(listed(), names=Names(features=("a", "b"))))
+    assert fault == "2 features are given, and a row of the model has 3 numbers"
+    assert list(bounds.faults(dataclasses.replace(listed(), names=Names(features=("a", "b", "c"))))) == []

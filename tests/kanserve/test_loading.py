@@ -15,6 +15,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from kanexport import manifest as contract
+from kanexport.shared.baseline import NO_BASELINE
 from kanserve import backends
 from kanserve.config import Settings
 from kanserve.errors import ConfigError, LoadError, LoadReason
@@ -31,6 +32,7 @@ from kanserve.repository import layout
 from kanserve.scheduling.policy import Policy
 from tests.kanserve import toy
 from tests.kanserve.running import INFERENCE, KAN, request, serving
+from tests.kanserve.test_drift import seen
 
 
 def load(root: Path, *, plain: bool = False, device: str = "cpu") -> Model:
@@ -325,3 +327,26 @@ def test_the_size_of_a_piece_follows_from_the_widest_layer(tmp_path: Path) -> No
     manifest = dataclasses.replace(manifest, layers=(manifest.layers[0], wide))
     assert measure.piece_rows(manifest, 2**21) == 2**21 // (4 * 8 * 4)
     assert measure.piece_rows(None, 2**21) == 0
+
+
+async def left(model: Model) -> None:
+    """As on the event loop."""
+    model.leave()
+
+
+@pytest.mark.parametrize(("rows", "rate", "watched"), [(5, 200, True), (5, 0, False), (0, 200, False)])
+def test_a_version_is_looked_into_where_it_has_a_baseline_and_the_settings_say_so(
+    tmp_path: Path, rows: int, rate: int, watched: bool
+) -> None:
+    given = np.random.default_rng(0).normal(size=(rows, 3)).astype(np.float32)
+    toy.edit(toy.write(tmp_path), baseline=seen(given) if rows else NO_BASELINE)
+    loader = Loader(backends.load("ort"), Settings(repository=tmp_path, statistics_rows=rate), 1, Metrics())
+    models = [loader.load(layout.load(layout.scan(tmp_path, plain_onnx=False)[0], 2**30)) for _ in range(2)]
+    for model in models:
+        assert ((model.live is not None), model.observed) == (watched, watched)
+        asyncio.run(left(model))
+        assert (model.live, model.observed) == (None, False)
+        model.close()
+    assert len(loader.asides) == watched  # one thread for all
+    for pool in loader.asides:
+        pool.shutdown()
