@@ -45,7 +45,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 
 CASES: list[tuple[tuple[str, ...], list[str]]] = [
     (("kanserve", "in"), ["infer"]),
-    (("kanserve", "e"), ["export", "edges"]),
+    (("kanserve", "e"), ["export", "edges", "explain"]),
     (("kanserve", "--v"), ["--version"]),
     (("kanserve", "infer", "--o"), ["--output"]),
     (("kanserve", "export", "net.pt", "--dtype", "float"), ["float32", "float64"]),

@@ -28,6 +28,8 @@ PRIVATE = {
     "layers.node_tensor": "inside the graph",
     "layers.edges_file": "inside the repository",
     "layers.edges_tensor": "inside the graph",
+    "layers.bases.edges_tensor": "inside the graph",
+    "baseline": "told by GetStatistics, beside what it is compared with",
 }
 RENAMED = {
     "name": "model_name",

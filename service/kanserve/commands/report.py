@@ -12,7 +12,7 @@ from kanexport.shared.voice import Exit
 from kanserve.console import read_rows, remote, reporting, results
 from kanserve.console.common import CommandError, add_client_options, add_model_options
 
-TEXT = """Write what a served KAN is, against what it was verified, and how it looks inside, as one
+TEXT = """Write what a served KAN is, how it looks inside, and what its export was held against, as one
 HTML file without anything from elsewhere.
 """
 EXAMPLES = """examples:

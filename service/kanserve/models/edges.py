@@ -130,12 +130,13 @@ class Nodes:
 class Taker:
     """What is done with the edge values of one layer, a chunk at a time."""
 
-    def __init__(self, graph: LayerGraph) -> None:
+    def __init__(self, graph: LayerGraph, positions: tuple[int, ...]) -> None:
         self.graph = graph
+        self._positions = positions
 
     def flat(self, nodes: Array, rows: int) -> Array:
         """[rows, *positions, n] -> [N, n]. Raises BackendError for another shape."""
-        positions, tensor = self.graph.layer.positions, self.graph.layer.node_tensor
+        positions, tensor = self._positions, self.graph.layer.node_tensor
         if nodes.ndim < 2 or nodes.shape[:-1] != (rows, *positions):
             raise BackendError(f"{tensor} has shape {nodes.shape}, expected {(rows, *positions, 'n')}")
         return np.ascontiguousarray(nodes).reshape(-1, nodes.shape[-1])
@@ -158,7 +159,7 @@ class _Answer(Taker):
     """
 
     def __init__(self, graph: LayerGraph, plan: LayerPlan, rows: int, share: int) -> None:
-        super().__init__(graph)
+        super().__init__(graph, plan.positions)
         self._plan = plan
         self._shape = plan.shape(rows)
         self._per_row = math.prod(plan.positions)

@@ -21,7 +21,7 @@ class _Spread(Taker):
     """How much the edges of a layer move."""
 
     def __init__(self, graph: LayerGraph) -> None:
-        super().__init__(graph)
+        super().__init__(graph, graph.layer.positions)
         self._edges, self._sums = Moments(), Moments()
 
     def add(self, row: int, offset: int, values: edges.Floats) -> None:
