@@ -25,7 +25,7 @@ from kanserve.pb import grpc_service_pb2 as pb
 INFERENCE = "/inference.GRPCInferenceService/"
 KAN = "/kanserve.v1.KanService/"
 START = """
-import asyncio, json, sys
+import asyncio, json, os, signal, sys, threading, time
 from kanserve import app, config, workers
 from kanserve.observe import logs
 logs.configure("json", "info")
@@ -33,7 +33,13 @@ settings = config.Settings(**json.loads(sys.argv[1]))
 if len(sys.argv) > 2:
     door = getattr(__import__("importlib").import_module(sys.argv[2]), sys.argv[3])
     app.transports.build = lambda *parts: app.transports.Doors(door(*parts), None, both=True)
+started_by = os.getppid()
+def end_with_it():
+    while os.getppid() == started_by:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
 def ready(addresses):
+    threading.Thread(target=end_with_it, daemon=True).start()  # whoever started it may be killed
     print(json.dumps(addresses), flush=True)
 serve = workers.serve if settings.workers > 1 else app.serve
 raise SystemExit(asyncio.run(serve(settings, ready)))
