@@ -1,0 +1,166 @@
+"""Is a change of the data noticed, and is nobody woken without one? On scikit-learn's data and trained networks.
+
+    pip install scikit-learn
+    python benchmarks/drift.py [--seeds 20]
+
+For each seed a data set is divided in halves. The network is exported with one half as `--reference`; traffic is drawn
+from the other, with replacement: 20 000 rows as they are, then as many until the condition of the alert KanserveDrift
+holds, changed: the picture one pixel to the right, a feature in another unit, a sensor that gives one number. What the
+server would make of each request is reckoned as it does it: all numbers inside and the answers, in two windows of 250
+rows, one full and one that fills, of which PSI is held against chance. Looked at every 25 rows. Markdown on stdout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from rich.progress import track
+from sklearn import datasets
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "service")]
+
+from kanexport import manifest  # noqa: E402 - as above
+from kanserve.interpret import drift  # noqa: E402 - as above
+from kanserve.models.live import ROWS as WINDOW  # noqa: E402 - as above
+
+UNCHANGED, AT_MOST, LOOK = 20_000, 5_000, 25  # rows
+CONDITION = 3.0  # times what chance gives: of the alert
+Rows = Any  # [N, inputs]
+
+
+def shifted(rows: Rows) -> Rows:
+    """Pictures of 8 by 8, a pixel to the right; what comes in is blank, -1."""
+    pictures = rows.reshape(-1, 8, 8)
+    blank = np.full_like(pictures[:, :, :1], -1)
+    return np.concatenate([blank, pictures[:, :, :-1]], axis=2).reshape(rows.shape)
+
+
+def rescaled(rows: Rows) -> Rows:
+    """The first feature, alcohol, one and a half times as large before it was standardised."""
+    raw = datasets.load_wine().data[:, 0]
+    rows = rows.copy()
+    rows[:, 0] = ((rows[:, 0] * raw.std() + raw.mean()) * 1.5 - raw.mean()) / raw.std()
+    return rows
+
+
+def dropped(rows: Rows) -> Rows:
+    """The first feature gives what it gives on average."""
+    rows = rows.copy()
+    rows[:, 0] = 0
+    return rows
+
+
+def digits() -> Rows:
+    return (datasets.load_digits().data / 8 - 1).astype(np.float32)
+
+
+def standardised(load: Callable[[], Any]) -> Rows:
+    data = load().data
+    return ((data - data.mean(axis=0)) / data.std(axis=0)).astype(np.float32)
+
+
+CASES: dict[str, tuple[str, Callable[[], Rows], Callable[[Rows], Rows]]] = {
+    "digits, one pixel to the right": ("efficient-kan-digits", digits, shifted),
+    "wine, a feature times 1.5": ("efficient-kan-wine-update-grid", lambda: standardised(datasets.load_wine), rescaled),
+    "breast cancer, a feature constant": (
+        "fastkan-breast-cancer-denominator",
+        lambda: standardised(datasets.load_breast_cancer),
+        dropped,
+    ),
+}
+
+
+class Watch:
+    """What a server would know of the model in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.manifest = manifest.load(folder)
+        self.session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
+        self.parts = [*self.manifest.baseline.layers, *self.manifest.baseline.outputs]
+        self.input = self.manifest.inputs[0].name
+        self.names = [*(layer.node_tensor for layer in self.manifest.layers), self.manifest.outputs[0].name]
+        self.full, self.filling, self.rows = self.windows(), self.windows(), [0, 0]
+
+    def windows(self) -> list[drift.Window]:
+        return [drift.Window(part) for part in self.parts]
+
+    def take(self, rows: Rows) -> float:
+        """How many times what chance gives the node is off that is off most, after these rows too."""
+        wanted = [name for name in dict.fromkeys(self.names) if name != self.input]
+        values = {self.input: rows} | dict(zip(wanted, self.session.run(wanted, {self.input: rows}), strict=True))
+        for window, name in zip(self.filling, self.names, strict=True):
+            window.add(values[name].reshape(-1, values[name].shape[-1]).astype(np.float64))
+        self.rows[1] += len(rows)
+        if self.rows[1] >= WINDOW:
+            self.full, self.filling, self.rows = self.filling, self.windows(), [self.rows[1], 0]
+        return max(self.ratios())
+
+    def ratios(self) -> Iterator[float]:
+        for part, full, filling in zip(self.parts, self.full, self.filling, strict=True):
+            found = drift.compare(part, self.manifest.baseline.rows, full.plus(filling), sum(self.rows))
+            yield float(np.max(found.psi / np.maximum(found.chance, 1e-12)))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Seen:
+    """Looks at unchanged traffic, those of them at which the condition held, the most that was seen at one, and how
+    many changed rows it took (None: it never held)."""
+
+    looks: int
+    alarms: int
+    most: float
+    taken: int | None
+
+
+def once(case: str, seed: int, folder: Path) -> Seen:
+    checkpoint, load, change = CASES[case]
+    random, rows = np.random.default_rng(seed), load()
+    order = random.permutation(len(rows))
+    reference, traffic = rows[order[: len(rows) // 2]], rows[order[len(rows) // 2 :]]
+    np.save(folder / "reference.npy", reference)
+    options = ["--reference", str(folder / "reference.npy"), "--repository", str(folder / "out"), "--name", "m"]
+    golden = ROOT / "tests" / "golden" / "checkpoints" / checkpoint
+    command = [sys.executable, "-m", "kanserve", "export", str(next(golden.glob("model.*"))), *options]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    watch = Watch(next((folder / "out").rglob("manifest.json")).parent)
+    unchanged = [watch.take(traffic[random.integers(len(traffic), size=LOOK)]) for _ in range(UNCHANGED // LOOK)]
+    taken = None
+    for at in range(AT_MOST // LOOK):
+        if watch.take(change(traffic[random.integers(len(traffic), size=LOOK)])) > CONDITION:
+            taken = (at + 1) * LOOK
+            break
+    return Seen(len(unchanged), sum(one > CONDITION for one in unchanged), max(unchanged), taken)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=20)
+    seeds = parser.parse_args().seeds
+    print("| change | noticed within 500 rows | rows until then, median, most | alarms without a change | most seen |")
+    print("|---|---|---|---|---|")
+    for case in CASES:
+        found = []
+        for seed in track(range(seeds), description=case):
+            with tempfile.TemporaryDirectory() as folder:
+                found.append(once(case, seed, Path(folder)))
+        taken = [AT_MOST if one.taken is None else one.taken for one in found]
+        print(
+            f"| {case} | {sum(one <= 500 for one in taken)} of {seeds} | {statistics.median(taken):.0f}, {max(taken)} "
+            f"| {sum(one.alarms > 0 for one in found)} of {seeds} seeds, {sum(one.alarms for one in found)} of "
+            f"{sum(one.looks for one in found)} looks | {max(one.most for one in found):.2f} of {CONDITION:g} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
