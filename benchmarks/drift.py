@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,8 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "service")]
 
 from kanexport import manifest  # noqa: E402 - as above
-from kanserve.interpret import drift  # noqa: E402 - as above
 from kanserve.models.live import ROWS as WINDOW  # noqa: E402 - as above
+from kanserve.models.statistics import Nodes, Recent  # noqa: E402 - as above
 
 UNCHANGED, AT_MOST, LOOK = 20_000, 5_000, 25  # rows
 CONDITION = 3.0  # times what chance gives: of the alert
@@ -85,31 +85,18 @@ class Watch:
     """What a server would know of the model in `folder`."""
 
     def __init__(self, folder: Path) -> None:
-        self.manifest = manifest.load(folder)
+        described = manifest.load(folder)
         self.session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
-        self.parts = [*self.manifest.baseline.layers, *self.manifest.baseline.outputs]
-        self.input = self.manifest.inputs[0].name
-        self.names = [*(layer.node_tensor for layer in self.manifest.layers), self.manifest.outputs[0].name]
-        self.full, self.filling, self.rows = self.windows(), self.windows(), [0, 0]
-
-    def windows(self) -> list[drift.Window]:
-        return [drift.Window(part) for part in self.parts]
+        self.input = described.inputs[0].name
+        self.nodes = Nodes(described)
+        self.recent = Recent(self.nodes, WINDOW)
 
     def take(self, rows: Rows) -> float:
         """How many times what chance gives the node is off that is off most, after these rows too."""
-        wanted = [name for name in dict.fromkeys(self.names) if name != self.input]
-        values = {self.input: rows} | dict(zip(wanted, self.session.run(wanted, {self.input: rows}), strict=True))
-        for window, name in zip(self.filling, self.names, strict=True):
-            window.add(values[name].reshape(-1, values[name].shape[-1]).astype(np.float64))
-        self.rows[1] += len(rows)
-        if self.rows[1] >= WINDOW:
-            self.full, self.filling, self.rows = self.filling, self.windows(), [self.rows[1], 0]
-        return max(self.ratios())
-
-    def ratios(self) -> Iterator[float]:
-        for part, full, filling in zip(self.parts, self.full, self.filling, strict=True):
-            found = drift.compare(part, self.manifest.baseline.rows, full.plus(filling), sum(self.rows))
-            yield float(np.max(found.psi / np.maximum(found.chance, 1e-12)))
+        windows = self.nodes.windows()
+        self.nodes.count(windows, self.session.run, {self.input: rows})
+        self.recent.add(windows, len(rows))
+        return max(node.drift.ratio for node in self.recent.compared()[1])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

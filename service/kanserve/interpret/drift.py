@@ -82,6 +82,11 @@ class Drift:
     before: Floats
 
     @property
+    def ratio(self) -> float:
+        """Of the node that moved most, how many times what chance gives."""
+        return float(np.max(self.psi / np.maximum(self.chance, 1e-12), initial=0.0))
+
+    @property
     def drifted(self) -> NDArray[np.bool_]:
         """[n]: whose values have moved, by more than chance."""
         return np.asarray(self.psi > self.chance)

@@ -10,6 +10,7 @@ The work goes step by step, a chunk or a piece each, so that queries can take tu
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import cast
 
@@ -127,7 +128,7 @@ class Nodes:
             yield start, min(self._step, self.count - start), nodes
 
 
-class Taker:
+class Taker(ABC):
     """What is done with the edge values of one layer, a chunk at a time."""
 
     def __init__(self, graph: LayerGraph, positions: tuple[int, ...]) -> None:
@@ -146,9 +147,9 @@ class Taker:
         size = self.graph.layer.sources * self.graph.layer.destinations * nodes.dtype.itemsize
         return max(1, chunk_bytes // max(size, 1))
 
+    @abstractmethod
     def add(self, row: int, offset: int, values: Floats) -> None:
         """Edge values [n, S, D], those of `row` from its position `offset` on."""
-        raise NotImplementedError
 
 
 class _Answer(Taker):

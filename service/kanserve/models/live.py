@@ -19,9 +19,7 @@ import numpy as np
 
 from kanexport.manifest import Manifest
 from kanserve.errors import KanserveError
-from kanserve.interpret import drift
-from kanserve.interpret.drift import Window
-from kanserve.models.statistics import OUTPUT, NodeStatistics
+from kanserve.models.statistics import OUTPUT, Nodes, NodeStatistics, Recent, Run
 from kanserve.nouns import Array, ModelInfo
 from kanserve.observe import logs
 from kanserve.observe.metrics import Metrics
@@ -53,30 +51,24 @@ class Live:
         self,
         info: ModelInfo,
         manifest: Manifest,
-        run: Callable[[Sequence[str], Mapping[str, Array]], list[Array]],
+        run: Run,
         rate: int,
         pool: ThreadPoolExecutor,
         metrics: Metrics,
     ) -> None:
-        self._info, self._manifest, self._run, self._rate, self._pool = info, manifest, run, rate, pool
+        self._run, self._rate, self._pool = run, rate, pool
         self._metrics, self._labels = metrics, (info.name, str(info.version))
-        self._names = [*(layer.node_tensor for layer in manifest.layers), *(one.name for one in manifest.outputs)]
-        self._layers = [*range(len(manifest.layers)), *(OUTPUT for _ in manifest.outputs)]
-        self._parts = [*manifest.baseline.layers, *manifest.baseline.outputs]
+        self._nodes = Nodes(manifest)
         self._row_bytes = max(1, sum(one.row_bytes for one in (*info.inputs, *info.outputs)))
         self._seen, self._since = 0, time.monotonic()
         self._credit, self._looked = float(rate), self._since
         self._waiting: list[Callable[[], Copy]] = []
         self._bytes, self._busy, self._telling = 0, False, False
         self._lock, self._ended = threading.Lock(), False
-        self._full, self._filling = self._windows(), self._windows()
-        self._rows = [0, 0]  # of the full ones, and of those that fill
+        self._recent = Recent(self._nodes, ROWS)
         self._count = metrics.number("kanserve_statistics_rows_total").labels(*self._labels)
         for nodes in self.latest().nodes:
             self._set(nodes, 0.0, 0.0)
-
-    def _windows(self) -> list[Window]:
-        return [Window(part) for part in self._parts]
 
     def offer(self, names: Sequence[str], size: int, copy: Callable[[], Copy]) -> None:
         """A request was answered: `size` bytes in and out, which `copy` gives as arrays."""
@@ -118,14 +110,8 @@ class Live:
     def latest(self) -> Latest:
         """Of the windows now."""
         with self._lock:
-            rows = sum(self._rows)
-            both = [full.plus(filling) for full, filling in zip(self._full, self._filling, strict=True)]
-        before = self._manifest.baseline.rows
-        nodes = (
-            NodeStatistics(at, window, drift.compare(part, before, window, rows))
-            for at, part, window in zip(self._layers, self._parts, both, strict=True)
-        )
-        return Latest(rows, self._seen, time.monotonic() - self._since, tuple(nodes))
+            rows, nodes = self._recent.compared()
+        return Latest(rows, self._seen, time.monotonic() - self._since, nodes)
 
     def _work(self, copies: Sequence[Callable[[], Copy]]) -> None:
         feeds = [copy()[0] for copy in copies]
@@ -135,15 +121,10 @@ class Live:
                 self._take(merge.part(rows, start, start + ROWS))
 
     def _take(self, rows: Mapping[str, Array]) -> None:
-        wanted = [name for name in dict.fromkeys(self._names) if name not in rows]
-        values = dict(rows) | dict(zip(wanted, self._run(wanted, rows), strict=True))
-        count = len(next(iter(rows.values())))
+        windows, count = self._nodes.windows(), len(next(iter(rows.values())))
+        self._nodes.count(windows, self._run, rows)
         with self._lock:
-            for window, name in zip(self._filling, self._names, strict=True):
-                window.add(values[name].reshape(-1, values[name].shape[-1]).astype(np.float64))
-            self._rows[1] += count
-            if self._rows[1] >= ROWS:
-                self._full, self._filling, self._rows = self._filling, self._windows(), [self._rows[1], 0]
+            self._recent.add(windows, count)
         if not self._ended:
             self._count.inc(count)
 
@@ -153,8 +134,7 @@ class Live:
         with self._lock:  # a version that has gone would have its series again
             for nodes in () if self._ended else latest.nodes:
                 found = nodes.drift
-                ratio = float(np.max(found.psi / np.maximum(found.chance, 1e-12), initial=0.0))
-                self._set(nodes, ratio, float(np.nan_to_num(found.outside).mean()))
+                self._set(nodes, found.ratio, float(np.nan_to_num(found.outside).mean()))
 
     def _set(self, nodes: NodeStatistics, ratio: float, outside: float) -> None:
         labels = (*self._labels, "output" if nodes.layer == OUTPUT else str(nodes.layer))

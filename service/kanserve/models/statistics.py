@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,24 +27,66 @@ class NodeStatistics:
     drift: Drift
 
 
+Run = Callable[[Sequence[str], Mapping[str, Array]], list[Array]]
+
+
+class Nodes:
+    """Whose numbers the manifest's baseline has: what each layer is given, and the answers."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._names = [*(layer.node_tensor for layer in manifest.layers), *(one.name for one in manifest.outputs)]
+        self._layers = [*range(len(manifest.layers)), *(OUTPUT for _ in manifest.outputs)]
+        self._parts = [*manifest.baseline.layers, *manifest.baseline.outputs]
+        self._before = manifest.baseline.rows
+
+    def windows(self) -> list[Window]:
+        """Empty ones."""
+        return [Window(part) for part in self._parts]
+
+    def count(self, windows: Sequence[Window], run: Run, rows: Mapping[str, Array]) -> None:
+        """Add what the nodes are for rows [B, ...] by input. Raises what `run` does, and adds nothing then."""
+        wanted = [name for name in dict.fromkeys(self._names) if name not in rows]
+        values = dict(rows) | dict(zip(wanted, run(wanted, rows), strict=True))
+        for window, name in zip(windows, self._names, strict=True):
+            window.add(values[name].reshape(-1, values[name].shape[-1]).astype(np.float64))
+
+    def compared(self, windows: Sequence[Window], count: int) -> tuple[NodeStatistics, ...]:
+        """Windows over so many rows beside the baseline."""
+        return tuple(
+            NodeStatistics(at, window, drift.compare(part, self._before, window, count))
+            for at, part, window in zip(self._layers, self._parts, windows, strict=True)
+        )
+
+
+class Recent:
+    """The latest rows: two windows, one that is full, with `size` rows or a few more, and one that fills."""
+
+    def __init__(self, nodes: Nodes, size: int) -> None:
+        self._nodes, self._size = nodes, size
+        self._full, self._filling = nodes.windows(), nodes.windows()
+        self._rows = [0, 0]  # of the full ones, and of those that fill
+
+    def add(self, windows: Sequence[Window], count: int) -> None:
+        """Of so many more rows."""
+        self._filling = [filling.plus(window) for filling, window in zip(self._filling, windows, strict=True)]
+        self._rows[1] += count
+        if self._rows[1] >= self._size:
+            self._full, self._filling, self._rows = self._filling, self._nodes.windows(), [self._rows[1], 0]
+
+    def compared(self) -> tuple[int, tuple[NodeStatistics, ...]]:
+        """How many rows they are, and what they are beside the baseline."""
+        both = [full.plus(filling) for full, filling in zip(self._full, self._filling, strict=True)]
+        return sum(self._rows), self._nodes.compared(both, sum(self._rows))
+
+
 def compute(
     session: Session, manifest: Manifest, rows: Mapping[str, Array], *, step: int
 ) -> Iterator[tuple[NodeStatistics, ...] | None]:
     """Of the nodes that each layer is given, and of the outputs, over `rows` [B, ...] by input: None after each step of
     so many rows, and at last the answer. The manifest has a baseline."""
-    baseline, count = manifest.baseline, len(next(iter(rows.values())))
-    names = [*(layer.node_tensor for layer in manifest.layers), *(tensor.name for tensor in manifest.outputs)]
-    parts = [*baseline.layers, *baseline.outputs]
-    windows = [Window(part) for part in parts]
-    wanted = [name for name in dict.fromkeys(names) if name not in rows]
+    nodes, count = Nodes(manifest), len(next(iter(rows.values())))
+    windows = nodes.windows()
     for start in range(0, count, max(1, step)):
-        piece = merge.part(rows, start, start + max(1, step))
-        values = dict(piece) | dict(zip(wanted, session.run(wanted, piece), strict=True))
-        for window, name in zip(windows, names, strict=True):
-            window.add(values[name].reshape(-1, values[name].shape[-1]).astype(np.float64))
+        nodes.count(windows, session.run, merge.part(rows, start, start + max(1, step)))
         yield None
-    layers = [*range(len(manifest.layers)), *(OUTPUT for _ in manifest.outputs)]
-    yield tuple(
-        NodeStatistics(at, window, drift.compare(part, baseline.rows, window, count))
-        for at, part, window in zip(layers, parts, windows, strict=True)
-    )
+    yield nodes.compared(windows, count)
