@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -76,16 +77,9 @@ def of(answer: kan.ExplainResponse) -> Explanation:
 
 def joined(parts: Sequence[Explanation]) -> Explanation:
     """Explanations of consecutive rows as one."""
-    first = parts[0]
-    return Explanation(
-        version=first.version,
-        method=first.method,
-        reference=first.reference,
-        layer=first.layer,
-        of_inputs=first.of_inputs,
-        outputs=first.outputs,
+    return dataclasses.replace(
+        parts[0],
         contributions=np.concatenate([part.contributions for part in parts]),
-        base=first.base,
         predictions=np.concatenate([part.predictions for part in parts]),
         completeness_error=np.concatenate([part.completeness_error for part in parts]),
         notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),

@@ -8,7 +8,7 @@ from typing import Any
 from kanexport.shared.output import print_json
 from kanexport.shared.voice import Exit
 from kanserve.console import drift_table, read_rows, remote
-from kanserve.console.common import add_client_options, add_model_options, index
+from kanserve.console.common import add_client_options, add_model_options, add_row_options, index
 
 TEXT = """Say whether what a model is asked is still what it was made for: its inputs, the nodes inside and
 its answers, beside what they were on the rows that the export was given (kanserve export --reference).
@@ -26,12 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.description, parser.epilog = TEXT, EXAMPLES
     add_model_options(parser)
-    parser.add_argument(
-        "--input",
-        metavar="FILE",
-        help="rows as .npy, .npz, .csv or .json; - reads stdin (default: the latest rows of the model's traffic)",
-    )
-    parser.add_argument("--array", default="", metavar="NAME", help="which array of an .npz")
+    add_row_options(parser, "the latest rows of the model's traffic")
     parser.add_argument("--show", type=index, default=20, metavar="N", help="nodes in the table (20)")
     add_client_options(parser)
 

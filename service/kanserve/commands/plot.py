@@ -12,7 +12,7 @@ from kanexport.shared.voice import Exit
 from kanserve.client.connection import Client
 from kanserve.client.description import Description
 from kanserve.console import read_rows, remote, reporting, results, selection
-from kanserve.console.common import CommandError, InputError, add_client_options, add_model_options
+from kanserve.console.common import CommandError, InputError, add_client_options, add_model_options, add_row_options
 from kanserve.pictures import braille, svg
 from kanserve.pictures.scene import Scene
 
@@ -37,8 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.description, parser.epilog = TEXT, EXAMPLES
     add_model_options(parser)
-    parser.add_argument("--input", metavar="FILE", help="rows over which edges matter, as .npy, .npz, .csv or .json")
-    parser.add_argument("--array", default="", metavar="NAME", help="which array of an .npz")
+    add_row_options(parser, "rows drawn from the grid")
     selection.add_options(parser)
     parser.add_argument("-o", "--output", metavar="FILE", help="the picture, .svg or .png")
     add_client_options(parser)

@@ -10,7 +10,7 @@ from kanexport.shared import atomic
 from kanexport.shared.output import note, print_json
 from kanexport.shared.voice import Exit
 from kanserve.console import read_rows, remote, reporting, results
-from kanserve.console.common import CommandError, add_client_options, add_model_options
+from kanserve.console.common import CommandError, add_client_options, add_model_options, add_row_options
 
 TEXT = """Write what a served KAN is, how it looks inside, and what its export was held against, as one
 HTML file without anything from elsewhere.
@@ -25,8 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.description, parser.epilog = TEXT, EXAMPLES
     add_model_options(parser)
-    parser.add_argument("--input", metavar="FILE", help="rows over which edges matter, as .npy, .npz, .csv or .json")
-    parser.add_argument("--array", default="", metavar="NAME", help="which array of an .npz")
+    add_row_options(parser, "rows drawn from the grid")
     parser.add_argument("-o", "--output", required=True, metavar="FILE.html", help="the report")
     add_client_options(parser)
 

@@ -10,7 +10,7 @@ from kanexport.shared.output import note, print_json
 from kanexport.shared.voice import Exit
 from kanserve.client.scores import Scores
 from kanserve.console import read_rows, remote, results, score_tables
-from kanserve.console.common import add_client_options, add_model_options, index
+from kanserve.console.common import add_client_options, add_model_options, add_row_options, index
 
 TEXT = """Say which inputs and edges matter over a batch of rows: pykan's attribution scores.
 
@@ -28,8 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.description, parser.epilog = TEXT, EXAMPLES
     add_model_options(parser)
-    parser.add_argument("--input", metavar="FILE", help="rows as .npy, .npz, .csv or .json; - reads stdin")
-    parser.add_argument("--array", default="", metavar="NAME", help="which array of an .npz")
+    add_row_options(parser, "rows drawn from the grid")
     parser.add_argument(
         "--output",
         metavar="FILE.npz",

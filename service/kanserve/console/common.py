@@ -90,11 +90,10 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model-version", default="", metavar="N", help="default: the highest that is ready")
 
 
-def add_row_options(parser: argparse.ArgumentParser) -> None:
-    """`--input` and `--array`: where the rows come from."""
-    parser.add_argument(
-        "--input", required=True, metavar="FILE", help="rows as .npy, .npz, .csv or .json; - reads stdin"
-    )
+def add_row_options(parser: argparse.ArgumentParser, default: str = "") -> None:
+    """`--input` and `--array`: where the rows come from. `default`: rows that are taken without, if any."""
+    text = "rows as .npy, .npz, .csv or .json; - reads stdin" + (f" (default: {default})" if default else "")
+    parser.add_argument("--input", required=not default, metavar="FILE", help=text)
     parser.add_argument("--array", default="", metavar="NAME", help="which array of an .npz")
 
 

@@ -23,6 +23,7 @@ exactly, but for rounding. The rules, one for each kind:
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -88,14 +89,14 @@ def _rule(step: NodeStep) -> _Rule:
     raise UnknownStep(step.function or step.kind)
 
 
-class _Rule:
+class _Rule(ABC):
     """A step with its numbers."""
 
-    def evaluate(self, v: Floats) -> Floats:
-        raise NotImplementedError
+    @abstractmethod
+    def evaluate(self, v: Floats) -> Floats: ...
 
-    def pulled(self, x: Floats, r: Floats, multipliers: Floats) -> Floats:
-        raise NotImplementedError
+    @abstractmethod
+    def pulled(self, x: Floats, r: Floats, multipliers: Floats) -> Floats: ...
 
 
 class _Each(_Rule):

@@ -27,16 +27,24 @@ from kanserve.rpc import convert
 METHOD = "rescale"
 
 
+Asked = kan_pb2.QueryEdgesRequest | kan_pb2.EdgeScoresRequest | kan_pb2.GetStatisticsRequest | kan_pb2.ExplainRequest
+
+
+def _rows(message: Asked) -> tuple[tuple[str, bytes], ...]:
+    """Packed rows by input. Raises BadRequest for too many inputs."""
+    convert.at_most("inputs", message.inputs, convert.COUNT_LIMITS["inputs"])
+    return tuple((part.name, part.rows) for part in message.inputs) or ((ONLY, message.rows),)
+
+
 def edges_from_pb(message: kan_pb2.QueryEdgesRequest, *, deadline: float | None, caller: str = "") -> EdgeRequest:
     """QueryEdgesRequest -> EdgeRequest. Raises BadRequest for lists longer than any layer is wide."""
     for name in ("layers", "layer_names", "sources", "destinations"):
         convert.at_most(name, getattr(message, name), convert.INDEX_LIMIT)
-    convert.at_most("inputs", message.inputs, convert.COUNT_LIMITS["inputs"])
     return EdgeRequest(
         model=message.model_name,
         version=message.model_version,
         id=message.id,
-        rows=tuple((part.name, part.rows) for part in message.inputs) or ((ONLY, message.rows),),
+        rows=_rows(message),
         row_count=message.row_count,
         layers=(*message.layers, *message.layer_names),
         sources=tuple(message.sources),
@@ -69,14 +77,15 @@ def curves_from_pb(message: kan_pb2.GetCurvesRequest, *, deadline: float | None,
     )
 
 
-def scores_from_pb(message: kan_pb2.EdgeScoresRequest, *, deadline: float | None, caller: str = "") -> EdgeRequest:
-    """EdgeScoresRequest -> EdgeRequest, of all edges. Raises BadRequest for too many inputs."""
-    convert.at_most("inputs", message.inputs, convert.COUNT_LIMITS["inputs"])
+def batch_from_pb(
+    message: kan_pb2.EdgeScoresRequest | kan_pb2.GetStatisticsRequest, *, deadline: float | None, caller: str = ""
+) -> EdgeRequest:
+    """EdgeScoresRequest or GetStatisticsRequest -> EdgeRequest, of all edges. Raises BadRequest for too many inputs."""
     return EdgeRequest(
         model=message.model_name,
         version=message.model_version,
         id=message.id,
-        rows=tuple((part.name, part.rows) for part in message.inputs) or ((ONLY, message.rows),),
+        rows=_rows(message),
         row_count=message.row_count,
         deadline=deadline,
         caller=caller,
@@ -101,22 +110,6 @@ def scores_to_pb(
             nodes=layer.nodes.astype("<f4").tobytes(),
         )
     return answer
-
-
-def statistics_from_pb(
-    message: kan_pb2.GetStatisticsRequest, *, deadline: float | None, caller: str = ""
-) -> EdgeRequest:
-    """GetStatisticsRequest -> EdgeRequest. Raises BadRequest for too many inputs."""
-    convert.at_most("inputs", message.inputs, convert.COUNT_LIMITS["inputs"])
-    return EdgeRequest(
-        model=message.model_name,
-        version=message.model_version,
-        id=message.id,
-        rows=tuple((part.name, part.rows) for part in message.inputs) or ((ONLY, message.rows),),
-        row_count=message.row_count,
-        deadline=deadline,
-        caller=caller,
-    )
 
 
 def statistics_to_pb(found: Found) -> kan_pb2.GetStatisticsResponse:
@@ -161,13 +154,12 @@ def _float64(values: NDArray[np.float64]) -> bytes:
 
 def explain_from_pb(message: kan_pb2.ExplainRequest, *, deadline: float | None, caller: str = "") -> ExplainRequest:
     """ExplainRequest, as it came. Raises BadRequest for lists that are too long."""
-    convert.at_most("inputs", message.inputs, convert.COUNT_LIMITS["inputs"])
     convert.at_most("outputs", message.outputs, convert.INDEX_LIMIT)
     return ExplainRequest(
         model=message.model_name,
         version=message.model_version,
         id=message.id,
-        rows=tuple((part.name, part.rows) for part in message.inputs) or ((ONLY, message.rows),),
+        rows=_rows(message),
         row_count=message.row_count,
         reference=message.reference,
         reference_rows=((ONLY, message.reference_rows),),

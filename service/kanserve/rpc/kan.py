@@ -108,7 +108,7 @@ class KanService:
         """What each edge matters over rows."""
         message = convert.parse(kan_pb2.EdgeScoresRequest, data)
         call.adopt(message.id)
-        request = interpreting.scores_from_pb(message, deadline=call.deadline, caller=call.caller.name)
+        request = interpreting.batch_from_pb(message, deadline=call.deadline, caller=call.caller.name)
         call.facts |= {"model": request.model[:128], "rows": request.row_count}
         info, over, rows, layers = await self._kan.scores(request)
         call.facts["version"] = info.version
@@ -118,7 +118,7 @@ class KanService:
         """What a model's numbers are over rows, beside what they were."""
         message = convert.parse(kan_pb2.GetStatisticsRequest, data)
         call.adopt(message.id)
-        request = interpreting.statistics_from_pb(message, deadline=call.deadline, caller=call.caller.name)
+        request = interpreting.batch_from_pb(message, deadline=call.deadline, caller=call.caller.name)
         call.facts |= {"model": request.model[:128], "rows": request.row_count}
         found = await statistics(self._kan, request)
         call.facts["version"] = found.info.version
