@@ -67,6 +67,7 @@ def test_the_client_and_its_errors() -> None:
         "describe",
         "drift",
         "edges",
+        "estimate",
         "explain",
         "health",
         "index",
@@ -120,6 +121,7 @@ def test_the_services() -> None:
         *(
             "DescribeModel",
             "QueryEdges",
+            "StreamEdges",
             "GetCurves",
             "Explain",
             "EdgeScores",

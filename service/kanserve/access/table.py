@@ -61,7 +61,15 @@ def _methods() -> Iterator[tuple[str, Need]]:
         yield from ((f"{INFERENCE}/{name}", role) for name in names)
     yield from (
         (f"{KAN}/{name}", Role.INTERPRET)
-        for name in ("DescribeModel", "QueryEdges", "GetCurves", "Explain", "EdgeScores", "GetStatistics")
+        for name in (
+            "DescribeModel",
+            "QueryEdges",
+            "StreamEdges",
+            "GetCurves",
+            "Explain",
+            "EdgeScores",
+            "GetStatistics",
+        )
     )
     yield from ((f"{KAN}/{name}", Role.ADMIN) for name in ("PromoteModel", "RollbackModel", "ShadowModel"))
     yield f"{HEALTH}/Check", ANYONE

@@ -17,7 +17,7 @@ import grpc
 import numpy as np
 from google.protobuf.message import Message
 
-from kanserve.client import channel, curves, errors, explain, scores, statistics
+from kanserve.client import channel, curves, edges, errors, explain, scores, statistics
 from kanserve.client.answers import Answer, IndexEntry, LayerValues, ServedModel
 from kanserve.client.curves import LayerCurves
 from kanserve.client.description import Description, from_pb
@@ -27,7 +27,7 @@ from kanserve.client.rows import of_frame, packed, pairs
 from kanserve.client.scores import Scores
 from kanserve.client.serving import in_words, names_of
 from kanserve.client.statistics import Statistics
-from kanserve.nouns import DTYPES, TensorInfo
+from kanserve.nouns import DTYPES, Estimate, TensorInfo
 from kanserve.pb import grpc_service_pb2 as oip
 from kanserve.pb import kan_pb2 as kan
 
@@ -162,33 +162,25 @@ class Client:
         rows: Any,
         *,
         layers: Sequence[int | str] = (),
-        sources: tuple[int, ...] = (),
-        destinations: tuple[int, ...] = (),
-        top_k: int = 0,
+        sources: Sequence[int] = (),
+        destinations: Sequence[int] = (),
+        path: tuple[int, int] | None = None,
+        **wanted: Any,
     ) -> tuple[LayerValues, ...]:
         """One edge query: values of the selected edges for `rows` [rows, ...], shaped as the
         model's input; of a model with several a mapping by their names. Layers by index or by
-        name; the answer has the indices first."""
-        request = kan.QueryEdgesRequest(
-            model_name=described.name,
-            model_version=described.version,
-            **packed(described, rows),
-            layers=[layer for layer in layers if isinstance(layer, int)],
-            layer_names=[layer for layer in layers if isinstance(layer, str)],
-            sources=sources,
-            destinations=destinations,
-            top_k=top_k,
-        )
-        answer: kan.QueryEdgesResponse = self._call(KAN + "QueryEdges", request, kan.QueryEdgesResponse)
-        return tuple(
-            LayerValues(
-                layer=layer.layer,
-                sources=np.array(layer.sources, np.int64),
-                destinations=np.array(layer.destinations, np.int64),
-                values=np.frombuffer(layer.values, "<f4").reshape(tuple(layer.shape)),
-            )
-            for layer in answer.layers
-        )
+        name; the answer has the indices first. `path`: only edges on the ways from an input to an output.
+        `wanted`: what else of them, the fields of `kanserve.nouns.Wanted`: top_k, each_row, min_magnitude, rest,
+        nodes, reductions, quantiles, bins."""
+        chosen: dict[str, Any] = {"layers": layers, "sources": sources, "destinations": destinations, "path": path}
+        request = edges.request(described, packed(described, rows), **chosen, **wanted)
+        return edges.of(described, self._call(KAN + "QueryEdges", request, kan.QueryEdgesResponse))
+
+    def estimate(self, described: Description, row_count: int, **asked: Any) -> Estimate:
+        """What `edges` of so many rows would take, asked in the same way; nothing is computed."""
+        request = edges.request(described, {"row_count": row_count}, **asked)
+        request.estimate_only = True
+        return edges.estimate(self._call(KAN + "QueryEdges", request, kan.QueryEdgesResponse))
 
     def curves(
         self,

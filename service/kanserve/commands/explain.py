@@ -14,7 +14,7 @@ from kanexport.shared.voice import Exit
 from kanserve.client import bulk
 from kanserve.client.description import Description
 from kanserve.client.explain import Explanation
-from kanserve.console import explanation, read_rows, remote, results
+from kanserve.console import explanation, read_rows, remote, results, selection
 from kanserve.console.common import InputError, add_client_options, add_model_options, add_row_options, index
 
 CHOICES = ("mean", "zeros", "grid_center")
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
                 described,
                 rows,
                 reference=_reference(args, described),
-                outputs=tuple(dict.fromkeys(_output(described, text) for text in args.of)),
+                outputs=tuple(dict.fromkeys(selection.output(described, "--of", text) for text in args.of)),
                 progress=report,
             )
     if args.output:
@@ -119,18 +119,6 @@ def _reference(args: argparse.Namespace, described: Description) -> Any:
         )
     given = read_rows.contents(args.reference)
     return read_rows.rows_for_all(described.inputs, given, names=described.names)
-
-
-def _output(described: Description, text: str) -> int:
-    """By its name, or its number. Raises InputError."""
-    count = described.output.shape[-1]
-    names = [described.names.output(at) for at in range(count)]
-    if text in names:
-        return names.index(text)
-    if text.isdecimal() and int(text) < count:
-        return int(text)
-    shown = ", ".join(names[:10]) + (f" and {count - 10} more" if count > 10 else "")
-    raise InputError(f"--of {text}: the model has the outputs {shown}{_hint(text, names)}")
 
 
 def _hint(text: str, known: Sequence[str]) -> str:

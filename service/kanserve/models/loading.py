@@ -164,4 +164,5 @@ def _info(bundle: Bundle, session: Session, plain_max_batch: int) -> ModelInfo:
         proving.tensors(manifest.outputs),
         bundle.digest,
         manifest,
+        tuple(tensor for tensor in session.outputs if tensor.name in {layer.node_tensor for layer in manifest.layers}),
     )

@@ -20,7 +20,7 @@ from kanserve.backends import Session
 from kanserve.config import Settings
 from kanserve.errors import DeadlineExceeded, QueueFull
 from kanserve.interpret.select import LayerPlan
-from kanserve.models import curves, edges, explain, scores, statistics
+from kanserve.models import curves, edges, explain, picking, scores, statistics
 from kanserve.models.edges import LayerGraph
 from kanserve.models.executor import Executor, Limits, Run
 from kanserve.models.explain import Prepared
@@ -124,21 +124,28 @@ class Model:
         return self._executor.lane(form)
 
     async def edges(
-        self, plans: tuple[LayerPlan, ...], rows: Mapping[str, Array], *, deadline: float | None, caller: str = ""
+        self,
+        plans: tuple[LayerPlan, ...],
+        rows: Mapping[str, Array],
+        *,
+        deadline: float | None,
+        caller: str = "",
+        most_bytes: int = 2**62,
     ) -> tuple[LayerEdges, ...]:
-        """Edge values of the planned layers for `rows` [B, ...] by input.
+        """What is planned of the edges of layers for `rows` [B, ...] by input; see `picking.compute`.
 
         Raises NotPossible without edge graphs, QueueFull, DeadlineExceeded, Exhausted,
         BackendError. A `caller` with a name has at most half of the places. When it gives up, or the deadline
         passes, the work stops at the next step.
         """
-        steps = edges.compute(
+        steps = picking.compute(
             self._session,
             self._graph(),
             plans,
             rows,
             chunk_bytes=self._settings.query_bytes,
             piece_rows=self.serving.way.piece_rows,
+            most_bytes=most_bytes,
         )
         async with contextlib.aclosing(self._worked(steps, deadline, caller)) as answers:
             return await anext(answers)

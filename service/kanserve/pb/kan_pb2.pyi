@@ -337,7 +337,7 @@ class QueryLimits(_message.Message):
     def __init__(self, max_rows: _Optional[int] = ..., max_response_bytes: _Optional[int] = ...) -> None: ...
 
 class QueryEdgesRequest(_message.Message):
-    __slots__ = ("model_name", "model_version", "id", "rows", "row_count", "layers", "sources", "destinations", "top_k", "layer_names", "inputs")
+    __slots__ = ("model_name", "model_version", "id", "rows", "row_count", "layers", "sources", "destinations", "top_k", "layer_names", "inputs", "each_row", "min_magnitude", "rest", "nodes", "path_from", "path_to", "reductions", "quantiles", "bins", "estimate_only")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
@@ -349,6 +349,16 @@ class QueryEdgesRequest(_message.Message):
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     LAYER_NAMES_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
+    EACH_ROW_FIELD_NUMBER: _ClassVar[int]
+    MIN_MAGNITUDE_FIELD_NUMBER: _ClassVar[int]
+    REST_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    PATH_FROM_FIELD_NUMBER: _ClassVar[int]
+    PATH_TO_FIELD_NUMBER: _ClassVar[int]
+    REDUCTIONS_FIELD_NUMBER: _ClassVar[int]
+    QUANTILES_FIELD_NUMBER: _ClassVar[int]
+    BINS_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATE_ONLY_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     id: str
@@ -360,7 +370,17 @@ class QueryEdgesRequest(_message.Message):
     top_k: int
     layer_names: _containers.RepeatedScalarFieldContainer[str]
     inputs: _containers.RepeatedCompositeFieldContainer[InputRows]
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., rows: _Optional[bytes] = ..., row_count: _Optional[int] = ..., layers: _Optional[_Iterable[int]] = ..., sources: _Optional[_Iterable[int]] = ..., destinations: _Optional[_Iterable[int]] = ..., top_k: _Optional[int] = ..., layer_names: _Optional[_Iterable[str]] = ..., inputs: _Optional[_Iterable[_Union[InputRows, _Mapping]]] = ...) -> None: ...
+    each_row: bool
+    min_magnitude: float
+    rest: bool
+    nodes: bool
+    path_from: int
+    path_to: int
+    reductions: _containers.RepeatedScalarFieldContainer[str]
+    quantiles: _containers.RepeatedScalarFieldContainer[float]
+    bins: int
+    estimate_only: bool
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., rows: _Optional[bytes] = ..., row_count: _Optional[int] = ..., layers: _Optional[_Iterable[int]] = ..., sources: _Optional[_Iterable[int]] = ..., destinations: _Optional[_Iterable[int]] = ..., top_k: _Optional[int] = ..., layer_names: _Optional[_Iterable[str]] = ..., inputs: _Optional[_Iterable[_Union[InputRows, _Mapping]]] = ..., each_row: _Optional[bool] = ..., min_magnitude: _Optional[float] = ..., rest: _Optional[bool] = ..., nodes: _Optional[bool] = ..., path_from: _Optional[int] = ..., path_to: _Optional[int] = ..., reductions: _Optional[_Iterable[str]] = ..., quantiles: _Optional[_Iterable[float]] = ..., bins: _Optional[int] = ..., estimate_only: _Optional[bool] = ...) -> None: ...
 
 class InputRows(_message.Message):
     __slots__ = ("name", "rows")
@@ -371,32 +391,74 @@ class InputRows(_message.Message):
     def __init__(self, name: _Optional[str] = ..., rows: _Optional[bytes] = ...) -> None: ...
 
 class QueryEdgesResponse(_message.Message):
-    __slots__ = ("model_name", "model_version", "digest", "id", "layers")
+    __slots__ = ("model_name", "model_version", "digest", "id", "layers", "estimate")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATE_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     digest: str
     id: str
     layers: _containers.RepeatedCompositeFieldContainer[LayerEdges]
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., id: _Optional[str] = ..., layers: _Optional[_Iterable[_Union[LayerEdges, _Mapping]]] = ...) -> None: ...
+    estimate: EdgeEstimate
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., id: _Optional[str] = ..., layers: _Optional[_Iterable[_Union[LayerEdges, _Mapping]]] = ..., estimate: _Optional[_Union[EdgeEstimate, _Mapping]] = ...) -> None: ...
+
+class EdgeEstimate(_message.Message):
+    __slots__ = ("response_bytes", "max_response_bytes", "evaluations", "max_evaluations", "fits")
+    RESPONSE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_RESPONSE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    EVALUATIONS_FIELD_NUMBER: _ClassVar[int]
+    MAX_EVALUATIONS_FIELD_NUMBER: _ClassVar[int]
+    FITS_FIELD_NUMBER: _ClassVar[int]
+    response_bytes: int
+    max_response_bytes: int
+    evaluations: int
+    max_evaluations: int
+    fits: bool
+    def __init__(self, response_bytes: _Optional[int] = ..., max_response_bytes: _Optional[int] = ..., evaluations: _Optional[int] = ..., max_evaluations: _Optional[int] = ..., fits: _Optional[bool] = ...) -> None: ...
 
 class LayerEdges(_message.Message):
-    __slots__ = ("layer", "shape", "sources", "destinations", "values")
+    __slots__ = ("layer", "shape", "sources", "destinations", "values", "each_sources", "each_destinations", "rest", "rest_of", "nodes", "node_count", "reductions", "first_row")
     LAYER_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     SOURCES_FIELD_NUMBER: _ClassVar[int]
     DESTINATIONS_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]
+    EACH_SOURCES_FIELD_NUMBER: _ClassVar[int]
+    EACH_DESTINATIONS_FIELD_NUMBER: _ClassVar[int]
+    REST_FIELD_NUMBER: _ClassVar[int]
+    REST_OF_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    NODE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    REDUCTIONS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_ROW_FIELD_NUMBER: _ClassVar[int]
     layer: int
     shape: _containers.RepeatedScalarFieldContainer[int]
     sources: _containers.RepeatedScalarFieldContainer[int]
     destinations: _containers.RepeatedScalarFieldContainer[int]
     values: bytes
-    def __init__(self, layer: _Optional[int] = ..., shape: _Optional[_Iterable[int]] = ..., sources: _Optional[_Iterable[int]] = ..., destinations: _Optional[_Iterable[int]] = ..., values: _Optional[bytes] = ...) -> None: ...
+    each_sources: bytes
+    each_destinations: bytes
+    rest: bytes
+    rest_of: _containers.RepeatedScalarFieldContainer[int]
+    nodes: bytes
+    node_count: int
+    reductions: _containers.RepeatedCompositeFieldContainer[Reduction]
+    first_row: int
+    def __init__(self, layer: _Optional[int] = ..., shape: _Optional[_Iterable[int]] = ..., sources: _Optional[_Iterable[int]] = ..., destinations: _Optional[_Iterable[int]] = ..., values: _Optional[bytes] = ..., each_sources: _Optional[bytes] = ..., each_destinations: _Optional[bytes] = ..., rest: _Optional[bytes] = ..., rest_of: _Optional[_Iterable[int]] = ..., nodes: _Optional[bytes] = ..., node_count: _Optional[int] = ..., reductions: _Optional[_Iterable[_Union[Reduction, _Mapping]]] = ..., first_row: _Optional[int] = ...) -> None: ...
+
+class Reduction(_message.Message):
+    __slots__ = ("kind", "shape", "values")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    values: bytes
+    def __init__(self, kind: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., values: _Optional[bytes] = ...) -> None: ...
 
 class GetCurvesRequest(_message.Message):
     __slots__ = ("model_name", "model_version", "layers", "layer_names", "sources", "destinations", "points", "low", "high", "derivative", "parts")

@@ -15,9 +15,7 @@ from kanserve.nouns import (
     CurveBlock,
     CurveRequest,
     EdgeRequest,
-    EdgeResponse,
     ExplainRequest,
-    LayerEdges,
     LayerScores,
     ModelInfo,
 )
@@ -30,29 +28,10 @@ METHOD = "rescale"
 Asked = kan_pb2.QueryEdgesRequest | kan_pb2.EdgeScoresRequest | kan_pb2.GetStatisticsRequest | kan_pb2.ExplainRequest
 
 
-def _rows(message: Asked) -> tuple[tuple[str, bytes], ...]:
+def packed_rows(message: Asked) -> tuple[tuple[str, bytes], ...]:
     """Packed rows by input. Raises BadRequest for too many inputs."""
     convert.at_most("inputs", message.inputs, convert.COUNT_LIMITS["inputs"])
     return tuple((part.name, part.rows) for part in message.inputs) or ((ONLY, message.rows),)
-
-
-def edges_from_pb(message: kan_pb2.QueryEdgesRequest, *, deadline: float | None, caller: str = "") -> EdgeRequest:
-    """QueryEdgesRequest -> EdgeRequest. Raises BadRequest for lists longer than any layer is wide."""
-    for name in ("layers", "layer_names", "sources", "destinations"):
-        convert.at_most(name, getattr(message, name), convert.INDEX_LIMIT)
-    return EdgeRequest(
-        model=message.model_name,
-        version=message.model_version,
-        id=message.id,
-        rows=_rows(message),
-        row_count=message.row_count,
-        layers=(*message.layers, *message.layer_names),
-        sources=tuple(message.sources),
-        destinations=tuple(message.destinations),
-        top_k=message.top_k,
-        deadline=deadline,
-        caller=caller,
-    )
 
 
 def curves_from_pb(message: kan_pb2.GetCurvesRequest, *, deadline: float | None, caller: str = "") -> CurveRequest:
@@ -85,7 +64,7 @@ def batch_from_pb(
         model=message.model_name,
         version=message.model_version,
         id=message.id,
-        rows=_rows(message),
+        rows=packed_rows(message),
         row_count=message.row_count,
         deadline=deadline,
         caller=caller,
@@ -159,7 +138,7 @@ def explain_from_pb(message: kan_pb2.ExplainRequest, *, deadline: float | None, 
         model=message.model_name,
         version=message.model_version,
         id=message.id,
-        rows=_rows(message),
+        rows=packed_rows(message),
         row_count=message.row_count,
         reference=message.reference,
         reference_rows=((ONLY, message.reference_rows),),
@@ -207,21 +186,4 @@ def curves_to_pb(info: ModelInfo, block: CurveBlock) -> kan_pb2.CurveBlock:
         derivative=b"" if block.derivative is None else block.derivative.astype("<f4").tobytes(),
         domains=block.domains,
         parts=[kan_pb2.CurvePart(kind=kind, phi=phi.astype("<f4").tobytes()) for kind, phi in block.parts],
-    )
-
-
-def edges_to_pb(response: EdgeResponse) -> kan_pb2.QueryEdgesResponse:
-    """EdgeResponse -> QueryEdgesResponse, without its layers."""
-    return kan_pb2.QueryEdgesResponse(
-        model_name=response.model,
-        model_version=str(response.version),
-        digest=response.digest,
-        id=response.id,
-    )
-
-
-def edge_layer_to_pb(layer: LayerEdges) -> kan_pb2.LayerEdges:
-    """LayerEdges, without its values."""
-    return kan_pb2.LayerEdges(
-        layer=layer.layer, shape=layer.values.shape, sources=layer.sources, destinations=layer.destinations
     )
