@@ -129,8 +129,11 @@ def _run_curl_of(document: Path, environment: dict[str, str]) -> None:
     done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert [answer.get("name") or answer["model_name"] for answer in answers] == ["hello"] * 2
+    assert [answer.get("name") or answer["model_name"] for answer in answers] == ["hello"] * 3
     assert answers[1]["outputs"][0]["shape"] == [2, 1]
+    explained = answers[2]
+    total = explained["base"][0] + sum(one[0] for one in explained["contributions"][0])
+    assert abs(total - explained["predictions"][0][0]) <= explained["completeness_error"][0][0] + 1e-9
     assert 'nv_inference_request_success{model="hello"' in done.stdout
 
 

@@ -102,19 +102,17 @@ class App:
         guard = self.guard = self._guard(gate)
         self._control = control.build(self._rollout, self.registry, self.metrics, place.relay if place else None)
         service = InferenceService(inference, catalogue, self._control, settings.max_typed_bytes)
+        views = KanService(kan, self._control, self.metrics)
         mirror = Reflection(services.NAMES) if settings.reflection else None
         page = self.metrics if place is None else Everyone(place.metrics, self.metrics)
         self._door = transports.build(
             settings,
             services.guarded(
-                guard,
-                service,
-                KanService(kan, self._control, self.metrics),
-                self._health,
-                mirror,
-                max_stream_requests=settings.max_stream_requests,
+                guard, service, views, self._health, mirror, max_stream_requests=settings.max_stream_requests
             ),
-            functools.partial(pages.build, settings, guard, self.metrics, page, service, catalogue, self._control),
+            functools.partial(
+                pages.build, settings, guard, self.metrics, page, service, views, catalogue, self._control
+            ),
         )
         self._renewal = Renewal(settings, gate, self._door, self.metrics)
         self._renewing: asyncio.Task[None] | None = None

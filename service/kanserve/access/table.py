@@ -15,6 +15,7 @@ Need = Role | None
 INFERENCE, KAN, HEALTH = "inference.GRPCInferenceService", "kanserve.v1.KanService", "grpc.health.v1.Health"
 REFLECTION = ("grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.ServerReflection")
 MODELS = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
+KANS = ("/v1/kan/models/{name}", "/v1/kan/models/{name}/versions/{version}")
 
 _INFERENCE: dict[Need, tuple[str, ...]] = {
     ANYONE: ("ServerLive", "ServerReady"),  # what Health/Check tells anyone too; KServe's probes ask these
@@ -43,6 +44,14 @@ _ROUTES: dict[Need, tuple[tuple[str, str], ...]] = {
     Role.INFER: (
         *(("POST", f"{model}/infer") for model in MODELS),
         *((UNKNOWN, f"{MODELS[0]}/{rest}") for rest in ("generate", "generate_stream")),
+    ),
+    Role.INTERPRET: (
+        *(("GET", model) for model in KANS),
+        *(
+            ("POST", f"{model}/{what}")
+            for model in KANS
+            for what in ("edges", "curves", "explain", "scores", "statistics")
+        ),
     ),
     Role.ADMIN: (
         *(
