@@ -226,7 +226,7 @@ class Client:
         "zeros", "grid_center", or rows of the caller's; "": what the server takes. `outputs`: which are explained
         (all). Raises NotSupported where the model cannot be taken apart, TooLarge."""
         request = explain.request(described, rows, reference=reference, outputs=outputs)
-        return explain.of(self._call(KAN + "Explain", request, kan.ExplainResponse))
+        return explain.of(self._call(KAN + "Explain", request, kan.ExplainResponse), described, rows)
 
     def scores(self, described: Description, rows: Any = None) -> Scores:
         """What each edge, node and input matters over `rows` [rows, ...], two or more; None: over the reference rows
