@@ -114,11 +114,13 @@ def _await(environment: dict[str, str]) -> None:
 
 def _run_python_of(document: Path, environment: dict[str, str]) -> None:
     """The document's Python, against the README's server."""
-    (snippet,) = re.findall(r"^```python\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
-    snippet = snippet.replace("127.0.0.1:8001", f"127.0.0.1:{environment['KANSERVE_GRPC_PORT']}")
+    snippets = re.findall(r"^```python\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
+    assert len(snippets) == 2  # a client that waits, and one that is awaited
+    snippet = "\n".join(snippets).replace("127.0.0.1:8001", f"127.0.0.1:{environment['KANSERVE_GRPC_PORT']}")
     done = subprocess.run([sys.executable, "-c", snippet], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "(2, 2, 5)" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("[array([")
 
 
 def _run_curl_of(document: Path, environment: dict[str, str]) -> None:
