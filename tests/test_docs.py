@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib.util
 import json
@@ -110,6 +111,22 @@ def _await(environment: dict[str, str]) -> None:
                     return
             time.sleep(0.05)
     raise AssertionError("the server was not ready in time")
+
+
+def test_explanations_travel_as_the_document_says(desk: tuple[Path, dict[str, str]]) -> None:
+    """Its command, and its Python against what that wrote: there is no server."""
+    folder, environment = desk
+    section = (
+        (ROOT / "docs" / "explaining.md").read_text().partition("## Explanations that travel")[2].partition("\n## ")[0]
+    )
+    (command,) = commands(section)
+    (snippet,) = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    for run in (command, [sys.executable, "-c", snippet]):
+        done = subprocess.run(run, cwd=folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    shapes, adds_up = done.stdout.splitlines()
+    assert ast.literal_eval(shapes)["layer0_edges"] == (2, 2, 5)
+    assert adds_up == "True"
 
 
 def _run_python_of(document: Path, environment: dict[str, str]) -> None:
