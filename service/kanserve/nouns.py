@@ -245,7 +245,8 @@ class CurveBlock:
 @dataclass(frozen=True, slots=True)
 class ExplainRequest:
     """What is to be explained: rows as in EdgeRequest; of which `outputs`, all if none are named; against which
-    `reference`: its name, or rows of the caller's, `reference_rows`, packed as the others."""
+    `reference`: its name, or rows of the caller's, `reference_rows`, packed as the others; by which `method`, empty:
+    the usual one."""
 
     model: str
     version: str
@@ -256,6 +257,7 @@ class ExplainRequest:
     reference_rows: tuple[tuple[str, bytes], ...] = ()
     reference_count: int = 0
     outputs: tuple[int, ...] = ()
+    method: str = ""
     deadline: float | None = None
     caller: str = ""
 

@@ -49,6 +49,7 @@ def explain(
     *,
     reference: Any = "",
     outputs: Sequence[int] = (),
+    method: str = "",
     progress: Progress | None = None,
 ) -> Explanation:
     """As `Client.explain`, for any number of rows. Raises ClientError."""
@@ -61,7 +62,7 @@ def explain(
         split(
             rows,
             most,
-            lambda part: client.explain(described, part, reference=reference, outputs=outputs),
+            lambda part: client.explain(described, part, reference=reference, outputs=outputs, method=method),
             progress,
         )
     )

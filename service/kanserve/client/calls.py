@@ -198,12 +198,13 @@ def curves(
 
 
 def explain(
-    described: Description, rows: Any, *, reference: Any = "", outputs: Sequence[int] = ()
+    described: Description, rows: Any, *, reference: Any = "", outputs: Sequence[int] = (), method: str = ""
 ) -> Call[Explanation]:
     """What the inputs of `rows` [rows, ...] have to do with the answers: see Explanation. `reference`: "mean", "zeros",
-    "grid_center", or rows of the caller's; "": what the server takes. `outputs`: which are explained (all). Raises
+    "grid_center", or rows of the caller's; "": what the server takes. `outputs`: which are explained (all).
+    `method`: "rescale", the usual one, or "gradient_x_input". Raises
     NotSupported where the model cannot be taken apart, TooLarge."""
-    request = explain_.request(described, rows, reference=reference, outputs=outputs)
+    request = explain_.request(described, rows, reference=reference, outputs=outputs, method=method)
     return Call(
         f"{KAN}Explain",
         request,

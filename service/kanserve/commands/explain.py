@@ -58,6 +58,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="write contributions (rows, inputs, outputs), base (outputs), predictions and completeness_error "
         "(rows, outputs), float64",
     )
+    parser.add_argument(
+        "--method",
+        choices=("rescale", "gradient_x_input"),
+        default="rescale",
+        help="rescale: contributions that add up to the difference from the reference (usual); gradient_x_input: the "
+        "slope at each row times its distance from the reference",
+    )
     parser.add_argument("--show", type=index, default=12, metavar="N", help="inputs in the table (12)")
     add_client_options(parser)
 
@@ -79,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
                 rows,
                 reference=_reference(args, described),
                 outputs=tuple(dict.fromkeys(selection.output(described, "--of", text) for text in args.of)),
+                method=args.method,
                 progress=report,
             )
     if args.output:

@@ -164,6 +164,7 @@ class Model:
         reference: tuple[str, Mapping[str, Array]],
         outputs: Sequence[int],
         *,
+        method: str,
         deadline: float | None,
         caller: str = "",
     ) -> AsyncGenerator[Explanation]:
@@ -176,6 +177,7 @@ class Model:
             self._explaining,
             rows,
             reference,
+            method=method,
             outputs=outputs,
             chunk_bytes=min(self._settings.query_bytes, edges.STEP_BYTES),
         )

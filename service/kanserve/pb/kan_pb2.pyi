@@ -523,7 +523,7 @@ class CurvePart(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., phi: _Optional[bytes] = ...) -> None: ...
 
 class ExplainRequest(_message.Message):
-    __slots__ = ("model_name", "model_version", "id", "rows", "row_count", "inputs", "reference", "reference_rows", "reference_count", "outputs")
+    __slots__ = ("model_name", "model_version", "id", "rows", "row_count", "inputs", "reference", "reference_rows", "reference_count", "outputs", "method")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
@@ -534,6 +534,7 @@ class ExplainRequest(_message.Message):
     REFERENCE_ROWS_FIELD_NUMBER: _ClassVar[int]
     REFERENCE_COUNT_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     id: str
@@ -544,7 +545,8 @@ class ExplainRequest(_message.Message):
     reference_rows: bytes
     reference_count: int
     outputs: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., rows: _Optional[bytes] = ..., row_count: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[InputRows, _Mapping]]] = ..., reference: _Optional[str] = ..., reference_rows: _Optional[bytes] = ..., reference_count: _Optional[int] = ..., outputs: _Optional[_Iterable[int]] = ...) -> None: ...
+    method: str
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., rows: _Optional[bytes] = ..., row_count: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[InputRows, _Mapping]]] = ..., reference: _Optional[str] = ..., reference_rows: _Optional[bytes] = ..., reference_count: _Optional[int] = ..., outputs: _Optional[_Iterable[int]] = ..., method: _Optional[str] = ...) -> None: ...
 
 class ExplainResponse(_message.Message):
     __slots__ = ("model_name", "model_version", "digest", "id", "method", "reference", "layer", "outputs", "nodes", "contributions", "base", "predictions", "completeness_error", "notes", "of_inputs")

@@ -22,9 +22,6 @@ from kanserve.nouns import (
 from kanserve.pb import kan_pb2
 from kanserve.rpc import convert
 
-METHOD = "rescale"
-
-
 Asked = kan_pb2.QueryEdgesRequest | kan_pb2.EdgeScoresRequest | kan_pb2.GetStatisticsRequest | kan_pb2.ExplainRequest
 
 
@@ -144,6 +141,7 @@ def explain_from_pb(message: kan_pb2.ExplainRequest, *, deadline: float | None, 
         reference_rows=((ONLY, message.reference_rows),),
         reference_count=message.reference_count,
         outputs=tuple(message.outputs),
+        method=message.method,
         deadline=deadline,
         caller=caller,
     )
@@ -157,7 +155,7 @@ def explained_to_pb(answer: Explained) -> kan_pb2.ExplainResponse:
         model_version=str(answer.info.version),
         digest=answer.info.digest,
         id=answer.id,
-        method=METHOD,
+        method=answer.method,
         reference=answer.reference,
         layer=what.layer,
         of_inputs=what.of_inputs,
