@@ -73,7 +73,10 @@ def test_the_client_and_its_errors() -> None:
         "infer",
         "model",
         "ready",
+        "reset_statistics",
         "scores",
+        "statistics",
+        "watch_statistics",
     }
     tree = {
         name: [kind.__name__ for kind in getattr(kanserve, name).__mro__ if kind.__module__.startswith("kanserve.")][1:]
@@ -124,6 +127,8 @@ def test_the_services() -> None:
             "Explain",
             "EdgeScores",
             "GetStatistics",
+            "WatchStatistics",
+            "ResetStatistics",
             "PromoteModel",
             "RollbackModel",
             "ShadowModel",

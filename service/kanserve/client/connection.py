@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -26,7 +26,7 @@ from kanserve.client.explain import Explanation
 from kanserve.client.rows import of_frame, packed, pairs
 from kanserve.client.scores import Scores
 from kanserve.client.serving import in_words, names_of
-from kanserve.client.statistics import Statistics
+from kanserve.client.statistics import Statistics, Update
 from kanserve.nouns import DTYPES, TensorInfo
 from kanserve.pb import grpc_service_pb2 as oip
 from kanserve.pb import kan_pb2 as kan
@@ -239,7 +239,41 @@ class Client:
         rows that the export was given; None: over the latest that the model was asked. Raises NotSupported where the
         export was given none."""
         request = statistics.request(described, rows)
+        found = statistics.of(self._call(KAN + "GetStatistics", request, kan.GetStatisticsResponse))
+        return statistics.compared(found, described.name)
+
+    def statistics(self, name: str, version: str = "", *, over: str = "total") -> Statistics:
+        """What the inputs, the nodes inside and the answers of a model's traffic are: of all rows that were looked
+        into ("total"), or of the latest ("live"). Raises NotSupported where nothing is looked into."""
+        request = kan.GetStatisticsRequest(model_name=name, model_version=version, over=over)
         return statistics.of(self._call(KAN + "GetStatistics", request, kan.GetStatisticsResponse))
+
+    def watch_statistics(
+        self, name: str, version: str = "", *, over: str = "total", interval: float = 0.0, updates: int = 0
+    ) -> Iterator[Update]:
+        """The same now and after every `interval` seconds (0: 2), so many `updates` at most (0: until the version is
+        replaced, or the server ends): the last one says why. No deadline; leave the loop to end it. Raises as
+        `statistics`."""
+        request = kan.WatchStatisticsRequest(
+            model_name=name, model_version=version, over=over, interval=interval, updates=updates
+        )
+        path = KAN + "WatchStatistics"
+        send = self._channel.unary_stream(
+            path, request_serializer=_bytes, response_deserializer=kan.StatisticsUpdate.FromString
+        )
+        messages = send(request, metadata=self._metadata)
+        try:
+            yield from statistics.updates(messages)
+        except grpc.RpcError as error:
+            raise self._translate(path, error) from error
+        finally:
+            messages.cancel()
+
+    def reset_statistics(self, name: str, version: str = "") -> float:
+        """Count anew what a model is asked; since when, in seconds since the epoch. Raises as `statistics`."""
+        request = kan.ResetStatisticsRequest(model_name=name, model_version=version)
+        answer: kan.ResetStatisticsResponse = self._call(KAN + "ResetStatistics", request, kan.ResetStatisticsResponse)
+        return answer.since
 
     def _unary(self, method: str, request: Message, answer: type[M]) -> M:
         message: M = self._call(INFERENCE + method, request, answer)
