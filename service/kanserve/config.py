@@ -303,7 +303,13 @@ class Settings(BaseSettings):
         ge=0.001,
         le=86400,
     )
-    max_watches: Count = setting(64, "health watches that are open at once, and as many of statistics", group=Group.LIMITS, metavar="N", live=True)
+    max_watches: Count = setting(
+        64,
+        "health watches that are open at once, and as many of statistics",
+        group=Group.LIMITS,
+        metavar="N",
+        live=True,
+    )
 
     max_connections: Count = setting(1000, "open connections", group=Group.CONNECTIONS, metavar="N")
     max_streams: Count = setting(2048, "calls at once on one connection", group=Group.CONNECTIONS, metavar="N")

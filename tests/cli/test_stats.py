@@ -65,6 +65,15 @@ def test_watching_prints_one_look_after_the_other(asked: Server) -> None:
     assert [line["ended"] for line in lines] == ["", "2 updates were sent"]
 
 
+def test_scores_over_the_traffic(asked: Server) -> None:
+    said = document(kanserve("scores", "tiny", "--live", "--url", asked.url, "--json"))
+    assert (said["over"], said["rows"], said["notes"]) == ("live", 150, [])
+    assert max(said["features"], key=said["features"].get) in NAMES
+    assert "of the model's traffic" in kanserve("scores", "tiny", "--live", "--url", asked.url).stdout
+    both = kanserve("scores", "tiny", "--live", "--input", "rows.npy", "--url", asked.url)
+    assert (both.returncode, "give one of them" in both.stderr) == (2, True)
+
+
 def test_after_a_reset_there_is_nothing_yet(asked: Server) -> None:
     said = kanserve("stats", "tiny", "--url", asked.url, "--reset")
     assert said.stdout == "tiny version 1: counted anew\n"

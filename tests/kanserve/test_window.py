@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from kanexport.manifest import BasisInfo, LayerInfo, NodeStep
 from kanserve.interpret import zones
-from kanserve.interpret.window import Cells, Window
+from kanserve.interpret.window import Cells, Window, split
 from tests.kanserve import toy
 
 BOUNDS = ((-1.0, -0.25, 0.5, 2.0), (0.0, 3.0))
@@ -72,6 +72,14 @@ def test_points_stand_for_the_values_where_a_function_is_a_parabola(
         expected = np.polyval(factors, finite).sum()
         got = (weights[node] * np.polyval(factors, x[node])).sum()
         assert got == pytest.approx(expected, rel=1e-6, abs=1e-4)
+
+
+@settings(deadline=None)
+@given(ROWS, st.integers(1, 4))
+def test_cells_that_were_split_fold_into_what_would_have_been_counted(rows: np.ndarray, times: int) -> None:
+    fine = Window(Cells.of([split(row, times) for row in BOUNDS], 2))
+    fine.add(rows)
+    same(fine.folded(Cells.of(BOUNDS, 2), times), counted(rows))
 
 
 def test_what_stands_still_has_points_that_do() -> None:

@@ -228,10 +228,11 @@ class Client:
         request = explain.request(described, rows, reference=reference, outputs=outputs)
         return explain.of(self._call(KAN + "Explain", request, kan.ExplainResponse))
 
-    def scores(self, described: Description, rows: Any = None) -> Scores:
+    def scores(self, described: Description, rows: Any = None, *, over: str = "") -> Scores:
         """What each edge, node and input matters over `rows` [rows, ...], two or more; None: over the reference rows
-        of the export. Raises NotSupported for a module with KAN layers in it."""
-        request = scores.request(described, rows)
+        of the export, or with "live" over the model's traffic, as statistics have counted it. Raises NotSupported for
+        a module with KAN layers in it."""
+        request = scores.request(described, rows, over)
         return scores.of(self._call(KAN + "EdgeScores", request, kan.EdgeScoresResponse))
 
     def drift(self, described: Description, rows: Any = None) -> Statistics:

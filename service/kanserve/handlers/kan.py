@@ -56,7 +56,7 @@ class Kan:
         rows = self.rows(info, request.rows, request.row_count)
         plans = _plans(manifest, request, top_k=request.top_k)
         self._bound(plans, request.row_count)
-        self._bound_work([manifest.layers[plan.layer] for plan in plans], request.row_count)
+        self.bound_work([manifest.layers[plan.layer] for plan in plans], request.row_count)
         layers = await model.edges(plans, rows, deadline=request.deadline, caller=request.caller)
         model.metrics.edge_values.inc(sum(layer.values.size for layer in layers))
         return EdgeResponse(info.name, info.version, request.id, info.digest, layers)
@@ -68,10 +68,10 @@ class Kan:
         request = _in_reason(request)
         plans = tuple(dataclasses.replace(plan, positions=()) for plan in _plans(manifest, request))
         for plan in plans:
-            _alone(manifest, plan.layer)
+            alone(manifest, plan.layer)
         times = 3 if request.derivative else 1
         self._bound_curves(plans, request.points * (1 + request.derivative + 3 * request.parts))
-        self._bound_work(
+        self.bound_work(
             [dataclasses.replace(manifest.layers[plan.layer], positions=()) for plan in plans],
             times * request.points,
             "points",
@@ -81,19 +81,24 @@ class Kan:
     async def scores(self, request: EdgeRequest) -> tuple[ModelInfo, str, int, tuple[LayerScores, ...]]:
         """The model, what the scores are over, how many rows these were, and the scores. Raises BadRequest, Exhausted,
         NotPossible, and what `Model.edges` does."""
+        model, manifest = self.scored(request)
+        over, rows = self._batch(model.info, manifest, request)
+        count = len(next(iter(rows.values())))
+        self.bound_work(manifest.layers, count)
+        found = await model.scores(manifest, rows, deadline=request.deadline, caller=request.caller)
+        return model.info, over, count, found
+
+    def scored(self, request: EdgeRequest) -> tuple[Model, Manifest]:
+        """A version whose scores can be told. Raises Exhausted, NotPossible."""
         model, manifest = self.describe(request.model, request.version)
         if manifest.source.family == HYBRID:
             raise NotPossible(
                 f"model '{manifest.name}' is a module with KAN layers in it; what stands between passes no scores on"
             )
-        over, rows = self._batch(model.info, manifest, request)
-        count = len(next(iter(rows.values())))
-        self._bound_work(manifest.layers, count)
         needed = sum(2 * select.VALUE_BYTES * layer.sources * layer.destinations for layer in manifest.layers)
         if needed > self.max_response_bytes:
             raise Exhausted(f"the scores take {needed} bytes, the limit is {self.max_response_bytes}")
-        found = await model.scores(manifest, rows, deadline=request.deadline, caller=request.caller)
-        return model.info, over, count, found
+        return model, manifest
 
     def _batch(self, info: ModelInfo, manifest: Manifest, request: EdgeRequest) -> tuple[str, dict[str, Array]]:
         """The caller's rows, or those of the export. Raises BadRequest, NotPossible."""
@@ -130,7 +135,7 @@ class Kan:
                 f"{self.max_response_bytes}; ask for fewer layers, sources, destinations or points"
             )
 
-    def _bound_work(self, layers: Sequence[LayerInfo], rows: int, what: str = "rows") -> None:
+    def bound_work(self, layers: Sequence[LayerInfo], rows: int, what: str = "rows") -> None:
         """A layer computes all its edges, whichever are asked for."""
         each = sum(math.prod(layer.positions) * layer.sources * layer.destinations for layer in layers)
         most = self.max_query_evaluations
@@ -165,7 +170,7 @@ def _in_reason(request: CurveRequest) -> CurveRequest:
     return request
 
 
-def _alone(manifest: Manifest, at: int) -> None:
+def alone(manifest: Manifest, at: int) -> None:
     """Raises NotPossible for a layer whose edges have no curve of their own."""
     layer = manifest.layers[at]
     edge_class = layer.edge_class or manifest.edge_class

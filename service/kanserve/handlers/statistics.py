@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kanserve.errors import BadRequest, NotFound, NotPossible, Unavailable
-from kanserve.handlers.kan import Kan
+from kanserve.handlers.kan import Kan, alone
 from kanserve.interpret.window import Counts
 from kanserve.models.live import Counted, Live
 from kanserve.models.model import Model
 from kanserve.models.statistics import NodeStatistics
-from kanserve.nouns import EdgeRequest, ModelInfo
+from kanserve.nouns import EdgeRequest, LayerScores, ModelInfo
 
 ROWS, LIVE, TOTAL = "rows", "live", "total"
 
@@ -99,6 +100,39 @@ def found(info: ModelInfo, id: str, over: str, what: Counted) -> Found:
         what.since,
         what.processes,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Scores over the traffic: how many rows were looked into, the scores, and what a reader should know."""
+
+    info: ModelInfo
+    rows: int
+    layers: tuple[LayerScores, ...]
+    notes: tuple[str, ...]
+
+
+async def live_scores(kan: Kan, request: EdgeRequest, over: str) -> Scored:
+    """What each edge matters over a version's traffic since it is counted. Raises BadRequest, Exhausted, NotPossible,
+    and what `Model.edges` does."""
+    if over != LIVE:
+        raise BadRequest(f"scores are over the rows that come with them, or over '{LIVE}'; '{over[:32]}' was asked for")
+    if request.row_count:
+        raise BadRequest(f"scores over '{LIVE}' are of the model's traffic: send no rows with it")
+    described(kan, request.model, request.version)
+    model, manifest = kan.scored(request)
+    for at in range(len(manifest.layers)):
+        alone(manifest, at)
+    what = await counted(live(model), TOTAL)
+    if what.rows < 2:
+        raise NotPossible(
+            f"model '{model.info.name}' was asked too little: {what.rows} rows were looked into since it is counted, "
+            "scores are of what moves from row to row, and take two or more"
+        )
+    most = 2 * max(window.cells.shape[1] for window in what.tally.windows)
+    kan.bound_work([dataclasses.replace(layer, positions=()) for layer in manifest.layers], most, "points")
+    found = await model.live_scores(manifest, what.tally, deadline=request.deadline, caller=request.caller)
+    return Scored(model.info, what.rows, found.layers, found.notes)
 
 
 def reset(kan: Kan, name: str, version: str) -> tuple[ModelInfo, float]:

@@ -9,6 +9,7 @@ Shapes: N rows, n nodes, K cells, of which the outer two have no end.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,6 +52,13 @@ class Cells:
     def there(self) -> NDArray[np.bool_]:
         """[n, K]: which cells are a node's."""
         return np.asarray(np.arange(self.shape[1]) < self.lengths[:, None])
+
+
+def split(bounds: Sequence[float], times: int) -> list[float]:
+    """Bounds of so many equal cells for each."""
+    at = np.arange(times) / times
+    own = (low * (1 - at) + high * at for low, high in itertools.pairwise(bounds))
+    return [*(float(one) for cell in own for one in cell), bounds[-1]]
 
 
 class Window:
@@ -98,6 +106,21 @@ class Window:
             setattr(both, name, getattr(self, name) + getattr(other, name))
         both.low, both.high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
         return both
+
+    def folded(self, cells: Cells, times: int) -> Window:
+        """The same in the cells that its own were split from, each in so many."""
+        whole, count = Window(cells), cells.shape[1]
+        starts = np.concatenate([[0], 1 + times * np.arange(count - 1)])
+        into = np.repeat(np.arange(count), np.diff([*starts, self.counts.shape[1]]))
+        apart = np.where(self.cells.there, self.cells.middles - cells.middles[:, into], 0.0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = self.squares + 2 * apart * self.sums + self.counts * apart**2
+            sums = self.sums + self.counts * apart
+        parts = (("counts", self.counts), ("sums", sums), ("squares", squares))
+        for name, values in parts:
+            setattr(whole, name, np.add.reduceat(values, starts, axis=1))
+        whole.nonfinite, whole.low, whole.high = self.nonfinite, self.low, self.high
+        return whole
 
     @property
     def values(self) -> Counts:

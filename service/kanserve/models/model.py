@@ -21,14 +21,15 @@ from kanserve.config import Settings
 from kanserve.errors import DeadlineExceeded, QueueFull
 from kanserve.interpret.select import LayerPlan
 from kanserve.interpret.window import Counts
-from kanserve.models import curves, edges, explain, scores, statistics
+from kanserve.models import curves, edges, explain, live_scores, scores, statistics
 from kanserve.models.edges import LayerGraph
 from kanserve.models.executor import Executor, Limits, Run
 from kanserve.models.explain import Prepared
 from kanserve.models.lane import Form, Lane
 from kanserve.models.live import Live
+from kanserve.models.live_scores import LiveScores
 from kanserve.models.serving import Serving
-from kanserve.models.statistics import NodeStatistics
+from kanserve.models.statistics import NodeStatistics, Tally
 from kanserve.nouns import Array, CurveBlock, CurveRequest, Explanation, LayerEdges, LayerScores, ModelInfo
 from kanserve.observe.metrics import ModelMetrics
 from kanserve.threads import watched
@@ -188,6 +189,14 @@ class Model:
             chunk_bytes=self._settings.query_bytes,
             piece_rows=self.serving.way.piece_rows,
         )
+        async with contextlib.aclosing(self._worked(steps, deadline, caller)) as answers:
+            return await anext(answers)
+
+    async def live_scores(
+        self, manifest: Manifest, tally: Tally, *, deadline: float | None, caller: str = ""
+    ) -> LiveScores:
+        """The same over traffic that was counted. Raises what `edges` does."""
+        steps = live_scores.compute(self._graph(), manifest, tally)
         async with contextlib.aclosing(self._worked(steps, deadline, caller)) as answers:
             return await anext(answers)
 

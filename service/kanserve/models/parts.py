@@ -18,13 +18,14 @@ from kanexport.shared import cells as own
 from kanexport.shared.baseline import NodeBaseline
 from kanserve.errors import NotPossible
 from kanserve.interpret import zones
-from kanserve.interpret.window import Cells
+from kanserve.interpret.window import Cells, split
 from kanserve.interpret.zones import Origin, Span
 from kanserve.nouns import DTYPES, Array
 from kanserve.trials import proving
 
 OUTPUT = -1  # as a layer: the answers
 MOST = 2**19  # cells of a version, of 24 bytes each
+SPLIT = 3  # what a cell is counted in
 FINE = 16  # parts of a range, by which its ends are rounded outwards: runs on other threads differ in their last digits
 
 Run = Callable[[Sequence[str], Mapping[str, Array]], list[Array]]
@@ -33,12 +34,14 @@ Run = Callable[[Sequence[str], Mapping[str, Array]], list[Array]]
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
     """The nodes that `layer` is given, or an output (OUTPUT), in `tensor` [B, ..., n]: their `bounds`, a row each or
-    one for all, and `cells` of these; where each node's come from, and the ends of its grid, if it has one."""
+    one for all, and `cells` of these; `fine`: each split in SPLIT, in which they are counted; where each node's come
+    from, and the ends of its grid, if it has one."""
 
     layer: int
     tensor: str
     bounds: tuple[tuple[float, ...], ...]
     cells: Cells
+    fine: Cells
     origins: tuple[Origin, ...]
     cores: tuple[Span | None, ...]
     baseline: NodeBaseline | None = None
@@ -62,7 +65,7 @@ def _of_drawn(manifest: Manifest, run: Run, named: Sequence[tuple[int, str, Laye
     tensors = list(dict.fromkeys(tensor for _, tensor, _ in named if tensor not in rows))
     values = dict(rows) | dict(zip(tensors, run(tensors, rows), strict=True))
     found = [_part(*one, tuple(_bounds(one[2], values[one[1]])), None) for one in named]
-    if (size := sum(math.prod(part.cells.shape) for part in found)) > MOST:
+    if (size := sum(math.prod(part.fine.shape) for part in found)) > MOST:
         raise NotPossible(f"its nodes have {size} cells, and statistics are kept of {MOST} at most")
     return found
 
@@ -76,7 +79,8 @@ def _part(
     origins = tuple(otherwise if core is None else Origin.GRID for core in cores)
     if before is None and len(set(bounds)) == 1:
         bounds = bounds[:1]
-    return Part(at, tensor, bounds, Cells.of(bounds, nodes), origins, cores, before)
+    fine = [split(row, SPLIT) for row in bounds]
+    return Part(at, tensor, bounds, Cells.of(bounds, nodes), Cells.of(fine, nodes), origins, cores, before)
 
 
 def _drawn(manifest: Manifest) -> dict[str, Array]:
@@ -95,11 +99,12 @@ def _bounds(layer: LayerInfo | None, values: Array) -> Iterator[tuple[float, ...
 
 
 def _range(values: Array) -> tuple[float, float]:
-    """Of the finite ones, a little wider."""
+    """Of the finite ones, twice as wide: data may well go further."""
     finite = values[np.isfinite(values)]
     if not len(finite):
         return -1.0, 1.0
     low, high = float(finite.min()), float(finite.max())
+    low, high = 1.5 * low - 0.5 * high, 1.5 * high - 0.5 * low
     step = 2.0 ** math.floor(math.log2(max(high - low, abs(high) / 2**10, 2**-100))) / FINE
     return math.floor(low / step) * step, math.ceil(high / step) * step
 

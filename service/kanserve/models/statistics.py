@@ -14,7 +14,7 @@ from kanserve.interpret import drift, zones
 from kanserve.interpret.drift import Drift
 from kanserve.interpret.window import Counts, Window
 from kanserve.models import parts
-from kanserve.models.parts import Part, Run
+from kanserve.models.parts import SPLIT, Part, Run
 from kanserve.nouns import Array
 from kanserve.scheduling import merge
 
@@ -64,7 +64,7 @@ class Nodes:
 
     def empty(self) -> Tally:
         """Of no rows."""
-        return Tally(0, tuple(Window(part.cells) for part in self.parts), np.zeros(self._classes, np.int64))
+        return Tally(0, tuple(Window(part.fine) for part in self.parts), np.zeros(self._classes, np.int64))
 
     def count(self, run: Run, rows: Mapping[str, Array]) -> Tally:
         """What the nodes are for rows [B, ...] by input. Raises what `run` does."""
@@ -79,9 +79,10 @@ class Nodes:
 
     def compared(self, tally: Tally) -> tuple[NodeStatistics, ...]:
         """Beside the baseline, where there is one."""
+        folded = [window.folded(part.cells, SPLIT) for part, window in zip(self.parts, tally.windows, strict=True)]
         return tuple(
             NodeStatistics(part, window, self._drift(part, window, tally.rows))
-            for part, window in zip(self.parts, tally.windows, strict=True)
+            for part, window in zip(self.parts, folded, strict=True)
         )
 
     def _drift(self, part: Part, window: Window, rows: int) -> Drift | None:

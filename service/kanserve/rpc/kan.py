@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator
 
 from kanexport.manifest import Manifest
 from kanserve.errors import KanserveError
+from kanserve.handlers import statistics
 from kanserve.handlers.control import Chosen, Control
 from kanserve.handlers.explain import Explainer
 from kanserve.handlers.kan import Kan
 from kanserve.handlers.shadow import Report
-from kanserve.handlers.statistics import reset, statistics
 from kanserve.handlers.watching import Watches
 from kanserve.nouns import EdgeRequest, EdgeResponse, ModelInfo
 from kanserve.observe.metrics import UNKNOWN, Metrics
@@ -112,6 +112,12 @@ class KanService:
         call.adopt(message.id)
         request = interpreting.batch_from_pb(message, deadline=call.deadline, caller=call.caller.name)
         call.facts |= {"model": request.model[:128], "rows": request.row_count}
+        if message.over:
+            found = await statistics.live_scores(self._kan, request, message.over)
+            call.facts["version"] = found.info.version
+            answer = interpreting.scores_to_pb(found.info, request.id, message.over, found.rows, found.layers)
+            answer.notes.extend(found.notes)
+            return answer.SerializeToString()
         info, over, rows, layers = await self._kan.scores(request)
         call.facts["version"] = info.version
         return interpreting.scores_to_pb(info, request.id, over, rows, layers).SerializeToString()
@@ -122,7 +128,7 @@ class KanService:
         call.adopt(message.id)
         request = interpreting.batch_from_pb(message, deadline=call.deadline, caller=call.caller.name)
         call.facts |= {"model": request.model[:128], "rows": request.row_count}
-        found = await statistics(self._kan, request, message.over)
+        found = await statistics.statistics(self._kan, request, message.over)
         call.facts["version"] = found.info.version
         return interpreting.statistics_to_pb(found).SerializeToString()
 
@@ -142,7 +148,7 @@ class KanService:
         """Count anew what a model is asked."""
         message = convert.parse(kan_pb2.ResetStatisticsRequest, data)
         call.facts["model"] = message.model_name[:128]
-        info, since = reset(self._kan, message.model_name, message.model_version)
+        info, since = statistics.reset(self._kan, message.model_name, message.model_version)
         self._control.counted_anew(info.name, info.version, since)
         call.facts["version"] = info.version
         answer = kan_pb2.ResetStatisticsResponse(model_name=info.name, model_version=str(info.version), since=since)
