@@ -31,7 +31,7 @@ CALLS = {
         "model",
         "ready",
     ),
-    *("scores", "within"),
+    *("reset_statistics", "scores", "statistics", "watch_statistics", "within"),
 }
 OLD_MANIFESTS = sorted((Path(__file__).parent / "golden" / "manifest").glob("v*/*.json"))
 
@@ -129,6 +129,8 @@ def test_the_services() -> None:
             "Explain",
             "EdgeScores",
             "GetStatistics",
+            "WatchStatistics",
+            "ResetStatistics",
             "PromoteModel",
             "RollbackModel",
             "ShadowModel",

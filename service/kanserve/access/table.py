@@ -32,6 +32,7 @@ _INFERENCE: dict[Need, tuple[str, ...]] = {
         ),
     ),
 }
+_CONTROL = ("PromoteModel", "RollbackModel", "ShadowModel", "ResetStatistics")
 NAMED_HEALTH = Role.READ  # of Health/Check for a model or a service: only the message tells, so `rpc/health` asks
 _ROUTES: dict[Need, tuple[tuple[str, str], ...]] = {
     ANYONE: tuple(("GET", route) for route in ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")),
@@ -71,16 +72,11 @@ def _methods() -> Iterator[tuple[str, Need]]:
     yield from (
         (f"{KAN}/{name}", Role.INTERPRET)
         for name in (
-            "DescribeModel",
-            "QueryEdges",
-            "StreamEdges",
-            "GetCurves",
-            "Explain",
-            "EdgeScores",
-            "GetStatistics",
+            *("DescribeModel", "QueryEdges", "StreamEdges", "GetCurves", "Explain", "EdgeScores"),
+            *("GetStatistics", "WatchStatistics"),
         )
     )
-    yield from ((f"{KAN}/{name}", Role.ADMIN) for name in ("PromoteModel", "RollbackModel", "ShadowModel"))
+    yield from ((f"{KAN}/{name}", Role.ADMIN) for name in _CONTROL)
     yield f"{HEALTH}/Check", ANYONE
     yield f"{HEALTH}/Watch", Role.READ
     yield from ((f"{name}/ServerReflectionInfo", Role.READ) for name in REFLECTION)

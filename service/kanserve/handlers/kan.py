@@ -63,7 +63,7 @@ class Kan:
             )
         )
         for plan in plans:
-            _alone(manifest, plan.layer)
+            alone(manifest, plan.layer)
         times = 3 if request.derivative else 1
         self._bound_curves(plans, request.points * (1 + request.derivative + 3 * request.parts))
         self.bound_work(
@@ -76,19 +76,24 @@ class Kan:
     async def scores(self, request: EdgeRequest) -> tuple[ModelInfo, str, int, tuple[LayerScores, ...]]:
         """The model, what the scores are over, how many rows these were, and the scores. Raises BadRequest, Exhausted,
         NotPossible, and what `Model.edges` does."""
+        model, manifest = self.scored(request)
+        over, rows = self._batch(model.info, manifest, request)
+        count = len(next(iter(rows.values())))
+        self.bound_work(manifest.layers, count)
+        found = await model.scores(manifest, rows, deadline=request.deadline, caller=request.caller)
+        return model.info, over, count, found
+
+    def scored(self, request: EdgeRequest) -> tuple[Model, Manifest]:
+        """A version whose scores can be told. Raises Exhausted, NotPossible."""
         model, manifest = self.describe(request.model, request.version)
         if manifest.source.family == HYBRID:
             raise NotPossible(
                 f"model '{manifest.name}' is a module with KAN layers in it; what stands between passes no scores on"
             )
-        over, rows = self._batch(model.info, manifest, request)
-        count = len(next(iter(rows.values())))
-        self.bound_work(manifest.layers, count)
         needed = sum(2 * select.VALUE_BYTES * layer.sources * layer.destinations for layer in manifest.layers)
         if needed > self.max_response_bytes:
             raise Exhausted(f"the scores take {needed} bytes, the limit is {self.max_response_bytes}")
-        found = await model.scores(manifest, rows, deadline=request.deadline, caller=request.caller)
-        return model.info, over, count, found
+        return model, manifest
 
     def _batch(self, info: ModelInfo, manifest: Manifest, request: EdgeRequest) -> tuple[str, dict[str, Array]]:
         """The caller's rows, or those of the export. Raises BadRequest, NotPossible."""
@@ -159,7 +164,7 @@ def _in_reason(request: CurveRequest) -> CurveRequest:
     return request
 
 
-def _alone(manifest: Manifest, at: int) -> None:
+def alone(manifest: Manifest, at: int) -> None:
     """Raises NotPossible for a layer whose edges have no curve of their own."""
     layer = manifest.layers[at]
     edge_class = layer.edge_class or manifest.edge_class

@@ -583,23 +583,25 @@ class ExplainResponse(_message.Message):
     def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., id: _Optional[str] = ..., method: _Optional[str] = ..., reference: _Optional[str] = ..., layer: _Optional[int] = ..., outputs: _Optional[_Iterable[int]] = ..., nodes: _Optional[int] = ..., contributions: _Optional[bytes] = ..., base: _Optional[bytes] = ..., predictions: _Optional[bytes] = ..., completeness_error: _Optional[bytes] = ..., notes: _Optional[_Iterable[str]] = ..., of_inputs: _Optional[bool] = ...) -> None: ...
 
 class EdgeScoresRequest(_message.Message):
-    __slots__ = ("model_name", "model_version", "id", "rows", "row_count", "inputs")
+    __slots__ = ("model_name", "model_version", "id", "rows", "row_count", "inputs", "over")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     ROW_COUNT_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
+    OVER_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     id: str
     rows: bytes
     row_count: int
     inputs: _containers.RepeatedCompositeFieldContainer[InputRows]
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., rows: _Optional[bytes] = ..., row_count: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[InputRows, _Mapping]]] = ...) -> None: ...
+    over: str
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., rows: _Optional[bytes] = ..., row_count: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[InputRows, _Mapping]]] = ..., over: _Optional[str] = ...) -> None: ...
 
 class EdgeScoresResponse(_message.Message):
-    __slots__ = ("model_name", "model_version", "digest", "id", "over", "row_count", "layers")
+    __slots__ = ("model_name", "model_version", "digest", "id", "over", "row_count", "layers", "notes")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -607,6 +609,7 @@ class EdgeScoresResponse(_message.Message):
     OVER_FIELD_NUMBER: _ClassVar[int]
     ROW_COUNT_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
+    NOTES_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     digest: str
@@ -614,7 +617,8 @@ class EdgeScoresResponse(_message.Message):
     over: str
     row_count: int
     layers: _containers.RepeatedCompositeFieldContainer[LayerScores]
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., id: _Optional[str] = ..., over: _Optional[str] = ..., row_count: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[LayerScores, _Mapping]]] = ...) -> None: ...
+    notes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., id: _Optional[str] = ..., over: _Optional[str] = ..., row_count: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[LayerScores, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class LayerScores(_message.Message):
     __slots__ = ("layer", "sources", "destinations", "edges", "spread", "nodes")
@@ -633,23 +637,25 @@ class LayerScores(_message.Message):
     def __init__(self, layer: _Optional[int] = ..., sources: _Optional[int] = ..., destinations: _Optional[int] = ..., edges: _Optional[bytes] = ..., spread: _Optional[bytes] = ..., nodes: _Optional[bytes] = ...) -> None: ...
 
 class GetStatisticsRequest(_message.Message):
-    __slots__ = ("model_name", "model_version", "id", "rows", "row_count", "inputs")
+    __slots__ = ("model_name", "model_version", "id", "rows", "row_count", "inputs", "over")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     ROW_COUNT_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
+    OVER_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     id: str
     rows: bytes
     row_count: int
     inputs: _containers.RepeatedCompositeFieldContainer[InputRows]
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., rows: _Optional[bytes] = ..., row_count: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[InputRows, _Mapping]]] = ...) -> None: ...
+    over: str
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., rows: _Optional[bytes] = ..., row_count: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[InputRows, _Mapping]]] = ..., over: _Optional[str] = ...) -> None: ...
 
 class GetStatisticsResponse(_message.Message):
-    __slots__ = ("model_name", "model_version", "digest", "id", "over", "row_count", "baseline", "baseline_rows", "nodes", "rows_seen", "seconds")
+    __slots__ = ("model_name", "model_version", "digest", "id", "over", "row_count", "baseline", "baseline_rows", "nodes", "rows_seen", "seconds", "since", "processes", "classes")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -661,6 +667,9 @@ class GetStatisticsResponse(_message.Message):
     NODES_FIELD_NUMBER: _ClassVar[int]
     ROWS_SEEN_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    PROCESSES_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     digest: str
@@ -672,10 +681,13 @@ class GetStatisticsResponse(_message.Message):
     nodes: _containers.RepeatedCompositeFieldContainer[NodeStatistics]
     rows_seen: int
     seconds: float
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., id: _Optional[str] = ..., over: _Optional[str] = ..., row_count: _Optional[int] = ..., baseline: _Optional[str] = ..., baseline_rows: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[NodeStatistics, _Mapping]]] = ..., rows_seen: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
+    since: float
+    processes: int
+    classes: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., id: _Optional[str] = ..., over: _Optional[str] = ..., row_count: _Optional[int] = ..., baseline: _Optional[str] = ..., baseline_rows: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[NodeStatistics, _Mapping]]] = ..., rows_seen: _Optional[int] = ..., seconds: _Optional[float] = ..., since: _Optional[float] = ..., processes: _Optional[int] = ..., classes: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class NodeStatistics(_message.Message):
-    __slots__ = ("layer", "psi", "js", "wasserstein", "psi_chance", "outside", "outside_before", "nonfinite", "bounds", "bound_counts", "counts")
+    __slots__ = ("layer", "psi", "js", "wasserstein", "psi_chance", "outside", "outside_before", "nonfinite", "bounds", "bound_counts", "counts", "zones", "origins", "mean", "std", "low", "high")
     LAYER_FIELD_NUMBER: _ClassVar[int]
     PSI_FIELD_NUMBER: _ClassVar[int]
     JS_FIELD_NUMBER: _ClassVar[int]
@@ -687,6 +699,12 @@ class NodeStatistics(_message.Message):
     BOUNDS_FIELD_NUMBER: _ClassVar[int]
     BOUND_COUNTS_FIELD_NUMBER: _ClassVar[int]
     COUNTS_FIELD_NUMBER: _ClassVar[int]
+    ZONES_FIELD_NUMBER: _ClassVar[int]
+    ORIGINS_FIELD_NUMBER: _ClassVar[int]
+    MEAN_FIELD_NUMBER: _ClassVar[int]
+    STD_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
     layer: int
     psi: bytes
     js: bytes
@@ -698,4 +716,52 @@ class NodeStatistics(_message.Message):
     bounds: bytes
     bound_counts: _containers.RepeatedScalarFieldContainer[int]
     counts: bytes
-    def __init__(self, layer: _Optional[int] = ..., psi: _Optional[bytes] = ..., js: _Optional[bytes] = ..., wasserstein: _Optional[bytes] = ..., psi_chance: _Optional[bytes] = ..., outside: _Optional[bytes] = ..., outside_before: _Optional[bytes] = ..., nonfinite: _Optional[bytes] = ..., bounds: _Optional[bytes] = ..., bound_counts: _Optional[_Iterable[int]] = ..., counts: _Optional[bytes] = ...) -> None: ...
+    zones: bytes
+    origins: _containers.RepeatedScalarFieldContainer[str]
+    mean: bytes
+    std: bytes
+    low: bytes
+    high: bytes
+    def __init__(self, layer: _Optional[int] = ..., psi: _Optional[bytes] = ..., js: _Optional[bytes] = ..., wasserstein: _Optional[bytes] = ..., psi_chance: _Optional[bytes] = ..., outside: _Optional[bytes] = ..., outside_before: _Optional[bytes] = ..., nonfinite: _Optional[bytes] = ..., bounds: _Optional[bytes] = ..., bound_counts: _Optional[_Iterable[int]] = ..., counts: _Optional[bytes] = ..., zones: _Optional[bytes] = ..., origins: _Optional[_Iterable[str]] = ..., mean: _Optional[bytes] = ..., std: _Optional[bytes] = ..., low: _Optional[bytes] = ..., high: _Optional[bytes] = ...) -> None: ...
+
+class WatchStatisticsRequest(_message.Message):
+    __slots__ = ("model_name", "model_version", "id", "over", "interval", "updates")
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    OVER_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    UPDATES_FIELD_NUMBER: _ClassVar[int]
+    model_name: str
+    model_version: str
+    id: str
+    over: str
+    interval: float
+    updates: int
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., over: _Optional[str] = ..., interval: _Optional[float] = ..., updates: _Optional[int] = ...) -> None: ...
+
+class StatisticsUpdate(_message.Message):
+    __slots__ = ("statistics", "ended")
+    STATISTICS_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    statistics: GetStatisticsResponse
+    ended: str
+    def __init__(self, statistics: _Optional[_Union[GetStatisticsResponse, _Mapping]] = ..., ended: _Optional[str] = ...) -> None: ...
+
+class ResetStatisticsRequest(_message.Message):
+    __slots__ = ("model_name", "model_version")
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    model_name: str
+    model_version: str
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ...) -> None: ...
+
+class ResetStatisticsResponse(_message.Message):
+    __slots__ = ("model_name", "model_version", "since")
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    model_name: str
+    model_version: str
+    since: float
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., since: _Optional[float] = ...) -> None: ...

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from kanserve.errors import BadRequest
 from kanserve.handlers.explain import Explained
 from kanserve.handlers.statistics import Found
+from kanserve.handlers.watching import WatchRequest
+from kanserve.models.statistics import NodeStatistics
 from kanserve.nouns import (
     ONLY,
     CurveBlock,
@@ -101,27 +103,51 @@ def statistics_to_pb(found: Found) -> kan_pb2.GetStatisticsResponse:
         row_count=found.rows,
         rows_seen=found.seen,
         seconds=found.seconds,
+        since=found.since,
+        processes=found.processes,
+        classes=found.classes.tolist(),
         baseline=manifest.baseline.name,
         baseline_rows=manifest.baseline.rows,
     )
-    parts = (*manifest.baseline.layers, *manifest.baseline.outputs)
-    for part, nodes in zip(parts, found.nodes, strict=True):
-        drift = nodes.drift
-        counted = zip(nodes.window.counts, nodes.window.lengths.tolist(), strict=True)
-        answer.nodes.add(
-            layer=nodes.layer,
-            psi=_float64(drift.psi),
-            js=_float64(drift.js),
-            wasserstein=_float64(drift.wasserstein),
-            psi_chance=_float64(drift.chance),
-            outside=_float64(drift.outside),
-            outside_before=_float64(drift.before),
-            nonfinite=nodes.window.nonfinite.astype("<u8").tobytes(),
-            bounds=b"".join(_float64(np.array(row)) for row in part.cells),
-            bound_counts=map(len, part.cells),
-            counts=b"".join(row[:length].astype("<u8").tobytes() for row, length in counted),
-        )
+    for nodes in found.nodes:
+        _add_nodes(answer, nodes)
     return answer
+
+
+def _add_nodes(answer: kan_pb2.GetStatisticsResponse, nodes: NodeStatistics) -> None:
+    window, part, drift = nodes.window, nodes.part, nodes.drift
+    counted = zip(window.counts, window.lengths.tolist(), strict=True)
+    mean, std = window.moments()
+    answer.nodes.add(
+        layer=nodes.layer,
+        nonfinite=window.nonfinite.astype("<u8").tobytes(),
+        bounds=b"".join(_float64(np.array(row)) for row in part.bounds),
+        bound_counts=map(len, part.bounds),
+        counts=b"".join(row[:length].astype("<u8").tobytes() for row, length in counted),
+        zones=nodes.zones.astype("<u8").tobytes(),
+        origins=part.origins if len(set(part.origins)) > 1 else part.origins[:1],
+        mean=_float64(mean),
+        std=_float64(std),
+        low=_float64(window.low),
+        high=_float64(window.high),
+    )
+    if drift is not None:
+        last = answer.nodes[-1]
+        last.psi, last.js, last.wasserstein = _float64(drift.psi), _float64(drift.js), _float64(drift.wasserstein)
+        last.psi_chance = _float64(drift.chance)
+        last.outside, last.outside_before = _float64(drift.outside), _float64(drift.before)
+
+
+def watch_from_pb(message: kan_pb2.WatchStatisticsRequest) -> WatchRequest:
+    """WatchStatisticsRequest, as it came."""
+    return WatchRequest(
+        model=message.model_name,
+        version=message.model_version,
+        id=message.id,
+        over=message.over,
+        interval=message.interval,
+        updates=message.updates,
+    )
 
 
 def _float64(values: NDArray[np.float64]) -> bytes:

@@ -9,12 +9,13 @@ from collections.abc import AsyncIterator
 
 from kanexport.manifest import Manifest
 from kanserve.errors import KanserveError
+from kanserve.handlers import statistics
 from kanserve.handlers.control import Chosen, Control
 from kanserve.handlers.edges import EdgeQueries
 from kanserve.handlers.explain import Explainer
 from kanserve.handlers.kan import Kan
 from kanserve.handlers.shadow import Report
-from kanserve.handlers.statistics import statistics
+from kanserve.handlers.watching import Watches
 from kanserve.nouns import EdgeRequest, EdgeResponse, ModelInfo
 from kanserve.observe.metrics import UNKNOWN, Metrics
 from kanserve.pb import kan_pb2
@@ -56,8 +57,9 @@ class KanService:
 
     descriptor = kan_pb2.DESCRIPTOR.services_by_name["KanService"]
 
-    def __init__(self, kan: Kan, control: Control, metrics: Metrics) -> None:
+    def __init__(self, kan: Kan, control: Control, metrics: Metrics, watches: Watches) -> None:
         self._kan, self._edges, self._explainer, self._control = kan, EdgeQueries(kan), Explainer(kan), control
+        self._watches = watches
         self._metrics = metrics
 
     def methods(self) -> dict[str, UnaryMethod]:
@@ -68,6 +70,7 @@ class KanService:
             "Explain": self.explain,
             "EdgeScores": self.edge_scores,
             "GetStatistics": self.get_statistics,
+            "ResetStatistics": self.reset_statistics,
             "PromoteModel": self.promote_model,
             "RollbackModel": self.rollback_model,
             "ShadowModel": self.shadow_model,
@@ -75,7 +78,11 @@ class KanService:
 
     def streams(self) -> dict[str, StreamMethod]:
         """The same for those that answer with a stream."""
-        return {"GetCurves": self.get_curves, "StreamEdges": self.stream_edges}
+        return {
+            "GetCurves": self.get_curves,
+            "StreamEdges": self.stream_edges,
+            "WatchStatistics": self.watch_statistics,
+        }
 
     async def get_curves(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
         """Curves of edges, a block a message."""
@@ -104,6 +111,12 @@ class KanService:
         call.adopt(message.id)
         request = interpreting.batch_from_pb(message, deadline=call.deadline, caller=call.caller.name)
         call.facts |= {"model": request.model[:128], "rows": request.row_count}
+        if message.over:
+            found = await statistics.live_scores(self._kan, request, message.over)
+            call.facts["version"] = found.info.version
+            answer = interpreting.scores_to_pb(found.info, request.id, message.over, found.rows, found.layers)
+            answer.notes.extend(found.notes)
+            return answer.SerializeToString()
         info, over, rows, layers = await self._kan.scores(request)
         call.facts["version"] = info.version
         return interpreting.scores_to_pb(info, request.id, over, rows, layers).SerializeToString()
@@ -114,9 +127,31 @@ class KanService:
         call.adopt(message.id)
         request = interpreting.batch_from_pb(message, deadline=call.deadline, caller=call.caller.name)
         call.facts |= {"model": request.model[:128], "rows": request.row_count}
-        found = await statistics(self._kan, request)
+        found = await statistics.statistics(self._kan, request, message.over)
         call.facts["version"] = found.info.version
         return interpreting.statistics_to_pb(found).SerializeToString()
+
+    async def watch_statistics(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
+        """The same of a model's traffic, again and again."""
+        message = convert.parse(kan_pb2.WatchStatisticsRequest, await anext(messages, b""))
+        call.adopt(message.id)
+        call.facts["model"] = message.model_name[:128]
+        updates = self._watches.watch(interpreting.watch_from_pb(message))
+        async with contextlib.aclosing(updates):
+            async for found, ended in updates:
+                call.facts["version"] = found.info.version
+                update = kan_pb2.StatisticsUpdate(statistics=interpreting.statistics_to_pb(found), ended=ended)
+                yield update.SerializeToString()
+
+    async def reset_statistics(self, data: bytes, call: Call) -> bytes:
+        """Count anew what a model is asked."""
+        message = convert.parse(kan_pb2.ResetStatisticsRequest, data)
+        call.facts["model"] = message.model_name[:128]
+        info, since = statistics.reset(self._kan, message.model_name, message.model_version)
+        self._control.counted_anew(info.name, info.version, since)
+        call.facts["version"] = info.version
+        answer = kan_pb2.ResetStatisticsResponse(model_name=info.name, model_version=str(info.version), since=since)
+        return answer.SerializeToString()
 
     async def promote_model(self, data: bytes, call: Call) -> bytes:
         """Choose the version that answers by default."""

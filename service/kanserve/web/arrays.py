@@ -64,6 +64,8 @@ PACKED: Mapping[str, Mapping[str, tuple[str, Shape]]] = MappingProxyType(
             "nonfinite": (U8, _steps),
             "bounds": (F8, _steps),
             "counts": (U8, _steps),
+            "zones": (U8, lambda m: (-1, 3)),
+            **dict.fromkeys(("mean", "std", "low", "high"), (F8, _steps)),
         },
         "Layer": {"mask": (F4, lambda m: (m.sources, m.destinations)), "bias": (F8, _steps)},
         "Basis": {"knots": (F8, lambda m: (m.knot_rows, -1))},
