@@ -1,21 +1,35 @@
-"""The closed form of a network whose edges are all symbolic, as text.
+"""The closed form of a network whose edges are symbolic, as text; in part, where some are numeric.
 
 An edge contributes mask * (c * f(a * x + b) + d); sums, products, selections and affine steps
 are carried out on the text, so that an output is a formula of the inputs alone. Affine values
-are multiplied out, and straight lines run into the sums they belong to.
+are multiplied out, and straight lines run into the sums they belong to. A numeric edge has no
+closed form: it is refused, or, in part, a function with a name (`numeric`).
 """
 
 from __future__ import annotations
 
+import itertools
 import keyword
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kanexport.manifest import LayerInfo, NodeStep, SymbolicEdge
-from kanserve.interpret.terms import ATOM, CONSTANTS, FUNCTIONS, FormulaError, Linear, Text, applied, product, total
+from kanserve.interpret import numeric
+from kanserve.interpret.terms import (
+    ATOM,
+    CONSTANTS,
+    FUNCTIONS,
+    FormulaError,
+    Linear,
+    Text,
+    TooLong,
+    applied,
+    product,
+    total,
+)
 
-NODE = re.compile(r"[xyh]\d+(_\d+)?")
+NODE = re.compile(r"[xyh]\d+(_\d+)?|phi(_\d+)+")
 # Functions by name, where the name is not the text: of symbolic edges, and of steps.
 TEXTS = {
     **{f"x^{n}": f"x**{n}" for n in (2, 3, 4, 5)},
@@ -55,27 +69,88 @@ def formulas(
     digits: int,
     outputs: Sequence[str] = (),
     by_layer: bool = False,
+    partial: bool = False,
+    only: Sequence[str] = (),
 ) -> tuple[Formula, ...]:
     """One formula for each output, of the inputs alone; or, `by_layer`, one for each node, of the nodes before it.
-    `inputs` and `outputs`: what they are called. `digits` are significant. Raises FormulaError naming the first numeric
-    edge, or the step or function that has no closed form."""
+    `inputs` and `outputs`: what they are called. `digits` are significant. `partial`: numeric edges are functions with
+    a name. `only`: the formulas that are wanted, by name; none named, all. Raises FormulaError naming the first numeric
+    edge if not `partial`, the step or function that has no closed form, or a name of `only` that no formula has."""
     if not layers:
         raise FormulaError("the model has no KAN layer that is described")
-    nodes = [Linear.of(Text(name, ATOM)) for name in inputs]
-    between: list[Formula] = []
+    called = _called(layers, outputs)
+    shown = called if by_layer else {len(layers) - 1: called[len(layers) - 1]}
+    _require(only, list(itertools.chain.from_iterable(shown.values())))
+    nodes = _atoms(inputs)
+    found: list[Formula] = []
     for index, layer in enumerate(layers):
-        _refuse_numeric(index, layer)
-        nodes = _steps(index, layer.before, nodes, digits)
-        nodes = _steps(index, layer.after, _sums(index, layer, nodes, digits), digits)
-        if by_layer and index < len(layers) - 1:
-            names = [f"h{index + 1}_{at}" for at in range(len(nodes))]
-            between += _called(names, nodes, digits)
-            nodes = [Linear.of(Text(name, ATOM)) for name in names]
-    return (*between, *_called(outputs or tokens((), "y", len(nodes)), nodes, digits))
+        names = called[index]
+        chosen = set((only if index in shown else ()) or names)
+        wanted = [at for at, name in enumerate(names) if name in chosen]
+        nodes = _layer(index, layer, nodes, wanted, digits=digits, partial=partial)
+        if index in shown:
+            found += [Formula(names[at], nodes[at].render(digits).text) for at in wanted]
+            nodes = _atoms(names)
+    return tuple(found)
 
 
-def _called(names: Sequence[str], nodes: Sequence[Linear], digits: int) -> list[Formula]:
-    return [Formula(name, node.render(digits).text) for name, node in zip(names, nodes, strict=True)]
+def _atoms(names: Sequence[str]) -> list[Linear]:
+    return [Linear.of(Text(name, ATOM)) for name in names]
+
+
+def _called(layers: Sequence[LayerInfo], outputs: Sequence[str]) -> dict[int, list[str]]:
+    """What the nodes are called that each layer gives."""
+    widths = [_width(layer) for layer in layers]
+    between = {at: [f"h{at + 1}_{node}" for node in range(width)] for at, width in enumerate(widths[:-1])}
+    return between | {len(layers) - 1: list(outputs or tokens((), "y", widths[-1]))}
+
+
+def _require(only: Sequence[str], known: Sequence[str]) -> None:
+    """Raises UnknownLine for a name that no formula has."""
+    if missing := [name for name in only if name not in known]:
+        raise UnknownLine(missing[0], known)
+
+
+class UnknownLine(FormulaError):
+    """No formula is called so. `known`: what they are called."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        super().__init__(f"there is no formula {name[:80]!r}")
+        self.name, self.known = name, tuple(known)
+
+
+def _layer(
+    index: int, layer: LayerInfo, nodes: list[Linear], wanted: Sequence[int], *, digits: int, partial: bool
+) -> list[Linear]:
+    """What a layer gives; right where it is `wanted`."""
+    if layer.positions:
+        raise FormulaError(f"layer {index} runs at every position of a row; there is no single closed form")
+    numeric.check(index, layer, partial=partial)
+    read = _steps(index, layer.before, nodes, digits)
+    # A numeric edge is a function of its node as the layer is given it, but for which that is.
+    seen = _steps(index, [step for step in layer.before if step.kind == "select"], nodes, digits)
+    sums = _sums(index, layer, (read, seen), _needed(layer, wanted), digits)
+    return _steps(index, layer.after, sums, digits)
+
+
+def _width(layer: LayerInfo) -> int:
+    """How many nodes a layer gives."""
+    width = layer.destinations
+    for step in layer.after:
+        width = len(step.indices) if step.kind in ("select", "product") else width
+    return width
+
+
+def _needed(layer: LayerInfo, wanted: Sequence[int]) -> set[int]:
+    """The destinations that some nodes come from."""
+    needed = set(wanted)
+    for step in reversed(layer.after):
+        if step.kind == "select":
+            needed = {step.indices[at] for at in needed}
+        elif step.kind == "product":
+            ends = list(itertools.accumulate(step.indices))
+            needed = {at for node in needed for at in range(ends[node] - step.indices[node], ends[node])}
+    return needed
 
 
 def tokens(names: Sequence[str], letter: str, count: int) -> list[str]:
@@ -87,27 +162,25 @@ def tokens(names: Sequence[str], letter: str, count: int) -> list[str]:
     return found if found and good and len(set(found)) == count else [f"{letter}{at}" for at in range(count)]
 
 
-def _refuse_numeric(index: int, layer: LayerInfo) -> None:
-    if layer.positions:
-        raise FormulaError(f"layer {index} runs at every position of a row; there is no single closed form")
-    if not layer.bases:
-        return
-    for source in range(layer.sources):
-        for destination in range(layer.destinations):
-            if not layer.mask or layer.mask[source][destination] != 0:
-                kinds = ", ".join(basis.kind for basis in layer.bases)
-                raise FormulaError(
-                    f"edge ({index},{source},{destination}) is numeric ({kinds}), so there is no closed form"
-                )
-
-
-def _sums(index: int, layer: LayerInfo, nodes: list[Linear], digits: int) -> list[Linear]:
-    """What the edges of a layer add up to, with its bias."""
-    incoming: list[list[Linear]] = [[Linear((), bias)] for bias in layer.bias or (0.0,) * layer.destinations]
+def _sums(
+    index: int, layer: LayerInfo, nodes: tuple[list[Linear], list[Linear]], needed: set[int], digits: int
+) -> list[Linear]:
+    """What the edges of a layer add up to, with its bias, for the destinations that are needed. `nodes`: what symbolic
+    edges read, and numeric ones."""
+    read, seen = nodes
+    symbolic: list[list[SymbolicEdge]] = [[] for _ in range(layer.destinations)]
     for edge in sorted(layer.symbolic, key=lambda edge: edge.source):
-        if edge.mask != 0:
-            incoming[edge.destination].append(_edge(index, edge, nodes[edge.source], digits))
-    return [total(parts) for parts in incoming]
+        symbolic[edge.destination].append(edge)
+    sums = [Linear()] * layer.destinations
+    for at in sorted(needed):
+        unknown = numeric.sources(layer, at)
+        parts = [Linear((), layer.bias[at] if layer.bias else 0.0)]
+        for edge in symbolic[at]:
+            if edge.mask != 0 and edge.source not in unknown:
+                parts.append(_edge(index, edge, read[edge.source], digits))
+        parts += numeric.calls(index, at, [(source, seen[source]) for source in unknown], digits)
+        sums[at] = total(parts)
+    return sums
 
 
 def _edge(index: int, edge: SymbolicEdge, node: Linear, digits: int) -> Linear:
@@ -119,6 +192,8 @@ def _edge(index: int, edge: SymbolicEdge, node: Linear, digits: int) -> Linear:
         raise FormulaError(f"{where}: function {edge.function!r:.80} is not known by name")
     try:
         return _function(text, inner, digits).affine(scale, shift)
+    except TooLong:
+        raise
     except FormulaError as error:
         raise FormulaError(f"{where}: {error}") from error
 
