@@ -30,7 +30,9 @@ from kanserve.errors import ConfigError
 from kanserve.handlers import control
 from kanserve.handlers.catalogue import Catalogue
 from kanserve.handlers.control import Relay
+from kanserve.handlers.explain import Explainer
 from kanserve.handlers.inference import Inference
+from kanserve.handlers.insight import Insights
 from kanserve.handlers.kan import Kan
 from kanserve.lifecycle import Lifecycle
 from kanserve.models import room
@@ -95,8 +97,9 @@ class App:
             settings, backends.load(settings.backend), budget, self.registry, self.metrics, self._changed
         )
         catalogue = Catalogue(self.registry, self.lifecycle)
-        inference = Inference(self.registry, self.metrics, settings.max_response_bytes, settings.max_strings)
         kan = Kan(self.registry, settings.max_query_rows, settings.max_query_evaluations, settings.max_response_bytes)
+        insights = Insights(kan, Explainer(kan))
+        inference = Inference(self.registry, self.metrics, settings.max_response_bytes, settings.max_strings, insights)
         self._health = Health(catalogue, services.NAMES, settings.max_watches)
         gate = keeper.build(settings)
         guard = self.guard = self._guard(gate)

@@ -19,6 +19,7 @@ from kanserve.errors import (
     QueueTimeout,
 )
 from kanserve.handlers import checks, classify, tensors
+from kanserve.handlers.insight import Insights
 from kanserve.models.executor import Limits
 from kanserve.models.lane import Form, Lane
 from kanserve.models.model import Model
@@ -33,6 +34,7 @@ from kanserve.nouns import (
     ModelInfo,
     OutputTensor,
     TensorInfo,
+    Word,
 )
 from kanserve.observe.metrics import Metrics, ModelMetrics
 from kanserve.observe.statistics import FailureReason, Timing
@@ -72,6 +74,7 @@ class Inference:
     metrics: Metrics
     max_response_bytes: int
     max_strings: int
+    insights: Insights
 
     async def infer(self, request: InferRequest) -> InferResponse:
         """Answer one request. Raises any KanserveError that `errors.py` lists for requests."""
@@ -80,13 +83,17 @@ class Inference:
             attempt.series = model.metrics
             ready = self.check(model, request)
             info = model.info
+            insight, plan = request.insight, None
+            if insight is not None:
+                plan = self.insights.check(model, request, insight, ready.rows)
             feeds = {tensor.name: self._array(info, request, tensor) for tensor in request.inputs}
             if ready.rows == 0 and not any(-1 in tensor.shape[1:] for tensor in ready.outputs):
                 arrays: list[Array] = [np.empty((0, *one.shape[1:]), HELD[one.datatype]) for one in ready.outputs]
                 return _response(info, request, await self._answers(request, ready, arrays))
             arrays = await _execute(ready, feeds, request.deadline, attempt.started)
             answers = await self._answers(request, ready, arrays)
-            return _response(info, request, answers)
+            more, words = ([], []) if plan is None else await self.insights.told(plan, feeds)
+            return _response(info, request, [*answers, *more], words)
 
     def check(self, model: Model, request: InferRequest) -> Prepared:
         """Everything that can be said before a request runs. Raises as `infer`."""
@@ -226,8 +233,10 @@ def _arrays(
     return feeds, [np.frombuffer(raw, HELD[one.datatype]).reshape(form.rows, *one.shape[1:]) for raw, one in given]
 
 
-def _response(info: ModelInfo, request: InferRequest, tensors: Sequence[OutputTensor]) -> InferResponse:
-    return InferResponse(info.name, info.version, request.id, tuple(tensors))
+def _response(
+    info: ModelInfo, request: InferRequest, tensors: Sequence[OutputTensor], words: Sequence[tuple[str, Word]] = ()
+) -> InferResponse:
+    return InferResponse(info.name, info.version, request.id, tuple(tensors), tuple(words))
 
 
 def _reason(error: KanserveError) -> FailureReason:

@@ -45,9 +45,13 @@ class Kan:
     def describe(self, name: str, version: str) -> tuple[Model, Manifest]:
         """A version and its manifest. Raises NotPossible without one."""
         model = self.registry.resolve(name, version)
+        return model, self.manifest(model)
+
+    def manifest(self, model: Model) -> Manifest:
+        """What its export says. Raises NotPossible for a model without one."""
         if model.info.manifest is None:
-            raise missing(name)
-        return model, model.info.manifest
+            raise missing(model.info.name)
+        return model.info.manifest
 
     async def edges(self, request: EdgeRequest) -> EdgeResponse:
         """Edge values for rows. Raises BadRequest, Exhausted, and what `Model.edges` does."""
@@ -105,12 +109,16 @@ class Kan:
 
     def rows(self, info: ModelInfo, given: Sequence[tuple[str, bytes]], count: int) -> dict[str, Array]:
         """Packed rows by the input's name -> [B, ...] by input, shaped as each. Raises BadRequest, Exhausted."""
+        self.bound_rows(count)
+        named = _named(info, given)
+        return {tensor.name: _unpacked(tensor, named[tensor.name], count) for tensor in info.inputs}
+
+    def bound_rows(self, count: int) -> None:
+        """Raises Exhausted for more rows than a query may have."""
         if count > self.max_query_rows:
             raise Exhausted(
                 f"{count} rows asked for, one query may have {self.max_query_rows}; send fewer rows, in several queries"
             )
-        named = _named(info, given)
-        return {tensor.name: _unpacked(tensor, named[tensor.name], count) for tensor in info.inputs}
 
     def _bound(self, plans: tuple[LayerPlan, ...], rows: int) -> None:
         needed = sum(plan.response_bytes(rows) for plan in plans)

@@ -130,6 +130,14 @@ def strongest(strength: Floats, k: int) -> tuple[NDArray[np.intp], NDArray[np.in
     return rows, columns
 
 
+def largest(values: Floats, k: int) -> NDArray[np.int32]:
+    """[B, n, O] -> [B, O, k]: which of the n have the largest magnitude, for each of O; ties by position. NaN counts as
+    infinite, as above."""
+    magnitude = np.abs(values).transpose(0, 2, 1)
+    order = np.argsort(-np.where(np.isnan(magnitude), np.inf, magnitude), axis=2, kind="stable")
+    return order[:, :, :k].astype(np.int32)
+
+
 def _resolve(wanted: Sequence[int], size: int, what: str, where: str) -> tuple[int, ...]:
     if not wanted:
         return tuple(range(size))

@@ -20,7 +20,8 @@ from kanserve.backends import Session
 from kanserve.config import Settings
 from kanserve.errors import DeadlineExceeded, QueueFull
 from kanserve.interpret.select import LayerPlan
-from kanserve.models import curves, edges, explain, scores, statistics
+from kanserve.models import coverage, curves, edges, explain, scores, statistics
+from kanserve.models.coverage import Known, LayerCoverage
 from kanserve.models.edges import LayerGraph
 from kanserve.models.executor import Executor, Limits, Run
 from kanserve.models.explain import Prepared
@@ -85,7 +86,7 @@ class Model:
         self._observers: dict[str, Observer] = {}
         self.observed = False
         self.live: Live | None = None  # its statistics, if it has a baseline to put them beside
-        self._explaining = Prepared()
+        self._explaining, self._covering = Prepared(), Known()
         self.description = b""  # the answer of DescribeModel, once somebody has asked
         self._executor = Executor(
             info.name,
@@ -196,6 +197,15 @@ class Model:
         `edges` does."""
         step = self.serving.way.piece_rows or self._settings.max_query_rows
         steps = statistics.compute(self._session, manifest, rows, step=min(step, PIECE))
+        async with contextlib.aclosing(self._worked(steps, deadline, caller)) as answers:
+            return await anext(answers)
+
+    async def coverage(
+        self, manifest: Manifest, rows: Mapping[str, Array], *, deadline: float | None, caller: str = ""
+    ) -> tuple[LayerCoverage, ...]:
+        """Where the nodes of each layer are for `rows` [B, ...] by input. Raises what `edges` does."""
+        step = self.serving.way.piece_rows or self._settings.max_query_rows
+        steps = coverage.compute(self._session, manifest, self._covering, rows, step=min(step, PIECE))
         async with contextlib.aclosing(self._worked(steps, deadline, caller)) as answers:
             return await anext(answers)
 

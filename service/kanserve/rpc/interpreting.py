@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanserve.errors import BadRequest
-from kanserve.handlers.explain import Explained
+from kanserve.handlers.explain import METHOD, Explained
 from kanserve.handlers.statistics import Found
 from kanserve.nouns import (
     ONLY,
@@ -23,9 +23,6 @@ from kanserve.nouns import (
 )
 from kanserve.pb import kan_pb2
 from kanserve.rpc import convert
-
-METHOD = "rescale"
-
 
 Asked = kan_pb2.QueryEdgesRequest | kan_pb2.EdgeScoresRequest | kan_pb2.GetStatisticsRequest | kan_pb2.ExplainRequest
 
