@@ -28,6 +28,7 @@ from kanexport.shared import arguments, atomic, naming, program, progress
 from kanexport.shared.installing import how_to_install
 from kanexport.shared.naming import Names
 from kanexport.shared.output import json_text, print_json
+from kanexport.shared.outside import AS_TRAINED, POLICIES
 from kanexport.shared.voice import EXIT_CODES, Exit
 from kanexport.sweep import run as sweep
 
@@ -62,6 +63,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print one JSON document")
     add("--recursive", action="store_true", help="export every checkpoint below a folder; see docs/checkpoints.md")
     add("--report", type=Path, metavar="FILE", help="with --recursive: write what became of each, as JSON")
+    add(
+        "--outside",
+        choices=tuple(POLICIES),
+        default=AS_TRAINED,
+        help="what becomes of rows with an input where the first layer was not made for: answered as the trained model "
+        "does, counted too (flag), refused (reject), or kept on the grid by the graph itself (clamp)",
+    )
     _naming(parser)
     modules = parser.add_argument_group("modules with KAN layers in them (needs torch)").add_argument
     modules("--module", metavar="PKG.MOD:FACTORY", help="a function of yours that makes the torch module")
@@ -194,6 +202,7 @@ def _request(args: argparse.Namespace) -> Request:
         answers=tuple(args.answers),
         names=_names(args),
         reference=args.reference,
+        outside=args.outside,
     )
 
 
@@ -215,6 +224,7 @@ def _module(args: argparse.Namespace, advance: Callable[[int, int], None]) -> Re
         force=args.force,
         names=_names(args),
         reference=None if args.reference is None else baseline.load(args.reference),
+        outside=args.outside,
     )
     options = Options.parse(tuple(args.option), functions=tuple(args.function))
     return command.run(

@@ -15,6 +15,7 @@ from kanexport.packing import baseline
 from kanexport.packing.publish import MAX_BATCH_SIZE, Result, Target
 from kanexport.proof.tolerance import OUTPUT_TOLERANCE
 from kanexport.shared.naming import Names
+from kanexport.shared.outside import AS_TRAINED
 
 
 def export(
@@ -36,19 +37,18 @@ def export(
     classes: Sequence[str] = (),
     description: str = "",
     reference: str | Path | None = None,
+    outside: str = AS_TRAINED,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Result:
     """Export a module that contains KAN layers into a model repository.
 
-    `example_inputs`: rows as the module takes them, [rows, ...], a tensor or array (or a
-    tuple of one); the proof is made with them, so real rows are better than random ones.
-    `options`: what neither tensors nor attributes tell, as in `--option`; `functions`:
-    symbolic functions of your own by name, as expressions in x, as in `--function`.
+    `example_inputs`: rows as the module takes them, [rows, ...], a tensor or array (or a tuple of one); the proof is
+    made with them, so real rows are better than random ones. `options`: what neither tensors nor attributes tell, as in
+    `--option`; `functions`: symbolic functions of your own by name, as expressions in x, as in `--function`.
     `features`, `classes`: what each number of a row and of an answer is called; `units` of the features; `description`:
-    what the model is, in words. `reference`: a file of rows of your data, as `--reference` takes them. `answers`: a
+    what the model is, in words. `reference`, `outside`: as `--reference` and `--outside` take them. `answers`: a
     file with what the trained model answered, as `record_answers` writes it. The module is as it was afterwards.
-    Returns where the version lies and its manifest.
-    Raises ExportError; then nothing was written.
+    Returns where the version lies and its manifest. Raises ExportError; then nothing was written.
     """
     target = Target(
         repository=Path(repository),
@@ -60,6 +60,7 @@ def export(
         force=force,
         names=Names(tuple(features), tuple(units), tuple(classes), description),
         reference=None if reference is None else baseline.load(Path(reference)),
+        outside=outside,
     )
     given = Options.parse(
         [f"{key}={value}" for key, value in (options or {}).items()],

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from kanexport.errors import OptionError
 from kanexport.lowering.lower import Lowered
-from kanexport.manifest import LayerInfo, TensorSpec
+from kanexport.manifest import SAME_UNITS, LayerInfo, TensorSpec
 from kanexport.packing.signature import Signature
 from kanexport.proof import runtime
 from kanexport.shared import cells, csvrows
@@ -142,9 +142,9 @@ def _cells(grid: tuple[float, ...], values: Array) -> tuple[float, ...]:
 
 def _grid(layer: LayerInfo, node: int) -> tuple[float, ...]:
     """The knots of the node, if it is a source as it is and has some, ascending, each once."""
-    if any(step.kind != "select" for step in layer.before):
+    if any(step.kind not in SAME_UNITS for step in layer.before):
         return ()
-    columns = layer.before[0].indices if layer.before else tuple(range(layer.sources))
+    columns = next((step.indices for step in layer.before if step.kind == "select"), tuple(range(layer.sources)))
     knots = _knots(layer)
     if not knots or node not in columns:
         return ()

@@ -104,7 +104,7 @@ def test_what_is_within_reason_passes() -> None:
 @pytest.mark.parametrize(
     ("written", "text"),
     [
-        (6, "format 6, of a newer kanexport; this program understands 1, 2, 3, 4, 5: upgrade this program"),
+        (7, "format 7, of a newer kanexport; this program understands 1, 2, 3, 4, 5, 6: upgrade this program"),
         (10**400, "export the model again with a matching kanexport"),
         ("3", "manifest has format '3'; this program understands"),
         (None, "manifest has format None; this program understands"),

@@ -92,6 +92,12 @@ def test_of_several_grids_the_one_that_it_is_farthest_from(pair: list[tuple[floa
     apart = [measured(layer(basis), row) for basis in bases]
     both = measured(layer(*bases), row)
     np.testing.assert_array_equal(both.zones, np.maximum(*(one.zones for one in apart)))
+    limits = coverage.bounds(layer(*bases), 3, None)
+    assert coverage.outside(limits, row).tolist() == [(both.zones == OUTSIDE).any()]
+    if both.zones[0, 1] == OUTSIDE:
+        read, first, last = coverage.placed(limits, row[0], 1)
+        assert (read, first <= last) == (value, True)
+        assert not first <= read <= last
     np.testing.assert_array_equal(both.cells, np.maximum(*(one.cells for one in apart)))
 
 
@@ -105,7 +111,8 @@ def test_rows_are_apart_and_counts_are_of_them(seed: int, rows: int, nodes: int)
     other = measured(layer(spline(uniform(-1, 1)), sources=nodes), values[order])
     np.testing.assert_array_equal(other.zones, found.zones[order])
     assert (found.counts.sum(axis=1) == nodes).all()
-    np.testing.assert_array_equal(coverage.outside(found), found.counts[:, 2] > 0)
+    limits = coverage.bounds(layer(spline(uniform(-1, 1)), sources=nodes), nodes, None)
+    np.testing.assert_array_equal(coverage.outside(limits, values), found.counts[:, 2] > 0)
     for at in range(rows):
         worst, excess = int(found.worst[at]), float(found.excess[at])
         assert excess == found.cells[at].max()

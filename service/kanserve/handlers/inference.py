@@ -10,6 +10,7 @@ from types import TracebackType
 
 import numpy as np
 
+from kanexport.shared.outside import FLAG, REJECT
 from kanserve.errors import (
     BackendError,
     DeadlineExceeded,
@@ -39,6 +40,7 @@ from kanserve.nouns import (
 from kanserve.observe.metrics import Metrics, ModelMetrics
 from kanserve.observe.statistics import FailureReason, Timing
 
+ROWS_OUTSIDE = "kan.rows_outside"
 REJECTED = (QueueFull, QueueTimeout, DeadlineExceeded)
 
 
@@ -61,6 +63,7 @@ class Prepared:
         sized = not any(-1 in tensor.shape[1:] for tensor in self.outputs)
         return (
             sized
+            and self.model.border is None
             and self.rows > 0 < info.max_batch_size
             and BYTES not in {t.datatype for t in (*info.inputs, *info.outputs)}
         )
@@ -87,13 +90,14 @@ class Inference:
             if insight is not None:
                 plan = self.insights.check(model, request, insight, ready.rows)
             feeds = {tensor.name: self._array(info, request, tensor) for tensor in request.inputs}
+            words = _outside(model, feeds)
             if ready.rows == 0 and not any(-1 in tensor.shape[1:] for tensor in ready.outputs):
                 arrays: list[Array] = [np.empty((0, *one.shape[1:]), HELD[one.datatype]) for one in ready.outputs]
                 return _response(info, request, await self._answers(request, ready, arrays))
             arrays = await _execute(ready, feeds, request.deadline, attempt.started)
             answers = await self._answers(request, ready, arrays)
-            more, words = ([], []) if plan is None else await self.insights.told(plan, feeds)
-            return _response(info, request, [*answers, *more], words)
+            more, said = ([], []) if plan is None else await self.insights.told(plan, feeds)
+            return _response(info, request, [*answers, *more], [*words, *said])
 
     def check(self, model: Model, request: InferRequest) -> Prepared:
         """Everything that can be said before a request runs. Raises as `infer`."""
@@ -207,6 +211,18 @@ class _Attempt:
             self.series.statistics.failed(spent, FailureReason.CANCELED)
         elif isinstance(error, KanserveError):
             self.series.statistics.failed(spent, _reason(error))
+
+
+def _outside(model: Model, feeds: Mapping[str, Array]) -> list[tuple[str, Word]]:
+    """What is said of rows outside, where somebody is to know. Raises BadRequest where there is to be none."""
+    if model.border is None:
+        return []
+    outside = model.border.outside(feeds)
+    count = int(np.count_nonzero(outside))
+    model.border.rows.inc(count)
+    if count and model.border.policy == REJECT:
+        raise checks.beyond(model.info, model.border.place(feeds, int(outside.argmax())), count)
+    return [(ROWS_OUTSIDE, count)] if model.border.policy == FLAG else []
 
 
 async def _execute(ready: Prepared, feeds: Mapping[str, Array], deadline: float | None, started: int) -> list[Array]:

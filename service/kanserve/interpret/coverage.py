@@ -113,8 +113,8 @@ class Coverage:
 
 def bounds(layer: LayerInfo, width: int, baseline: NodeBaseline | None, *, clamped: bool = False) -> Bounds:
     """Of the `width` nodes that the layer is given; `baseline`: what they were on the export's reference. `clamped`:
-    the layer's first step keeps its nodes on the grid, and is left out to say which were not."""
-    before = layer.before[1:] if clamped else layer.before
+    the layer's last step before its edges keeps its nodes on the grid, and is left out to say which were not."""
+    before = layer.before[:-1] if clamped else layer.before
     used = _used(layer)
     nodes = np.array(curves.columns(layer), np.intp)
     scales = [scale for scale in _of_grids(layer, before, nodes, used) if _fits(scale, width)]
@@ -144,9 +144,31 @@ def measure(limits: Bounds, nodes: NDArray[np.floating]) -> Coverage:
     return Coverage(zones, cells)
 
 
-def outside(found: Coverage) -> NDArray[np.bool_]:
-    """[N]: which have a node outside."""
-    return np.asarray((found.zones == Zone.OUTSIDE).any(axis=1))
+def outside(limits: Bounds, nodes: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """[N]: which of nodes [N, n] have one outside, and nothing else, for every request there is."""
+    values = nodes.astype(np.float64)
+    found = np.zeros(len(values), np.bool_)
+    for scale in limits.scales:
+        with np.errstate(all="ignore"):
+            read, room = scale.read(values), scale.cell * NEAR
+            there = (read >= scale.first - room) & (read <= scale.last + room)
+        found |= (~there & np.isfinite(scale.low)).any(axis=1)
+    return found
+
+
+def placed(limits: Bounds, nodes: NDArray[np.floating], node: int) -> tuple[float, float, float]:
+    """Of nodes [n] one that is outside: what the grid reads of it, and from where to where its functions reach; of the
+    grid that it is farthest outside of."""
+    found: list[tuple[float, tuple[float, float, float]]] = []
+    values = nodes.astype(np.float64)[None]
+    for scale in limits.scales:
+        zones, beyond = _held(scale, values)
+        with np.errstate(all="ignore"):
+            read = scale.read(values)
+        for at in np.flatnonzero((scale.nodes == node) & (zones[0] == Zone.OUTSIDE)).tolist():
+            place = (float(read[0, at]), float(scale.first[at]), float(scale.last[at]))
+            found.append((float(beyond[0, at]), place))
+    return max(found)[1]
 
 
 def _held(scale: Scale, values: Floats) -> tuple[Zones, Floats]:

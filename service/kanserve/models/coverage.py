@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from kanexport.manifest import Manifest
+from kanexport.shared.outside import CLAMP
 from kanserve.backends import Session
 from kanserve.interpret import coverage
 from kanserve.interpret.coverage import Bounds, Coverage, Floats, Zones
@@ -43,7 +44,8 @@ class Known:
 def bounds(manifest: Manifest, at: int, width: int) -> Bounds:
     """What the `width` nodes that layer `at` is given are held against."""
     layer, baseline = manifest.layers[at], manifest.baseline
-    return coverage.bounds(layer, width, baseline.layers[at] if baseline.rows else None)
+    clamped = at == 0 and manifest.outside == CLAMP
+    return coverage.bounds(layer, width, baseline.layers[at] if baseline.rows else None, clamped=clamped)
 
 
 def compute(

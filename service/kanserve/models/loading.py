@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 
 from kanexport import manifest as contract
 from kanexport.manifest import Manifest
+from kanexport.shared.outside import FLAG, REJECT
 from kanserve.backends import Backend, Session
 from kanserve.config import Settings
 from kanserve.errors import LoadError, LoadReason
 from kanserve.models import measure
+from kanserve.models.border import Border
 from kanserve.models.edges import LayerGraph
 from kanserve.models.live import Live
 from kanserve.models.model import Model
@@ -78,8 +80,11 @@ class Loader:
         return model
 
     def _watch(self, model: Model, info: ModelInfo, session: Session) -> None:
-        """Its statistics, if its export was given rows to put them beside."""
+        """Its border, if its export said so, and its statistics, if that was given rows to put them beside."""
         manifest, rate = info.manifest, self.settings.statistics_rows
+        if manifest is not None and manifest.outside in (FLAG, REJECT):
+            counted = self.metrics.number("kanserve_rows_outside_total")
+            model.border = Border(manifest, counted.labels(info.name, str(info.version)))
         if manifest is not None and manifest.baseline.rows and rate:
             model.live = Live(info, manifest, session.run, rate, self._aside(), self.metrics)
             model.observe("statistics", model.live)

@@ -21,6 +21,7 @@ from kanserve.config import Settings
 from kanserve.errors import DeadlineExceeded, QueueFull
 from kanserve.interpret.select import LayerPlan
 from kanserve.models import coverage, curves, edges, explain, scores, statistics
+from kanserve.models.border import Border
 from kanserve.models.coverage import Known, LayerCoverage
 from kanserve.models.edges import LayerGraph
 from kanserve.models.executor import Executor, Limits, Run
@@ -86,6 +87,7 @@ class Model:
         self._observers: dict[str, Observer] = {}
         self.observed = False
         self.live: Live | None = None  # its statistics, if it has a baseline to put them beside
+        self.border: Border | None = None  # if somebody is to know of rows outside
         self._explaining, self._covering = Prepared(), Known()
         self.description = b""  # the answer of DescribeModel, once somebody has asked
         self._executor = Executor(

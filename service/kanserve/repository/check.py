@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kanexport.manifest import Manifest, TensorSpec
+from kanexport.shared.outside import POLICIES
 from kanserve.errors import LoadError, LoadReason
 from kanserve.nouns import TensorInfo
 from kanserve.repository import bounds
@@ -25,6 +26,10 @@ def check_manifest(manifest: Manifest) -> None:
             _check_class(f"layer {at}", layer.edge_class)
         if layer.edges_file not in listed:
             raise LoadError(LoadReason.MANIFEST, f"layer {at}: {layer.edges_file!r} is not a listed file")
+    if manifest.outside not in POLICIES:
+        raise LoadError(
+            LoadReason.MANIFEST, f"outside is {manifest.outside[:40]!r}, expected one of {', '.join(POLICIES)}"
+        )
     if len(manifest.reference.inputs) != len(manifest.reference.outputs):
         raise LoadError(LoadReason.MANIFEST, "the manifest's reference rows have other inputs than outputs")
 
