@@ -1,6 +1,7 @@
 """Every call there is, as a value: what is sent where, and what its answer means.
 
-Nothing is sent here; those of KanService are in `kan_calls`. `Client` and `AsyncClient` have a method for each, and differ in how they wait.
+Nothing is sent here; those of KanService are in `kan_calls`. `Client` and `AsyncClient` have a method for each, and
+differ in how they wait.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kanexport.manifest import LayerInfo
+from kanexport.manifest import SAME_UNITS, LayerInfo
 
 POINTS, MOST_POINTS = 101, 1024
 MARGIN = 0.02  # of a grid's range, on either side
@@ -82,7 +82,7 @@ def asked(low: float, high: float, sources: int) -> Domain:
 
 
 def _grid(layer: LayerInfo, source: int) -> tuple[float, float, Origin] | None:
-    if any(step.kind != "select" for step in layer.before):
+    if any(step.kind not in SAME_UNITS for step in layer.before):
         return None
     rows = [basis.knots for basis in layer.bases if not (basis.before or basis.per_edge)]
     own = itertools.chain.from_iterable(row[source if len(row) > 1 else 0] for row in rows if row)

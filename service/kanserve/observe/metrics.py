@@ -89,6 +89,7 @@ DEFINITIONS = (
     Definition(Kind.GAUGE, "kanserve_drift_ratio", "PSI of the node that moved most, by chance's.", LAYER),
     Definition(Kind.GAUGE, "kanserve_outside_ratio", "Share of values outside their cells.", LAYER),
     Definition(Kind.GAUGE, "kanserve_outside_baseline_ratio", "The same of the export's rows.", LAYER),
+    Definition(Kind.COUNTER, "kanserve_rows_outside_total", "Rows outside that were flagged or refused.", MODEL),
     Definition(Kind.GAUGE, "kanserve_repository_readable", "1 while the repository can be read."),
     Definition(Kind.GAUGE, "kanserve_repository_look_seconds", "The last look at the repository."),
     Definition(Kind.GAUGE, CHANGED, "When a version came, changed or went, in seconds since the epoch."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kanexport.manifest import Manifest, TensorSpec
+from kanexport.shared.outside import POLICIES
 from kanserve.errors import LoadError, LoadReason
 from kanserve.nouns import TensorInfo
 from kanserve.repository import bounds
@@ -27,6 +28,10 @@ def check_manifest(manifest: Manifest) -> None:
             raise LoadError(LoadReason.MANIFEST, f"layer {at}: {layer.edges_file!r} is not a listed file")
     if manifest.explanations.file and manifest.explanations.file not in listed:
         raise LoadError(LoadReason.MANIFEST, f"{manifest.explanations.file!r} is not a listed file")
+    if manifest.outside not in POLICIES:
+        raise LoadError(
+            LoadReason.MANIFEST, f"outside is {manifest.outside[:40]!r}, expected one of {', '.join(POLICIES)}"
+        )
     if len(manifest.reference.inputs) != len(manifest.reference.outputs):
         raise LoadError(LoadReason.MANIFEST, "the manifest's reference rows have other inputs than outputs")
 

@@ -203,6 +203,11 @@ def data() -> list[Panel]:
         panel(
             "Rows looked into per second", "ops", (f"sum {BY_MODEL} ({rate('kanserve_statistics_rows_total')})", NAMED)
         ),
+        panel(
+            "Rows flagged or refused per second",
+            "ops",
+            (f"sum {BY_MODEL} ({rate('kanserve_rows_outside_total')})", NAMED),
+        ),
     ]
 
 
