@@ -37,7 +37,7 @@ ROWS = 250  # of a window; the latest rows are as many to twice as many
 PAUSE = 0.2  # seconds between two looks
 WAIT, BYTES = 512, 8 * 2**20  # requests that wait for the next look, and their bytes together
 FULL_WAIT, FULL_BYTES = 2**15, 64 * 2**20  # the same where all rows are counted
-SHARE = 0.015  # of a core that sampled rows may take
+SHARE = 0.01  # of a core that sampled rows may take
 EVERY = 2.0  # seconds until the metrics are reckoned, and what was counted is written, again
 CLASSES = 100  # of a model that are labels of a metric at most
 
