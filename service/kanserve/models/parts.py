@@ -24,7 +24,7 @@ from kanserve.nouns import DTYPES, Array
 from kanserve.trials import proving
 
 OUTPUT = -1  # as a layer: the answers
-MOST = 2**19  # cells of a version, of 24 bytes each
+MOST = 2**18  # cells of a version, of 24 bytes each
 SPLIT, FEW = 3, 40  # what a cell is counted in, where a node has so many bounds at most
 FINE = 16  # parts of a range, by which its ends are rounded outwards: runs on other threads differ in their last digits
 
