@@ -208,6 +208,14 @@ def data() -> list[Panel]:
             "ops",
             (f"sum {BY_MODEL} ({rate('kanserve_rows_outside_total')})", NAMED),
         ),
+        panel(
+            "Answers by class, per second of those looked into",
+            "ops",
+            (
+                f"sum by (model, version, class) ({rate('kanserve_statistics_class_rows_total')})",
+                f"{NAMED} {{{{class}}}}",
+            ),
+        ),
     ]
 
 
