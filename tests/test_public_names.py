@@ -63,6 +63,7 @@ def test_the_client_and_its_errors() -> None:
     calls = {name for name, _ in inspect.getmembers(kanserve.Client, inspect.isfunction) if not name.startswith("_")}
     assert calls == {
         "close",
+        "coverage",
         "curves",
         "describe",
         "drift",

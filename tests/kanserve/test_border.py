@@ -30,7 +30,7 @@ from tests.kanserve.running import INFERENCE, Server, request, serving
 INSIDE = np.array([[0.1, -0.5, 0.9], [0.0, 1.4, -2.1]], np.float32)
 OUTSIDE = np.array([[0.1, -0.5, 0.9], [0.0, 1.4, -2.6], [9.0, 0.0, 2.5], [0.0, 2.1, 0.0]], np.float32)
 REFUSED = (
-    "row 1: 'width' is -2.6 where model 'reject' reads it, outside its range -2.2 to 2.2 (2 rows are outside); "
+    "row 1: 'width' is -2.6 where model 'reject' reads it, outside its range -2.2 to 2.2 (rows outside: 2 of 4); "
     "its export refuses such rows (--outside reject)"
 )
 

@@ -10,15 +10,17 @@ import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, TypeVar
 
 import grpc
 import numpy as np
 from google.protobuf.message import Message
 
-from kanserve.client import channel, curves, errors, explain, scores, statistics
+from kanserve.client import channel, coverage, curves, errors, explain, scores, statistics
+from kanserve.client import parameters as params
 from kanserve.client.answers import Answer, IndexEntry, LayerValues, ServedModel
+from kanserve.client.coverage import Coverage
 from kanserve.client.curves import LayerCurves
 from kanserve.client.description import Description, from_pb
 from kanserve.client.errors import ClientError
@@ -27,12 +29,13 @@ from kanserve.client.rows import of_frame, packed, pairs
 from kanserve.client.scores import Scores
 from kanserve.client.serving import in_words, names_of
 from kanserve.client.statistics import Statistics
-from kanserve.nouns import DTYPES, TensorInfo
+from kanserve.nouns import DTYPES, TensorInfo, Word
 from kanserve.pb import grpc_service_pb2 as oip
 from kanserve.pb import kan_pb2 as kan
 
 M = TypeVar("M", bound=Message)
 
+NONE: Mapping[str, Word] = MappingProxyType({})
 INFERENCE = "/inference.GRPCInferenceService/"
 KAN = "/kanserve.v1.KanService/"
 HEALTH = "/grpc.health.v1.Health/Check"
@@ -133,10 +136,12 @@ class Client:
         model: str = "",
         version: str = "",
         outputs: Sequence[str] = (),
+        parameters: Mapping[str, Word] = NONE,
     ) -> Answer:
         """One request: `rows` into an input, or into several, then a mapping by their names; the outputs
         named (none: all) as arrays by name. With a ServedModel (`client.model(name)`) in the place of inputs, `model`
-        is its name, and rows may be a DataFrame, whose columns are put in the model's order."""
+        is its name, and rows may be a DataFrame, whose columns are put in the model's order. `parameters` of the
+        request: {"kan.explain_top_k": 5} has the server tell why, {"kan.coverage": True} where the rows are."""
         if isinstance(tensors, ServedModel):
             rows, model = of_frame(rows, tensors.names), model or tensors.name
             tensors = tensors.inputs if isinstance(rows, Mapping) else tensors.inputs[0]
@@ -146,6 +151,7 @@ class Client:
             request.raw_input_contents.append(np.ascontiguousarray(array, DTYPES[tensor.datatype]).tobytes())
         for name in outputs:
             request.outputs.add(name=name)
+        params.say(request.parameters, parameters)
         answer = self._unary("ModelInfer", request, oip.ModelInferResponse)
         arrays = {}
         for output, raw in zip(answer.outputs, answer.raw_output_contents, strict=True):
@@ -154,7 +160,7 @@ class Client:
                     "UNIMPLEMENTED", f"output {output.name} is {output.datatype}, which this client cannot read"
                 )
             arrays[output.name] = np.frombuffer(raw, DTYPES[output.datatype]).reshape(tuple(output.shape))
-        return Answer(answer.model_version, arrays)
+        return Answer(answer.model_version, arrays, params.said(answer.parameters))
 
     def edges(
         self,
@@ -227,6 +233,13 @@ class Client:
         (all). Raises NotSupported where the model cannot be taken apart, TooLarge."""
         request = explain.request(described, rows, reference=reference, outputs=outputs)
         return explain.of(self._call(KAN + "Explain", request, kan.ExplainResponse))
+
+    def coverage(self, described: Description, rows: Any) -> Coverage:
+        """Where the nodes of `rows` [rows, ...] are on the grids of each layer: see Coverage."""
+        rows = of_frame(rows, described.names)
+        tensors = described.inputs if isinstance(rows, Mapping) else described.input
+        asked = {"model": described.name, "version": described.version}
+        return coverage.of(self.infer(tensors, rows, **asked, parameters={coverage.PARAMETER: True}))
 
     def scores(self, described: Description, rows: Any = None) -> Scores:
         """What each edge, node and input matters over `rows` [rows, ...], two or more; None: over the reference rows
