@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from kanexport.manifest import LayerInfo
-from kanserve.client import coverage as coverages
+from kanserve.client import coverage as cover
 from kanserve.client import explain as explanations
 from kanserve.client.answers import Answer, LayerValues, ServedModel
 from kanserve.client.connection import Client
@@ -98,14 +98,12 @@ def explain(
     )
 
 
-def coverage(
-    client: Client, described: Description, rows: Any, *, progress: Progress | None = None
-) -> coverages.Coverage:
+def coverage(client: Client, described: Description, rows: Any, *, progress: Progress | None = None) -> cover.Coverage:
     """As `Client.coverage`, for any number of rows. Raises ClientError."""
     rows = of_frame(rows, described.names)
     fits = REQUEST_BYTES // max(1, _row_bytes(rows, described.inputs))
     most = min(fits, described.max_rows, described.max_batch_size or fits)
-    return coverages.joined(_split(rows, most, lambda part: client.coverage(described, part), progress))
+    return cover.joined(_split(rows, most, lambda part: client.coverage(described, part), progress))
 
 
 class _LayerQuery:
