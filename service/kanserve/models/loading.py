@@ -15,7 +15,7 @@ from kanexport.manifest import Manifest
 from kanexport.shared.outside import FLAG, REJECT
 from kanserve.backends import Backend, Session
 from kanserve.config import Settings
-from kanserve.errors import LoadError, LoadReason
+from kanserve.errors import LoadError, LoadReason, NotPossible
 from kanserve.models import measure
 from kanserve.models.border import Border
 from kanserve.models.edges import LayerGraph
@@ -84,7 +84,10 @@ class Loader:
         manifest, rate = info.manifest, self.settings.statistics_rows
         if manifest is not None and manifest.outside in (FLAG, REJECT):
             counted = self.metrics.number("kanserve_rows_outside_total")
-            model.border = Border(manifest, counted.labels(info.name, str(info.version)))
+            try:
+                model.border = Border(manifest, counted.labels(info.name, str(info.version)))
+            except NotPossible as error:
+                raise LoadError(LoadReason.MANIFEST, str(error)) from error
         if manifest is not None and manifest.baseline.rows and rate:
             model.live = Live(info, manifest, session.run, rate, self._aside(), self.metrics)
             model.observe("statistics", model.live)
