@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kanexport import bases
 from kanexport import manifest as contract
 from kanexport.errors import OptionError, VerificationFailed
 from kanexport.form import clamp
@@ -20,6 +21,7 @@ from kanexport.form.steps import Clip, Select
 from kanexport.lowering import lower
 from kanexport.pipeline import Request, export
 from kanexport.proof import evaluate, kept, trial_rows
+from kanexport.shared import grids
 from kanexport.shared.outside import AS_TRAINED, CLAMP, FLAG, POLICIES, REJECT
 from kanserve.interpret import coverage
 from kanserve.interpret.coverage import Zone
@@ -232,3 +234,21 @@ def test_what_an_export_proves_as_inside_is_inside_for_the_server(tmp_path: Path
         zones = {zone: coverage.measure(limits, rows[zone]).zones[:, read_] for zone in ("inside", "far")}
         assert (zones["inside"] == Zone.INSIDE).all()
         assert (zones["far"] != Zone.INSIDE).all()
+
+
+@pytest.mark.parametrize("name", bases.names())
+def test_the_grid_that_knots_tell_is_one_that_the_proof_has_tried(name: str) -> None:
+    """For families to come as well: what a server calls inside lies where rows of the proof lie, and is their zone
+    "inside" itself but for pieces that nothing ends."""
+    for basis in bases.examples(name):
+        support = basis.support(3)
+        for source, row in enumerate(basis.knots().tolist()):
+            grid = grids.of_knots(basis.kind, basis.functions, row)
+            ends = np.array([part[source] for part in support.core])
+            if grid is None or not ends[1] > ends[0]:
+                continue
+            room = 1e-9 * max(1.0, abs(grid.low), abs(grid.high))
+            assert support.outer[0][source] <= grid.low + room
+            assert support.outer[1][source] >= grid.high - room
+            if name != "local_powers":
+                np.testing.assert_allclose([grid.low, grid.high], ends, rtol=0, atol=room)
