@@ -35,7 +35,7 @@ from kanserve.models.model import Model
 from kanserve.nouns import Array, ExplainRequest, InferRequest, Insight, OutputTensor, Word
 
 COVERAGE, EXPLAIN = "kan.coverage", "kan.explain"
-LARGE = 2**14  # contributions; more are sorted off the event loop
+LARGE = 2**12  # contributions; more are sorted off the event loop, for which they would take milliseconds
 OF_A_LAYER = 24  # bytes of a row, beside its zones: counts, worst and cells
 
 Told = tuple[list[OutputTensor], list[tuple[str, Word]]]
