@@ -30,7 +30,7 @@ from kanexport.shared.explanations import EXPLAIN_FILE
 from kanexport.shared.installing import how_to_install
 from kanexport.shared.naming import Names
 from kanexport.shared.output import json_text, print_json
-from kanexport.shared.outside import AS_TRAINED, POLICIES
+from kanexport.shared.outside import AS_TRAINED, CHOICE, POLICIES
 from kanexport.shared.voice import EXIT_CODES, Exit
 from kanexport.sweep import run as sweep
 
@@ -66,13 +66,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print one JSON document")
     add("--recursive", action="store_true", help="export every checkpoint below a folder; see docs/checkpoints.md")
     add("--report", type=Path, metavar="FILE", help="with --recursive: write what became of each, as JSON")
-    add(
-        "--outside",
-        choices=tuple(POLICIES),
-        default=AS_TRAINED,
-        help="what becomes of rows with an input where the first layer was not made for: answered as the trained model "
-        "does, counted too (flag), refused (reject), or kept on the grid by the graph itself (clamp)",
-    )
+    add("--outside", choices=tuple(POLICIES), default=AS_TRAINED, help=CHOICE)
     _naming(parser)
     _explaining(parser)
     modules = parser.add_argument_group("modules with KAN layers in them (needs torch)").add_argument

@@ -7,6 +7,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 AS_TRAINED, FLAG, REJECT, CLAMP = "as-trained", "flag", "reject", "clamp"
+CHOICE = (
+    "what becomes of rows with an input where the first layer was not made for: answered as the trained model does, "
+    "counted too (flag), refused (reject), or kept on the grid by the graph itself (clamp)"
+)
 POLICIES: Mapping[str, str] = MappingProxyType(
     {
         AS_TRAINED: "rows outside are answered as the trained model answers them",

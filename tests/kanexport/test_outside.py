@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kanexport import bases
 from kanexport import manifest as contract
 from kanexport.errors import OptionError, VerificationFailed
 from kanexport.form import clamp
@@ -19,8 +20,11 @@ from kanexport.form.ir import Kan
 from kanexport.form.steps import Clip, Select
 from kanexport.lowering import lower
 from kanexport.pipeline import Request, export
-from kanexport.proof import evaluate, kept
+from kanexport.proof import evaluate, kept, trial_rows
+from kanexport.shared import grids
 from kanexport.shared.outside import AS_TRAINED, CLAMP, FLAG, POLICIES, REJECT
+from kanserve.interpret import coverage
+from kanserve.interpret.coverage import Zone
 from tests.cli.running import checkpoint
 from tests.golden_cases import cases
 from tests.small_checkpoints import read
@@ -208,3 +212,43 @@ def test_of_a_module_nobody_knows_which_inputs_are_outside(tmp_path: Path, polic
         kanexport.export(stack, rows, name="m", repository=tmp_path, outside=policy)
     assert "kan.coverage" in caught.value.hint
     assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("name", [case.name for case in cases()])
+def test_what_an_export_proves_as_inside_is_inside_for_the_server(tmp_path: Path, name: str) -> None:
+    """The exporter's zones and the server's are of one grid, whatever the family, wherever there is one alone."""
+    (case,) = (case for case in cases() if case.name == name)
+    layers = exported(tmp_path, name, AS_TRAINED).manifest.layers
+    kan, _ = read(case.path, *case.options)
+    for info, layer, width in zip(layers, kan.layers, kan.widths(), strict=False):
+        limits = coverage.bounds(info, width, None)
+        if len(limits.scales) != 1 or layer.mixes:
+            continue
+        (scale,) = limits.scales
+        support = layer.support()
+        known = np.isfinite(scale.low)
+        np.testing.assert_allclose(scale.low[known], support.core[0][known], atol=1e-6)
+        np.testing.assert_allclose(scale.high[known], support.core[1][known], atol=1e-6)
+        rows = trial_rows.zone_rows(layer, width, seed=0)
+        read_ = np.isin(np.arange(width), scale.nodes[known])
+        zones = {zone: coverage.measure(limits, rows[zone]).zones[:, read_] for zone in ("inside", "far")}
+        assert (zones["inside"] == Zone.INSIDE).all()
+        assert (zones["far"] != Zone.INSIDE).all()
+
+
+@pytest.mark.parametrize("name", bases.names())
+def test_the_grid_that_knots_tell_is_one_that_the_proof_has_tried(name: str) -> None:
+    """For families to come as well: what a server calls inside lies where rows of the proof lie, and is their zone
+    "inside" itself but for pieces that nothing ends."""
+    for basis in bases.examples(name):
+        support = basis.support(3)
+        for source, row in enumerate(basis.knots().tolist()):
+            grid = grids.of_knots(basis.kind, basis.functions, row)
+            ends = np.array([part[source] for part in support.core])
+            if grid is None or not ends[1] > ends[0]:
+                continue
+            room = 1e-9 * max(1.0, abs(grid.low), abs(grid.high))
+            assert support.outer[0][source] <= grid.low + room
+            assert support.outer[1][source] >= grid.high - room
+            if name != "local_powers":
+                np.testing.assert_allclose([grid.low, grid.high], ends, rtol=0, atol=room)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import tritonclient.grpc as triton
 import tritonclient.http as triton_http
 
 from kanexport import manifest as contract
+from kanexport.manifest import BasisInfo, NodeStep
 from kanexport.pipeline import Request, export
 from kanexport.shared.naming import Names
 from kanexport.shared.outside import POLICIES
@@ -30,7 +32,7 @@ from tests.kanserve.running import INFERENCE, Server, request, serving
 INSIDE = np.array([[0.1, -0.5, 0.9], [0.0, 1.4, -2.1]], np.float32)
 OUTSIDE = np.array([[0.1, -0.5, 0.9], [0.0, 1.4, -2.6], [9.0, 0.0, 2.5], [0.0, 2.1, 0.0]], np.float32)
 REFUSED = (
-    "row 1: 'width' is -2.6 where model 'reject' reads it, outside its range -2.2 to 2.2 (2 rows are outside); "
+    "row 1: 'width' is -2.6 where model 'reject' reads it, outside its range -2.2 to 2.2 (rows outside: 2 of 4); "
     "its export refuses such rows (--outside reject)"
 )
 
@@ -181,13 +183,45 @@ def test_a_value_is_told_as_the_grid_reads_it(tmp_path: Path, name: str) -> None
     assert not place.first <= place.value <= place.last
 
 
-def test_another_word_in_a_manifest_is_refused_with_what_is_known(tmp_path: Path) -> None:
-    directory = toy.write(tmp_path)
-    toy.write(tmp_path, "other")
-    toy.edit(directory, outside="ignore")
+SPLINE = BasisInfo(kind="bspline", functions=8, parameters={}, knots=(tuple(np.linspace(-2.2, 2.2, 12)),))
+UNFIT: dict[str, NodeStep] = {
+    "columns": NodeStep(kind="select", indices=(7, 0, 1)),
+    "numbers": NodeStep(kind="affine", scale=(1.0,) * 5, bias=(0.0,) * 5),
+    "groups": NodeStep(kind="groupnorm", indices=(2,), scale=(1.0,) * 3, bias=(0.0,) * 3),
+}
+
+
+def test_a_manifest_that_does_not_fit_itself_is_refused_in_words(tmp_path: Path) -> None:
+    """With a border when it is loaded, else when somebody asks; nobody else is disturbed."""
+    for name, step in UNFIT.items():
+        for policy in ("as-trained", "reject"):
+            directory = toy.write(tmp_path, f"{name}-{policy}")
+            first, *rest = contract.load(directory).layers
+            layer = dataclasses.replace(first, before=(step,), bases=(SPLINE,))
+            toy.edit(directory, layers=(layer, *rest), outside=policy)
+    toy.edit(toy.write(tmp_path, "ignore"), outside="ignore")
+    toy.edit(toy.write(tmp_path, "clamp"), outside="clamp")
+    toy.edit(toy.write(tmp_path, "empty"), layers=())
+    toy.write(tmp_path, "good")
+    unfit = "the manifest's steps before layer 0 do not fit the 3 nodes that it is given; export again"
     with serving(tmp_path) as running:
-        assert any(
-            "outside is 'ignore', expected one of as-trained, flag, reject, clamp" in str(line)
-            for line in running.lines()
-        )
-        assert running.infer(INSIDE, "other").shape == (2, 2)
+        failed = {line["model"]: line["reason"] for line in running.lines() if line["event"] == "load failed"}
+        assert failed == {
+            **{f"{name}-reject": unfit for name in UNFIT},
+            "ignore": "outside is 'ignore', expected one of as-trained, flag, reject, clamp",
+            "clamp": "outside is 'clamp', but nothing keeps the inputs of the first layer",
+        }
+        for name in UNFIT:
+            assert refusal(running, f"{name}-as-trained", {"kan.coverage": True}) == unfit
+            told = refusal(running, f"{name}-as-trained", {"kan.explain_top_k": 1})
+            assert "layer 0 has steps in its manifest that do not fit its nodes" in told
+        for parameters in ({"kan.coverage": True}, {"kan.explain_top_k": 1}):
+            assert refusal(running, "empty", parameters) == "model 'empty' has no layers whose nodes are known"
+        assert running.infer(INSIDE, "good").shape == running.infer(INSIDE, "empty").shape == (2, 2)
+
+
+def refusal(server: Server, model: str, parameters: dict[str, Any]) -> str:
+    with pytest.raises(triton.InferenceServerException) as caught:
+        ask(server, model, INSIDE, **parameters)
+    assert caught.value.status() == "StatusCode.FAILED_PRECONDITION"
+    return str(caught.value.message())

@@ -17,13 +17,14 @@ import tritonclient.http as triton_http
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kanexport.manifest import BasisInfo
 from kanexport.pipeline import Request, export
 from kanserve.access import tokens
 from kanserve.interpret import select
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from tests.cli.running import checkpoint
-from tests.kanserve import httpdoors, tokenfile, toy
+from tests.kanserve import httpdoors, tokenfile, toy, toy_grid
 from tests.kanserve.running import INFERENCE, KAN, Server, request, serving
 
 Code = grpc.StatusCode
@@ -199,6 +200,28 @@ def test_a_model_without_grids_says_that_it_held_nodes_against_nothing(served: S
     assert answer.get_response().parameters["kan.coverage.definition"].string_param == "none,none"
     assert (answer.as_numpy("kan.coverage.zones.0") == 0).all()
     assert (answer.as_numpy("kan.coverage.worst") == -1).all()
+
+
+def test_of_a_layer_at_several_positions_all_nodes_count(tmp_path: Path) -> None:
+    """And an explanation that the model has not is refused as Explain refuses it."""
+    centres = BasisInfo(kind="gaussian", functions=3, parameters={}, knots=((-1.0, 0.0, 1.0),))
+    toy_grid.edit_layer(toy_grid.write(tmp_path), 0, bases=(centres,))
+    rows = np.zeros((2, 2, 3), np.float32)
+    rows[1, 1, 0], rows[1, 0, 2] = 3.0, -9.0  # halved, before the layer reads them
+    with serving(tmp_path) as running:
+        answer = of(running, rows, {"kan.coverage": True}, "grid")
+        with pytest.raises(triton.InferenceServerException) as caught:
+            of(running, rows, {"kan.explain_top_k": 1}, "grid")
+    zones = answer.as_numpy("kan.coverage.zones.0")
+    assert zones.shape == (2, 2, 3, 1)
+    np.testing.assert_array_equal(zones[1, :, :, 0], [[1, 1, 3], [2, 1, 1]])
+    assert answer.as_numpy("kan.coverage.zones.1").shape == (2, 2, 12)
+    np.testing.assert_array_equal(answer.as_numpy("kan.coverage.counts")[:, 0], [[6, 0, 0], [4, 1, 1]])
+    np.testing.assert_array_equal(answer.as_numpy("kan.coverage.worst")[:, 0], [-1, 2])
+    np.testing.assert_allclose(answer.as_numpy("kan.coverage.cells")[:, 0], [0, 3.5])
+    assert answer.get_response().parameters["kan.coverage.definition"].string_param == "grid,none,none"
+    assert caught.value.status() == str(Code.FAILED_PRECONDITION)
+    assert "has not one output of numbers in a row" in caught.value.message()
 
 
 def test_the_size_of_a_coverage_is_bounded(models: Path) -> None:

@@ -115,12 +115,12 @@ def wanted(info: ModelInfo, request: InferRequest) -> tuple[TensorInfo, ...]:
     return tuple(known[name] for name in request.outputs)
 
 
-def beyond(info: ModelInfo, place: Place, count: int) -> BadRequest:
-    """The refusal of a request with `count` rows outside, the first of them at this place."""
+def beyond(info: ModelInfo, place: Place, count: int, rows: int) -> BadRequest:
+    """The refusal of a request of which `count` of the rows are outside, the first of them at this place."""
     named = info.manifest.names.feature(place.feature) if info.manifest is not None else str(place.feature)
     return BadRequest(
         f"row {place.row}: '{named}' is {place.value:.6g} where model '{info.name}' reads it, outside its range "
-        f"{place.first:.6g} to {place.last:.6g} ({count} rows are outside); its export refuses such rows "
+        f"{place.first:.6g} to {place.last:.6g} (rows outside: {count} of {rows}); its export refuses such rows "
         "(--outside reject)"
     )
 

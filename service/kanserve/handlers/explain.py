@@ -63,6 +63,8 @@ class Explainer:
     def work(self, model: Model, manifest: Manifest, request: ExplainRequest) -> Work:
         """Everything that can be said before. Raises BadRequest, Exhausted, NotPossible."""
         info = model.info
+        if not manifest.layers:
+            raise NotPossible(f"model '{info.name}' has no layers whose edges are known")
         if len(info.inputs) != 1 or info.inputs[0].datatype not in ("FP32", "FP64"):
             raise NotPossible(
                 f"model '{info.name}' has not one input of floating-point numbers: that is explained alone"

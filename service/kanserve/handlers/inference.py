@@ -221,7 +221,7 @@ def _outside(model: Model, feeds: Mapping[str, Array]) -> list[tuple[str, Word]]
     count = int(np.count_nonzero(outside))
     model.border.rows.inc(count)
     if count and model.border.policy == REJECT:
-        raise checks.beyond(model.info, model.border.place(feeds, int(outside.argmax())), count)
+        raise checks.beyond(model.info, model.border.place(feeds, int(outside.argmax())), count, len(outside))
     return [(ROWS_OUTSIDE, count)] if model.border.policy == FLAG else []
 
 

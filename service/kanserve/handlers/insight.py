@@ -11,7 +11,7 @@ Of a model with L layers and O outputs, for B rows:
     kan.explain.rest, .base           FP64 [B, O]       those of all others; the answer of the reference
     kan.explain.completeness_error    FP64 [B, O]       by how much base, values and rest miss the prediction
 
-and parameters with what these were held against. The order is the one of the layers, and of the most.
+and parameters with what these were held against.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanexport.manifest import Manifest
-from kanserve.errors import BadRequest, Exhausted
+from kanserve.errors import BadRequest, Exhausted, NotPossible
 from kanserve.handlers import tensors
 from kanserve.handlers.explain import Explained, Explainer, Work
 from kanserve.handlers.kan import Kan
@@ -35,7 +35,7 @@ from kanserve.models.model import Model
 from kanserve.nouns import Array, ExplainRequest, InferRequest, Insight, OutputTensor, Word
 
 COVERAGE, EXPLAIN = "kan.coverage", "kan.explain"
-LARGE = 2**14  # contributions; more are sorted off the event loop
+LARGE = 2**12  # contributions; more are sorted off the event loop, for which they would take milliseconds
 OF_A_LAYER = 24  # bytes of a row, beside its zones: counts, worst and cells
 
 Told = tuple[list[OutputTensor], list[tuple[str, Word]]]
@@ -64,6 +64,8 @@ class Insights:
         manifest = self.kan.manifest(model)
         if not rows:
             raise BadRequest("there are no rows to tell something of")
+        if not manifest.layers:
+            raise NotPossible(f"model '{model.info.name}' has no layers whose nodes are known")
         if insight.coverage:
             self._bound(manifest, rows)
         work = self.explainer.work(model, manifest, _explained(request, rows)) if insight.top_k else None

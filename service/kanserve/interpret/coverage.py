@@ -33,6 +33,10 @@ Floats = NDArray[np.float64]
 Zones = NDArray[np.uint8]
 
 
+class Unfit(ValueError):
+    """Steps before a layer that do not fit the nodes that it is given."""
+
+
 class Zone(enum.IntEnum):
     """Where a node is: the larger, the farther out."""
 
@@ -113,10 +117,11 @@ class Coverage:
 
 def bounds(layer: LayerInfo, width: int, baseline: NodeBaseline | None, *, clamped: bool = False) -> Bounds:
     """Of the `width` nodes that the layer is given; `baseline`: what they were on the export's reference. `clamped`:
-    the layer's last step before its edges keeps its nodes on the grid, and is left out to say which were not."""
+    the layer's last step before its edges keeps its nodes on the grid, and is left out to say which were not. Raises
+    Unfit."""
     before = layer.before[:-1] if clamped else layer.before
     used = _used(layer)
-    nodes = np.array(curves.columns(layer), np.intp)
+    nodes = np.array(_columns(layer, width), np.intp)
     scales = [scale for scale in _of_grids(layer, before, nodes, used) if _fits(scale, width)]
     gridded = np.zeros(width, np.bool_)
     for scale in scales:
@@ -219,10 +224,25 @@ def _used(layer: LayerInfo) -> NDArray[np.bool_]:
 
 
 def _fits(scale: Scale, width: int) -> bool:
-    """Whether this program knows the steps before the basis."""
+    """Whether this program knows the steps before the basis. Raises Unfit."""
     try:
         with np.errstate(all="ignore"):
-            scale.read(np.zeros((1, width)))
+            read = scale.read(np.zeros((1, width)))
     except steps.UnknownStep:
         return False
+    except (IndexError, ValueError) as error:
+        raise Unfit from error
+    if read.shape != (1, len(scale.nodes)):
+        raise Unfit
     return True
+
+
+def _columns(layer: LayerInfo, width: int) -> tuple[int, ...]:
+    """Raises Unfit."""
+    try:
+        found = curves.columns(layer)
+    except IndexError as error:
+        raise Unfit from error
+    if len(found) != layer.sources or not all(0 <= at < width for at in found):
+        raise Unfit
+    return found

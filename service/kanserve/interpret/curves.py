@@ -69,10 +69,11 @@ def domain(layer: LayerInfo, seen: Floats | None) -> Domain:
 def centre(layer: LayerInfo, width: int) -> Floats | None:
     """[n]: the middle of the grid of each of the layer's nodes, 0 for what is no source; None where one has none."""
     found = domain(layer, None)
-    if set(found.origins) != {Origin.GRID}:
+    which = list(columns(layer))
+    if set(found.origins) != {Origin.GRID} or not all(at < width for at in which):
         return None
     middle = np.zeros(width)
-    middle[list(columns(layer))] = (found.low + found.high) / 2
+    middle[which] = (found.low + found.high) / 2
     return middle
 
 

@@ -30,7 +30,8 @@ class Place:
 
 
 class Border:
-    """Of a version whose export said that somebody is to know. `rows`: counts those outside."""
+    """Of a version whose export said that somebody is to know. `rows`: counts those outside. Raises NotPossible for a
+    manifest that does not fit itself."""
 
     def __init__(self, manifest: Manifest, rows: Number) -> None:
         self.policy, self.rows = manifest.outside, rows

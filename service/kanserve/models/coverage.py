@@ -10,6 +10,7 @@ import numpy as np
 from kanexport.manifest import Manifest
 from kanexport.shared.outside import CLAMP
 from kanserve.backends import Session
+from kanserve.errors import NotPossible
 from kanserve.interpret import coverage
 from kanserve.interpret.coverage import Bounds, Coverage, Floats, Zones
 from kanserve.nouns import Array
@@ -35,23 +36,29 @@ class Known:
     bounds: dict[int, Bounds] = field(default_factory=dict)
 
     def of(self, manifest: Manifest, at: int, width: int) -> Bounds:
-        """What the `width` nodes of a layer are held against."""
+        """What the `width` nodes of a layer are held against. Raises NotPossible."""
         if at not in self.bounds:
             self.bounds[at] = bounds(manifest, at, width)
         return self.bounds[at]
 
 
 def bounds(manifest: Manifest, at: int, width: int) -> Bounds:
-    """What the `width` nodes that layer `at` is given are held against."""
+    """What the `width` nodes that layer `at` is given are held against. Raises NotPossible."""
     layer, baseline = manifest.layers[at], manifest.baseline
     clamped = at == 0 and manifest.outside == CLAMP
-    return coverage.bounds(layer, width, baseline.layers[at] if baseline.rows else None, clamped=clamped)
+    try:
+        return coverage.bounds(layer, width, baseline.layers[at] if baseline.rows else None, clamped=clamped)
+    except coverage.Unfit as error:
+        raise NotPossible(
+            f"the manifest's steps before layer {at} do not fit the {width} nodes that it is given; export again"
+        ) from error
 
 
 def compute(
     session: Session, manifest: Manifest, known: Known, rows: Mapping[str, Array], *, step: int
 ) -> Iterator[tuple[LayerCoverage, ...] | None]:
-    """Of each layer, for `rows` [B, ...] by input: None after each step of so many rows, and at last the answer."""
+    """Of each layer, for `rows` [B, ...] by input: None after each step of so many rows, and at last the answer. Raises
+    NotPossible."""
     names = [layer.node_tensor for layer in manifest.layers]
     wanted = [name for name in dict.fromkeys(names) if name not in rows]
     found: list[list[LayerCoverage]] = [[] for _ in names]

@@ -15,7 +15,7 @@ from kanexport.manifest import Manifest
 from kanexport.shared.outside import FLAG, REJECT
 from kanserve.backends import Backend, Session
 from kanserve.config import Settings
-from kanserve.errors import KanserveError, LoadError, LoadReason
+from kanserve.errors import KanserveError, LoadError, LoadReason, NotPossible
 from kanserve.models import measure
 from kanserve.models.border import Border
 from kanserve.models.edges import LayerGraph
@@ -91,7 +91,10 @@ class Loader:
         manifest = info.manifest
         if manifest is not None and manifest.outside in (FLAG, REJECT):
             counted = self.metrics.number("kanserve_rows_outside_total")
-            model.border = Border(manifest, counted.labels(info.name, str(info.version)))
+            try:
+                model.border = Border(manifest, counted.labels(info.name, str(info.version)))
+            except NotPossible as error:
+                raise LoadError(LoadReason.MANIFEST, str(error)) from error
 
     def _watch(self, model: Model, info: ModelInfo, session: Session) -> None:
         """Its statistics, if there is something to look into; where there is not, why."""
