@@ -82,6 +82,7 @@ class Live:
         self._bytes, self._busy, self._telling = 0, False, False
         self._working: Future[None] | None = None
         self._lock, self._ended = threading.Lock(), False
+        self._timers: dict[str, asyncio.TimerHandle] = {}
         self._begin(time.time(), 0.0)
         self._names = info.manifest.names.classes[:CLASSES] if info.manifest is not None else ()
         self._count = metrics.number("kanserve_statistics_rows_total").labels(*self._labels)
@@ -121,20 +122,22 @@ class Live:
         self._bytes += size
         if not self._busy:
             self._busy = True
-            asyncio.get_running_loop().call_later(PAUSE, self._look)
+            self._later("look", PAUSE, self._look)
 
     def _look(self) -> None:
         """At what has come meanwhile, on the thread; later, where it is not done with what came before."""
         if self._working is not None and not self._working.done():
-            asyncio.get_running_loop().call_later(PAUSE, self._look)
+            self._later("look", PAUSE, self._look)
             return
         copies, self._waiting, self._bytes, self._busy = self._waiting, [], 0, False
-        if not copies:  # the version has left
-            return
         self._working = self._aside(self._work, copies)
         if not self._telling:
             self._telling = True
-            asyncio.get_running_loop().call_later(EVERY, self._soon)
+            self._later("tell", EVERY, self._soon)
+
+    def _later(self, what: str, seconds: float, then: Callable[[], None]) -> None:
+        if not self._ended:
+            self._timers[what] = asyncio.get_running_loop().call_later(seconds, then)
 
     def _soon(self) -> None:
         self._telling = False
@@ -154,6 +157,8 @@ class Live:
         with self._lock:
             self._ended = True
         self._waiting, self._bytes = [], 0
+        for timer in self._timers.values():  # each would keep the session, and drop it on the event loop
+            timer.cancel()
         self._aside(self.keep)
 
     def reset(self, mark: float) -> bool:
