@@ -236,6 +236,7 @@ class CurveRequest:
     span: tuple[float, float] | None = None
     derivative: bool = False
     parts: bool = False
+    extrema: bool = False
     deadline: float | None = None
     caller: str = ""
 
@@ -243,7 +244,8 @@ class CurveRequest:
 @dataclass(frozen=True, slots=True)
 class CurveBlock:
     """Curves of some edges of a layer: `x` [S, N] of each source, `phi` and perhaps `derivative` [S, D, N], float32;
-    `domains` [S]: where the range of each source comes from; `parts`: what each basis has of `phi`, by its kind."""
+    `domains` [S]: where the range of each source comes from; `parts`: what each basis has of `phi`, by its kind;
+    `extrema` [S, D, 2]: where it is smallest and largest, and what it is there."""
 
     layer: int
     sources: tuple[int, ...]
@@ -253,6 +255,7 @@ class CurveBlock:
     derivative: NDArray[np.float32] | None
     domains: tuple[str, ...]
     parts: tuple[tuple[str, NDArray[np.float32]], ...] = ()
+    extrema: tuple[NDArray[np.float64], NDArray[np.float32]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from kanexport.manifest import BasisInfo, LayerInfo, NodeStep
+from kanserve.client.connection import Client
 from kanserve.interpret import curves
 from kanserve.interpret.curves import Origin
 from kanserve.pb import kan_pb2
@@ -105,6 +106,28 @@ def test_the_slope_of_a_line_is_the_line_s(x: np.ndarray, steep: float, shift: f
     np.testing.assert_allclose(curves.slope(below, above, left, right), steep, atol=1e-9)
 
 
+@given(arrays.arrays(np.float64, (2, 3), elements=st.floats(0.3, 3)), st.booleans())
+def test_an_extreme_is_found_between_the_points(speed: np.ndarray, largest: bool) -> None:
+    """Of each edge its own, to a hundredth of the way between two points and better."""
+
+    def wave(x: np.ndarray) -> np.ndarray:
+        return np.sin(speed * x + speed) + 0.1 * x
+
+    points = np.linspace(-4, 4, 101)
+    x = np.broadcast_to(points[:, None, None], (101, 2, 3))
+    values = wave(x)
+    for _ in range(curves.ROUNDS):
+        x = curves.between(*curves.around(x, values, largest=largest))
+        values = wave(x)
+    where, value = curves.best(x, values, largest=largest)
+    fine = wave(np.linspace(-4, 4, 40_001)[:, None, None])
+    expected = fine.max(axis=0) if largest else fine.min(axis=0)
+    np.testing.assert_allclose(value, expected, atol=2e-6)
+    np.testing.assert_allclose(wave(where), value)
+    nothing = np.full((5, 2, 3), np.nan)
+    assert np.isnan(curves.best(nothing, nothing, largest=largest)).all()
+
+
 @given(st.integers(0, 3000), st.integers(0, 3000), st.integers(2, 1024))
 def test_blocks_hold_every_edge_once_and_no_more_than_fits(sources: int, destinations: int, points: int) -> None:
     covered, last = 0, (0, 0)
@@ -176,3 +199,20 @@ def test_what_is_no_curve_is_refused_in_words(
     with pytest.raises(grpc.RpcError) as caught:
         ask(server, **fields)
     assert (caught.value.code(), text in caught.value.details()) == (code, True), caught.value.details()
+
+
+def test_the_extremes_of_each_curve(server: Server) -> None:
+    for at, block in enumerate(ask(server, low=-2, high=1.5, points=8, extrema=True)):
+        where = np.frombuffer(block.extrema_x, "<f8").reshape(len(block.sources), -1, 2)
+        value = np.frombuffer(block.extrema, "<f4").reshape(where.shape)
+        weights, ends = WEIGHTS[at], np.array([-2, 1.5])
+        moves = weights != 0
+        expected_x = np.where(weights[..., None] < 0, ends[::-1], ends)
+        np.testing.assert_allclose(where[moves], expected_x[moves], atol=1e-6)
+        expected = np.sort(np.tanh(ends) * weights[..., None], axis=-1)
+        np.testing.assert_allclose(value, expected, rtol=1e-5)
+    with Client(server.address) as client:
+        first, _ = client.curves("toy", span=(-2, 1.5), extrema=True)
+        assert first.extrema is not None
+        assert first.extrema[0].shape == first.extrema[1].shape == (3, 4, 2)
+        assert client.curves("toy", span=(-2, 1.5))[0].extrema is None

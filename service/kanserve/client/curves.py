@@ -17,7 +17,8 @@ from kanserve.pb import kan_pb2 as kan
 class LayerCurves:
     """Curves of some edges of a layer: `phi` [S, D, N], float32, over `x` [S, N] of each source, and perhaps its
     `derivative`; `parts`: what each basis of the layer, or `symbolic`, has of phi. `domains` [S]: where the range of
-    each source comes from, one of asked, grid, reference, assumed."""
+    each source comes from, one of asked, grid, reference, assumed. `extrema`, if asked for: where each curve is
+    smallest and largest [S, D, 2], and what it is there."""
 
     layer: int
     sources: tuple[int, ...]
@@ -27,6 +28,7 @@ class LayerCurves:
     derivative: NDArray[np.float32] | None
     domains: tuple[str, ...]
     parts: Mapping[str, NDArray[np.float32]]
+    extrema: tuple[NDArray[np.float64], NDArray[np.float32]] | None = None
 
 
 def request(
@@ -40,6 +42,7 @@ def request(
     span: tuple[float, float] | None,
     derivative: bool,
     parts: bool,
+    extrema: bool,
 ) -> kan.GetCurvesRequest:
     """The message that asks for them."""
     low, high = span or (None, None)
@@ -55,6 +58,7 @@ def request(
         high=high,
         derivative=derivative,
         parts=parts,
+        extrema=extrema,
     )
 
 
@@ -81,7 +85,22 @@ def _layer(at: int, blocks: Sequence[kan.CurveBlock]) -> LayerCurves:
         derivative=_array(rows.values(), lambda block: block.derivative) if blocks[0].derivative else None,
         domains=tuple(itertools.chain.from_iterable(end.domains for end in ends)),
         parts={one.kind: _array(rows.values(), _phi_of(at)) for at, one in enumerate(blocks[0].parts)},
+        extrema=_extrema(rows.values()) if blocks[0].extrema else None,
     )
+
+
+def _extrema(rows: Iterable[Sequence[kan.CurveBlock]]) -> tuple[Any, Any]:
+    def all_(of: str, dtype: str) -> Any:
+        return np.concatenate(
+            [
+                np.concatenate(
+                    [np.frombuffer(getattr(one, of), dtype).reshape(len(one.sources), -1, 2) for one in found], axis=1
+                )
+                for found in rows
+            ]
+        )
+
+    return all_("extrema_x", "<f8"), all_("extrema", "<f4")
 
 
 def _phi_of(part: int) -> Callable[[kan.CurveBlock], bytes]:

@@ -71,6 +71,7 @@ def curves(
     span: tuple[float, float] | None = None,
     derivative: bool = False,
     parts: bool = False,
+    extrema: bool = False,
 ) -> Call[tuple[LayerCurves, ...]]:
     """Edge functions on a grid of so many `points` (0: 101), from the first to the last of `span`; without it over each
     source's own domain. Raises NotFound, NotSupported for a layer whose edges are no curves, TooLarge."""
@@ -84,6 +85,7 @@ def curves(
         span=span,
         derivative=derivative,
         parts=parts,
+        extrema=extrema,
     )
     return Call(f"{KAN}GetCurves", request, kan.CurveBlock.FromString, curves_.joined, stream=True)
 

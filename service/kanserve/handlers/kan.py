@@ -68,11 +68,10 @@ class Kan:
         )
         for plan in plans:
             alone(manifest, plan.layer)
-        times = 3 if request.derivative else 1
-        self._bound_curves(plans, request.points * (1 + request.derivative + 3 * request.parts))
+        self._bound_curves(plans, request.points * (1 + request.derivative + 3 * request.parts) + 6 * request.extrema)
         self.bound_work(
             [dataclasses.replace(manifest.layers[plan.layer], positions=()) for plan in plans],
-            times * request.points,
+            request.points * (3 if request.derivative else 1) + _closer(plans, request),
             "points",
         )
         return model.info, model.curves(manifest, plans, request)
@@ -158,6 +157,12 @@ def shapes(info: ModelInfo, manifest: Manifest) -> list[LayerShape]:
         )
         for layer in manifest.layers
     ]
+
+
+def _closer(plans: Sequence[LayerPlan], request: CurveRequest) -> int:
+    """How many points more the extremes of each edge take: it has its own."""
+    wide = max((len(plan.destinations) for plan in plans), default=0)
+    return 2 * curves.ROUNDS * curves.ZOOM * wide if request.extrema else 0
 
 
 def _in_reason(request: CurveRequest) -> CurveRequest:

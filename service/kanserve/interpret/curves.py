@@ -21,6 +21,7 @@ POINTS, MOST_POINTS = 101, 1024
 MARGIN = 0.02  # of a grid's range, on either side
 AROUND = 0.1  # of a range that was seen, on either side
 STEP = 0.0005  # of a range: what a derivative looks to either side
+ROUNDS, ZOOM = 4, 9  # how often an extreme is looked for closer, at how many points: each time a quarter as far apart
 SYMBOLIC, NOTHING = "symbolic", "nothing"
 BLOCK = 2**19  # bytes of phi in one block
 
@@ -153,3 +154,32 @@ def blocks(sources: Sequence[int], destinations: Sequence[int], points: int) -> 
     for first in range(0, len(sources), rows):
         for second in range(0, len(destinations), columns):
             yield slice(first, first + rows), slice(second, second + columns)
+
+
+def between(low: Floats, high: Floats) -> Floats:
+    """[ZOOM, S, D]: equally far apart, both ends included."""
+    steps = np.linspace(0.0, 1.0, ZOOM)[:, None, None]
+    return np.asarray(low * (1 - steps) + high * steps)
+
+
+def _best(values: Floats, *, largest: bool) -> NDArray[np.intp]:
+    """[N, S, D] -> [S, D]: the place of the smallest finite value, or the largest."""
+    held = np.where(np.isfinite(values), values, -np.inf if largest else np.inf)
+    return np.asarray(held.argmax(axis=0) if largest else held.argmin(axis=0))
+
+
+def best(x: Floats, values: Floats, *, largest: bool) -> tuple[Floats, Floats]:
+    """The x [S, D] of the smallest or largest of each edge's own points [N, S, D], and the value there."""
+    at = _best(values, largest=largest)[None]
+    where, value = (np.take_along_axis(array, at, axis=0)[0].astype(np.float64) for array in (x, values))
+    none = ~np.isfinite(values).any(axis=0)
+    where[none] = value[none] = np.nan
+    return where, value
+
+
+def around(x: Floats, values: Floats, *, largest: bool) -> tuple[Floats, Floats]:
+    """Between which of its points [N, S, D] each edge has its smallest finite value, or its largest: the neighbours
+    [S, D] of the one where it is."""
+    at = _best(values, largest=largest)
+    low, high = (np.take_along_axis(x, np.clip(at + side, 0, len(x) - 1)[None], axis=0)[0] for side in (-1, 1))
+    return low, high

@@ -5,6 +5,7 @@ A layer computes all its edges at a few points at a time; what was asked for is 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Generator, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -73,6 +74,7 @@ def _layer(graph: LayerGraph, plan: LayerPlan, domain: Domain, asked: CurveReque
     parts = zip(kinds, curves.all_parts(graph.layer, total, own), strict=True) if asked.parts else ()
     apart = list(parts)
     slopes = (yield from _slopes(graph, plan, x, domain)) if asked.derivative else None
+    extrema = (yield from _extrema(graph, plan, x, total)) if asked.extrema else None
     for first, second in curves.blocks(plan.sources, plan.destinations, asked.points):
         sources = plan.sources[first]
         yield CurveBlock(
@@ -84,6 +86,7 @@ def _layer(graph: LayerGraph, plan: LayerPlan, domain: Domain, asked: CurveReque
             derivative=None if slopes is None else _of_edges(slopes, first, second),
             domains=tuple(domain.origins[at] for at in sources),
             parts=tuple((kind, _of_edges(values, first, second)) for kind, values in apart),
+            extrema=None if extrema is None else (extrema[0][first, second], extrema[1][first, second]),
         )
 
 
@@ -94,6 +97,38 @@ def _slopes(graph: LayerGraph, plan: LayerPlan, x: Floats, domain: Domain) -> Ge
     (right,) = yield from _values(graph, plan, above)
     chosen = list(plan.sources)
     return curves.slope(below[:, chosen], above[:, chosen], left, right)
+
+
+def _extrema(
+    graph: LayerGraph, plan: LayerPlan, x: Floats, phi: Floating
+) -> Generator[None, None, tuple[Floats, NDArray[np.float32]]]:
+    """Where each of the planned edges is smallest and largest [s, d, 2], and what it is there: from its points
+    [N, s, d] closer and closer."""
+    found: list[tuple[Floats, Floats]] = []
+    dtype = DTYPES[graph.given.datatype]
+    for largest in (False, True):
+        wide = np.broadcast_to(x[:, list(plan.sources), None], phi.shape).astype(np.float64)
+        values = phi.astype(np.float64)
+        for _ in range(curves.ROUNDS):
+            wide = curves.between(*curves.around(wide, values, largest=largest)).astype(dtype).astype(np.float64)
+            values = yield from _apart(graph, plan, wide)
+        found.append(curves.best(wide, values, largest=largest))
+    where, value = (np.stack([one[at] for one in found], axis=-1) for at in (0, 1))
+    with np.errstate(over="ignore"):
+        return where, value.astype(np.float32)
+
+
+def _apart(graph: LayerGraph, plan: LayerPlan, x: Floats) -> Generator[None, None, Floats]:
+    """phi of the planned edges [N, s, d], each at points of its own: a destination after the other."""
+    found = np.empty(x.shape)
+    chosen = list(plan.sources)
+    for at, destination in enumerate(plan.destinations):
+        nodes = np.zeros((len(x), graph.layer.sources))
+        nodes[:, chosen] = x[:, :, at]
+        one = dataclasses.replace(plan, destinations=(destination,))
+        (values,) = yield from _values(graph, one, nodes)
+        found[:, :, at] = values[:, :, 0]
+    return found
 
 
 def _of_edges(values: Floating, first: slice, second: slice) -> NDArray[np.float32]:

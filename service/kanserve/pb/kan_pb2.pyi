@@ -469,7 +469,7 @@ class Reduction(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., values: _Optional[bytes] = ...) -> None: ...
 
 class GetCurvesRequest(_message.Message):
-    __slots__ = ("model_name", "model_version", "layers", "layer_names", "sources", "destinations", "points", "low", "high", "derivative", "parts")
+    __slots__ = ("model_name", "model_version", "layers", "layer_names", "sources", "destinations", "points", "low", "high", "derivative", "parts", "extrema")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
@@ -481,6 +481,7 @@ class GetCurvesRequest(_message.Message):
     HIGH_FIELD_NUMBER: _ClassVar[int]
     DERIVATIVE_FIELD_NUMBER: _ClassVar[int]
     PARTS_FIELD_NUMBER: _ClassVar[int]
+    EXTREMA_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     layers: _containers.RepeatedScalarFieldContainer[int]
@@ -492,10 +493,11 @@ class GetCurvesRequest(_message.Message):
     high: float
     derivative: bool
     parts: bool
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., layers: _Optional[_Iterable[int]] = ..., layer_names: _Optional[_Iterable[str]] = ..., sources: _Optional[_Iterable[int]] = ..., destinations: _Optional[_Iterable[int]] = ..., points: _Optional[int] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., derivative: _Optional[bool] = ..., parts: _Optional[bool] = ...) -> None: ...
+    extrema: bool
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., layers: _Optional[_Iterable[int]] = ..., layer_names: _Optional[_Iterable[str]] = ..., sources: _Optional[_Iterable[int]] = ..., destinations: _Optional[_Iterable[int]] = ..., points: _Optional[int] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., derivative: _Optional[bool] = ..., parts: _Optional[bool] = ..., extrema: _Optional[bool] = ...) -> None: ...
 
 class CurveBlock(_message.Message):
-    __slots__ = ("model_name", "model_version", "digest", "layer", "sources", "destinations", "points", "x", "phi", "derivative", "domains", "parts")
+    __slots__ = ("model_name", "model_version", "digest", "layer", "sources", "destinations", "points", "x", "phi", "derivative", "domains", "parts", "extrema_x", "extrema")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -508,6 +510,8 @@ class CurveBlock(_message.Message):
     DERIVATIVE_FIELD_NUMBER: _ClassVar[int]
     DOMAINS_FIELD_NUMBER: _ClassVar[int]
     PARTS_FIELD_NUMBER: _ClassVar[int]
+    EXTREMA_X_FIELD_NUMBER: _ClassVar[int]
+    EXTREMA_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     digest: str
@@ -520,7 +524,9 @@ class CurveBlock(_message.Message):
     derivative: bytes
     domains: _containers.RepeatedScalarFieldContainer[str]
     parts: _containers.RepeatedCompositeFieldContainer[CurvePart]
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., layer: _Optional[int] = ..., sources: _Optional[_Iterable[int]] = ..., destinations: _Optional[_Iterable[int]] = ..., points: _Optional[int] = ..., x: _Optional[bytes] = ..., phi: _Optional[bytes] = ..., derivative: _Optional[bytes] = ..., domains: _Optional[_Iterable[str]] = ..., parts: _Optional[_Iterable[_Union[CurvePart, _Mapping]]] = ...) -> None: ...
+    extrema_x: bytes
+    extrema: bytes
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., layer: _Optional[int] = ..., sources: _Optional[_Iterable[int]] = ..., destinations: _Optional[_Iterable[int]] = ..., points: _Optional[int] = ..., x: _Optional[bytes] = ..., phi: _Optional[bytes] = ..., derivative: _Optional[bytes] = ..., domains: _Optional[_Iterable[str]] = ..., parts: _Optional[_Iterable[_Union[CurvePart, _Mapping]]] = ..., extrema_x: _Optional[bytes] = ..., extrema: _Optional[bytes] = ...) -> None: ...
 
 class CurvePart(_message.Message):
     __slots__ = ("kind", "phi")

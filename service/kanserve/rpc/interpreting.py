@@ -50,6 +50,7 @@ def curves_from_pb(message: kan_pb2.GetCurvesRequest, *, deadline: float | None,
         span=(message.low, message.high) if all(ends) else None,
         derivative=message.derivative,
         parts=message.parts,
+        extrema=message.extrema,
         deadline=deadline,
         caller=caller,
     )
@@ -210,4 +211,6 @@ def curves_to_pb(info: ModelInfo, block: CurveBlock) -> kan_pb2.CurveBlock:
         derivative=b"" if block.derivative is None else block.derivative.astype("<f4").tobytes(),
         domains=block.domains,
         parts=[kan_pb2.CurvePart(kind=kind, phi=phi.astype("<f4").tobytes()) for kind, phi in block.parts],
+        extrema_x=b"" if block.extrema is None else block.extrema[0].astype("<f8").tobytes(),
+        extrema=b"" if block.extrema is None else block.extrema[1].astype("<f4").tobytes(),
     )

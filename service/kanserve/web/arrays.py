@@ -52,6 +52,8 @@ PACKED: Mapping[str, Mapping[str, tuple[str, Shape]]] = MappingProxyType(
             "x": (F8, lambda m: (len(m.sources), m.points)),
             "phi": (F4, _curves),
             "derivative": (F4, _curves),
+            "extrema_x": (F8, lambda m: (len(m.sources), len(m.destinations), 2)),
+            "extrema": (F4, lambda m: (len(m.sources), len(m.destinations), 2)),
         },
         "CurvePart": {"phi": (F4, _steps)},
         "LayerScores": {
