@@ -69,8 +69,8 @@ def test_without_shap_it_says_what_there_is_instead(found: Explanation, monkeypa
 
 @pytest.fixture
 def plots(monkeypatch: pytest.MonkeyPatch) -> Any:
-    shap = pytest.importorskip("shap")
-    matplotlib = pytest.importorskip("matplotlib")
+    shap = pytest.importorskip("shap", reason="`make notebook` has it")
+    matplotlib = pytest.importorskip("matplotlib", reason="`make notebook` has it")
     matplotlib.use("agg")
     return shap.plots
 
