@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kanexport.shared.baseline import NO_BASELINE, Baseline
+from kanexport.shared.explanations import NO_EXPLANATIONS, Explanations
 from kanexport.shared.naming import UNNAMED, Names
 
-FORMAT = 5
-READABLE = (1, 2, 3, 4, 5)  # each added fields with defaults; what an older one lacks has its default
+FORMAT = 6
+READABLE = (1, 2, 3, 4, 5, 6)  # each added fields with defaults; what an older one lacks has its default
 PLURAL = {"input": "inputs", "output": "outputs"}  # what formats 1 and 2 had one of
 FILE_NAME = "manifest.json"
 MODEL_FILE = "model.onnx"
@@ -245,7 +246,8 @@ class Verification:
     Both tolerances are relative, as in Zone. `zones` are in the order in which they were tried.
 
     `against`: what the model was held against, a key of `AGAINST`; empty in documents older than
-    format 3. `answers`: what the comparison with the trained model's own answers found.
+    format 3. `answers`: what the comparison with the trained model's own answers found. `explaining`: of the
+    explaining graph, if there is one, since format 6: its outputs and node vectors, and the edges it gives.
     """
 
     outputs_tolerance: float
@@ -254,6 +256,7 @@ class Verification:
     zones: tuple[Zone, ...]
     against: str = ""
     answers: tuple[Answers, ...] = ()
+    explaining: tuple[Zone, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,7 +280,8 @@ class Manifest:
 
     `format` is that of this document. `inputs` and `outputs`: at least one each, all with the same rows;
     formats 1 and 2 had one of each, as `input` and `output`. `names`, since format 4, is what people
-    call them; `baseline`, since format 5, what they and the nodes inside were on the user's data. `opset` is the
+    call them; `baseline`, since format 5, what they and the nodes inside were on the user's data; `explanations`, since
+    format 6, what the graph gives that tells how answers came about. `opset` is the
     graphs' ONNX operator set. `layers` are those whose edges can be asked for, in the order in which they run.
     `files` is everything in the version directory but the manifest. `notes` are sentences for people.
 
@@ -303,6 +307,7 @@ class Manifest:
     notes: tuple[str, ...]
     names: Names = UNNAMED
     baseline: Baseline = NO_BASELINE
+    explanations: Explanations = NO_EXPLANATIONS
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:

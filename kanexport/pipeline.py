@@ -18,7 +18,8 @@ from kanexport.lowering import lower
 from kanexport.manifest import READING, Source
 from kanexport.operators import graph, precision
 from kanexport.options import Options
-from kanexport.packing import baseline, describe
+from kanexport.packing import baseline, describe, explained
+from kanexport.packing.explained import Asked
 from kanexport.packing.publish import MAX_BATCH_SIZE, Claim, ProvedModel, Result, Target, publish
 from kanexport.packing.signature import Signature
 from kanexport.proof import verify
@@ -50,6 +51,8 @@ class Request:
     answers: tuple[Path, ...] = ()  # files with what the trained model answered, as `answers.rows.load` takes them
     names: Names = UNNAMED
     reference: Path | None = None  # rows of the user's data, as `packing.baseline.load` takes them
+    explain: bool = False  # with a graph that tells how answers came about
+    explain_layers: tuple[str, ...] = ()  # whose edges it tells, as `packing.explained.Asked` has them
     shared: bool = False  # options and architecture are for many files; this one may have no use for them
 
     def target(self, name: str) -> Target:
@@ -64,6 +67,7 @@ class Request:
             force=self.force,
             names=self.names,
             reference=None if self.reference is None else baseline.load(self.reference),
+            explain=Asked(self.explain or bool(self.explain_layers), self.explain_layers),
         )
 
     def facts(self, tried: Mapping[str, str] | None = None) -> Options:
@@ -89,6 +93,8 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
     signature = Signature.of_network(kan, request.dtype)
     target.check_names(signature)
     lowered = lower.lower(kan, request.dtype)
+    layers = describe.layers(kan, lowered.node_tensors)
+    lowered = explained.add(target.explain, lowered, layers, signature, target.names)
     proof = verify.verify(kan, lowered, request.dtype, tolerance=request.tolerance, advance=advance)
     source = Source(
         family=found.family,
@@ -104,7 +110,7 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
         lowered=lowered,
         proof=proof,
         claim=Claim(READING) if answers is None else held.network(answers, kan, lowered, target),
-        layers=describe.layers(kan, lowered.node_tensors),
+        layers=layers,
         edge_class=kan.edge_class,
         opset=graph.OPSET,
         signature=signature,

@@ -29,6 +29,7 @@ def document(result: Result) -> dict[str, Any]:
             "alternatives": manifest.source.alternatives,
         },
         "verification": dataclasses.asdict(manifest.verification),
+        "explanations": dataclasses.asdict(manifest.explanations),
         "files": {entry.path: entry.size for entry in manifest.files},
         "notes": list(manifest.notes),
     }

@@ -24,14 +24,14 @@ FUNCTIONS |= {"sgn": np.sign, "sigmoid": lambda x: 1 / (1 + np.exp(-x))}
 
 
 def compute(text: str, names: Mapping[str, Any]) -> Any:
-    """The value of a formula in float64."""
+    """The value of a formula in float64. `names`: of its variables, and functions by name."""
     with np.errstate(all="ignore"):
-        return _value(ast.parse(text, mode="eval").body, {"pi": np.pi, "e": np.e, **names})
+        return _value(ast.parse(text, mode="eval").body, {"pi": np.pi, "e": np.e, **FUNCTIONS, **names})
 
 
-def columns(text: str, x: np.ndarray) -> np.ndarray:
+def columns(text: str, x: np.ndarray, **functions: Any) -> np.ndarray:
     """The value of a formula of x0, x1, ... for rows [B, n]."""
-    value = compute(text, {f"x{at}": x[:, at].astype(np.float64) for at in range(x.shape[1])})
+    value = compute(text, {f"x{at}": x[:, at].astype(np.float64) for at in range(x.shape[1])} | functions)
     return np.broadcast_to(value, len(x))
 
 
@@ -51,4 +51,4 @@ def _value(node: ast.AST, names: Mapping[str, Any]) -> Any:
         return np.where(*(_value(part, names) for part in (node.test, node.body, node.orelse)))
     assert isinstance(node, ast.Call)
     assert isinstance(node.func, ast.Name)
-    return FUNCTIONS[node.func.id](_value(node.args[0], names))
+    return names[node.func.id](_value(node.args[0], names))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib.util
 import json
@@ -112,6 +113,22 @@ def _await(environment: dict[str, str]) -> None:
     raise AssertionError("the server was not ready in time")
 
 
+def test_explanations_travel_as_the_document_says(desk: tuple[Path, dict[str, str]]) -> None:
+    """Its command, and its Python against what that wrote: there is no server."""
+    folder, environment = desk
+    section = (
+        (ROOT / "docs" / "explaining.md").read_text().partition("## Explanations that travel")[2].partition("\n## ")[0]
+    )
+    (command,) = commands(section)
+    (snippet,) = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    for run in (command, [sys.executable, "-c", snippet]):
+        done = subprocess.run(run, cwd=folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    shapes, adds_up = done.stdout.splitlines()
+    assert ast.literal_eval(shapes)["layer0_edges"] == (2, 2, 5)
+    assert adds_up == "True"
+
+
 def _run_python_of(document: Path, environment: dict[str, str]) -> None:
     """The document's Python, against the README's server."""
     snippets = re.findall(r"^```python\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
@@ -131,8 +148,11 @@ def _run_curl_of(document: Path, environment: dict[str, str]) -> None:
     done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert [answer.get("name") or answer["model_name"] for answer in answers] == ["hello"] * 2
+    assert [answer.get("name") or answer["model_name"] for answer in answers] == ["hello"] * 3
     assert answers[1]["outputs"][0]["shape"] == [2, 1]
+    explained = answers[2]
+    total = explained["base"][0] + sum(one[0] for one in explained["contributions"][0])
+    assert abs(total - explained["predictions"][0][0]) <= explained["completeness_error"][0][0] + 1e-9
     assert 'nv_inference_request_success{model="hello"' in done.stdout
 
 

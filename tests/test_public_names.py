@@ -17,8 +17,21 @@ from kanexport.shared.voice import Exit
 from kanserve.pb import grpc_service_pb2, kan_pb2
 
 CALLS = {
-    *("close", "curves", "describe", "drift", "edges", "explain", "health", "index", "infer", "model", "ready"),
-    *("scores", "within"),
+    *(
+        "close",
+        "curves",
+        "describe",
+        "drift",
+        "edges",
+        "estimate",
+        "explain",
+        "health",
+        "index",
+        "infer",
+        "model",
+        "ready",
+    ),
+    *("reset_statistics", "scores", "statistics", "watch_statistics", "within"),
 }
 OLD_MANIFESTS = sorted((Path(__file__).parent / "golden" / "manifest").glob("v*/*.json"))
 
@@ -111,10 +124,13 @@ def test_the_services() -> None:
         *(
             "DescribeModel",
             "QueryEdges",
+            "StreamEdges",
             "GetCurves",
             "Explain",
             "EdgeScores",
             "GetStatistics",
+            "WatchStatistics",
+            "ResetStatistics",
             "PromoteModel",
             "RollbackModel",
             "ShadowModel",

@@ -20,11 +20,13 @@ from kanexport.console import show
 from kanexport.errors import OptionError
 from kanexport.operators import precision
 from kanexport.options import Options
-from kanexport.packing import baseline
+from kanexport.packing import baseline, explained
+from kanexport.packing.explained import Asked
 from kanexport.packing.publish import MAX_BATCH_SIZE, Result, Target
 from kanexport.pipeline import Request, export
 from kanexport.proof.tolerance import OUTPUT_TOLERANCE
 from kanexport.shared import arguments, atomic, naming, program, progress
+from kanexport.shared.explanations import EXPLAIN_FILE
 from kanexport.shared.installing import how_to_install
 from kanexport.shared.naming import Names
 from kanexport.shared.output import json_text, print_json
@@ -38,6 +40,7 @@ EXAMPLES = """examples:
   kanserve export digits.pt --repository models --answers answers.npz         held against the trained model
   kanserve export pruned --repository models --option input_id=0,2 --option n_inputs=4
   kanserve export --module nets:make --checkpoint net.pt --example rows.npy   a module with KAN layers in it
+  kanserve export digits.pt --repository models --explain       with explain.onnx, for any onnxruntime
   kanserve export experiments --recursive --repository models --report report.json
 """
 
@@ -63,6 +66,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--recursive", action="store_true", help="export every checkpoint below a folder; see docs/checkpoints.md")
     add("--report", type=Path, metavar="FILE", help="with --recursive: write what became of each, as JSON")
     _naming(parser)
+    _explaining(parser)
     modules = parser.add_argument_group("modules with KAN layers in them (needs torch)").add_argument
     modules("--module", metavar="PKG.MOD:FACTORY", help="a function of yours that makes the torch module")
     modules("--checkpoint", type=Path, metavar="FILE", help="with --module: its weights (default: as it was made)")
@@ -122,6 +126,28 @@ def _naming(parser: argparse.ArgumentParser) -> None:
     add("--description", default="", metavar="TEXT", help="what the model is, in words")
 
 
+def _explaining(parser: argparse.ArgumentParser) -> None:
+    """The graph that tells how answers came about."""
+    add = parser.add_argument_group("explanations that travel").add_argument
+    add(
+        "--explain",
+        action="store_true",
+        help=f"write {EXPLAIN_FILE} too: the answers with the nodes and edges behind them, for any onnxruntime",
+    )
+    add(
+        "--explain-layers",
+        default="",
+        metavar="L,L",
+        help=f"whose edges it has, by number or name (default: all with at most {explained.MOST} edges a row); "
+        "implies --explain",
+    )
+
+
+def _asked(args: argparse.Namespace) -> Asked:
+    layers = tuple(filter(None, (text.strip() for text in args.explain_layers.split(","))))
+    return Asked(args.explain or bool(layers), layers)
+
+
 def _names(args: argparse.Namespace) -> Names:
     """Raises OptionError."""
     try:
@@ -166,17 +192,21 @@ def _check(args: argparse.Namespace) -> None:
 
 def _check_folder(args: argparse.Namespace) -> None:
     """What goes with --recursive alone, and what does not go with it. Raises OptionError."""
-    if args.answers and args.recursive:
-        raise OptionError("--answers are of one model, not of a folder", hint="export the checkpoints one by one")
-    if args.recursive and args.reference is not None:
-        raise OptionError("--reference is of one model, not of a folder", hint="export the checkpoints one by one")
-    if args.recursive and _names(args):
-        raise OptionError("names are of one model, not of a folder", hint="export the checkpoints one by one")
+    of_one = {
+        "--answers are": args.answers,
+        "--reference is": args.reference,
+        "names are": _names(args),
+        "--explain-layers are": args.explain_layers,
+    }
+    for what, given in of_one.items():
+        if args.recursive and given:
+            raise OptionError(f"{what} of one model, not of a folder", hint="export the checkpoints one by one")
     if args.report is not None and not args.recursive:
         raise OptionError("--report is for --recursive")
 
 
 def _request(args: argparse.Namespace) -> Request:
+    asked = _asked(args)
     return Request(
         path=args.path,
         repository=args.repository,
@@ -194,6 +224,8 @@ def _request(args: argparse.Namespace) -> Request:
         answers=tuple(args.answers),
         names=_names(args),
         reference=args.reference,
+        explain=asked.wanted,
+        explain_layers=asked.layers,
     )
 
 
@@ -215,6 +247,7 @@ def _module(args: argparse.Namespace, advance: Callable[[int, int], None]) -> Re
         force=args.force,
         names=_names(args),
         reference=None if args.reference is None else baseline.load(args.reference),
+        explain=_asked(args),
     )
     options = Options.parse(tuple(args.option), functions=tuple(args.function))
     return command.run(

@@ -31,6 +31,8 @@ def result(result: Result) -> None:
     for note in manifest.notes:
         say(f"note: {note}")
     _zones(manifest).show()
+    if manifest.explanations.file:
+        say(f"{manifest.explanations.file}: {', '.join(tensor.name for tensor in manifest.explanations.tensors)}")
     say(f"written to {result.directory}")
 
 

@@ -12,6 +12,7 @@ from kanexport.answers.rows import load as load_answers
 from kanexport.hybrid.convert import convert
 from kanexport.options import Options
 from kanexport.packing import baseline
+from kanexport.packing.explained import Asked
 from kanexport.packing.publish import MAX_BATCH_SIZE, Result, Target
 from kanexport.proof.tolerance import OUTPUT_TOLERANCE
 from kanexport.shared.naming import Names
@@ -36,19 +37,18 @@ def export(
     classes: Sequence[str] = (),
     description: str = "",
     reference: str | Path | None = None,
+    explain: bool | Sequence[str | int] = False,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Result:
     """Export a module that contains KAN layers into a model repository.
 
-    `example_inputs`: rows as the module takes them, [rows, ...], a tensor or array (or a
-    tuple of one); the proof is made with them, so real rows are better than random ones.
-    `options`: what neither tensors nor attributes tell, as in `--option`; `functions`:
-    symbolic functions of your own by name, as expressions in x, as in `--function`.
-    `features`, `classes`: what each number of a row and of an answer is called; `units` of the features; `description`:
-    what the model is, in words. `reference`: a file of rows of your data, as `--reference` takes them. `answers`: a
-    file with what the trained model answered, as `record_answers` writes it. The module is as it was afterwards.
-    Returns where the version lies and its manifest.
-    Raises ExportError; then nothing was written.
+    `example_inputs`: rows as the module takes them, [rows, ...], a tensor or array (or a tuple of one); the proof is
+    made with them, so real rows are better than random ones. `options`: what neither tensors nor attributes tell, as
+    in `--option`; `functions`: symbolic functions of your own by name, as expressions in x, as in `--function`.
+    `features`, `classes`, `units`, `description`: what its numbers, and the model, are called. `reference`: a file of
+    rows of your data, as `--reference` takes them. `explain`: as `--explain`, or the layers of `--explain-layers`.
+    `answers`: what the trained model answered, as `record_answers` writes it. The module is as it was afterwards.
+    Returns where the version lies and its manifest. Raises ExportError; then nothing was written.
     """
     target = Target(
         repository=Path(repository),
@@ -60,10 +60,11 @@ def export(
         force=force,
         names=Names(tuple(features), tuple(units), tuple(classes), description),
         reference=None if reference is None else baseline.load(Path(reference)),
+        explain=Asked.of(explain),
     )
     given = Options.parse(
         [f"{key}={value}" for key, value in (options or {}).items()],
         functions=[f"{name}={expression}" for name, expression in (functions or {}).items()],
     )
-    known = load_answers([Path(answers)]) if answers is not None else None
+    known = None if answers is None else load_answers([Path(answers)])
     return convert(module, example_inputs, target, options=given.given, answers=known, advance=advance)

@@ -29,7 +29,7 @@ from kanexport.lowering.edges import term_tensors
 from kanexport.lowering.lower import Lowered
 from kanexport.manifest import HYBRID, MODULE, LayerInfo, Source, SourceFile
 from kanexport.operators import served
-from kanexport.packing import describe
+from kanexport.packing import describe, explained
 from kanexport.packing.publish import Claim, ProvedModel, Result, Target, publish
 from kanexport.packing.signature import Signature
 from kanexport.proof import trial_rows, verify
@@ -137,6 +137,8 @@ def _attempt(
             # Of a graph that torch does not vouch for, the largest batch shows a branch such as len(x) > 40.
             largest = [min(most, target.max_batch_size)] if starts else []
             sizes = tuple(sorted({2, count + 1, *starts, *largest}))
+            signature = Signature(plan.ports, target.dtype)
+            lowered = explained.add(target.explain, lowered, _describe(plan, lowered), signature, target.names)
             with lent(whole, plan.oracle.dtype):
                 return lowered, _prove(plan, lowered, zones.of(plan.ports, x, count), target, sizes, advance)
         except (InvalidKan, VerificationFailed) as error:
@@ -227,7 +229,7 @@ def _describe(plan: Plan, lowered: Lowered) -> tuple[LayerInfo, ...]:
 def _terms(layer: Layer, graph: bytes) -> tuple[str, ...]:
     """What an edge graph calls the part of each term; that of torch's own code has none."""
     names = term_tensors(layer)
-    return names if served.outputs(graph).issuperset(filter(None, names)) else ("",) * len(names)
+    return names if served.outputs(graph).keys() >= {*filter(None, names)} else ("",) * len(names)
 
 
 def _names(uses: Sequence[Use]) -> Iterator[str]:

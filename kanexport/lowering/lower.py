@@ -16,18 +16,30 @@ from kanexport.form.ir import Kan, Layer
 from kanexport.lowering.edges import edge_graph
 from kanexport.lowering.serving import INPUT, naming, serving_graph
 from kanexport.operators.weights import SHARED_FROM, Weights
+from kanexport.shared.explanations import Explanations
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """The graph that tells of every answer how it came about: `model` with the edges of some layers behind it. `notes`:
+    what of it is not told, and why."""
+
+    graph: bytes
+    about: Explanations
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Lowered:
     """Serialised ONNX models. `edges[l]` is layer l's edge graph; `node_tensors[l]` names the tensor
     of `model` that feeds layer l, and the input of its edge graph. `weights`: the file that all of
-    them take large constants from, if there is one."""
+    them take large constants from, if there is one. `explained`: if it was asked for."""
 
     model: bytes
     edges: tuple[bytes, ...]
     node_tensors: tuple[str, ...]
     weights: Weights | None = None
+    explained: Explained | None = None
 
 
 def lower(kan: Kan, dtype: str) -> Lowered:

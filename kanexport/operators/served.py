@@ -20,6 +20,9 @@ def notes(model: bytes) -> tuple[str, ...]:
     )
 
 
-def outputs(graph: bytes) -> set[str]:
-    """What a graph's outputs are called."""
-    return {output.name for output in onnx.load_model_from_string(graph).graph.output}
+def outputs(graph: bytes) -> dict[str, tuple[int, ...]]:
+    """What a graph's outputs are called, and the shape of each after its rows."""
+    return {
+        output.name: tuple(axis.dim_value for axis in output.type.tensor_type.shape.dim[1:])
+        for output in onnx.load_model_from_string(graph).graph.output
+    }

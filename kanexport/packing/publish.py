@@ -17,11 +17,13 @@ from kanexport.operators import precision, served
 from kanexport.packing import baseline, repository
 from kanexport.packing.baseline import Rows
 from kanexport.packing.describe import edges_file
+from kanexport.packing.explained import NOT_ASKED, Asked
 from kanexport.packing.signature import Signature
 from kanexport.proof.tolerance import OUTPUT_TOLERANCE
 from kanexport.proof.verify import Proof
 from kanexport.shared import naming
 from kanexport.shared.baseline import NO_BASELINE
+from kanexport.shared.explanations import EXPLAIN_FILE, NO_EXPLANATIONS
 from kanexport.shared.naming import UNNAMED, Names
 
 MAX_BATCH_SIZE = 1024
@@ -40,6 +42,7 @@ class Target:
     force: bool = False
     names: Names = UNNAMED
     reference: Rows | None = None  # of the user's data
+    explain: Asked = NOT_ASKED
 
     def check(self) -> None:
         """Refuse early what would fail late. Raises OptionError and RepositoryError."""
@@ -99,7 +102,7 @@ class Result:
 def publish(target: Target, model: ProvedModel) -> Result:
     """Write one version. Raises RepositoryError; then the repository is as it was."""
     target.check_names(model.signature)
-    files = _files(model.lowered)
+    files, explained = _files(model.lowered), model.lowered.explained
     document = Manifest(
         format=manifest.FORMAT,
         name=target.name,
@@ -118,13 +121,18 @@ def publish(target: Target, model: ProvedModel) -> Result:
         ),
         reference=model.proof.reference,
         files=tuple(_entry(path, data) for path, data in files.items()),
-        notes=model.notes + model.proof.notes + model.claim.notes + _of_operators(model),
+        notes=model.notes
+        + model.proof.notes
+        + model.claim.notes
+        + _of_operators(model)
+        + (() if explained is None else explained.notes),
         names=target.names,
         baseline=NO_BASELINE
         if target.reference is None
         else baseline.measure(
             target.reference, model.lowered, model.layers, model.signature, target.names, target.dtype
         ),
+        explanations=NO_EXPLANATIONS if explained is None else explained.about,
     )
     return Result(repository.pack(target.repository, document, files, force=target.force), document)
 
@@ -139,6 +147,8 @@ def _files(lowered: Lowered) -> dict[str, bytes | repository.Parts]:
     files: dict[str, bytes | repository.Parts] = {manifest.MODEL_FILE: lowered.model}
     if lowered.weights is not None:
         files[manifest.WEIGHTS_FILE] = list(lowered.weights.content())
+    if lowered.explained is not None:
+        files[EXPLAIN_FILE] = lowered.explained.graph
     return files | {edges_file(at): data for at, data in enumerate(lowered.edges)}
 
 

@@ -23,6 +23,7 @@ Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.bool_]  # which rows
 Draws = Sequence[Callable[[], Trace]]  # the same run with its rounding shaken, once for each draw, when asked
 Moved = Sequence[Callable[[], Array]]  # rows of a layer likewise
+Given = Callable[[slice], Array]  # edge values of the graph, of some vectors
 
 WHOLE = 1e-12  # relative: the tolerance of whole numbers, which are right or wrong
 
@@ -91,16 +92,16 @@ class Prover:
 
     def zone(self, name: str, x: Array) -> None:
         """Outputs, and the edges of every layer from the graph's own nodes, for rows x [B, ...]."""
-        errors, trace, outputs, keep, shaken = self._outputs(name, x)
+        errors, trace, outputs, keep, shaken = self.outputs(name, x)
         for index in range(len(self.subject.layers)):
             nodes = outputs[self.lowered.node_tensors[index]]
-            self._layer(errors, index, nodes, trace.inputs[index], keep, shaken)
+            self.layer(errors, index, nodes, trace.inputs[index], keep, shaken)
 
     def batch(self, x: Array) -> None:
         """Outputs alone, for rows x [B, ...]: what a zone named after their number holds."""
-        self._outputs(str(len(x)), x)
+        self.outputs(str(len(x)), x)
 
-    def _outputs(self, name: str, x: Array) -> tuple[ZoneErrors, Trace, dict[str, Array], Rows, Draws]:
+    def outputs(self, name: str, x: Array) -> tuple[ZoneErrors, Trace, dict[str, Array], Rows, Draws]:
         """Compares the outputs of some rows, and gives what the edges are compared with."""
         errors = self.zones.setdefault(name, ZoneErrors())
         errors.rows += len(x)
@@ -131,14 +132,24 @@ class Prover:
             raise VerificationFailed(f"{len(y)} rows give {port.name} of shape {given.shape}, not {exact(y).shape}")
         expected = table(exact(y)[keep])
         tolerance = self.tolerance.outputs if port.kind == FLOAT else WHOLE
-        allowance = self._allow(
+        allowance = self.allow(
             port.name, tolerance, expected, lambda: (table(exact(draw().y)[keep]) for draw in shaken)
         )
         place = _output(port.name if len(ports.outputs) > 1 else "")
         errors.outputs.add(table(given[keep]), expected, allowance, place)
 
-    def _layer(self, errors: ZoneErrors, index: int, nodes: Array, exact: Array, keep: Rows, shaken: Draws) -> None:
-        """The edges of one layer, from the nodes that the graph gives it."""
+    def layer(
+        self,
+        errors: ZoneErrors,
+        index: int,
+        nodes: Array,
+        exact: Array,
+        keep: Rows,
+        shaken: Draws,
+        edges: Array | None = None,
+    ) -> None:
+        """The edges of one layer, from the nodes that the graph gives it; or `edges` [B, *positions, I, O], if the
+        graph has given them too."""
         if nodes.shape != exact.shape:
             raise VerificationFailed(f"layer {index} is fed {nodes.shape} by the graph, not {exact.shape}")
         rows, layer = len(nodes), self.subject.layers[index]
@@ -148,28 +159,33 @@ class Prover:
         def vectors(draw: Callable[[], Trace]) -> Array:
             return _vectors(draw().inputs[index][keep])[chosen]
 
-        moved = [functools.partial(vectors, draw) for draw in shaken]
-        self._edges(errors, index, nodes[chosen], exact[chosen], moved)
+        given: Given = functools.partial(self._given, index, nodes[chosen])
+        if edges is not None:
+            given = edges[keep].reshape(-1, *edges.shape[-2:])[chosen].__getitem__
+        self._edges(errors, index, given, exact[chosen], [functools.partial(vectors, draw) for draw in shaken])
 
     def layer_zone(self, name: str, index: int, x: Array) -> None:
         """The edges of one layer from rows x [B, width] made for it."""
         moved = [functools.cache(functools.partial(jitter.shake, x)) for jitter in self.tolerance.jitters]
         # `rows` counts rows of the model; a zone without any counts the layer's.
         errors = self.zones.setdefault(name, ZoneErrors(rows=len(x)))
-        self._edges(errors, index, x, x, moved)
+        self._edges(errors, index, functools.partial(self._given, index, x), x, moved)
 
-    def _edges(self, errors: ZoneErrors, index: int, nodes: Array, exact: Array, moved: Moved) -> None:
-        """Edges from vectors [N, width]: the graph's from `nodes`, ours from `exact`; `moved` are
+    def _given(self, index: int, nodes: Array, part: slice) -> Array:
+        return self.edge_values(index, nodes[part])
+
+    def _edges(self, errors: ZoneErrors, index: int, given: Given, exact: Array, moved: Moved) -> None:
+        """Edges from vectors [N, width]: the graph's are `given`, ours from `exact`; `moved` are
         the exact ones after rounding, once per draw."""
         layer = self.subject.layers[index]
         for part, values, peak in evaluate.edges(layer, exact):
             fits = peak < OVERFLOW
             errors.edges_left_out += int(np.count_nonzero(~fits))
             shaken = functools.partial(_shaken_edges, layer, moved, self.tolerance.jitters, part, fits)
-            allowance = self._allow(index, self.tolerance.edges, values[fits], shaken)
-            errors.edges.add(self.edge_values(index, nodes[part])[fits], values[fits], allowance, _edge(index))
+            allowance = self.allow(index, self.tolerance.edges, values[fits], shaken)
+            errors.edges.add(given(part)[fits], values[fits], allowance, _edge(index))
 
-    def _allow(
+    def allow(
         self, index: int | str, tolerance: float, exact: Array, shaken: Callable[[], Iterable[Array]]
     ) -> Allowance:
         """Remembers the first magnitude of its kind: the zone inside the grid comes first."""

@@ -10,6 +10,7 @@ amplifies rounding; `tolerance.py` says how far.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -24,9 +25,11 @@ from kanexport.manifest import Reference, Verification, Zone
 from kanexport.proof import evaluate, runtime, trial_rows
 from kanexport.proof.compare import magnitude
 from kanexport.proof.evaluate import Jitter, Trace
+from kanexport.proof.explained import ExplainedProver
 from kanexport.proof.ports import Port, Ports
 from kanexport.proof.prover import Prover, Subject, table
 from kanexport.proof.tolerance import CONDITION, OUTPUT_TOLERANCE, OVERFLOW
+from kanexport.shared.explanations import EXPLAIN_FILE
 
 Array = npt.NDArray[np.float64]
 
@@ -121,12 +124,26 @@ def prove(
     prover.batches(zones["inside"], empty=empty)
     for size in sizes:
         prover.batch(np.resize(zones["inside"], (size, *zones["inside"].shape[1:])))
-    _judge(prover)
+    _judge(prover, "the exported graph")
     reference = _reference(prover, zones["inside"])
     notes = _excuses(prover) + _left_out(prover)
     if not reference.inputs:
         notes.append("no row inside the grid gives finite outputs only, so the server has no reference rows to check")
-    return Proof(_report(prover), reference, tuple(notes))
+    report = _report(prover)
+    if lowered.explained is not None:
+        explaining = ExplainedProver(subject, lowered, lowered.explained, dtype, tolerance)
+        notes += _explained(explaining, zones, empty=empty)
+        report = dataclasses.replace(report, explaining=_zones(explaining))
+    return Proof(report, reference, tuple(notes))
+
+
+def _explained(prover: ExplainedProver, zones: dict[str, Array], *, empty: bool) -> list[str]:
+    """Proves the explaining graph on the same rows; what had to be excused, in words."""
+    for name, x in zones.items():
+        prover.zone(name, x)
+    prover.batches(zones["inside"], empty=empty)
+    _judge(prover, EXPLAIN_FILE)
+    return [f"{EXPLAIN_FILE}: {note}" for note in _excuses(prover)]
 
 
 def _reference(prover: Prover, x: Array) -> Reference:
@@ -179,19 +196,28 @@ def _left_out(prover: Prover) -> list[str]:
     return [f"{name} rows: {counted} are {why}" for name, counted in counts]
 
 
-def _judge(prover: Prover) -> None:
+def _judge(prover: Prover, graph: str) -> None:
     for name, zone in prover.zones.items():
         for what, error in (("outputs", zone.outputs), ("edges", zone.edges)):
             if error.excess > 1:
                 raise VerificationFailed(
-                    f"the exported graph differs from the checkpoint on {name} rows: {what} by "
+                    f"{graph} differs from the checkpoint on {name} rows: {what} by "
                     f"{error.max_rel:.2e} relative, {error.max_abs:.2e} absolute, at {what[:-1]} {error.where}",
                     hint="nothing was written; --dtype float64 keeps full precision, --tolerance sets the bound",
                 )
 
 
 def _report(prover: Prover) -> Verification:
-    zones = tuple(
+    return Verification(
+        outputs_tolerance=prover.tolerance.outputs,
+        edges_tolerance=prover.tolerance.edges,
+        runtime=f"{runtime.name()}, float64 reference",
+        zones=_zones(prover),
+    )
+
+
+def _zones(prover: Prover) -> tuple[Zone, ...]:
+    return tuple(
         Zone(
             name=name,
             rows=zone.rows,
@@ -203,10 +229,4 @@ def _report(prover: Prover) -> Verification:
             worst_edge=zone.edges.where,
         )
         for name, zone in prover.zones.items()
-    )
-    return Verification(
-        outputs_tolerance=prover.tolerance.outputs,
-        edges_tolerance=prover.tolerance.edges,
-        runtime=f"{runtime.name()}, float64 reference",
-        zones=zones,
     )

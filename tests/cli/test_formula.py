@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from kanexport import manifest
+from tests import latex_text
 from tests.cli.running import Server, document, kanserve, program, serving
 from tests.formula_text import columns
 from tests.kanexport.conftest import PykanCheckpoint
@@ -43,6 +44,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         document(kanserve("export", path, "--repository", folder / "models", "--name", name, "--json", *arguments))
 
     add("hello", GOLDEN)
+    add("named", GOLDEN, "--features", "petal_length (cm),x&y", "--classes", "area")
+    add("numeric", GOLDEN.parent.parent / "pykan-hello-adapted" / "model")
+    add("long", PykanCheckpoint([90, 80, 1]).write(folder))
     products = symbolic([3, (2, 2), (1, 1)], ["sin", "x^2", "x", "tanh"], arity=[[], [2, 3], [2]])
     add("products", products.write(folder), "--option", "input_id=0,3,2", "--option", "n_inputs=5")
     own = symbolic([2, 2, 1], ["xsinx", "exp", "log"], dtype="float64")
@@ -103,6 +107,81 @@ def test_a_numeric_edge_is_refused_by_name(server: Server) -> None:
     done = kanserve("formula", "mixed", "--url", server.url)
     assert done.returncode == 2
     assert "edge (1,2,0) is numeric (bspline, silu)" in done.stderr
+
+
+def edges(server: Server, tmp_path: Path, name: str, layer: int) -> np.ndarray:
+    """[rows, I, O] on the rows in x.npy."""
+    target = tmp_path / "edges.npz"
+    arguments = ("--input", tmp_path / "x.npy", "--layer", layer, "--output", target)
+    kanserve("edges", name, "--url", server.url, *map(str, arguments))
+    with np.load(target) as found:
+        return np.asarray(found[f"layer{layer}_edges"], np.float64)
+
+
+@pytest.mark.parametrize("name", ["mixed", "numeric"])
+def test_in_part_it_computes_what_is_served_with_the_served_edges(server: Server, tmp_path: Path, name: str) -> None:
+    found = document(kanserve("formula", name, "--url", server.url, "--json", "--digits", "17", "--partial", "--latex"))
+    x = np.random.default_rng(1).uniform(-1, 1, size=(50, len(found["inputs"]))).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    kanserve("infer", name, "--url", server.url, "--input", tmp_path / "x.npy", "--output", tmp_path / "y.npy")
+    served = np.load(tmp_path / "y.npy")
+    values = {at: edges(server, tmp_path, name, at) for at in {edge[0] for edge in found["numeric_edges"]}}
+    assert found["numeric_edges"] == ([[1, 2, 0]] if name == "mixed" else sorted(found["numeric_edges"]))
+    # A numeric edge's value on these rows, whatever it is given: that it is given its node is what curves show.
+    calls = {(at, i, j): lambda v, at=at, i=i, j=j: values[at][:, i, j] + 0 * v for at, i, j in found["numeric_edges"]}
+    python = {f"phi_{at}_{i}_{j}": call for (at, i, j), call in calls.items()}
+    page = {rf"\varphi_{{{at},{i},{j}}}": call for (at, i, j), call in calls.items()}
+    page |= {f"x_{{{at}}}": x[:, at].astype(np.float64) for at in range(x.shape[1])}
+    for at, line in enumerate(found["formulas"]):
+        for y in (columns(line["expression"], x, **python), latex_text.compute(line["latex"], page)):
+            np.testing.assert_allclose(y, served[:, at], rtol=0, atol=1e-5 * np.abs(served).max())
+
+
+def test_a_numeric_edge_of_a_formula_is_its_curve(server: Server, tmp_path: Path) -> None:
+    """phi_1_2_0 of what the formula gives it is what the curve has there."""
+    (line,) = document(kanserve("formula", "mixed", "--url", server.url, "--json", "--partial"))["formulas"]
+    x = np.random.default_rng(2).uniform(-1, 1, size=(40, 2)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    served = edges(server, tmp_path, "mixed", 1)[:, 2, 0]
+    target = tmp_path / "curve.npz"
+    which = ("--layer", "1", "--source", "2", "--destination", "0", "--points", "1000")
+    kanserve("curves", "mixed", "--url", server.url, *which, "--output", str(target))
+    with np.load(target) as curve:
+        grid, heights = curve["x"].reshape(-1), curve["phi"].reshape(-1)
+    asked: list[np.ndarray] = []
+    columns(line["expression"], x, phi_1_2_0=lambda v: asked.append(v) or v)
+    inside = (asked[0] > grid[0]) & (asked[0] < grid[-1])
+    assert inside.sum() > 5
+    found = np.interp(asked[0][inside], grid, heights)
+    np.testing.assert_allclose(found, served[inside], rtol=0, atol=1e-4 * np.abs(served).max())
+
+
+def test_a_page_has_the_names_that_people_gave(server: Server) -> None:
+    done = kanserve("formula", "named", "--url", server.url, "--latex", "--digits", "3")
+    assert done.stdout.startswith(r"\text{area} = ")
+    assert r"\text{petal\_length\ (cm)}" in done.stdout
+    assert "%" not in done.stdout  # no edge is numeric: nothing is to be said of any
+    part = kanserve("formula", "mixed", "--url", server.url, "--partial")
+    assert part.stdout.splitlines()[-1].startswith("# phi_L_I_J: the numeric edge of layer L from source I")
+    named = kanserve("formula", "named", "--url", server.url, "--only", "area", "--json")
+    assert len(document(named)["formulas"]) == 1
+
+
+def test_what_is_too_long_says_how_to_narrow_it(server: Server) -> None:
+    done = kanserve("formula", "long", "--url", server.url, "--partial")
+    assert done.returncode == 2
+    assert "more than 100000 characters" in done.stderr
+    assert "--by-layer gives one line for every node, --only NAME one of them" in done.stderr
+    one = kanserve("formula", "long", "--url", server.url, "--partial", "--by-layer", "--only", "h1_1")
+    assert one.stdout.startswith("h1_1 = phi_0_0_1(x0)")
+    for arguments, words in (
+        (("--only", "h1_1"), "nodes inside have lines with --by-layer"),
+        (("--only", "y7"), "formulas: y0"),
+    ):
+        refused = kanserve("formula", "long", "--url", server.url, "--partial", *arguments)
+        assert (refused.returncode, words in refused.stderr) == (2, True), refused.stderr
+    hint = kanserve("formula", "mixed", "--url", server.url).stderr
+    assert "--partial gives such edges a name" in hint
 
 
 def test_a_module_around_symbolic_layers_is_no_formula(server: Server) -> None:

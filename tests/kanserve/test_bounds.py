@@ -11,6 +11,7 @@ import pytest
 
 from kanexport import manifest as contract
 from kanexport.manifest import BasisInfo, LayerInfo, Manifest, NodeStep, SymbolicEdge, TensorSpec
+from kanexport.shared.explanations import ExplainedTensor, Explanations
 from kanexport.shared.naming import Names
 from kanserve.errors import LoadError, LoadReason
 from kanserve.nouns import TensorInfo
@@ -47,6 +48,15 @@ def step(*indices: int) -> dict[str, Any]:
 
 TENSOR = TensorSpec(name="x", datatype="FP32", shape=(-1, 3))
 LAYER: LayerInfo = toy.manifest("toy").layers[0]
+
+
+def told(*changes: dict[str, Any], file: str = "edges_l0.onnx") -> dict[str, Any]:
+    """An explaining graph that gives so many tensors."""
+    one = ExplainedTensor(name="e", datatype="FP32", shape=(-1, 3, 4), holds="edges", layer=0)
+    tensors = tuple(dataclasses.replace(one, **change) for change in changes)
+    return {"explanations": Explanations(file=file, tensors=tensors)}
+
+
 CASES: list[tuple[str, dict[str, Any], str]] = [
     ("batch", {"max_batch_size": 2**62}, "max_batch_size is 2^62 or more, expected 1 to 2147483647"),
     ("batch beyond words", {"max_batch_size": 10**4000}, "max_batch_size is 2^13287 or more"),
@@ -70,6 +80,10 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("functions", basis(functions=2**50), "basis 'bspline' is 1125899906842624, expected 1 to 16777216"),
     ("knots", basis(knots=((0.0, 1.0),) * 2), "basis 'bspline' has 2 rows of knots"),
     ("select", step(0, -1), "a step 'select' has indices beyond 0 to"),
+    ("explained layer", told({"layer": 2}), "the layer of 'e' is 2, expected -1 to 1"),
+    ("explained shape", told({}, {"shape": (-1, 2**31)}), "the size of a row of 'e' is 2147483648"),
+    ("explained nothing", told(), "the number of explained tensors is 0"),
+    ("explained elsewhere", told({}, file="explain.onnx"), "'explain.onnx' is not a listed file"),
     ("select far", step(2**40), "a step 'select' has indices beyond 0 to"),
 ]
 
@@ -99,12 +113,13 @@ def test_reference_rows_have_a_number() -> None:
 def test_what_is_within_reason_passes() -> None:
     check_manifest(listed())
     check_manifest(dataclasses.replace(listed(), max_batch_size=2**31 - 1))
+    check_manifest(dataclasses.replace(listed(), **told({}, {"layer": -1})))
 
 
 @pytest.mark.parametrize(
     ("written", "text"),
     [
-        (6, "format 6, of a newer kanexport; this program understands 1, 2, 3, 4, 5: upgrade this program"),
+        (7, "format 7, of a newer kanexport; this program understands 1, 2, 3, 4, 5, 6: upgrade this program"),
         (10**400, "export the model again with a matching kanexport"),
         ("3", "manifest has format '3'; this program understands"),
         (None, "manifest has format None; this program understands"),

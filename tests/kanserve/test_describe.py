@@ -29,6 +29,8 @@ PRIVATE = {
     "layers.edges_file": "inside the repository",
     "layers.edges_tensor": "inside the graph",
     "layers.bases.edges_tensor": "inside the graph",
+    "explanations": "of a file that is used where no server is, and says so itself",
+    "verification.explaining": "of that file",
     "baseline": "told by GetStatistics, beside what it is compared with",
 }
 RENAMED = {

@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from kanexport import manifest as contract
+from kanexport.shared.explanations import Explanations
 from kanserve.errors import ConfigError, LoadError, LoadReason
 from kanserve.trials import child, job
 from kanserve.trials.job import Job
@@ -80,6 +81,12 @@ CASES: list[tuple[str, dict[str, Any], LoadReason, str]] = [
         reference(lambda found: dataclasses.replace(found, outputs=((0.5,), (0.5, 1.0)) * 2)),
         LoadReason.MANIFEST,
         "differ in length",
+    ),
+    (
+        "explained",  # handed on to others, though it is not run here
+        {"files": {"explain.onnx": hostile.endless()}, "explanations": Explanations(file="explain.onnx")},
+        LoadReason.STRUCTURE,
+        "explain.onnx: operator 'Loop'",
     ),
     ("memory", {"files": {"model.onnx": hostile.by_value()}}, LoadReason.STRUCTURE, "follows from values"),
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -14,6 +14,7 @@ from kanserve.client import calls, channel
 from kanserve.client.answers import ServedModel
 from kanserve.client.calls import Call
 from kanserve.client.peer import Peer, as_method
+from kanserve.client.statistics import Update
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -38,10 +39,29 @@ class AsyncClient(Peer[grpc.aio.Channel]):
     describe = _sends(calls.describe)
     infer = _sends(calls.infer)
     edges = _sends(calls.edges)
+    estimate = _sends(calls.estimate)
     curves = _sends(calls.curves)
     explain = _sends(calls.explain)
     scores = _sends(calls.scores)
     drift = _sends(calls.drift)
+    statistics = _sends(calls.statistics)
+    reset_statistics = _sends(calls.reset_statistics)
+
+    async def watch_statistics(
+        self, name: str, version: str = "", *, over: str = "total", interval: float = 0.0, updates: int = 0
+    ) -> AsyncIterator[Update]:
+        """The same as `statistics`, now and after every `interval` seconds (0: 2), so many `updates` at most (0: until
+        the version is replaced, or the server ends): the last one says why. No deadline; leave the loop to end it."""
+        call = calls.watch_statistics(name, version, over=over, interval=interval, updates=updates)
+        messages = self._send(call)(call.data, metadata=self._metadata)
+        try:
+            async for message in messages:
+                for update in call.result([message]):
+                    yield update
+        except grpc.RpcError as error:
+            raise self._translated(call, error) from error
+        finally:
+            messages.cancel()
 
     async def model(self, name: str, version: str = "") -> ServedModel:
         """Inputs, outputs and batch limit of a model. Raises NotFound."""

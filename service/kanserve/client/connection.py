@@ -7,7 +7,7 @@ raises is translated once, into a ClientError (`kanserve.client.errors`).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -17,6 +17,7 @@ from kanserve.client import calls, channel
 from kanserve.client.answers import ServedModel
 from kanserve.client.calls import Call
 from kanserve.client.peer import Peer, as_method
+from kanserve.client.statistics import Update
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -40,10 +41,27 @@ class Client(Peer[grpc.Channel]):
     describe = _sends(calls.describe)
     infer = _sends(calls.infer)
     edges = _sends(calls.edges)
+    estimate = _sends(calls.estimate)
     curves = _sends(calls.curves)
     explain = _sends(calls.explain)
     scores = _sends(calls.scores)
     drift = _sends(calls.drift)
+    statistics = _sends(calls.statistics)
+    reset_statistics = _sends(calls.reset_statistics)
+
+    def watch_statistics(
+        self, name: str, version: str = "", *, over: str = "total", interval: float = 0.0, updates: int = 0
+    ) -> Iterator[Update]:
+        """The same as `statistics`, now and after every `interval` seconds (0: 2), so many `updates` at most (0: until
+        the version is replaced, or the server ends): the last one says why. No deadline; leave the loop to end it."""
+        call = calls.watch_statistics(name, version, over=over, interval=interval, updates=updates)
+        messages = self._send(call)(call.data, metadata=self._metadata)
+        try:
+            yield from call.result(messages)
+        except grpc.RpcError as error:
+            raise self._translated(call, error) from error
+        finally:
+            messages.cancel()
 
     def model(self, name: str, version: str = "") -> ServedModel:
         """Inputs, outputs and batch limit of a model. Raises NotFound."""

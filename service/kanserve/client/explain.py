@@ -88,10 +88,16 @@ class Explanation:
         return known.index(output)
 
 
-def request(described: Description, rows: Any, *, reference: Any, outputs: Sequence[int]) -> kan.ExplainRequest:
+def request(
+    described: Description, rows: Any, *, reference: Any, outputs: Sequence[int], method: str
+) -> kan.ExplainRequest:
     """The message that asks for one. `reference`: its name, or rows."""
     message = kan.ExplainRequest(
-        model_name=described.name, model_version=described.version, **packed(described, rows), outputs=outputs
+        model_name=described.name,
+        model_version=described.version,
+        **packed(described, rows),
+        outputs=outputs,
+        method=method,
     )
     if isinstance(reference, str):
         message.reference = reference

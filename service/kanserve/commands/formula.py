@@ -1,23 +1,30 @@
-"""`kanserve formula NAME`: the closed form of a model whose edges are all symbolic."""
+"""`kanserve formula NAME`: the closed form of a model whose edges are symbolic; in part, where some are numeric."""
 
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import asdict
+from typing import Any
 
+from kanexport.shared.nearest import advice
 from kanexport.shared.output import print_json, say
 from kanexport.shared.voice import Exit
 from kanserve.client.description import Description
 from kanserve.console import remote
 from kanserve.console.common import CommandError, add_client_options, add_model_options
-from kanserve.interpret import formula
-from kanserve.interpret.terms import EXACT, LIMIT, FormulaError
+from kanserve.interpret import formula, latex
+from kanserve.interpret.formula import Formula, UnknownLine
+from kanserve.interpret.terms import EXACT, FormulaError, TooLong
 
 DIGITS = 6
 HYBRID = "hybrid"  # the family of a torch module with KAN layers in it
 EXAMPLES = """examples:
   kanserve formula hello --digits 3
+  kanserve formula hello --latex           for a page, with the names of features and classes
+  kanserve formula wine --partial          numeric edges as functions with a name, phi_LAYER_SOURCE_DESTINATION
   kanserve formula hello --by-layer        where one line would be too long
+  kanserve formula digits --partial --by-layer --only h1_3
 """
 
 
@@ -29,6 +36,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--digits", type=_digits, default=DIGITS, metavar="N", help=f"significant digits, 1 to {EXACT} ({DIGITS})"
     )
     parser.add_argument("--by-layer", action="store_true", help="one line for every node, instead of one for an output")
+    parser.add_argument(
+        "--partial", action="store_true", help="name numeric edges, which have no closed form, instead of refusing them"
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="the output, or with --by-layer the node, that is wanted; may be given again",
+    )
+    parser.add_argument("--latex", action="store_true", help="write LaTeX (with amsmath) instead of Python's syntax")
     add_client_options(parser)
 
 
@@ -36,49 +54,108 @@ def run(args: argparse.Namespace) -> int:
     """Returns 0. Raises CommandError."""
     with remote.connection(args, model=args.name) as client:
         described = client.describe(args.name, args.model_version)
-    lines = _formulas(described, digits=args.digits, by_layer=args.by_layer)
+    inputs, outputs = _variables(described)
+    try:
+        lines = _formulas(described, args, inputs, outputs)
+        looks = _looks(described, inputs, outputs)
+        written = [latex.written(line.expression, looks) for line in lines] if args.latex else []
+    except FormulaError as error:
+        raise _refused(described, error, args) from error
     if args.json:
-        print_json(
-            {
-                "model": described.name,
-                "version": described.version,
-                "digest": described.digest,
-                "inputs": _inputs(described),
-                "digits": args.digits,
-                "formulas": [asdict(line) for line in lines],
-            }
-        )
-    else:
-        for line in lines:
-            say(f"{line.name} = {line.expression}")
+        _print_json(described, args, lines, inputs, written)
+        return Exit.DONE
+    for at, line in enumerate(lines):
+        name = looks.get(line.name) or latex.symbol(line.name)
+        say(f"{name} = {written[at]}" if args.latex else f"{line.name} = {line.expression}")
+    if formula.named(lines):
+        say(f"{'%' if args.latex else '#'} {_about_numeric(described.name, tex=args.latex)}")
     return Exit.DONE
 
 
-def _inputs(described: Description) -> list[str]:
-    return formula.tokens(described.names.features, "x", described.input.shape[-1])
+def _variables(described: Description) -> tuple[list[str], list[str]]:
+    """What inputs and outputs are called in a formula."""
+    names = described.names
+    return (
+        formula.tokens(names.features, "x", described.input.shape[-1]),
+        formula.tokens(names.classes, "y", described.output.shape[-1]),
+    )
 
 
-def _formulas(described: Description, *, digits: int, by_layer: bool) -> tuple[formula.Formula, ...]:
-    """The lines of a model. Raises CommandError where it has no closed form, or too long a one."""
-    title = f"{described.name} version {described.version}"
+def _looks(described: Description, inputs: list[str], outputs: list[str]) -> dict[str, str]:
+    """Variables as LaTeX, by what a formula calls them."""
+    names = described.names
+    return latex.symbols(outputs, names.classes) | latex.symbols(inputs, names.features)
+
+
+def _formulas(
+    described: Description, args: argparse.Namespace, inputs: list[str], outputs: list[str]
+) -> tuple[Formula, ...]:
+    """The lines of a model. Raises CommandError, FormulaError."""
     if described.family == HYBRID:
         raise CommandError(
-            f"{title} is a module with KAN layers in it; what stands around them is not described, "
+            f"{_title(described)} is a module with KAN layers in it; what stands around them is not described, "
             "so there is no closed form",
             kind="FormulaError",
         )
-    try:
-        outputs = formula.tokens(described.names.classes, "y", described.output.shape[-1])
-        return tuple(
-            formula.formulas(_inputs(described), described.layers, digits=digits, outputs=outputs, by_layer=by_layer)
-        )
-    except FormulaError as error:
-        too_long = str(LIMIT) in str(error) and not by_layer
-        raise CommandError(
-            f"{title}: {error}",
-            hint="--by-layer gives one line for every node" if too_long else "",
-            kind="FormulaError",
-        ) from error
+    token_of = dict(zip(described.names.classes, outputs, strict=False))
+    return formula.formulas(
+        inputs,
+        described.layers,
+        digits=args.digits,
+        outputs=outputs,
+        by_layer=args.by_layer,
+        partial=args.partial,
+        only=[token_of.get(name, name) for name in args.only],
+    )
+
+
+def _title(described: Description) -> str:
+    return f"{described.name} version {described.version}"
+
+
+def _refused(described: Description, error: FormulaError, args: argparse.Namespace) -> CommandError:
+    """What is said of a formula that there is not, and what to do."""
+    return CommandError(f"{_title(described)}: {error}", hint=_hint(error, args), kind="FormulaError")
+
+
+def _hint(error: FormulaError, args: argparse.Namespace) -> str:
+    if isinstance(error, UnknownLine):
+        inside = re.fullmatch(r"h\d+_\d+", error.name) and not args.by_layer
+        return "nodes inside have lines with --by-layer" if inside else advice(error.name, error.known, what="formulas")
+    if isinstance(error, TooLong):
+        if not args.by_layer:
+            return "--by-layer gives one line for every node, --only NAME one of them"
+        return f"`kanserve curves {args.name} --layer L --destination J` has the edges of a node one by one"
+    if "is numeric" in str(error):
+        return "--partial gives such edges a name, and the rest in closed form"
+    return ""
+
+
+def _about_numeric(name: str, *, tex: bool) -> str:
+    called = r"\varphi_{L,I,J}" if tex else "phi_L_I_J"
+    return (
+        f"{called}: the numeric edge of layer L from source I to destination J, as "
+        f"`kanserve curves {name} --layer L --source I --destination J` draws it"
+    )
+
+
+def _print_json(
+    described: Description, args: argparse.Namespace, lines: tuple[Formula, ...], inputs: list[str], written: list[str]
+) -> None:
+    formulas: list[dict[str, Any]] = [asdict(line) for line in lines]
+    for line, text in zip(formulas, written, strict=False):
+        line["latex"] = text
+    print_json(
+        {
+            "model": described.name,
+            "version": described.version,
+            "digest": described.digest,
+            "inputs": inputs,
+            "digits": args.digits,
+            "formulas": formulas,
+            "numeric_edges": formula.named(lines),
+        }
+    )
 
 
 def _digits(text: str) -> int:

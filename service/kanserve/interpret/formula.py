@@ -1,21 +1,39 @@
-"""The closed form of a network whose edges are all symbolic, as text.
+"""The closed form of a network whose edges are symbolic, as text; in part, where some are numeric.
 
 An edge contributes mask * (c * f(a * x + b) + d); sums, products, selections and affine steps
 are carried out on the text, so that an output is a formula of the inputs alone. Affine values
-are multiplied out, and straight lines run into the sums they belong to.
+are multiplied out, and straight lines run into the sums they belong to. A numeric edge has no
+closed form: it is refused, or, in part, is phi_L_I_J(x), a function with a name, of the node
+that it reads: what GetCurves and the edge graphs give of it, whatever it is made of.
 """
 
 from __future__ import annotations
 
+import itertools
 import keyword
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from kanexport.manifest import LayerInfo, NodeStep, SymbolicEdge
-from kanserve.interpret.terms import ATOM, CONSTANTS, FUNCTIONS, FormulaError, Linear, Text, applied, product, total
+from kanserve.interpret.terms import (
+    ATOM,
+    CONSTANTS,
+    FUNCTIONS,
+    LIMIT,
+    FormulaError,
+    Linear,
+    Text,
+    TooLong,
+    applied,
+    product,
+    total,
+)
 
-NODE = re.compile(r"[xyh]\d+(_\d+)?")
+NODE = re.compile(r"[xyh]\d+(_\d+)?|phi(_\d+)+")
+MIXING = frozenset({"layernorm", "rmsnorm", "groupnorm", "rowrange", "module", "softmax", "log_softmax"})
+EDGE = re.compile(r"\bphi_(\d+)_(\d+)_(\d+)\(")
+SHORTEST = len("phi_0_0_0(x0) + ")  # what a numeric edge adds to a formula at least
 # Functions by name, where the name is not the text: of symbolic edges, and of steps.
 TEXTS = {
     **{f"x^{n}": f"x**{n}" for n in (2, 3, 4, 5)},
@@ -55,27 +73,98 @@ def formulas(
     digits: int,
     outputs: Sequence[str] = (),
     by_layer: bool = False,
+    partial: bool = False,
+    only: Sequence[str] = (),
 ) -> tuple[Formula, ...]:
     """One formula for each output, of the inputs alone; or, `by_layer`, one for each node, of the nodes before it.
-    `inputs` and `outputs`: what they are called. `digits` are significant. Raises FormulaError naming the first numeric
-    edge, or the step or function that has no closed form."""
+    `inputs` and `outputs`: what they are called. `digits` are significant. `partial`: numeric edges are functions with
+    a name. `only`: the formulas that are wanted, by name; none named, all. Raises FormulaError naming the first numeric
+    edge if not `partial`, the step or function that has no closed form, or a name of `only` that no formula has."""
     if not layers:
         raise FormulaError("the model has no KAN layer that is described")
-    nodes = [Linear.of(Text(name, ATOM)) for name in inputs]
-    between: list[Formula] = []
+    called = _called(layers, outputs)
+    shown = called if by_layer else {len(layers) - 1: called[len(layers) - 1]}
+    _require(only, [name for names in shown.values() for name in names])
+    nodes = _atoms(inputs)
+    found: list[Formula] = []
     for index, layer in enumerate(layers):
-        _refuse_numeric(index, layer)
-        nodes = _steps(index, layer.before, nodes, digits)
-        nodes = _steps(index, layer.after, _sums(index, layer, nodes, digits), digits)
-        if by_layer and index < len(layers) - 1:
-            names = [f"h{index + 1}_{at}" for at in range(len(nodes))]
-            between += _called(names, nodes, digits)
-            nodes = [Linear.of(Text(name, ATOM)) for name in names]
-    return (*between, *_called(outputs or tokens((), "y", len(nodes)), nodes, digits))
+        names = called[index]
+        wanted = [at for at, name in enumerate(names) if index not in shown or not only or name in only]
+        nodes = _layer(index, layer, nodes, wanted, digits=digits, partial=partial)
+        if index in shown:
+            found += [Formula(names[at], nodes[at].render(digits).text) for at in wanted]
+            nodes = _atoms(names)
+    return tuple(found)
 
 
-def _called(names: Sequence[str], nodes: Sequence[Linear], digits: int) -> list[Formula]:
-    return [Formula(name, node.render(digits).text) for name, node in zip(names, nodes, strict=True)]
+def _atoms(names: Sequence[str]) -> list[Linear]:
+    return [Linear.of(Text(name, ATOM)) for name in names]
+
+
+def _called(layers: Sequence[LayerInfo], outputs: Sequence[str]) -> dict[int, list[str]]:
+    """What the nodes are called that each layer gives."""
+    widths = [_width(layer) for layer in layers]
+    between = {at: [f"h{at + 1}_{node}" for node in range(width)] for at, width in enumerate(widths[:-1])}
+    return between | {len(layers) - 1: list(outputs or tokens((), "y", widths[-1]))}
+
+
+def _require(only: Sequence[str], known: Sequence[str]) -> None:
+    """Raises UnknownLine for a name that no formula has."""
+    if missing := [name for name in only if name not in known]:
+        raise UnknownLine(missing[0], known)
+
+
+class UnknownLine(FormulaError):
+    """No formula is called so. `known`: what they are called."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        super().__init__(f"there is no formula {name[:80]!r}")
+        self.name, self.known = name, tuple(known)
+
+
+def numeric(layer: LayerInfo, destination: int) -> list[int]:
+    """The sources whose edges to a destination are not symbolic alone."""
+    if not layer.bases:
+        return []
+    return [at for at in range(layer.sources) if not layer.mask or layer.mask[at][destination] != 0]
+
+
+def named(lines: Iterable[Formula]) -> list[tuple[int, int, int]]:
+    """The numeric edges [layer, source, destination] that formulas have by name."""
+    found = {edge for line in lines for edge in EDGE.findall(line.expression)}
+    return sorted((int(layer), int(source), int(destination)) for layer, source, destination in found)
+
+
+def _layer(
+    index: int, layer: LayerInfo, nodes: list[Linear], wanted: Sequence[int], *, digits: int, partial: bool
+) -> list[Linear]:
+    """What a layer gives; right where it is `wanted`."""
+    _refuse(index, layer, partial=partial)
+    read = _steps(index, layer.before, nodes, digits)
+    # A numeric edge is a function of its node as the layer is given it, but for which that is.
+    seen = _steps(index, [step for step in layer.before if step.kind == "select"], nodes, digits)
+    sums = _sums(index, layer, (read, seen), _needed(layer, wanted), digits)
+    return _steps(index, layer.after, sums, digits)
+
+
+def _width(layer: LayerInfo) -> int:
+    """How many nodes a layer gives."""
+    width = layer.destinations
+    for step in layer.after:
+        width = len(step.indices) if step.kind in ("select", "product") else width
+    return width
+
+
+def _needed(layer: LayerInfo, wanted: Sequence[int]) -> set[int]:
+    """The destinations that some nodes come from."""
+    needed = set(wanted)
+    for step in reversed(layer.after):
+        if step.kind == "select":
+            needed = {step.indices[at] for at in needed}
+        elif step.kind == "product":
+            ends = list(itertools.accumulate(step.indices))
+            needed = {at for node in needed for at in range(ends[node] - step.indices[node], ends[node])}
+    return needed
 
 
 def tokens(names: Sequence[str], letter: str, count: int) -> list[str]:
@@ -87,27 +176,55 @@ def tokens(names: Sequence[str], letter: str, count: int) -> list[str]:
     return found if found and good and len(set(found)) == count else [f"{letter}{at}" for at in range(count)]
 
 
-def _refuse_numeric(index: int, layer: LayerInfo) -> None:
+def _refuse(index: int, layer: LayerInfo, *, partial: bool) -> None:
+    """Raises FormulaError where there is no closed form, or none of numeric edges that are given names."""
     if layer.positions:
         raise FormulaError(f"layer {index} runs at every position of a row; there is no single closed form")
-    if not layer.bases:
+    first = next(((source, at) for at in range(layer.destinations) for source in numeric(layer, at)), None)
+    if first is None:
         return
-    for source in range(layer.sources):
-        for destination in range(layer.destinations):
-            if not layer.mask or layer.mask[source][destination] != 0:
-                kinds = ", ".join(basis.kind for basis in layer.bases)
-                raise FormulaError(
-                    f"edge ({index},{source},{destination}) is numeric ({kinds}), so there is no closed form"
-                )
+    kinds = ", ".join(basis.kind for basis in layer.bases)
+    if not partial:
+        source, destination = first
+        raise FormulaError(f"edge ({index},{source},{destination}) is numeric ({kinds}), so there is no closed form")
+    steps = (*layer.before, *(step for basis in layer.bases for step in basis.before))
+    if layer.edge_class == "B" or any(step.kind in MIXING or step.function in MIXING for step in steps):
+        raise FormulaError(
+            f"the numeric edges of layer {index} ({kinds}) read the whole row, so that none is a function of one node"
+        )
 
 
-def _sums(index: int, layer: LayerInfo, nodes: list[Linear], digits: int) -> list[Linear]:
-    """What the edges of a layer add up to, with its bias."""
-    incoming: list[list[Linear]] = [[Linear((), bias)] for bias in layer.bias or (0.0,) * layer.destinations]
+def _sums(
+    index: int, layer: LayerInfo, nodes: tuple[list[Linear], list[Linear]], needed: set[int], digits: int
+) -> list[Linear]:
+    """What the edges of a layer add up to, with its bias, for the destinations that are needed. `nodes`: what symbolic
+    edges read, and numeric ones."""
+    read, seen = nodes
+    symbolic: list[list[SymbolicEdge]] = [[] for _ in range(layer.destinations)]
     for edge in sorted(layer.symbolic, key=lambda edge: edge.source):
-        if edge.mask != 0:
-            incoming[edge.destination].append(_edge(index, edge, nodes[edge.source], digits))
-    return [total(parts) for parts in incoming]
+        symbolic[edge.destination].append(edge)
+    sums = [Linear()] * layer.destinations
+    for at in sorted(needed):
+        numbers = numeric(layer, at)
+        if len(numbers) * SHORTEST > LIMIT:
+            raise TooLong
+        known = [edge for edge in symbolic[at] if edge.mask != 0 and edge.source not in numbers]
+        parts = [Linear((), layer.bias[at] if layer.bias else 0.0)]
+        parts += (_edge(index, edge, read[edge.source], digits) for edge in known)
+        parts += _named(index, at, [(source, seen[source]) for source in numbers], digits)
+        sums[at] = total(parts)
+    return sums
+
+
+def _named(index: int, destination: int, sources: Sequence[tuple[int, Linear]], digits: int) -> Iterator[Linear]:
+    """The numeric edges of a destination, as functions with a name. Raises TooLong."""
+    length = 0
+    for source, node in sources:
+        text = Text(f"phi_{index}_{source}_{destination}({node.render(digits).text})", ATOM)
+        length += len(text.text)
+        if length > LIMIT:
+            raise TooLong
+        yield Linear.of(text)
 
 
 def _edge(index: int, edge: SymbolicEdge, node: Linear, digits: int) -> Linear:

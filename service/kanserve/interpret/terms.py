@@ -34,6 +34,13 @@ class FormulaError(ValueError):
     """There is no closed form, or it is too long; the text says where and why."""
 
 
+class TooLong(FormulaError):
+    """A formula that nobody could read, nor should a machine hold."""
+
+    def __init__(self) -> None:
+        super().__init__(f"the formula has more than {LIMIT} characters")
+
+
 @dataclass(frozen=True, slots=True)
 class Text:
     """A part of a formula and how tightly it binds: "a + b" needs parentheses before "* c"."""
@@ -43,7 +50,7 @@ class Text:
 
     def __post_init__(self) -> None:
         if len(self.text) > LIMIT:
-            raise FormulaError(f"the formula has more than {LIMIT} characters")
+            raise TooLong
 
     def within(self, rank: int) -> str:
         """In parentheses, if it binds more loosely than that."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from kanexport.manifest import BasisInfo, LayerInfo, Manifest, NodeStep, TensorSpec
 from kanexport.shared import naming
+from kanexport.shared.explanations import ExplainedTensor
 from kanserve.errors import LoadError, LoadReason
 from kanserve.nouns import DTYPES
 from kanserve.repository import seen
@@ -46,6 +47,7 @@ def faults(manifest: Manifest) -> Iterator[str]:
         yield from (f"layer {at}: {fault}" for fault in _layer(layer))
     yield from _names(manifest)
     yield from seen.faults(manifest)
+    yield from _explanations(manifest)
     yield from _within("the number of reference rows", len(manifest.reference.inputs), 0, REFERENCE_ROWS)
     if not 0 <= manifest.reference.tolerance <= 1:
         yield f"the reference tolerance is {manifest.reference.tolerance:g}, expected 0 to 1, of the largest answer"
@@ -59,6 +61,17 @@ def _names(manifest: Manifest) -> Iterator[str]:
         yield str(error)
 
 
+def _explanations(manifest: Manifest) -> Iterator[str]:
+    """What the graph gives that nothing here runs, but people read of."""
+    told = manifest.explanations
+    yield from _within(
+        "the number of explained tensors", len(told.tensors), 1 if told.file else 0, TENSORS + 2 * LAYERS
+    )
+    for tensor in told.tensors:
+        yield from _tensor(tensor)
+        yield from _within(f"the layer of '{tensor.name}'", tensor.layer, -1, len(manifest.layers) - 1)
+
+
 def _within(what: str, found: int, least: int, most: int) -> Iterator[str]:
     if not least <= found <= most:
         yield f"{what} is {_number(found)}, expected {least} to {most}"
@@ -69,7 +82,7 @@ def _number(found: int) -> str:
     return str(found) if abs(found) < 10**18 else f"{'-' if found < 0 else ''}2^{abs(found).bit_length() - 1} or more"
 
 
-def _tensor(tensor: TensorSpec) -> Iterator[str]:
+def _tensor(tensor: TensorSpec | ExplainedTensor) -> Iterator[str]:
     shape = tensor.shape
     if tensor.datatype not in DTYPES:
         yield f"'{tensor.name}' is {tensor.datatype[:40]!r}, expected one of {', '.join(DTYPES)}"

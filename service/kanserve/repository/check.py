@@ -25,6 +25,8 @@ def check_manifest(manifest: Manifest) -> None:
             _check_class(f"layer {at}", layer.edge_class)
         if layer.edges_file not in listed:
             raise LoadError(LoadReason.MANIFEST, f"layer {at}: {layer.edges_file!r} is not a listed file")
+    if manifest.explanations.file and manifest.explanations.file not in listed:
+        raise LoadError(LoadReason.MANIFEST, f"{manifest.explanations.file!r} is not a listed file")
     if len(manifest.reference.inputs) != len(manifest.reference.outputs):
         raise LoadError(LoadReason.MANIFEST, "the manifest's reference rows have other inputs than outputs")
 

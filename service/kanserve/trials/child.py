@@ -73,7 +73,8 @@ def try_out(job: Job, files: Mapping[str, bytes]) -> None:
     layers = () if manifest is None else manifest.layers
     beside = {name: data for name, data in files.items() if name == contract.WEIGHTS_FILE}
     sizes = {name: len(data) for name, data in beside.items()}
-    for name in dict.fromkeys((contract.MODEL_FILE, *(layer.edges_file for layer in layers))):
+    told = () if manifest is None else (manifest.explanations.file,)  # handed on, never run here
+    for name in filter(None, dict.fromkeys((contract.MODEL_FILE, *told, *(layer.edges_file for layer in layers)))):
         screen.check(name, files[name], sizes, strict=job.strict)
     backend = backends.load(job.backend)
     create = functools.partial(backend.create, device=job.device, threads=job.threads, beside=beside)

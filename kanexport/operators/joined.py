@@ -1,0 +1,109 @@
+"""One graph out of several: a model's own, and others that read its tensors put behind it.
+
+Nothing of them is changed but names, so that each part computes to the bit what it computes by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from kanexport.errors import InvalidKan
+from kanexport.operators.weights import check
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """A graph that takes one tensor, called `given` in it and in the model, as vectors [N, n], and gives `wanted`,
+    [N, *shape], which is called `name` in the whole, [batch, *positions, *shape]. `positions`: the axes of the model's
+    tensor between the rows and the nodes."""
+
+    graph: bytes
+    given: str
+    wanted: str
+    name: str
+    positions: tuple[int, ...] = ()
+
+
+def joined(model: bytes, parts: Sequence[Behind], facts: Mapping[str, str]) -> bytes:
+    """The model with what the parts give as further outputs; `facts`: what the file says of itself, which every runtime
+    shows as its metadata. Raises InvalidKan where the parts do not fit into one graph."""
+    whole = onnx.load_model_from_string(model)
+    writer = _Writer(whole)
+    for at, part in enumerate(parts):
+        writer.put(f"part{at}/", part)
+    for key, value in facts.items():
+        whole.metadata_props.add(key=key, value=value)
+    try:
+        check(whole)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise InvalidKan(
+            f"the graphs of the model and its edges do not fit into one: {str(error).splitlines()[0][:200]}",
+            hint="export without --explain",
+        ) from error
+    return bytes(whole.SerializeToString())
+
+
+class _Writer:
+    """Puts graphs behind a model's."""
+
+    def __init__(self, whole: Any) -> None:
+        self._graph = whole.graph
+        self._known: dict[bytes, str] = {}  # constants of the parts by content, each stored once
+
+    def put(self, prefix: str, part: Behind) -> None:
+        inner = onnx.load_model_from_string(part.graph).graph
+        names = {"": "", part.given: self._vectors(prefix, part, inner.input[0])}
+        names |= {tensor.name: self._constant(prefix, tensor) for tensor in inner.initializer}
+        (found,) = (output for output in inner.output if output.name == part.wanted)
+        names |= {part.wanted: prefix + part.wanted if part.positions else part.name}
+        self._graph.node.extend(_renamed(inner.node, prefix, names))
+        kind = found.type.tensor_type
+        shape = [axis.dim_value for axis in kind.shape.dim][1:]
+        if part.positions:
+            self._reshape(prefix + part.wanted, part.name, prefix + "places", [-1, *part.positions, *shape])
+        self._graph.output.append(
+            onnx.helper.make_tensor_value_info(  # noqa: TID251 - it belongs to the builder
+                part.name, kind.elem_type, ["batch", *part.positions, *shape]
+            )
+        )
+
+    def _vectors(self, prefix: str, part: Behind, given: Any) -> str:
+        """The tensor that a part is given, rows and positions as one axis."""
+        if not part.positions:
+            return part.given
+        width = given.type.tensor_type.shape.dim[1].dim_value
+        return self._reshape(part.given, prefix + "vectors", prefix + "rows", [-1, width])
+
+    def _reshape(self, value: str, name: str, shape: str, axes: Sequence[int]) -> str:
+        self._graph.initializer.append(numpy_helper.from_array(np.array(axes, np.int64), shape))
+        self._graph.node.append(
+            onnx.helper.make_node("Reshape", [value, shape], [name], name=name)  # noqa: TID251 - as above
+        )
+        return name
+
+    def _constant(self, prefix: str, tensor: Any) -> str:
+        """What a constant of a part is called."""
+        bare = TensorProto()
+        bare.CopyFrom(tensor)
+        bare.name = ""
+        key = bytes(bare.SerializeToString())
+        if key not in self._known:
+            self._known[key] = prefix + tensor.name
+            bare.name = prefix + tensor.name
+            self._graph.initializer.append(bare)
+        return self._known[key]
+
+
+def _renamed(nodes: Iterable[Any], prefix: str, names: Mapping[str, str]) -> Iterator[Any]:
+    """Operators with every name behind a prefix, but those that `names` gives another."""
+    for node in nodes:
+        node.input[:] = [names.get(name, prefix + name) for name in node.input]
+        node.output[:] = [names.get(name, prefix + name) for name in node.output]
+        node.name = prefix + node.name if node.name else ""
+        yield node

@@ -1,0 +1,118 @@
+"""Explanations that travel: which layers `explain.onnx` tells the edges of, and what it says of itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kanexport.errors import OptionError
+from kanexport.lowering.lower import Explained, Lowered
+from kanexport.manifest import LayerInfo
+from kanexport.operators import joined, precision, served
+from kanexport.operators.joined import Behind
+from kanexport.packing.signature import BATCH, Signature
+from kanexport.shared.explanations import EDGES, EXPLAIN_FILE, NODES, OUTPUT, ExplainedTensor, Explanations
+from kanexport.shared.naming import Names
+from kanexport.shared.nearest import advice
+
+MOST = 65_536  # edges of a layer and a row, at all positions, which nobody has to ask for: 256 KiB a row in float32
+FACTS = "kanexport"  # the key of the file's metadata
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Whether an explaining graph is wanted, and of which layers the edges, by number or name: none named, of all that
+    have no more than `MOST`."""
+
+    wanted: bool = False
+    layers: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, explain: bool | Sequence[str | int]) -> Asked:
+        """True for all that fit, or their numbers and names."""
+        return cls(bool(explain), () if isinstance(explain, bool) else tuple(map(str, explain)))
+
+
+NOT_ASKED = Asked()
+
+
+def add(asked: Asked, lowered: Lowered, layers: Sequence[LayerInfo], signature: Signature, names: Names) -> Lowered:
+    """The graphs with the explaining one, if it is asked for. Raises OptionError for a layer that is not there,
+    InvalidKan where the graphs do not fit into one."""
+    if not asked.wanted:
+        return lowered
+    chosen, notes = _chosen(asked, layers)
+    about = Explanations(file=EXPLAIN_FILE, tensors=tuple(_tensors(layers, chosen, lowered.model, signature)))
+    parts = [
+        Behind(lowered.edges[at], layers[at].node_tensor, layers[at].edges_tensor, edges_name(at), layers[at].positions)
+        for at in chosen
+    ]
+    graph = joined.joined(lowered.model, parts, {FACTS: _facts(about, layers, names)})
+    return dataclasses.replace(lowered, explained=Explained(graph, about, notes))
+
+
+def edges_name(layer: int) -> str:
+    """What a layer's edges are called in the explaining graph."""
+    return f"layer{layer}_edges"
+
+
+def _chosen(asked: Asked, layers: Sequence[LayerInfo]) -> tuple[list[int], tuple[str, ...]]:
+    """The numbers of the layers, ascending, and what is said of those that are left out."""
+    if asked.layers:
+        return sorted({_numbered(text, layers) for text in asked.layers}), ()
+    large = {at: count for at, layer in enumerate(layers) if (count := _edges(layer)) > MOST}
+    notes = (
+        f"{EXPLAIN_FILE} has no edges of layer {at}: {count} a row are more than {MOST}; --explain-layers takes it too"
+        for at, count in large.items()
+    )
+    return [at for at in range(len(layers)) if at not in large], tuple(notes)
+
+
+def _edges(layer: LayerInfo) -> int:
+    return layer.sources * layer.destinations * math.prod(layer.positions)
+
+
+def _numbered(text: str, layers: Sequence[LayerInfo]) -> int:
+    """The layer that is meant. Raises OptionError."""
+    names = [layer.name for layer in layers]
+    if text.isdecimal() and int(text) < len(layers):
+        return int(text)
+    if text in names:
+        return names.index(text)
+    known = [*map(str, range(len(layers))), *filter(None, names)]
+    raise OptionError(
+        f"--explain-layers: there is no layer {text[:80]!r}, the model has {len(layers)}",
+        hint=advice(text, known, what="layers"),
+    )
+
+
+def _tensors(
+    layers: Sequence[LayerInfo], chosen: Sequence[int], model: bytes, signature: Signature
+) -> list[ExplainedTensor]:
+    """The graph's outputs, in order: those of the model's, and the edges."""
+    datatype, layer_of = precision.DATATYPES[signature.dtype], {one.node_tensor: at for at, one in enumerate(layers)}
+    found = [
+        ExplainedTensor(name=one.name, datatype=one.datatype, shape=one.shape, holds=OUTPUT, layer=-1)
+        for one in signature.outputs()
+    ]
+    own = {one.name for one in found}
+    found += [
+        ExplainedTensor(name=name, datatype=datatype, shape=(BATCH, *shape), holds=NODES, layer=layer_of[name])
+        for name, shape in served.outputs(model).items()
+        if name not in own
+    ]
+    for at in chosen:
+        shape = (BATCH, *layers[at].positions, layers[at].sources, layers[at].destinations)
+        found.append(ExplainedTensor(name=edges_name(at), datatype=datatype, shape=shape, holds=EDGES, layer=at))
+    return found
+
+
+def _facts(about: Explanations, layers: Sequence[LayerInfo], names: Names) -> str:
+    """What the file says of itself, as JSON: its outputs, what people call the model's numbers, and the biases of its
+    layers, without which edges do not add up to nodes."""
+    tensors = [dataclasses.asdict(tensor) for tensor in about.tensors]
+    told = {"outputs": tensors, "bias": [layer.bias for layer in layers], "names": dataclasses.asdict(names)}
+    return json.dumps(told, allow_nan=False)

@@ -1,0 +1,78 @@
+"""The explaining graph beside what it means: answers, node vectors and edges of one run, zone by zone.
+
+It is made of graphs that are proved by themselves; what it has to prove is that it is they.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.errors import VerificationFailed
+from kanexport.lowering.lower import Explained, Lowered
+from kanexport.proof.evaluate import Trace
+from kanexport.proof.prover import Draws, Prover, Subject, table
+from kanexport.proof.trial_rows import EDGE_BUDGET
+from kanexport.shared.explanations import EDGES, NODES
+
+Array = npt.NDArray[np.float64]
+
+
+class ExplainedProver(Prover):
+    """As `Prover`, of a graph that gives edges with its answers. `rows`: how many it is run on at most, since the edges
+    of all of them are held at a time."""
+
+    def __init__(self, subject: Subject, lowered: Lowered, explained: Explained, dtype: str, tolerance: float) -> None:
+        super().__init__(subject, dataclasses.replace(lowered, model=explained.graph, edges=()), dtype, tolerance)
+        tensors = explained.about.tensors
+        self._shapes_of = {tensor.name: tensor.shape[1:] for tensor in tensors}
+        self._nodes = [tensor for tensor in tensors if tensor.holds == NODES]
+        self._edges_of = [tensor for tensor in tensors if tensor.holds == EDGES]
+        numbers = sum(int(np.prod(tensor.shape[1:])) for tensor in self._edges_of)
+        self.rows = max(2, EDGE_BUDGET // max(1, numbers))
+
+    def zone(self, name: str, x: Array) -> None:
+        """Everything that the graph gives for rows x [B, ...]; of too many, some evenly."""
+        if len(x) > self.rows:
+            x = x[np.linspace(0, len(x) - 1, self.rows).round().astype(int)]
+        errors, trace, given, keep, shaken = self.outputs(name, x)
+        self._require_shapes(given, len(x))
+        for tensor in self._nodes:
+            exact = functools.partial(_nodes, index=tensor.layer, keep=keep)
+            expected = exact(trace)
+            changes = functools.partial(_changed, exact, shaken)
+            allowance = self.allow(tensor.name, self.tolerance.edges, expected, changes)
+            errors.outputs.add(table(given[tensor.name][keep]), expected, allowance, _node(tensor.name))
+        for tensor in self._edges_of:
+            at = tensor.layer
+            nodes = given[self.lowered.node_tensors[at]]
+            self.layer(errors, at, nodes, trace.inputs[at], keep, shaken, given[tensor.name])
+
+    def batches(self, x: Array, *, empty: bool) -> None:
+        """One row by itself, and no rows, if `empty`."""
+        for count in (0, 1) if empty else (1,):
+            self._require_shapes(self.run(x[:count]), count)
+        self.zone("single", x[:1])
+
+    def _require_shapes(self, given: dict[str, Array], count: int) -> None:
+        """Raises VerificationFailed where an output is not as its description has it."""
+        for name, shape in self._shapes_of.items():
+            if name not in given or given[name].shape != (count, *shape):
+                found = given[name].shape if name in given else "nothing"
+                raise VerificationFailed(f"{count} rows give {name} of shape {found}, not {(count, *shape)}")
+
+
+def _nodes(trace: Trace, index: int, keep: npt.NDArray[np.bool_]) -> Array:
+    return table(trace.inputs[index][keep])
+
+
+def _changed(exact: Callable[[Trace], Array], shaken: Draws) -> list[Array]:
+    return [exact(draw()) for draw in shaken]
+
+
+def _node(tensor: str) -> Callable[[tuple[int, ...]], str]:
+    return lambda at: f"{tensor}[{at[1]}]"

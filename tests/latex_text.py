@@ -1,0 +1,208 @@
+"""LaTeX formulas read back as a mathematician reads them, and computed with numpy, by nobody's code but this.
+
+Strict: what two people might read in two ways, such as a + -b or a power right behind an argument, is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+FUNCTIONS: dict[str, Any] = {
+    name: getattr(np, name) for name in ("exp", "sin", "cos", "tan", "tanh", "cosh", "arcsin", "arccos", "arctan")
+}
+FUNCTIONS |= {"ln": np.log, "artanh": np.arctanh, "sgn": np.sign, "sigmoid": lambda x: 1 / (1 + np.exp(-x))}
+COMPARE = {"<": np.less, r"\le": np.less_equal, ">": np.greater, r"\ge": np.greater_equal}
+TOKEN = re.compile(r"\\\\|\\[A-Za-z]+|\d+(?:\.\d+)?|\.\d+|[A-Za-z]|\S")
+SCIENTIFIC = re.compile(r"(?:(\d+(?:\.\d+)?) \\cdot )?10\^\{(-?\d+)\}")
+WORDS = {
+    r"\textbackslash": "\\",
+    r"\textasciitilde": "~",
+    r"\textasciicircum": "^",
+    r"\textless": "<",
+    r"\textgreater": ">",
+    r"\textbar": "|",
+    r"\textquotedbl": '"',
+}
+LIGATURES = {"--", "''", "``", ",,", "?`", "!`", "<<", ">>"}
+
+
+def compute(text: str, names: Mapping[str, Any]) -> Any:
+    """The value of a formula in float64. `names`: variables and functions as they are written, such as x_{0}, or what
+    stands in \\text{}."""
+    reader = _Reader(text, names)
+    with np.errstate(all="ignore"):
+        value = reader.sum()
+    assert reader.at_end(), reader.rest()
+    return value
+
+
+def decoded(text: str) -> str:
+    """What a reader sees of the content of \\text{}, read to its end."""
+    found, end = _text(text + "}", 0)
+    assert end == len(text) + 1, text[end:]
+    return found
+
+
+def _text(source: str, at: int) -> tuple[str, int]:
+    """The content of a group that begins at `at`, and where it ends. Raw special characters are refused."""
+    seen, glued = "", ""
+    while source[at] != "}":
+        word = re.match(r"(\\[A-Za-z]+)\{\}", source[at:])
+        if word:
+            sign, at, glued = WORDS[word[1]], at + word.end(), ""
+        elif source[at] == "\\":
+            assert source[at + 1] in "{}$&#_% ", source[at:]
+            sign, at, glued = source[at + 1], at + 2, ""
+        elif source.startswith("{}", at):
+            sign, at, glued = "", at + 2, ""
+        else:
+            sign, at = source[at], at + 1
+            assert sign not in '{$&#_%~^<>|"', f"{sign} is LaTeX's own"
+            assert not sign.isspace(), "LaTeX makes one of several spaces"
+            assert glued + sign not in LIGATURES, f"{glued + sign} becomes another sign"
+            glued = sign
+        seen += sign
+    return seen, at + 1
+
+
+class _Reader:
+    def __init__(self, text: str, names: Mapping[str, Any]) -> None:
+        self._source, self._at, self._names = text, 0, names
+
+    def peek(self) -> str:
+        found = TOKEN.search(self._source, self._at)
+        return found[0] if found else ""
+
+    def take(self, expected: str = "") -> str:
+        found = TOKEN.search(self._source, self._at)
+        assert found, "the formula ends too early"
+        assert not expected or found[0] == expected, f"{expected} expected at {self.rest()}"
+        self._at = found.end()
+        return found[0]
+
+    def at_end(self) -> bool:
+        return not self.peek()
+
+    def rest(self) -> str:
+        return self._source[self._at : self._at + 60]
+
+    def sum(self) -> Any:
+        negative = self.peek() == "-"
+        if negative:
+            self.take()
+        value = -self.product() if negative else self.product()
+        if self.peek() == r"\bmod":
+            assert not negative
+            self.take()
+            return np.mod(value, self.power())
+        while self.peek() in ("+", "-"):
+            sign = self.take()
+            value = value + self.product() if sign == "+" else value - self.product()
+        return value
+
+    def product(self) -> Any:
+        value = self.power()
+        while self.peek() == r"\cdot":
+            self.take()
+            value = value * self.power()
+        return value
+
+    def power(self) -> Any:
+        value, called = self.base()
+        if self.peek() == "^":
+            assert not called, f"a power of an argument, or of a value? {self.rest()}"
+            self.take()
+            value = np.power(value, self.group())
+            assert self.peek() != "^"
+        return value
+
+    def group(self) -> Any:
+        self.take("{")
+        value = self.sum()
+        self.take("}")
+        return value
+
+    def bracket(self, left: str, right: str) -> Any:
+        self.take(r"\left")
+        self.take(left)
+        value = self.cases() if self.peek() == r"\begin" else self.sum()
+        self.take(r"\right")
+        self.take(right)
+        return value
+
+    def base(self) -> tuple[Any, bool]:
+        """A value, and whether it is a function's."""
+        token = self.peek()
+        if token[0].isdigit() or token[0] == ".":
+            return self.number(), False
+        if token == r"\left":
+            absolute = self._source[self._at :].lstrip().startswith(r"\left|")
+            return (np.abs(self.bracket("|", "|")), False) if absolute else (self.bracket("(", ")"), False)
+        if token == r"\begin":
+            return self.cases(), True
+        if token in (r"\frac", r"\sqrt"):
+            self.take()
+            first = self.group()
+            return (first / self.group() if token == r"\frac" else np.sqrt(first)), True
+        return self.named()
+
+    def number(self) -> Any:
+        """With its power of ten, which is no product to whoever reads it."""
+        found = SCIENTIFIC.match(self._source[self._at :].lstrip())
+        mantissa = self.take()
+        if not found:
+            return np.float64(mantissa)
+        if found[1]:
+            self.take(r"\cdot")
+            self.take("10")
+        self.take("^")
+        self.word()
+        return np.float64(f"{found[1] or 1}e{found[2]}")
+
+    def named(self) -> tuple[Any, bool]:
+        token = self.take()
+        if token == r"\pi":
+            return np.pi, False
+        if token == "e":
+            return np.e, False
+        if token == r"\text":
+            self.take("{")
+            name, self._at = _text(self._source, self._at)
+            return self._names[name], False
+        if token == r"\operatorname":
+            name = self.word()
+            return FUNCTIONS[name](self.bracket("(", ")")), True
+        if token.startswith("\\") and token != r"\varphi":
+            return FUNCTIONS[token[1:]](self.bracket("(", ")")), True
+        self.take("_")
+        name = f"{token}_{{{self.word()}}}"
+        if token == r"\varphi":
+            return self._names[name](self.bracket("(", ")")), True
+        return self._names[name], False
+
+    def word(self) -> str:
+        self.take("{")
+        start = self._at
+        self._at = self._source.index("}", start) + 1
+        return self._source[start : self._at - 1]
+
+    def cases(self) -> Any:
+        self.take(r"\begin")
+        assert self.word() == "cases"
+        first = self.sum()
+        self.take("&")
+        self.take(r"\text")
+        assert self.word() == "if "
+        low, compare, high = self.sum(), COMPARE[self.take()], self.sum()
+        self.take("\\\\")
+        other = self.sum()
+        self.take("&")
+        self.take(r"\text")
+        assert self.word() == "otherwise"
+        self.take(r"\end")
+        assert self.word() == "cases"
+        return np.where(compare(low, high), first, other)
