@@ -10,6 +10,7 @@ explain       why predictions came out
 statistics    what numbers are, beside what they were
 scores        what edges and inputs matter over a batch
 channel       addresses, TLS
+frames        answers as DataFrames; what of other packages is there
 bulk          more rows than one request may hold
 description   a served KAN as plain values
 errors        what a call can end with

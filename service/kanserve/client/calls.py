@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from google.protobuf.message import Message
 
+from kanexport.shared.naming import UNNAMED, Names
 from kanserve.client import curves as curves_
 from kanserve.client import edges as edges_
 from kanserve.client import errors
@@ -22,6 +24,7 @@ from kanserve.client.answers import Answer, IndexEntry, LayerValues, ServedModel
 from kanserve.client.curves import LayerCurves
 from kanserve.client.description import Description, from_pb
 from kanserve.client.explain import Explanation
+from kanserve.client.frames import index_of
 from kanserve.client.rows import of_frame, packed, pairs
 from kanserve.client.scores import Scores
 from kanserve.client.serving import in_words, names_of
@@ -129,7 +132,9 @@ def infer(
     """One request: `rows` into an input, or into several, then a mapping by their names; the outputs named (none: all)
     as arrays by name. With a ServedModel (`client.model(name)`) in the place of inputs, `model` is its name, and rows
     may be a DataFrame, whose columns are put in the model's order."""
+    names, called = UNNAMED, index_of(rows)
     if isinstance(tensors, ServedModel):
+        names = tensors.names
         rows, model = of_frame(rows, tensors.names), model or tensors.name
         tensors = tensors.inputs if isinstance(rows, Mapping) else tensors.inputs[0]
     request = oip.ModelInferRequest(model_name=model, model_version=version)
@@ -139,7 +144,12 @@ def infer(
         request.raw_input_contents.append(array.tobytes())
     for name in outputs:
         request.outputs.add(name=name)
-    return Call(f"{INFERENCE}ModelInfer", request, oip.ModelInferResponse.FromString, _answer)
+    return Call(
+        f"{INFERENCE}ModelInfer",
+        request,
+        oip.ModelInferResponse.FromString,
+        partial(_answer, names=names, index=called),
+    )
 
 
 def edges(
@@ -277,7 +287,7 @@ def _health(answer: bytes) -> str:
     return HEALTH_STATES[state] if state < len(HEALTH_STATES) else "UNKNOWN"
 
 
-def _answer(answer: oip.ModelInferResponse) -> Answer:
+def _answer(answer: oip.ModelInferResponse, *, names: Names, index: Any) -> Answer:
     """Raises NotSupported for an output of a datatype that numpy has not."""
     arrays = {}
     for output, raw in zip(answer.outputs, answer.raw_output_contents, strict=True):
@@ -286,4 +296,4 @@ def _answer(answer: oip.ModelInferResponse) -> Answer:
                 "UNIMPLEMENTED", f"output {output.name} is {output.datatype}, which this client cannot read"
             )
         arrays[output.name] = np.frombuffer(raw, DTYPES[output.datatype]).reshape(tuple(output.shape))
-    return Answer(answer.model_version, arrays)
+    return Answer(answer.model_version, arrays, names, index)
