@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from kanexport.manifest import LayerInfo, NodeStep
-from kanserve.interpret import formula, latex, terms
+from kanserve.interpret import latex, numeric, terms
 from kanserve.interpret.formula import UnknownLine, formulas, tokens
 from kanserve.interpret.latex import escaped, symbol, symbols, written
 from kanserve.interpret.terms import FormulaError, Text, TooLong, applied
@@ -106,7 +106,7 @@ def phi(at: int, source: int, destination: int, x: np.ndarray) -> np.ndarray:
 def replaced(layers: list[LayerInfo], x: np.ndarray) -> np.ndarray:
     """The network's own arithmetic, layer by layer, with `phi` on its numeric edges."""
     for at, one in enumerate(layers):
-        unknown = {(source, end) for end in range(one.destinations) for source in formula.numeric(one, end)}
+        unknown = {(source, end) for end in range(one.destinations) for source in numeric.sources(one, end)}
         known = tuple(item for item in one.symbolic if (item.source, item.destination) not in unknown)
         affine, products = one.after
         scale, bias = np.array(affine.scale), np.array(affine.bias)
@@ -140,7 +140,7 @@ def test_in_part_numeric_edges_are_functions_of_their_nodes(network: tuple[int, 
     except FormulaError as error:
         assume("characters" not in str(error))
         raise
-    edges = formula.named(lines)
+    edges = numeric.named(line.expression for line in lines)
     calls = {f"phi_{a}_{i}_{j}": lambda v, a=a, i=i, j=j: phi(a, i, j, v) for a, i, j in edges}
     shown = {rf"\varphi_{{{a},{i},{j}}}": calls[f"phi_{a}_{i}_{j}"] for a, i, j in edges}
     for at, line in enumerate(lines):
@@ -158,7 +158,7 @@ def test_a_formula_in_part_reads() -> None:
     lines = formulas(("a", "b"), (both, last), digits=3, partial=True)
     # An edge with a numeric part is what the edge graphs give of it, its symbolic function included.
     assert lines[0].expression == "(sin(a) + phi_0_1_0(b) + 0.5)**2 + phi_1_1_0(phi_0_0_1(a))"
-    assert formula.named(lines) == [(0, 0, 1), (0, 1, 0), (1, 1, 0)]
+    assert numeric.named(line.expression for line in lines) == [(0, 0, 1), (0, 1, 0), (1, 1, 0)]
     page = written(lines[0].expression, symbols(["a", "b"], ["a", "width [mm]"]))
     assert page == (
         r"\left(\sin\left(\text{a}\right) + \varphi_{0,1,0}\left(\text{width\ [mm]}\right) + 0.5\right)^{2}"

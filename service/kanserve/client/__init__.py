@@ -1,6 +1,6 @@
 """The Python client: arrays in, arrays out. `from kanserve import Client`, or AsyncClient.
 
-calls         every call as a value: what is sent, what its answer means
+calls         every call as a value: what is sent, what its answer means (kan_calls: those of KanService)
 peer          whom a client calls, deadlines, what is tried again, errors in our words
 connection    one method a call, which waits (Client)
 awaiting      the same for asyncio (AsyncClient)

@@ -13,7 +13,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import grpc
 
-from kanserve.client import calls, channel
+from kanserve.client import calls, channel, kan_calls
 from kanserve.client.answers import ServedModel
 from kanserve.client.calls import Call
 from kanserve.client.peer import Peer, as_method
@@ -38,23 +38,23 @@ class Client(Peer[grpc.Channel]):
     health = _sends(calls.health)
     ready = _sends(calls.ready)
     index = _sends(calls.index)
-    describe = _sends(calls.describe)
+    describe = _sends(kan_calls.describe)
     infer = _sends(calls.infer)
-    edges = _sends(calls.edges)
-    estimate = _sends(calls.estimate)
-    curves = _sends(calls.curves)
-    explain = _sends(calls.explain)
-    scores = _sends(calls.scores)
-    drift = _sends(calls.drift)
-    statistics = _sends(calls.statistics)
-    reset_statistics = _sends(calls.reset_statistics)
+    edges = _sends(kan_calls.edges)
+    estimate = _sends(kan_calls.estimate)
+    curves = _sends(kan_calls.curves)
+    explain = _sends(kan_calls.explain)
+    scores = _sends(kan_calls.scores)
+    drift = _sends(kan_calls.drift)
+    statistics = _sends(kan_calls.statistics)
+    reset_statistics = _sends(kan_calls.reset_statistics)
 
     def watch_statistics(
         self, name: str, version: str = "", *, over: str = "total", interval: float = 0.0, updates: int = 0
     ) -> Iterator[Update]:
         """The same as `statistics`, now and after every `interval` seconds (0: 2), so many `updates` at most (0: until
         the version is replaced, or the server ends): the last one says why. No deadline; leave the loop to end it."""
-        call = calls.watch_statistics(name, version, over=over, interval=interval, updates=updates)
+        call = kan_calls.watch_statistics(name, version, over=over, interval=interval, updates=updates)
         messages = self._send(call)(call.data, metadata=self._metadata)
         try:
             yield from call.result(messages)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,7 +14,7 @@ from kanexport.shared.voice import Exit
 from kanserve.client.description import Description
 from kanserve.console import remote
 from kanserve.console.common import CommandError, add_client_options, add_model_options
-from kanserve.interpret import formula, latex
+from kanserve.interpret import formula, latex, numeric
 from kanserve.interpret.formula import Formula, UnknownLine
 from kanserve.interpret.terms import EXACT, FormulaError, TooLong
 
@@ -63,13 +64,28 @@ def run(args: argparse.Namespace) -> int:
         raise _refused(described, error, args) from error
     if args.json:
         _print_json(described, args, lines, inputs, written)
-        return Exit.DONE
-    for at, line in enumerate(lines):
-        name = looks.get(line.name) or latex.symbol(line.name)
-        say(f"{name} = {written[at]}" if args.latex else f"{line.name} = {line.expression}")
-    if formula.named(lines):
-        say(f"{'%' if args.latex else '#'} {_about_numeric(described.name, tex=args.latex)}")
+    elif args.latex:
+        names = [looks.get(line.name) or latex.symbol(line.name) for line in lines]
+        _print(zip(names, written, strict=True), _about(described, lines, sign="%", called=r"\varphi_{L,I,J}"))
+    else:
+        shown = ((line.name, line.expression) for line in lines)
+        _print(shown, _about(described, lines, sign="#", called="phi_L_I_J"))
     return Exit.DONE
+
+
+def _print(lines: Iterable[tuple[str, str]], about: str) -> None:
+    for name, text in lines:
+        say(f"{name} = {text}")
+    if about:
+        say(about)
+
+
+def _about(described: Description, lines: Sequence[Formula], *, sign: str, called: str) -> str:
+    """A comment on numeric edges, if there are any."""
+    if not numeric.named(line.expression for line in lines):
+        return ""
+    command = f"kanserve curves {described.name} --layer L --source I --destination J"
+    return f"{sign} {called}: the numeric edge of layer L from source I to destination J, as `{command}` draws it"
 
 
 def _variables(described: Description) -> tuple[list[str], list[str]]:
@@ -131,14 +147,6 @@ def _hint(error: FormulaError, args: argparse.Namespace) -> str:
     return ""
 
 
-def _about_numeric(name: str, *, tex: bool) -> str:
-    called = r"\varphi_{L,I,J}" if tex else "phi_L_I_J"
-    return (
-        f"{called}: the numeric edge of layer L from source I to destination J, as "
-        f"`kanserve curves {name} --layer L --source I --destination J` draws it"
-    )
-
-
 def _print_json(
     described: Description, args: argparse.Namespace, lines: tuple[Formula, ...], inputs: list[str], written: list[str]
 ) -> None:
@@ -153,7 +161,7 @@ def _print_json(
             "inputs": inputs,
             "digits": args.digits,
             "formulas": formulas,
-            "numeric_edges": formula.named(lines),
+            "numeric_edges": numeric.named(line.expression for line in lines),
         }
     )
 

@@ -3,8 +3,7 @@
 An edge contributes mask * (c * f(a * x + b) + d); sums, products, selections and affine steps
 are carried out on the text, so that an output is a formula of the inputs alone. Affine values
 are multiplied out, and straight lines run into the sums they belong to. A numeric edge has no
-closed form: it is refused, or, in part, is phi_L_I_J(x), a function with a name, of the node
-that it reads: what GetCurves and the edge graphs give of it, whatever it is made of.
+closed form: it is refused, or, in part, a function with a name (`numeric`).
 """
 
 from __future__ import annotations
@@ -12,15 +11,15 @@ from __future__ import annotations
 import itertools
 import keyword
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kanexport.manifest import LayerInfo, NodeStep, SymbolicEdge
+from kanserve.interpret import numeric
 from kanserve.interpret.terms import (
     ATOM,
     CONSTANTS,
     FUNCTIONS,
-    LIMIT,
     FormulaError,
     Linear,
     Text,
@@ -31,9 +30,6 @@ from kanserve.interpret.terms import (
 )
 
 NODE = re.compile(r"[xyh]\d+(_\d+)?|phi(_\d+)+")
-MIXING = frozenset({"layernorm", "rmsnorm", "groupnorm", "rowrange", "module", "softmax", "log_softmax"})
-EDGE = re.compile(r"\bphi_(\d+)_(\d+)_(\d+)\(")
-SHORTEST = len("phi_0_0_0(x0) + ")  # what a numeric edge adds to a formula at least
 # Functions by name, where the name is not the text: of symbolic edges, and of steps.
 TEXTS = {
     **{f"x^{n}": f"x**{n}" for n in (2, 3, 4, 5)},
@@ -84,12 +80,13 @@ def formulas(
         raise FormulaError("the model has no KAN layer that is described")
     called = _called(layers, outputs)
     shown = called if by_layer else {len(layers) - 1: called[len(layers) - 1]}
-    _require(only, [name for names in shown.values() for name in names])
+    _require(only, list(itertools.chain.from_iterable(shown.values())))
     nodes = _atoms(inputs)
     found: list[Formula] = []
     for index, layer in enumerate(layers):
         names = called[index]
-        wanted = [at for at, name in enumerate(names) if index not in shown or not only or name in only]
+        chosen = set((only if index in shown else ()) or names)
+        wanted = [at for at, name in enumerate(names) if name in chosen]
         nodes = _layer(index, layer, nodes, wanted, digits=digits, partial=partial)
         if index in shown:
             found += [Formula(names[at], nodes[at].render(digits).text) for at in wanted]
@@ -122,24 +119,13 @@ class UnknownLine(FormulaError):
         self.name, self.known = name, tuple(known)
 
 
-def numeric(layer: LayerInfo, destination: int) -> list[int]:
-    """The sources whose edges to a destination are not symbolic alone."""
-    if not layer.bases:
-        return []
-    return [at for at in range(layer.sources) if not layer.mask or layer.mask[at][destination] != 0]
-
-
-def named(lines: Iterable[Formula]) -> list[tuple[int, int, int]]:
-    """The numeric edges [layer, source, destination] that formulas have by name."""
-    found = {edge for line in lines for edge in EDGE.findall(line.expression)}
-    return sorted((int(layer), int(source), int(destination)) for layer, source, destination in found)
-
-
 def _layer(
     index: int, layer: LayerInfo, nodes: list[Linear], wanted: Sequence[int], *, digits: int, partial: bool
 ) -> list[Linear]:
     """What a layer gives; right where it is `wanted`."""
-    _refuse(index, layer, partial=partial)
+    if layer.positions:
+        raise FormulaError(f"layer {index} runs at every position of a row; there is no single closed form")
+    numeric.check(index, layer, partial=partial)
     read = _steps(index, layer.before, nodes, digits)
     # A numeric edge is a function of its node as the layer is given it, but for which that is.
     seen = _steps(index, [step for step in layer.before if step.kind == "select"], nodes, digits)
@@ -176,24 +162,6 @@ def tokens(names: Sequence[str], letter: str, count: int) -> list[str]:
     return found if found and good and len(set(found)) == count else [f"{letter}{at}" for at in range(count)]
 
 
-def _refuse(index: int, layer: LayerInfo, *, partial: bool) -> None:
-    """Raises FormulaError where there is no closed form, or none of numeric edges that are given names."""
-    if layer.positions:
-        raise FormulaError(f"layer {index} runs at every position of a row; there is no single closed form")
-    first = next(((source, at) for at in range(layer.destinations) for source in numeric(layer, at)), None)
-    if first is None:
-        return
-    kinds = ", ".join(basis.kind for basis in layer.bases)
-    if not partial:
-        source, destination = first
-        raise FormulaError(f"edge ({index},{source},{destination}) is numeric ({kinds}), so there is no closed form")
-    steps = (*layer.before, *(step for basis in layer.bases for step in basis.before))
-    if layer.edge_class == "B" or any(step.kind in MIXING or step.function in MIXING for step in steps):
-        raise FormulaError(
-            f"the numeric edges of layer {index} ({kinds}) read the whole row, so that none is a function of one node"
-        )
-
-
 def _sums(
     index: int, layer: LayerInfo, nodes: tuple[list[Linear], list[Linear]], needed: set[int], digits: int
 ) -> list[Linear]:
@@ -205,26 +173,14 @@ def _sums(
         symbolic[edge.destination].append(edge)
     sums = [Linear()] * layer.destinations
     for at in sorted(needed):
-        numbers = numeric(layer, at)
-        if len(numbers) * SHORTEST > LIMIT:
-            raise TooLong
-        known = [edge for edge in symbolic[at] if edge.mask != 0 and edge.source not in numbers]
+        unknown = numeric.sources(layer, at)
         parts = [Linear((), layer.bias[at] if layer.bias else 0.0)]
-        parts += (_edge(index, edge, read[edge.source], digits) for edge in known)
-        parts += _named(index, at, [(source, seen[source]) for source in numbers], digits)
+        for edge in symbolic[at]:
+            if edge.mask != 0 and edge.source not in unknown:
+                parts.append(_edge(index, edge, read[edge.source], digits))
+        parts += numeric.calls(index, at, [(source, seen[source]) for source in unknown], digits)
         sums[at] = total(parts)
     return sums
-
-
-def _named(index: int, destination: int, sources: Sequence[tuple[int, Linear]], digits: int) -> Iterator[Linear]:
-    """The numeric edges of a destination, as functions with a name. Raises TooLong."""
-    length = 0
-    for source, node in sources:
-        text = Text(f"phi_{index}_{source}_{destination}({node.render(digits).text})", ATOM)
-        length += len(text.text)
-        if length > LIMIT:
-            raise TooLong
-        yield Linear.of(text)
 
 
 def _edge(index: int, edge: SymbolicEdge, node: Linear, digits: int) -> Linear:
@@ -236,6 +192,8 @@ def _edge(index: int, edge: SymbolicEdge, node: Linear, digits: int) -> Linear:
         raise FormulaError(f"{where}: function {edge.function!r:.80} is not known by name")
     try:
         return _function(text, inner, digits).affine(scale, shift)
+    except TooLong:
+        raise
     except FormulaError as error:
         raise FormulaError(f"{where}: {error}") from error
 
