@@ -48,6 +48,14 @@ CALLS: dict[str, tuple[str, Callable[[Any, Any], tuple[Any, ...]], dict[str, Any
     "explain": ("explain", lambda d, _m: (d, ROWS), {"reference": ROWS[:3], "outputs": [1]}),
     "scores": ("scores", lambda d, _m: (d, ROWS), {}),
 }
+# The same by the model's name alone.
+NAMED: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+    "infer": ((ROWS,), {"outputs": ["y"]}),
+    "edges": ((ROWS,), {"layers": [1], "top_k": 3}),
+    "estimate": ((20,), {"layers": [1]}),
+    "explain": ((ROWS,), {"outputs": [1]}),
+    "scores": ((ROWS,), {}),
+}
 # What is asked, and the kind of its end.
 REFUSED: dict[str, tuple[str, Callable[[Any, Any], tuple[Any, ...]], dict[str, Any], type[ClientError]]] = {
     "no such model": ("describe", lambda _d, _m: ("tniy",), {}, NotFound),
@@ -84,6 +92,30 @@ def test_what_is_awaited_is_what_the_other_client_gives(server: Server, name: st
             return await getattr(client, method)(*given, **options)
 
     assert plain(asyncio.run(ask())) == plain(expected)
+
+
+@pytest.mark.parametrize("method", NAMED)
+def test_a_name_stands_for_the_model(server: Server, method: str) -> None:
+    given, options = NAMED[method]
+    with Client(server.url) as client:
+        known = client.model("tiny") if method == "infer" else client.describe("tiny")
+        expected = getattr(client, method)(known, *given, **options)
+        assert plain(getattr(client, method)("tiny", *given, **options)) == plain(expected)
+        with pytest.raises(NotFound, match="tniy"):
+            getattr(client, method)("tniy", *given, **options)
+
+    async def ask() -> Any:
+        async with AsyncClient(server.url) as client:
+            return await getattr(client, method)("tiny", *given, **options)
+
+    assert plain(asyncio.run(ask())) == plain(expected)
+
+
+def test_an_inference_by_name_and_version(server: Server) -> None:
+    with Client(server.url) as client:
+        assert client.infer("tiny", ROWS, version="1").version == "1"
+        with pytest.raises(NotFound):
+            client.infer("tiny", ROWS, version="2")
 
 
 @pytest.mark.parametrize("name", REFUSED)

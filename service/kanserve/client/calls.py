@@ -48,6 +48,17 @@ class Call(Generic[T]):
         return self.request if isinstance(self.request, bytes) else self.request.SerializeToString()
 
 
+@dataclass(frozen=True, slots=True)
+class After(Generic[T]):
+    """What is asked once `first` is answered: `then` makes it of the answer."""
+
+    first: Call[Any] | After[Any]
+    then: Callable[[Any], Call[T] | After[T]]
+
+
+Ask = Call[T] | After[T]
+
+
 def health(service: str = "") -> Call[str]:
     """State of the standard health service, such as SERVING."""
     name = service.encode()
@@ -78,43 +89,32 @@ def index() -> Call[tuple[IndexEntry, ...]]:
     )
 
 
-def metadata(name: str, version: str) -> Call[oip.ModelMetadataResponse]:
-    """A model's inputs and outputs."""
-    request = oip.ModelMetadataRequest(name=name, version=version)
-    return Call(f"{INFERENCE}ModelMetadata", request, oip.ModelMetadataResponse.FromString, _as_it_is)
-
-
-def config(name: str, version: str) -> Call[oip.ModelConfigResponse]:
-    """How the server runs a model."""
-    request = oip.ModelConfigRequest(name=name, version=version)
-    return Call(f"{INFERENCE}ModelConfig", request, oip.ModelConfigResponse.FromString, _as_it_is)
-
-
-def served(meta: oip.ModelMetadataResponse, config: oip.ModelConfigResponse) -> ServedModel:
-    """Both together."""
-    return ServedModel(
-        name=meta.name,
-        versions=tuple(meta.versions),
-        platform=meta.platform,
-        inputs=tuple(TensorInfo(t.name, t.datatype, tuple(t.shape)) for t in meta.inputs),
-        outputs=tuple(TensorInfo(t.name, t.datatype, tuple(t.shape)) for t in meta.outputs),
-        max_batch_size=config.config.max_batch_size,
-        serving=in_words(config.config),
-        names=names_of(config.config.parameters),
+def model(name: str, version: str = "") -> Ask[ServedModel]:
+    """Inputs, outputs and batch limit of a model. Raises NotFound."""
+    meta = oip.ModelMetadataRequest(name=name, version=version)
+    config = oip.ModelConfigRequest(name=name, version=version)
+    return After(
+        Call(f"{INFERENCE}ModelMetadata", meta, oip.ModelMetadataResponse.FromString, _as_it_is),
+        lambda meta: Call(
+            f"{INFERENCE}ModelConfig", config, oip.ModelConfigResponse.FromString, partial(_served, meta)
+        ),
     )
 
 
 def infer(
-    tensors: ServedModel | TensorInfo | Sequence[TensorInfo],
+    tensors: ServedModel | TensorInfo | Sequence[TensorInfo] | str,
     rows: Any,
     *,
     model: str = "",
     version: str = "",
     outputs: Sequence[str] = (),
-) -> Call[Answer]:
+) -> Ask[Answer]:
     """One request: `rows` into an input, or into several, then a mapping by their names; the outputs named (none: all)
     as arrays by name. With a ServedModel (`client.model(name)`) in the place of inputs, `model` is its name, and rows
-    may be a DataFrame, whose columns are put in the model's order."""
+    may be a DataFrame, whose columns are put in the model's order. The same with a model's name there, which
+    is looked up each time."""
+    if isinstance(tensors, str):
+        return _infer_by_name(tensors, rows, version, outputs)
     names, called = UNNAMED, index_of(rows)
     if isinstance(tensors, ServedModel):
         names = tensors.names
@@ -132,6 +132,23 @@ def infer(
         request,
         oip.ModelInferResponse.FromString,
         partial(_answer, names=names, index=called),
+    )
+
+
+def _infer_by_name(name: str, rows: Any, version: str, outputs: Sequence[str]) -> Ask[Answer]:
+    return After(model(name, version), lambda found: infer(found, rows, version=version, outputs=outputs))
+
+
+def _served(meta: oip.ModelMetadataResponse, config: oip.ModelConfigResponse) -> ServedModel:
+    return ServedModel(
+        name=meta.name,
+        versions=tuple(meta.versions),
+        platform=meta.platform,
+        inputs=tuple(TensorInfo(t.name, t.datatype, tuple(t.shape)) for t in meta.inputs),
+        outputs=tuple(TensorInfo(t.name, t.datatype, tuple(t.shape)) for t in meta.outputs),
+        max_batch_size=config.config.max_batch_size,
+        serving=in_words(config.config),
+        names=names_of(config.config.parameters),
     )
 
 
