@@ -14,7 +14,7 @@ from torch import nn
 
 from kanexport.answers import held
 from kanexport.answers.rows import Answers
-from kanexport.errors import InvalidKan, VerificationFailed
+from kanexport.errors import InvalidKan, OptionError, VerificationFailed
 from kanexport.form.ir import Layer
 from kanexport.hybrid import bodies, extremes, inputs, nonfinite, splice, trace, weights, zones
 from kanexport.hybrid import plan as planning
@@ -34,6 +34,7 @@ from kanexport.packing.publish import Claim, ProvedModel, Result, Target, publis
 from kanexport.packing.signature import Signature
 from kanexport.proof import trial_rows, verify
 from kanexport.proof.verify import Proof
+from kanexport.shared.outside import CLAMP
 
 Array = npt.NDArray[np.float64]
 
@@ -58,7 +59,7 @@ def convert(
     a tuple of them or a dictionary by forward's parameters, the more like real data the
     better: the proof is made with them. `answers`: the trained model's own, held against the
     graph. Raises ExportError; then nothing changed."""
-    target.check()
+    _check(target)
     module = unwrapped(module)
     x, wiring = inputs.rows(example, module)
     whole = Whole(module, wiring)
@@ -93,6 +94,16 @@ def convert(
         notes=(*plan.notes, *planning.without_edges(whole, plan), *_precision(stored, target.dtype, oracle)),
     )
     return publish(target, model)
+
+
+def _check(target: Target) -> None:
+    """Raises OptionError and RepositoryError."""
+    target.check()
+    if target.outside == CLAMP:
+        raise OptionError(
+            "--outside clamp is for checkpoints that are read as layers: the graph of a module is torch's",
+            hint="clamp in the module's own forward, or choose --outside reject or flag",
+        )
 
 
 def _answers(oracle: Oracle, x: Array) -> bool:

@@ -47,6 +47,7 @@ CALLS: dict[str, tuple[str, Callable[[Any, Any], tuple[Any, ...]], dict[str, Any
     "curves": ("curves", lambda _d, _m: ("tiny",), {"derivative": True, "parts": True, "points": 9}),
     "explain": ("explain", lambda d, _m: (d, ROWS), {"reference": ROWS[:3], "outputs": [1]}),
     "scores": ("scores", lambda d, _m: (d, ROWS), {}),
+    "coverage": ("coverage", lambda d, _m: (d, ROWS), {}),
 }
 # The same by the model's name alone.
 NAMED: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
@@ -55,6 +56,7 @@ NAMED: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "estimate": ((20,), {"layers": [1]}),
     "explain": ((ROWS,), {"outputs": [1]}),
     "scores": ((ROWS,), {}),
+    "coverage": ((ROWS,), {}),
 }
 # What is asked, and the kind of its end.
 REFUSED: dict[str, tuple[str, Callable[[Any, Any], tuple[Any, ...]], dict[str, Any], type[ClientError]]] = {

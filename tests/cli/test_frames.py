@@ -74,6 +74,9 @@ def test_answers_as_frames_have_the_classes_and_the_rows_names(named: Server) ->
         answer, by_number = client.infer(model, CALLED), client.infer(model, ROWS)
         bare = client.infer(model.inputs[0], ROWS, model="tiny")
         joined = bulk.infer(client, model, CALLED)
+        covered = client.infer(model, CALLED, parameters={"kan.coverage": True})
+    assert len(covered.outputs) > 1  # where the rows are on the grids goes with it
+    pd.testing.assert_frame_equal(covered.to_frame(), answer.to_frame())
     frame = answer.to_frame()
     assert (list(frame.columns), frame.index.name, frame.index[3]) == (["no", "yes"], "box", "box 3")
     np.testing.assert_array_equal(frame.to_numpy(), answer.outputs["y"])

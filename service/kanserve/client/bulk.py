@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from kanserve.client import coverage as cover
 from kanserve.client import explain as explanations
 from kanserve.client.answers import Answer, ServedModel
 from kanserve.client.connection import Client
@@ -41,7 +42,7 @@ def infer(
     parts = split(rows, most, lambda part: client.infer(tensors, part, model=model.name, version=version), progress)
     names = parts[0].outputs
     outputs = {name: np.concatenate([part.outputs[name] for part in parts]) for name in names}
-    return Answer(parts[-1].version, outputs, model.names, called)
+    return Answer(parts[-1].version, outputs, parts[-1].parameters, model.names, called)
 
 
 def explain(
@@ -69,6 +70,14 @@ def explain(
         )
     )
     return dataclasses.replace(found, index=called)
+
+
+def coverage(client: Client, described: Description, rows: Any, *, progress: Progress | None = None) -> cover.Coverage:
+    """As `Client.coverage`, for any number of rows. Raises ClientError."""
+    rows = of_frame(rows, described.names)
+    fits = REQUEST_BYTES // max(1, row_bytes(rows, described.inputs))
+    most = min(fits, described.max_rows, described.max_batch_size or fits)
+    return cover.joined(split(rows, most, lambda part: client.coverage(described, part), progress))
 
 
 def split(rows: Any, most: int, call: Callable[[Any], T], progress: Progress | None) -> list[T]:

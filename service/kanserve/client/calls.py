@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -16,17 +17,19 @@ from google.protobuf.message import Message
 
 from kanexport.shared.naming import UNNAMED, Names
 from kanserve.client import errors
+from kanserve.client import parameters as params
 from kanserve.client.answers import Answer, IndexEntry, ServedModel
 from kanserve.client.frames import index_of
 from kanserve.client.rows import of_frame, pairs
 from kanserve.client.serving import in_words, names_of
-from kanserve.nouns import DTYPES, TensorInfo
+from kanserve.nouns import DTYPES, TensorInfo, Word
 from kanserve.pb import grpc_service_pb2 as oip
 
 T = TypeVar("T", covariant=True)
 
 INFERENCE = "/inference.GRPCInferenceService/"
 HEALTH = "/grpc.health.v1.Health/Check"
+NONE: Mapping[str, Word] = MappingProxyType({})
 HEALTH_STATES = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
 
 
@@ -108,13 +111,29 @@ def infer(
     model: str = "",
     version: str = "",
     outputs: Sequence[str] = (),
+    parameters: Mapping[str, Word] = NONE,
 ) -> Ask[Answer]:
     """One request: `rows` into an input, or into several, then a mapping by their names; the outputs named (none: all)
     as arrays by name. With a ServedModel (`client.model(name)`) in the place of inputs, `model` is its name, and rows
     may be a DataFrame, whose columns are put in the model's order. The same with a model's name there, which
-    is looked up each time."""
+    is looked up each time. `parameters` of the request: {"kan.explain_top_k": 5} has the server tell why,
+    {"kan.coverage": True} where the rows are."""
+    asked = partial(inference, rows=rows, version=version, outputs=outputs, parameters=parameters)
     if isinstance(tensors, str):
-        return _infer_by_name(tensors, rows, version, outputs)
+        return _after_model(tensors, version, asked)
+    return asked(tensors, model=model)
+
+
+def inference(
+    tensors: ServedModel | TensorInfo | Sequence[TensorInfo],
+    rows: Any,
+    *,
+    model: str = "",
+    version: str = "",
+    outputs: Sequence[str] = (),
+    parameters: Mapping[str, Word] = NONE,
+) -> Call[Answer]:
+    """The same of what is known of a model."""
     names, called = UNNAMED, index_of(rows)
     if isinstance(tensors, ServedModel):
         names = tensors.names
@@ -127,6 +146,7 @@ def infer(
         request.raw_input_contents.append(array.tobytes())
     for name in outputs:
         request.outputs.add(name=name)
+    params.say(request.parameters, parameters)
     return Call(
         f"{INFERENCE}ModelInfer",
         request,
@@ -135,8 +155,8 @@ def infer(
     )
 
 
-def _infer_by_name(name: str, rows: Any, version: str, outputs: Sequence[str]) -> Ask[Answer]:
-    return After(model(name, version), lambda found: infer(found, rows, version=version, outputs=outputs))
+def _after_model(name: str, version: str, then: Callable[[ServedModel], Call[Answer]]) -> After[Answer]:
+    return After(model(name, version), then)
 
 
 def _served(meta: oip.ModelMetadataResponse, config: oip.ModelConfigResponse) -> ServedModel:
@@ -170,4 +190,4 @@ def _answer(answer: oip.ModelInferResponse, *, names: Names, index: Any) -> Answ
                 "UNIMPLEMENTED", f"output {output.name} is {output.datatype}, which this client cannot read"
             )
         arrays[output.name] = np.frombuffer(raw, DTYPES[output.datatype]).reshape(tuple(output.shape))
-    return Answer(answer.model_version, arrays, names, index)
+    return Answer(answer.model_version, arrays, params.said(answer.parameters), names, index)

@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from kanserve.client import coverage as coverage_
 from kanserve.client import curves as curves_
 from kanserve.client import edges as edges_
 from kanserve.client import explain as explain_
 from kanserve.client import scores as scores_
 from kanserve.client import statistics as statistics_
 from kanserve.client.answers import LayerValues
-from kanserve.client.calls import After, Ask, Call
+from kanserve.client.calls import After, Ask, Call, inference
+from kanserve.client.coverage import Coverage
 from kanserve.client.curves import LayerCurves
 from kanserve.client.description import Description, from_pb
 from kanserve.client.explain import Explanation
-from kanserve.client.rows import packed
+from kanserve.client.rows import of_frame, packed
 from kanserve.client.scores import Scores
 from kanserve.client.statistics import Statistics, Update
 from kanserve.nouns import Estimate
@@ -185,3 +187,13 @@ def reset_statistics(name: str, version: str = "") -> Call[float]:
         lambda answer: float(answer.since),
         again=False,
     )
+
+
+@by_name
+def coverage(described: Description, /, rows: Any) -> Call[Coverage]:
+    """Where the nodes of `rows` [rows, ...] are on the grids of each layer: see Coverage."""
+    rows = of_frame(rows, described.names)
+    tensors = described.inputs if isinstance(rows, Mapping) else described.input
+    asked = {"model": described.name, "version": described.version}
+    call = inference(tensors, rows, **asked, parameters={coverage_.PARAMETER: True})
+    return Call(call.path, call.request, call.parse, lambda answer: coverage_.of(call.result(answer)))
