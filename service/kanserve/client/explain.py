@@ -19,6 +19,7 @@ from kanserve.client.rows import of_frame, packed
 from kanserve.pb import kan_pb2 as kan
 
 Floats = NDArray[np.float64]
+GRADIENT = "gradient_x_input"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,12 @@ class Explanation:
     def to_shap(self, output: int | str | None = None) -> Any:
         """The same as a `shap.Explanation`, for shap's own plots: `shap.plots.beeswarm(found.to_shap(0))`. Where inputs
         work together these are not Shapley's values: docs/explaining.md says how they differ. Raises ImportError where
-        shap is not installed, ValueError as `to_dict`."""
+        shap is not installed, ValueError as `to_dict`, and for a method whose contributions add up to nothing."""
+        if self.method == GRADIENT:
+            raise ValueError(
+                "slopes times inputs do not add up to the predictions, which shap's plots take for granted: explain by "
+                "the usual method for these, or take the numbers from to_dict()"
+            )
         shap = frames.needed("shap", "to_shap()", "to_dict() has the same numbers", how_to_install("shap"))
         return shap.Explanation(**self.to_dict(output))
 
