@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROTO_VENV := .venv-proto
 MUTATE_VENV := .venv-mutate
+NOTEBOOK_VENV := $(VENV)-notebook
 PIP := python -m pip install --quiet --disable-pip-version-check
 # One more than cores: tests wait for servers a fifth of their time. Each file's tests stay on one worker: its servers
 # and exports are made once.
@@ -15,7 +16,7 @@ ARGS ?=
 MODULE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast coverage mutate check format bench bench-doors reliability families proto settings lock container clean
+.PHONY: help setup demo notebook test test-fast coverage mutate check format bench bench-doors reliability families proto settings lock container clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -36,6 +37,20 @@ $(VENV)/.ready: pyproject.toml requirements/dev.txt
 
 demo: setup ## Export real checkpoints, serve them, ask, stop
 	@$(BIN)/python examples/demo.py
+
+# Its environment has all of .venv, and beside it what is too large for that.
+notebook: setup ## Run examples/*.ipynb, from training with pykan to drift, and shap's plots; where there is torch
+	@if $(BIN)/python -c 'import torch' 2>/dev/null; then $(MAKE) --no-print-directory $(NOTEBOOK_VENV)/.ready && \
+		$(NOTEBOOK_VENV)/bin/python -m pytest -q tests/test_notebook.py tests/cli/test_shap.py --no-skip 'make notebook'; \
+	else echo "torch is left out here (TORCH=1 takes it), so that pykan trains nothing: the notebook was not run"; fi
+
+$(NOTEBOOK_VENV)/.ready: $(VENV)/.ready requirements/notebook.txt
+	@echo "== creating $(NOTEBOOK_VENV) =="
+	@$(BIN)/python -m venv --clear $(NOTEBOOK_VENV)
+	@$(BIN)/python -c "import site; print(f'import site; site.addsitedir({site.getsitepackages()[0]!r})')" > \
+		"$$($(NOTEBOOK_VENV)/bin/python -c 'import site; print(site.getsitepackages()[0])')/beside.pth"
+	@$(NOTEBOOK_VENV)/bin/$(PIP) -r requirements/notebook.txt
+	@touch $@
 
 test: setup ## Run the whole test suite, on all cores
 	@$(BIN)/python -m pytest -q $(PARALLEL) $(ARGS)
@@ -104,5 +119,5 @@ container: setup ## Build the server image and prove it with podman
 	@bash service/deploy/container-test.sh
 
 clean: ## Remove environments and caches
-	rm -rf $(VENV) $(VENV)-3.1[123] $(PROTO_VENV) $(MUTATE_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+	rm -rf $(VENV) $(VENV)-3.1[123] $(PROTO_VENV) $(MUTATE_VENV) $(VENV)*-notebook .mypy_cache .ruff_cache .pytest_cache .hypothesis \
 		.coverage .coverage.* .mutate

@@ -47,6 +47,7 @@ SLOW = [
     *("kanexport/test_folder", "cli/test_infer", "deploy/test_distribution", "cli/test_cli", "kanexport/test_pack"),
     *("cli/test_models", "kanexport/test_cli", "end_to_end/test_perf_analyzer", "kanserve/test_clients"),
     *("kanexport/test_fuzz", "kanexport/test_pickles", "deploy/test_monitoring", "contract/test_pb_fresh"),
+    *("cli/test_awaiting", "end_to_end/test_ground_truth"),
     *("test_new_family", "test_contributing", "cli/test_tables", "kanserve/test_guard", "cli/test_completion"),
 ]
 

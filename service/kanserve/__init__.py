@@ -3,7 +3,8 @@
     from kanserve import Client
 
     with Client("127.0.0.1:8001") as client:
-        answer = client.infer(client.model("digits").inputs[0], rows, model="digits")
+        answer = client.infer("digits", rows)
+        why = client.explain("digits", rows)
 
 `AsyncClient` has the same methods, to be awaited. Both, and their errors (drawn in
 `kanserve.client.errors`), are imported at their first use, so that `kanserve --help` stays quick.

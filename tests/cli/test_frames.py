@@ -1,7 +1,8 @@
-"""The client takes DataFrames: columns by their names, whatever their order."""
+"""DataFrames in and out: columns by their names, whatever their order; rows as they were called."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 
 from kanserve.client import bulk, bulk_edges
+from kanserve.client.answers import Answer
 from kanserve.client.connection import Client
 from kanserve.client.errors import InvalidInput
 from tests.cli.running import Server, checkpoint, document, program, serving
@@ -16,14 +18,16 @@ from tests.cli.running import Server, checkpoint, document, program, serving
 NAMES = ["height", "width", "depth"]
 ROWS = np.random.default_rng(3).uniform(-0.9, 0.9, (20, 3)).astype(np.float32)
 SHUFFLED = pd.DataFrame(ROWS, columns=NAMES)[["depth", "height", "width"]]
+CALLED = SHUFFLED.set_index(pd.Index([f"box {at}" for at in range(len(ROWS))], name="box"))
 
 
 @pytest.fixture(scope="module")
 def named(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """`tiny`, whose numbers have names."""
+    """`tiny`, whose numbers have names, and which was exported with rows."""
     folder = tmp_path_factory.mktemp("frames")
     state = checkpoint(folder / "tiny.safetensors", (3, 4, 2))
-    arguments = ("--features", ",".join(NAMES), "--json")
+    np.save(folder / "rows.npy", ROWS)
+    arguments = ("--features", ",".join(NAMES), "--classes", "no,yes", "--reference", folder / "rows.npy", "--json")
     document(program("export", state, "--repository", folder / "models", "--name", "tiny", *arguments))
     with serving(folder / "models", folder / "log") as server:
         yield server
@@ -62,3 +66,71 @@ def test_without_names_columns_are_as_they_stand(server: Server) -> None:
     with Client(server.url) as client:
         model = client.model("tiny")
         np.testing.assert_array_equal(client.infer(model, frame).outputs["y"], client.infer(model, ROWS).outputs["y"])
+
+
+def test_answers_as_frames_have_the_classes_and_the_rows_names(named: Server) -> None:
+    with Client(named.url) as client:
+        model = client.model("tiny")
+        answer, by_number = client.infer(model, CALLED), client.infer(model, ROWS)
+        bare = client.infer(model.inputs[0], ROWS, model="tiny")
+        joined = bulk.infer(client, model, CALLED)
+        covered = client.infer(model, CALLED, parameters={"kan.coverage": True})
+    assert len(covered.outputs) > 1  # where the rows are on the grids goes with it
+    pd.testing.assert_frame_equal(covered.to_frame(), answer.to_frame())
+    frame = answer.to_frame()
+    assert (list(frame.columns), frame.index.name, frame.index[3]) == (["no", "yes"], "box", "box 3")
+    np.testing.assert_array_equal(frame.to_numpy(), answer.outputs["y"])
+    pd.testing.assert_frame_equal(joined.to_frame(), frame)
+    pd.testing.assert_frame_equal(by_number.to_frame("y"), frame.reset_index(drop=True))
+    assert list(bare.to_frame().columns) == ["y0", "y1"]
+    with pytest.raises(ValueError, match="output 'z' is not among 'y': which is meant"):
+        answer.to_frame("z")
+
+
+def test_an_answer_that_is_no_table_is_no_frame() -> None:
+    answer = Answer("1", {"a": np.zeros((2, 3)), "b": np.zeros((2, 3, 1))})
+    assert list(answer.to_frame("a").columns) == ["a0", "a1", "a2"]
+    for output, text in (("b", "b has 3 axes"), ("", "output '' is not among 'a', 'b': which is meant")):
+        with pytest.raises(ValueError, match=text):
+            answer.to_frame(output)
+
+
+def test_contributions_as_a_frame_add_up_by_row(named: Server) -> None:
+    with Client(named.url) as client:
+        described = client.describe("tiny")
+        found, joined = client.explain(described, CALLED), bulk.explain(client, described, CALLED)
+        one = client.explain(described, CALLED, outputs=[1])
+    frame = found.to_frame("yes")
+    assert (list(frame.columns), frame.index[-1]) == (NAMES, "box 19")
+    np.testing.assert_allclose(frame.sum(axis=1) + found.base[1], found.predictions[:, 1], atol=1e-5)
+    pd.testing.assert_frame_equal(joined.to_frame(1), frame)
+    pd.testing.assert_frame_equal(one.to_frame(), frame)
+    with pytest.raises(ValueError, match=r"which output is meant\? 'no', 'yes' were explained"):
+        found.to_frame()
+
+
+def test_statistics_as_a_frame_have_a_line_for_each_node(named: Server) -> None:
+    with Client(named.url) as client:
+        described = client.describe("tiny")
+        frame = client.drift(described, CALLED).to_frame(described)
+    assert list(frame["layer"]) == [0, 0, 0, 1, 1, 1, 1, -1, -1]
+    assert list(frame["name"]) == [*NAMES, *(f"layer 1, node {at}" for at in range(4)), "no", "yes"]
+    assert not frame["drifted"].any()  # the rows of the export
+    np.testing.assert_allclose(frame["mean"][:3], ROWS.mean(axis=0), atol=1e-6)
+    assert (frame["psi"] < frame["chance"]).all()
+
+
+def test_without_a_baseline_statistics_are_a_frame_of_less(server: Server) -> None:
+    with Client(server.url) as client:
+        client.infer(client.model("tiny"), ROWS)
+        frame = client.statistics("tiny").to_frame(client.describe("tiny"))
+    assert "psi" not in frame
+    assert list(frame["name"][:3]) == ["x0", "x1", "x2"]
+
+
+def test_without_pandas_it_says_what_there_is_instead(named: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Client(named.url) as client:
+        answer = client.infer(client.model("tiny"), ROWS)
+    monkeypatch.setitem(sys.modules, "pandas", None)  # as an import finds it that is not installed
+    with pytest.raises(ImportError, match=r"needs the Python package pandas, .* its arrays have the same numbers"):
+        answer.to_frame()

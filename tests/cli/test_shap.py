@@ -61,6 +61,14 @@ def test_rows_of_a_frame_and_of_several_requests_are_its_data(server: Server) ->
     np.testing.assert_array_equal(framed.to_dict()["data"], ROWS)
 
 
+def test_what_does_not_add_up_is_nothing_for_shap_s_plots(server: Server) -> None:
+    with Client(server.url) as client:
+        slopes = client.explain("tiny", ROWS, method="gradient_x_input")
+    assert slopes.to_dict(0)["values"].shape == (30, 3)
+    with pytest.raises(ValueError, match="do not add up to the predictions"):
+        slopes.to_shap(0)
+
+
 def test_without_shap_it_says_what_there_is_instead(found: Explanation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "shap", None)  # as an import finds it that is not installed
     with pytest.raises(ImportError, match=r"needs the Python package shap, .* to_dict\(\) has the same numbers"):
@@ -69,8 +77,8 @@ def test_without_shap_it_says_what_there_is_instead(found: Explanation, monkeypa
 
 @pytest.fixture
 def plots(monkeypatch: pytest.MonkeyPatch) -> Any:
-    shap = pytest.importorskip("shap")
-    matplotlib = pytest.importorskip("matplotlib")
+    shap = pytest.importorskip("shap", reason="`make notebook` has it")
+    matplotlib = pytest.importorskip("matplotlib", reason="`make notebook` has it")
     matplotlib.use("agg")
     return shap.plots
 

@@ -209,7 +209,7 @@ def test_the_extremes_of_each_curve(server: Server) -> None:
         moves = weights != 0
         expected_x = np.where(weights[..., None] < 0, ends[::-1], ends)
         np.testing.assert_allclose(where[moves], expected_x[moves], atol=1e-6)
-        expected = np.sort(np.tanh(ends) * weights[..., None], axis=-1)
+        expected = np.sort((np.tanh(ends), ends)[at] * weights[..., None], axis=-1)
         np.testing.assert_allclose(value, expected, rtol=1e-5)
     with Client(server.address) as client:
         first, _ = client.curves("toy", span=(-2, 1.5), extrema=True)

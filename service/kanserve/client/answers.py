@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from kanexport.shared.naming import UNNAMED, Names
+from kanserve.client import frames
 from kanserve.nouns import TensorInfo, Word
 
 
@@ -38,11 +39,30 @@ class IndexEntry:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Outputs of an inference by name, and the version that computed them. `parameters`: what was said of them."""
+    """Outputs of an inference by name, and the version that computed them. `parameters`: what was said of them;
+    `names`: what people call the numbers, of a ServedModel; `index`: what a DataFrame called its rows."""
 
     version: str
     outputs: dict[str, Any]
     parameters: dict[str, Word] = field(default_factory=dict)
+    names: Names = UNNAMED
+    index: Any = None
+
+    def to_frame(self, output: str = "") -> Any:
+        """An output [rows, n] as a pandas DataFrame, its columns called as the classes, else y0, y1 ...; its rows as
+        those that were asked. `output`: its name, where there are several. Raises ValueError, ImportError without
+        pandas."""
+        own = [name for name in self.outputs if not name.startswith("kan.")]  # those are explanations and the like
+        name = output or (own[0] if len(own) == 1 else "")
+        if name not in self.outputs:
+            raise ValueError(f"output {name!r} is not among {', '.join(map(repr, own))}: which is meant?")
+        values = self.outputs[name]
+        if values.ndim != 2:
+            raise ValueError(f"output {name} has {values.ndim} axes, and a DataFrame has two, rows and columns")
+        alone = own == [name] and len(self.names.classes) in (0, values.shape[1])
+        columns = range(values.shape[1])
+        names = [self.names.output(at) if alone else f"{name}{at}" for at in columns]
+        return frames.table(values, names, index=self.index)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,7 @@ import grpc
 import grpc.aio
 
 from kanserve.client import calls, channel, kan_calls
-from kanserve.client.answers import ServedModel
-from kanserve.client.calls import Call
+from kanserve.client.calls import After, Ask, Call
 from kanserve.client.peer import Peer, as_method
 from kanserve.client.statistics import Update
 
@@ -20,11 +19,11 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 
-def _sends(make: Callable[P, Call[T]]) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]:
+def _sends(make: Callable[P, Ask[T]]) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]:
     """A method that makes a call of its arguments, and awaits the answer."""
 
     async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._do(make(*args, **kwargs))
+        return await self._ask(make(*args, **kwargs))
 
     return as_method(method, make)
 
@@ -36,6 +35,7 @@ class AsyncClient(Peer[grpc.aio.Channel]):
     health = _sends(calls.health)
     ready = _sends(calls.ready)
     index = _sends(calls.index)
+    model = _sends(calls.model)
     describe = _sends(kan_calls.describe)
     infer = _sends(calls.infer)
     edges = _sends(kan_calls.edges)
@@ -64,13 +64,6 @@ class AsyncClient(Peer[grpc.aio.Channel]):
         finally:
             messages.cancel()
 
-    async def model(self, name: str, version: str = "") -> ServedModel:
-        """Inputs, outputs and batch limit of a model. Raises NotFound."""
-        meta, config = await asyncio.gather(
-            self._do(calls.metadata(name, version)), self._do(calls.config(name, version))
-        )
-        return calls.served(meta, config)
-
     async def __aenter__(self) -> AsyncClient:
         return self
 
@@ -89,6 +82,12 @@ class AsyncClient(Peer[grpc.aio.Channel]):
         except RuntimeError as error:
             raise RuntimeError("an AsyncClient is made where an event loop runs, inside `async def`") from error
         return channel.connect_awaited(self.url, tls)
+
+    async def _ask(self, asked: Ask[T]) -> T:
+        """Send it, and before it what has to be known. Raises ClientError."""
+        while isinstance(asked, After):
+            asked = asked.then(await self._ask(asked.first))
+        return await self._do(asked)
 
     async def _do(self, call: Call[T]) -> T:
         """Send it; again while the server is unavailable and the deadline allows. Raises ClientError."""

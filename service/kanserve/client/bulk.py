@@ -6,6 +6,7 @@ limits than it announces is served too.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from kanserve.client.connection import Client
 from kanserve.client.description import Description
 from kanserve.client.errors import TooLarge
 from kanserve.client.explain import Explanation
+from kanserve.client.frames import index_of
 from kanserve.client.rows import of_frame
 from kanserve.nouns import DTYPES, TensorInfo
 
@@ -33,14 +35,14 @@ def infer(
 ) -> Answer:
     """Outputs by name for all `rows` [rows, ...], of several inputs a mapping by their names, in
     order. Raises ClientError."""
-    rows = of_frame(rows, model.names)
+    called, rows = index_of(rows), of_frame(rows, model.names)
     tensors = model.inputs if isinstance(rows, Mapping) else model.inputs[0]
     most = model.max_batch_size or max(1, count(rows))
     most = min(most, REQUEST_BYTES // max(1, row_bytes(rows, model.inputs)))
     parts = split(rows, most, lambda part: client.infer(tensors, part, model=model.name, version=version), progress)
     names = parts[0].outputs
     outputs = {name: np.concatenate([part.outputs[name] for part in parts]) for name in names}
-    return Answer(parts[-1].version, outputs)
+    return Answer(parts[-1].version, outputs, parts[-1].parameters, model.names, called)
 
 
 def explain(
@@ -54,12 +56,12 @@ def explain(
     progress: Progress | None = None,
 ) -> Explanation:
     """As `Client.explain`, for any number of rows. Raises ClientError."""
-    rows = of_frame(rows, described.names)
+    called, rows = index_of(rows), of_frame(rows, described.names)
     width = max(1, *(math.prod(tensor.shape[1:]) for tensor in described.inputs))
     each = width * 8 * (len(outputs) or max(1, described.output.shape[-1]))
     most = max(1, min(described.max_rows, described.max_response_bytes // (2 * each)))
     most = min(most, REQUEST_BYTES // max(1, row_bytes(rows, described.inputs)))
-    return explanations.joined(
+    found = explanations.joined(
         split(
             rows,
             most,
@@ -67,6 +69,7 @@ def explain(
             progress,
         )
     )
+    return dataclasses.replace(found, index=called)
 
 
 def coverage(client: Client, described: Description, rows: Any, *, progress: Progress | None = None) -> cover.Coverage:

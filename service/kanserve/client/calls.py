@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from google.protobuf.message import Message
 
+from kanexport.shared.naming import UNNAMED, Names
 from kanserve.client import errors
 from kanserve.client import parameters as params
 from kanserve.client.answers import Answer, IndexEntry, ServedModel
+from kanserve.client.frames import index_of
 from kanserve.client.rows import of_frame, pairs
 from kanserve.client.serving import in_words, names_of
 from kanserve.nouns import DTYPES, TensorInfo, Word
@@ -46,6 +49,17 @@ class Call(Generic[T]):
     def data(self) -> bytes:
         """What is sent."""
         return self.request if isinstance(self.request, bytes) else self.request.SerializeToString()
+
+
+@dataclass(frozen=True, slots=True)
+class After(Generic[T]):
+    """What is asked once `first` is answered: `then` makes it of the answer."""
+
+    first: Call[Any] | After[Any]
+    then: Callable[[Any], Call[T] | After[T]]
+
+
+Ask = Call[T] | After[T]
 
 
 def health(service: str = "") -> Call[str]:
@@ -78,20 +92,74 @@ def index() -> Call[tuple[IndexEntry, ...]]:
     )
 
 
-def metadata(name: str, version: str) -> Call[oip.ModelMetadataResponse]:
-    """A model's inputs and outputs."""
-    request = oip.ModelMetadataRequest(name=name, version=version)
-    return Call(f"{INFERENCE}ModelMetadata", request, oip.ModelMetadataResponse.FromString, _as_it_is)
+def model(name: str, version: str = "") -> Ask[ServedModel]:
+    """Inputs, outputs and batch limit of a model. Raises NotFound."""
+    meta = oip.ModelMetadataRequest(name=name, version=version)
+    config = oip.ModelConfigRequest(name=name, version=version)
+    return After(
+        Call(f"{INFERENCE}ModelMetadata", meta, oip.ModelMetadataResponse.FromString, _as_it_is),
+        lambda meta: Call(
+            f"{INFERENCE}ModelConfig", config, oip.ModelConfigResponse.FromString, partial(_served, meta)
+        ),
+    )
 
 
-def config(name: str, version: str) -> Call[oip.ModelConfigResponse]:
-    """How the server runs a model."""
-    request = oip.ModelConfigRequest(name=name, version=version)
-    return Call(f"{INFERENCE}ModelConfig", request, oip.ModelConfigResponse.FromString, _as_it_is)
+def infer(
+    tensors: ServedModel | TensorInfo | Sequence[TensorInfo] | str,
+    rows: Any,
+    *,
+    model: str = "",
+    version: str = "",
+    outputs: Sequence[str] = (),
+    parameters: Mapping[str, Word] = NONE,
+) -> Ask[Answer]:
+    """One request: `rows` into an input, or into several, then a mapping by their names; the outputs named (none: all)
+    as arrays by name. With a ServedModel (`client.model(name)`) in the place of inputs, `model` is its name, and rows
+    may be a DataFrame, whose columns are put in the model's order. The same with a model's name there, which
+    is looked up each time. `parameters` of the request: {"kan.explain_top_k": 5} has the server tell why,
+    {"kan.coverage": True} where the rows are."""
+    asked = partial(inference, rows=rows, version=version, outputs=outputs, parameters=parameters)
+    if isinstance(tensors, str):
+        return _after_model(tensors, version, asked)
+    return asked(tensors, model=model)
 
 
-def served(meta: oip.ModelMetadataResponse, config: oip.ModelConfigResponse) -> ServedModel:
-    """Both together."""
+def inference(
+    tensors: ServedModel | TensorInfo | Sequence[TensorInfo],
+    rows: Any,
+    *,
+    model: str = "",
+    version: str = "",
+    outputs: Sequence[str] = (),
+    parameters: Mapping[str, Word] = NONE,
+) -> Call[Answer]:
+    """The same of what is known of a model."""
+    names, called = UNNAMED, index_of(rows)
+    if isinstance(tensors, ServedModel):
+        names = tensors.names
+        rows, model = of_frame(rows, tensors.names), model or tensors.name
+        tensors = tensors.inputs if isinstance(rows, Mapping) else tensors.inputs[0]
+    request = oip.ModelInferRequest(model_name=model, model_version=version)
+    for tensor, given in pairs(tensors, rows):
+        array = np.asarray(given, DTYPES[tensor.datatype])
+        request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=array.shape)
+        request.raw_input_contents.append(array.tobytes())
+    for name in outputs:
+        request.outputs.add(name=name)
+    params.say(request.parameters, parameters)
+    return Call(
+        f"{INFERENCE}ModelInfer",
+        request,
+        oip.ModelInferResponse.FromString,
+        partial(_answer, names=names, index=called),
+    )
+
+
+def _after_model(name: str, version: str, then: Callable[[ServedModel], Call[Answer]]) -> After[Answer]:
+    return After(model(name, version), then)
+
+
+def _served(meta: oip.ModelMetadataResponse, config: oip.ModelConfigResponse) -> ServedModel:
     return ServedModel(
         name=meta.name,
         versions=tuple(meta.versions),
@@ -104,33 +172,6 @@ def served(meta: oip.ModelMetadataResponse, config: oip.ModelConfigResponse) -> 
     )
 
 
-def infer(
-    tensors: ServedModel | TensorInfo | Sequence[TensorInfo],
-    rows: Any,
-    *,
-    model: str = "",
-    version: str = "",
-    outputs: Sequence[str] = (),
-    parameters: Mapping[str, Word] = NONE,
-) -> Call[Answer]:
-    """One request: `rows` into an input, or into several, then a mapping by their names; the outputs named (none: all)
-    as arrays by name. With a ServedModel (`client.model(name)`) in the place of inputs, `model` is its name, and rows
-    may be a DataFrame, whose columns are put in the model's order. `parameters` of the request:
-    {"kan.explain_top_k": 5} has the server tell why, {"kan.coverage": True} where the rows are."""
-    if isinstance(tensors, ServedModel):
-        rows, model = of_frame(rows, tensors.names), model or tensors.name
-        tensors = tensors.inputs if isinstance(rows, Mapping) else tensors.inputs[0]
-    request = oip.ModelInferRequest(model_name=model, model_version=version)
-    for tensor, given in pairs(tensors, rows):
-        array = np.asarray(given, DTYPES[tensor.datatype])
-        request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=array.shape)
-        request.raw_input_contents.append(array.tobytes())
-    for name in outputs:
-        request.outputs.add(name=name)
-    params.say(request.parameters, parameters)
-    return Call(f"{INFERENCE}ModelInfer", request, oip.ModelInferResponse.FromString, _answer)
-
-
 def _as_it_is(message: Any) -> Any:
     return message
 
@@ -140,7 +181,7 @@ def _health(answer: bytes) -> str:
     return HEALTH_STATES[state] if state < len(HEALTH_STATES) else "UNKNOWN"
 
 
-def _answer(answer: oip.ModelInferResponse) -> Answer:
+def _answer(answer: oip.ModelInferResponse, *, names: Names, index: Any) -> Answer:
     """Raises NotSupported for an output of a datatype that numpy has not."""
     arrays = {}
     for output, raw in zip(answer.outputs, answer.raw_output_contents, strict=True):
@@ -149,4 +190,4 @@ def _answer(answer: oip.ModelInferResponse) -> Answer:
                 "UNIMPLEMENTED", f"output {output.name} is {output.datatype}, which this client cannot read"
             )
         arrays[output.name] = np.frombuffer(raw, DTYPES[output.datatype]).reshape(tuple(output.shape))
-    return Answer(answer.model_version, arrays, params.said(answer.parameters))
+    return Answer(answer.model_version, arrays, params.said(answer.parameters), names, index)

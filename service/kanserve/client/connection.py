@@ -14,8 +14,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import grpc
 
 from kanserve.client import calls, channel, kan_calls
-from kanserve.client.answers import ServedModel
-from kanserve.client.calls import Call
+from kanserve.client.calls import After, Ask, Call
 from kanserve.client.peer import Peer, as_method
 from kanserve.client.statistics import Update
 
@@ -23,11 +22,11 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 
-def _sends(make: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T]:
+def _sends(make: Callable[P, Ask[T]]) -> Callable[Concatenate[Client, P], T]:
     """A method that makes a call of its arguments, and waits for the answer."""
 
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._do(make(*args, **kwargs))
+        return self._ask(make(*args, **kwargs))
 
     return as_method(method, make)
 
@@ -38,6 +37,7 @@ class Client(Peer[grpc.Channel]):
     health = _sends(calls.health)
     ready = _sends(calls.ready)
     index = _sends(calls.index)
+    model = _sends(calls.model)
     describe = _sends(kan_calls.describe)
     infer = _sends(calls.infer)
     edges = _sends(kan_calls.edges)
@@ -64,10 +64,6 @@ class Client(Peer[grpc.Channel]):
         finally:
             messages.cancel()
 
-    def model(self, name: str, version: str = "") -> ServedModel:
-        """Inputs, outputs and batch limit of a model. Raises NotFound."""
-        return calls.served(self._do(calls.metadata(name, version)), self._do(calls.config(name, version)))
-
     def __enter__(self) -> Client:
         return self
 
@@ -82,6 +78,12 @@ class Client(Peer[grpc.Channel]):
 
     def _open(self, tls: channel.Tls) -> grpc.Channel:
         return channel.connect(self.url, tls)
+
+    def _ask(self, asked: Ask[T]) -> T:
+        """Send it, and before it what has to be known. Raises ClientError."""
+        while isinstance(asked, After):
+            asked = asked.then(self._ask(asked.first))
+        return self._do(asked)
 
     def _do(self, call: Call[T]) -> T:
         """Send it; again while the server is unavailable and the deadline allows. Raises ClientError."""

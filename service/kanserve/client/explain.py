@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanexport.shared.installing import how_to_install
+from kanserve.client import frames
 from kanserve.client.description import Description
+from kanserve.client.frames import index_of
 from kanserve.client.rows import of_frame, packed
 from kanserve.pb import kan_pb2 as kan
 
 Floats = NDArray[np.float64]
+GRADIENT = "gradient_x_input"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class Explanation:
     the model's the O are. `notes`: what a reader should know.
 
     `rows` [B, n]: the numbers that the contributions are of, as they were asked; None where those are no rows of one
-    input. `names` and `output_names`: what to call the n and the O.
+    input. `names` and `output_names`: what to call the n and the O; `index`: what a DataFrame called its rows.
     """
 
     version: str
@@ -47,6 +49,7 @@ class Explanation:
     rows: Floats | None
     names: tuple[str, ...]
     output_names: tuple[str, ...]
+    index: Any = None
 
     def to_dict(self, output: int | str | None = None) -> dict[str, Any]:
         """What shap calls these numbers: `values` [B, n], or [B, n, O] of several outputs, `base_values` [B] or [B, O],
@@ -66,17 +69,22 @@ class Explanation:
     def to_shap(self, output: int | str | None = None) -> Any:
         """The same as a `shap.Explanation`, for shap's own plots: `shap.plots.beeswarm(found.to_shap(0))`. Where inputs
         work together these are not Shapley's values: docs/explaining.md says how they differ. Raises ImportError where
-        shap is not installed, ValueError as `to_dict`."""
-        try:
-            shap = importlib.import_module("shap")
-        except ModuleNotFoundError as error:
-            if error.name != "shap":
-                raise
-            hint = f"to_dict() has the same numbers without it; to have it, {how_to_install('shap')}"
-            raise ModuleNotFoundError(
-                f"to_shap() needs the Python package shap, which is not installed: {hint}", name="shap"
-            ) from error
+        shap is not installed, ValueError as `to_dict`, and for a method whose contributions add up to nothing."""
+        if self.method == GRADIENT:
+            raise ValueError(
+                "slopes times inputs do not add up to the predictions, which shap's plots take for granted: explain by "
+                "the usual method for these, or take the numbers from to_dict()"
+            )
+        shap = frames.needed("shap", "to_shap()", "to_dict() has the same numbers", how_to_install("shap"))
         return shap.Explanation(**self.to_dict(output))
+
+    def to_frame(self, output: int | str | None = None) -> Any:
+        """The contributions to one output as a pandas DataFrame, a column for each input, its rows called as those that
+        were asked. Raises ValueError as `to_dict`, also where several outputs were explained and none is named;
+        ImportError without pandas."""
+        if output is None and len(self.outputs) > 1:
+            raise ValueError(f"which output is meant? {', '.join(map(repr, self.output_names))} were explained")
+        return frames.table(self.contributions[:, :, self._at(output)], self.names, index=self.index)
 
     def _at(self, output: int | str | None) -> int:
         """Which of the O an output of the model is; None: the only one. Raises ValueError."""
@@ -130,6 +138,7 @@ def of(answer: kan.ExplainResponse, described: Description, rows: Any) -> Explan
         rows=_data(described, rows, answer.nodes) if answer.of_inputs else None,
         names=tuple(map(name, range(answer.nodes))),
         output_names=tuple(map(described.names.output, answer.outputs)),
+        index=index_of(rows),
     )
 
 

@@ -1,9 +1,14 @@
-"""The calls of KanService, as values: what is sent where, and what its answer means."""
+"""The calls of KanService, as values: what is sent where, and what its answer means.
+
+Those that take a model's description take its name as well, and ask for the description first.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from kanserve.client import coverage as coverage_
 from kanserve.client import curves as curves_
@@ -12,7 +17,7 @@ from kanserve.client import explain as explain_
 from kanserve.client import scores as scores_
 from kanserve.client import statistics as statistics_
 from kanserve.client.answers import LayerValues
-from kanserve.client.calls import Call, infer
+from kanserve.client.calls import After, Ask, Call, inference
 from kanserve.client.coverage import Coverage
 from kanserve.client.curves import LayerCurves
 from kanserve.client.description import Description, from_pb
@@ -23,6 +28,8 @@ from kanserve.client.statistics import Statistics, Update
 from kanserve.nouns import Estimate
 from kanserve.pb import kan_pb2 as kan
 
+T = TypeVar("T")
+P = ParamSpec("P")
 KAN = "/kanserve.v1.KanService/"
 
 
@@ -32,8 +39,28 @@ def describe(name: str, version: str = "") -> Call[Description]:
     return Call(f"{KAN}DescribeModel", request, kan.DescribeModelResponse.FromString, from_pb)
 
 
+def by_name(
+    make: Callable[Concatenate[Description, P], Call[T]],
+) -> Callable[Concatenate[Description | str, P], Ask[T]]:
+    """The same for a model's name in the place of its description, which is then asked for, each time."""
+
+    def asked(described: Description | str, /, *args: P.args, **kwargs: P.kwargs) -> Ask[T]:
+        if isinstance(described, str):
+            return After(describe(described), lambda found: make(found, *args, **kwargs))
+        return make(described, *args, **kwargs)
+
+    functools.update_wrapper(asked, make)
+    told = inspect.signature(make)
+    first, *others = told.parameters.values()
+    either = first.replace(annotation=f"{first.annotation} | str")
+    vars(asked).update(__signature__=told.replace(parameters=[either, *others]))
+    return asked
+
+
+@by_name
 def edges(
     described: Description,
+    /,
     rows: Any,
     *,
     layers: Sequence[int | str] = (),
@@ -53,7 +80,8 @@ def edges(
     )
 
 
-def estimate(described: Description, row_count: int, **asked: Any) -> Call[Estimate]:
+@by_name
+def estimate(described: Description, /, row_count: int, **asked: Any) -> Call[Estimate]:
     """What `edges` of so many rows would take, asked in the same way; nothing is computed."""
     request = edges_.request(described, {"row_count": row_count}, **asked)
     request.estimate_only = True
@@ -90,8 +118,9 @@ def curves(
     return Call(f"{KAN}GetCurves", request, kan.CurveBlock.FromString, curves_.joined, stream=True)
 
 
+@by_name
 def explain(
-    described: Description, rows: Any, *, reference: Any = "", outputs: Sequence[int] = (), method: str = ""
+    described: Description, /, rows: Any, *, reference: Any = "", outputs: Sequence[int] = (), method: str = ""
 ) -> Call[Explanation]:
     """What the inputs of `rows` [rows, ...] have to do with the answers: see Explanation. `reference`: "mean", "zeros",
     "grid_center", or rows of the caller's; "": what the server takes. `outputs`: which are explained (all).
@@ -106,7 +135,8 @@ def explain(
     )
 
 
-def scores(described: Description, rows: Any = None, *, over: str = "") -> Call[Scores]:
+@by_name
+def scores(described: Description, /, rows: Any = None, *, over: str = "") -> Call[Scores]:
     """What each edge, node and input matters over `rows` [rows, ...], two or more; None: over the reference rows of the
     export, or with "live" over the model's traffic, as statistics have counted it. Raises NotSupported for a module
     with KAN layers in it."""
@@ -114,7 +144,8 @@ def scores(described: Description, rows: Any = None, *, over: str = "") -> Call[
     return Call(f"{KAN}EdgeScores", request, kan.EdgeScoresResponse.FromString, scores_.of)
 
 
-def drift(described: Description, rows: Any = None) -> Call[Statistics]:
+@by_name
+def drift(described: Description, /, rows: Any = None) -> Call[Statistics]:
     """What the inputs, the nodes inside and the answers are over `rows` [rows, ...], beside what they were on the rows
     that the export was given; None: over the latest that the model was asked. Raises NotSupported where the export was
     given none."""
@@ -160,10 +191,11 @@ def reset_statistics(name: str, version: str = "") -> Call[float]:
     )
 
 
-def coverage(described: Description, rows: Any) -> Call[Coverage]:
+@by_name
+def coverage(described: Description, /, rows: Any) -> Call[Coverage]:
     """Where the nodes of `rows` [rows, ...] are on the grids of each layer: see Coverage."""
     rows = of_frame(rows, described.names)
     tensors = described.inputs if isinstance(rows, Mapping) else described.input
     asked = {"model": described.name, "version": described.version}
-    call = infer(tensors, rows, **asked, parameters={coverage_.PARAMETER: True})
+    call = inference(tensors, rows, **asked, parameters={coverage_.PARAMETER: True})
     return Call(call.path, call.request, call.parse, lambda answer: coverage_.of(call.result(answer)))

@@ -15,13 +15,13 @@ from typing import Any, Generic, TypeVar
 import grpc
 
 from kanserve.client import channel, errors
-from kanserve.client.calls import Call
+from kanserve.client.calls import Ask, Call
 from kanserve.client.errors import ClientError
 
 C = TypeVar("C")
 S = TypeVar("S", bound="Peer[Any]")
 M = TypeVar("M", bound=Callable[..., Any])
-SELF = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+SELF = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
 
 FIRST_BACK_OFF, LONGEST_BACK_OFF = 0.1, 2.0  # seconds; doubles, with jitter
 
@@ -96,10 +96,10 @@ class Peer(ABC, Generic[C]):
         return errors.of(code, words.get(code, plain))
 
 
-def as_method(method: M, make: Callable[..., Call[Any]]) -> M:
+def as_method(method: M, make: Callable[..., Ask[Any]]) -> M:
     """Known to `help` by the name, the arguments and the words of what makes its call, and by what comes of it."""
     told = inspect.signature(make)
-    result = str(told.return_annotation).removeprefix("Call[").removesuffix("]")
+    result = str(told.return_annotation).removeprefix("Call[").removeprefix("Ask[").removesuffix("]")
     shown = told.replace(parameters=[SELF, *told.parameters.values()], return_annotation=result)
     functools.update_wrapper(method, make)
     vars(method).update(__signature__=shown)

@@ -10,6 +10,7 @@ import numpy as np
 from kanexport.shared.naming import Names, NamingError
 from kanserve.client import errors
 from kanserve.client.description import Description
+from kanserve.client.frames import is_frame
 from kanserve.nouns import DTYPES, TensorInfo
 from kanserve.pb import kan_pb2 as kan
 
@@ -17,14 +18,13 @@ from kanserve.pb import kan_pb2 as kan
 def of_frame(rows: Any, names: Names) -> Any:
     """Rows as they are; of a DataFrame, pandas' or polars', its numbers, its columns in the order of the features by
     their names. Raises InvalidInput for a column that is missing or is none."""
-    columns, to_numpy = getattr(rows, "columns", None), getattr(rows, "to_numpy", None)
-    if columns is None or to_numpy is None:
+    if not is_frame(rows):
         return rows
     try:
-        order = names.order([str(column) for column in columns])
+        order = names.order([str(column) for column in rows.columns])
     except NamingError as error:
         raise errors.of("INVALID_ARGUMENT", str(error)) from error
-    numbers = np.asarray(to_numpy())
+    numbers = np.asarray(rows.to_numpy())
     return numbers if order is None else numbers[:, order]
 
 

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kanserve.client import errors
+from kanexport.manifest import HYBRID
+from kanserve.client import errors, frames
 from kanserve.client.description import Description
 from kanserve.client.rows import packed
 from kanserve.pb import kan_pb2 as kan
 
 Floats = NDArray[np.float64]
 OUTPUT = -1
+COMPARED = ("psi", "chance", "drifted", "js", "wasserstein", "outside", "before")
 ZONES = ("inside", "extension", "outside")
 
 
@@ -75,6 +77,19 @@ class Statistics:
     processes: int
     classes: NDArray[np.int64]
 
+    def to_frame(self, described: Description) -> Any:
+        """A pandas DataFrame with a line for each node: its name, its layer (-1: the answers), its number there, and
+        its figures. Raises ImportError without pandas."""
+        lines: dict[str, list[Any]] = {"name": [], "layer": [], "node": []}
+        figures = ("mean", "std", "low", "high", "nonfinite", *(COMPARED if self.baseline_rows else ()))
+        for part in self.nodes:
+            count = range(len(part.nonfinite))
+            lines["layer"] += [part.layer] * len(count)
+            lines["node"] += count
+            lines["name"] += [node_name(described, part.layer, at) for at in count]
+        values = {figure: np.concatenate([getattr(part, figure) for part in self.nodes]) for figure in figures}
+        return frames.frame(lines | values)
+
 
 @dataclass(frozen=True, slots=True)
 class Update:
@@ -82,6 +97,15 @@ class Update:
 
     statistics: Statistics
     ended: str
+
+
+def node_name(described: Description, layer: int, at: int) -> str:
+    """What people call a node, or where it is."""
+    if layer == OUTPUT:
+        return described.names.output(at)
+    if layer == 0 and described.family != HYBRID:
+        return described.names.feature(at)
+    return f"layer {layer}, node {at}"
 
 
 def request(described: Description, rows: Any) -> kan.GetStatisticsRequest:

@@ -9,7 +9,7 @@ from typing import Any
 from kanexport.manifest import HYBRID
 from kanexport.shared.tables import Table
 from kanserve.client.description import Description
-from kanserve.client.statistics import OUTPUT, NodeStatistics, Statistics
+from kanserve.client.statistics import OUTPUT, NodeStatistics, Statistics, node_name
 from kanserve.console.drawing import line
 
 LEGEND = (
@@ -38,17 +38,10 @@ class Node:
 
 def nodes(described: Description, found: Statistics) -> list[Node]:
     """All, those first that moved most."""
-    every = [Node(node_name(described, part, at), part, at) for part in found.nodes for at in range(len(part.psi))]
+    every = [
+        Node(node_name(described, part.layer, at), part, at) for part in found.nodes for at in range(len(part.psi))
+    ]
     return sorted(every, key=lambda one: -one.excess)
-
-
-def node_name(described: Description, part: NodeStatistics, at: int) -> str:
-    """What people call a node, or where it is."""
-    if part.layer == OUTPUT:
-        return described.names.output(at)
-    if part.layer == 0 and described.family != HYBRID:
-        return described.names.feature(at)
-    return f"layer {part.layer}, node {at}"
 
 
 def document(described: Description, found: Statistics) -> dict[str, Any]:

@@ -12,9 +12,8 @@ import numpy as np
 from kanexport.manifest import HYBRID
 from kanexport.shared.tables import Table
 from kanserve.client.description import Description
-from kanserve.client.statistics import OUTPUT, ZONES, NodeStatistics, Statistics
+from kanserve.client.statistics import OUTPUT, ZONES, NodeStatistics, Statistics, node_name
 from kanserve.console.drawing import bar, line
-from kanserve.console.drift_table import node_name
 
 DRAWN = "drawn"
 LEGEND = (
@@ -50,7 +49,7 @@ def document(described: Description, found: Statistics) -> dict[str, Any]:
 
 def _node(described: Description, part: NodeStatistics, at: int) -> dict[str, Any]:
     return {
-        "name": node_name(described, part, at),
+        "name": node_name(described, part.layer, at),
         "cells_of": part.origins[at],
         **dict(zip(ZONES, part.zones[at].tolist(), strict=True)),
         "nonfinite": int(part.nonfinite[at]),
@@ -115,7 +114,7 @@ def _outside(part: NodeStatistics) -> Any:
 def _worst(described: Description, part: NodeStatistics) -> str:
     shares = _outside(part)
     at = int(shares.argmax())
-    return f"{node_name(described, part, at)}, {shares[at]:.1%} outside" if shares[at] else ""
+    return f"{node_name(described, part.layer, at)}, {shares[at]:.1%} outside" if shares[at] else ""
 
 
 def _nodes(described: Description, found: Statistics, show: int) -> Table:
@@ -130,7 +129,7 @@ def _nodes(described: Description, found: Statistics, show: int) -> Table:
         moments = [_number(float(one[at])) for one in (part.mean, part.std, part.low, part.high)]
         counts = part.counts[at].astype(float)
         outside = f"{share:.1%}" if part.origins[at] != DRAWN and counts.any() else "-"
-        table.add(node_name(described, part, at), *moments, outside, line(counts, 24) if counts.any() else "")
+        table.add(node_name(described, part.layer, at), *moments, outside, line(counts, 24) if counts.any() else "")
     return table
 
 
