@@ -94,7 +94,9 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
     target.check_names(signature)
     lowered = lower.lower(kan, request.dtype)
     layers = describe.layers(kan, lowered.node_tensors)
-    lowered = explained.add(target.explain, lowered, layers, signature, target.names)
+    mean = () if target.reference is None else baseline.mean(target.reference, signature, target.names)
+    against = explained.against(target.explain, kan, mean)
+    lowered = explained.add(target.explain, lowered, layers, signature, target.names, against)
     proof = verify.verify(kan, lowered, request.dtype, tolerance=request.tolerance, advance=advance)
     source = Source(
         family=found.family,

@@ -132,7 +132,8 @@ def _explaining(parser: argparse.ArgumentParser) -> None:
     add(
         "--explain",
         action="store_true",
-        help=f"write {EXPLAIN_FILE} too: the answers with the nodes and edges behind them, for any onnxruntime",
+        help=f"write {EXPLAIN_FILE} too: the answers with the nodes and edges behind them and, with --reference, "
+        "contributions of the inputs, for any onnxruntime",
     )
     add(
         "--explain-layers",

@@ -138,7 +138,7 @@ def _attempt(
             largest = [min(most, target.max_batch_size)] if starts else []
             sizes = tuple(sorted({2, count + 1, *starts, *largest}))
             signature = Signature(plan.ports, target.dtype)
-            lowered = explained.add(target.explain, lowered, _describe(plan, lowered), signature, target.names)
+            lowered = _explained(plan, lowered, signature, target)
             with lent(whole, plan.oracle.dtype):
                 return lowered, _prove(plan, lowered, zones.of(plan.ports, x, count), target, sizes, advance)
         except (InvalidKan, VerificationFailed) as error:
@@ -173,6 +173,11 @@ def _graphs(whole: Whole, plan: Plan, x: Array, target: Target) -> Iterator[tupl
         if traced is None:
             return
         yield Lowered(splice.splice(traced.model, filled, plan.ports), edges, names, file), traced.sizes
+
+
+def _explained(plan: Plan, lowered: Lowered, signature: Signature, target: Target) -> Lowered:
+    against = "" if target.reference is None else "it is a torch module, of which its last layers alone can have some"
+    return explained.add(target.explain, lowered, _describe(plan, lowered), signature, target.names, against)
 
 
 def _prove(
