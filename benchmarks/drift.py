@@ -88,15 +88,14 @@ class Watch:
         described = manifest.load(folder)
         self.session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
         self.input = described.inputs[0].name
-        self.nodes = Nodes(described)
+        self.nodes = Nodes(described, self.session.run)
         self.recent = Recent(self.nodes, WINDOW)
 
     def take(self, rows: Rows) -> float:
         """How many times what chance gives the node is off that is off most, after these rows too."""
-        windows = self.nodes.windows()
-        self.nodes.count(windows, self.session.run, {self.input: rows})
-        self.recent.add(windows, len(rows))
-        return max(node.drift.ratio for node in self.recent.compared()[1])
+        self.recent.add(self.nodes.count(self.session.run, {self.input: rows}))
+        compared = self.nodes.compared(self.recent.both())
+        return max(node.drift.ratio for node in compared if node.drift is not None)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

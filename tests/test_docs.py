@@ -132,11 +132,13 @@ def test_explanations_travel_as_the_document_says(desk: tuple[Path, dict[str, st
 
 def _run_python_of(document: Path, environment: dict[str, str]) -> None:
     """The document's Python, against the README's server."""
-    (snippet,) = re.findall(r"^```python\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
-    snippet = snippet.replace("127.0.0.1:8001", f"127.0.0.1:{environment['KANSERVE_GRPC_PORT']}")
+    snippets = re.findall(r"^```python\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
+    assert len(snippets) == 2  # a client that waits, and one that is awaited
+    snippet = "\n".join(snippets).replace("127.0.0.1:8001", f"127.0.0.1:{environment['KANSERVE_GRPC_PORT']}")
     done = subprocess.run([sys.executable, "-c", snippet], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "(2, 2, 5)" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("[array([")
 
 
 def _run_curl_of(document: Path, environment: dict[str, str]) -> None:
@@ -147,8 +149,11 @@ def _run_curl_of(document: Path, environment: dict[str, str]) -> None:
     done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert [answer.get("name") or answer["model_name"] for answer in answers] == ["hello"] * 2
+    assert [answer.get("name") or answer["model_name"] for answer in answers] == ["hello"] * 3
     assert answers[1]["outputs"][0]["shape"] == [2, 1]
+    explained = answers[2]
+    total = explained["base"][0] + sum(one[0] for one in explained["contributions"][0])
+    assert abs(total - explained["predictions"][0][0]) <= explained["completeness_error"][0][0] + 1e-9
     assert 'nv_inference_request_success{model="hello"' in done.stdout
 
 

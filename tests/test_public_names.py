@@ -16,6 +16,23 @@ from kanexport.packing.publish import Result
 from kanexport.shared.voice import Exit
 from kanserve.pb import grpc_service_pb2, kan_pb2
 
+CALLS = {
+    *(
+        "close",
+        "curves",
+        "describe",
+        "drift",
+        "edges",
+        "estimate",
+        "explain",
+        "health",
+        "index",
+        "infer",
+        "model",
+        "ready",
+    ),
+    *("reset_statistics", "scores", "statistics", "watch_statistics", "within"),
+}
 OLD_MANIFESTS = sorted((Path(__file__).parent / "golden" / "manifest").glob("v*/*.json"))
 
 
@@ -54,31 +71,18 @@ def test_the_door_for_modules() -> None:
         kanexport.import_  # noqa: B018 - the access is what is tried
 
 
-def test_the_client_and_its_errors() -> None:
+def test_the_clients_and_their_errors() -> None:
     import kanserve
 
-    assert list(inspect.signature(kanserve.Client).parameters) == [
-        *("url", "timeout", "ca", "cert", "key", "server_name", "token", "token_in_clear")
-    ]
-    calls = {name for name, _ in inspect.getmembers(kanserve.Client, inspect.isfunction) if not name.startswith("_")}
-    assert calls == {
-        "close",
-        "curves",
-        "describe",
-        "drift",
-        "edges",
-        "explain",
-        "health",
-        "index",
-        "infer",
-        "model",
-        "ready",
-        "scores",
-    }
+    for client in (kanserve.Client, kanserve.AsyncClient):
+        assert list(inspect.signature(client).parameters) == [
+            *("url", "timeout", "retries", "ca", "cert", "key", "server_name", "token", "token_in_clear")
+        ]
+        assert {name for name, _ in inspect.getmembers(client, inspect.isfunction) if not name.startswith("_")} == CALLS
     tree = {
         name: [kind.__name__ for kind in getattr(kanserve, name).__mro__ if kind.__module__.startswith("kanserve.")][1:]
         for name in kanserve.__all__
-        if name != "Client"
+        if not name.endswith("Client")
     }
     assert tree == {
         "ClientError": [],
@@ -120,10 +124,13 @@ def test_the_services() -> None:
         *(
             "DescribeModel",
             "QueryEdges",
+            "StreamEdges",
             "GetCurves",
             "Explain",
             "EdgeScores",
             "GetStatistics",
+            "WatchStatistics",
+            "ResetStatistics",
             "PromoteModel",
             "RollbackModel",
             "ShadowModel",

@@ -29,8 +29,6 @@ Array = npt.NDArray[np.float64]
 FORMS = "rows as .npy [rows, ...], .npz with one array or one called x, or .csv"
 ROWS_LIMIT = 1_000_000
 ROWS_AT_ONCE = 1024
-PARTS = 16  # of what was seen, where a node has no grid
-DIGITS = 9  # of what is written: of a float32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,8 +91,8 @@ def measure(
         name=rows.name,
         sha256=rows.sha256,
         rows=len(x),
-        mean=_rounded(_moments(x.reshape(len(x), -1))[0]),
-        layers=tuple(_counted(seen[layer.node_tensor], functools.partial(_grid, layer)) for layer in layers),
+        mean=cells.rounded(_moments(x.reshape(len(x), -1))[0]),
+        layers=tuple(_counted(seen[layer.node_tensor], functools.partial(cells.grid, layer)) for layer in layers),
         outputs=tuple(_counted(seen[tensor.name], lambda node: ()) for tensor in outputs),
     )
 
@@ -130,8 +128,8 @@ def _counted(nodes: Array, grid: Callable[[int], tuple[float, ...]]) -> NodeBase
         cells=(bounds[0],) if len(set(bounds)) == 1 else tuple(bounds),
         counts=counts,
         nonfinite=nonfinite,
-        mean=_rounded(mean),
-        std=_rounded(std),
+        mean=cells.rounded(mean),
+        std=cells.rounded(std),
     )
 
 
@@ -140,27 +138,7 @@ def _cells(grid: tuple[float, ...], values: Array) -> tuple[float, ...]:
     if len(grid) > 1:
         return grid
     finite = values[np.isfinite(values)]
-    low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 0.0)
-    if not high > low:
-        low, high = low - 0.5, high + 0.5
-    return _rounded(np.linspace(low, high, PARTS + 1))
-
-
-def _grid(layer: LayerInfo, node: int) -> tuple[float, ...]:
-    """The knots of the node, if it is a source as it is and has some, ascending, each once."""
-    if any(step.kind != "select" for step in layer.before):
-        return ()
-    columns = layer.before[0].indices if layer.before else tuple(range(layer.sources))
-    knots = _knots(layer)
-    if not knots or node not in columns:
-        return ()
-    return _rounded(np.unique(knots[columns.index(node) if len(knots) > 1 else 0]))
-
-
-def _knots(layer: LayerInfo) -> tuple[tuple[float, ...], ...]:
-    """Of the basis with most functions, among those that read the sources as they are."""
-    own = [basis for basis in layer.bases if basis.knots and not (basis.before or basis.per_edge)]
-    return max(own, key=lambda basis: basis.functions).knots if own else ()
+    return cells.equal(*((finite.min(), finite.max()) if len(finite) else (0.0, 0.0)))
 
 
 def _moments(values: Array) -> tuple[Array, Array]:
@@ -171,7 +149,3 @@ def _moments(values: Array) -> tuple[Array, Array]:
     with np.errstate(all="ignore"):
         apart = np.where(finite, values - mean, 0.0)
     return mean, np.sqrt((apart**2).sum(axis=0) / count)
-
-
-def _rounded(values: npt.ArrayLike) -> tuple[float, ...]:
-    return tuple(float(f"{value:.{DIGITS}g}") for value in np.asarray(values).tolist())

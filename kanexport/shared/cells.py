@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 from numpy.typing import NDArray
+
+from kanexport.manifest import BasisInfo, LayerInfo
+
+Floats = NDArray[np.float64]
+PARTS = 16  # of what was seen, where a node has no grid
+DIGITS = 9  # of what is written: of a float32
 
 
 def count(bounds: Sequence[float], values: NDArray[np.floating]) -> tuple[tuple[int, ...], int]:
@@ -15,3 +22,39 @@ def count(bounds: Sequence[float], values: NDArray[np.floating]) -> tuple[tuple[
     places = np.searchsorted(np.asarray(bounds), finite, side="right")
     places[finite == bounds[-1]] = len(bounds) - 1
     return tuple(np.bincount(places, minlength=len(bounds) + 1).tolist()), len(values) - len(finite)
+
+
+def grid(layer: LayerInfo, node: int) -> tuple[float, ...]:
+    """The knots of a node that the layer is given, if it is a source as it is and has some, ascending, each once."""
+    found = knots(layer, node)
+    return rounded(np.unique(found[1])) if found is not None else ()
+
+
+def knots(layer: LayerInfo, node: int) -> tuple[BasisInfo, tuple[float, ...]] | None:
+    """The same as they stand in the manifest, and whose they are: of the basis with most functions, among those that
+    read the sources as they are."""
+    columns = _columns(layer)
+    own = [basis for basis in layer.bases if basis.knots and not (basis.before or basis.per_edge)]
+    if not own or node not in columns:
+        return None
+    basis = max(own, key=lambda one: one.functions)
+    return basis, basis.knots[columns.index(node) if len(basis.knots) > 1 else 0]
+
+
+def _columns(layer: LayerInfo) -> tuple[int, ...]:
+    """Which of its nodes the sources of the layer are as they are; none where a step changes them."""
+    if any(step.kind != "select" for step in layer.before):
+        return ()
+    return layer.before[0].indices if layer.before else tuple(range(layer.sources))
+
+
+def equal(low: float, high: float) -> tuple[float, ...]:
+    """The bounds of equal cells from one to the other."""
+    if not high > low:
+        low, high = low - 0.5, high + 0.5
+    return rounded(np.linspace(low, high, PARTS + 1))
+
+
+def rounded(values: npt.ArrayLike) -> tuple[float, ...]:
+    """To as many digits as are written."""
+    return tuple(float(f"{value:.{DIGITS}g}") for value in np.asarray(values).tolist())

@@ -5,8 +5,8 @@
     with Client("127.0.0.1:8001") as client:
         answer = client.infer(client.model("digits").inputs[0], rows, model="digits")
 
-The client and its errors (drawn in `kanserve.client.errors`) are imported at their first
-use, so that `kanserve --help` stays quick.
+`AsyncClient` has the same methods, to be awaited. Both, and their errors (drawn in
+`kanserve.client.errors`), are imported at their first use, so that `kanserve --help` stays quick.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kanserve.client.awaiting import AsyncClient
     from kanserve.client.connection import Client
     from kanserve.client.errors import (
         ClientError,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "AsyncClient",
     "Client",
     "ClientError",
     "DeadlineExceeded",
@@ -51,7 +53,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'kanserve' has no attribute {name!r}")
-    home = "connection" if name == "Client" else "errors"
+    home = {"Client": "connection", "AsyncClient": "awaiting"}.get(name, "errors")
     return getattr(importlib.import_module(f"kanserve.client.{home}"), name)
 
 

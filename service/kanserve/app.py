@@ -32,9 +32,11 @@ from kanserve.handlers.catalogue import Catalogue
 from kanserve.handlers.control import Relay
 from kanserve.handlers.inference import Inference
 from kanserve.handlers.kan import Kan
+from kanserve.handlers.watching import Watches
 from kanserve.lifecycle import Lifecycle
 from kanserve.models import room
 from kanserve.models.aside import unfinished
+from kanserve.models.keeping import Keeping
 from kanserve.models.registry import Registry
 from kanserve.models.rollout import Rollout
 from kanserve.observe import logs
@@ -65,12 +67,15 @@ log = logs.get_logger("app")
 @dataclass(frozen=True, slots=True)
 class Place:
     """Of a server among several behind one port. `together`: until it is set, it tells nobody that it is ready;
-    `late`: the others answer, and it does once it can; `metrics`: the address of those of all; `relay`: to them."""
+    `late`: the others answer, and it does once it can; `metrics`: the address of those of all; `relay`: to them; it is
+    the one of this `number` of so many `workers`."""
 
     together: asyncio.Event
     late: bool
     metrics: str
     relay: Relay
+    number: int = 0
+    workers: int = 1
 
 
 class App:
@@ -92,29 +97,34 @@ class App:
         self._tracing, kind = _traced(wanted=settings.traces)
         self.metrics = Metrics(kind)
         self._rollout = Rollout(
-            settings, backends.load(settings.backend), budget, self.registry, self.metrics, self._changed
+            settings,
+            backends.load(settings.backend),
+            budget,
+            self.registry,
+            self.metrics,
+            self._changed,
+            _keeping(settings, place),
         )
         catalogue = Catalogue(self.registry, self.lifecycle)
         inference = Inference(self.registry, self.metrics, settings.max_response_bytes, settings.max_strings)
         kan = Kan(self.registry, settings.max_query_rows, settings.max_query_evaluations, settings.max_response_bytes)
+        self._watches = Watches(kan, self.lifecycle.closing, settings.max_watches)
         self._health = Health(catalogue, services.NAMES, settings.max_watches)
         gate = keeper.build(settings)
         guard = self.guard = self._guard(gate)
         self._control = control.build(self._rollout, self.registry, self.metrics, place.relay if place else None)
         service = InferenceService(inference, catalogue, self._control, settings.max_typed_bytes)
+        views = KanService(kan, self._control, self.metrics, self._watches)
         mirror = Reflection(services.NAMES) if settings.reflection else None
         page = self.metrics if place is None else Everyone(place.metrics, self.metrics)
         self._door = transports.build(
             settings,
             services.guarded(
-                guard,
-                service,
-                KanService(kan, self._control, self.metrics),
-                self._health,
-                mirror,
-                max_stream_requests=settings.max_stream_requests,
+                guard, service, views, self._health, mirror, max_stream_requests=settings.max_stream_requests
             ),
-            functools.partial(pages.build, settings, guard, self.metrics, page, service, catalogue, self._control),
+            functools.partial(
+                pages.build, settings, guard, self.metrics, page, service, views, catalogue, self._control
+            ),
         )
         self._renewal = Renewal(settings, gate, self._door, self.metrics)
         self._renewing: asyncio.Task[None] | None = None
@@ -183,7 +193,8 @@ class App:
         self._renewal.asked(settings.renew_seconds)
         logs.configure(settings.log_format, settings.log_level)
         self.guard.lines, self.guard.max_bytes = AccessLog(settings.access_log), settings.max_bytes
-        self.guard.max_calls, self._health.max_watches = settings.max_calls, settings.max_watches
+        self.guard.max_calls = settings.max_calls
+        self._health.max_watches = self._watches.most = settings.max_watches
         self.metrics.number("kanserve_settings_refused").labels().set(change.refused)
         self.metrics.number("kanserve_settings_waiting").labels().set(len(change.waiting))
 
@@ -234,6 +245,13 @@ class App:
         if self.lifecycle.stuck:
             return watchdog.EXIT_STUCK
         return EXIT_TERMINATED if hurry.is_set() else 0
+
+
+def _keeping(settings: Settings, place: Place | None) -> Keeping | None:
+    """Where statistics are kept, if anywhere."""
+    if settings.state is None:
+        return None
+    return Keeping(settings.state) if place is None else Keeping(settings.state, place.number, place.workers)
 
 
 def _traced(*, wanted: bool) -> tuple[tracing.Tracing | None, type[ModelMetrics]]:

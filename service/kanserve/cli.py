@@ -46,6 +46,7 @@ COMMANDS = {
     "plot": Command("kanserve.commands.plot", "draw the network, or one edge", ASK),
     "report": Command("kanserve.commands.report", "write what a model is, and how it looks inside, as one file", ASK),
     "drift": Command("kanserve.commands.drift", "say whether data are still what they were", ASK),
+    "stats": Command("kanserve.commands.stats", "say what a model is asked, and what becomes of it inside", ASK),
     "curves": Command("kanserve.commands.curves", "show the functions on the edges", ASK),
     "formula": Command("kanserve.commands.formula", "print the closed form of a symbolic model", ASK),
     "models": Command("kanserve.commands.models", "list what a server or a repository folder holds", ASK),

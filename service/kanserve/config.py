@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import ipaddress
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -202,6 +203,12 @@ class Settings(BaseSettings):
         le=19,
     )
 
+    state: Path | None = setting(
+        None,
+        "what statistics have counted is kept here over restarts; a folder for each server",
+        group=Group.MODELS,
+        metavar="DIR",
+    )
     poll: Pause = setting(
         2.0,
         "until the repository is looked at again; 0: on SIGHUP alone",
@@ -261,9 +268,15 @@ class Settings(BaseSettings):
         2**27, "rows x positions x edges that one edge query may compute", group=Group.LIMITS, metavar="N"
     )
     max_queries: Count = setting(16, "edge queries of one model that wait or run", group=Group.LIMITS, metavar="N")
+    statistics: Literal["off", "sampled", "full"] = setting(
+        "sampled",
+        "of what versions are asked: sampled: of so many rows a second; full: of all",
+        group=Group.LIMITS,
+        metavar="off|sampled|full",
+    )
     statistics_rows: int = setting(
         200,
-        "rows a second of a version's traffic that are put beside its baseline; 0: none",
+        "rows a second of a version's traffic that are looked into where statistics are sampled; 0: none",
         group=Group.LIMITS,
         metavar="N",
         ge=0,
@@ -290,7 +303,13 @@ class Settings(BaseSettings):
         ge=0.001,
         le=86400,
     )
-    max_watches: Count = setting(64, "health watches that are open at once", group=Group.LIMITS, metavar="N", live=True)
+    max_watches: Count = setting(
+        64,
+        "health watches that are open at once, and as many of statistics",
+        group=Group.LIMITS,
+        metavar="N",
+        live=True,
+    )
 
     max_connections: Count = setting(1000, "open connections", group=Group.CONNECTIONS, metavar="N")
     max_streams: Count = setting(2048, "calls at once on one connection", group=Group.CONNECTIONS, metavar="N")
@@ -396,6 +415,11 @@ class Settings(BaseSettings):
         if self.tls_cert is None:
             return "tokens would travel in the clear" if self.tokens else "there is neither TLS nor authentication"
         return "" if self.tokens or self.tls_client_ca else "TLS keeps no caller out"
+
+    @property
+    def looked_into(self) -> float:
+        """Rows a second of a version's traffic; infinite: all."""
+        return {"off": 0.0, "sampled": float(self.statistics_rows), "full": math.inf}[self.statistics]
 
     @property
     def certified(self) -> bool:

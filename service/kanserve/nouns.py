@@ -104,9 +104,36 @@ ONLY = ""  # in an edge query, the input of a model that has one
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """What an edge query is to tell of the edges that it means, beside or instead of their values for each row.
+
+    top_k          so many edges of each layer, those of largest magnitude over rows and positions; 0: all
+    each_row       of every row and position by itself
+    min_magnitude  edges that reach it for some row
+    rest           what else adds up to each destination
+    nodes          what the layers are given
+    reductions     over rows and positions, instead of values: names of `interpret/reduce`, with `quantiles`, each from
+                   0 to 1, and so many `bins` of the histogram
+    """
+
+    top_k: int = 0
+    each_row: bool = False
+    min_magnitude: float = 0.0
+    rest: bool = False
+    nodes: bool = False
+    reductions: tuple[str, ...] = ()
+    quantiles: tuple[float, ...] = ()
+    bins: int = 0
+
+
+PLAIN = Wanted()  # the values, and all of them
+
+
+@dataclass(frozen=True, slots=True)
 class EdgeRequest:
     """An edge query. `rows` are packed, [row_count, ...], by the input's name, or `ONLY`; empty
-    lists mean all. Layers are given by index or by name. `caller`: its name, if it showed one."""
+    lists mean all. Layers are given by index or by name. `path`: edges on the ways from this input to that output.
+    `caller`: its name, if it showed one."""
 
     model: str
     version: str
@@ -116,7 +143,8 @@ class EdgeRequest:
     layers: tuple[int | str, ...] = ()
     sources: tuple[int, ...] = ()
     destinations: tuple[int, ...] = ()
-    top_k: int = 0
+    path: tuple[int, int] | None = None
+    wanted: Wanted = PLAIN
     deadline: float | None = None
     caller: str = ""
 
@@ -124,16 +152,50 @@ class EdgeRequest:
 @dataclass(frozen=True, slots=True)
 class LayerEdges:
     """Edge values of one layer: float32 [B, *positions, S, D], or [B, *positions, k]
-    when picked by top-k.
+    when edges were picked.
 
-    `sources` and `destinations` name the axes; with top-k they pair up, one edge
-    per column, strongest first.
+    `sources` and `destinations` name the axes; of picked edges they pair up, one edge
+    per column, strongest first. Where every row has its own, `each` holds them, [B, *positions, k], and both
+    are empty.
+
+    `rest` [B, *positions, d]: what the layer's other edges add to each of `rest_of`, so that all add up; `nodes`
+    [B, *positions, n]; `reductions`: by name, [..., S, D] or [..., k], in the place of values, which are empty.
+    `picked`: the edges are a list. `first_row`: of a part of an answer.
     """
 
     layer: int
     sources: tuple[int, ...]
     destinations: tuple[int, ...]
     values: NDArray[np.float32]
+    each: tuple[NDArray[np.uint32], NDArray[np.uint32]] | None = None
+    rest: NDArray[np.float32] | None = None
+    rest_of: tuple[int, ...] = ()
+    nodes: NDArray[np.float32] | None = None
+    reductions: tuple[tuple[str, NDArray[np.float32]], ...] = ()
+    picked: bool = False
+    first_row: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Of its arrays."""
+        parts = [*(self.each or ()), self.rest, self.nodes, *(array for _, array in self.reductions)]
+        return int(self.values.nbytes + sum(part.nbytes for part in parts if part is not None))
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What an edge query takes, before anything is computed: bytes of its answer, at most, and edge evaluations; and
+    how much one may take of each."""
+
+    response_bytes: int
+    max_response_bytes: int
+    evaluations: int
+    max_evaluations: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether the query would be answered."""
+        return self.response_bytes <= self.max_response_bytes and self.evaluations <= self.max_evaluations
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +245,8 @@ class CurveBlock:
 @dataclass(frozen=True, slots=True)
 class ExplainRequest:
     """What is to be explained: rows as in EdgeRequest; of which `outputs`, all if none are named; against which
-    `reference`: its name, or rows of the caller's, `reference_rows`, packed as the others."""
+    `reference`: its name, or rows of the caller's, `reference_rows`, packed as the others; by which `method`, empty:
+    the usual one."""
 
     model: str
     version: str
@@ -194,6 +257,7 @@ class ExplainRequest:
     reference_rows: tuple[tuple[str, bytes], ...] = ()
     reference_count: int = 0
     outputs: tuple[int, ...] = ()
+    method: str = ""
     deadline: float | None = None
     caller: str = ""
 
@@ -230,8 +294,8 @@ class LayerScores:
 class ModelInfo:
     """What a version is, for metadata, configuration and description.
 
-    `manifest` is None for a plain ONNX file. With `max_batch_size` 0 the first
-    dimension is not a batch.
+    `node_tensors`: what feeds the layers and is no input. `manifest` is None for a plain ONNX file. With
+    `max_batch_size` 0 the first dimension is not a batch.
     """
 
     name: str

@@ -47,7 +47,7 @@ async def _serve(settings: Settings, given: Mapping[str, Any]) -> int:
     told, changes, relay = asyncio.Event(), Changes(), Relay(pass_on=lambda order: _tell({"order": order}))
     for order in given["orders"]:
         relay.orders.put_nowait(order)
-    place = app.Place(told, given["late"], given["metrics"], relay)
+    place = app.Place(told, given["late"], given["metrics"], relay, given["number"], given["of"])
     tasks = [asyncio.create_task(_listen(place, changes))]
 
     def ready(addresses: Mapping[str, str]) -> None:

@@ -14,8 +14,10 @@ import json
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from kanserve import app, threads, worker
@@ -33,7 +35,8 @@ HURRIED = 5.0  # seconds for those who hurry, before they are killed
 SPARE = 3.0  # seconds in which a stuck worker can end by itself
 LINE = 2**20  # bytes that a worker says at most
 
-KINDS = {"load": "load", "unload": "load", "choose": "choose", "shadow": "shadow"}  # of one kind the last counts
+# Of one kind the last counts.
+KINDS = {"load": "load", "unload": "load", "choose": "choose", "shadow": "shadow", "reset": "reset"}
 Passed = Callable[[int, dict[str, Any]], None]  # by the worker of this number
 
 log = logs.get_logger("workers")
@@ -49,7 +52,11 @@ async def serve(
     `changes` as of `app.serve`. Raises ConfigError if a worker cannot start."""
     signals = app.Signals(asyncio.get_running_loop())
     page = Together()
-    with contextlib.ExitStack() as bound, contextlib.closing(app.metrics_server(page, settings)) as metrics:
+    with (
+        _met(settings) as settings,
+        contextlib.ExitStack() as bound,
+        contextlib.closing(app.metrics_server(page, settings)) as metrics,
+    ):
         listeners = {name: bound.enter_context(_bound(settings, name)) for name in _ports(settings)}
         crew = Crew(settings, listeners, page, metrics.port)
         signals.again.append(crew.look)
@@ -78,6 +85,22 @@ def _nobody(addresses: Mapping[str, str]) -> None:
     """Nobody asked to be told."""
 
 
+@contextlib.contextmanager
+def _met(settings: Settings) -> Iterator[Settings]:
+    """With a folder where workers put what their statistics have counted, so that each answers for all: that of the
+    settings, or one that is gone with them."""
+    with contextlib.ExitStack() as stack:
+        if settings.state is None:
+            try:
+                folder = stack.enter_context(
+                    tempfile.TemporaryDirectory(prefix="kanserve-", ignore_cleanup_errors=True)
+                )
+                settings = settings.model_copy(update={"state": Path(folder)})
+            except OSError as error:
+                log.warning("statistics are those of each worker alone", reason=str(error))
+        yield settings
+
+
 def _ports(settings: Settings) -> tuple[str, ...]:
     return ("grpc_port",) if settings.http_port is None else ("grpc_port", "http_port")
 
@@ -102,7 +125,13 @@ class Crew:
         self._settings = {**settings.model_dump(mode="json"), **own}
         here = "127.0.0.1" if settings.metrics_host == "0.0.0.0" else settings.metrics_host
         self._orders: list[dict[str, Any]] = []
-        given = {"settings": self._settings, "sockets": sockets, "metrics": f"{here}:{metrics}", "orders": self._orders}
+        given: dict[str, Any] = {
+            "settings": self._settings,
+            "sockets": sockets,
+            "metrics": f"{here}:{metrics}",
+            "orders": self._orders,
+            "of": settings.workers,
+        }
         self._posts = [Post(number, given, page, self.passed) for number in range(settings.workers)]
         self._keeping: list[asyncio.Task[bool]] = []
 
@@ -191,7 +220,7 @@ class Post:
         )
         assert process.stdin is not None
         assert process.stdout is not None
-        self._say({**self._given, "late": late})
+        self._say({**self._given, "late": late, "number": self._number})
         if self._change is not None:
             self.tell(self._change)
         line = await process.stdout.readline()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2
 
-from kanserve.client import bulk
+from kanserve.client import bulk, control
 from kanserve.client.answers import ServedModel
 from kanserve.client.connection import Client
 from kanserve.client.errors import (
@@ -29,6 +29,7 @@ from kanserve.client.errors import (
 )
 from kanserve.nouns import TensorInfo
 from kanserve.pb import grpc_service_pb2 as oip
+from kanserve.pb import kan_pb2 as kan
 
 MODEL = ServedModel(
     "m", ("1",), "onnxruntime_onnx", (TensorInfo("x", "FP32", (-1, 3)),), (TensorInfo("y", "FP32", (-1, 3)),), 0
@@ -79,6 +80,23 @@ def test_unavailable_is_tried_again_three_times(failures: int, succeeds: bool) -
             with pytest.raises(Unavailable, match="not available: Server not ready"):
                 client.ready()
     assert len(calls) == min(failures, 3) + 1
+
+
+def test_what_may_not_be_done_twice_is_not_tried_again() -> None:
+    calls: list[bytes] = []
+
+    def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
+        calls.append(data)
+        if len(calls) % 2:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
+        return kan.VersionChoice(model_name="m", model_version="2", before="1").SerializeToString()
+
+    with answering(answer) as url, Client(url) as client:
+        assert control.promote(client, "m", "2") == control.VersionChoice("m", "2", "1")
+        assert len(calls) == 2
+        with pytest.raises(Unavailable, match="not available: gone"):
+            control.rollback(client, "m")
+    assert len(calls) == 3
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kanserve.client import bulk
+from kanserve.client import bulk_edges
 from kanserve.client.connection import Client
 from tests.cli.running import Server, document, kanserve, program
 
@@ -91,7 +91,7 @@ def test_progress_counts_every_row_once(server: Server) -> None:
     with Client(server.url) as client:
         described = client.describe("tiny")
         rows = np.zeros((1200, 3), np.float32)
-        for _ in bulk.edges(client, described, rows, progress=lambda done, total: seen.append((done, total))):
+        for _ in bulk_edges.edges(client, described, rows, progress=lambda done, total: seen.append((done, total))):
             pass
     assert seen[-1] == (2400, 2400)
     assert seen == sorted(seen)

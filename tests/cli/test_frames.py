@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kanserve.client import bulk
+from kanserve.client import bulk, bulk_edges
 from kanserve.client.connection import Client
 from kanserve.client.errors import InvalidInput
 from tests.cli.running import Server, checkpoint, document, program, serving
@@ -42,7 +42,7 @@ def test_columns_are_put_in_the_model_s_order(named: Server) -> None:
             np.testing.assert_array_equal(mine.values, theirs.values)
         matter = [client.scores(described, rows).features for rows in (SHUFFLED, ROWS)]
         np.testing.assert_array_equal(*matter)
-        (layer, *_) = bulk.edges(client, described, SHUFFLED, layers=[0])
+        (layer, *_) = bulk_edges.edges(client, described, SHUFFLED, layers=[0])
         np.testing.assert_array_equal(layer.values, client.edges(described, ROWS, layers=[0])[0].values)
 
 

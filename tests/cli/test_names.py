@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from golden_cases import cases
 
 from kanserve import Client
+from kanserve.pb import grpc_service_pb2 as oip
 from tests.cli.running import document, kanserve
 from tests.kanserve.running import Server, serving
 
@@ -48,7 +51,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(models: Path) -> Iterator[Server]:
-    with serving(models) as running:
+    with serving(models, http_port=0) as running:
         yield running
 
 
@@ -119,6 +122,54 @@ def test_clients_are_told(server: Server) -> None:
     assert model.names.features == tuple(FEATURES)
     assert model.names.units == ("g/l",) * 13
     assert model.names.description == "Which of three wines."
+
+
+def test_stock_clients_are_told(server: Server) -> None:
+    """In ModelMetadata, where MLServer has parameters: lists as JSON over gRPC, as lists over HTTP."""
+    asked = oip.ModelMetadataRequest(name="wine").SerializeToString()
+    with grpc.insecure_channel(server.address) as channel:
+        call = channel.unary_unary("/inference.GRPCInferenceService/ModelMetadata")
+        found = oip.ModelMetadataResponse.FromString(call(asked, timeout=10)).parameters
+    assert json.loads(found["kan.features"].string_param) == FEATURES
+    assert json.loads(found["kan.classes"].string_param) == CLASSES
+    with urllib.request.urlopen(f"http://{server.http}/v2/models/wine", timeout=10) as answer:
+        told = json.load(answer)["parameters"]
+    units, words = ["g/l"] * 13, "Which of three wines."
+    assert told == {"kan.features": FEATURES, "kan.units": units, "kan.classes": CLASSES, "kan.description": words}
+
+
+def test_edges_are_chosen_by_the_names_of_their_ends(server: Server, tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.csv", FEATURES, WINE.reference()["x"][:2].astype(np.float32))
+
+    def edges(*words: str) -> list[tuple[int, int, int]]:
+        found = document(kanserve("edges", "wine", "--url", server.address, "--input", path, "--json", *words))
+        return sorted((edge["layer"], edge["source"], edge["destination"]) for edge in found["edges"])
+
+    width = len(edges("--source", FEATURES[12], "--show", "99"))
+    assert edges("--source", FEATURES[12], "--show", "99") == [(0, 12, at) for at in range(width)]
+    assert edges("--destination", "grignolino", "--show", "99") == [(1, at, 1) for at in range(width)]
+    ways = edges("--path", FEATURES[12], "grignolino", "--show", "99")
+    assert ways == [(0, 12, at) for at in range(width)] + [(1, at, 1) for at in range(width)]
+    curve = document(kanserve("curves", "wine", "--url", server.address, "--json", "--source", FEATURES[3]))
+    assert {(one["layer"], one["source"]) for one in curve["curves"]} == {(0, 3)}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--source", "colour"), "neither an index nor a name; there are measured 0, "),
+        (("--source", "measured  1"), "did you mean 'measured 1'?"),
+        (("--source", FEATURES[0], "--destination", CLASSES[0]), "no edge goes from one to the other"),
+        (("--layer", "1", "--source", FEATURES[0]), "'measured 0' is a node of layer 0"),
+        (("--path", "nothing", "0"), "the model has the inputs measured 0, "),
+        (("--path", "0", "barbara"), "did you mean 'barbera'?"),
+        (("--path", "0", "0", "--source", "1"), "--path has its own sources and destinations"),
+    ],
+)
+def test_names_of_ends_that_do_not_exist(server: Server, tmp_path: Path, words: tuple[str, ...], says: str) -> None:
+    path = write(tmp_path / "rows.csv", FEATURES, np.zeros((2, 13)))
+    done = kanserve("edges", "wine", "--url", server.address, "--input", path, *words)
+    assert (done.returncode, says in done.stderr, "Traceback" in done.stderr) == (2, True, False), done.stderr
 
 
 def test_a_formula_is_of_the_features(server: Server) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from golden_cases import EDGE_TOLERANCE, OUTPUT_TOLERANCE, OWN, relative_error
 
-from kanserve.client import bulk
+from kanserve.client import bulk, bulk_edges
 from kanserve.client.connection import Client
 from kanserve.client.errors import NotSupported
 from tests.kanserve.running import Server
@@ -112,7 +112,7 @@ def test_the_edges_of_every_layer_add_up_to_its_sums(
     with Client(hybrids.address) as client:
         described = client.describe(name)
         for layer in described.layers:
-            (found,) = bulk.edges(client, described, x, layers=(layer.name,))
+            (found,) = bulk_edges.edges(client, described, x, layers=(layer.name,))
             assert found.values.shape == (33, *layer.positions, layer.sources, layer.destinations)
             sums = found.values.sum(axis=-2) + np.asarray(layer.bias or 0.0)
             path, _, run = layer.name.partition("#")

@@ -62,7 +62,7 @@ def test_a_node_without_knots_is_counted_in_equal_parts_of_what_was_seen(tmp_pat
     x[7, 2] = np.nan
     np.savez(tmp_path / "train.npz", x=x, y=np.zeros(3))
     found = exported(tmp_path, tmp_path / "train.npz", "fourierkan-breast-cancer").baseline.layers[0]
-    assert (len(found.cells), len(found.counts[2])) == (30, baseline.PARTS + 2)
+    assert (len(found.cells), len(found.counts[2])) == (30, cells.PARTS + 2)
     assert (found.cells[0][0], found.cells[0][-1]) == pytest.approx((x[:, 0].min(), x[:, 0].max()))
     assert (sum(found.counts[2]), found.nonfinite[2], found.nonfinite[3]) == (49, 1, 0)
     assert found.counts[0][0] <= 1  # rounding of a bound at most

@@ -15,7 +15,7 @@ from kanserve.access import tokens
 from kanserve.doors import framing
 from kanserve.nouns import EdgeResponse, LayerEdges
 from kanserve.pb import kan_pb2
-from kanserve.rpc import kan
+from kanserve.rpc import edge_messages
 from tests.kanserve import tokenfile, toy, toy_wide
 from tests.kanserve.running import KAN, Server, serving, wait_until
 
@@ -121,7 +121,7 @@ def test_a_large_answer_is_what_a_message_would_be(server: Server) -> None:
 
 
 def test_the_pieces_of_an_answer_are_the_message() -> None:
-    shapes = ((2, 3, 4), (0, 3, 4), (1, 1, 3 * kan.PIECE + 1))
+    shapes = ((2, 3, 4), (0, 3, 4), (1, 1, 3 * edge_messages.PIECE + 1))
     layers = tuple(
         LayerEdges(at, (at, 300), (7,), np.arange(np.prod(shape), dtype=np.float32).reshape(shape))
         for at, shape in enumerate(shapes)
@@ -135,7 +135,9 @@ def test_the_pieces_of_an_answer_are_the_message() -> None:
             destinations=layer.destinations,
             values=layer.values.tobytes(),
         )
-    assert kan_pb2.QueryEdgesResponse.FromString(kan.packed(EdgeResponse("m", 3, "i", "d", layers))) == message
+    assert (
+        kan_pb2.QueryEdgesResponse.FromString(edge_messages.packed(EdgeResponse("m", 3, "i", "d", layers))) == message
+    )
 
 
 @pytest.mark.parametrize("size", [0, 1, 9, 10, 11, 20, 21])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import importlib.util
 import ipaddress
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -15,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from kanserve import Client, NotAllowed
+from kanserve import AsyncClient, Client, NotAllowed
 from kanserve.access import keeper, names
 from kanserve.config import Settings
 from kanserve.errors import ConfigError
@@ -128,6 +130,29 @@ def test_certificates_that_nothing_here_can_read_are_told_at_the_start(
             keeper.build(settings.model_copy(update={"tls_client_ca": authority}))
 
 
+async def awaited(server: Server, token: str) -> None:
+    async with AsyncClient(server.address, token=token) as asking:
+        assert [entry.name for entry in await asking.index()] == ["toy"]
+    async with AsyncClient(server.address) as nobody:
+        with pytest.raises(NotAllowed):
+            await nobody.index()
+
+
+def test_our_awaited_client_shows_its_token_and_its_certificate(
+    mutual: tuple[Server, dict[str, str]], files: Path
+) -> None:
+    server, _ = mutual
+    pems = {"ca": files / "ca.pem", "cert": files / "caller.pem", "key": files / "caller.key"}
+
+    async def ask() -> Any:
+        async with AsyncClient(f"grpcs://{server.address}", **pems) as asking:
+            with pytest.raises(NotAllowed, match="the role interpret, which caller does not have"):
+                await asking.describe("toy")
+            return (await asking.infer(await asking.model("toy"), ROWS)).outputs["y"]
+
+    np.testing.assert_allclose(asyncio.run(ask()), toy.outputs(ROWS), rtol=1e-5)
+
+
 def test_our_client_and_its_commands(models: Path, tmp_path: Path) -> None:
     made = tokenfile.write(tmp_path / "tokens")
     (tmp_path / "mine").write_text(f"{made['infer']}\n")
@@ -135,6 +160,7 @@ def test_our_client_and_its_commands(models: Path, tmp_path: Path) -> None:
     with serving(models, tokens=str(tmp_path / "tokens")) as server:
         with Client(server.address, token=made["infer"]) as asking:
             assert asking.ready()
+        asyncio.run(awaited(server, made["infer"]))
         with Client(server.address) as nobody:
             assert nobody.ready()
             with pytest.raises(NotAllowed):

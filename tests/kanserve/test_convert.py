@@ -14,7 +14,7 @@ from kanserve.errors import BadRequest, Exhausted, Unsupported
 from kanserve.nouns import DTYPES, EdgeResponse, InferResponse, LayerEdges, OutputTensor
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
-from kanserve.rpc import convert, interpreting, kan
+from kanserve.rpc import convert, edge_messages, interpreting
 
 TYPED = {
     "BOOL": "bool_contents",
@@ -88,7 +88,9 @@ def test_responses_are_read_back_as_they_were(outputs: list, request_id: str) ->
 @given(hnp.arrays("<f4", hnp.array_shapes(min_dims=3, max_dims=3, min_side=0, max_side=5)))
 def test_edge_values_are_packed_row_major(values: np.ndarray) -> None:
     layer = LayerEdges(3, tuple(range(values.shape[1])), tuple(range(values.shape[2])), values)
-    (sent,) = kan_pb2.QueryEdgesResponse.FromString(kan.packed(EdgeResponse("m", 1, "i", "d", (layer,)))).layers
+    (sent,) = kan_pb2.QueryEdgesResponse.FromString(
+        edge_messages.packed(EdgeResponse("m", 1, "i", "d", (layer,)))
+    ).layers
     assert sent.layer == 3
     assert np.frombuffer(sent.values, "<f4").reshape(tuple(sent.shape)).tobytes() == values.tobytes()
     assert (tuple(sent.sources), tuple(sent.destinations)) == (layer.sources, layer.destinations)

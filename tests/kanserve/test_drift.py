@@ -21,7 +21,7 @@ from kanexport.shared.baseline import NodeBaseline
 from kanserve.client.connection import Client
 from kanserve.client.errors import NotSupported
 from kanserve.interpret import drift
-from kanserve.interpret.drift import Window
+from kanserve.interpret.window import Cells, Window
 from kanserve.pb import kan_pb2
 from tests.kanserve import toy
 from tests.kanserve.running import KAN, Server, serving
@@ -37,12 +37,16 @@ def counted(values: np.ndarray, bounds: tuple[float, ...] = BOUNDS) -> NodeBasel
     return NodeBaseline(cells=(bounds,), counts=counts, nonfinite=nonfinite, mean=zeros, std=zeros)
 
 
+def empty(baseline: NodeBaseline) -> Window:
+    return Window(Cells.of(baseline.cells, len(baseline.counts)))
+
+
 @settings(deadline=None)
 @given(st.lists(st.lists(st.floats(width=32), min_size=2, max_size=2), min_size=1, max_size=30), st.integers(1, 7))
 def test_a_window_counts_as_the_exporter_does_in_pieces_too(rows: list[list[float]], step: int) -> None:
     values = np.array(rows, np.float64)
     whole = counted(values)
-    window = Window(whole)
+    window = empty(whole)
     for at in range(0, len(values), step):
         window.add(values[at : at + step])
     assert tuple(tuple(one.tolist()) for one in window.counts) == whole.counts
@@ -52,7 +56,7 @@ def test_a_window_counts_as_the_exporter_does_in_pieces_too(rows: list[list[floa
 def test_cells_of_each_node_are_its_own() -> None:
     values = np.array([[0.5, 5.0], [1.5, 15.0]])
     bounds = ((0.0, 1.0, 2.0), (0.0, 10.0, 20.0))
-    window = Window(dataclasses.replace(counted(values), cells=bounds, counts=((0,) * 4,) * 2))
+    window = empty(dataclasses.replace(counted(values), cells=bounds, counts=((0,) * 4,) * 2))
     window.add(values)
     assert window.counts.tolist() == [[0, 1, 1, 0]] * 2
 
@@ -64,12 +68,12 @@ def test_nodes_may_have_other_numbers_of_cells() -> None:
     rows = (BOUNDS, (-1.0, 0.0, 1.0))
     alone = [counted(before[:, at : at + 1], bounds) for at, bounds in enumerate(rows)]
     both = dataclasses.replace(alone[0], cells=rows, counts=tuple(one.counts[0] for one in alone))
-    window = Window(both)
+    window = empty(both)
     window.add(now)
     assert window.lengths.tolist() == [12, 4]
     together = drift.compare(both, 300, window, 200)
     for at, one in enumerate(alone):
-        single = Window(one)
+        single = empty(one)
         single.add(now[:, at : at + 1])
         expected = drift.compare(one, 300, single, 200)
         for name in ("psi", "js", "wasserstein", "outside", "before"):
@@ -80,7 +84,7 @@ def test_nodes_may_have_other_numbers_of_cells() -> None:
 
 def test_two_windows_are_one() -> None:
     values = np.random.default_rng(5).normal(size=(40, 3))
-    first, second, both = (Window(counted(values)) for _ in range(3))
+    first, second, both = (empty(counted(values)) for _ in range(3))
     first.add(values[:15])
     second.add(values[15:])
     both.add(values)
@@ -90,7 +94,7 @@ def test_two_windows_are_one() -> None:
 
 def found(before: np.ndarray, now: np.ndarray) -> drift.Drift:
     baseline = counted(before)
-    window = Window(baseline)
+    window = empty(baseline)
     window.add(now)
     return drift.compare(baseline, len(before), window, len(now))
 

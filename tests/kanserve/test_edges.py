@@ -10,8 +10,9 @@ import pytest
 from kanserve import backends
 from kanserve.config import Settings
 from kanserve.interpret import select
-from kanserve.models import edges
+from kanserve.models import picking
 from kanserve.models.loading import Loader
+from kanserve.nouns import LayerEdges, Wanted
 from kanserve.observe.metrics import Metrics
 from kanserve.pb import kan_pb2
 from kanserve.repository import layout
@@ -93,11 +94,11 @@ def test_chunks_change_nothing(tmp_path: Path, top_k: int) -> None:
     session = backend.create(bundle.files["model.onnx"], device="cpu", threads=1)
     graphs = loader._graphs(bundle, bundle.manifest)
     shapes = [select.LayerShape(3, 4), select.LayerShape(4, 2)]
-    plans = select.plan(shapes, layers=[], sources=[2, 1], destinations=[], top_k=top_k)
+    plans = select.plan(shapes, layers=[], sources=[2, 1], destinations=[], wanted=Wanted(top_k=top_k))
     rows = ROWS.astype(np.float32)
 
-    def compute(chunk_bytes: int) -> tuple[edges.LayerEdges, ...]:
-        *steps, answer = edges.compute(session, graphs, plans, {"x": rows}, chunk_bytes=chunk_bytes)
+    def compute(chunk_bytes: int) -> tuple[LayerEdges, ...]:
+        *steps, answer = picking.compute(session, graphs, plans, {"x": rows}, chunk_bytes=chunk_bytes)
         assert set(steps) == {None}
         assert answer is not None
         return answer

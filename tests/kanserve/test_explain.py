@@ -61,6 +61,22 @@ def test_rows_of_the_caller_s_as_reference_are_a_mean(server: Server) -> None:
     assert answer.reference == "rows"
 
 
+@pytest.mark.parametrize(("model", "dtype", "tolerance"), [("toy", "<f4", 2e-3), ("toy64", "<f8", 2e-6)])
+def test_the_slope_times_the_distance(server: Server, model: str, dtype: str, tolerance: float) -> None:
+    rows, reference = ROWS.astype(dtype), ROWS[:2].astype(dtype) * 2
+    asked = {"reference_rows": reference.tobytes(), "reference_count": 2, "method": "gradient_x_input"}
+    answer = ask(server, rows, model_name=model, **asked)
+    slope = (1 - np.tanh(rows) ** 2)[:, :, None] * (toy.W0 @ toy.W1)[None]
+    expected = slope * (rows - reference.mean(axis=0))[:, :, None]
+    np.testing.assert_allclose(contributions(answer), expected, rtol=tolerance, atol=tolerance)
+    assert answer.method == "gradient_x_input"
+    assert "do not add up" in answer.notes[0]
+    missed = np.frombuffer(answer.completeness_error, "<f8").reshape(7, 2)
+    total = np.frombuffer(answer.base, "<f8") + contributions(answer).sum(axis=1)
+    np.testing.assert_allclose(missed, np.abs(total - np.frombuffer(answer.predictions).reshape(7, 2)), atol=1e-12)
+    assert missed.max() > 0.1
+
+
 def test_some_outputs_alone(server: Server) -> None:
     rows = ROWS.astype("<f4")
     every, one = ask(server, rows), ask(server, rows, outputs=[1])
@@ -85,6 +101,7 @@ def test_a_row_that_is_not_finite_is_explained_as_that_and_spoils_no_other(serve
         ({"rows": b"123"}, grpc.StatusCode.INVALID_ARGUMENT, "rows holds 3 bytes, but 7 rows of input 'x'"),
         ({"outputs": [2]}, grpc.StatusCode.INVALID_ARGUMENT, "output 2 does not exist: the model has 2 outputs"),
         ({"outputs": [1, 1]}, grpc.StatusCode.INVALID_ARGUMENT, "an output is named twice"),
+        ({"method": "shap"}, grpc.StatusCode.INVALID_ARGUMENT, "method 'shap' is not known; it is one of rescale"),
         ({"reference": "train"}, grpc.StatusCode.INVALID_ARGUMENT, "reference 'train' is not known; it is one of mean"),
         ({"reference": "mean"}, grpc.StatusCode.FAILED_PRECONDITION, "has no mean: its export was given no rows"),
         ({"reference": "rows"}, grpc.StatusCode.INVALID_ARGUMENT, "0 rows were given as reference"),

@@ -13,15 +13,15 @@ import tritonclient.grpc as triton
 
 from kanexport import manifest as contract
 from kanserve import backends
-from kanserve.client import bulk
+from kanserve.client import bulk, bulk_edges
 from kanserve.client.connection import Client
 from kanserve.client.errors import ClientError
 from kanserve.config import Settings
 from kanserve.errors import BackendError, LoadError, LoadReason
 from kanserve.interpret import select
-from kanserve.models import edges, measure
+from kanserve.models import edges, measure, picking
 from kanserve.models.loading import Loader
-from kanserve.nouns import Array
+from kanserve.nouns import Array, Wanted
 from kanserve.observe.metrics import Metrics
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
@@ -163,15 +163,15 @@ def test_the_client_asks_for_any_number_of_rows(grid: Server) -> None:
     rows = np.random.default_rng(9).normal(size=(100, 2, 3)).astype(np.float32)
     with Client(grid.address) as client:
         described = client.describe("grid")
-        for found in bulk.edges(client, described, rows, layers=("head.layers.0", 0, "token.kan")):
+        for found in bulk_edges.edges(client, described, rows, layers=("head.layers.0", 0, "token.kan")):
             np.testing.assert_allclose(found.values, toy_grid.edges(rows, found.layer), **TOLERANCE)
-        (found,) = bulk.edges(client, described, rows, layers=("token.kan",), top_k=4)
+        (found,) = bulk_edges.edges(client, described, rows, layers=("token.kan",), top_k=4)
         expected = toy_grid.edges(rows, 1)
         strength = np.abs(expected).max(axis=(0, 1))
         assert strength[found.sources, found.destinations].tolist() == sorted(strength.ravel(), reverse=True)[:4]
         np.testing.assert_allclose(found.values, expected[..., found.sources, found.destinations], **TOLERANCE)
         with pytest.raises(ClientError, match=r"model 'grid': layer 'tail' does not exist") as caught:
-            next(bulk.edges(client, described, rows, layers=("tail",)))
+            next(bulk_edges.edges(client, described, rows, layers=("tail",)))
         assert caught.value.input_is_wrong
 
 
@@ -182,7 +182,7 @@ def test_one_row_beyond_an_answer_comes_in_groups_of_destinations(tmp_path: Path
         with pytest.raises(ClientError, match="takes 1"):
             client.edges(described, ROWS[:1], layers=("token.kan",))
         seen: list[tuple[int, int]] = []
-        (found,) = bulk.edges(client, described, ROWS, layers=(1,), progress=lambda at, of: seen.append((at, of)))
+        (found,) = bulk_edges.edges(client, described, ROWS, layers=(1,), progress=lambda at, of: seen.append((at, of)))
         np.testing.assert_allclose(found.values, toy_grid.edges(ROWS, 1), **TOLERANCE)
         assert found.destinations.tolist() == list(range(16))
         assert seen == sorted(seen)
@@ -220,11 +220,11 @@ def test_memory_is_bounded_in_rows_and_positions(tmp_path: Path, top_k: int, lay
         return Watched(backend.create(bundle.files[name], device="cpu", threads=1))
 
     shapes = [select.LayerShape(i.sources, i.destinations, i.positions) for i in manifest.layers]
-    plans = select.plan(shapes, layers=[layer], sources=[], destinations=[], top_k=top_k)
+    plans = select.plan(shapes, layers=[layer], sources=[], destinations=[], wanted=Wanted(top_k=top_k))
     model = create("model.onnx")
     session = create(f"edges_l{layer}.onnx")
     graphs = tuple(edges.LayerGraph(info, lambda: session) for info in manifest.layers)
-    *_, answer = edges.compute(model, graphs, plans, {"x": ROWS}, chunk_bytes=1000, piece_rows=piece_rows)
+    *_, answer = picking.compute(model, graphs, plans, {"x": ROWS}, chunk_bytes=1000, piece_rows=piece_rows)
     assert answer is not None
     (found,) = answer
     everything = toy_grid.edges(ROWS, layer)
@@ -242,9 +242,9 @@ def test_a_node_tensor_that_is_not_its_positions_is_found_when_it_runs(tmp_path:
     bundle, manifest = bundled(tmp_path)
     loader = Loader(backends.load("ort"), Settings(repository=tmp_path), 1, Metrics())
     session = loader.backend.create(bundle.files["model.onnx"], device="cpu", threads=1)
-    plans = (select.LayerPlan(1, (0,), (0,), 0, (3,)),)
+    plans = (select.LayerPlan(1, (0,), (0,), (3,)),)
     with pytest.raises(BackendError, match=r"tokens_in has shape \(9, 2, 12\), expected \(9, 3, 'n'\)"):
-        list(edges.compute(session, loader._graphs(bundle, manifest), plans, {"x": ROWS}, chunk_bytes=2**20))
+        list(picking.compute(session, loader._graphs(bundle, manifest), plans, {"x": ROWS}, chunk_bytes=2**20))
 
 
 def tensor(name: str, *shape: int) -> contract.TensorSpec:

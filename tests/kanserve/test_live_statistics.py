@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from kanserve.client.connection import Client
+from kanserve.client.errors import NotSupported
 from kanserve.client.statistics import Statistics
 from kanserve.models import live
 from tests.kanserve import toy
@@ -120,8 +121,14 @@ def test_only_so_many_rows_a_second_are_taken(tmp_path: Path) -> None:
         assert latest(server).rows_seen == 640
 
 
-def test_a_model_without_a_baseline_is_not_looked_at(tmp_path: Path) -> None:
+def test_a_model_without_a_baseline_is_looked_into_all_the_same(tmp_path: Path) -> None:
     toy.write(tmp_path)
-    with serving(tmp_path) as server:
-        server.infer(draw(4))
-        assert "kanserve_statistics_rows_total{" not in server.metrics()
+    with serving(tmp_path) as server, Client(server.address) as client:
+        server.infer(draw(64))
+        until(lambda: value(server, "kanserve_statistics_rows_total") >= 64)
+        found = client.statistics("toy")
+        assert (found.over, found.row_count, found.rows_seen, found.baseline_rows) == ("total", 64, 64, 0)
+        assert [len(part.psi) for part in found.nodes] == [0, 0, 0]
+        assert "kanserve_drift_ratio{" not in server.metrics()  # what would be normal is not known
+        with pytest.raises(NotSupported, match="kanserve export --reference"):
+            client.drift(client.describe("toy"))

@@ -334,8 +334,8 @@ async def left(model: Model) -> None:
     model.leave()
 
 
-@pytest.mark.parametrize(("rows", "rate", "watched"), [(5, 200, True), (5, 0, False), (0, 200, False)])
-def test_a_version_is_looked_into_where_it_has_a_baseline_and_the_settings_say_so(
+@pytest.mark.parametrize(("rows", "rate", "watched"), [(5, 200, True), (5, 0, False), (0, 200, True)])
+def test_a_version_is_looked_into_where_the_settings_say_so(
     tmp_path: Path, rows: int, rate: int, watched: bool
 ) -> None:
     given = np.random.default_rng(0).normal(size=(rows, 3)).astype(np.float32)

@@ -111,3 +111,50 @@ def test_a_node_that_is_as_in_the_reference_has_the_slope_there() -> None:
         found = rescale.through(layer, parts, zero, zero, [slope], np.ones((1, 1, 1)))
         np.testing.assert_allclose(found, expected, atol=1e-6)
     assert rescale.slopes(rescale.parts(made(SPLINE, BASE)), *(At(nodes, (steep, steep)),) * 2)[0] is None
+
+
+AFTER = {
+    "nothing": (),
+    "tanh": (NodeStep(kind="function", function="tanh"),),
+    "product": (NodeStep(kind="product", indices=(2, 1, 1)),),
+    "layernorm": (NodeStep(kind="layernorm", scale=(1.0, 2.0, 1.0, 0.5), bias=(0.0,) * 4, epsilon=1e-5),),
+    "rmsnorm": (NodeStep(kind="rmsnorm", scale=(1.0, 2.0, 1.0, 0.5), epsilon=1e-5),),
+    "softmax": (NodeStep(kind="function", function="softmax"),),
+}
+
+
+@UNTIMED
+@pytest.mark.parametrize("after", AFTER.values(), ids=AFTER)
+@given(seed=st.integers(0, 10**6))
+def test_a_row_that_is_its_own_reference_has_the_gradient(after: tuple[NodeStep, ...], seed: int) -> None:
+    """Through a norm before one of the bases, steps, and a second layer; against differences of the whole network."""
+    rng = np.random.default_rng(seed)
+    wide = 3 if after == AFTER["product"] else 4
+    layers = (made(SPLINE, BASE, after=after), made(BASE, sources=wide, destinations=2))
+    weights = rng.normal(size=(2, 3, 4)), rng.normal(size=(wide, 2))
+
+    def first(nodes: np.ndarray) -> At:
+        return At(nodes, (curve(weights[0][0], rescale.read(Part(NORM, ()), nodes)), curve(weights[0][1], nodes)))
+
+    def second(nodes: np.ndarray) -> At:
+        return At(nodes, (curve(weights[1], nodes),))
+
+    def network(x: np.ndarray) -> tuple[tuple[At, At], np.ndarray]:
+        one = first(x)
+        two = second(rescale.after(layers[0], one.sums(layers[0])))
+        return (one, two), two.sums(layers[1])
+
+    x = rng.normal(size=(2, 3))
+    seen, _ = network(x)
+    multipliers = np.broadcast_to(np.eye(2), (2, 2, 2))
+    for layer, at, run in reversed(list(zip(layers, seen, (first, second), strict=True))):
+        parts = rescale.parts(layer)
+        side = 1e-6 * np.where(np.arange(at.nodes.shape[1]) % 2, -1.0, 1.0)
+        steep = rescale.gradients(parts, run(at.nodes - side), run(at.nodes + side))
+        multipliers = rescale.through(layer, parts, at, at, steep, multipliers)
+    step = 1e-6 * np.eye(3)
+    expected = np.stack([(network(x + one)[1] - network(x - one)[1]) / 2e-6 for one in step], axis=2)
+    spread = np.std(x, axis=1).min()
+    scale = max(1.0, np.abs(expected).max())
+    if spread > 0.1:  # a norm of equal numbers is steep without end
+        np.testing.assert_allclose(multipliers / scale, expected / scale, atol=2e-4)

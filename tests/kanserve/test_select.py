@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from kanserve.errors import BadRequest
 from kanserve.interpret import select
+from kanserve.nouns import Wanted
 from kanserve.pb import kan_pb2
 
 SHAPES = [
@@ -30,7 +31,7 @@ def selections(draw: st.DrawFn) -> tuple[np.ndarray, select.LayerPlan]:
     destinations = draw(st.lists(st.integers(0, values.shape[2] - 1), unique=True))
     k = draw(st.integers(0, 30))
     shape = select.LayerShape(*values.shape[1:])
-    (plan,) = select.plan([shape], layers=[], sources=sources, destinations=destinations, top_k=k)
+    (plan,) = select.plan([shape], layers=[], sources=sources, destinations=destinations, wanted=Wanted(top_k=k))
     assert plan.sources == tuple(sources or range(values.shape[1]))
     assert plan.destinations == tuple(destinations or range(values.shape[2]))
     return values, plan
@@ -80,7 +81,7 @@ def test_ties_go_by_position() -> None:
 @given(st.integers(0, 5000), st.integers(0, 10))
 def test_the_size_is_bounded_before_anything_is_computed(rows: int, k: int) -> None:
     for plan, positions in zip(
-        select.plan(SHAPES, layers=[], sources=[], destinations=[], top_k=k), (1, 36, 1), strict=True
+        select.plan(SHAPES, layers=[], sources=[], destinations=[], wanted=Wanted(top_k=k)), (1, 36, 1), strict=True
     ):
         edges = min(k, len(plan.sources) * len(plan.destinations)) or len(plan.sources) * len(plan.destinations)
         assert math.prod(plan.shape(rows)) == rows * positions * edges
@@ -90,7 +91,7 @@ def test_the_size_is_bounded_before_anything_is_computed(rows: int, k: int) -> N
 @given(st.integers(0, 300), st.integers(0, 9), st.lists(st.integers(1, 300), max_size=3).map(tuple))
 def test_no_answer_is_larger_than_its_bound(rows: int, k: int, positions: tuple[int, ...]) -> None:
     shape = select.LayerShape(3, 2, positions)
-    (plan,) = select.plan([shape], layers=[], sources=[], destinations=[], top_k=k)
+    (plan,) = select.plan([shape], layers=[], sources=[], destinations=[], wanted=Wanted(top_k=k))
     edges = {"sources": range(k), "destinations": range(k)} if k else {"sources": range(3), "destinations": range(2)}
     message = kan_pb2.LayerEdges(layer=0, shape=plan.shape(rows), **edges)
     size = 4 * math.prod(plan.shape(rows))
@@ -129,7 +130,7 @@ def test_layers_by_index_and_by_name(wanted: tuple[int | str, ...], found: tuple
 def test_what_does_not_exist_is_named(selection: dict[str, list[int | str]], text: str) -> None:
     full = {"layers": [], "sources": [], "destinations": [], **selection}
     with pytest.raises(BadRequest, match=text):
-        select.plan(SHAPES, top_k=0, **full)
+        select.plan(SHAPES, **full)
 
 
 def test_a_model_without_names_says_so() -> None:

@@ -12,7 +12,7 @@ import grpc
 import numpy as np
 import pytest
 
-from kanserve.client import bulk
+from kanserve.client import bulk, bulk_edges
 from kanserve.client.connection import Client
 from kanserve.client.errors import InvalidInput
 from kanserve.pb import grpc_service_pb2 as pb
@@ -150,7 +150,7 @@ def test_the_client_sends_more_rows_than_a_request_may_have(client: Client, modu
 
 def test_edges_of_a_model_with_several_inputs(client: Client, server: Server, module: Any) -> None:
     feeds = rows(7)
-    (head,) = bulk.edges(client, client.describe("text"), feeds, layers=["head"])
+    (head,) = bulk_edges.edges(client, client.describe("text"), feeds, layers=["head"])
     np.testing.assert_allclose(head.values.sum(1), exact(module, feeds).logits.numpy(), rtol=1e-3, atol=1e-4)
     (mixed,) = client.edges(client.describe("text"), feeds, layers=["mix"], top_k=2)
     assert mixed.values.shape == (7, 5, 2)

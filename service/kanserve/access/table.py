@@ -15,6 +15,7 @@ Need = Role | None
 INFERENCE, KAN, HEALTH = "inference.GRPCInferenceService", "kanserve.v1.KanService", "grpc.health.v1.Health"
 REFLECTION = ("grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.ServerReflection")
 MODELS = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
+KANS = ("/v1/kan/models/{name}", "/v1/kan/models/{name}/versions/{version}")
 
 _INFERENCE: dict[Need, tuple[str, ...]] = {
     ANYONE: ("ServerLive", "ServerReady"),  # what Health/Check tells anyone too; KServe's probes ask these
@@ -31,6 +32,7 @@ _INFERENCE: dict[Need, tuple[str, ...]] = {
         ),
     ),
 }
+_CONTROL = ("PromoteModel", "RollbackModel", "ShadowModel", "ResetStatistics")
 NAMED_HEALTH = Role.READ  # of Health/Check for a model or a service: only the message tells, so `rpc/health` asks
 _ROUTES: dict[Need, tuple[tuple[str, str], ...]] = {
     ANYONE: tuple(("GET", route) for route in ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")),
@@ -43,6 +45,14 @@ _ROUTES: dict[Need, tuple[tuple[str, str], ...]] = {
     Role.INFER: (
         *(("POST", f"{model}/infer") for model in MODELS),
         *((UNKNOWN, f"{MODELS[0]}/{rest}") for rest in ("generate", "generate_stream")),
+    ),
+    Role.INTERPRET: (
+        *(("GET", model) for model in KANS),
+        *(
+            ("POST", f"{model}/{what}")
+            for model in KANS
+            for what in ("edges", "curves", "explain", "scores", "statistics")
+        ),
     ),
     Role.ADMIN: (
         *(
@@ -61,9 +71,12 @@ def _methods() -> Iterator[tuple[str, Need]]:
         yield from ((f"{INFERENCE}/{name}", role) for name in names)
     yield from (
         (f"{KAN}/{name}", Role.INTERPRET)
-        for name in ("DescribeModel", "QueryEdges", "GetCurves", "Explain", "EdgeScores", "GetStatistics")
+        for name in (
+            *("DescribeModel", "QueryEdges", "StreamEdges", "GetCurves", "Explain", "EdgeScores"),
+            *("GetStatistics", "WatchStatistics"),
+        )
     )
-    yield from ((f"{KAN}/{name}", Role.ADMIN) for name in ("PromoteModel", "RollbackModel", "ShadowModel"))
+    yield from ((f"{KAN}/{name}", Role.ADMIN) for name in _CONTROL)
     yield f"{HEALTH}/Check", ANYONE
     yield f"{HEALTH}/Watch", Role.READ
     yield from ((f"{name}/ServerReflectionInfo", Role.READ) for name in REFLECTION)

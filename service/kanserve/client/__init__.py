@@ -1,6 +1,9 @@
-"""The Python client: arrays in, arrays out. `from kanserve import Client`.
+"""The Python client: arrays in, arrays out. `from kanserve import Client`, or AsyncClient.
 
-connection    one method a call (Client)
+calls         every call as a value: what is sent, what its answer means
+peer          whom a client calls, deadlines, what is tried again, errors in our words
+connection    one method a call, which waits (Client)
+awaiting      the same for asyncio (AsyncClient)
 answers       what they give, as plain values
 curves        edge functions on a grid
 explain       why predictions came out

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -45,10 +46,20 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class LayerValues:
-    """Edge values. `values` is float32 [rows, *positions, sources, destinations], or with
-    top-k [rows, *positions, k]."""
+    """Edge values. `values` is float32 [rows, *positions, sources, destinations], or of the
+    strongest edges [rows, *positions, k], whose sources and destinations are [k], or, where every row has its own,
+    [rows, *positions, k].
+
+    `rest` [rows, *positions, destinations]: what the layer's other edges add to each of `rest_of`; `nodes`
+    [rows, *positions, n]: what the layer is given; `reductions`: figures over rows and positions by name, in the place
+    of values. None, or none, unless asked for.
+    """
 
     layer: int
     sources: np.ndarray[Any, np.dtype[np.int64]]
     destinations: np.ndarray[Any, np.dtype[np.int64]]
     values: np.ndarray[Any, np.dtype[np.float32]]
+    rest: np.ndarray[Any, np.dtype[np.float32]] | None = None
+    rest_of: tuple[int, ...] = ()
+    nodes: np.ndarray[Any, np.dtype[np.float32]] | None = None
+    reductions: Mapping[str, np.ndarray[Any, np.dtype[np.float32]]] = field(default_factory=dict)

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+import grpc.aio
 
 from kanserve import pem
 
 OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
+    # gRPC's own are 1 s and 2 minutes, in which no retry of ours would reach a server that is there again.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
 ]
 PLAIN, SECURE = "grpc://", "grpcs://"
 # What gRPC core says of a connection that was not made -> what that means; the first that is found counts.
@@ -94,11 +98,27 @@ def is_secure(url: str, tls: Tls) -> bool:
 
 def connect(url: str, tls: Tls) -> grpc.Channel:
     """A channel that connects when it is first used. Raises ValueError, also for files that do not serve."""
+    target, credentials, options = _asked(url, tls)
+    if credentials is None:
+        return grpc.insecure_channel(target, options=options)
+    return grpc.secure_channel(target, credentials, options=options)
+
+
+def connect_awaited(url: str, tls: Tls) -> grpc.aio.Channel:
+    """The same for the event loop that runs."""
+    target, credentials, options = _asked(url, tls)
+    if credentials is None:
+        return grpc.aio.insecure_channel(target, options=options)
+    return grpc.aio.secure_channel(target, credentials, options=options)
+
+
+def _asked(url: str, tls: Tls) -> tuple[str, grpc.ChannelCredentials | None, list[tuple[str, int | str]]]:
+    """The address as gRPC has it, whom to trust there (None: no TLS), and the channel's options. Raises ValueError."""
     target = url.removeprefix(SECURE).removeprefix(PLAIN)
     if not is_secure(url, tls):
-        return grpc.insecure_channel(target, options=OPTIONS)
+        return target, None, OPTIONS
     names = [("grpc.ssl_target_name_override", tls.server_name)] if tls.server_name else []
-    return grpc.secure_channel(target, _credentials(tls), options=[*OPTIONS, *names])
+    return target, _credentials(tls), [*OPTIONS, *names]
 
 
 def _credentials(tls: Tls) -> grpc.ChannelCredentials:

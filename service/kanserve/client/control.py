@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from kanserve.client.connection import KAN, Client
+from kanserve.client.calls import Call
+from kanserve.client.connection import Client
+from kanserve.client.kan_calls import KAN
 from kanserve.pb import kan_pb2 as kan
 
 
@@ -21,13 +22,14 @@ class VersionChoice:
 def promote(client: Client, name: str, version: str = "") -> VersionChoice:
     """Have a version answer requests that name none; "": the highest that is ready. Until the server ends."""
     request = kan.PromoteModelRequest(model_name=name, model_version=version)
-    return _choice(client._call(f"{KAN}PromoteModel", request, kan.VersionChoice))
+    return client._do(Call(f"{KAN}PromoteModel", request, kan.VersionChoice.FromString, _choice))
 
 
 def rollback(client: Client, name: str) -> VersionChoice:
-    """Have the version answer that did before the last choice; where nobody chose, the one below."""
+    """Have the version answer that did before the last choice; where nobody chose, the one below. Not tried again: a
+    server that went away meanwhile may have done it."""
     request = kan.RollbackModelRequest(model_name=name)
-    return _choice(client._call(f"{KAN}RollbackModel", request, kan.VersionChoice))
+    return client._do(Call(f"{KAN}RollbackModel", request, kan.VersionChoice.FromString, _choice, again=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,10 @@ def shadow(
     request = kan.ShadowModelRequest(
         model_name=name, model_version=version, share=share, tolerance=tolerance, stop=stop
     )
-    found = client._call(f"{KAN}ShadowModel", request, kan.ShadowReport)
+    return client._do(Call(f"{KAN}ShadowModel", request, kan.ShadowReport.FromString, _shadowed))
+
+
+def _shadowed(found: kan.ShadowReport) -> Shadowed:
     return Shadowed(
         found.model_name,
         found.model_version,
@@ -74,5 +79,5 @@ def shadow(
     )
 
 
-def _choice(answer: Any) -> VersionChoice:
+def _choice(answer: kan.VersionChoice) -> VersionChoice:
     return VersionChoice(answer.model_name, answer.model_version, answer.before)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import importlib
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kanexport.shared.installing import how_to_install
 from kanserve.client.description import Description
-from kanserve.client.rows import packed
+from kanserve.client.rows import of_frame, packed
 from kanserve.pb import kan_pb2 as kan
 
 Floats = NDArray[np.float64]
@@ -25,6 +28,9 @@ class Explanation:
     `base` is the answer for the `reference`, whose name tells what it is. The contributions are of the nodes that
     `layer` is given: the model's inputs (`of_inputs`), but for a module with KAN layers at its end. `outputs`: which of
     the model's the O are. `notes`: what a reader should know.
+
+    `rows` [B, n]: the numbers that the contributions are of, as they were asked; None where those are no rows of one
+    input. `names` and `output_names`: what to call the n and the O.
     """
 
     version: str
@@ -38,12 +44,60 @@ class Explanation:
     predictions: Floats
     completeness_error: Floats
     notes: tuple[str, ...]
+    rows: Floats | None
+    names: tuple[str, ...]
+    output_names: tuple[str, ...]
+
+    def to_dict(self, output: int | str | None = None) -> dict[str, Any]:
+        """What shap calls these numbers: `values` [B, n], or [B, n, O] of several outputs, `base_values` [B] or [B, O],
+        `data` [B, n] or None, `feature_names`, and `output_names`, one name or a list. `output`: of this one alone, by
+        its name or its number in the model. Raises ValueError for one that was not explained."""
+        at = self._at(output) if output is not None or len(self.outputs) == 1 else slice(None)
+        names: Any = self.output_names[at]
+        base = np.tile(self.base, (len(self.predictions), 1))
+        return {
+            "values": self.contributions[:, :, at],
+            "base_values": base[:, at],
+            "data": self.rows,
+            "feature_names": list(self.names),
+            "output_names": names if isinstance(names, str) else list(names),
+        }
+
+    def to_shap(self, output: int | str | None = None) -> Any:
+        """The same as a `shap.Explanation`, for shap's own plots: `shap.plots.beeswarm(found.to_shap(0))`. Where inputs
+        work together these are not Shapley's values: docs/explaining.md says how they differ. Raises ImportError where
+        shap is not installed, ValueError as `to_dict`."""
+        try:
+            shap = importlib.import_module("shap")
+        except ModuleNotFoundError as error:
+            if error.name != "shap":
+                raise
+            hint = f"to_dict() has the same numbers without it; to have it, {how_to_install('shap')}"
+            raise ModuleNotFoundError(
+                f"to_shap() needs the Python package shap, which is not installed: {hint}", name="shap"
+            ) from error
+        return shap.Explanation(**self.to_dict(output))
+
+    def _at(self, output: int | str | None) -> int:
+        """Which of the O an output of the model is; None: the only one. Raises ValueError."""
+        if output is None:
+            return 0
+        known: Sequence[int | str] = self.output_names if isinstance(output, str) else self.outputs
+        if output not in known:
+            raise ValueError(f"output {output!r} was not explained; {', '.join(map(repr, known))} were")
+        return known.index(output)
 
 
-def request(described: Description, rows: Any, *, reference: Any, outputs: Sequence[int]) -> kan.ExplainRequest:
+def request(
+    described: Description, rows: Any, *, reference: Any, outputs: Sequence[int], method: str
+) -> kan.ExplainRequest:
     """The message that asks for one. `reference`: its name, or rows."""
     message = kan.ExplainRequest(
-        model_name=described.name, model_version=described.version, **packed(described, rows), outputs=outputs
+        model_name=described.name,
+        model_version=described.version,
+        **packed(described, rows),
+        outputs=outputs,
+        method=method,
     )
     if isinstance(reference, str):
         message.reference = reference
@@ -53,9 +107,10 @@ def request(described: Description, rows: Any, *, reference: Any, outputs: Seque
     return message
 
 
-def of(answer: kan.ExplainResponse) -> Explanation:
-    """The answer as plain values."""
+def of(answer: kan.ExplainResponse, described: Description, rows: Any) -> Explanation:
+    """The answer for some rows as plain values."""
     outputs = len(answer.outputs)
+    name = described.names.feature if answer.of_inputs else lambda at: f"layer {answer.layer}, node {at}"
 
     def array(field: str, *shape: int) -> Floats:
         return np.frombuffer(getattr(answer, field), "<f8").reshape(shape)
@@ -72,7 +127,20 @@ def of(answer: kan.ExplainResponse) -> Explanation:
         predictions=array("predictions", -1, outputs),
         completeness_error=array("completeness_error", -1, outputs),
         notes=tuple(answer.notes),
+        rows=_data(described, rows, answer.nodes) if answer.of_inputs else None,
+        names=tuple(map(name, range(answer.nodes))),
+        output_names=tuple(map(described.names.output, answer.outputs)),
     )
+
+
+def _data(described: Description, rows: Any, nodes: int) -> Floats | None:
+    """[B, n]: the rows that were asked, where they are of one input."""
+    rows = of_frame(rows, described.names)
+    if isinstance(rows, Mapping):
+        rows = next(iter(rows.values())) if len(rows) == 1 else None
+    if rows is None or math.prod(np.shape(rows)[1:]) != nodes:
+        return None
+    return np.array(rows, np.float64).reshape(-1, nodes)
 
 
 def joined(parts: Sequence[Explanation]) -> Explanation:
@@ -83,4 +151,5 @@ def joined(parts: Sequence[Explanation]) -> Explanation:
         predictions=np.concatenate([part.predictions for part in parts]),
         completeness_error=np.concatenate([part.completeness_error for part in parts]),
         notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+        rows=None if parts[0].rows is None else np.concatenate([part.rows for part in parts if part.rows is not None]),
     )

@@ -26,12 +26,14 @@ class LayerScores:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Of all layers, over `row_count` rows: the caller's ("rows"), or the reference rows of the export."""
+    """Of all layers, over `row_count` rows: the caller's ("rows"), the reference rows of the export ("reference"), or
+    those of the model's traffic that were looked into ("live"). `notes`: what a reader should know."""
 
     version: str
     over: str
     row_count: int
     layers: tuple[LayerScores, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def features(self) -> NDArray[np.float32]:
@@ -39,15 +41,17 @@ class Scores:
         return self.layers[0].nodes
 
 
-def request(described: Description, rows: Any) -> kan.EdgeScoresRequest:
-    """The message that asks for them; without rows, over those of the export."""
+def request(described: Description, rows: Any, over: str) -> kan.EdgeScoresRequest:
+    """The message that asks for them; without rows, over those of the export, or over what is asked for."""
     given = {} if rows is None else packed(described, rows)
-    return kan.EdgeScoresRequest(model_name=described.name, model_version=described.version, **given)
+    return kan.EdgeScoresRequest(model_name=described.name, model_version=described.version, over=over, **given)
 
 
 def of(answer: kan.EdgeScoresResponse) -> Scores:
     """The answer as plain values."""
-    return Scores(answer.model_version, answer.over, answer.row_count, tuple(map(_layer, answer.layers)))
+    return Scores(
+        answer.model_version, answer.over, answer.row_count, tuple(map(_layer, answer.layers)), tuple(answer.notes)
+    )
 
 
 def _layer(layer: kan.LayerScores) -> LayerScores:

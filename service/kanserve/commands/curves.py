@@ -55,12 +55,13 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--points 1: a curve has 2 points or more")
     with remote.connection(args, model=args.name) as client:
         described = client.describe(args.name, args.model_version)
+        chosen = selection.edges(described, args)
         layers = client.curves(
             described.name,
             described.version,
-            layers=selection.layers(described, args.layer),
-            sources=selection.unique(args.source),
-            destinations=selection.unique(args.destination),
+            layers=chosen.layers,
+            sources=chosen.sources,
+            destinations=chosen.destinations,
             points=args.points,
             span=tuple(args.range) if args.range else None,
             derivative=args.derivative,

@@ -9,11 +9,11 @@ from typing import Any
 from kanexport.shared import progress
 from kanexport.shared.output import note, print_json
 from kanexport.shared.voice import Exit
-from kanserve.client import bulk
+from kanserve.client import bulk, bulk_edges
 from kanserve.client.answers import LayerValues
 from kanserve.client.description import Description
 from kanserve.console import edge_facts, edge_table, read_rows, remote, results, selection
-from kanserve.console.common import add_client_options, add_model_options, add_row_options, index
+from kanserve.console.common import InputError, add_client_options, add_model_options, add_row_options, index
 
 TEXT = """Ask what every edge did with rows.
 
@@ -26,6 +26,7 @@ EXAMPLES = """examples:
   kanserve edges digits --input rows.npy --top-k 5
   kanserve edges digits --input rows.npy --layer 0 --output edges.npz
   kanserve edges digits --input rows.npy --layer 1 --source 0 --destination 2 --json
+  kanserve edges iris --input rows.csv --path "petal width" virginica
 """
 
 
@@ -37,6 +38,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     selection.add_options(parser)
     parser.add_argument(
         "--top-k", type=index, default=0, metavar="K", help="per layer, the K edges of largest magnitude"
+    )
+    parser.add_argument(
+        "--path",
+        nargs=2,
+        metavar=("INPUT", "OUTPUT"),
+        help="only edges on the ways from this input to this output, by name or index",
     )
     parser.add_argument(
         "--output",
@@ -56,14 +63,16 @@ def run(args: argparse.Namespace) -> int:
     with remote.connection(args, model=args.name) as client:
         described = client.describe(args.name, args.model_version)
         rows = read_rows.rows_for_all(described.inputs, given, array=args.array, names=described.names)
+        chosen, path = selection.edges(described, args), _path(args, described)
         with progress.bar("edges", unit="rows", at_once=False) as report:
-            answers = bulk.edges(
+            answers = bulk_edges.edges(
                 client,
                 described,
                 rows,
-                layers=selection.layers(described, args.layer),
-                sources=selection.unique(args.source),
-                destinations=selection.unique(args.destination),
+                layers=chosen.layers,
+                sources=chosen.sources,
+                destinations=chosen.destinations,
+                path=path,
                 top_k=args.top_k,
                 progress=report,
             )
@@ -81,9 +90,19 @@ def run(args: argparse.Namespace) -> int:
     return Exit.DONE
 
 
+def _path(args: argparse.Namespace, described: Description) -> tuple[int, int] | None:
+    """Raises InputError."""
+    if args.path is None:
+        return None
+    if args.source or args.destination:
+        raise InputError("--path has its own sources and destinations; name layers beside it, or leave it out")
+    start, end = args.path
+    return selection.feature(described, "--path", start), selection.output(described, "--path", end)
+
+
 def _write(args: argparse.Namespace, described: Description, layers: list[LayerValues]) -> None:
     """The file of edges, and what it holds to stderr, or to stdout as JSON."""
-    arrays = dict(_arrays(layers, selected=bool(args.source or args.destination or args.top_k)))
+    arrays = dict(_arrays(layers, selected=bool(args.source or args.destination or args.path or args.top_k)))
     results.write(args.output, arrays)
     if args.json:
         row_count = len(layers[0].values) if layers else 0

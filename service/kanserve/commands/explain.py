@@ -14,7 +14,7 @@ from kanexport.shared.voice import Exit
 from kanserve.client import bulk
 from kanserve.client.description import Description
 from kanserve.client.explain import Explanation
-from kanserve.console import explanation, read_rows, remote, results
+from kanserve.console import explanation, read_rows, remote, results, selection
 from kanserve.console.common import InputError, add_client_options, add_model_options, add_row_options, index
 
 CHOICES = ("mean", "zeros", "grid_center")
@@ -58,6 +58,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="write contributions (rows, inputs, outputs), base (outputs), predictions and completeness_error "
         "(rows, outputs), float64",
     )
+    parser.add_argument(
+        "--method",
+        choices=("rescale", "gradient_x_input"),
+        default="rescale",
+        help="rescale: contributions that add up to the difference from the reference (usual); gradient_x_input: the "
+        "slope at each row times its distance from the reference",
+    )
     parser.add_argument("--show", type=index, default=12, metavar="N", help="inputs in the table (12)")
     add_client_options(parser)
 
@@ -78,7 +85,8 @@ def run(args: argparse.Namespace) -> int:
                 described,
                 rows,
                 reference=_reference(args, described),
-                outputs=tuple(dict.fromkeys(_output(described, text) for text in args.of)),
+                outputs=tuple(dict.fromkeys(selection.output(described, "--of", text) for text in args.of)),
+                method=args.method,
                 progress=report,
             )
     if args.output:
@@ -119,18 +127,6 @@ def _reference(args: argparse.Namespace, described: Description) -> Any:
         )
     given = read_rows.contents(args.reference)
     return read_rows.rows_for_all(described.inputs, given, names=described.names)
-
-
-def _output(described: Description, text: str) -> int:
-    """By its name, or its number. Raises InputError."""
-    count = described.output.shape[-1]
-    names = [described.names.output(at) for at in range(count)]
-    if text in names:
-        return names.index(text)
-    if text.isdecimal() and int(text) < count:
-        return int(text)
-    shown = ", ".join(names[:10]) + (f" and {count - 10} more" if count > 10 else "")
-    raise InputError(f"--of {text}: the model has the outputs {shown}{_hint(text, names)}")
 
 
 def _hint(text: str, known: Sequence[str]) -> str:

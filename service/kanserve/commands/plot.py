@@ -74,15 +74,15 @@ def _network(args: argparse.Namespace, client: Client, described: Description) -
 
 
 def _edge(args: argparse.Namespace, client: Client, described: Description) -> Scene:
-    layers = selection.layers(described, args.layer)
-    if not (len(layers) == len(args.source) == len(args.destination) == 1):
+    chosen = selection.edges(described, args)
+    if not (len(chosen.layers) == len(chosen.sources) == len(chosen.destinations) == 1):
         raise InputError("one edge is drawn: give one --layer, one --source and one --destination, or none of them")
     (found,) = client.curves(
         described.name,
         described.version,
-        layers=layers,
-        sources=args.source,
-        destinations=args.destination,
+        layers=chosen.layers,
+        sources=chosen.sources,
+        destinations=chosen.destinations,
         points=LARGE,
     )
     return reporting.one_edge(described, found)

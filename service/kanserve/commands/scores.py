@@ -10,17 +10,19 @@ from kanexport.shared.output import note, print_json
 from kanexport.shared.voice import Exit
 from kanserve.client.scores import Scores
 from kanserve.console import read_rows, remote, results, score_tables
-from kanserve.console.common import add_client_options, add_model_options, add_row_options, index
+from kanserve.console.common import InputError, add_client_options, add_model_options, add_row_options, index
 
 TEXT = """Say which inputs and edges matter over a batch of rows: pykan's attribution scores.
 
 An output's score is divided among edges by how much each moves over the rows, layer by layer,
-down to the inputs. Without --input the rows are those that the export was proved with, which
-were drawn from the grid and are no data.
+down to the inputs. With --live they are those of the model's traffic, reckoned from what statistics
+have counted of it. Without either the rows are those that the export was proved with, which were
+drawn from the grid and are no data.
 """
 EXAMPLES = """examples:
   kanserve scores digits --input train.csv
   kanserve scores digits --input train.npy --output scores.npz
+  kanserve scores digits --live
 """
 
 
@@ -29,6 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = TEXT, EXAMPLES
     add_model_options(parser)
     add_row_options(parser, "rows drawn from the grid")
+    parser.add_argument("--live", action="store_true", help="over the model's traffic since it is counted")
     parser.add_argument(
         "--output",
         metavar="FILE.npz",
@@ -41,6 +44,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Returns 0. Raises CommandError."""
     results.check(args.output, (".npz",))
+    if args.live and args.input:
+        raise InputError("--live is over the model's traffic, --input over rows of yours: give one of them")
     given = read_rows.contents(args.input) if args.input else None
     with remote.connection(args, model=args.name) as client:
         described = client.describe(args.name, args.model_version)
@@ -49,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
             if given is None
             else read_rows.rows_for_all(described.inputs, given, array=args.array, names=described.names)
         )
-        found = client.scores(described, rows)
+        found = client.scores(described, rows, over="live" if args.live else "")
     arrays = dict(_arrays(found))
     if args.output:
         results.write(args.output, arrays)

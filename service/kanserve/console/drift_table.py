@@ -38,11 +38,12 @@ class Node:
 
 def nodes(described: Description, found: Statistics) -> list[Node]:
     """All, those first that moved most."""
-    every = [Node(_name(described, part, at), part, at) for part in found.nodes for at in range(len(part.psi))]
+    every = [Node(node_name(described, part, at), part, at) for part in found.nodes for at in range(len(part.psi))]
     return sorted(every, key=lambda one: -one.excess)
 
 
-def _name(described: Description, part: NodeStatistics, at: int) -> str:
+def node_name(described: Description, part: NodeStatistics, at: int) -> str:
+    """What people call a node, or where it is."""
     if part.layer == OUTPUT:
         return described.names.output(at)
     if part.layer == 0 and described.family != HYBRID:

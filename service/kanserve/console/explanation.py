@@ -21,19 +21,6 @@ REFERENCES = {
 }
 
 
-def inputs(described: Description, found: Explanation) -> list[str]:
-    """What the contributions are of."""
-    count = found.contributions.shape[1]
-    if not found.of_inputs:
-        return [f"layer {found.layer}, node {at}" for at in range(count)]
-    return [described.names.feature(at) for at in range(count)]
-
-
-def outputs(described: Description, found: Explanation) -> list[str]:
-    """What is explained."""
-    return [described.names.output(at) for at in found.outputs]
-
-
 def document(described: Description, found: Explanation) -> dict[str, Any]:
     """For JSON: all that there is but the arrays."""
     return {
@@ -44,8 +31,8 @@ def document(described: Description, found: Explanation) -> dict[str, Any]:
         "reference": found.reference,
         "layer": found.layer,
         "of_inputs": found.of_inputs,
-        "inputs": inputs(described, found),
-        "outputs": outputs(described, found),
+        "inputs": found.names,
+        "outputs": found.output_names,
         "rows": len(found.predictions),
         "largest_completeness_error": float(np.max(found.completeness_error, initial=0.0)),
         "notes": found.notes,
@@ -64,11 +51,11 @@ def arrays(found: Explanation) -> dict[str, Any]:
 
 def of_row(described: Description, found: Explanation, rows: Any, row: int, which: int, show: int) -> Table:
     """The only row, the `row`-th of the caller, and one of its outputs: from base to prediction, strongest first."""
-    names, given = inputs(described, found), found.contributions[0, :, which]
+    names, given = found.names, found.contributions[0, :, which]
     values = np.asarray(rows[0]).reshape(-1) if found.of_inputs else None
     order = np.argsort(-np.where(np.isnan(given), np.inf, np.abs(given)), kind="stable")
     table = Table(
-        f"{described.name} version {found.version}, row {row}: {outputs(described, found)[which]} = "
+        f"{described.name} version {found.version}, row {row}: {found.output_names[which]} = "
         f"{found.predictions[0, which]:.6g}",
         ("input", "value", "contribution", ""),
         numbers=("value", "contribution"),
@@ -91,7 +78,7 @@ def of_all(described: Description, found: Explanation, show: int) -> Table:
     strength = np.abs(found.contributions).mean(axis=0)
     overall = strength.mean(axis=1)
     order = np.argsort(-np.where(np.isnan(overall), np.inf, overall), kind="stable")
-    names, of = inputs(described, found), outputs(described, found)
+    names, of = found.names, found.output_names
     table = Table(
         f"{described.name} version {found.version}: {len(found.predictions)} rows, {len(of)} outputs",
         ("input", "mean |contribution|", "", "most to"),

@@ -13,6 +13,7 @@ from kanserve.console.drawing import bar
 
 OVER = {
     "rows": "the rows that were given",
+    "live": "of the model's traffic that were looked into",
     "reference": "the rows that the export was proved with, which are no data: --input has yours",
 }
 
@@ -25,6 +26,7 @@ def document(described: Description, found: Scores, show: int) -> dict[str, Any]
         "digest": described.digest,
         "over": found.over,
         "rows": found.row_count,
+        "notes": list(found.notes),
         "features": {described.names.feature(at): float(score) for at, score in enumerate(found.features)},
         "edges": [
             {
@@ -63,7 +65,10 @@ def features(described: Description, found: Scores, show: int) -> Table:
         f"{described.name} version {found.version}: what its inputs matter",
         ("input", "score", ""),
         numbers=("score",),
-        caption=(f"{len(order)} of {len(scores)} inputs, over {found.row_count} rows: {OVER.get(found.over, '')}",),
+        caption=(
+            f"{len(order)} of {len(scores)} inputs, over {found.row_count} rows: {OVER.get(found.over, '')}",
+            *found.notes,
+        ),
     )
     largest = float(np.nanmax(scores, initial=0.0))
     for at in order.tolist():

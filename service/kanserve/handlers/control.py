@@ -96,6 +96,10 @@ class Control:
         self.relay.pass_on({"do": "shadow", "model": name, "version": 0})
         return self.shadows.report(name) if report.running else report
 
+    def counted_anew(self, name: str, version: int, mark: float) -> None:
+        """The statistics of a version were reset here; others do the same."""
+        self.relay.pass_on({"do": "reset", "model": name, "version": version, "mark": mark})
+
     async def listen(self, *, until_done: bool = False) -> None:
         """Do what others were told to do. `until_done`: until nothing waits, else until cancelled."""
         while not (until_done and self.relay.orders.empty()):
@@ -111,6 +115,10 @@ class Control:
             await self.rollout.load_by_hand(name)
         elif order["do"] == "unload":
             await self.rollout.unload_by_hand(name)
+        elif order["do"] == "reset":
+            model = self.registry.model(name, order["version"])
+            if model is not None and model.live is not None:
+                model.live.reset(order["mark"])
         elif order["do"] == "choose":
             self._take(name, Choice(order["version"], order["before"]))
         elif order["version"]:

@@ -12,6 +12,7 @@ from kanexport.manifest import Manifest
 from kanserve.errors import BadRequest, Exhausted, NotPossible
 from kanserve.handlers.kan import Kan
 from kanserve.interpret import curves
+from kanserve.models.explain import GRADIENT, METHODS, RESCALE
 from kanserve.nouns import DTYPES, Array, ExplainRequest, Explanation, ModelInfo
 
 MEAN, ZEROS, CENTRE, ROWS = "mean", "zeros", "grid_center", "rows"
@@ -26,6 +27,7 @@ class Explained:
 
     info: ModelInfo
     id: str
+    method: str
     reference: str
     outputs: tuple[int, ...]
     what: Explanation
@@ -50,15 +52,22 @@ class Explainer:
             raise BadRequest("there are no rows to explain")
         outputs = _outputs(info, request)
         rows = self.kan.rows(info, request.rows, request.row_count)
+        method = _method(request)
         name, reference = self._reference(info, manifest, request)
         self._bound(info, manifest, request, len(next(iter(reference.values()))), len(outputs))
         known = name if name != ROWS else ""
         work = model.explain(
-            manifest, rows, (known, reference), outputs, deadline=request.deadline, caller=request.caller
+            manifest,
+            rows,
+            (known, reference),
+            outputs,
+            method=method,
+            deadline=request.deadline,
+            caller=request.caller,
         )
         async with contextlib.aclosing(work):
             what = _joined([piece async for piece in work])
-        return Explained(info, request.id, name, outputs, what, _notes(what))
+        return Explained(info, request.id, method, name, outputs, what, _notes(method, what))
 
     def _reference(self, info: ModelInfo, manifest: Manifest, request: ExplainRequest) -> tuple[str, dict[str, Array]]:
         """Its name, and its rows by input. Raises BadRequest, NotPossible, Exhausted."""
@@ -124,6 +133,13 @@ def _joined(pieces: list[Explanation]) -> Explanation:
     )
 
 
+def _method(request: ExplainRequest) -> str:
+    """Raises BadRequest."""
+    if request.method not in ("", *METHODS):
+        raise BadRequest(f"method {request.method[:40]!r} is not known; it is one of {', '.join(METHODS)}")
+    return request.method or RESCALE
+
+
 def _outputs(info: ModelInfo, request: ExplainRequest) -> tuple[int, ...]:
     """Raises BadRequest."""
     count = max(0, info.outputs[0].shape[-1])
@@ -135,12 +151,14 @@ def _outputs(info: ModelInfo, request: ExplainRequest) -> tuple[int, ...]:
     return request.outputs or tuple(range(count))
 
 
-def _notes(what: Explanation) -> tuple[str, ...]:
+def _notes(method: str, what: Explanation) -> tuple[str, ...]:
     """Of contributions that do not add up, and of those that say little: far larger than what they add up to."""
     numbers = (what.contributions, what.completeness_error, what.predictions, what.base)
     largest, missed, *answers = (np.abs(part[np.isfinite(part)]).max(initial=0.0) for part in numbers)
     explained, notes = max(answers), []
-    if missed > INCOMPLETE * explained:
+    if method == GRADIENT:
+        notes.append("slopes at each row times its distance from the reference: they do not add up to the difference")
+    elif missed > INCOMPLETE * explained:
         notes.append(
             f"contributions miss their prediction by up to {missed:.3g}, of answers of {explained:.3g} at most"
         )

@@ -24,7 +24,6 @@ from kanserve.nouns import (
     CurveBlock,
     CurveRequest,
     EdgeRequest,
-    EdgeResponse,
     LayerScores,
     ModelInfo,
     TensorInfo,
@@ -49,29 +48,25 @@ class Kan:
             raise missing(name)
         return model, model.info.manifest
 
-    async def edges(self, request: EdgeRequest) -> EdgeResponse:
-        """Edge values for rows. Raises BadRequest, Exhausted, and what `Model.edges` does."""
-        model, manifest = self.describe(request.model, request.version)
-        info = model.info
-        rows = self.rows(info, request.rows, request.row_count)
-        plans = _plans(manifest, request, top_k=request.top_k)
-        self._bound(plans, request.row_count)
-        self._bound_work([manifest.layers[plan.layer] for plan in plans], request.row_count)
-        layers = await model.edges(plans, rows, deadline=request.deadline, caller=request.caller)
-        model.metrics.edge_values.inc(sum(layer.values.size for layer in layers))
-        return EdgeResponse(info.name, info.version, request.id, info.digest, layers)
-
     def curves(self, request: CurveRequest) -> tuple[ModelInfo, AsyncGenerator[CurveBlock]]:
         """The model, and curves of its edges, a block at a time. Raises BadRequest, Exhausted, NotPossible; both raise
         what `Model.edges` does."""
         model, manifest = self.describe(request.model, request.version)
         request = _in_reason(request)
-        plans = tuple(dataclasses.replace(plan, positions=()) for plan in _plans(manifest, request))
+        plans = tuple(
+            dataclasses.replace(plan, positions=())
+            for plan in select.plan(
+                shapes(model.info, manifest),
+                layers=request.layers,
+                sources=request.sources,
+                destinations=request.destinations,
+            )
+        )
         for plan in plans:
-            _alone(manifest, plan.layer)
+            alone(manifest, plan.layer)
         times = 3 if request.derivative else 1
         self._bound_curves(plans, request.points * (1 + request.derivative + 3 * request.parts))
-        self._bound_work(
+        self.bound_work(
             [dataclasses.replace(manifest.layers[plan.layer], positions=()) for plan in plans],
             times * request.points,
             "points",
@@ -81,19 +76,24 @@ class Kan:
     async def scores(self, request: EdgeRequest) -> tuple[ModelInfo, str, int, tuple[LayerScores, ...]]:
         """The model, what the scores are over, how many rows these were, and the scores. Raises BadRequest, Exhausted,
         NotPossible, and what `Model.edges` does."""
+        model, manifest = self.scored(request)
+        over, rows = self._batch(model.info, manifest, request)
+        count = len(next(iter(rows.values())))
+        self.bound_work(manifest.layers, count)
+        found = await model.scores(manifest, rows, deadline=request.deadline, caller=request.caller)
+        return model.info, over, count, found
+
+    def scored(self, request: EdgeRequest) -> tuple[Model, Manifest]:
+        """A version whose scores can be told. Raises Exhausted, NotPossible."""
         model, manifest = self.describe(request.model, request.version)
         if manifest.source.family == HYBRID:
             raise NotPossible(
                 f"model '{manifest.name}' is a module with KAN layers in it; what stands between passes no scores on"
             )
-        over, rows = self._batch(model.info, manifest, request)
-        count = len(next(iter(rows.values())))
-        self._bound_work(manifest.layers, count)
         needed = sum(2 * select.VALUE_BYTES * layer.sources * layer.destinations for layer in manifest.layers)
         if needed > self.max_response_bytes:
             raise Exhausted(f"the scores take {needed} bytes, the limit is {self.max_response_bytes}")
-        found = await model.scores(manifest, rows, deadline=request.deadline, caller=request.caller)
-        return model.info, over, count, found
+        return model, manifest
 
     def _batch(self, info: ModelInfo, manifest: Manifest, request: EdgeRequest) -> tuple[str, dict[str, Array]]:
         """The caller's rows, or those of the export. Raises BadRequest, NotPossible."""
@@ -112,16 +112,6 @@ class Kan:
         named = _named(info, given)
         return {tensor.name: _unpacked(tensor, named[tensor.name], count) for tensor in info.inputs}
 
-    def _bound(self, plans: tuple[LayerPlan, ...], rows: int) -> None:
-        needed = sum(plan.response_bytes(rows) for plan in plans)
-        if needed > self.max_response_bytes:
-            values = sum(math.prod(plan.shape(1)) for plan in plans)
-            raise Exhausted(
-                f"the answer takes {needed} bytes ({rows} rows x {values} edge values a row), "
-                f"the limit is {self.max_response_bytes}; ask for fewer layers, sources or destinations, "
-                "set top_k, or send fewer rows"
-            )
-
     def _bound_curves(self, plans: tuple[LayerPlan, ...], numbers: int) -> None:
         count = sum(math.prod(plan.shape(1)) for plan in plans)
         if (needed := count * numbers * select.VALUE_BYTES) > self.max_response_bytes:
@@ -130,9 +120,9 @@ class Kan:
                 f"{self.max_response_bytes}; ask for fewer layers, sources, destinations or points"
             )
 
-    def _bound_work(self, layers: Sequence[LayerInfo], rows: int, what: str = "rows") -> None:
-        """A layer computes all its edges, whichever are asked for."""
-        each = sum(math.prod(layer.positions) * layer.sources * layer.destinations for layer in layers)
+    def bound_work(self, layers: Sequence[LayerInfo], rows: int, what: str = "rows") -> None:
+        """A layer computes all its edges, whichever are asked for. Raises Exhausted."""
+        each = evaluations(layers)
         most = self.max_query_evaluations
         if rows * each > most:
             advice = f"send at most {most // each} {what}" if each <= most else f"not one of the {what} fits"
@@ -142,15 +132,24 @@ class Kan:
             )
 
 
-def _plans(manifest: Manifest, request: EdgeRequest | CurveRequest, top_k: int = 0) -> tuple[LayerPlan, ...]:
-    """Raises BadRequest."""
-    return select.plan(
-        [LayerShape(layer.sources, layer.destinations, layer.positions, layer.name) for layer in manifest.layers],
-        layers=request.layers,
-        sources=request.sources,
-        destinations=request.destinations,
-        top_k=top_k,
-    )
+def evaluations(layers: Sequence[LayerInfo]) -> int:
+    """Of edges, for one row."""
+    return sum(math.prod(layer.positions) * layer.sources * layer.destinations for layer in layers)
+
+
+def shapes(info: ModelInfo, manifest: Manifest) -> list[LayerShape]:
+    """Of all layers."""
+    widths = {tensor.name: tensor.shape[-1] for tensor in (*info.inputs, *info.node_tensors)}
+    return [
+        LayerShape(
+            layer.sources,
+            layer.destinations,
+            layer.positions,
+            layer.name,
+            max(widths.get(layer.node_tensor, 0), layer.sources),
+        )
+        for layer in manifest.layers
+    ]
 
 
 def _in_reason(request: CurveRequest) -> CurveRequest:
@@ -165,7 +164,7 @@ def _in_reason(request: CurveRequest) -> CurveRequest:
     return request
 
 
-def _alone(manifest: Manifest, at: int) -> None:
+def alone(manifest: Manifest, at: int) -> None:
     """Raises NotPossible for a layer whose edges have no curve of their own."""
     layer = manifest.layers[at]
     edge_class = layer.edge_class or manifest.edge_class

@@ -3,43 +3,142 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kanserve.errors import NotPossible
-from kanserve.handlers.kan import Kan
+from kanserve.errors import BadRequest, NotFound, NotPossible, Unavailable
+from kanserve.handlers.kan import Kan, alone
+from kanserve.interpret.window import Counts
+from kanserve.models.live import Counted, Live
+from kanserve.models.model import Model
 from kanserve.models.statistics import NodeStatistics
-from kanserve.nouns import EdgeRequest, ModelInfo
+from kanserve.nouns import EdgeRequest, LayerScores, ModelInfo
 
-ROWS, LIVE = "rows", "live"
+ROWS, LIVE, TOTAL = "rows", "live", "total"
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The answer."""
+    """The answer. `over`: the caller's rows, the latest of the traffic (LIVE), or all that were looked into since they
+    are counted (TOTAL); of the latter two the rest as of `Counted`."""
 
     info: ModelInfo
     id: str
     rows: int
-    nodes: tuple[NodeStatistics, ...]
+    nodes: Sequence[NodeStatistics]
+    classes: Counts
     over: str = ROWS
     seen: int = 0
     seconds: float = 0.0
+    since: float = 0.0
+    processes: int = 0
 
 
-async def statistics(kan: Kan, request: EdgeRequest) -> Found:
-    """Over the caller's rows, or where there are none over the latest that the model was asked. Raises BadRequest,
-    Exhausted, NotPossible, and what `Model.edges` does."""
+async def statistics(kan: Kan, request: EdgeRequest, over: str = "") -> Found:
+    """Over the caller's rows, or where there are none over the model's traffic. Raises BadRequest, Exhausted,
+    NotPossible, and what `Model.edges` does."""
+    if request.row_count:
+        return await _of_rows(kan, request, over)
+    model, _ = described(kan, request.model, request.version)
+    return found(model.info, request.id, over, await counted(live(model), over))
+
+
+async def _of_rows(kan: Kan, request: EdgeRequest, over: str) -> Found:
     model, manifest = kan.describe(request.model, request.version)
+    if over not in ("", ROWS):
+        raise BadRequest(f"statistics over '{over[:32]}' are of the model's traffic: send no rows with it")
     if not manifest.baseline.rows:
         raise NotPossible(
             f"model '{model.info.name}' has nothing to compare with: its export was given no rows "
             "(kanserve export --reference)"
         )
-    if not request.row_count:
-        if model.live is None:
-            raise NotPossible("this server does not look at what models are asked (statistics_rows is 0): send rows")
-        latest = await asyncio.to_thread(model.live.latest)
-        return Found(model.info, request.id, latest.rows, latest.nodes, LIVE, latest.seen, latest.seconds)
     rows = kan.rows(model.info, request.rows, request.row_count)
-    found = await model.statistics(manifest, rows, deadline=request.deadline, caller=request.caller)
-    return Found(model.info, request.id, request.row_count, found)
+    nodes, classes = await model.statistics(manifest, rows, deadline=request.deadline, caller=request.caller)
+    return Found(model.info, request.id, request.row_count, nodes, classes)
+
+
+def described(kan: Kan, name: str, version: str) -> tuple[Model, object]:
+    """As `Kan.describe`; of a version that serves no more it is said which one does."""
+    try:
+        return kan.describe(name, version)
+    except (NotFound, Unavailable) as error:
+        default = kan.registry.default(name)
+        if not version or default is None:
+            raise
+        raise type(error)(
+            f"{error}; what it was asked is counted no more, and version {default} of model '{name}' answers now"
+        ) from error
+
+
+def live(model: Model) -> Live:
+    """Raises NotPossible."""
+    if model.live is None:
+        raise NotPossible(f"{model.blind or 'the version is on its way out'}: send rows")
+    return model.live
+
+
+async def counted(one: Live, over: str) -> Counted:
+    """Raises BadRequest."""
+    if over not in ("", LIVE, TOTAL):
+        raise BadRequest(f"statistics are over '{LIVE}' or '{TOTAL}', '{over[:32]}' was asked for")
+    return await asyncio.to_thread(one.counted, lately=over != TOTAL)
+
+
+def found(info: ModelInfo, id: str, over: str, what: Counted) -> Found:
+    """What was counted, as an answer."""
+    return Found(
+        info,
+        id,
+        what.rows,
+        what.nodes,
+        what.classes,
+        over or LIVE,
+        what.seen,
+        what.seconds,
+        what.since,
+        what.processes,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Scores over the traffic: how many rows were looked into, the scores, and what a reader should know."""
+
+    info: ModelInfo
+    rows: int
+    layers: tuple[LayerScores, ...]
+    notes: tuple[str, ...]
+
+
+async def live_scores(kan: Kan, request: EdgeRequest, over: str) -> Scored:
+    """What each edge matters over a version's traffic since it is counted. Raises BadRequest, Exhausted, NotPossible,
+    and what `Model.edges` does."""
+    if over != LIVE:
+        raise BadRequest(f"scores are over the rows that come with them, or over '{LIVE}'; '{over[:32]}' was asked for")
+    if request.row_count:
+        raise BadRequest(f"scores over '{LIVE}' are of the model's traffic: send no rows with it")
+    described(kan, request.model, request.version)
+    model, manifest = kan.scored(request)
+    for at in range(len(manifest.layers)):
+        alone(manifest, at)
+    what = await counted(live(model), TOTAL)
+    if what.rows < 2:
+        raise NotPossible(
+            f"model '{model.info.name}' was asked too little: {what.rows} rows were looked into since it is counted, "
+            "scores are of what moves from row to row, and take two or more"
+        )
+    most = 2 * max(window.cells.shape[1] for window in what.tally.windows)
+    kan.bound_work([dataclasses.replace(layer, positions=()) for layer in manifest.layers], most, "points")
+    found = await model.live_scores(manifest, what.tally, deadline=request.deadline, caller=request.caller)
+    return Scored(model.info, what.rows, found.layers, found.notes)
+
+
+def reset(kan: Kan, name: str, version: str) -> tuple[ModelInfo, float]:
+    """Count anew what a version is asked, from now on, which is told in seconds since the epoch. Raises what
+    `statistics` does."""
+    model, _ = described(kan, name, version)
+    mark = time.time()
+    live(model).reset(mark)
+    return model.info, mark

@@ -17,7 +17,6 @@ Shapes: n nodes, K cells, of which the outer two have no end.
 
 from __future__ import annotations
 
-import copy
 import math
 import statistics
 from dataclasses import dataclass
@@ -26,47 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanexport.shared.baseline import NodeBaseline
+from kanserve.interpret.window import Counts, Floats, Window
 
-Floats = NDArray[np.float64]
-Counts = NDArray[np.int64]
 ADDED = 0.5  # to each count
-AT_ONCE = 2**20  # comparisons
 LEVEL = 0.01  # of windows in which nothing has changed, and which are taken for changed all the same
-
-
-class Window:
-    """What some nodes were, in the cells of their baseline: so many of K in `lengths` [n], the rest are none's."""
-
-    def __init__(self, baseline: NodeBaseline) -> None:
-        nodes = len(baseline.counts)
-        cells = baseline.cells * nodes if len(baseline.cells) == 1 else baseline.cells
-        longest = max(map(len, cells))
-        self.lengths = np.array([len(row) + 1 for row in cells])
-        self._last = np.array([row[-1] for row in cells])
-        self._bounds = np.array([(*row, *[np.inf] * (longest - len(row))) for row in cells]).T  # [K - 1, n]
-        self._offsets = np.arange(nodes) * (longest + 1)
-        self.counts: Counts = np.zeros((nodes, longest + 1), np.int64)
-        self.nonfinite: Counts = np.zeros(nodes, np.int64)
-
-    def add(self, nodes: NDArray[np.floating]) -> None:
-        """[N, n]. On a bound a value is in the cell above it, on the last in the last, as for the baseline."""
-        step = max(1, AT_ONCE // self._bounds.size)
-        for at in range(0, len(nodes), step):
-            self._add(nodes[at : at + step].astype(np.float64))
-
-    def _add(self, values: Floats) -> None:
-        finite = np.isfinite(values)
-        self.nonfinite += (~finite).sum(axis=0)
-        with np.errstate(invalid="ignore"):
-            places = (values[None] >= self._bounds[:, None]).sum(axis=0) - (values == self._last)
-        found = np.bincount((places + self._offsets)[finite], minlength=self.counts.size)
-        self.counts += found.reshape(self.counts.shape)
-
-    def plus(self, other: Window) -> Window:
-        """What both were; of the same baseline."""
-        both = copy.copy(self)
-        both.counts, both.nonfinite = self.counts + other.counts, self.nonfinite + other.nonfinite
-        return both
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +58,7 @@ def compare(baseline: NodeBaseline, before: int, window: Window, now: int) -> Dr
     """`before` rows were in the baseline, `now` are in the window."""
     nodes, longest = window.counts.shape
     reference = np.array([(*row, *[0] * (longest - len(row))) for row in baseline.counts], np.int64)
-    there = np.arange(longest) < window.lengths[:, None]
+    there = window.cells.there
     p, q = (_shares(counts, there) for counts in (reference, window.counts))
     middle = (p + q) / 2
     with np.errstate(divide="ignore", invalid="ignore"):

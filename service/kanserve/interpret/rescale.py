@@ -120,6 +120,17 @@ def slopes(chosen: Sequence[Part], below: At, above: At) -> list[Floats | None]:
     return found
 
 
+def gradients(chosen: Sequence[Part], below: At, above: At) -> list[Floats]:
+    """Of each part the slope of its edges [B, S, D] over what they read, between rows [B, n] that are a little apart;
+    0 where what they read is the same in both."""
+    found = []
+    for part, low, high in zip(chosen, below.edges, above.edges, strict=True):
+        apart = (read(part, above.nodes) - read(part, below.nodes))[:, :, None]
+        with np.errstate(all="ignore"):
+            found.append(np.where(apart == 0, 0.0, (high - low) / np.where(apart == 0, 1.0, apart)))
+    return found
+
+
 MIXING = frozenset({"layernorm", "rmsnorm", "groupnorm", "rowrange", "softmax", "log_softmax", "product"})
 
 

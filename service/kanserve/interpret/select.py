@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanserve.errors import BadRequest
+from kanserve.nouns import PLAIN, Wanted
 
 VALUE_BYTES = 4  # sent as float32
 INDEX_BYTES = 5  # at most, packed
@@ -27,34 +28,56 @@ Floats = NDArray[np.floating]
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
-    """What a selection needs to know of a layer."""
+    """What a selection needs to know of a layer. `nodes`: how many it is given."""
 
     sources: int
     destinations: int
     positions: tuple[int, ...] = ()
     name: str = ""
+    nodes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class LayerPlan:
-    """What is asked of one layer. `top_k` 0 keeps all selected edges."""
+    """What is asked of one layer. `nodes`: how many it is given."""
 
     layer: int
     sources: tuple[int, ...]
     destinations: tuple[int, ...]
-    top_k: int
     positions: tuple[int, ...] = ()
+    nodes: int = 0
+    wanted: Wanted = PLAIN
+
+    @property
+    def top_k(self) -> int:
+        """How many edges are kept at most; 0: all."""
+        return min(self.wanted.top_k, len(self.sources) * len(self.destinations))
+
+    @property
+    def picked(self) -> bool:
+        """Which edges are kept is known when all were seen."""
+        return bool(self.top_k or self.wanted.min_magnitude) and not self.wanted.each_row
 
     def shape(self, rows: int) -> tuple[int, ...]:
-        """Shape of the answer: [rows, *positions, s, d], or [rows, *positions, k]."""
+        """Shape of the values: [rows, *positions, s, d], or [rows, *positions, k]."""
         edges = (self.top_k,) if self.top_k else (len(self.sources), len(self.destinations))
         return (rows, *self.positions, *edges)
 
     def response_bytes(self, rows: int) -> int:
-        """An upper bound of the bytes on the wire, known before anything is computed."""
-        indices = 2 * self.top_k or len(self.sources) + len(self.destinations)
-        indices += len(self.positions)
-        return math.prod(self.shape(rows)) * VALUE_BYTES + indices * INDEX_BYTES + LAYER_BYTES
+        """An upper bound of the bytes on the wire, known before anything is computed; but for edges of a magnitude,
+        which are few or many."""
+        wanted, times = self.wanted, rows * math.prod(self.positions)
+        unknown = wanted.min_magnitude and not self.top_k
+        edges = 0 if unknown else math.prod(self.shape(1)[1 + len(self.positions) :])
+        indices = len(self.positions) + (2 * self.top_k or len(self.sources) + len(self.destinations))
+        if wanted.reductions:
+            count = (
+                len(wanted.reductions) + len(wanted.quantiles) + 2 * wanted.bins * ("histogram" in wanted.reductions)
+            )
+            return count * edges * VALUE_BYTES + indices * INDEX_BYTES + LAYER_BYTES
+        numbers = edges * (3 if wanted.each_row else 1)
+        numbers += len(self.destinations) * wanted.rest + self.nodes * wanted.nodes
+        return times * numbers * VALUE_BYTES + indices * INDEX_BYTES + LAYER_BYTES
 
 
 def plan(
@@ -63,7 +86,7 @@ def plan(
     layers: Sequence[int | str],
     sources: Sequence[int],
     destinations: Sequence[int],
-    top_k: int,
+    wanted: Wanted = PLAIN,
 ) -> tuple[LayerPlan, ...]:
     """Resolve a selection against the layers of a model; an empty list means all.
 
@@ -75,7 +98,7 @@ def plan(
         shape = shapes[layer]
         rows = _resolve(sources, shape.sources, "source", f"layer {layer}")
         columns = _resolve(destinations, shape.destinations, "destination", f"layer {layer}")
-        plans.append(LayerPlan(layer, rows, columns, min(top_k, len(rows) * len(columns)), shape.positions))
+        plans.append(LayerPlan(layer, rows, columns, shape.positions, shape.nodes, wanted))
     return tuple(plans)
 
 
@@ -128,6 +151,21 @@ def strongest(strength: Floats, k: int) -> tuple[NDArray[np.intp], NDArray[np.in
     order = among[np.argsort(-flat[among], kind="stable")[:k]]
     rows, columns = np.unravel_index(order, strength.shape)
     return rows, columns
+
+
+def strongest_each(values: Floats, k: int) -> NDArray[np.intp]:
+    """[N, s, d] -> [N, k]: positions in [s, d], flat, of the k strongest of each by itself, strongest first; ties by
+    position."""
+    magnitude = np.abs(values.reshape(len(values), math.prod(values.shape[1:])))
+    magnitude = np.where(np.isnan(magnitude), np.inf, magnitude)
+    if not 0 < k < magnitude.shape[1]:
+        return np.argsort(-magnitude, axis=1, kind="stable")[:, :k]
+    return np.stack([_first(one, k) for one in magnitude]) if len(magnitude) else np.zeros((0, k), np.intp)
+
+
+def _first(strength: Floats, k: int) -> NDArray[np.intp]:
+    rows, columns = strongest(strength[None], k)
+    return rows * strength.size + columns
 
 
 def _resolve(wanted: Sequence[int], size: int, what: str, where: str) -> tuple[int, ...]:

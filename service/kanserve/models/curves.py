@@ -107,17 +107,31 @@ def _values(
 ) -> Generator[None, None, list[Floating]]:
     """[N, s, d]: phi of the planned edges at `x` [N, S], and the edge graph's outputs of these names; what is no source
     of the layer is zero."""
+    found: list[list[Floating]] = [[] for _ in range(1 + len(names))]
+    for nodes in _nodes(graph, x):
+        for kept, values in zip(found, graph.parts(nodes, names), strict=True):
+            kept.append(select.pick(values, plan))
+        yield None
+    return [np.concatenate(kept) for kept in found]
+
+
+def pieces(graph: LayerGraph, x: Floats) -> Iterator[tuple[slice, Floating]]:
+    """phi of all edges of the layer at `x` [N, S], some points at a time: which, and [n, S, D]."""
+    start = 0
+    for nodes in _nodes(graph, x):
+        yield slice(start, start + len(nodes)), graph.run(nodes)
+        start += len(nodes)
+
+
+def _nodes(graph: LayerGraph, x: Floats) -> Iterator[Array]:
+    """[n, width]: what the layer is given where its sources are `x` [N, S], so much at a time that it is one step."""
     layer, given = graph.layer, graph.given
     dtype = DTYPES[given.datatype]
     columns = list(curves.columns(layer))
     width = given.shape[-1] if given.shape[-1] > 0 else max(columns) + 1
     step = max(1, STEP_BYTES // (layer.sources * layer.destinations * dtype.itemsize))
-    found: list[list[Floating]] = [[] for _ in range(1 + len(names))]
     for start in range(0, len(x), step):
         part = x[start : start + step]
         nodes = np.zeros((len(part), width), dtype)
         nodes[:, columns] = part
-        for kept, values in zip(found, graph.parts(nodes, names), strict=True):
-            kept.append(select.pick(values, plan))
-        yield None
-    return [np.concatenate(kept) for kept in found]
+        yield nodes

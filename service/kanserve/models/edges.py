@@ -20,9 +20,7 @@ from numpy.typing import NDArray
 from kanexport.manifest import LayerInfo
 from kanserve.backends import Session
 from kanserve.errors import BackendError, LoadError, NotPossible
-from kanserve.interpret import select
-from kanserve.interpret.select import LayerPlan
-from kanserve.nouns import Array, LayerEdges, TensorInfo
+from kanserve.nouns import Array, TensorInfo
 from kanserve.scheduling import merge
 
 STEP_BYTES = 4 * 2**20  # of edge values in one step: some ten milliseconds, for which others wait
@@ -66,30 +64,6 @@ class LayerGraph:
             if values.shape != expected or values.dtype.kind != "f":
                 raise BackendError(f"edge graph gave {values.dtype}{values.shape}, expected {expected}")
         return cast("list[Floats]", found)
-
-
-def compute(
-    session: Session,
-    graphs: tuple[LayerGraph, ...],
-    plans: tuple[LayerPlan, ...],
-    rows: Mapping[str, Array],
-    *,
-    chunk_bytes: int,
-    piece_rows: int = 0,
-) -> Iterator[tuple[LayerEdges, ...] | None]:
-    """Edge values of the planned layers for `rows` [B, ...] by input: None after each step, and at last the answer.
-
-    The serving graph computes the node vectors, only those that are needed, for at
-    most `piece_rows` rows at a time (0: no such limit).
-    """
-    nodes = Nodes(session, [graphs[plan.layer].layer for plan in plans], rows, piece_rows, chunk_bytes)
-    share = chunk_bytes // max(1, len(plans))
-    answers = [_Answer(graphs[plan.layer], plan, nodes.count, share) for plan in plans]
-    yield from work(nodes, answers, min(chunk_bytes, STEP_BYTES))
-    again = [answer for answer in answers if not answer.settle()]
-    if again:
-        yield from work(nodes, again, min(chunk_bytes, STEP_BYTES))
-    yield tuple(answer.result() for answer in answers)
 
 
 class Nodes:
@@ -147,66 +121,13 @@ class Taker(ABC):
         size = self.graph.layer.sources * self.graph.layer.destinations * nodes.dtype.itemsize
         return max(1, chunk_bytes // max(size, 1))
 
+    def given(self, row: int, vectors: Array) -> None:
+        """The node vectors [N, n] of some rows, from `row` on; before their edge values."""
+        return
+
     @abstractmethod
     def add(self, row: int, offset: int, values: Floats) -> None:
         """Edge values [n, S, D], those of `row` from its position `offset` on."""
-
-
-class _Answer(Taker):
-    """One layer's edge values in the making.
-
-    With top-k it first measures which edges are the strongest; the values come from
-    what was kept meanwhile if that fits `share` bytes, or else from a second pass.
-    """
-
-    def __init__(self, graph: LayerGraph, plan: LayerPlan, rows: int, share: int) -> None:
-        super().__init__(graph, plan.positions)
-        self._plan = plan
-        self._shape = plan.shape(rows)
-        self._per_row = math.prod(plan.positions)
-        self._strength = np.zeros((len(plan.sources), len(plan.destinations)))
-        self._chosen: tuple[NDArray[np.intp], NDArray[np.intp]] | None = None
-        size = rows * self._per_row * self._strength.size * 8
-        self._kept: list[Floats] | None = [] if plan.top_k and size <= share else None
-        self._values = np.empty((rows * self._per_row, *self._shape[1 + len(plan.positions) :]), np.float32)
-
-    def add(self, row: int, offset: int, values: Floats) -> None:
-        """Edge values [n, S, D], those of `row` from its position `offset` on."""
-        picked = select.pick(values, self._plan)
-        if self._plan.top_k and self._chosen is None:
-            self._strength = np.maximum(self._strength, select.strengths(picked))
-            if self._kept is not None:
-                self._kept.append(picked)
-            return
-        self._fill(row * self._per_row + offset, picked)
-
-    def settle(self) -> bool:
-        """After the first pass: choose the strongest edges. False if their values are to come."""
-        if not self._plan.top_k:
-            return True
-        self._chosen = select.strongest(self._strength, self._plan.top_k)
-        at = 0
-        for picked in self._kept or ():
-            self._fill(at, picked)
-            at += len(picked)
-        return self._kept is not None
-
-    def result(self) -> LayerEdges:
-        """The answer, when every value is there."""
-        sources, destinations = self._plan.sources, self._plan.destinations
-        if self._chosen is not None:
-            rows, columns = self._chosen
-            sources = tuple(sources[at] for at in rows)
-            destinations = tuple(destinations[at] for at in columns)
-        return LayerEdges(self._plan.layer, sources, destinations, self._values.reshape(self._shape))
-
-    def _fill(self, at: int, picked: Floats) -> None:
-        if self._chosen is not None:
-            rows, columns = self._chosen
-            picked = picked[:, rows, columns]
-        # What is too large for float32 becomes infinite, as the format says.
-        with np.errstate(over="ignore"):
-            self._values[at : at + len(picked)] = picked.astype(np.float32)
 
 
 def work(nodes: Nodes, answers: Sequence[Taker], chunk_bytes: int) -> Iterator[None]:
@@ -215,6 +136,7 @@ def work(nodes: Nodes, answers: Sequence[Taker], chunk_bytes: int) -> Iterator[N
         yield
         for answer in answers:
             vectors = answer.flat(tensors[answer.graph.layer.node_tensor], count)
+            answer.given(row, vectors)
             size = answer.chunk(vectors, chunk_bytes)
             for offset in range(0, len(vectors), size):
                 answer.add(row, offset, answer.graph.run(vectors[offset : offset + size]))

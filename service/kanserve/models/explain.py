@@ -21,6 +21,7 @@ from kanserve.nouns import DTYPES, Array, Explanation
 from kanserve.scheduling import merge
 from kanserve.trials import proving
 
+RESCALE, GRADIENT = METHODS = ("rescale", "gradient_x_input")
 KEPT = 16 * 2**20  # bytes of a named reference
 ALIKE = 1e-3  # of the largest value: what one layer gives is what the next one takes
 SOME = 8  # rows on which that is tried
@@ -84,11 +85,13 @@ def compute(
     rows: Mapping[str, Array],
     reference: tuple[str, Mapping[str, Array]],
     *,
+    method: str,
     outputs: Sequence[int],
     chunk_bytes: int,
 ) -> Iterator[Explanation | None]:
     """Explanations of `rows` [B, ...] by input against a reference [R, ...], the mean over its rows; one with a name is
-    the same each time. None after each step, and a piece of the rows now and then. Raises NotPossible."""
+    the same each time. `method`: one of METHODS. None after each step, and a piece of the rows now and then. Raises
+    NotPossible."""
     name, given = reference
     if not prepared.chain:
         prepared.chain = _chain(session, graphs, manifest, _some(given, _own(manifest, given)))
@@ -98,15 +101,15 @@ def compute(
     step = max(1, chunk_bytes // _row_bytes(chain, len(outputs)))
     for start in range(0, _count(rows), step):
         seen = _seen(session, manifest, chain, merge.part(rows, start, start + step))
-        total = np.zeros(())
-        for at, base in enumerate(bases):
-            if at:
-                yield None
-            total = total + _contributions(chain, seen, base, outputs)
+        if method == GRADIENT:
+            yield None
+            found = _gradient_x_input(chain, seen, bases, outputs)
+        else:
+            found = yield from _shared(chain, seen, bases, outputs)
         yield Explanation(
             layer=graphs.index(chain[0].graph),
             of_inputs=chain[0].layer.node_tensor in rows,
-            contributions=total / len(bases),
+            contributions=found,
             base=np.mean([base.seen.answers[0, list(outputs)] for base in bases], axis=0),
             predictions=seen.answers[:, list(outputs)],
         )
@@ -229,6 +232,38 @@ def _slopes(chain: Sequence[Link], base: Seen) -> list[list[Floats | None]]:
         below, above = (link.at((seen.nodes + side).astype(dtype)) for side in (-reach, reach))
         found.append(rescale.slopes(link.parts, below, above))
     return found
+
+
+def _shared(
+    chain: Sequence[Link], seen: Seen, bases: Sequence[Base], outputs: Sequence[int]
+) -> Generator[None, None, Floats]:
+    """[B, n, O]: the mean over the rows of reference."""
+    total = np.zeros(())
+    for at, base in enumerate(bases):
+        if at:
+            yield None
+        total = total + _contributions(chain, seen, base, outputs)
+    return np.asarray(total / len(bases))
+
+
+def _gradient_x_input(chain: Sequence[Link], seen: Seen, bases: Sequence[Base], outputs: Sequence[int]) -> Floats:
+    """[B, n, O]: how steep the outputs are at each row, times how far it is from the reference. The rules of `rescale`
+    for a row that is its own reference are the chain rule."""
+    every = np.eye(seen.answers.shape[1])[list(outputs)]
+    multipliers = np.broadcast_to(every, (len(seen.answers), *every.shape))
+    for link, at in reversed(list(zip(chain, seen.links, strict=True))):
+        multipliers = rescale.through(link.layer, link.parts, at, at, _steepness(link, at), multipliers)
+    apart = seen.links[0].nodes - np.mean([base.seen.links[0].nodes for base in bases], axis=0)
+    with np.errstate(all="ignore"):
+        return np.asarray((multipliers * apart[:, None]).transpose(0, 2, 1))
+
+
+def _steepness(link: Link, at: At) -> list[Floats]:
+    """Of the edges of each part at each row. Every other node goes the other way: a norm would not see all go one."""
+    dtype = DTYPES[link.graph.given.datatype]
+    reach = REACH * np.maximum(np.abs(at.nodes), 1.0) * np.where(np.arange(at.nodes.shape[1]) % 2, -1.0, 1.0)
+    below, above = (link.at((at.nodes + side).astype(dtype)) for side in (-reach, reach))
+    return rescale.gradients(link.parts, below, above)
 
 
 def _contributions(chain: Sequence[Link], seen: Seen, base: Base, outputs: Sequence[int]) -> Floats:

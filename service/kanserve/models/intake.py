@@ -10,6 +10,7 @@ from kanserve.backends import Backend
 from kanserve.config import Settings
 from kanserve.models import headroom
 from kanserve.models.aside import aside
+from kanserve.models.keeping import Keeping
 from kanserve.models.loading import Before, Loader
 from kanserve.models.model import Model
 from kanserve.models.trial import Trial
@@ -30,9 +31,12 @@ class Held:
 class Intake:
     """Makes models; on the event loop, while files and graphs are for threads."""
 
-    def __init__(self, settings: Settings, backend: Backend, threads: int, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Settings, backend: Backend, threads: int, metrics: Metrics, keeping: Keeping | None = None
+    ) -> None:
+        """`keeping`: where statistics are kept."""
         self._max_file_bytes = settings.max_file_bytes
-        self._loader = Loader(backend, settings, threads, metrics)
+        self._loader = Loader(backend, settings, threads, metrics, keeping)
         self._trial = Trial(settings)
 
     async def take(

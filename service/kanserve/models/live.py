@@ -1,14 +1,16 @@
-"""What a version is asked, beside what it was made for: its numbers over the latest rows of its traffic.
+"""What a version is asked: its numbers over the rows of its traffic, and over the latest of them.
 
-Requests are offered when they were answered. Some rows a second are taken, a few times a second together, through the
-graph once more for what is inside, on a thread that stands back; memory does not grow. The latest rows are those of two
-windows: one that is full, and one that fills. Who asks is answered from both.
+Requests are offered when they were answered. Rows are taken a few times a second together, through the graph once more
+for what is inside, on a thread that stands back; memory does not grow. How many are taken: with "sampled", so many a
+second, and fewer where that would take more than a small share of one core; with "full", all, as far as they can be
+kept until the next look. The latest rows are those of two windows: one that is full, and one that fills.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,9 +19,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kanexport.manifest import Manifest
 from kanserve.errors import KanserveError
-from kanserve.models.statistics import OUTPUT, Nodes, NodeStatistics, Recent, Run
+from kanserve.interpret.window import Counts
+from kanserve.models import keeping
+from kanserve.models.keeping import Kept, Shelf
+from kanserve.models.parts import OUTPUT, Run
+from kanserve.models.statistics import Nodes, NodeStatistics, Recent, Tally
 from kanserve.nouns import Array, ModelInfo
 from kanserve.observe import logs
 from kanserve.observe.metrics import Metrics
@@ -31,52 +36,84 @@ Copy = tuple[Mapping[str, Array], Sequence[Array]]
 ROWS = 250  # of a window; the latest rows are as many to twice as many
 PAUSE = 0.2  # seconds between two looks
 WAIT, BYTES = 512, 8 * 2**20  # requests that wait for the next look, and their bytes together
-EVERY = 2.0  # seconds until the metrics are reckoned again
+FULL_WAIT, FULL_BYTES = 2**15, 64 * 2**20  # the same where all rows are counted
+SHARE = 0.015  # of a core that sampled rows may take
+EVERY = 2.0  # seconds until the metrics are reckoned, and what was counted is written, again
+CLASSES = 100  # of a model that are labels of a metric at most
 
 
 @dataclass(frozen=True, slots=True)
-class Latest:
-    """Over so many `rows`, of about `seen` that were answered in `seconds`."""
+class Counted:
+    """Over so many `rows`, of about `seen` that were answered in `seconds`; `since`, in seconds since the epoch, these
+    are counted. `processes`: of how many. `classes` as of `Tally`."""
 
     rows: int
     seen: int
     seconds: float
+    since: float
+    processes: int
+    classes: Counts
     nodes: tuple[NodeStatistics, ...]
+    tally: Tally
 
 
 class Live:
-    """On the event loop, but for what the thread does. `rate`: rows a second that are taken."""
+    """On the event loop, but for what the thread does. `rate`: rows a second that are taken; infinite: all. `shelf`:
+    where it is kept, and others' are."""
 
     def __init__(
         self,
         info: ModelInfo,
-        manifest: Manifest,
+        nodes: Nodes,
         run: Run,
-        rate: int,
+        rate: float,
         pool: ThreadPoolExecutor,
         metrics: Metrics,
+        shelf: Callable[[ModelInfo, Nodes], Shelf] | None = None,
     ) -> None:
         self._run, self._rate, self._pool = run, rate, pool
         self._metrics, self._labels = metrics, (info.name, str(info.version))
-        self._nodes = Nodes(manifest)
+        self._nodes, self._shelf = nodes, None if shelf is None else shelf(info, nodes)
         self._row_bytes = max(1, sum(one.row_bytes for one in (*info.inputs, *info.outputs)))
-        self._seen, self._since = 0, time.monotonic()
-        self._credit, self._looked = float(rate), self._since
+        self._looked, self._cost = time.monotonic(), 0.0
+        self._credit, self._all = rate, math.isinf(rate)
+        self._most = (FULL_WAIT, FULL_BYTES) if self._all else (WAIT, BYTES)
         self._waiting: list[Callable[[], Copy]] = []
         self._bytes, self._busy, self._telling = 0, False, False
         self._lock, self._ended = threading.Lock(), False
-        self._recent = Recent(self._nodes, ROWS)
+        self._begin(time.time(), 0.0)
+        self._names = info.manifest.names.classes[:CLASSES] if info.manifest is not None else ()
         self._count = metrics.number("kanserve_statistics_rows_total").labels(*self._labels)
-        for nodes in self.latest().nodes:
-            self._set(nodes, 0.0, 0.0)
+        self._take_over()
+        for found in nodes.compared(nodes.empty()):
+            self._set(found, 0.0, 0.0)
+
+    def _begin(self, since: float, mark: float) -> None:
+        """A window."""
+        self._mark, self._since, self._begun = mark, since, time.monotonic()
+        self._seen, self._spent = 0, 0.0
+        self._recent, self._total = Recent(self._nodes, ROWS), self._nodes.empty()
+
+    def _take_over(self) -> None:
+        """What was counted before the last restart, unless all was begun anew meanwhile."""
+        if self._shelf is None:
+            return
+        kept, mark = self._shelf.own(), self._shelf.mark()
+        if kept is not None and kept.mark == mark:
+            self._mark, self._since, self._spent = kept.mark, kept.since, kept.seconds
+            self._seen, self._total = kept.seen, kept.total
+        else:
+            self._mark = mark
 
     def offer(self, names: Sequence[str], size: int, copy: Callable[[], Copy]) -> None:
         """A request was answered: `size` bytes in and out, which `copy` gives as arrays."""
         rows, now = max(1, size // self._row_bytes), time.monotonic()
         self._seen += rows
-        self._credit = min(self._rate, self._credit + (now - self._looked) * self._rate)
-        self._looked = now
-        if self._credit < 1 or len(self._waiting) >= WAIT or self._bytes + size > BYTES:
+        if not self._all:
+            rate = min(self._rate, SHARE / max(self._cost, 1e-9))
+            self._credit = min(self._rate, self._credit + (now - self._looked) * rate)
+            self._looked = now
+        if self._credit < 1 or len(self._waiting) >= self._most[0] or self._bytes + size > self._most[1]:
             return
         self._credit -= rows
         self._waiting.append(copy)
@@ -106,37 +143,83 @@ class Live:
         """Nothing more is told of it."""
         with self._lock:
             self._ended = True
+        self._aside(self.keep)
 
-    def latest(self) -> Latest:
-        """Of the windows now."""
+    def reset(self, mark: float) -> bool:
+        """Count anew. False: what is counted was begun at that time, in seconds since the epoch, or later."""
         with self._lock:
-            rows, nodes = self._recent.compared()
-        return Latest(rows, self._seen, time.monotonic() - self._since, nodes)
+            if mark <= self._mark:
+                return False
+            self._begin(mark, mark)
+        self._aside(self.keep)
+        return True
+
+    def keep(self) -> None:
+        """Write what was counted; on a thread."""
+        if self._shelf is not None:
+            self._shelf.write(self._kept())
+
+    def _kept(self) -> Kept:
+        with self._lock:
+            seconds = self._spent + time.monotonic() - self._begun
+            return Kept(self._mark, self._since, self._seen, seconds, self._total, self._recent.both())
+
+    def counted(self, *, lately: bool) -> Counted:
+        """Over all rows that were looked into since it was begun, or the latest; by all processes. On a thread."""
+        own = self._kept()
+        all_ = [own, *([] if self._shelf is None else self._shelf.others())]
+        kept = keeping.merged(all_)
+        if kept.mark > own.mark:  # this process has not heard of it yet
+            self.reset(kept.mark)
+        tally = kept.recent if lately else kept.total
+        return Counted(
+            tally.rows,
+            kept.seen,
+            kept.seconds,
+            kept.since,
+            sum(one.mark == kept.mark for one in all_),
+            tally.classes,
+            self._nodes.compared(tally),
+            tally,
+        )
 
     def _work(self, copies: Sequence[Callable[[], Copy]]) -> None:
+        begun = time.thread_time()
         feeds = [copy()[0] for copy in copies]
         rows = {name: np.concatenate([one[name] for one in feeds]) for name in feeds[0]}
-        for start in range(0, len(next(iter(rows.values()))), ROWS):
+        count = len(next(iter(rows.values())))
+        for start in range(0, count, ROWS):
             with contextlib.suppress(KanserveError):  # of requests that could be answered: for want of memory
                 self._take(merge.part(rows, start, start + ROWS))
+        cost = (time.thread_time() - begun) / max(count, 1)
+        self._cost = cost if not self._cost else 0.8 * self._cost + 0.2 * cost
 
     def _take(self, rows: Mapping[str, Array]) -> None:
-        windows, count = self._nodes.windows(), len(next(iter(rows.values())))
-        self._nodes.count(windows, self._run, rows)
+        tally = self._nodes.count(self._run, rows)
         with self._lock:
-            self._recent.add(windows, count)
+            self._recent.add(tally)
+            self._total = self._total.plus(tally)
         if not self._ended:
-            self._count.inc(count)
+            self._count.inc(tally.rows)
+            for name, count in zip(self._names, tally.classes.tolist(), strict=False):
+                self._metrics.number("kanserve_statistics_class_rows_total").labels(*self._labels, name).inc(count)
 
     def _tell(self) -> None:
         """The metrics: of each layer what a person would look at first."""
-        latest = self.latest()
+        with self._lock:
+            tally = self._recent.both()
+        compared = self._nodes.compared(tally)
         with self._lock:  # a version that has gone would have its series again
-            for nodes in () if self._ended else latest.nodes:
-                found = nodes.drift
-                self._set(nodes, found.ratio, float(np.nan_to_num(found.outside).mean()))
+            for nodes in () if self._ended else compared:
+                if nodes.drift is not None:
+                    outside = float(np.nan_to_num(nodes.drift.outside).mean())
+                    self._set(nodes, nodes.drift.ratio, outside)
+        self.keep()
 
     def _set(self, nodes: NodeStatistics, ratio: float, outside: float) -> None:
+        """Nothing where there is no baseline: what would be normal is not known."""
+        if nodes.drift is None:
+            return
         labels = (*self._labels, "output" if nodes.layer == OUTPUT else str(nodes.layer))
         before = float(np.nan_to_num(nodes.drift.before).mean())
         for name, value in (("drift", ratio), ("outside", outside), ("outside_baseline", before)):

@@ -14,19 +14,24 @@ from kanexport import manifest as contract
 from kanexport.manifest import Manifest
 from kanserve.backends import Backend, Session
 from kanserve.config import Settings
-from kanserve.errors import LoadError, LoadReason
+from kanserve.errors import KanserveError, LoadError, LoadReason
 from kanserve.models import measure
 from kanserve.models.edges import LayerGraph
+from kanserve.models.keeping import Keeping
 from kanserve.models.live import Live
 from kanserve.models.model import Model
 from kanserve.models.serving import Way, batch_size, decide
+from kanserve.models.statistics import Nodes
 from kanserve.nouns import ModelInfo
+from kanserve.observe import logs
 from kanserve.observe.metrics import Metrics
 from kanserve.repository.check import check_config, check_manifest
 from kanserve.repository.layout import Bundle
 from kanserve.repository.pbtxt import OperatorConfig
 from kanserve.threads import pool
 from kanserve.trials import proving
+
+log = logs.get_logger("models")
 
 LARGE = 256 * 2**20  # bytes
 NICE = 19
@@ -49,6 +54,7 @@ class Loader:
     settings: Settings
     threads: int
     metrics: Metrics
+    keeping: Keeping | None = None
     asides: list[ThreadPoolExecutor] = field(default_factory=list)
 
     def load(self, bundle: Bundle, like: Before | None = None) -> Model:
@@ -78,10 +84,19 @@ class Loader:
         return model
 
     def _watch(self, model: Model, info: ModelInfo, session: Session) -> None:
-        """Its statistics, if its export was given rows to put them beside."""
-        manifest, rate = info.manifest, self.settings.statistics_rows
-        if manifest is not None and manifest.baseline.rows and rate:
-            model.live = Live(info, manifest, session.run, rate, self._aside(), self.metrics)
+        """Its statistics, if there is something to look into; where there is not, why."""
+        rate = self.settings.looked_into
+        if not rate:
+            model.blind = "this server does not look at what models are asked (statistics is off, or statistics_rows 0)"
+        elif info.manifest is not None:
+            try:
+                nodes = Nodes(info.manifest, session.run)
+            except KanserveError as error:
+                model.blind = f"what model '{info.name}' is asked is not looked at: {error}"
+                log.warning("no statistics", model=info.name, version=info.version, reason=str(error))
+                return
+            shelf = None if self.keeping is None else self.keeping.shelf
+            model.live = Live(info, nodes, session.run, rate, self._aside(), self.metrics, shelf)
             model.observe("statistics", model.live)
 
     def _aside(self) -> ThreadPoolExecutor:
@@ -164,4 +179,5 @@ def _info(bundle: Bundle, session: Session, plain_max_batch: int) -> ModelInfo:
         proving.tensors(manifest.outputs),
         bundle.digest,
         manifest,
+        tuple(tensor for tensor in session.outputs if tensor.name in {layer.node_tensor for layer in manifest.layers}),
     )

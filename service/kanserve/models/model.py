@@ -20,14 +20,16 @@ from kanserve.backends import Session
 from kanserve.config import Settings
 from kanserve.errors import DeadlineExceeded, QueueFull
 from kanserve.interpret.select import LayerPlan
-from kanserve.models import curves, edges, explain, scores, statistics
+from kanserve.interpret.window import Counts
+from kanserve.models import curves, edges, explain, live_scores, picking, scores, statistics
 from kanserve.models.edges import LayerGraph
 from kanserve.models.executor import Executor, Limits, Run
 from kanserve.models.explain import Prepared
 from kanserve.models.lane import Form, Lane
 from kanserve.models.live import Live
+from kanserve.models.live_scores import LiveScores
 from kanserve.models.serving import Serving
-from kanserve.models.statistics import NodeStatistics
+from kanserve.models.statistics import NodeStatistics, Tally
 from kanserve.nouns import Array, CurveBlock, CurveRequest, Explanation, LayerEdges, LayerScores, ModelInfo
 from kanserve.observe.metrics import ModelMetrics
 from kanserve.threads import watched
@@ -84,7 +86,8 @@ class Model:
         self._queries: dict[str, Queries] = {}  # by caller
         self._observers: dict[str, Observer] = {}
         self.observed = False
-        self.live: Live | None = None  # its statistics, if it has a baseline to put them beside
+        self.live: Live | None = None  # its statistics, or in `blind` why there are none
+        self.blind = ""
         self._explaining = Prepared()
         self.description = b""  # the answer of DescribeModel, once somebody has asked
         self._executor = Executor(
@@ -124,21 +127,28 @@ class Model:
         return self._executor.lane(form)
 
     async def edges(
-        self, plans: tuple[LayerPlan, ...], rows: Mapping[str, Array], *, deadline: float | None, caller: str = ""
+        self,
+        plans: tuple[LayerPlan, ...],
+        rows: Mapping[str, Array],
+        *,
+        deadline: float | None,
+        caller: str = "",
+        most_bytes: int = 2**62,
     ) -> tuple[LayerEdges, ...]:
-        """Edge values of the planned layers for `rows` [B, ...] by input.
+        """What is planned of the edges of layers for `rows` [B, ...] by input; see `picking.compute`.
 
         Raises NotPossible without edge graphs, QueueFull, DeadlineExceeded, Exhausted,
         BackendError. A `caller` with a name has at most half of the places. When it gives up, or the deadline
         passes, the work stops at the next step.
         """
-        steps = edges.compute(
+        steps = picking.compute(
             self._session,
             self._graph(),
             plans,
             rows,
             chunk_bytes=self._settings.query_bytes,
             piece_rows=self.serving.way.piece_rows,
+            most_bytes=most_bytes,
         )
         async with contextlib.aclosing(self._worked(steps, deadline, caller)) as answers:
             return await anext(answers)
@@ -157,6 +167,7 @@ class Model:
         reference: tuple[str, Mapping[str, Array]],
         outputs: Sequence[int],
         *,
+        method: str,
         deadline: float | None,
         caller: str = "",
     ) -> AsyncGenerator[Explanation]:
@@ -169,6 +180,7 @@ class Model:
             self._explaining,
             rows,
             reference,
+            method=method,
             outputs=outputs,
             chunk_bytes=min(self._settings.query_bytes, edges.STEP_BYTES),
         )
@@ -189,11 +201,19 @@ class Model:
         async with contextlib.aclosing(self._worked(steps, deadline, caller)) as answers:
             return await anext(answers)
 
+    async def live_scores(
+        self, manifest: Manifest, tally: Tally, *, deadline: float | None, caller: str = ""
+    ) -> LiveScores:
+        """The same over traffic that was counted. Raises what `edges` does."""
+        steps = live_scores.compute(self._graph(), manifest, tally)
+        async with contextlib.aclosing(self._worked(steps, deadline, caller)) as answers:
+            return await anext(answers)
+
     async def statistics(
         self, manifest: Manifest, rows: Mapping[str, Array], *, deadline: float | None, caller: str = ""
-    ) -> tuple[NodeStatistics, ...]:
-        """What the nodes are over `rows` [B, ...] by input, beside the manifest's baseline, which it has. Raises what
-        `edges` does."""
+    ) -> tuple[Sequence[NodeStatistics], Counts]:
+        """What the nodes are over `rows` [B, ...] by input, beside the manifest's baseline, and which number of an
+        answer was the largest how often. Raises what `edges` does."""
         step = self.serving.way.piece_rows or self._settings.max_query_rows
         steps = statistics.compute(self._session, manifest, rows, step=min(step, PIECE))
         async with contextlib.aclosing(self._worked(steps, deadline, caller)) as answers:
@@ -244,5 +264,7 @@ class Model:
 
     def close(self) -> None:
         """Let running work end, drop what waits, join the threads. Blocks."""
+        if self.live is not None:
+            self.live.keep()
         self._executor.close()
         self._query_pool.shutdown(wait=True, cancel_futures=True)

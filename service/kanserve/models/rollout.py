@@ -21,6 +21,7 @@ from kanserve.errors import ConfigError, LoadError, LoadReason, NotFound, NotPos
 from kanserve.models import farewell
 from kanserve.models.aside import aside
 from kanserve.models.intake import Held, Intake
+from kanserve.models.keeping import Keeping
 from kanserve.models.loading import Before
 from kanserve.models.model import Leaving, Model
 from kanserve.models.registry import Registry, State
@@ -44,7 +45,7 @@ log = logs.get_logger("models")
 
 class Rollout:
     """Fills a registry from the repository that the settings name. On the event loop; files and graphs are for
-    threads. `changed` is awaited after each change."""
+    threads. `changed` is awaited after each change; `keeping`: where statistics are kept."""
 
     def __init__(
         self,
@@ -54,10 +55,11 @@ class Rollout:
         registry: Registry,
         metrics: Metrics,
         changed: Callable[[], Awaitable[None]],
+        keeping: Keeping | None = None,
     ) -> None:
         self._settings, self._registry, self._metrics, self._changed = settings, registry, metrics, changed
         self._runtime, self._threads = backend.version(), threads
-        self._intake = Intake(settings, backend, threads, metrics)
+        self._intake = Intake(settings, backend, threads, metrics, keeping)
         policy = versions.parse(settings.version_policy)
         self._looker = Looker(
             settings.repository, plain_onnx=settings.plain_onnx, hard_links=settings.hard_links, policy=policy

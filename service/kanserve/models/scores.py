@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from kanexport.manifest import Manifest
 from kanserve.backends import Session
 from kanserve.errors import NotPossible
 from kanserve.interpret import scores
-from kanserve.interpret.scores import Moments, Spread
+from kanserve.interpret.scores import Moments, Scores, Spread
 from kanserve.models import edges
 from kanserve.models.edges import STEP_BYTES, LayerGraph, Taker
 from kanserve.nouns import Array, LayerScores
@@ -56,12 +56,17 @@ def compute(
     yield from edges.work(nodes, spreads, min(chunk_bytes, STEP_BYTES))
     found = [one.spread() for one in spreads]
     widths = [*(graph.given.shape[-1] for graph in graphs), manifest.output.shape[-1]]
-    yield tuple(
+    yield as_layers(scores.attribute(manifest.layers, found, widths), found)
+
+
+def as_layers(found: Sequence[Scores], spreads: Sequence[Spread]) -> tuple[LayerScores, ...]:
+    """Scores and spreads of all layers, as they are told."""
+    return tuple(
         LayerScores(
             at,
             score.edges.astype(np.float32),
             spread.edges.astype(np.float32),
             score.nodes.astype(np.float32),
         )
-        for at, (score, spread) in enumerate(zip(scores.attribute(manifest.layers, found, widths), found, strict=True))
+        for at, (score, spread) in enumerate(zip(found, spreads, strict=True))
     )

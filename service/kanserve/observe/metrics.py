@@ -28,6 +28,7 @@ __all__ = ["CONTENT_TYPE", "DEFINITIONS", "UNKNOWN", "Metrics", "ModelMetrics"]
 
 UNKNOWN = "_unknown_"
 CHANGED = "kanserve_repository_change_timestamp_seconds"
+CLASS_ROWS = "kanserve_statistics_class_rows_total"
 LINES_DROPPED = "kanserve_log_lines_dropped_total"
 
 SECONDS = (
@@ -84,6 +85,7 @@ DEFINITIONS = (
     Definition(Kind.COUNTER, "kanserve_shadow_failed_total", "Copies that it could not compute.", MODEL),
     Definition(Kind.GAUGE, "kanserve_shadow_largest_difference", "Of a row, by its size.", MODEL),
     Definition(Kind.COUNTER, "kanserve_statistics_rows_total", "Rows of its traffic that were looked into.", MODEL),
+    Definition(Kind.COUNTER, CLASS_ROWS, "Of these, whose largest answer is of the class.", (*MODEL, "class")),
     Definition(Kind.GAUGE, "kanserve_drift_ratio", "PSI of the node that moved most, by chance's.", LAYER),
     Definition(Kind.GAUGE, "kanserve_outside_ratio", "Share of values outside their cells.", LAYER),
     Definition(Kind.GAUGE, "kanserve_outside_baseline_ratio", "The same of the export's rows.", LAYER),

@@ -337,7 +337,7 @@ class QueryLimits(_message.Message):
     def __init__(self, max_rows: _Optional[int] = ..., max_response_bytes: _Optional[int] = ...) -> None: ...
 
 class QueryEdgesRequest(_message.Message):
-    __slots__ = ("model_name", "model_version", "id", "rows", "row_count", "layers", "sources", "destinations", "top_k", "layer_names", "inputs")
+    __slots__ = ("model_name", "model_version", "id", "rows", "row_count", "layers", "sources", "destinations", "top_k", "layer_names", "inputs", "each_row", "min_magnitude", "rest", "nodes", "path_from", "path_to", "reductions", "quantiles", "bins", "estimate_only")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
@@ -349,6 +349,16 @@ class QueryEdgesRequest(_message.Message):
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     LAYER_NAMES_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
+    EACH_ROW_FIELD_NUMBER: _ClassVar[int]
+    MIN_MAGNITUDE_FIELD_NUMBER: _ClassVar[int]
+    REST_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    PATH_FROM_FIELD_NUMBER: _ClassVar[int]
+    PATH_TO_FIELD_NUMBER: _ClassVar[int]
+    REDUCTIONS_FIELD_NUMBER: _ClassVar[int]
+    QUANTILES_FIELD_NUMBER: _ClassVar[int]
+    BINS_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATE_ONLY_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     id: str
@@ -360,7 +370,17 @@ class QueryEdgesRequest(_message.Message):
     top_k: int
     layer_names: _containers.RepeatedScalarFieldContainer[str]
     inputs: _containers.RepeatedCompositeFieldContainer[InputRows]
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., rows: _Optional[bytes] = ..., row_count: _Optional[int] = ..., layers: _Optional[_Iterable[int]] = ..., sources: _Optional[_Iterable[int]] = ..., destinations: _Optional[_Iterable[int]] = ..., top_k: _Optional[int] = ..., layer_names: _Optional[_Iterable[str]] = ..., inputs: _Optional[_Iterable[_Union[InputRows, _Mapping]]] = ...) -> None: ...
+    each_row: bool
+    min_magnitude: float
+    rest: bool
+    nodes: bool
+    path_from: int
+    path_to: int
+    reductions: _containers.RepeatedScalarFieldContainer[str]
+    quantiles: _containers.RepeatedScalarFieldContainer[float]
+    bins: int
+    estimate_only: bool
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., rows: _Optional[bytes] = ..., row_count: _Optional[int] = ..., layers: _Optional[_Iterable[int]] = ..., sources: _Optional[_Iterable[int]] = ..., destinations: _Optional[_Iterable[int]] = ..., top_k: _Optional[int] = ..., layer_names: _Optional[_Iterable[str]] = ..., inputs: _Optional[_Iterable[_Union[InputRows, _Mapping]]] = ..., each_row: _Optional[bool] = ..., min_magnitude: _Optional[float] = ..., rest: _Optional[bool] = ..., nodes: _Optional[bool] = ..., path_from: _Optional[int] = ..., path_to: _Optional[int] = ..., reductions: _Optional[_Iterable[str]] = ..., quantiles: _Optional[_Iterable[float]] = ..., bins: _Optional[int] = ..., estimate_only: _Optional[bool] = ...) -> None: ...
 
 class InputRows(_message.Message):
     __slots__ = ("name", "rows")
@@ -371,32 +391,74 @@ class InputRows(_message.Message):
     def __init__(self, name: _Optional[str] = ..., rows: _Optional[bytes] = ...) -> None: ...
 
 class QueryEdgesResponse(_message.Message):
-    __slots__ = ("model_name", "model_version", "digest", "id", "layers")
+    __slots__ = ("model_name", "model_version", "digest", "id", "layers", "estimate")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATE_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     digest: str
     id: str
     layers: _containers.RepeatedCompositeFieldContainer[LayerEdges]
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., id: _Optional[str] = ..., layers: _Optional[_Iterable[_Union[LayerEdges, _Mapping]]] = ...) -> None: ...
+    estimate: EdgeEstimate
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., id: _Optional[str] = ..., layers: _Optional[_Iterable[_Union[LayerEdges, _Mapping]]] = ..., estimate: _Optional[_Union[EdgeEstimate, _Mapping]] = ...) -> None: ...
+
+class EdgeEstimate(_message.Message):
+    __slots__ = ("response_bytes", "max_response_bytes", "evaluations", "max_evaluations", "fits")
+    RESPONSE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_RESPONSE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    EVALUATIONS_FIELD_NUMBER: _ClassVar[int]
+    MAX_EVALUATIONS_FIELD_NUMBER: _ClassVar[int]
+    FITS_FIELD_NUMBER: _ClassVar[int]
+    response_bytes: int
+    max_response_bytes: int
+    evaluations: int
+    max_evaluations: int
+    fits: bool
+    def __init__(self, response_bytes: _Optional[int] = ..., max_response_bytes: _Optional[int] = ..., evaluations: _Optional[int] = ..., max_evaluations: _Optional[int] = ..., fits: _Optional[bool] = ...) -> None: ...
 
 class LayerEdges(_message.Message):
-    __slots__ = ("layer", "shape", "sources", "destinations", "values")
+    __slots__ = ("layer", "shape", "sources", "destinations", "values", "each_sources", "each_destinations", "rest", "rest_of", "nodes", "node_count", "reductions", "first_row")
     LAYER_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     SOURCES_FIELD_NUMBER: _ClassVar[int]
     DESTINATIONS_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]
+    EACH_SOURCES_FIELD_NUMBER: _ClassVar[int]
+    EACH_DESTINATIONS_FIELD_NUMBER: _ClassVar[int]
+    REST_FIELD_NUMBER: _ClassVar[int]
+    REST_OF_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    NODE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    REDUCTIONS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_ROW_FIELD_NUMBER: _ClassVar[int]
     layer: int
     shape: _containers.RepeatedScalarFieldContainer[int]
     sources: _containers.RepeatedScalarFieldContainer[int]
     destinations: _containers.RepeatedScalarFieldContainer[int]
     values: bytes
-    def __init__(self, layer: _Optional[int] = ..., shape: _Optional[_Iterable[int]] = ..., sources: _Optional[_Iterable[int]] = ..., destinations: _Optional[_Iterable[int]] = ..., values: _Optional[bytes] = ...) -> None: ...
+    each_sources: bytes
+    each_destinations: bytes
+    rest: bytes
+    rest_of: _containers.RepeatedScalarFieldContainer[int]
+    nodes: bytes
+    node_count: int
+    reductions: _containers.RepeatedCompositeFieldContainer[Reduction]
+    first_row: int
+    def __init__(self, layer: _Optional[int] = ..., shape: _Optional[_Iterable[int]] = ..., sources: _Optional[_Iterable[int]] = ..., destinations: _Optional[_Iterable[int]] = ..., values: _Optional[bytes] = ..., each_sources: _Optional[bytes] = ..., each_destinations: _Optional[bytes] = ..., rest: _Optional[bytes] = ..., rest_of: _Optional[_Iterable[int]] = ..., nodes: _Optional[bytes] = ..., node_count: _Optional[int] = ..., reductions: _Optional[_Iterable[_Union[Reduction, _Mapping]]] = ..., first_row: _Optional[int] = ...) -> None: ...
+
+class Reduction(_message.Message):
+    __slots__ = ("kind", "shape", "values")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    values: bytes
+    def __init__(self, kind: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., values: _Optional[bytes] = ...) -> None: ...
 
 class GetCurvesRequest(_message.Message):
     __slots__ = ("model_name", "model_version", "layers", "layer_names", "sources", "destinations", "points", "low", "high", "derivative", "parts")
@@ -461,7 +523,7 @@ class CurvePart(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., phi: _Optional[bytes] = ...) -> None: ...
 
 class ExplainRequest(_message.Message):
-    __slots__ = ("model_name", "model_version", "id", "rows", "row_count", "inputs", "reference", "reference_rows", "reference_count", "outputs")
+    __slots__ = ("model_name", "model_version", "id", "rows", "row_count", "inputs", "reference", "reference_rows", "reference_count", "outputs", "method")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
@@ -472,6 +534,7 @@ class ExplainRequest(_message.Message):
     REFERENCE_ROWS_FIELD_NUMBER: _ClassVar[int]
     REFERENCE_COUNT_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     id: str
@@ -482,7 +545,8 @@ class ExplainRequest(_message.Message):
     reference_rows: bytes
     reference_count: int
     outputs: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., rows: _Optional[bytes] = ..., row_count: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[InputRows, _Mapping]]] = ..., reference: _Optional[str] = ..., reference_rows: _Optional[bytes] = ..., reference_count: _Optional[int] = ..., outputs: _Optional[_Iterable[int]] = ...) -> None: ...
+    method: str
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., rows: _Optional[bytes] = ..., row_count: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[InputRows, _Mapping]]] = ..., reference: _Optional[str] = ..., reference_rows: _Optional[bytes] = ..., reference_count: _Optional[int] = ..., outputs: _Optional[_Iterable[int]] = ..., method: _Optional[str] = ...) -> None: ...
 
 class ExplainResponse(_message.Message):
     __slots__ = ("model_name", "model_version", "digest", "id", "method", "reference", "layer", "outputs", "nodes", "contributions", "base", "predictions", "completeness_error", "notes", "of_inputs")
@@ -519,23 +583,25 @@ class ExplainResponse(_message.Message):
     def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., id: _Optional[str] = ..., method: _Optional[str] = ..., reference: _Optional[str] = ..., layer: _Optional[int] = ..., outputs: _Optional[_Iterable[int]] = ..., nodes: _Optional[int] = ..., contributions: _Optional[bytes] = ..., base: _Optional[bytes] = ..., predictions: _Optional[bytes] = ..., completeness_error: _Optional[bytes] = ..., notes: _Optional[_Iterable[str]] = ..., of_inputs: _Optional[bool] = ...) -> None: ...
 
 class EdgeScoresRequest(_message.Message):
-    __slots__ = ("model_name", "model_version", "id", "rows", "row_count", "inputs")
+    __slots__ = ("model_name", "model_version", "id", "rows", "row_count", "inputs", "over")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     ROW_COUNT_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
+    OVER_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     id: str
     rows: bytes
     row_count: int
     inputs: _containers.RepeatedCompositeFieldContainer[InputRows]
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., rows: _Optional[bytes] = ..., row_count: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[InputRows, _Mapping]]] = ...) -> None: ...
+    over: str
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., rows: _Optional[bytes] = ..., row_count: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[InputRows, _Mapping]]] = ..., over: _Optional[str] = ...) -> None: ...
 
 class EdgeScoresResponse(_message.Message):
-    __slots__ = ("model_name", "model_version", "digest", "id", "over", "row_count", "layers")
+    __slots__ = ("model_name", "model_version", "digest", "id", "over", "row_count", "layers", "notes")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -543,6 +609,7 @@ class EdgeScoresResponse(_message.Message):
     OVER_FIELD_NUMBER: _ClassVar[int]
     ROW_COUNT_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
+    NOTES_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     digest: str
@@ -550,7 +617,8 @@ class EdgeScoresResponse(_message.Message):
     over: str
     row_count: int
     layers: _containers.RepeatedCompositeFieldContainer[LayerScores]
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., id: _Optional[str] = ..., over: _Optional[str] = ..., row_count: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[LayerScores, _Mapping]]] = ...) -> None: ...
+    notes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., id: _Optional[str] = ..., over: _Optional[str] = ..., row_count: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[LayerScores, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class LayerScores(_message.Message):
     __slots__ = ("layer", "sources", "destinations", "edges", "spread", "nodes")
@@ -569,23 +637,25 @@ class LayerScores(_message.Message):
     def __init__(self, layer: _Optional[int] = ..., sources: _Optional[int] = ..., destinations: _Optional[int] = ..., edges: _Optional[bytes] = ..., spread: _Optional[bytes] = ..., nodes: _Optional[bytes] = ...) -> None: ...
 
 class GetStatisticsRequest(_message.Message):
-    __slots__ = ("model_name", "model_version", "id", "rows", "row_count", "inputs")
+    __slots__ = ("model_name", "model_version", "id", "rows", "row_count", "inputs", "over")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     ROW_COUNT_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
+    OVER_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     id: str
     rows: bytes
     row_count: int
     inputs: _containers.RepeatedCompositeFieldContainer[InputRows]
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., rows: _Optional[bytes] = ..., row_count: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[InputRows, _Mapping]]] = ...) -> None: ...
+    over: str
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., rows: _Optional[bytes] = ..., row_count: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[InputRows, _Mapping]]] = ..., over: _Optional[str] = ...) -> None: ...
 
 class GetStatisticsResponse(_message.Message):
-    __slots__ = ("model_name", "model_version", "digest", "id", "over", "row_count", "baseline", "baseline_rows", "nodes", "rows_seen", "seconds")
+    __slots__ = ("model_name", "model_version", "digest", "id", "over", "row_count", "baseline", "baseline_rows", "nodes", "rows_seen", "seconds", "since", "processes", "classes")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -597,6 +667,9 @@ class GetStatisticsResponse(_message.Message):
     NODES_FIELD_NUMBER: _ClassVar[int]
     ROWS_SEEN_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    PROCESSES_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     digest: str
@@ -608,10 +681,13 @@ class GetStatisticsResponse(_message.Message):
     nodes: _containers.RepeatedCompositeFieldContainer[NodeStatistics]
     rows_seen: int
     seconds: float
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., id: _Optional[str] = ..., over: _Optional[str] = ..., row_count: _Optional[int] = ..., baseline: _Optional[str] = ..., baseline_rows: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[NodeStatistics, _Mapping]]] = ..., rows_seen: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
+    since: float
+    processes: int
+    classes: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., id: _Optional[str] = ..., over: _Optional[str] = ..., row_count: _Optional[int] = ..., baseline: _Optional[str] = ..., baseline_rows: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[NodeStatistics, _Mapping]]] = ..., rows_seen: _Optional[int] = ..., seconds: _Optional[float] = ..., since: _Optional[float] = ..., processes: _Optional[int] = ..., classes: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class NodeStatistics(_message.Message):
-    __slots__ = ("layer", "psi", "js", "wasserstein", "psi_chance", "outside", "outside_before", "nonfinite", "bounds", "bound_counts", "counts")
+    __slots__ = ("layer", "psi", "js", "wasserstein", "psi_chance", "outside", "outside_before", "nonfinite", "bounds", "bound_counts", "counts", "zones", "origins", "mean", "std", "low", "high")
     LAYER_FIELD_NUMBER: _ClassVar[int]
     PSI_FIELD_NUMBER: _ClassVar[int]
     JS_FIELD_NUMBER: _ClassVar[int]
@@ -623,6 +699,12 @@ class NodeStatistics(_message.Message):
     BOUNDS_FIELD_NUMBER: _ClassVar[int]
     BOUND_COUNTS_FIELD_NUMBER: _ClassVar[int]
     COUNTS_FIELD_NUMBER: _ClassVar[int]
+    ZONES_FIELD_NUMBER: _ClassVar[int]
+    ORIGINS_FIELD_NUMBER: _ClassVar[int]
+    MEAN_FIELD_NUMBER: _ClassVar[int]
+    STD_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
     layer: int
     psi: bytes
     js: bytes
@@ -634,4 +716,52 @@ class NodeStatistics(_message.Message):
     bounds: bytes
     bound_counts: _containers.RepeatedScalarFieldContainer[int]
     counts: bytes
-    def __init__(self, layer: _Optional[int] = ..., psi: _Optional[bytes] = ..., js: _Optional[bytes] = ..., wasserstein: _Optional[bytes] = ..., psi_chance: _Optional[bytes] = ..., outside: _Optional[bytes] = ..., outside_before: _Optional[bytes] = ..., nonfinite: _Optional[bytes] = ..., bounds: _Optional[bytes] = ..., bound_counts: _Optional[_Iterable[int]] = ..., counts: _Optional[bytes] = ...) -> None: ...
+    zones: bytes
+    origins: _containers.RepeatedScalarFieldContainer[str]
+    mean: bytes
+    std: bytes
+    low: bytes
+    high: bytes
+    def __init__(self, layer: _Optional[int] = ..., psi: _Optional[bytes] = ..., js: _Optional[bytes] = ..., wasserstein: _Optional[bytes] = ..., psi_chance: _Optional[bytes] = ..., outside: _Optional[bytes] = ..., outside_before: _Optional[bytes] = ..., nonfinite: _Optional[bytes] = ..., bounds: _Optional[bytes] = ..., bound_counts: _Optional[_Iterable[int]] = ..., counts: _Optional[bytes] = ..., zones: _Optional[bytes] = ..., origins: _Optional[_Iterable[str]] = ..., mean: _Optional[bytes] = ..., std: _Optional[bytes] = ..., low: _Optional[bytes] = ..., high: _Optional[bytes] = ...) -> None: ...
+
+class WatchStatisticsRequest(_message.Message):
+    __slots__ = ("model_name", "model_version", "id", "over", "interval", "updates")
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    OVER_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    UPDATES_FIELD_NUMBER: _ClassVar[int]
+    model_name: str
+    model_version: str
+    id: str
+    over: str
+    interval: float
+    updates: int
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., over: _Optional[str] = ..., interval: _Optional[float] = ..., updates: _Optional[int] = ...) -> None: ...
+
+class StatisticsUpdate(_message.Message):
+    __slots__ = ("statistics", "ended")
+    STATISTICS_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    statistics: GetStatisticsResponse
+    ended: str
+    def __init__(self, statistics: _Optional[_Union[GetStatisticsResponse, _Mapping]] = ..., ended: _Optional[str] = ...) -> None: ...
+
+class ResetStatisticsRequest(_message.Message):
+    __slots__ = ("model_name", "model_version")
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    model_name: str
+    model_version: str
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ...) -> None: ...
+
+class ResetStatisticsResponse(_message.Message):
+    __slots__ = ("model_name", "model_version", "since")
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    model_name: str
+    model_version: str
+    since: float
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., since: _Optional[float] = ...) -> None: ...

@@ -33,6 +33,9 @@ def metadata(info: ModelInfo, versions: Sequence[int]) -> pb.ModelMetadataRespon
         message.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
     for tensor in info.outputs:
         message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+    if info.manifest is not None:
+        for key, text in _names(info.manifest.names).items():
+            message.parameters[key].string_param = text
     return message
 
 
@@ -233,8 +236,18 @@ def _facts(info: ModelInfo) -> dict[str, str]:
     return facts
 
 
+def named(names: Names) -> dict[str, str | list[str]]:
+    """What people call the model's numbers; nothing where nobody said."""
+    told: dict[str, str | list[str]] = {
+        "kan.features": list(names.features),
+        "kan.units": list(names.units),
+        "kan.classes": list(names.classes),
+        "kan.description": names.description,
+    }
+    return {key: found for key, found in told.items() if found}
+
+
 def _names(names: Names) -> dict[str, str]:
-    """What people call the model's numbers, lists as JSON; nothing where nobody said."""
-    lists = {"kan.features": names.features, "kan.units": names.units, "kan.classes": names.classes}
-    told = {key: json.dumps(found, ensure_ascii=False) for key, found in lists.items() if found}
-    return told | ({"kan.description": names.description} if names.description else {})
+    """The same as text, lists as JSON."""
+    told = named(names)
+    return {key: json.dumps(one, ensure_ascii=False) if isinstance(one, list) else one for key, one in told.items()}

@@ -10,49 +10,27 @@ from numpy.typing import NDArray
 from kanserve.errors import BadRequest
 from kanserve.handlers.explain import Explained
 from kanserve.handlers.statistics import Found
+from kanserve.handlers.watching import WatchRequest
+from kanserve.models.statistics import NodeStatistics
 from kanserve.nouns import (
     ONLY,
     CurveBlock,
     CurveRequest,
     EdgeRequest,
-    EdgeResponse,
     ExplainRequest,
-    LayerEdges,
     LayerScores,
     ModelInfo,
 )
 from kanserve.pb import kan_pb2
 from kanserve.rpc import convert
 
-METHOD = "rescale"
-
-
 Asked = kan_pb2.QueryEdgesRequest | kan_pb2.EdgeScoresRequest | kan_pb2.GetStatisticsRequest | kan_pb2.ExplainRequest
 
 
-def _rows(message: Asked) -> tuple[tuple[str, bytes], ...]:
+def packed_rows(message: Asked) -> tuple[tuple[str, bytes], ...]:
     """Packed rows by input. Raises BadRequest for too many inputs."""
     convert.at_most("inputs", message.inputs, convert.COUNT_LIMITS["inputs"])
     return tuple((part.name, part.rows) for part in message.inputs) or ((ONLY, message.rows),)
-
-
-def edges_from_pb(message: kan_pb2.QueryEdgesRequest, *, deadline: float | None, caller: str = "") -> EdgeRequest:
-    """QueryEdgesRequest -> EdgeRequest. Raises BadRequest for lists longer than any layer is wide."""
-    for name in ("layers", "layer_names", "sources", "destinations"):
-        convert.at_most(name, getattr(message, name), convert.INDEX_LIMIT)
-    return EdgeRequest(
-        model=message.model_name,
-        version=message.model_version,
-        id=message.id,
-        rows=_rows(message),
-        row_count=message.row_count,
-        layers=(*message.layers, *message.layer_names),
-        sources=tuple(message.sources),
-        destinations=tuple(message.destinations),
-        top_k=message.top_k,
-        deadline=deadline,
-        caller=caller,
-    )
 
 
 def curves_from_pb(message: kan_pb2.GetCurvesRequest, *, deadline: float | None, caller: str = "") -> CurveRequest:
@@ -85,7 +63,7 @@ def batch_from_pb(
         model=message.model_name,
         version=message.model_version,
         id=message.id,
-        rows=_rows(message),
+        rows=packed_rows(message),
         row_count=message.row_count,
         deadline=deadline,
         caller=caller,
@@ -125,27 +103,51 @@ def statistics_to_pb(found: Found) -> kan_pb2.GetStatisticsResponse:
         row_count=found.rows,
         rows_seen=found.seen,
         seconds=found.seconds,
+        since=found.since,
+        processes=found.processes,
+        classes=found.classes.tolist(),
         baseline=manifest.baseline.name,
         baseline_rows=manifest.baseline.rows,
     )
-    parts = (*manifest.baseline.layers, *manifest.baseline.outputs)
-    for part, nodes in zip(parts, found.nodes, strict=True):
-        drift = nodes.drift
-        counted = zip(nodes.window.counts, nodes.window.lengths.tolist(), strict=True)
-        answer.nodes.add(
-            layer=nodes.layer,
-            psi=_float64(drift.psi),
-            js=_float64(drift.js),
-            wasserstein=_float64(drift.wasserstein),
-            psi_chance=_float64(drift.chance),
-            outside=_float64(drift.outside),
-            outside_before=_float64(drift.before),
-            nonfinite=nodes.window.nonfinite.astype("<u8").tobytes(),
-            bounds=b"".join(_float64(np.array(row)) for row in part.cells),
-            bound_counts=map(len, part.cells),
-            counts=b"".join(row[:length].astype("<u8").tobytes() for row, length in counted),
-        )
+    for nodes in found.nodes:
+        _add_nodes(answer, nodes)
     return answer
+
+
+def _add_nodes(answer: kan_pb2.GetStatisticsResponse, nodes: NodeStatistics) -> None:
+    window, part, drift = nodes.window, nodes.part, nodes.drift
+    counted = zip(window.counts, window.lengths.tolist(), strict=True)
+    mean, std = window.moments()
+    answer.nodes.add(
+        layer=nodes.layer,
+        nonfinite=window.nonfinite.astype("<u8").tobytes(),
+        bounds=b"".join(_float64(np.array(row)) for row in part.bounds),
+        bound_counts=map(len, part.bounds),
+        counts=b"".join(row[:length].astype("<u8").tobytes() for row, length in counted),
+        zones=nodes.zones.astype("<u8").tobytes(),
+        origins=part.origins if len(set(part.origins)) > 1 else part.origins[:1],
+        mean=_float64(mean),
+        std=_float64(std),
+        low=_float64(window.low),
+        high=_float64(window.high),
+    )
+    if drift is not None:
+        last = answer.nodes[-1]
+        last.psi, last.js, last.wasserstein = _float64(drift.psi), _float64(drift.js), _float64(drift.wasserstein)
+        last.psi_chance = _float64(drift.chance)
+        last.outside, last.outside_before = _float64(drift.outside), _float64(drift.before)
+
+
+def watch_from_pb(message: kan_pb2.WatchStatisticsRequest) -> WatchRequest:
+    """WatchStatisticsRequest, as it came."""
+    return WatchRequest(
+        model=message.model_name,
+        version=message.model_version,
+        id=message.id,
+        over=message.over,
+        interval=message.interval,
+        updates=message.updates,
+    )
 
 
 def _float64(values: NDArray[np.float64]) -> bytes:
@@ -159,12 +161,13 @@ def explain_from_pb(message: kan_pb2.ExplainRequest, *, deadline: float | None, 
         model=message.model_name,
         version=message.model_version,
         id=message.id,
-        rows=_rows(message),
+        rows=packed_rows(message),
         row_count=message.row_count,
         reference=message.reference,
         reference_rows=((ONLY, message.reference_rows),),
         reference_count=message.reference_count,
         outputs=tuple(message.outputs),
+        method=message.method,
         deadline=deadline,
         caller=caller,
     )
@@ -178,7 +181,7 @@ def explained_to_pb(answer: Explained) -> kan_pb2.ExplainResponse:
         model_version=str(answer.info.version),
         digest=answer.info.digest,
         id=answer.id,
-        method=METHOD,
+        method=answer.method,
         reference=answer.reference,
         layer=what.layer,
         of_inputs=what.of_inputs,
@@ -207,21 +210,4 @@ def curves_to_pb(info: ModelInfo, block: CurveBlock) -> kan_pb2.CurveBlock:
         derivative=b"" if block.derivative is None else block.derivative.astype("<f4").tobytes(),
         domains=block.domains,
         parts=[kan_pb2.CurvePart(kind=kind, phi=phi.astype("<f4").tobytes()) for kind, phi in block.parts],
-    )
-
-
-def edges_to_pb(response: EdgeResponse) -> kan_pb2.QueryEdgesResponse:
-    """EdgeResponse -> QueryEdgesResponse, without its layers."""
-    return kan_pb2.QueryEdgesResponse(
-        model_name=response.model,
-        model_version=str(response.version),
-        digest=response.digest,
-        id=response.id,
-    )
-
-
-def edge_layer_to_pb(layer: LayerEdges) -> kan_pb2.LayerEdges:
-    """LayerEdges, without its values."""
-    return kan_pb2.LayerEdges(
-        layer=layer.layer, shape=layer.values.shape, sources=layer.sources, destinations=layer.destinations
     )

@@ -9,27 +9,22 @@ from collections.abc import AsyncIterator
 
 from kanexport.manifest import Manifest
 from kanserve.errors import KanserveError
+from kanserve.handlers import statistics
 from kanserve.handlers.control import Chosen, Control
+from kanserve.handlers.edges import EdgeQueries
 from kanserve.handlers.explain import Explainer
 from kanserve.handlers.kan import Kan
 from kanserve.handlers.shadow import Report
-from kanserve.handlers.statistics import statistics
+from kanserve.handlers.watching import Watches
 from kanserve.nouns import EdgeRequest, EdgeResponse, ModelInfo
 from kanserve.observe.metrics import UNKNOWN, Metrics
 from kanserve.pb import kan_pb2
-from kanserve.rpc import convert, describe, interpreting, status
+from kanserve.rpc import convert, describe, edge_messages, interpreting, status
 from kanserve.rpc.call import Call
 from kanserve.rpc.guard import StreamMethod, UnaryMethod
-from kanserve.rpc.known import varint
 from kanserve.rpc.status import Code
 
 LARGE = 2**17  # bytes of an answer that is not built on the event loop: tens of microseconds
-PIECE = 2**16  # values
-BYTES = 2  # the wire type of bytes and messages
-LAYERS, VALUES = (
-    bytes([message.DESCRIPTOR.fields_by_name[name].number << 3 | BYTES])
-    for message, name in ((kan_pb2.QueryEdgesResponse, "layers"), (kan_pb2.LayerEdges, "values"))
-)
 
 
 def _choice(chosen: Chosen) -> bytes:
@@ -62,8 +57,9 @@ class KanService:
 
     descriptor = kan_pb2.DESCRIPTOR.services_by_name["KanService"]
 
-    def __init__(self, kan: Kan, control: Control, metrics: Metrics) -> None:
-        self._kan, self._explainer, self._control = kan, Explainer(kan), control
+    def __init__(self, kan: Kan, control: Control, metrics: Metrics, watches: Watches) -> None:
+        self._kan, self._edges, self._explainer, self._control = kan, EdgeQueries(kan), Explainer(kan), control
+        self._watches = watches
         self._metrics = metrics
 
     def methods(self) -> dict[str, UnaryMethod]:
@@ -74,6 +70,7 @@ class KanService:
             "Explain": self.explain,
             "EdgeScores": self.edge_scores,
             "GetStatistics": self.get_statistics,
+            "ResetStatistics": self.reset_statistics,
             "PromoteModel": self.promote_model,
             "RollbackModel": self.rollback_model,
             "ShadowModel": self.shadow_model,
@@ -81,7 +78,11 @@ class KanService:
 
     def streams(self) -> dict[str, StreamMethod]:
         """The same for those that answer with a stream."""
-        return {"GetCurves": self.get_curves}
+        return {
+            "GetCurves": self.get_curves,
+            "StreamEdges": self.stream_edges,
+            "WatchStatistics": self.watch_statistics,
+        }
 
     async def get_curves(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
         """Curves of edges, a block a message."""
@@ -110,6 +111,12 @@ class KanService:
         call.adopt(message.id)
         request = interpreting.batch_from_pb(message, deadline=call.deadline, caller=call.caller.name)
         call.facts |= {"model": request.model[:128], "rows": request.row_count}
+        if message.over:
+            found = await statistics.live_scores(self._kan, request, message.over)
+            call.facts["version"] = found.info.version
+            answer = interpreting.scores_to_pb(found.info, request.id, message.over, found.rows, found.layers)
+            answer.notes.extend(found.notes)
+            return answer.SerializeToString()
         info, over, rows, layers = await self._kan.scores(request)
         call.facts["version"] = info.version
         return interpreting.scores_to_pb(info, request.id, over, rows, layers).SerializeToString()
@@ -120,9 +127,31 @@ class KanService:
         call.adopt(message.id)
         request = interpreting.batch_from_pb(message, deadline=call.deadline, caller=call.caller.name)
         call.facts |= {"model": request.model[:128], "rows": request.row_count}
-        found = await statistics(self._kan, request)
+        found = await statistics.statistics(self._kan, request, message.over)
         call.facts["version"] = found.info.version
         return interpreting.statistics_to_pb(found).SerializeToString()
+
+    async def watch_statistics(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
+        """The same of a model's traffic, again and again."""
+        message = convert.parse(kan_pb2.WatchStatisticsRequest, await anext(messages, b""))
+        call.adopt(message.id)
+        call.facts["model"] = message.model_name[:128]
+        updates = self._watches.watch(interpreting.watch_from_pb(message))
+        async with contextlib.aclosing(updates):
+            async for found, ended in updates:
+                call.facts["version"] = found.info.version
+                update = kan_pb2.StatisticsUpdate(statistics=interpreting.statistics_to_pb(found), ended=ended)
+                yield update.SerializeToString()
+
+    async def reset_statistics(self, data: bytes, call: Call) -> bytes:
+        """Count anew what a model is asked."""
+        message = convert.parse(kan_pb2.ResetStatisticsRequest, data)
+        call.facts["model"] = message.model_name[:128]
+        info, since = statistics.reset(self._kan, message.model_name, message.model_version)
+        self._control.counted_anew(info.name, info.version, since)
+        call.facts["version"] = info.version
+        answer = kan_pb2.ResetStatisticsResponse(model_name=info.name, model_version=str(info.version), since=since)
+        return answer.SerializeToString()
 
     async def promote_model(self, data: bytes, call: Call) -> bytes:
         """Choose the version that answers by default."""
@@ -163,14 +192,37 @@ class KanService:
 
     async def query_edges(self, data: bytes, call: Call) -> bytes:
         """Edge values for rows."""
+        request, estimate_only = self._asked(data, call)
+        if estimate_only:
+            return edge_messages.estimated(request, *self._edges.estimate(request)).SerializeToString()
+        response = await self._answered(request, call)
+        if sum(layer.nbytes for layer in response.layers) < LARGE:
+            return edge_messages.packed(response)
+        return await asyncio.to_thread(edge_messages.packed, response)
+
+    async def stream_edges(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
+        """The same, some rows or sources of a layer a message."""
+        request, estimate_only = self._asked(await anext(messages, b""), call)
+        if estimate_only:
+            yield edge_messages.estimated(request, *self._edges.estimate(request)).SerializeToString()
+            return
+        for part in edge_messages.parts(await self._answered(request, call)):
+            yield edge_messages.packed(part)
+            await asyncio.sleep(0)  # between copies of a megabyte others have their turn
+
+    def _asked(self, data: bytes, call: Call) -> tuple[EdgeRequest, bool]:
+        """The request, and whether an estimate is all. Raises BadRequest."""
         message = convert.parse(kan_pb2.QueryEdgesRequest, data)
         call.adopt(message.id)
-        request = interpreting.edges_from_pb(message, deadline=call.deadline, caller=call.caller.name)
+        request = edge_messages.from_pb(message, deadline=call.deadline, caller=call.caller.name)
         call.facts |= {"model": request.model[:128], "rows": request.row_count}
+        return request, message.estimate_only
+
+    async def _answered(self, request: EdgeRequest, call: Call) -> EdgeResponse:
         started = time.perf_counter()
         outcome = Code.OK
         try:
-            response = await self._kan.edges(request)
+            response = await self._edges.edges(request)
         except asyncio.CancelledError:
             outcome = Code.CANCELLED
             raise
@@ -180,9 +232,7 @@ class KanService:
         finally:
             self._metrics.edge_query(*self._labels(request), outcome.name, time.perf_counter() - started)
         call.facts["version"] = response.version
-        if sum(layer.values.nbytes for layer in response.layers) < LARGE:
-            return packed(response)
-        return await asyncio.to_thread(packed, response)
+        return response
 
     def _labels(self, request: EdgeRequest) -> tuple[str, str]:
         """Model and version as loaded; the client's words never become labels."""
@@ -191,15 +241,3 @@ class KanService:
         except KanserveError:
             return UNKNOWN, ""
         return info.name, str(info.version)
-
-
-def packed(response: EdgeResponse) -> bytes:
-    """As a message would be, but copied piece by piece: all else stands still while Python copies megabytes."""
-    pieces = [interpreting.edges_to_pb(response).SerializeToString()]
-    for layer in response.layers:
-        head, size = interpreting.edge_layer_to_pb(layer).SerializeToString(), layer.values.nbytes
-        head += VALUES + varint(size)
-        pieces += [LAYERS + varint(len(head) + size) + head]
-        flat = layer.values.reshape(-1)
-        pieces += [flat[at : at + PIECE].tobytes() for at in range(0, flat.size, PIECE)]
-    return b"".join(pieces)  # which lets others run meanwhile

@@ -17,12 +17,14 @@ from kanserve.observe.metrics import UNKNOWN, Metrics
 from kanserve.rpc.call import Call
 from kanserve.rpc.guard import Guard
 from kanserve.web.exchange import Answer, Asked, Bounds, Exchange, Method
+from kanserve.web.kan import KanPages
 from kanserve.web.oip import Oip, unsupported
 from kanserve.web.probes import Probes
 from kanserve.web.refusal import Refused
 
 MODEL = "/v2/models/{name}"
 VERSIONED = (MODEL, f"{MODEL}/versions/{{version}}")
+OF_KAN = tuple(path.replace("/v2/", "/v1/kan/", 1) for path in VERSIONED)
 REPOSITORY = "{repository}"
 GRPC_PATH = re.compile(r"/(\w+\.)+\w+/\w+")
 # What Triton has behind these paths -> its name. `rest` is the remaining path.
@@ -37,7 +39,7 @@ ABSENT = {
 }
 
 
-def build(guard: Guard, metrics: Metrics, bounds: Bounds, oip: Oip, probes: Probes) -> Starlette:
+def build(guard: Guard, metrics: Metrics, bounds: Bounds, oip: Oip, kan: KanPages, probes: Probes) -> Starlette:
     """Every route behind the guard; needs nothing of the server that carries it but ASGI."""
 
     def exchange(verb: str, route: str, method: Method, *, probe: bool = False) -> Exchange:
@@ -45,7 +47,7 @@ def build(guard: Guard, metrics: Metrics, bounds: Bounds, oip: Oip, probes: Prob
 
     routes = [
         Route(route, exchange(verb, route, method, probe=probe).answer, methods=[verb])
-        for verb, route, method, probe in _table(oip, probes)
+        for verb, route, method, probe in _table(oip, kan, probes)
     ]
     for route, name in ABSENT.items():
         routes.append(Route(route, exchange(UNKNOWN, route, unsupported(name)).answer, methods=["GET", "POST"]))
@@ -60,7 +62,7 @@ def build(guard: Guard, metrics: Metrics, bounds: Bounds, oip: Oip, probes: Prob
     return application
 
 
-def _table(oip: Oip, probes: Probes) -> Iterator[tuple[str, str, Method, bool]]:
+def _table(oip: Oip, kan: KanPages, probes: Probes) -> Iterator[tuple[str, str, Method, bool]]:
     """Verb, path, method, and whether it is a probe; what is asked most comes first, since routes are tried in turn."""
     for path in VERSIONED:
         yield "POST", f"{path}/infer", oip.infer, False
@@ -81,6 +83,9 @@ def _table(oip: Oip, probes: Probes) -> Iterator[tuple[str, str, Method, bool]]:
         yield "GET", f"{path}/ready", oip.model_ready, True
         yield "GET", f"{path}/config", oip.config, False
         yield "GET", f"{path}/stats", oip.statistics, False
+    for path in OF_KAN:
+        for name, (verb, answers) in kan.methods().items():
+            yield verb, f"{path}/{name}".rstrip("/"), answers, False
 
 
 async def _refuse(asked: Asked, call: Call) -> Answer:
@@ -98,4 +103,6 @@ def _no_route(request: Request, error: HTTPException) -> Refused:
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         allowed = (error.headers or {}).get("Allow", "")
         return Refused(HTTPStatus.METHOD_NOT_ALLOWED, f"Method Not Allowed: {path} takes {allowed}", {"allow": allowed})
-    return Refused(error.status_code, f"Not Found: {path}; the Open Inference Protocol is at /v2")
+    return Refused(
+        error.status_code, f"Not Found: {path}; the Open Inference Protocol is at /v2, KanService at /v1/kan"
+    )

@@ -45,8 +45,12 @@ class Oip:
         return _yes(call, self._catalogue.model_ready(*_model(asked)), "Model version not ready")
 
     async def metadata(self, asked: Asked, call: Call) -> Answer:
-        """Names, datatypes and shapes of inputs and outputs."""
-        return json_answer(plain(describe.metadata(*self._catalogue.info(*_model(asked)))))
+        """Names, datatypes and shapes of inputs and outputs; what people call their numbers, where somebody said."""
+        info, versions = self._catalogue.info(*_model(asked))
+        told = plain(describe.metadata(info, versions))
+        del told["parameters"]  # lists are lists here
+        named = {} if info.manifest is None else describe.named(info.manifest.names)
+        return json_answer(told | ({"parameters": named} if named else {}))
 
     async def config(self, asked: Asked, call: Call) -> Answer:
         """The configuration Triton would have made."""

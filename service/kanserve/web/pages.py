@@ -11,6 +11,7 @@ from kanserve.observe.merged import Page
 from kanserve.observe.metrics import Metrics
 from kanserve.rpc.guard import Guard
 from kanserve.rpc.inference import InferenceService
+from kanserve.rpc.kan import KanService
 
 
 def build(
@@ -19,16 +20,18 @@ def build(
     metrics: Metrics,
     page: Page,
     service: InferenceService,
+    kan: KanService,
     catalogue: Catalogue,
     control: Control,
 ) -> Any:
     """An ASGI application; `page` is what /metrics shows. Raises ImportError without starlette and orjson."""
     from kanserve.web import application
     from kanserve.web.exchange import Bounds
+    from kanserve.web.kan import KanPages
     from kanserve.web.oip import Oip
     from kanserve.web.probes import Probes
 
     bounds = Bounds(settings.max_request_bytes, settings.arrival_timeout, settings.max_typed_bytes)
-    return application.build(
-        guard, metrics, bounds, Oip(service, catalogue, control, bounds.typed), Probes(catalogue, page)
-    )
+    pages = Oip(service, catalogue, control, bounds.typed)
+    views = KanPages(kan, catalogue, bounds.typed)
+    return application.build(guard, metrics, bounds, pages, views, Probes(catalogue, page))

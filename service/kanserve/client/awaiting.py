@@ -1,0 +1,103 @@
+"""The client that is awaited: the methods of `Client`, for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import grpc
+import grpc.aio
+
+from kanserve.client import calls, channel, kan_calls
+from kanserve.client.answers import ServedModel
+from kanserve.client.calls import Call
+from kanserve.client.peer import Peer, as_method
+from kanserve.client.statistics import Update
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+def _sends(make: Callable[P, Call[T]]) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]:
+    """A method that makes a call of its arguments, and awaits the answer."""
+
+    async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._do(make(*args, **kwargs))
+
+    return as_method(method, make)
+
+
+class AsyncClient(Peer[grpc.aio.Channel]):
+    """A connection to one server, of the event loop that runs where it is made; calls may run at the same time. Close
+    it, or use it in an `async with` statement."""
+
+    health = _sends(calls.health)
+    ready = _sends(calls.ready)
+    index = _sends(calls.index)
+    describe = _sends(kan_calls.describe)
+    infer = _sends(calls.infer)
+    edges = _sends(kan_calls.edges)
+    estimate = _sends(kan_calls.estimate)
+    curves = _sends(kan_calls.curves)
+    explain = _sends(kan_calls.explain)
+    scores = _sends(kan_calls.scores)
+    drift = _sends(kan_calls.drift)
+    statistics = _sends(kan_calls.statistics)
+    reset_statistics = _sends(kan_calls.reset_statistics)
+
+    async def watch_statistics(
+        self, name: str, version: str = "", *, over: str = "total", interval: float = 0.0, updates: int = 0
+    ) -> AsyncIterator[Update]:
+        """The same as `statistics`, now and after every `interval` seconds (0: 2), so many `updates` at most (0: until
+        the version is replaced, or the server ends): the last one says why. No deadline; leave the loop to end it."""
+        call = kan_calls.watch_statistics(name, version, over=over, interval=interval, updates=updates)
+        messages = self._send(call)(call.data, metadata=self._metadata)
+        try:
+            async for message in messages:
+                for update in call.result([message]):
+                    yield update
+        except grpc.RpcError as error:
+            raise self._translated(call, error) from error
+        finally:
+            messages.cancel()
+
+    async def model(self, name: str, version: str = "") -> ServedModel:
+        """Inputs, outputs and batch limit of a model. Raises NotFound."""
+        meta, config = await asyncio.gather(
+            self._do(calls.metadata(name, version)), self._do(calls.config(name, version))
+        )
+        return calls.served(meta, config)
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Drop the connection; calls that run end with ServerFailed or are cancelled."""
+        await self._channel.close()
+
+    def _open(self, tls: channel.Tls) -> grpc.aio.Channel:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError as error:
+            raise RuntimeError("an AsyncClient is made where an event loop runs, inside `async def`") from error
+        return channel.connect_awaited(self.url, tls)
+
+    async def _do(self, call: Call[T]) -> T:
+        """Send it; again while the server is unavailable and the deadline allows. Raises ClientError."""
+        send, data, attempts = self._send(call), call.data, self._attempts(call)
+        while True:
+            try:
+                got = send(data, timeout=attempts.left, metadata=self._metadata)
+                return call.result([message async for message in got] if call.stream else await got)
+            except grpc.RpcError as error:
+                pause = attempts.pause(error.code())
+                if pause is None:
+                    raise self._translated(call, error) from error
+            await asyncio.sleep(pause)

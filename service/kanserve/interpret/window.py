@@ -1,0 +1,151 @@
+"""What nodes were over some rows, in memory that does not grow: how many values lay in each cell, and their moments.
+
+Counts add up exactly, over windows and processes; the moments of each cell do but for rounding. They are what makes a
+few wide cells as good as many narrow ones for all that is derived from a histogram: see `points`.
+
+Shapes: N rows, n nodes, K cells, of which the outer two have no end.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+AT_ONCE = 2**20  # comparisons
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cells:
+    """In which values of n nodes are counted: so many of K in `lengths` [n], the rest are none's. `bounds` [K - 1, n],
+    infinite beyond a node's own; `last` [n], its last; `middles` [n, K], what values of a cell are reckoned from."""
+
+    bounds: Floats
+    lengths: Counts
+    last: Floats
+    middles: Floats
+
+    @classmethod
+    def of(cls, bounds: Sequence[Sequence[float]], nodes: int) -> Cells:
+        """Ascending bounds of each node's cells, or one row for all."""
+        rows = list(bounds) * nodes if len(bounds) == 1 else list(bounds)
+        longest = max(map(len, rows))
+        padded = np.array([(*row, *[np.inf] * (longest - len(row))) for row in rows])
+        lengths, last = np.array([len(row) + 1 for row in rows]), np.array([row[-1] for row in rows])
+        held = np.minimum(padded, last[:, None])
+        middles = np.concatenate([held[:, :1], held[:, :-1] / 2 + held[:, 1:] / 2, held[:, -1:]], axis=1)
+        return cls(padded.T, lengths, last, middles)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """n and K."""
+        nodes, cells = self.middles.shape
+        return nodes, cells
+
+    @property
+    def there(self) -> NDArray[np.bool_]:
+        """[n, K]: which cells are a node's."""
+        return np.asarray(np.arange(self.shape[1]) < self.lengths[:, None])
+
+
+def split(bounds: Sequence[float], times: int) -> list[float]:
+    """Bounds of so many equal cells for each."""
+    at = np.arange(times) / times
+    own = (low * (1 - at) + high * at for low, high in itertools.pairwise(bounds))
+    return [*(float(one) for cell in own for one in cell), bounds[-1]]
+
+
+class Window:
+    """What some nodes were: `counts` [n, K] of values; `nonfinite` [n], which are in no cell; `sums` and `squares`
+    [n, K] of what the values of each cell are apart from its middle; `low` and `high` [n], the extremes."""
+
+    def __init__(self, cells: Cells) -> None:
+        nodes = cells.shape[0]
+        self.cells = cells
+        self.counts: Counts = np.zeros(cells.shape, np.int64)
+        self.nonfinite: Counts = np.zeros(nodes, np.int64)
+        self.sums, self.squares = np.zeros(cells.shape), np.zeros(cells.shape)
+        self.low, self.high = np.full(nodes, np.inf), np.full(nodes, -np.inf)
+
+    @property
+    def lengths(self) -> Counts:
+        """[n]"""
+        return self.cells.lengths
+
+    def add(self, nodes: NDArray[np.floating]) -> None:
+        """[N, n]. On a bound a value is in the cell above it, on the last in the last, as for the baseline."""
+        step = max(1, AT_ONCE // self.cells.bounds.size)
+        for at in range(0, len(nodes), step):
+            self._add(nodes[at : at + step].astype(np.float64))
+
+    def _add(self, values: Floats) -> None:
+        finite = np.isfinite(values)
+        self.nonfinite += (~finite).sum(axis=0)
+        with np.errstate(invalid="ignore"):
+            places = (values[None] >= self.cells.bounds[:, None]).sum(axis=0) - (values == self.cells.last)
+        nodes, cells = self.cells.shape
+        flat, own = (places + np.arange(nodes) * cells)[finite], values[finite]
+        self.counts += np.bincount(flat, minlength=self.counts.size).reshape(self.counts.shape)
+        with np.errstate(over="ignore"):
+            apart = own - self.cells.middles.ravel()[flat]
+            for kept, what in ((self.sums, apart), (self.squares, apart**2)):
+                kept += np.bincount(flat, weights=what, minlength=kept.size).reshape(kept.shape)
+        self.low = np.minimum(self.low, np.where(finite, values, np.inf).min(axis=0, initial=np.inf))
+        self.high = np.maximum(self.high, np.where(finite, values, -np.inf).max(axis=0, initial=-np.inf))
+
+    def plus(self, other: Window) -> Window:
+        """What both were; of the same cells."""
+        both = copy.copy(self)
+        for name in ("counts", "nonfinite", "sums", "squares"):
+            setattr(both, name, getattr(self, name) + getattr(other, name))
+        both.low, both.high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
+        return both
+
+    def folded(self, cells: Cells, times: int) -> Window:
+        """The same in the cells that its own were split from, each in so many."""
+        whole, count = Window(cells), cells.shape[1]
+        starts = np.concatenate([[0], 1 + times * np.arange(count - 1)])
+        into = np.repeat(np.arange(count), np.diff([*starts, self.counts.shape[1]]))
+        apart = np.where(self.cells.there, self.cells.middles - cells.middles[:, into], 0.0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = self.squares + 2 * apart * self.sums + self.counts * apart**2
+            sums = self.sums + self.counts * apart
+        parts = (("counts", self.counts), ("sums", sums), ("squares", squares))
+        for name, values in parts:
+            setattr(whole, name, np.add.reduceat(values, starts, axis=1))
+        whole.nonfinite, whole.low, whole.high = self.nonfinite, self.low, self.high
+        return whole
+
+    @property
+    def values(self) -> Counts:
+        """[n]: how many are in a cell."""
+        return np.asarray(self.counts.sum(axis=1))
+
+    def moments(self) -> tuple[Floats, Floats]:
+        """[n] each: mean and standard deviation of the values, which divides by their number less one; NaN where there
+        are too few."""
+        with np.errstate(all="ignore"):
+            count = self.values.astype(np.float64)
+            mean = (self.counts * self.cells.middles + self.sums).sum(axis=1) / count
+            apart = self.cells.middles - mean[:, None]
+            squares = self.squares + 2 * apart * self.sums + self.counts * apart**2
+            variance = squares.sum(axis=1) / np.where(count > 1, count - 1, np.nan)
+        return mean, np.sqrt(np.maximum(variance, 0.0))
+
+    def points(self) -> tuple[Floats, Floats]:
+        """[n, 2 K] each: two values for every cell, as far to either side of the mean of its values as these spread,
+        and how many values each stands for. Numbers of values, mean and variance are those that were counted, in every
+        cell, so that sums of a function over the points are those over the values where it is a parabola."""
+        with np.errstate(all="ignore"):
+            mean = np.where(self.counts, self.sums / np.maximum(self.counts, 1), 0.0)
+            spread = np.sqrt(np.maximum(self.squares / np.maximum(self.counts, 1) - mean**2, 0.0))
+        middle = self.cells.middles + mean
+        pair = np.stack([middle - spread, middle + spread], axis=2)
+        weights = np.repeat(self.counts[:, :, None] / 2, 2, axis=2)
+        return pair.reshape(len(pair), -1), weights.reshape(len(pair), -1)

@@ -1,0 +1,200 @@
+"""What statistics have counted, in a folder: so that a restart goes on, and several processes answer as one.
+
+    FOLDER/statistics/MODEL/VERSION/NUMBER.tally      one file for each process behind a port, by its number
+
+A file is a line of JSON and then the arrays, compressed. It is written whole or not at all, and believed only if it is
+of this form, of the same graph, and of the same cells. A folder that is full, read-only or broken costs the keeping
+alone, and one line in the log.
+
+Each window has a mark, the time at which it was begun by ResetStatistics, or 0. The latest mark that any file has is
+that of all: what has an older one counts no more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kanexport.shared import atomic
+from kanserve.models.statistics import Nodes, Tally
+from kanserve.nouns import ModelInfo
+from kanserve.observe import logs
+
+FORMAT, MAGIC, SUFFIX = 1, "kanserve statistics", ".tally"
+HEAD = 2**12  # bytes of the line of JSON at most
+LEVEL = 1  # of compression
+KEPT = "kept"
+ARRAYS = ("counts", "nonfinite", "sums", "squares", "low", "high")  # of a window
+
+log = logs.get_logger("models")
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Of one process: the `mark` of its window, `since` when it counts, in seconds since the epoch, rows that were
+    `seen` in so many `seconds`, those that were looked into, in all and lately."""
+
+    mark: float
+    since: float
+    seen: int
+    seconds: float
+    total: Tally
+    recent: Tally
+
+
+@dataclass(slots=True)
+class Keeping:
+    """A process' place in the folder: its `number` of so many `workers`."""
+
+    folder: Path
+    number: int = 0
+    workers: int = 1
+    told: set[str] = field(default_factory=set, init=False)
+
+    def shelf(self, info: ModelInfo, nodes: Nodes) -> Shelf:
+        """For one version."""
+        return Shelf(self, self.folder / "statistics" / info.name / str(info.version), info.digest, nodes)
+
+    def cannot(self, what: str, where: Path, error: Exception) -> None:
+        """Tell it once: of writing, until it can again; of reading, of each version."""
+        key = KEPT if what == KEPT else str(where)
+        if key not in self.told:
+            self.told.add(key)
+            log.warning(f"statistics are not {what}", folder=str(where), reason=str(error)[:200])
+
+
+class Shelf:
+    """The files of one version."""
+
+    def __init__(self, keeping: Keeping, folder: Path, digest: str, nodes: Nodes) -> None:
+        self._keeping, self._folder, self._digest, self._nodes = keeping, folder, digest, nodes
+        bounds = json.dumps([part.bounds for part in nodes.parts])
+        self._cells = hashlib.sha256(bounds.encode()).hexdigest()
+
+    def write(self, kept: Kept) -> None:
+        """One's own."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            atomic.write(self._folder / f"{self._keeping.number}{SUFFIX}", self._bytes(kept), mode=0o600)
+            self._keeping.told.discard(KEPT)
+        except OSError as error:
+            self._keeping.cannot(KEPT, self._folder, error)
+
+    def own(self) -> Kept | None:
+        """What was counted before the last restart; None where there is nothing."""
+        return dict(self._all()).get(self._keeping.number)
+
+    def mark(self) -> float:
+        """The latest of all files."""
+        return max((kept.mark for _, kept in self._all()), default=0.0)
+
+    def others(self) -> list[Kept]:
+        """Those of other processes. Who does not answer any more has nothing that is recent."""
+        return [
+            kept if number < self._keeping.workers else _past(kept, self._nodes)
+            for number, kept in self._all()
+            if number != self._keeping.number
+        ]
+
+    def _all(self) -> Iterator[tuple[int, Kept]]:
+        try:
+            paths = sorted(self._folder.glob(f"*{SUFFIX}"))
+        except OSError as error:
+            self._keeping.cannot("read", self._folder, error)
+            return
+        for path in paths:
+            try:
+                yield int(path.stem), self._read(path)
+            except FileNotFoundError:  # nobody's any more
+                continue
+            except (OSError, ValueError, KeyError, TypeError, zlib.error) as error:
+                self._keeping.cannot("read", self._folder, error)
+
+    def _head(self) -> dict[str, object]:
+        return {"what": MAGIC, "format": FORMAT, "digest": self._digest, "cells": self._cells}
+
+    def _bytes(self, kept: Kept) -> bytes:
+        body = b"".join(array.tobytes() for tally in (kept.total, kept.recent) for array in _arrays(tally))
+        numbers = {"mark": kept.mark, "since": kept.since, "seen": kept.seen, "seconds": kept.seconds}
+        rows = [kept.total.rows, kept.recent.rows]
+        head = self._head() | numbers | {"rows": rows, "body": hashlib.sha256(body).hexdigest()}
+        return json.dumps(head).encode() + b"\n" + zlib.compress(body, LEVEL)
+
+    def _read(self, path: Path) -> Kept:
+        """Raises OSError, ValueError, KeyError, TypeError, zlib.error."""
+        size = 2 * sum(array.nbytes for array in _arrays(self._nodes.empty()))
+        with path.open("rb") as file:
+            line = file.readline(HEAD)
+            packed = file.read(size + HEAD)
+        head = json.loads(line)
+        if (wrong := _unlike(head, self._head())) == "digest":  # of what this version was before
+            raise FileNotFoundError
+        if wrong:
+            raise ValueError(f"{path.name} has another {wrong} than this version")
+        unpacking = zlib.decompressobj()
+        body = unpacking.decompress(packed, size + 1)
+        if len(body) != size or hashlib.sha256(body).hexdigest() != head["body"]:
+            raise ValueError(f"{path.name} is damaged")
+        total, recent = (self._tally(int(rows), half) for rows, half in zip(head["rows"], _halves(body), strict=True))
+        return Kept(float(head["mark"]), float(head["since"]), int(head["seen"]), float(head["seconds"]), total, recent)
+
+    def _tally(self, rows: int, body: bytes) -> Tally:
+        """As `_arrays` has taken it apart."""
+        tally, at = self._nodes.empty(), 0
+
+        def taken(like: NDArray[np.generic]) -> NDArray[np.generic]:
+            nonlocal at
+            at += like.nbytes
+            return np.frombuffer(body, like.dtype, like.size, at - like.nbytes).reshape(like.shape).copy()
+
+        for window in tally.windows:
+            for name in ARRAYS:
+                setattr(window, name, taken(getattr(window, name)))
+        return Tally(rows, tally.windows, taken(tally.classes).astype(np.int64))
+
+
+def _arrays(tally: Tally) -> Sequence[NDArray[np.generic]]:
+    """In the order in which they lie in a file."""
+    found: list[NDArray[np.generic]] = []
+    for window in tally.windows:
+        found += [getattr(window, name) for name in ARRAYS]
+    return [*found, tally.classes]
+
+
+def _halves(body: bytes) -> tuple[bytes, bytes]:
+    return body[: len(body) // 2], body[len(body) // 2 :]
+
+
+def _unlike(head: object, wanted: dict[str, object]) -> str:
+    """The first of what is wanted that is otherwise. Raises TypeError for what is no head."""
+    if not isinstance(head, dict):
+        raise TypeError("it does not begin with a line of JSON")
+    return next((name for name, value in wanted.items() if head.get(name) != value), "")
+
+
+def _past(kept: Kept, nodes: Nodes) -> Kept:
+    return Kept(kept.mark, kept.since, kept.seen, kept.seconds, kept.total, nodes.empty())
+
+
+def merged(all_: Sequence[Kept]) -> Kept:
+    """As of one process: of those with the latest mark."""
+    mark = max(kept.mark for kept in all_)
+    latest = [kept for kept in all_ if kept.mark == mark]
+    total, recent = latest[0].total, latest[0].recent
+    for kept in latest[1:]:
+        total, recent = total.plus(kept.total), recent.plus(kept.recent)
+    return Kept(
+        mark,
+        min(kept.since for kept in latest),
+        sum(kept.seen for kept in latest),
+        max(kept.seconds for kept in latest),
+        total,
+        recent,
+    )

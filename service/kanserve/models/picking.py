@@ -1,0 +1,270 @@
+"""Answers to edge queries in the making: values of all edges that were asked for, of the strongest, or figures of them.
+
+Shapes: N times that a layer runs, rows x positions; S sources, D destinations; s and d the selected ones; k edges.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kanserve.backends import Session
+from kanserve.errors import Exhausted
+from kanserve.interpret import reduce, select
+from kanserve.interpret.select import LayerPlan
+from kanserve.models.edges import STEP_BYTES, Floats, LayerGraph, Nodes, Taker, work
+from kanserve.nouns import Array, LayerEdges
+
+Values = NDArray[np.float32]
+
+
+def compute(
+    session: Session,
+    graphs: tuple[LayerGraph, ...],
+    plans: tuple[LayerPlan, ...],
+    rows: Mapping[str, Array],
+    *,
+    chunk_bytes: int,
+    piece_rows: int = 0,
+    most_bytes: int = 2**62,
+) -> Iterator[tuple[LayerEdges, ...] | None]:
+    """What is planned of layers for `rows` [B, ...] by input: None after each step, and at last the answer.
+
+    The serving graph computes the node vectors, only those that are needed, for at
+    most `piece_rows` rows at a time (0: no such limit). Raises Exhausted for edges of a magnitude, if they are
+    more than `most_bytes`.
+    """
+    nodes = Nodes(session, [graphs[plan.layer].layer for plan in plans], rows, piece_rows, chunk_bytes)
+    share = chunk_bytes // max(1, len(plans))
+    answers = [_answer(graphs[plan.layer], plan, nodes.count, share) for plan in plans]
+    yield from work(nodes, answers, min(chunk_bytes, STEP_BYTES))
+    again = [answer for answer in answers if not answer.settle(most_bytes)]
+    if again:
+        yield from work(nodes, again, min(chunk_bytes, STEP_BYTES))
+    yield tuple(answer.result() for answer in answers)
+
+
+def _answer(graph: LayerGraph, plan: LayerPlan, rows: int, share: int) -> Answer:
+    if plan.wanted.each_row:
+        return _OfEachRow(graph, plan, rows)
+    return _Picked(graph, plan, rows, share) if plan.picked else _Selected(graph, plan, rows)
+
+
+class Answer(Taker):
+    """One layer's answer in the making."""
+
+    def __init__(self, graph: LayerGraph, plan: LayerPlan, rows: int) -> None:
+        super().__init__(graph, plan.positions)
+        self._plan, self._rows = plan, rows
+        self._per_row = math.prod(plan.positions)
+        times = rows * self._per_row
+        self._nodes: Values | None = None
+        self._rest = np.zeros((times, len(plan.destinations))) if plan.wanted.rest else None
+
+    def given(self, row: int, vectors: Array) -> None:
+        """The node vectors [N, n] of some rows, from `row` on."""
+        if self._plan.wanted.nodes:
+            if self._nodes is None:
+                self._nodes = np.empty((self._rows * self._per_row, vectors.shape[1]), np.float32)
+            at = row * self._per_row
+            self._nodes[at : at + len(vectors)] = _float32(vectors)
+
+    def add(self, row: int, offset: int, values: Floats) -> None:
+        """Edge values [n, S, D], those of `row` from its position `offset` on."""
+        at = row * self._per_row + offset
+        if self._rest is not None:
+            with np.errstate(all="ignore"):
+                total = values.sum(axis=1, dtype=np.float64)
+            self._rest[at : at + len(values)] = total[:, list(self._plan.destinations)]
+        self.take(at, select.pick(values, self._plan))
+
+    @abstractmethod
+    def take(self, at: int, picked: Floats) -> None:
+        """Values [n, s, d] of the edges that were asked for, those from time `at` on."""
+
+    def settle(self, most_bytes: int) -> bool:
+        """After the first pass. False if the values are to come in a second. Raises Exhausted."""
+        return True
+
+    def result(self) -> LayerEdges:
+        """The answer, when every value is there."""
+        lead = (self._rows, *self._plan.positions)
+        nodes = None
+        if self._plan.wanted.nodes:
+            found = np.empty((0, self._plan.nodes), np.float32) if self._nodes is None else self._nodes
+            nodes = found.reshape(*lead, found.shape[1])
+        with np.errstate(all="ignore"):
+            rest = None if self._rest is None else _float32(self._rest - self.sums())
+        of = self._plan.destinations if self._plan.wanted.rest else ()
+        if rest is not None:
+            rest = rest.reshape(*lead, len(of))
+        return dataclasses.replace(self.edges(lead), nodes=nodes, rest=rest, rest_of=of)
+
+    @abstractmethod
+    def edges(self, lead: tuple[int, ...]) -> LayerEdges:
+        """The edges, with rows and positions as `lead` says."""
+
+    @abstractmethod
+    def sums(self) -> NDArray[np.float64]:
+        """[N, d]: what the values of the answer add up to."""
+
+
+class _Selected(Answer):
+    """All edges of a selection: their values, or figures of them."""
+
+    def __init__(self, graph: LayerGraph, plan: LayerPlan, rows: int) -> None:
+        super().__init__(graph, plan, rows)
+        self._sink = _sink(plan, rows * self._per_row, (len(plan.sources), len(plan.destinations)))
+
+    def take(self, at: int, picked: Floats) -> None:
+        """Values [n, s, d], those from time `at` on."""
+        self._sink.put(at, picked)
+
+    def edges(self, lead: tuple[int, ...]) -> LayerEdges:
+        """The edges, with rows and positions as `lead` says."""
+        return self._sink.edges(self._plan.layer, self._plan.sources, self._plan.destinations, lead)
+
+    def sums(self) -> NDArray[np.float64]:
+        """[N, d]"""
+        return np.asarray(self._sink.values.sum(axis=1, dtype=np.float64))
+
+
+class _Picked(Answer):
+    """The edges of largest magnitude over all times.
+
+    It first measures which these are; the values come from what was kept meanwhile if that fits `share` bytes, or else
+    from a second pass.
+    """
+
+    def __init__(self, graph: LayerGraph, plan: LayerPlan, rows: int, share: int) -> None:
+        super().__init__(graph, plan, rows)
+        self._strength = np.zeros((len(plan.sources), len(plan.destinations)))
+        self._kept: list[Floats] | None = [] if rows * self._per_row * self._strength.size * 8 <= share else None
+        self._chosen: tuple[NDArray[np.intp], NDArray[np.intp]] | None = None
+        self._sink = _Sink(0, ())
+
+    def take(self, at: int, picked: Floats) -> None:
+        """Values [n, s, d], those from time `at` on."""
+        if self._chosen is not None:
+            self._sink.put(at, picked[:, self._chosen[0], self._chosen[1]])
+            return
+        self._strength = np.maximum(self._strength, select.strengths(picked))
+        if self._kept is not None:
+            self._kept.append(picked)
+
+    def settle(self, most_bytes: int) -> bool:
+        """Choose the strongest edges."""
+        least = self._plan.wanted.min_magnitude
+        count = int((self._strength >= least).sum())
+        count = min(count, self._plan.top_k or count)
+        times = 1 if self._plan.wanted.reductions else self._rows * self._per_row
+        if (needed := count * times * select.VALUE_BYTES) > most_bytes:
+            raise Exhausted(
+                f"{count} edges of layer {self._plan.layer} reach a magnitude of {least:g}, whose values take {needed} "
+                f"bytes; the limit is {most_bytes}: ask for larger ones, set top_k, or send fewer rows"
+            )
+        rows, columns = select.strongest(self._strength, count)
+        self._chosen = (rows[:count], columns[:count])
+        self._sink = _sink(self._plan, self._rows * self._per_row, (count,))
+        at = 0
+        for picked in self._kept or ():
+            self.take(at, picked)
+            at += len(picked)
+        return self._kept is not None
+
+    def edges(self, lead: tuple[int, ...]) -> LayerEdges:
+        """The edges, with rows and positions as `lead` says."""
+        assert self._chosen is not None  # it is settled
+        sources = tuple(self._plan.sources[at] for at in self._chosen[0])
+        destinations = tuple(self._plan.destinations[at] for at in self._chosen[1])
+        return dataclasses.replace(self._sink.edges(self._plan.layer, sources, destinations, lead), picked=True)
+
+    def sums(self) -> NDArray[np.float64]:
+        """[N, d]"""
+        assert self._chosen is not None
+        found = np.zeros((self._rows * self._per_row, len(self._plan.destinations)))
+        np.add.at(found.T, self._chosen[1], self._sink.values.T)
+        return found
+
+
+class _OfEachRow(Answer):
+    """The edges of largest magnitude of every time by itself."""
+
+    def __init__(self, graph: LayerGraph, plan: LayerPlan, rows: int) -> None:
+        super().__init__(graph, plan, rows)
+        shape = (rows * self._per_row, plan.top_k)
+        self._values, self._flat = np.empty(shape, np.float32), np.empty(shape, np.intp)
+
+    def take(self, at: int, picked: Floats) -> None:
+        """Values [n, s, d], those from time `at` on."""
+        chosen = select.strongest_each(picked, self._plan.top_k)
+        until = at + len(picked)
+        self._flat[at:until] = chosen
+        self._values[at:until] = _float32(np.take_along_axis(picked.reshape(len(picked), -1), chosen, axis=1))
+
+    def edges(self, lead: tuple[int, ...]) -> LayerEdges:
+        """The edges, with rows and positions as `lead` says."""
+        shape = (*lead, self._plan.top_k)
+        source, destination = np.divmod(self._flat, max(1, len(self._plan.destinations)))
+        each = (
+            np.array(self._plan.sources, np.uint32)[source].reshape(shape),
+            np.array(self._plan.destinations, np.uint32)[destination].reshape(shape),
+        )
+        return LayerEdges(self._plan.layer, (), (), self._values.reshape(shape), each, picked=True)
+
+    def sums(self) -> NDArray[np.float64]:
+        """[N, d]"""
+        found = np.zeros((len(self._values), len(self._plan.destinations)))
+        np.add.at(found, (np.arange(len(found))[:, None], self._flat % max(1, found.shape[1])), self._values)
+        return found
+
+
+class _Sink:
+    """Where the values of edges [...] go: each by itself."""
+
+    def __init__(self, times: int, edges: tuple[int, ...]) -> None:
+        self.values = np.empty((times, *edges), np.float32)
+
+    def put(self, at: int, picked: Floats) -> None:
+        """[n, ...], those from time `at` on."""
+        self.values[at : at + len(picked)] = _float32(picked)
+
+    def edges(
+        self, layer: int, sources: tuple[int, ...], destinations: tuple[int, ...], lead: tuple[int, ...]
+    ) -> LayerEdges:
+        """What was put, with rows and positions as `lead` says."""
+        return LayerEdges(layer, sources, destinations, self.values.reshape(*lead, *self.values.shape[1:]))
+
+
+class _Figures(_Sink):
+    """The same, as figures of them all."""
+
+    def __init__(self, plan: LayerPlan, edges: tuple[int, ...]) -> None:
+        super().__init__(0, edges)
+        wanted = plan.wanted
+        self._reducer = reduce.Reducer(wanted.reductions, edges, wanted.quantiles, wanted.bins)
+
+    def put(self, at: int, picked: Floats) -> None:
+        """[n, ...]"""
+        self._reducer.add(picked)
+
+    def edges(
+        self, layer: int, sources: tuple[int, ...], destinations: tuple[int, ...], lead: tuple[int, ...]
+    ) -> LayerEdges:
+        """The figures."""
+        return LayerEdges(layer, sources, destinations, self.values, reductions=self._reducer.result())
+
+
+def _sink(plan: LayerPlan, times: int, edges: tuple[int, ...]) -> _Sink:
+    return _Figures(plan, edges) if plan.wanted.reductions else _Sink(times, edges)
+
+
+def _float32(values: Array) -> Values:
+    """What is too large for float32 becomes infinite, as the format says."""
+    with np.errstate(all="ignore"):
+        return np.asarray(values, np.float32)

@@ -1,0 +1,144 @@
+"""KanService over HTTP: its requests and answers as JSON, under /v1/kan.
+
+A request has the fields of the RPC's message, with rows as lists of numbers; an answer has those of the RPC's answer,
+with arrays as nested lists. What a request may hold is said once, by the RPC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+from google.protobuf import json_format
+from google.protobuf.message import Message
+
+from kanexport.shared.nearest import advice
+from kanserve.errors import BadRequest, Exhausted
+from kanserve.handlers.catalogue import Catalogue
+from kanserve.nouns import ModelInfo, TensorInfo
+from kanserve.pb import kan_pb2
+from kanserve.rpc.call import Call
+from kanserve.rpc.kan import KanService
+from kanserve.web import arrays, document, numbers
+from kanserve.web.exchange import Answer, Asked, Method, json_answer
+
+ROWS = {"rows": ("rows", "row_count"), "reference_rows": ("reference_rows", "reference_count")}
+OF_PATH = frozenset({"model_name", "model_version"})
+HELD = frozenset({"inputs", "reference_count"})  # what lists of rows say by themselves
+
+
+class KanPages:
+    """From a request to a method of the service and back. `typed`: bytes of rows as numbers in JSON."""
+
+    def __init__(self, service: KanService, catalogue: Catalogue, typed: int) -> None:
+        self._service, self._catalogue, self._typed = service, catalogue, typed
+
+    def methods(self) -> Mapping[str, tuple[str, Method]]:
+        """Last part of the path -> verb, and what answers it."""
+        service = self._service
+        asked: dict[str, tuple[type[Message], type[Message], Callable[[bytes, Call], Awaitable[bytes]]]] = {
+            "edges": (kan_pb2.QueryEdgesRequest, kan_pb2.QueryEdgesResponse, service.query_edges),
+            "explain": (kan_pb2.ExplainRequest, kan_pb2.ExplainResponse, service.explain),
+            "scores": (kan_pb2.EdgeScoresRequest, kan_pb2.EdgeScoresResponse, service.edge_scores),
+            "statistics": (kan_pb2.GetStatisticsRequest, kan_pb2.GetStatisticsResponse, service.get_statistics),
+        }
+        return {
+            "": ("GET", self.describe),
+            "curves": ("POST", self.curves),
+            **{name: ("POST", self._method(*what)) for name, what in asked.items()},
+        }
+
+    async def describe(self, asked: Asked, call: Call) -> Answer:
+        """DescribeModel."""
+        message = kan_pb2.DescribeModelRequest(**_model(asked))
+        data = await self._service.describe_model(message.SerializeToString(), call)
+        return json_answer(arrays.plain(kan_pb2.DescribeModelResponse.FromString(data)))
+
+    async def curves(self, asked: Asked, call: Call) -> Answer:
+        """GetCurves, its blocks in a list."""
+        message = self._message(asked, kan_pb2.GetCurvesRequest)
+        blocks: list[Any] = []
+        size = 0
+        async for data in self._service.get_curves(_one(message.SerializeToString()), call):
+            size = self._within(size + len(data))
+            blocks.append(arrays.plain(kan_pb2.CurveBlock.FromString(data)))
+        return json_answer({"blocks": blocks})
+
+    def _method(
+        self, kind: type[Message], answer: type[Message], method: Callable[[bytes, Call], Awaitable[bytes]]
+    ) -> Method:
+        async def answered(asked: Asked, call: Call) -> Answer:
+            data = await method(self._message(asked, kind).SerializeToString(), call)
+            self._within(len(data))
+            return json_answer(arrays.plain(answer.FromString(data)))
+
+        return answered
+
+    def _within(self, size: int) -> int:
+        if size > self._typed:
+            raise Exhausted(
+                f"the answer takes {size} bytes, as numbers in JSON the limit is {self._typed}; "
+                "ask for less, or over gRPC"
+            )
+        return size
+
+    def _message(self, asked: Asked, kind: type[Message]) -> Any:
+        """Raises BadRequest, Exhausted, and what `Catalogue.info` does."""
+        body = document.read(asked.body, self._typed) if asked.body else {}
+        if not isinstance(body, dict):
+            raise BadRequest(f"Unable to parse the request: expected an object, got {numbers.word(body)}")
+        known = {field.name for field in kind.DESCRIPTOR.fields} - OF_PATH - HELD
+        for key in body:
+            if key not in known:
+                raise BadRequest(f"the request has {key[:40]!r}, which is not known; {advice(key[:40], sorted(known))}")
+        message = kind(**_model(asked))
+        info, _ = self._catalogue.info(*_model(asked).values())
+        for key, (field, count) in ROWS.items():
+            if key in body:
+                self._rows(message, info, body.pop(key), field, count)
+        try:
+            json_format.ParseDict(body, message)
+        except json_format.ParseError as error:
+            raise BadRequest(f"Unable to parse the request: {str(error)[:200]}") from None
+        return message
+
+    def _rows(self, message: Any, info: ModelInfo, given: Any, field: str, count: str) -> None:
+        """Rows as a list, or by input in an object."""
+        if isinstance(given, dict) and field == "rows":
+            tensors = {tensor.name: tensor for tensor in info.inputs}
+            if unknown := [name for name in given if name not in tensors]:
+                raise BadRequest(f"rows are of {unknown[0][:40]!r}; the model has the inputs {', '.join(tensors)}")
+            for name, rows in given.items():
+                message.inputs.add(name=name, rows=self._packed(tensors[name], rows))
+            setattr(message, count, max(map(len, given.values()), default=0))
+            return
+        if len(info.inputs) > 1:
+            names = ", ".join(tensor.name for tensor in info.inputs)
+            raise BadRequest(
+                f"model '{info.name}' has the inputs {names}: {field} by name, in an object, were expected"
+            )
+        setattr(message, field, self._packed(info.inputs[0], given))
+        setattr(message, count, len(given))
+
+    def _packed(self, tensor: TensorInfo, rows: Any) -> bytes:
+        """Raises BadRequest, Exhausted."""
+        if not isinstance(rows, list) or any(not isinstance(row, list) for row in rows[:1]):
+            raise BadRequest(f"rows of '{tensor.name}' are a list with a list for each row, [[1, 2], [3, 4]]")
+        for at, row in enumerate(rows):
+            if not isinstance(row, list) or len(row) != tensor.shape[1]:
+                size = len(row) if isinstance(row, list) else numbers.word(row)
+                raise BadRequest(f"row {at} of '{tensor.name}' has {size}, expected a list of {tensor.shape[1]}")
+        data = numbers.to_bytes(tensor.name, tensor.datatype, rows)
+        if len(data) > self._typed:
+            raise Exhausted(
+                f"rows take {len(data)} bytes, in JSON the limit is {self._typed}; send fewer, or over gRPC"
+            )
+        return data
+
+
+async def _one(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+def _model(asked: Asked) -> dict[str, str]:
+    return {"model_name": asked.path["name"], "model_version": asked.path.get("version", "")}

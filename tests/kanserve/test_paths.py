@@ -1,0 +1,124 @@
+"""Ways from an input to an output, against what moves when the input does."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kanexport.manifest import LayerInfo, NodeStep, SymbolicEdge
+from kanserve.interpret import paths, steps
+
+ALL = st.integers(0, 1)
+
+
+def layer(mask: np.ndarray, *after: NodeStep, symbolic: tuple[SymbolicEdge, ...] = ()) -> LayerInfo:
+    sources, destinations = mask.shape
+    return LayerInfo(
+        sources=sources,
+        destinations=destinations,
+        bases=(),
+        before=(),
+        after=after,
+        mask=tuple(map(tuple, mask.tolist())),
+        bias=(),
+        symbolic=symbolic,
+        active_edges=int(mask.sum()),
+        node_tensor="",
+        edges_file="",
+        edges_tensor="",
+    )
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> tuple[list[LayerInfo], list[int]]:
+    widths, layers = [draw(st.integers(1, 4))], []
+    for _ in range(draw(st.integers(1, 3))):
+        groups = draw(st.lists(st.integers(1, 2), min_size=1, max_size=3))
+        kind = draw(st.sampled_from(["none", "product", "select", "layernorm"]))
+        wide = sum(groups)
+        flags = draw(st.lists(st.booleans(), min_size=widths[-1] * wide, max_size=widths[-1] * wide))
+        mask = np.array(flags, float).reshape(widths[-1], wide)
+        after = {
+            "none": (),
+            "product": (NodeStep(kind="product", indices=tuple(groups)),),
+            "select": (NodeStep(kind="select", indices=tuple(draw(st.permutations(range(wide)))[:2])),),
+            "layernorm": (NodeStep(kind="layernorm", scale=(1.0,) * wide, bias=(0.0,) * wide, epsilon=1e-5),),
+        }[kind]
+        layers.append(layer(mask, *after))
+        widths.append(paths.results(layers[-1]).shape[1])
+    return layers, widths
+
+
+def outputs(layers: list[LayerInfo], x: np.ndarray, cut: set[tuple[int, int, int]] = frozenset()) -> np.ndarray:
+    """With phi(x) = a curve of its own on each edge that is not cut. [B, n] -> [B, m]"""
+    for at, one in enumerate(layers):
+        weight = np.array(one.mask) * (1.3 + np.arange(one.sources * one.destinations).reshape(one.sources, -1) % 7)
+        for _, i, j in (edge for edge in cut if edge[0] == at):
+            weight[i, j] = 0.0
+        x = np.tanh(x) @ weight + 0.3
+        for step in one.after:
+            x = steps.evaluate(step, x)
+    return x
+
+
+@settings(deadline=None)
+@given(networks(), st.data())
+def test_without_the_edges_on_the_way_the_output_does_not_see_the_input(
+    network: tuple[list[LayerInfo], list[int]], data: st.DataObject
+) -> None:
+    layers, widths = network
+    start, end = data.draw(st.integers(0, widths[0] - 1)), data.draw(st.integers(0, widths[-1] - 1))
+    ways = paths.on_the_way(layers, widths[:-1], start, end)
+    rows = np.full((2, widths[0]), 0.4)
+    rows[1, start] = -0.7
+    moved = np.ptp(outputs(layers, rows)[:, end]) > 1e-9
+    if moved:
+        assert all(sources and destinations for sources, destinations in ways)
+    first = {(0, i, j) for i in ways[0][0] for j in ways[0][1]}
+    assert np.ptp(outputs(layers, rows, first)[:, end]) <= 1e-9
+    assert ways[0][0] in ((), (start,))
+
+
+@settings(deadline=None)
+@given(networks(), st.data())
+def test_every_edge_between_the_ends_is_reached_and_leads_on(
+    network: tuple[list[LayerInfo], list[int]], data: st.DataObject
+) -> None:
+    """Against a walk from edge to edge."""
+    layers, widths = network
+    start, end = data.draw(st.integers(0, widths[0] - 1)), data.draw(st.integers(0, widths[-1] - 1))
+
+    def walk(at: int, node: int) -> tuple[bool, set[tuple[int, int, int]]]:
+        if at == len(layers):
+            return node == end, set()
+        arrived, seen = False, set()
+        for j in range(layers[at].destinations):
+            if not layers[at].mask[node][j]:
+                continue
+            for onward in np.flatnonzero(paths.results(layers[at])[j]):
+                there, edges = walk(at + 1, int(onward))
+                if there:
+                    arrived, seen = True, seen | {(at, node, j)} | edges
+        return arrived, seen
+
+    expected = walk(0, start)[1]
+    for at, (sources, destinations) in enumerate(paths.on_the_way(layers, widths[:-1], start, end)):
+        assert set(sources) == {i for layer, i, _ in expected if layer == at}
+        assert set(destinations) == {j for layer, _, j in expected if layer == at}
+
+
+def test_a_symbolic_edge_leads_where_its_mask_does_not() -> None:
+    edge = SymbolicEdge(source=0, destination=1, function="sin", a=1, b=0, c=1, d=0, mask=1)
+    one = layer(np.zeros((2, 2)), symbolic=(edge,))
+    assert paths.on_the_way([one], [2], 0, 1) == [((0,), (1,))]
+    assert paths.on_the_way([one], [2], 1, 1) == [((), ())]
+
+
+def test_selected_columns_alone_are_sources() -> None:
+    one = layer(np.ones((2, 1)))
+    chosen = LayerInfo(
+        **{**{f: getattr(one, f) for f in one.__slots__}, "before": (NodeStep(kind="select", indices=(3, 0)),)}
+    )
+    assert paths.on_the_way([chosen], [5], 3, 0) == [((0,), (0,))]
+    assert paths.on_the_way([chosen], [5], 4, 0) == [((), ())]

@@ -1,0 +1,80 @@
+"""Figures over rows, against numpy on all of them at once."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from kanserve.interpret import reduce
+
+LEVELS = (0.0, 0.25, 0.5, 1.0)
+shapes = st.tuples(st.integers(1, 9), st.integers(1, 3), st.integers(1, 3))
+cubes = shapes.flatmap(lambda shape: hnp.arrays(np.float32, shape, elements=st.floats(-1e3, 1e3, width=32)))
+
+
+def figures(values: np.ndarray, step: int, names: tuple[str, ...] = reduce.ALL) -> dict[str, np.ndarray]:
+    one = reduce.Reducer(names, values.shape[1:], LEVELS, 5)
+    for at in range(0, len(values), step):
+        one.add(values[at : at + step])
+    return dict(one.result())
+
+
+@given(cubes, st.integers(1, 9))
+def test_figures_are_those_of_all_values_in_pieces_too(values: np.ndarray, step: int) -> None:
+    found, wide = figures(values, step), values.astype(np.float64)
+    close = {"rtol": 1e-5, "atol": 1e-2}
+    np.testing.assert_allclose(found["mean"], wide.mean(axis=0), **close)
+    np.testing.assert_allclose(found["mean_magnitude"], np.abs(wide).mean(axis=0), **close)
+    np.testing.assert_array_equal(found["min"], values.min(axis=0))
+    np.testing.assert_array_equal(found["max"], values.max(axis=0))
+    np.testing.assert_allclose(found["quantiles"], np.quantile(wide, LEVELS, axis=0), **close)
+    if len(values) > 1:
+        np.testing.assert_allclose(found["std"], wide.std(axis=0, ddof=1), **close)
+    else:
+        assert np.isnan(found["std"]).all()
+
+
+@given(cubes)
+def test_the_histogram_counts_every_value_once_between_its_bounds(values: np.ndarray) -> None:
+    found = figures(values, len(values))
+    counts, bounds = found["histogram"], found["histogram_bounds"]
+    assert counts.shape == (5, *values.shape[1:])
+    assert bounds.shape == (6, *values.shape[1:])
+    np.testing.assert_array_equal(counts.sum(axis=0), len(values))
+    assert np.all(np.diff(bounds, axis=0) >= 0)
+    apart = values.max(axis=0) > values.min(axis=0)
+    np.testing.assert_allclose(bounds[0][apart], values.min(axis=0)[apart], rtol=1e-6)
+    np.testing.assert_allclose(bounds[-1][apart], values.max(axis=0)[apart], rtol=1e-6)
+    assert np.all(counts[0][apart] >= 1)
+    assert np.all(counts[-1][apart] >= 1)
+
+
+def test_the_histogram_is_numpys() -> None:
+    values = np.random.default_rng(2).normal(size=(500, 2, 3))
+    counts, bounds = reduce.histogram(values, 8)
+    for i, j in np.ndindex(2, 3):
+        expected, edges = np.histogram(values[:, i, j], bins=8)
+        np.testing.assert_array_equal(counts[:, i, j], expected)
+        np.testing.assert_allclose(bounds[:, i, j], edges)
+
+
+def test_what_is_not_finite_is_seen_and_not_counted() -> None:
+    values = np.array([[1.0], [np.nan], [3.0], [np.inf]])
+    found = figures(values, 1)
+    assert np.isnan([found[name][0] for name in ("mean", "mean_magnitude", "std", "min", "max")]).all()
+    assert found["histogram"].sum() == 2
+    np.testing.assert_array_equal(found["histogram_bounds"][[0, -1], 0], [1, 3])
+
+
+def test_of_no_rows_there_are_no_figures() -> None:
+    found = figures(np.zeros((0, 2, 3), np.float32), 1)
+    assert {name: array.shape for name, array in found.items()} == {
+        **dict.fromkeys(("mean", "mean_magnitude", "std", "min", "max"), (2, 3)),
+        "quantiles": (4, 2, 3),
+        "histogram": (5, 2, 3),
+        "histogram_bounds": (6, 2, 3),
+    }
+    assert np.isnan(found["mean"]).all()
+    assert not found["histogram"].any()
