@@ -100,7 +100,7 @@ def measure(
 def mean(rows: Rows, signature: Signature, names: Names) -> tuple[float, ...]:
     """Of each number of a row, as the baseline has it. Raises OptionError where they are none of the model's."""
     x = _fitting(rows, signature.inputs(), names)
-    return _rounded(_moments(x.reshape(len(x), -1))[0])
+    return cells.rounded(_moments(x.reshape(len(x), -1))[0])
 
 
 def _fitting(rows: Rows, inputs: Sequence[TensorSpec], names: Names) -> Array:
