@@ -86,6 +86,7 @@ def served(result: Result, x: np.ndarray) -> np.ndarray:
         explain.Prepared(),
         {"x": x},
         ("", {"x": reference}),
+        method="rescale",
         outputs=range(manifest.outputs[0].shape[1]),
         chunk_bytes=2**24,
     )
