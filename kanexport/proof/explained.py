@@ -34,7 +34,9 @@ class ExplainedProver(Prover):
         self._shapes_of = {tensor.name: tensor.shape[1:] for tensor in tensors}
         self._nodes = [tensor for tensor in tensors if tensor.holds == NODES]
         self._edges_of = [tensor for tensor in tensors if tensor.holds == EDGES]
-        numbers = sum(layer.mask.size for layer in subject.layers)
+        numbers = sum(int(np.prod(tensor.shape[1:])) for tensor in self._edges_of)
+        if self._anchor is not None:  # which takes the edges of all layers
+            numbers = max(numbers, sum(layer.mask.size for layer in subject.layers))
         self.rows = max(2, EDGE_BUDGET // max(1, numbers))
 
     def zone(self, name: str, x: Array) -> None:
