@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from kanexport.shared.baseline import NO_BASELINE, Baseline
 from kanexport.shared.explanations import NO_EXPLANATIONS, Explanations
 from kanexport.shared.naming import UNNAMED, Names
+from kanexport.shared.outside import AS_TRAINED
 
 FORMAT = 6
 READABLE = (1, 2, 3, 4, 5, 6)  # each added fields with defaults; what an older one lacks has its default
@@ -34,6 +35,7 @@ SIZE_LIMIT = 256 * 2**20  # bytes; a manifest beyond this is not ours
 # threads each. kanserve takes it for what nobody chose, as long as it stands there unchanged, and decides by itself.
 TRITON_RUNS, TRITON_INSTANCES, TRITON_THREADS = "kanexport", 2, 1
 
+SAME_UNITS = ("select", "clip")  # steps whose results are what they take, where they give it
 HYBRID = "hybrid"  # the family of a torch module with KAN layers in it
 READING, ANSWERS, MODULE = "reading", "answers", "module"
 # What a verification was held against, and how that is said wherever it is shown.
@@ -280,9 +282,10 @@ class Manifest:
 
     `format` is that of this document. `inputs` and `outputs`: at least one each, all with the same rows;
     formats 1 and 2 had one of each, as `input` and `output`. `names`, since format 4, is what people
-    call them; `baseline`, since format 5, what they and the nodes inside were on the user's data; `explanations`, since
-    format 6, what the graph gives that tells how answers came about. `opset` is the
-    graphs' ONNX operator set. `layers` are those whose edges can be asked for, in the order in which they run.
+    call them; `baseline`, since format 5, what they and the nodes inside were on the user's data; since format 6
+    `explanations`, what the graph gives that tells how answers came about, and `outside`, a key of
+    `shared.outside.POLICIES`. `opset` is the graphs' ONNX operator set. `layers` are those whose edges can be asked
+    for, in the order in which they run.
     `files` is everything in the version directory but the manifest. `notes` are sentences for people.
 
     `edge_class`: A, an edge's value depends on its source alone; B, also on the other nodes of
@@ -308,6 +311,7 @@ class Manifest:
     names: Names = UNNAMED
     baseline: Baseline = NO_BASELINE
     explanations: Explanations = NO_EXPLANATIONS
+    outside: str = AS_TRAINED
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:

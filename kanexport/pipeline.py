@@ -13,20 +13,24 @@ from kanexport.answers.rows import Answers
 from kanexport.errors import OptionError
 from kanexport.files import checkpoint
 from kanexport.files.checkpoint import Checkpoint
+from kanexport.form import clamp
 from kanexport.form.ir import Kan
 from kanexport.lowering import lower
-from kanexport.manifest import READING, Source
+from kanexport.lowering.lower import Lowered
+from kanexport.manifest import READING, LayerInfo, Source
 from kanexport.operators import graph, precision
 from kanexport.options import Options
 from kanexport.packing import baseline, describe, explained
 from kanexport.packing.explained import Asked
 from kanexport.packing.publish import MAX_BATCH_SIZE, Claim, ProvedModel, Result, Target, publish
 from kanexport.packing.signature import Signature
-from kanexport.proof import verify
+from kanexport.proof import kept, verify
 from kanexport.proof.tolerance import OUTPUT_TOLERANCE
+from kanexport.proof.verify import Proof
 from kanexport.recognise import assemble, detect, steplist
 from kanexport.recognise.registry import Reader
 from kanexport.shared.naming import UNNAMED, Names
+from kanexport.shared.outside import AS_TRAINED, CLAMP
 
 ARCHITECTURE = "given with --architecture"
 
@@ -53,6 +57,7 @@ class Request:
     reference: Path | None = None  # rows of the user's data, as `packing.baseline.load` takes them
     explain: bool = False  # with a graph that tells how answers came about
     explain_layers: tuple[str, ...] = ()  # whose edges it tells, as `packing.explained.Asked` has them
+    outside: str = AS_TRAINED  # what becomes of rows outside, a key of `shared.outside.POLICIES`
     shared: bool = False  # options and architecture are for many files; this one may have no use for them
 
     def target(self, name: str) -> Target:
@@ -68,6 +73,7 @@ class Request:
             names=self.names,
             reference=None if self.reference is None else baseline.load(self.reference),
             explain=Asked(self.explain or bool(self.explain_layers), self.explain_layers),
+            outside=self.outside,
         )
 
     def facts(self, tried: Mapping[str, str] | None = None) -> Options:
@@ -92,12 +98,7 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
     options.finish(found.family, shared=request.shared)
     signature = Signature.of_network(kan, request.dtype)
     target.check_names(signature)
-    lowered = lower.lower(kan, request.dtype)
-    layers = describe.layers(kan, lowered.node_tensors)
-    mean = () if target.reference is None else baseline.mean(target.reference, signature, target.names)
-    against = explained.against(target.explain, kan, mean)
-    lowered = explained.add(target.explain, lowered, layers, signature, target.names, against)
-    proof = verify.verify(kan, lowered, request.dtype, tolerance=request.tolerance, advance=advance)
+    graphs = _graphs(kan, request, target, signature, advance)
     source = Source(
         family=found.family,
         family_reason=found.reason,
@@ -109,17 +110,46 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
         alternatives=options.alternatives(),
     )
     model = ProvedModel(
-        lowered=lowered,
-        proof=proof,
-        claim=Claim(READING) if answers is None else held.network(answers, kan, lowered, target),
-        layers=layers,
+        lowered=graphs.lowered,
+        proof=graphs.proof,
+        claim=Claim(READING) if answers is None else held.network(answers, kan, graphs.plain, target),
+        layers=graphs.layers,
         edge_class=kan.edge_class,
         opset=graph.OPSET,
         signature=signature,
         source=source,
-        notes=kan.notes + precision.notes(kan.dtype, request.dtype),
+        notes=graphs.kan.notes + precision.notes(kan.dtype, request.dtype),
     )
     return publish(target, model)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Graphs:
+    """The graphs of a network and their proof. `plain`: those of the network as it was read, which `kan` is unless its
+    inputs are kept on the grid."""
+
+    kan: Kan
+    lowered: Lowered
+    proof: Proof
+    plain: Lowered
+    layers: tuple[LayerInfo, ...]
+
+
+def _graphs(
+    kan: Kan, request: Request, target: Target, signature: Signature, advance: Callable[[int, int], None]
+) -> _Graphs:
+    dtype, plain = request.dtype, lower.lower(kan, request.dtype)
+    given, lowered = kan, plain
+    if request.outside == CLAMP:
+        given = clamp.clamped(kan)
+        lowered = lower.lower(given, dtype)
+        kept.prove(given.layers[0], kan.n_inputs, plain, lowered, dtype)
+    layers = describe.layers(given, lowered.node_tensors)
+    mean = () if target.reference is None else baseline.mean(target.reference, signature, target.names)
+    against = explained.against(target.explain, given, mean)
+    lowered = explained.add(target.explain, lowered, layers, signature, target.names, against)
+    proof = verify.verify(given, lowered, dtype, tolerance=request.tolerance, advance=advance)
+    return _Graphs(given, lowered, proof, plain, layers)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -22,6 +22,7 @@ def document(result: Result) -> dict[str, Any]:
         "widths": list(manifest.widths),
         "edge_class": manifest.edge_class,
         "verified": manifest.claim,
+        "outside": manifest.outside,
         "options": {
             "given": manifest.source.options_given,
             "assumed": manifest.source.options_assumed,

@@ -19,6 +19,7 @@ from kanserve.pb import grpc_service_pb2, kan_pb2
 CALLS = {
     *(
         "close",
+        "coverage",
         "curves",
         "describe",
         "drift",

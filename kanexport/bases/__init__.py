@@ -85,7 +85,8 @@ class Basis(Protocol):
 
     def knots(self) -> Array:
         """The T knots, centres or points of each source, for plots: [I, T], or [1, T] where all
-        sources share them, or [0, 0] where there are none."""
+        sources share them, or [0, 0] where there are none. What is inside and outside of them says
+        `kanexport/shared/grids.py`: centres, unless it knows the kind."""
 
 
 def names() -> list[str]:

@@ -30,6 +30,7 @@ from kanexport.shared.explanations import EXPLAIN_FILE
 from kanexport.shared.installing import how_to_install
 from kanexport.shared.naming import Names
 from kanexport.shared.output import json_text, print_json
+from kanexport.shared.outside import AS_TRAINED, CHOICE, POLICIES
 from kanexport.shared.voice import EXIT_CODES, Exit
 from kanexport.sweep import run as sweep
 
@@ -65,6 +66,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print one JSON document")
     add("--recursive", action="store_true", help="export every checkpoint below a folder; see docs/checkpoints.md")
     add("--report", type=Path, metavar="FILE", help="with --recursive: write what became of each, as JSON")
+    add("--outside", choices=tuple(POLICIES), default=AS_TRAINED, help=CHOICE)
     _naming(parser)
     _explaining(parser)
     modules = parser.add_argument_group("modules with KAN layers in them (needs torch)").add_argument
@@ -227,6 +229,7 @@ def _request(args: argparse.Namespace) -> Request:
         reference=args.reference,
         explain=asked.wanted,
         explain_layers=asked.layers,
+        outside=args.outside,
     )
 
 
@@ -249,6 +252,7 @@ def _module(args: argparse.Namespace, advance: Callable[[int, int], None]) -> Re
         names=_names(args),
         reference=None if args.reference is None else baseline.load(args.reference),
         explain=_asked(args),
+        outside=args.outside,
     )
     options = Options.parse(tuple(args.option), functions=tuple(args.function))
     return command.run(

@@ -8,6 +8,7 @@ from typing import Any
 from kanexport.manifest import READING, Manifest, arrows
 from kanexport.packing.publish import Result
 from kanexport.shared.output import say
+from kanexport.shared.outside import AS_TRAINED, POLICIES
 from kanexport.shared.tables import Table
 
 COMPARE = "to compare: kanexport.record_answers(model, rows, 'answers.npz') where it was trained, then --answers"
@@ -28,6 +29,8 @@ def result(result: Result) -> None:
         say(COMPARE, indent=2)
     _facts("assumed, since the file does not tell", manifest.source.options_assumed, manifest.source.alternatives)
     _facts("decided by the answers", manifest.source.options_decided, {})
+    if manifest.outside != AS_TRAINED:
+        say(f"outside: {manifest.outside}: {POLICIES[manifest.outside]}")
     for note in manifest.notes:
         say(f"note: {note}")
     _zones(manifest).show()

@@ -16,6 +16,7 @@ from kanexport.packing.explained import Asked
 from kanexport.packing.publish import MAX_BATCH_SIZE, Result, Target
 from kanexport.proof.tolerance import OUTPUT_TOLERANCE
 from kanexport.shared.naming import Names
+from kanexport.shared.outside import AS_TRAINED
 
 
 def export(
@@ -38,6 +39,7 @@ def export(
     description: str = "",
     reference: str | Path | None = None,
     explain: bool | Sequence[str | int] = False,
+    outside: str = AS_TRAINED,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Result:
     """Export a module that contains KAN layers into a model repository.
@@ -45,8 +47,8 @@ def export(
     `example_inputs`: rows as the module takes them, [rows, ...], a tensor or array (or a tuple of one); the proof is
     made with them, so real rows are better than random ones. `options`: what neither tensors nor attributes tell, as
     in `--option`; `functions`: symbolic functions of your own by name, as expressions in x, as in `--function`.
-    `features`, `classes`, `units`, `description`: what its numbers, and the model, are called. `reference`: a file of
-    rows of your data, as `--reference` takes them. `explain`: as `--explain`, or the layers of `--explain-layers`.
+    `features`, `classes`, `units`, `description`: what its numbers, and the model, are called. `reference`, `outside`:
+    as `--reference` and `--outside` take them. `explain`: as `--explain`, or the layers of `--explain-layers`.
     `answers`: what the trained model answered, as `record_answers` writes it. The module is as it was afterwards.
     Returns where the version lies and its manifest. Raises ExportError; then nothing was written.
     """
@@ -61,10 +63,13 @@ def export(
         names=Names(tuple(features), tuple(units), tuple(classes), description),
         reference=None if reference is None else baseline.load(Path(reference)),
         explain=Asked.of(explain),
+        outside=outside,
     )
-    given = Options.parse(
-        [f"{key}={value}" for key, value in (options or {}).items()],
-        functions=[f"{name}={expression}" for name, expression in (functions or {}).items()],
-    )
+    given = Options.parse(_pairs(options or {}), functions=_pairs(functions or {}))
     known = None if answers is None else load_answers([Path(answers)])
     return convert(module, example_inputs, target, options=given.given, answers=known, advance=advance)
+
+
+def _pairs(given: Mapping[str, object]) -> list[str]:
+    """As the command line has them."""
+    return [f"{name}={value}" for name, value in given.items()]

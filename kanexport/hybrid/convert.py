@@ -14,7 +14,7 @@ from torch import nn
 
 from kanexport.answers import held
 from kanexport.answers.rows import Answers
-from kanexport.errors import InvalidKan, VerificationFailed
+from kanexport.errors import InvalidKan, OptionError, VerificationFailed
 from kanexport.form.ir import Layer
 from kanexport.hybrid import bodies, extremes, inputs, nonfinite, splice, trace, weights, zones
 from kanexport.hybrid import plan as planning
@@ -34,6 +34,7 @@ from kanexport.packing.publish import Claim, ProvedModel, Result, Target, publis
 from kanexport.packing.signature import Signature
 from kanexport.proof import trial_rows, verify
 from kanexport.proof.verify import Proof
+from kanexport.shared.outside import CLAMP
 
 Array = npt.NDArray[np.float64]
 
@@ -58,7 +59,7 @@ def convert(
     a tuple of them or a dictionary by forward's parameters, the more like real data the
     better: the proof is made with them. `answers`: the trained model's own, held against the
     graph. Raises ExportError; then nothing changed."""
-    target.check()
+    _check(target)
     module = unwrapped(module)
     x, wiring = inputs.rows(example, module)
     whole = Whole(module, wiring)
@@ -93,6 +94,16 @@ def convert(
         notes=(*plan.notes, *planning.without_edges(whole, plan), *_precision(stored, target.dtype, oracle)),
     )
     return publish(target, model)
+
+
+def _check(target: Target) -> None:
+    """Raises OptionError and RepositoryError."""
+    target.check()
+    if target.outside == CLAMP:
+        raise OptionError(
+            "--outside clamp is for checkpoints that are read as layers: the graph of a module is torch's",
+            hint="clamp in the module's own forward, or choose --outside reject or flag",
+        )
 
 
 def _answers(oracle: Oracle, x: Array) -> bool:
@@ -130,7 +141,7 @@ def _attempt(
     """Graphs and their proof. Raises what the first trace that was made fails by. `most`: rows that
     can be run at once."""
     failure: InvalidKan | VerificationFailed | None = None
-    count = min(PROOF_ROWS, most)
+    count, against = min(PROOF_ROWS, most), "" if target.reference is None else explained.OF_MODULE
     for lowered, starts in _graphs(whole, plan, x, target):
         try:
             _require_at_most(starts, most)
@@ -138,7 +149,7 @@ def _attempt(
             largest = [min(most, target.max_batch_size)] if starts else []
             sizes = tuple(sorted({2, count + 1, *starts, *largest}))
             signature = Signature(plan.ports, target.dtype)
-            lowered = _explained(plan, lowered, signature, target)
+            lowered = explained.add(target.explain, lowered, _describe(plan, lowered), signature, target.names, against)
             with lent(whole, plan.oracle.dtype):
                 return lowered, _prove(plan, lowered, zones.of(plan.ports, x, count), target, sizes, advance)
         except (InvalidKan, VerificationFailed) as error:
@@ -173,11 +184,6 @@ def _graphs(whole: Whole, plan: Plan, x: Array, target: Target) -> Iterator[tupl
         if traced is None:
             return
         yield Lowered(splice.splice(traced.model, filled, plan.ports), edges, names, file), traced.sizes
-
-
-def _explained(plan: Plan, lowered: Lowered, signature: Signature, target: Target) -> Lowered:
-    against = "" if target.reference is None else "it is a torch module, of which its last layers alone can have some"
-    return explained.add(target.explain, lowered, _describe(plan, lowered), signature, target.names, against)
 
 
 def _prove(

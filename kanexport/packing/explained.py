@@ -34,6 +34,7 @@ from kanexport.shared.naming import Names
 from kanexport.shared.nearest import advice
 
 MOST = 65_536  # edges of a layer and a row, at all positions, which nobody has to ask for: 256 KiB a row in float32
+OF_MODULE = "it is a torch module, of which its last layers alone can have some"  # contributions
 FACTS = "kanexport"  # the key of the file's metadata
 
 

@@ -14,7 +14,7 @@ from kanexport.errors import OptionError
 from kanexport.lowering.lower import Lowered
 from kanexport.manifest import FileEntry, LayerInfo, Manifest, Source
 from kanexport.operators import precision, served
-from kanexport.packing import baseline, repository
+from kanexport.packing import baseline, outside, repository
 from kanexport.packing.baseline import Rows
 from kanexport.packing.describe import edges_file
 from kanexport.packing.explained import NOT_ASKED, Asked
@@ -22,9 +22,10 @@ from kanexport.packing.signature import Signature
 from kanexport.proof.tolerance import OUTPUT_TOLERANCE
 from kanexport.proof.verify import Proof
 from kanexport.shared import naming
-from kanexport.shared.baseline import NO_BASELINE
+from kanexport.shared.baseline import NO_BASELINE, Baseline
 from kanexport.shared.explanations import EXPLAIN_FILE, NO_EXPLANATIONS
 from kanexport.shared.naming import UNNAMED, Names
+from kanexport.shared.outside import AS_TRAINED, POLICIES
 
 MAX_BATCH_SIZE = 1024
 
@@ -43,12 +44,15 @@ class Target:
     names: Names = UNNAMED
     reference: Rows | None = None  # of the user's data
     explain: Asked = NOT_ASKED
+    outside: str = AS_TRAINED  # what becomes of inputs there, a key of `shared.outside.POLICIES`
 
     def check(self) -> None:
         """Refuse early what would fail late. Raises OptionError and RepositoryError."""
         precision.check(self.dtype)
         if not 1 <= self.max_batch_size <= 2**31 - 1:
             raise OptionError(f"max batch size is {self.max_batch_size}, expected 1 or more")
+        if self.outside not in POLICIES:
+            raise OptionError(f"outside is {self.outside[:40]!r}, expected one of {', '.join(POLICIES)}")
         if not 0 < self.tolerance < 1:
             raise OptionError(f"tolerance is {self.tolerance}, expected a number between 0 and 1")
         repository.check_target(self.repository, self.name, self.version, force=self.force)
@@ -100,9 +104,11 @@ class Result:
 
 
 def publish(target: Target, model: ProvedModel) -> Result:
-    """Write one version. Raises RepositoryError; then the repository is as it was."""
+    """Write one version. Raises RepositoryError and OptionError; then the repository is as it was."""
     target.check_names(model.signature)
-    files, explained = _files(model.lowered), model.lowered.explained
+    files, seen = _files(model.lowered), _baseline(target, model)
+    unsaid = outside.check(target.outside, model.layers, model.signature.inputs(), seen)
+    explained = model.lowered.explained
     document = Manifest(
         format=manifest.FORMAT,
         name=target.name,
@@ -125,16 +131,20 @@ def publish(target: Target, model: ProvedModel) -> Result:
         + model.proof.notes
         + model.claim.notes
         + _of_operators(model)
+        + unsaid
         + (() if explained is None else explained.notes),
         names=target.names,
-        baseline=NO_BASELINE
-        if target.reference is None
-        else baseline.measure(
-            target.reference, model.lowered, model.layers, model.signature, target.names, target.dtype
-        ),
+        baseline=seen,
         explanations=NO_EXPLANATIONS if explained is None else explained.about,
+        outside=target.outside,
     )
     return Result(repository.pack(target.repository, document, files, force=target.force), document)
+
+
+def _baseline(target: Target, model: ProvedModel) -> Baseline:
+    if target.reference is None:
+        return NO_BASELINE
+    return baseline.measure(target.reference, model.lowered, model.layers, model.signature, target.names, target.dtype)
 
 
 def _of_operators(model: ProvedModel) -> tuple[str, ...]:

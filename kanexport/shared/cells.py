@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.typing import NDArray
 
-from kanexport.manifest import BasisInfo, LayerInfo
+from kanexport.manifest import SAME_UNITS, BasisInfo, LayerInfo
 
 Floats = NDArray[np.float64]
 PARTS = 16  # of what was seen, where a node has no grid
@@ -43,9 +43,9 @@ def knots(layer: LayerInfo, node: int) -> tuple[BasisInfo, tuple[float, ...]] | 
 
 def _columns(layer: LayerInfo) -> tuple[int, ...]:
     """Which of its nodes the sources of the layer are as they are; none where a step changes them."""
-    if any(step.kind != "select" for step in layer.before):
+    if any(step.kind not in SAME_UNITS for step in layer.before):
         return ()
-    return layer.before[0].indices if layer.before else tuple(range(layer.sources))
+    return next((step.indices for step in layer.before if step.kind == "select"), tuple(range(layer.sources)))
 
 
 def equal(low: float, high: float) -> tuple[float, ...]:

@@ -30,7 +30,9 @@ from kanserve.errors import ConfigError
 from kanserve.handlers import control
 from kanserve.handlers.catalogue import Catalogue
 from kanserve.handlers.control import Relay
+from kanserve.handlers.explain import Explainer
 from kanserve.handlers.inference import Inference
+from kanserve.handlers.insight import Insights
 from kanserve.handlers.kan import Kan
 from kanserve.handlers.watching import Watches
 from kanserve.lifecycle import Lifecycle
@@ -106,9 +108,10 @@ class App:
             _keeping(settings, place),
         )
         catalogue = Catalogue(self.registry, self.lifecycle)
-        inference = Inference(self.registry, self.metrics, settings.max_response_bytes, settings.max_strings)
         kan = Kan(self.registry, settings.max_query_rows, settings.max_query_evaluations, settings.max_response_bytes)
         self._watches = Watches(kan, self.lifecycle.closing, settings.max_watches)
+        insights = Insights(kan, Explainer(kan))
+        inference = Inference(self.registry, self.metrics, settings.max_response_bytes, settings.max_strings, insights)
         self._health = Health(catalogue, services.NAMES, settings.max_watches)
         gate = keeper.build(settings)
         guard = self.guard = self._guard(gate)

@@ -47,6 +47,7 @@ COMMANDS = {
     "report": Command("kanserve.commands.report", "write what a model is, and how it looks inside, as one file", ASK),
     "drift": Command("kanserve.commands.drift", "say whether data are still what they were", ASK),
     "stats": Command("kanserve.commands.stats", "say what a model is asked, and what becomes of it inside", ASK),
+    "coverage": Command("kanserve.commands.coverage", "say whether rows lie where a model was made for", ASK),
     "curves": Command("kanserve.commands.curves", "show the functions on the edges", ASK),
     "formula": Command("kanserve.commands.formula", "print the closed form of a symbolic model", ASK),
     "models": Command("kanserve.commands.models", "list what a server or a repository folder holds", ASK),

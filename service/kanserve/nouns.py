@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from kanexport.manifest import Manifest
 
 Array = NDArray[np.generic]
+Word = str | int | bool  # the value of a parameter
 
 # Open Inference Protocol datatype -> how its bytes lie on the wire. Explicitly
 # little-endian: an array in the wrong byte order is run without complaint.
@@ -75,9 +76,18 @@ class OutputTensor:
 
 
 @dataclass(frozen=True, slots=True)
+class Insight:
+    """What is to be told beside an answer: of each row where its nodes are on their grids (`coverage`), and of each of
+    its outputs the `top_k` inputs that have most to do with it."""
+
+    coverage: bool = False
+    top_k: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class InferRequest:
     """One inference. `outputs` empty asks for all; `classes`: of which outputs so many are wanted as text;
-    times are on the monotonic clock."""
+    times are on the monotonic clock. `insight`: what else is wanted, by `caller`, as in EdgeRequest."""
 
     model: str
     version: str
@@ -88,16 +98,19 @@ class InferRequest:
     queue_timeout: float | None = None  # seconds to wait at most before it runs
     deadline: float | None = None
     priority: int = 0  # 1 is the highest; 0: the model's default
+    insight: Insight | None = None
+    caller: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class InferResponse:
-    """The answer; `version` is the one that was used."""
+    """The answer; `version` is the one that was used. `parameters`: what is said of it, by name."""
 
     model: str
     version: int
     id: str
     outputs: tuple[OutputTensor, ...]
+    parameters: tuple[tuple[str, Word], ...] = ()
 
 
 ONLY = ""  # in an edge query, the input of a model that has one

@@ -74,9 +74,14 @@ def test_scores_over_the_traffic(asked: Server) -> None:
     assert (both.returncode, "give one of them" in both.stderr) == (2, True)
 
 
+def test_a_version_that_serves_no_more_names_the_one_that_does(asked: Server) -> None:
+    done = kanserve("stats", "tiny", "--model-version", "7", "--url", asked.url)
+    assert (done.returncode, "version 1 of model 'tiny' answers now" in done.stderr) == (2, True), done.stderr
+
+
 def test_after_a_reset_there_is_nothing_yet(asked: Server) -> None:
     said = kanserve("stats", "tiny", "--url", asked.url, "--reset")
-    assert said.stdout == "tiny version 1: counted anew\n"
+    assert said.stdout == "tiny: counted anew\n"
     done = kanserve("stats", "tiny", "--url", asked.url, "--latest")
     assert "the latest 0 rows that were looked into" in done.stdout
     assert done.returncode == 0

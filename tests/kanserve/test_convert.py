@@ -14,7 +14,7 @@ from kanserve.errors import BadRequest, Exhausted, Unsupported
 from kanserve.nouns import DTYPES, EdgeResponse, InferResponse, LayerEdges, OutputTensor
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
-from kanserve.rpc import convert, edge_messages, interpreting
+from kanserve.rpc import convert, edge_messages
 
 TYPED = {
     "BOOL": "bool_contents",
@@ -103,7 +103,7 @@ def test_garbage_is_a_bad_request_or_a_message(data: bytes) -> None:
     with contextlib.suppress(BadRequest, Exhausted, Unsupported):
         convert.request_from_pb(convert.parse(pb.ModelInferRequest, data), deadline=None, max_typed_bytes=2**20)
     with contextlib.suppress(BadRequest):
-        interpreting.edges_from_pb(convert.parse(kan_pb2.QueryEdgesRequest, data), deadline=None)
+        edge_messages.from_pb(convert.parse(kan_pb2.QueryEdgesRequest, data), deadline=None)
 
 
 @pytest.mark.parametrize(("depth", "text"), [(1000, "malformed"), (10**6, "too many fields")])
@@ -189,4 +189,4 @@ def test_a_shape_or_a_selection_cannot_be_endless() -> None:
         (kan_pb2.QueryEdgesRequest(layer_names=["a"] * 70000), "layer_names"),
     ):
         with pytest.raises(BadRequest, match=f"{name} has 70000 entries"):
-            interpreting.edges_from_pb(query, deadline=None)
+            edge_messages.from_pb(query, deadline=None)

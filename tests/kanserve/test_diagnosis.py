@@ -218,6 +218,22 @@ def test_machines(models: Path, flags: tuple[str, ...], level: Level | None, tex
     assert any(line.startswith(text) for line in told(found, level)), found
 
 
+@pytest.mark.parametrize(
+    ("state", "level", "text"),
+    [
+        ("state/of/this", Level.OK, "kept in"),
+        ("a file", Level.WARNING, "is no folder: they will be lost with the server"),
+        ("a file/state", Level.WARNING, "is no folder"),
+    ],
+)
+def test_where_statistics_are_kept(models: Path, tmp_path: Path, state: str, level: Level, text: str) -> None:
+    (tmp_path / "a file").write_text("")
+    code, found = check(models, *FREE, "--state", tmp_path / state)
+    assert code == 0
+    assert any(text in line for line in told(found, level))
+    assert [path.name for path in tmp_path.iterdir()] == ["a file"]  # nothing is made
+
+
 def test_settings_that_are_wrong_are_all_named(models: Path, tmp_path: Path) -> None:
     file = tmp_path / "kanserve.toml"
     file.write_text("gprc_port = 1\nmax_watchs = 2\n")

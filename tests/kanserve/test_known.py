@@ -20,7 +20,10 @@ from kanserve.config import Settings
 from kanserve.errors import KanserveError
 from kanserve.handlers.catalogue import Catalogue
 from kanserve.handlers.control import build
+from kanserve.handlers.explain import Explainer
 from kanserve.handlers.inference import Inference
+from kanserve.handlers.insight import Insights
+from kanserve.handlers.kan import Kan
 from kanserve.lifecycle import Lifecycle
 from kanserve.models.executor import Limits
 from kanserve.models.loading import Loader
@@ -69,8 +72,13 @@ class Served:
         self.registry.loaded(self.loader.load(self.bundle))
         rollout = Rollout(chosen, backends.load("ort"), 1, self.registry, metrics, nothing)
         control = build(rollout, self.registry, metrics)
+        kan = Kan(self.registry, 2**10, 2**20, 2**20)
+        insights = Insights(kan, Explainer(kan))
         self._make = lambda: InferenceService(
-            Inference(self.registry, metrics, 2**20, 2**10), Catalogue(self.registry, Lifecycle()), control, 2**20
+            Inference(self.registry, metrics, 2**20, 2**10, insights),
+            Catalogue(self.registry, Lifecycle()),
+            control,
+            2**20,
         )
         self.service = self._make()
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import re
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +20,11 @@ from kanserve.client.connection import Client
 from kanserve.client.errors import NotSupported
 from kanserve.client.statistics import Statistics
 from kanserve.models import live
+from kanserve.models.statistics import Nodes
+from kanserve.nouns import Array, ModelInfo
+from kanserve.observe.metrics import Metrics
+from kanserve.trials import proving
+from tests.cli.running import checkpoint, program
 from tests.kanserve import toy
 from tests.kanserve.running import Server, serving
 from tests.kanserve.test_drift import seen
@@ -132,3 +142,55 @@ def test_a_model_without_a_baseline_is_looked_into_all_the_same(tmp_path: Path) 
         assert "kanserve_drift_ratio{" not in server.metrics()  # what would be normal is not known
         with pytest.raises(NotSupported, match="kanserve export --reference"):
             client.drift(client.describe("toy"))
+
+
+def test_what_waits_is_bounded_where_the_thread_gets_no_turn() -> None:
+    """Nothing is handed to it before it is done with what came before, and what is too much is not counted."""
+    manifest, held, count = toy.manifest("toy"), threading.Event(), 4 * live.FULL_WAIT
+    info = ModelInfo("toy", 1, 64, proving.tensors(manifest.inputs), proving.tensors(manifest.outputs), "", manifest)
+
+    def run(names: Any, rows: Any) -> list[Array]:
+        found = {"layer1_in": toy.hidden(rows["x"]), "y": toy.outputs(rows["x"])}
+        return [found[name] for name in names]
+
+    def slow(names: Any, rows: Any) -> list[Array]:
+        held.wait(SECONDS)
+        return run(names, rows)
+
+    async def offered(pool: ThreadPoolExecutor) -> int:
+        one = live.Live(info, Nodes(manifest, run), slow, math.inf, pool, Metrics())
+        copies = 0
+
+        def copy() -> Any:
+            nonlocal copies
+            copies += 1
+            return {"x": np.zeros((1, 3), np.float32)}, []
+
+        for _ in range(3):
+            for _ in range(count // 3):
+                one.offer(["y"], 20, copy)
+            await asyncio.sleep(2 * live.PAUSE)
+        held.set()
+        until(lambda: one.counted(lately=False).rows == copies)
+        assert one.counted(lately=False).seen == count // 3 * 3
+        return copies
+
+    with ThreadPoolExecutor(1) as pool:
+        assert asyncio.run(offered(pool)) <= live.FULL_WAIT
+
+
+def test_the_page_of_a_large_model_is_small(tmp_path: Path) -> None:
+    """Of [784, 64, 10] with a baseline, classes and traffic: no series for a node, whatever there is to tell of it."""
+    state = checkpoint(tmp_path / "large.safetensors", (784, 64, 10))
+    rows = RNG.uniform(-0.9, 0.9, (200, 784)).astype(np.float32)
+    np.save(tmp_path / "train.npy", rows)
+    arguments = ("--reference", tmp_path / "train.npy", "--classes", ",".join(f"digit {at}" for at in range(10)))
+    program("export", state, "--repository", tmp_path / "models", "--name", "large", *arguments)
+    with serving(tmp_path / "models") as server, Client(server.address) as client:
+        server.infer(rows[:64], "large")
+        until(lambda: 'class="digit 0",model="large"' in server.metrics())
+        until(lambda: client.drift(client.describe("large")).row_count == 64)
+        until(lambda: float(re.findall(r'^kanserve_drift_ratio{layer="0".* (\S+)$', server.metrics(), re.M)[0]) > 0)
+        page = server.metrics()
+    print(f"{len(page)} bytes")
+    assert len(page) < 200_000

@@ -87,6 +87,23 @@ def test_what_stands_still_has_points_that_do() -> None:
     np.testing.assert_allclose(x[weights > 0], 0.3, atol=1e-12)
 
 
+@settings(deadline=None)
+@given(
+    st.lists(VALUES.filter(np.isfinite), min_size=1, max_size=40),
+    st.integers(2, 9),
+    st.lists(st.floats(-0.12, 0.12), min_size=9, max_size=9),
+)
+def test_cells_that_are_alike_are_found_without_a_search(values: list[float], cells: int, moved: list[float]) -> None:
+    bounds = np.linspace(-3, 4, cells + 1)
+    step = bounds[1] - bounds[0]
+    bounds[1:-1] += step * np.array(moved[: cells - 1])
+    own = Cells.of((bounds.tolist(),), 1)
+    assert (own.steps is not None) == all(abs(one) <= 0.1 for one in moved[: cells - 1])
+    column = np.concatenate([np.array(values), bounds, np.nextafter(bounds, -9), np.nextafter(bounds, 9)])
+    expected = np.searchsorted(bounds, column, side="right") - (column == bounds[-1])
+    assert own.places(column[:, None])[:, 0].tolist() == expected.tolist()
+
+
 def spline(*knots: float, degree: int = 2) -> BasisInfo:
     return BasisInfo(kind="bspline", functions=3, parameters={"degree": str(degree)}, knots=(knots,))
 

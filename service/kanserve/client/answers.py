@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kanexport.shared.naming import UNNAMED, Names
-from kanserve.nouns import TensorInfo
+from kanserve.nouns import TensorInfo, Word
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +38,11 @@ class IndexEntry:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Outputs of an inference by name, and the version that computed them."""
+    """Outputs of an inference by name, and the version that computed them. `parameters`: what was said of them."""
 
     version: str
     outputs: dict[str, Any]
+    parameters: dict[str, Word] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from kanserve.client import coverage as cover
 from kanserve.client import explain as explanations
 from kanserve.client.answers import Answer, ServedModel
 from kanserve.client.connection import Client
@@ -66,6 +67,14 @@ def explain(
             progress,
         )
     )
+
+
+def coverage(client: Client, described: Description, rows: Any, *, progress: Progress | None = None) -> cover.Coverage:
+    """As `Client.coverage`, for any number of rows. Raises ClientError."""
+    rows = of_frame(rows, described.names)
+    fits = REQUEST_BYTES // max(1, row_bytes(rows, described.inputs))
+    most = min(fits, described.max_rows, described.max_batch_size or fits)
+    return cover.joined(split(rows, most, lambda part: client.coverage(described, part), progress))
 
 
 def split(rows: Any, most: int, call: Callable[[Any], T], progress: Progress | None) -> list[T]:

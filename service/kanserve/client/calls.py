@@ -1,28 +1,32 @@
 """Every call there is, as a value: what is sent where, and what its answer means.
 
-Nothing is sent here; those of KanService are in `kan_calls`. `Client` and `AsyncClient` have a method for each, and differ in how they wait.
+Nothing is sent here; those of KanService are in `kan_calls`. `Client` and `AsyncClient` have a method for each, and
+differ in how they wait.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from google.protobuf.message import Message
 
 from kanserve.client import errors
+from kanserve.client import parameters as params
 from kanserve.client.answers import Answer, IndexEntry, ServedModel
 from kanserve.client.rows import of_frame, pairs
 from kanserve.client.serving import in_words, names_of
-from kanserve.nouns import DTYPES, TensorInfo
+from kanserve.nouns import DTYPES, TensorInfo, Word
 from kanserve.pb import grpc_service_pb2 as oip
 
 T = TypeVar("T", covariant=True)
 
 INFERENCE = "/inference.GRPCInferenceService/"
 HEALTH = "/grpc.health.v1.Health/Check"
+NONE: Mapping[str, Word] = MappingProxyType({})
 HEALTH_STATES = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
 
 
@@ -107,10 +111,12 @@ def infer(
     model: str = "",
     version: str = "",
     outputs: Sequence[str] = (),
+    parameters: Mapping[str, Word] = NONE,
 ) -> Call[Answer]:
     """One request: `rows` into an input, or into several, then a mapping by their names; the outputs named (none: all)
     as arrays by name. With a ServedModel (`client.model(name)`) in the place of inputs, `model` is its name, and rows
-    may be a DataFrame, whose columns are put in the model's order."""
+    may be a DataFrame, whose columns are put in the model's order. `parameters` of the request:
+    {"kan.explain_top_k": 5} has the server tell why, {"kan.coverage": True} where the rows are."""
     if isinstance(tensors, ServedModel):
         rows, model = of_frame(rows, tensors.names), model or tensors.name
         tensors = tensors.inputs if isinstance(rows, Mapping) else tensors.inputs[0]
@@ -121,6 +127,7 @@ def infer(
         request.raw_input_contents.append(array.tobytes())
     for name in outputs:
         request.outputs.add(name=name)
+    params.say(request.parameters, parameters)
     return Call(f"{INFERENCE}ModelInfer", request, oip.ModelInferResponse.FromString, _answer)
 
 
@@ -142,4 +149,4 @@ def _answer(answer: oip.ModelInferResponse) -> Answer:
                 "UNIMPLEMENTED", f"output {output.name} is {output.datatype}, which this client cannot read"
             )
         arrays[output.name] = np.frombuffer(raw, DTYPES[output.datatype]).reshape(tuple(output.shape))
-    return Answer(answer.model_version, arrays)
+    return Answer(answer.model_version, arrays, params.said(answer.parameters))

@@ -46,6 +46,7 @@ class Client(Peer[grpc.Channel]):
     explain = _sends(kan_calls.explain)
     scores = _sends(kan_calls.scores)
     drift = _sends(kan_calls.drift)
+    coverage = _sends(kan_calls.coverage)
     statistics = _sends(kan_calls.statistics)
     reset_statistics = _sends(kan_calls.reset_statistics)
 

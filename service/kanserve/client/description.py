@@ -14,6 +14,7 @@ import numpy as np
 from kanexport import manifest
 from kanexport.manifest import BasisInfo, LayerInfo, NodeStep, SymbolicEdge
 from kanexport.shared.naming import UNNAMED, Names
+from kanexport.shared.outside import AS_TRAINED
 from kanserve.nouns import TensorInfo
 from kanserve.pb import kan_pb2 as kan
 
@@ -45,6 +46,7 @@ class Description:
     claim: str
     assumed: Mapping[str, str]
     names: Names = UNNAMED
+    outside: str = AS_TRAINED  # a key of `shared.outside.POLICIES`
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -100,6 +102,7 @@ def from_pb(answer: kan.DescribeModelResponse) -> Description:
         claim=answer.verification.claim,
         assumed=dict(answer.source.options_assumed),
         names=Names(tuple(answer.features), tuple(answer.units), tuple(answer.classes), answer.description),
+        outside=answer.outside or AS_TRAINED,
     )
 
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from kanserve.client import coverage as coverage_
 from kanserve.client import curves as curves_
 from kanserve.client import edges as edges_
 from kanserve.client import explain as explain_
 from kanserve.client import scores as scores_
 from kanserve.client import statistics as statistics_
 from kanserve.client.answers import LayerValues
-from kanserve.client.calls import Call
+from kanserve.client.calls import Call, infer
+from kanserve.client.coverage import Coverage
 from kanserve.client.curves import LayerCurves
 from kanserve.client.description import Description, from_pb
 from kanserve.client.explain import Explanation
-from kanserve.client.rows import packed
+from kanserve.client.rows import of_frame, packed
 from kanserve.client.scores import Scores
 from kanserve.client.statistics import Statistics, Update
 from kanserve.nouns import Estimate
@@ -154,3 +156,12 @@ def reset_statistics(name: str, version: str = "") -> Call[float]:
         lambda answer: float(answer.since),
         again=False,
     )
+
+
+def coverage(described: Description, rows: Any) -> Call[Coverage]:
+    """Where the nodes of `rows` [rows, ...] are on the grids of each layer: see Coverage."""
+    rows = of_frame(rows, described.names)
+    tensors = described.inputs if isinstance(rows, Mapping) else described.input
+    asked = {"model": described.name, "version": described.version}
+    call = infer(tensors, rows, **asked, parameters={coverage_.PARAMETER: True})
+    return Call(call.path, call.request, call.parse, lambda answer: coverage_.of(call.result(answer)))

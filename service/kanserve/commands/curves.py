@@ -30,7 +30,7 @@ EXAMPLES = """examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.description, parser.epilog = TEXT, EXAMPLES
-    add_model_options(parser)
+    add_model_options(parser, files=True)
     selection.add_options(parser)
     parser.add_argument("--points", type=index, default=0, metavar="N", help="of each curve, 2 to 1024 (101)")
     parser.add_argument(

@@ -32,7 +32,7 @@ EXAMPLES = """examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.epilog = EXAMPLES
-    add_model_options(parser)
+    add_model_options(parser, files=True)
     parser.add_argument(
         "--digits", type=_digits, default=DIGITS, metavar="N", help=f"significant digits, 1 to {EXACT} ({DIGITS})"
     )

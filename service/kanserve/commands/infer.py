@@ -23,7 +23,7 @@ EXAMPLES = """examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.epilog = EXAMPLES
-    add_model_options(parser)
+    add_model_options(parser, files=True)
     add_row_options(parser)
     parser.add_argument("--output", metavar="FILE", help=".npz, .npy, .csv or .json; without it: CSV on stdout")
     add_client_options(parser)

@@ -36,7 +36,7 @@ EXAMPLES = """examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.description, parser.epilog = TEXT, EXAMPLES
-    add_model_options(parser)
+    add_model_options(parser, files=True)
     add_row_options(parser, "rows drawn from the grid")
     selection.add_options(parser)
     parser.add_argument("-o", "--output", metavar="FILE", help="the picture, .svg or .png")

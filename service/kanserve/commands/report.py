@@ -24,7 +24,7 @@ EXAMPLES = """examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.description, parser.epilog = TEXT, EXAMPLES
-    add_model_options(parser)
+    add_model_options(parser, files=True)
     add_row_options(parser, "rows drawn from the grid")
     parser.add_argument("-o", "--output", required=True, metavar="FILE.html", help="the report")
     add_client_options(parser)

@@ -29,7 +29,7 @@ EXAMPLES = """examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.description, parser.epilog = TEXT, EXAMPLES
-    add_model_options(parser)
+    add_model_options(parser, files=True)
     add_row_options(parser, "rows drawn from the grid")
     parser.add_argument("--live", action="store_true", help="over the model's traffic since it is counted")
     parser.add_argument(

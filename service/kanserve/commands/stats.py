@@ -43,28 +43,37 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Returns 0. Raises CommandError."""
-    over = "live" if args.latest else "total"
     with remote.connection(args, model=args.name) as client:
-        described = client.describe(args.name, args.model_version)
         if args.reset:
-            since = client.reset_statistics(args.name, args.model_version)
-            if args.json:
-                print_json({"model": described.name, "version": described.version, "since": since})
-            else:
-                say(f"{described.name} version {described.version}: counted anew")
+            _reset(client, args)
         elif args.watch:
-            _watch(client, described, args, over)
+            _watch(client, args)
         else:
-            _show(described, client.statistics(args.name, args.model_version, over=over), args)
+            found = client.statistics(args.name, args.model_version, over=_over(args))
+            _show(client.describe(args.name, found.version), found, args)
     return Exit.DONE
 
 
-def _watch(client: Client, described: Description, args: argparse.Namespace, over: str) -> None:
+def _over(args: argparse.Namespace) -> str:
+    return "live" if args.latest else "total"
+
+
+def _reset(client: Client, args: argparse.Namespace) -> None:
+    since = client.reset_statistics(args.name, args.model_version)
+    if args.json:
+        print_json({"model": args.name, "since": since})
+    else:
+        say(f"{args.name}: counted anew")
+
+
+def _watch(client: Client, args: argparse.Namespace) -> None:
     """A document a line, or tables one below the other."""
     updates = client.watch_statistics(
-        args.name, args.model_version, over=over, interval=args.interval, updates=args.updates
+        args.name, args.model_version, over=_over(args), interval=args.interval, updates=args.updates
     )
+    described: Description | None = None  # the version may be gone with the last update
     for update in updates:
+        described = described or client.describe(args.name, update.statistics.version)
         if args.json:
             print_json(stats_table.document(described, update.statistics) | {"ended": update.ended})
         else:

@@ -84,9 +84,11 @@ def why(error: OSError | UnicodeDecodeError) -> str:
     return str(error.strerror) if isinstance(error, OSError) else "it is no text"
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """NAME and `--model-version`: a model of the server."""
-    parser.add_argument("name", metavar="NAME", help="a model of the server")
+def add_model_options(parser: argparse.ArgumentParser, *, files: bool = False) -> None:
+    """NAME and `--model-version`: a model of the server. `files`: or a checkpoint, see `nearby`."""
+    also = ", or a checkpoint here, which is exported and served for this command alone" if files else ""
+    parser.add_argument("name", metavar="NAME", help=f"a model of the server{also}")
+    parser.set_defaults(files=files)
     parser.add_argument("--model-version", default="", metavar="N", help="default: the highest that is ready")
 
 

@@ -57,6 +57,7 @@ class Entry:
     assumed: dict[str, str] = field(default_factory=dict)  # what its file did not tell, by name
     serving: str = ""  # how a server runs it, in words
     unused: tuple[str, ...] = ()  # of folders: what config.pbtxt says in vain
+    outside: str = ""  # what becomes of rows outside, a key of `shared.outside.POLICIES`
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,7 @@ def described(answer: Description, serving: str = "") -> Detail:
         verified=answer.claim,
         assumed=dict(answer.assumed),
         serving=serving,
+        outside=answer.outside,
     )
     return Detail(entry, answer.layers, answer.notes, answer.names)
 
@@ -181,6 +183,7 @@ def _stored(candidate: Candidate, manifest: Manifest, state: str, checked: tuple
         against=manifest.against,
         verified=manifest.claim,
         assumed=manifest.source.options_assumed,
+        outside=manifest.outside,
     )
     return Detail(entry, manifest.layers, manifest.notes, manifest.names)
 

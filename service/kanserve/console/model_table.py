@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from kanexport.manifest import AGAINST, arrows
+from kanexport.shared.outside import AS_TRAINED, POLICIES
 from kanexport.shared.tables import Table
 from kanserve.console import inventory
 from kanserve.console.inventory import Entry
@@ -66,4 +67,10 @@ def _claims(entries: Sequence[Entry]) -> list[str]:
         *(entry.verified for entry in entries if entry.verified),
         *(f"assumed, since the file does not tell: {text}" for text in facts if text),
         *(f"runs with {entry.serving}" for entry in entries if entry.serving),
+        *filter(None, map(_outside, entries)),
     ]
+
+
+def _outside(entry: Entry) -> str:
+    """What becomes of rows outside, unless that is as usual."""
+    return "" if entry.outside == AS_TRAINED else POLICIES.get(entry.outside, "")

@@ -10,6 +10,7 @@ from kanexport.shared.nearest import advice
 from kanexport.shared.voice import Exit
 from kanserve.client.connection import Client
 from kanserve.client.errors import ClientError, DeadlineExceeded, NotAllowed, NotFound, Unreachable
+from kanserve.console import nearby
 from kanserve.console.common import TLS_OPTIONS, CommandError, InputError, token
 
 
@@ -18,10 +19,12 @@ def connection(args: argparse.Namespace, *, model: str = "") -> Iterator[Client]
     """A client for `--url`; its errors become CommandError with hint and exit code.
 
     `model`: the name that the command is about. If the server does not know it, the hint
-    says which it knows.
+    says which it knows. Where the command takes a checkpoint in its place and is given one, a server
+    of its own is asked, and `args.name` is what the model is called there.
     """
+    here = getattr(args, "files", False) and nearby.is_checkpoint(model, args.url)
     try:
-        with _client(args) as client:
+        with nearby.served(args) if here else contextlib.nullcontext(), _client(args) as client:
             try:
                 yield client
             except NotFound as error:

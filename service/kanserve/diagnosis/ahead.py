@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kanserve.diagnosis import callers, certificates, folder, machine, ports
+from kanserve.diagnosis import callers, certificates, folder, keeping, machine, ports
 from kanserve.diagnosis.finding import Finding, ok
 from kanserve.origins import DEFAULT, Loaded
 
@@ -21,5 +21,6 @@ def ahead(loaded: Loaded, *, running: bool = False) -> Iterator[Finding]:
     yield from machine.runtime(settings)
     yield machine.processors(settings)
     yield machine.files(settings)
+    yield from keeping.look(settings)
     if loaded.origins["repository"] != DEFAULT:
         yield from folder.look(settings)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 
 from kanserve.errors import BadRequest
+from kanserve.models.border import Place
 from kanserve.nouns import BYTES, HELD, InferRequest, InputTensor, ModelInfo, TensorInfo
 
 BATCH_NOTE = (
@@ -112,6 +113,16 @@ def wanted(info: ModelInfo, request: InferRequest) -> tuple[TensorInfo, ...]:
         if name not in known:
             raise BadRequest(f"unexpected inference output '{name}' for model '{info.name}'")
     return tuple(known[name] for name in request.outputs)
+
+
+def beyond(info: ModelInfo, place: Place, count: int, rows: int) -> BadRequest:
+    """The refusal of a request of which `count` of the rows are outside, the first of them at this place."""
+    named = info.manifest.names.feature(place.feature) if info.manifest is not None else str(place.feature)
+    return BadRequest(
+        f"row {place.row}: '{named}' is {place.value:.6g} where model '{info.name}' reads it, outside its range "
+        f"{place.first:.6g} to {place.last:.6g} (rows outside: {count} of {rows}); its export refuses such rows "
+        "(--outside reject)"
+    )
 
 
 def prefix_of(request: InferRequest) -> str:

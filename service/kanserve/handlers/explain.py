@@ -13,6 +13,7 @@ from kanserve.errors import BadRequest, Exhausted, NotPossible
 from kanserve.handlers.kan import Kan
 from kanserve.interpret import curves
 from kanserve.models.explain import GRADIENT, METHODS, RESCALE
+from kanserve.models.model import Model
 from kanserve.nouns import DTYPES, Array, ExplainRequest, Explanation, ModelInfo
 
 MEAN, ZEROS, CENTRE, ROWS = "mean", "zeros", "grid_center", "rows"
@@ -35,6 +36,21 @@ class Explained:
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """An explanation that was checked: of `rows` by input, by a method of `models/explain.METHODS`, against the
+    reference called `name`, its rows by input, for `outputs` by index."""
+
+    model: Model
+    manifest: Manifest
+    request: ExplainRequest
+    rows: dict[str, Array]
+    method: str
+    name: str
+    reference: dict[str, Array]
+    outputs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Explainer:
     """The use case; one per server. It has the limits of edge queries."""
 
@@ -42,8 +58,13 @@ class Explainer:
 
     async def explain(self, request: ExplainRequest) -> Explained:
         """Raises BadRequest, Exhausted, NotPossible, and what `Model.edges` does."""
-        model, manifest = self.kan.describe(request.model, request.version)
+        return await self.done(self.work(*self.kan.describe(request.model, request.version), request))
+
+    def work(self, model: Model, manifest: Manifest, request: ExplainRequest) -> Work:
+        """Everything that can be said before. Raises BadRequest, Exhausted, NotPossible."""
         info = model.info
+        if not manifest.layers:
+            raise NotPossible(f"model '{info.name}' has no layers whose edges are known")
         if len(info.inputs) != 1 or info.inputs[0].datatype not in ("FP32", "FP64"):
             raise NotPossible(
                 f"model '{info.name}' has not one input of floating-point numbers: that is explained alone"
@@ -55,19 +76,25 @@ class Explainer:
         method = _method(request)
         name, reference = self._reference(info, manifest, request)
         self._bound(info, manifest, request, len(next(iter(reference.values()))), len(outputs))
-        known = name if name != ROWS else ""
-        work = model.explain(
-            manifest,
-            rows,
-            (known, reference),
-            outputs,
-            method=method,
+        return Work(model, manifest, request, rows, method, name, reference, outputs)
+
+    async def done(self, work: Work) -> Explained:
+        """Raises NotPossible, and what `Model.edges` does."""
+        request, known = work.request, work.name if work.name != ROWS else ""
+        pieces = work.model.explain(
+            work.manifest,
+            work.rows,
+            (known, work.reference),
+            work.outputs,
+            method=work.method,
             deadline=request.deadline,
             caller=request.caller,
         )
-        async with contextlib.aclosing(work):
-            what = _joined([piece async for piece in work])
-        return Explained(info, request.id, method, name, outputs, what, _notes(method, what))
+        async with contextlib.aclosing(pieces):
+            what = _joined([piece async for piece in pieces])
+        return Explained(
+            work.model.info, request.id, work.method, work.name, work.outputs, what, _notes(work.method, what)
+        )
 
     def _reference(self, info: ModelInfo, manifest: Manifest, request: ExplainRequest) -> tuple[str, dict[str, Array]]:
         """Its name, and its rows by input. Raises BadRequest, NotPossible, Exhausted."""

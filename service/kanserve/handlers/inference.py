@@ -10,6 +10,7 @@ from types import TracebackType
 
 import numpy as np
 
+from kanexport.shared.outside import FLAG, REJECT
 from kanserve.errors import (
     BackendError,
     DeadlineExceeded,
@@ -19,6 +20,7 @@ from kanserve.errors import (
     QueueTimeout,
 )
 from kanserve.handlers import checks, classify, tensors
+from kanserve.handlers.insight import Insights
 from kanserve.models.executor import Limits
 from kanserve.models.lane import Form, Lane
 from kanserve.models.model import Model
@@ -33,10 +35,12 @@ from kanserve.nouns import (
     ModelInfo,
     OutputTensor,
     TensorInfo,
+    Word,
 )
 from kanserve.observe.metrics import Metrics, ModelMetrics
 from kanserve.observe.statistics import FailureReason, Timing
 
+ROWS_OUTSIDE = "kan.rows_outside"
 REJECTED = (QueueFull, QueueTimeout, DeadlineExceeded)
 
 
@@ -59,6 +63,7 @@ class Prepared:
         sized = not any(-1 in tensor.shape[1:] for tensor in self.outputs)
         return (
             sized
+            and self.model.border is None
             and self.rows > 0 < info.max_batch_size
             and BYTES not in {t.datatype for t in (*info.inputs, *info.outputs)}
         )
@@ -72,6 +77,7 @@ class Inference:
     metrics: Metrics
     max_response_bytes: int
     max_strings: int
+    insights: Insights
 
     async def infer(self, request: InferRequest) -> InferResponse:
         """Answer one request. Raises any KanserveError that `errors.py` lists for requests."""
@@ -80,13 +86,18 @@ class Inference:
             attempt.series = model.metrics
             ready = self.check(model, request)
             info = model.info
+            insight, plan = request.insight, None
+            if insight is not None:
+                plan = self.insights.check(model, request, insight, ready.rows)
             feeds = {tensor.name: self._array(info, request, tensor) for tensor in request.inputs}
+            words = _outside(model, feeds)
             if ready.rows == 0 and not any(-1 in tensor.shape[1:] for tensor in ready.outputs):
                 arrays: list[Array] = [np.empty((0, *one.shape[1:]), HELD[one.datatype]) for one in ready.outputs]
                 return _response(info, request, await self._answers(request, ready, arrays))
             arrays = await _execute(ready, feeds, request.deadline, attempt.started)
             answers = await self._answers(request, ready, arrays)
-            return _response(info, request, answers)
+            more, said = ([], []) if plan is None else await self.insights.told(plan, feeds)
+            return _response(info, request, [*answers, *more], [*words, *said])
 
     def check(self, model: Model, request: InferRequest) -> Prepared:
         """Everything that can be said before a request runs. Raises as `infer`."""
@@ -202,6 +213,18 @@ class _Attempt:
             self.series.statistics.failed(spent, _reason(error))
 
 
+def _outside(model: Model, feeds: Mapping[str, Array]) -> list[tuple[str, Word]]:
+    """What is said of rows outside, where somebody is to know. Raises BadRequest where there is to be none."""
+    if model.border is None:
+        return []
+    outside = model.border.outside(feeds)
+    count = int(np.count_nonzero(outside))
+    model.border.rows.inc(count)
+    if count and model.border.policy == REJECT:
+        raise checks.beyond(model.info, model.border.place(feeds, int(outside.argmax())), count, len(outside))
+    return [(ROWS_OUTSIDE, count)] if model.border.policy == FLAG else []
+
+
 async def _execute(ready: Prepared, feeds: Mapping[str, Array], deadline: float | None, started: int) -> list[Array]:
     input_ns = time.perf_counter_ns() - started
     limits = Limits(ready.queue_timeout, deadline, ready.priority)
@@ -226,8 +249,10 @@ def _arrays(
     return feeds, [np.frombuffer(raw, HELD[one.datatype]).reshape(form.rows, *one.shape[1:]) for raw, one in given]
 
 
-def _response(info: ModelInfo, request: InferRequest, tensors: Sequence[OutputTensor]) -> InferResponse:
-    return InferResponse(info.name, info.version, request.id, tuple(tensors))
+def _response(
+    info: ModelInfo, request: InferRequest, tensors: Sequence[OutputTensor], words: Sequence[tuple[str, Word]] = ()
+) -> InferResponse:
+    return InferResponse(info.name, info.version, request.id, tuple(tensors), tuple(words))
 
 
 def _reason(error: KanserveError) -> FailureReason:

@@ -44,9 +44,13 @@ class Kan:
     def describe(self, name: str, version: str) -> tuple[Model, Manifest]:
         """A version and its manifest. Raises NotPossible without one."""
         model = self.registry.resolve(name, version)
+        return model, self.manifest(model)
+
+    def manifest(self, model: Model) -> Manifest:
+        """What its export says. Raises NotPossible for a model without one."""
         if model.info.manifest is None:
-            raise missing(name)
-        return model, model.info.manifest
+            raise missing(model.info.name)
+        return model.info.manifest
 
     def curves(self, request: CurveRequest) -> tuple[ModelInfo, AsyncGenerator[CurveBlock]]:
         """The model, and curves of its edges, a block at a time. Raises BadRequest, Exhausted, NotPossible; both raise
@@ -105,12 +109,16 @@ class Kan:
 
     def rows(self, info: ModelInfo, given: Sequence[tuple[str, bytes]], count: int) -> dict[str, Array]:
         """Packed rows by the input's name -> [B, ...] by input, shaped as each. Raises BadRequest, Exhausted."""
+        self.bound_rows(count)
+        named = _named(info, given)
+        return {tensor.name: _unpacked(tensor, named[tensor.name], count) for tensor in info.inputs}
+
+    def bound_rows(self, count: int) -> None:
+        """Raises Exhausted for more rows than a query may have."""
         if count > self.max_query_rows:
             raise Exhausted(
                 f"{count} rows asked for, one query may have {self.max_query_rows}; send fewer rows, in several queries"
             )
-        named = _named(info, given)
-        return {tensor.name: _unpacked(tensor, named[tensor.name], count) for tensor in info.inputs}
 
     def _bound_curves(self, plans: tuple[LayerPlan, ...], numbers: int) -> None:
         count = sum(math.prod(plan.shape(1)) for plan in plans)

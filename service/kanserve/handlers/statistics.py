@@ -68,7 +68,7 @@ def described(kan: Kan, name: str, version: str) -> tuple[Model, object]:
         if not version or default is None:
             raise
         raise type(error)(
-            f"{error}; what it was asked is counted no more, and version {default} of model '{name}' answers now"
+            f"{error}; version {default} of model '{name}' answers now, and statistics are of versions that serve"
         ) from error
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kanexport.manifest import LayerInfo
+from kanexport.manifest import SAME_UNITS, LayerInfo
 
 POINTS, MOST_POINTS = 101, 1024
 MARGIN = 0.02  # of a grid's range, on either side
@@ -69,10 +69,11 @@ def domain(layer: LayerInfo, seen: Floats | None) -> Domain:
 def centre(layer: LayerInfo, width: int) -> Floats | None:
     """[n]: the middle of the grid of each of the layer's nodes, 0 for what is no source; None where one has none."""
     found = domain(layer, None)
-    if set(found.origins) != {Origin.GRID}:
+    which = list(columns(layer))
+    if set(found.origins) != {Origin.GRID} or not all(at < width for at in which):
         return None
     middle = np.zeros(width)
-    middle[list(columns(layer))] = (found.low + found.high) / 2
+    middle[which] = (found.low + found.high) / 2
     return middle
 
 
@@ -82,7 +83,7 @@ def asked(low: float, high: float, sources: int) -> Domain:
 
 
 def _grid(layer: LayerInfo, source: int) -> tuple[float, float, Origin] | None:
-    if any(step.kind != "select" for step in layer.before):
+    if any(step.kind not in SAME_UNITS for step in layer.before):
         return None
     rows = [basis.knots for basis in layer.bases if not (basis.before or basis.per_edge)]
     own = itertools.chain.from_iterable(row[source if len(row) > 1 else 0] for row in rows if row)

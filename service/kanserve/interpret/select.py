@@ -168,6 +168,14 @@ def _first(strength: Floats, k: int) -> NDArray[np.intp]:
     return rows * strength.size + columns
 
 
+def largest(values: Floats, k: int) -> NDArray[np.int32]:
+    """[B, n, O] -> [B, O, k]: which of the n have the largest magnitude, for each of O; ties by position. NaN counts as
+    infinite, as above."""
+    magnitude = np.abs(values).transpose(0, 2, 1)
+    order = np.argsort(-np.where(np.isnan(magnitude), np.inf, magnitude), axis=2, kind="stable")
+    return order[:, :, :k].astype(np.int32)
+
+
 def _resolve(wanted: Sequence[int], size: int, what: str, where: str) -> tuple[int, ...]:
     if not wanted:
         return tuple(range(size))

@@ -19,17 +19,20 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 AT_ONCE = 2**20  # comparisons
+ALIKE = 0.1  # of a cell: how far a bound may be from where that of equal cells would be
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cells:
     """In which values of n nodes are counted: so many of K in `lengths` [n], the rest are none's. `bounds` [K - 1, n],
-    infinite beyond a node's own; `last` [n], its last; `middles` [n, K], what values of a cell are reckoned from."""
+    infinite beyond a node's own; `last` [n], its last; `middles` [n, K], what values of a cell are reckoned from.
+    `steps` [n]: how wide the cells are, where all of a node are alike, but for a tenth; None where some are not."""
 
     bounds: Floats
     lengths: Counts
     last: Floats
     middles: Floats
+    steps: Floats | None
 
     @classmethod
     def of(cls, bounds: Sequence[Sequence[float]], nodes: int) -> Cells:
@@ -40,7 +43,21 @@ class Cells:
         lengths, last = np.array([len(row) + 1 for row in rows]), np.array([row[-1] for row in rows])
         held = np.minimum(padded, last[:, None])
         middles = np.concatenate([held[:, :1], held[:, :-1] / 2 + held[:, 1:] / 2, held[:, -1:]], axis=1)
-        return cls(padded.T, lengths, last, middles)
+        return cls(padded.T, lengths, last, middles, _steps(held, lengths))
+
+    def places(self, values: Floats) -> Counts:
+        """[N, n]: in which cell each of the finite values is, on a bound in the one above it, on the last in the
+        last."""
+        if self.steps is None:
+            found: Counts = (values[None] >= self.bounds[:, None]).sum(axis=0)
+            return np.asarray(found - (values == self.last))
+        # Where a cell of equal ones would be, which rounding, or a tenth of a cell, makes wrong by one at most.
+        with np.errstate(over="ignore"):
+            about = np.floor((values - self.bounds[0]) / self.steps) + 1
+        guess = np.clip(about, 1, self.lengths - 2).astype(np.int64)
+        at = np.arange(len(self.lengths))
+        guess += (values >= self.bounds[guess, at]).astype(np.int64) - (values < self.bounds[guess - 1, at])
+        return np.asarray(guess - (values == self.last))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -52,6 +69,17 @@ class Cells:
     def there(self) -> NDArray[np.bool_]:
         """[n, K]: which cells are a node's."""
         return np.asarray(np.arange(self.shape[1]) < self.lengths[:, None])
+
+
+def _steps(bounds: Floats, lengths: Counts) -> Floats | None:
+    """[n], of bounds [n, K - 1], the last of a node repeated."""
+    if (lengths < 3).any():
+        return None
+    inner = np.arange(bounds.shape[1])[None] < lengths[:, None] - 1
+    equal = bounds[:, 0] + np.arange(bounds.shape[1])[:, None] * ((bounds[:, -1] - bounds[:, 0]) / (lengths - 2))
+    steps = (bounds[:, -1] - bounds[:, 0]) / (lengths - 2)
+    alike = np.abs(bounds - equal.T) <= ALIKE * steps[:, None]
+    return steps if bool((alike | ~inner).all() and (steps > 0).all()) else None
 
 
 def split(bounds: Sequence[float], times: int) -> list[float]:
@@ -87,8 +115,7 @@ class Window:
     def _add(self, values: Floats) -> None:
         finite = np.isfinite(values)
         self.nonfinite += (~finite).sum(axis=0)
-        with np.errstate(invalid="ignore"):
-            places = (values[None] >= self.cells.bounds[:, None]).sum(axis=0) - (values == self.cells.last)
+        places = self.cells.places(np.where(finite, values, 0.0))
         nodes, cells = self.cells.shape
         flat, own = (places + np.arange(nodes) * cells)[finite], values[finite]
         self.counts += np.bincount(flat, minlength=self.counts.size).reshape(self.counts.shape)

@@ -201,6 +201,8 @@ def _link(graph: LayerGraph, nodes: Array, result: Floats) -> tuple[Link | None,
         return None, "has bases that read different things, and its export does not tell them apart: export again"
     except steps.UnknownStep as step:
         return None, f"has a step that cannot be taken apart: {str(step)[:80]}"
+    except (IndexError, ValueError):
+        return None, "has steps in its manifest that do not fit its nodes: export again"
     with np.errstate(all="ignore"):
         alike = found.shape == result.shape and _alike(found, result)
     return (link, "") if alike else (None, "gives something else than what comes after it takes")

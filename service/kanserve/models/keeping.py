@@ -122,9 +122,8 @@ class Shelf:
 
     def _bytes(self, kept: Kept) -> bytes:
         body = b"".join(array.tobytes() for tally in (kept.total, kept.recent) for array in _arrays(tally))
-        numbers = {"mark": kept.mark, "since": kept.since, "seen": kept.seen, "seconds": kept.seconds}
-        rows = [kept.total.rows, kept.recent.rows]
-        head = self._head() | numbers | {"rows": rows, "body": hashlib.sha256(body).hexdigest()}
+        numbers = [kept.mark, kept.since, kept.seen, kept.seconds, kept.total.rows, kept.recent.rows]
+        head = self._head() | {"numbers": numbers, "sha256": _sum(numbers, body)}
         return json.dumps(head).encode() + b"\n" + zlib.compress(body, LEVEL)
 
     def _read(self, path: Path) -> Kept:
@@ -140,10 +139,11 @@ class Shelf:
             raise ValueError(f"{path.name} has another {wrong} than this version")
         unpacking = zlib.decompressobj()
         body = unpacking.decompress(packed, size + 1)
-        if len(body) != size or hashlib.sha256(body).hexdigest() != head["body"]:
+        if len(body) != size or _sum(head["numbers"], body) != head["sha256"]:
             raise ValueError(f"{path.name} is damaged")
-        total, recent = (self._tally(int(rows), half) for rows, half in zip(head["rows"], _halves(body), strict=True))
-        return Kept(float(head["mark"]), float(head["since"]), int(head["seen"]), float(head["seconds"]), total, recent)
+        mark, since, seen, seconds, *rows = head["numbers"]
+        total, recent = (self._tally(int(rows), half) for rows, half in zip(rows, _halves(body), strict=True))
+        return Kept(mark, since, seen, seconds, total, recent)
 
     def _tally(self, rows: int, body: bytes) -> Tally:
         """As `_arrays` has taken it apart."""
@@ -166,6 +166,10 @@ def _arrays(tally: Tally) -> Sequence[NDArray[np.generic]]:
     for window in tally.windows:
         found += [getattr(window, name) for name in ARRAYS]
     return [*found, tally.classes]
+
+
+def _sum(numbers: list[float], body: bytes) -> str:
+    return hashlib.sha256(json.dumps(numbers).encode() + body).hexdigest()
 
 
 def _halves(body: bytes) -> tuple[bytes, bytes]:

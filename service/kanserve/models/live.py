@@ -36,8 +36,8 @@ Copy = tuple[Mapping[str, Array], Sequence[Array]]
 ROWS = 250  # of a window; the latest rows are as many to twice as many
 PAUSE = 0.2  # seconds between two looks
 WAIT, BYTES = 512, 8 * 2**20  # requests that wait for the next look, and their bytes together
-FULL_WAIT, FULL_BYTES = 2**15, 64 * 2**20  # the same where all rows are counted
-SHARE = 0.015  # of a core that sampled rows may take
+FULL_WAIT, FULL_BYTES = 2**15, 16 * 2**20  # the same where all rows are counted
+SHARE = 0.01  # of a core that sampled rows may take
 EVERY = 2.0  # seconds until the metrics are reckoned, and what was counted is written, again
 CLASSES = 100  # of a model that are labels of a metric at most
 
@@ -80,6 +80,7 @@ class Live:
         self._most = (FULL_WAIT, FULL_BYTES) if self._all else (WAIT, BYTES)
         self._waiting: list[Callable[[], Copy]] = []
         self._bytes, self._busy, self._telling = 0, False, False
+        self._working: Future[None] | None = None
         self._lock, self._ended = threading.Lock(), False
         self._begin(time.time(), 0.0)
         self._names = info.manifest.names.classes[:CLASSES] if info.manifest is not None else ()
@@ -123,9 +124,14 @@ class Live:
             asyncio.get_running_loop().call_later(PAUSE, self._look)
 
     def _look(self) -> None:
-        """At what has come meanwhile, on the thread."""
+        """At what has come meanwhile, on the thread; later, where it is not done with what came before."""
+        if self._working is not None and not self._working.done():
+            asyncio.get_running_loop().call_later(PAUSE, self._look)
+            return
         copies, self._waiting, self._bytes, self._busy = self._waiting, [], 0, False
-        self._aside(self._work, copies)
+        if not copies:  # the version has left
+            return
+        self._working = self._aside(self._work, copies)
         if not self._telling:
             self._telling = True
             asyncio.get_running_loop().call_later(EVERY, self._soon)
@@ -134,15 +140,20 @@ class Live:
         self._telling = False
         self._aside(self._tell)
 
-    def _aside(self, work: Callable[..., None], *given: object) -> None:
+    def _aside(self, work: Callable[..., None], *given: object) -> Future[None] | None:
         """On the thread; what goes wrong there is told, and nobody else's business."""
-        with contextlib.suppress(RuntimeError):  # it has ended
-            self._pool.submit(work, *given).add_done_callback(_ended)
+        try:
+            future = self._pool.submit(work, *given)
+        except RuntimeError:  # it has ended
+            return None
+        future.add_done_callback(_ended)
+        return future
 
     def end(self) -> None:
-        """Nothing more is told of it."""
+        """Nothing more is told of it; what waits is let go, and the version with it."""
         with self._lock:
             self._ended = True
+        self._waiting, self._bytes = [], 0
         self._aside(self.keep)
 
     def reset(self, mark: float) -> bool:

@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 
 from kanexport import manifest as contract
 from kanexport.manifest import Manifest
+from kanexport.shared.outside import FLAG, REJECT
 from kanserve.backends import Backend, Session
 from kanserve.config import Settings
-from kanserve.errors import KanserveError, LoadError, LoadReason
+from kanserve.errors import KanserveError, LoadError, LoadReason, NotPossible
 from kanserve.models import measure
+from kanserve.models.border import Border
 from kanserve.models.edges import LayerGraph
 from kanserve.models.keeping import Keeping
 from kanserve.models.live import Live
@@ -80,8 +82,19 @@ class Loader:
             session, way = self._way(bundle, info, session, create)
         metrics = self.metrics.model(info.name, str(info.version))
         model = Model(info, session, graphs, metrics, settings, decide(info, settings, config, way))
+        self._guard_border(model, info)
         self._watch(model, info, session)
         return model
+
+    def _guard_border(self, model: Model, info: ModelInfo) -> None:
+        """What it does of rows outside, if its export said so."""
+        manifest = info.manifest
+        if manifest is not None and manifest.outside in (FLAG, REJECT):
+            counted = self.metrics.number("kanserve_rows_outside_total")
+            try:
+                model.border = Border(manifest, counted.labels(info.name, str(info.version)))
+            except NotPossible as error:
+                raise LoadError(LoadReason.MANIFEST, str(error)) from error
 
     def _watch(self, model: Model, info: ModelInfo, session: Session) -> None:
         """Its statistics, if there is something to look into; where there is not, why."""

@@ -21,7 +21,9 @@ from kanserve.config import Settings
 from kanserve.errors import DeadlineExceeded, QueueFull
 from kanserve.interpret.select import LayerPlan
 from kanserve.interpret.window import Counts
-from kanserve.models import curves, edges, explain, live_scores, picking, scores, statistics
+from kanserve.models import coverage, curves, edges, explain, live_scores, picking, scores, statistics
+from kanserve.models.border import Border
+from kanserve.models.coverage import Known, LayerCoverage
 from kanserve.models.edges import LayerGraph
 from kanserve.models.executor import Executor, Limits, Run
 from kanserve.models.explain import Prepared
@@ -88,7 +90,8 @@ class Model:
         self.observed = False
         self.live: Live | None = None  # its statistics, or in `blind` why there are none
         self.blind = ""
-        self._explaining = Prepared()
+        self.border: Border | None = None  # if somebody is to know of rows outside
+        self._explaining, self._covering = Prepared(), Known()
         self.description = b""  # the answer of DescribeModel, once somebody has asked
         self._executor = Executor(
             info.name,
@@ -216,6 +219,15 @@ class Model:
         answer was the largest how often. Raises what `edges` does."""
         step = self.serving.way.piece_rows or self._settings.max_query_rows
         steps = statistics.compute(self._session, manifest, rows, step=min(step, PIECE))
+        async with contextlib.aclosing(self._worked(steps, deadline, caller)) as answers:
+            return await anext(answers)
+
+    async def coverage(
+        self, manifest: Manifest, rows: Mapping[str, Array], *, deadline: float | None, caller: str = ""
+    ) -> tuple[LayerCoverage, ...]:
+        """Where the nodes of each layer are for `rows` [B, ...] by input. Raises what `edges` does."""
+        step = self.serving.way.piece_rows or self._settings.max_query_rows
+        steps = coverage.compute(self._session, manifest, self._covering, rows, step=min(step, PIECE))
         async with contextlib.aclosing(self._worked(steps, deadline, caller)) as answers:
             return await anext(answers)
 

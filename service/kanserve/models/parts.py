@@ -24,8 +24,8 @@ from kanserve.nouns import DTYPES, Array
 from kanserve.trials import proving
 
 OUTPUT = -1  # as a layer: the answers
-MOST = 2**19  # cells of a version, of 24 bytes each
-SPLIT = 3  # what a cell is counted in
+MOST = 2**18  # cells of a version, of 24 bytes each
+SPLIT, FEW = 3, 40  # what a cell is counted in, where a node has so many bounds at most
 FINE = 16  # parts of a range, by which its ends are rounded outwards: runs on other threads differ in their last digits
 
 Run = Callable[[Sequence[str], Mapping[str, Array]], list[Array]]
@@ -34,14 +34,15 @@ Run = Callable[[Sequence[str], Mapping[str, Array]], list[Array]]
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
     """The nodes that `layer` is given, or an output (OUTPUT), in `tensor` [B, ..., n]: their `bounds`, a row each or
-    one for all, and `cells` of these; `fine`: each split in SPLIT, in which they are counted; where each node's come
-    from, and the ends of its grid, if it has one."""
+    one for all, and `cells` of these; `fine`: each split in so many `times`, in which they are counted; where each
+    node's come from, and the ends of its grid, if it has one."""
 
     layer: int
     tensor: str
     bounds: tuple[tuple[float, ...], ...]
     cells: Cells
     fine: Cells
+    times: int
     origins: tuple[Origin, ...]
     cores: tuple[Span | None, ...]
     baseline: NodeBaseline | None = None
@@ -79,8 +80,14 @@ def _part(
     origins = tuple(otherwise if core is None else Origin.GRID for core in cores)
     if before is None and len(set(bounds)) == 1:
         bounds = bounds[:1]
-    fine = [split(row, SPLIT) for row in bounds]
-    return Part(at, tensor, bounds, Cells.of(bounds, nodes), Cells.of(fine, nodes), origins, cores, before)
+    fine, times = _fine(bounds, nodes)
+    return Part(at, tensor, bounds, Cells.of(bounds, nodes), fine, times, origins, cores, before)
+
+
+def _fine(bounds: tuple[tuple[float, ...], ...], nodes: int) -> tuple[Cells, int]:
+    """What values are counted in, and how many of these make a cell."""
+    times = SPLIT if max(map(len, bounds)) <= FEW else 1
+    return Cells.of([split(row, times) for row in bounds], nodes), times
 
 
 def _drawn(manifest: Manifest) -> dict[str, Array]:

@@ -14,7 +14,7 @@ from kanserve.interpret import drift, zones
 from kanserve.interpret.drift import Drift
 from kanserve.interpret.window import Counts, Window
 from kanserve.models import parts
-from kanserve.models.parts import SPLIT, Part, Run
+from kanserve.models.parts import Part, Run
 from kanserve.nouns import Array
 from kanserve.scheduling import merge
 
@@ -79,7 +79,8 @@ class Nodes:
 
     def compared(self, tally: Tally) -> tuple[NodeStatistics, ...]:
         """Beside the baseline, where there is one."""
-        folded = [window.folded(part.cells, SPLIT) for part, window in zip(self.parts, tally.windows, strict=True)]
+        pairs = zip(self.parts, tally.windows, strict=True)
+        folded = [window.folded(part.cells, part.times) for part, window in pairs]
         return tuple(
             NodeStatistics(part, window, self._drift(part, window, tally.rows))
             for part, window in zip(self.parts, folded, strict=True)

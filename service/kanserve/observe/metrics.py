@@ -36,6 +36,8 @@ SECONDS = (
     *(1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
+# Of every method and route, which are many: with `SECONDS` they would be the larger part of a page.
+CALL_SECONDS = (250e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 0.1, 0.25, 1.0, 10.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 MODEL = ("model", "version")
 LAYER = (*MODEL, "layer")  # "output" of the answers
@@ -63,9 +65,9 @@ class Definition:
 DEFINITIONS = (
     Definition(Kind.COUNTER, "grpc_server_started_total", "RPCs begun.", RPC),
     Definition(Kind.COUNTER, "grpc_server_handled_total", "RPCs ended, by status code.", (*RPC, "grpc_code")),
-    Definition(Kind.HISTOGRAM, "grpc_server_handling_seconds", "Time from request to status.", RPC, SECONDS),
+    Definition(Kind.HISTOGRAM, "grpc_server_handling_seconds", "Time from request to status.", RPC, CALL_SECONDS),
     Definition(Kind.COUNTER, "http_requests_total", "HTTP requests ended, by status.", (*ROUTE, "status")),
-    Definition(Kind.HISTOGRAM, "http_request_duration_seconds", "Time from request to answer.", ROUTE, SECONDS),
+    Definition(Kind.HISTOGRAM, "http_request_duration_seconds", "Time from request to answer.", ROUTE, CALL_SECONDS),
     Definition(Kind.GAUGE, "kanserve_inflight_requests", "Calls being handled now, of gRPC and HTTP."),
     Definition(Kind.HISTOGRAM, "kanserve_request_duration_seconds", "Inference, parsing to answer.", MODEL, SECONDS),
     Definition(Kind.HISTOGRAM, "kanserve_queue_duration_seconds", "Wait before the graph runs.", MODEL, SECONDS),
@@ -89,6 +91,7 @@ DEFINITIONS = (
     Definition(Kind.GAUGE, "kanserve_drift_ratio", "PSI of the node that moved most, by chance's.", LAYER),
     Definition(Kind.GAUGE, "kanserve_outside_ratio", "Share of values outside their cells.", LAYER),
     Definition(Kind.GAUGE, "kanserve_outside_baseline_ratio", "The same of the export's rows.", LAYER),
+    Definition(Kind.COUNTER, "kanserve_rows_outside_total", "Rows outside that were flagged or refused.", MODEL),
     Definition(Kind.GAUGE, "kanserve_repository_readable", "1 while the repository can be read."),
     Definition(Kind.GAUGE, "kanserve_repository_look_seconds", "The last look at the repository."),
     Definition(Kind.GAUGE, CHANGED, "When a version came, changed or went, in seconds since the epoch."),

@@ -74,15 +74,19 @@ class ShadowReport(_message.Message):
     def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., against: _Optional[str] = ..., running: _Optional[bool] = ..., share: _Optional[float] = ..., tolerance: _Optional[float] = ..., requests: _Optional[int] = ..., rows: _Optional[int] = ..., rows_beyond: _Optional[int] = ..., requests_dropped: _Optional[int] = ..., requests_failed: _Optional[int] = ..., largest_difference: _Optional[float] = ...) -> None: ...
 
 class DescribeModelRequest(_message.Message):
-    __slots__ = ("model_name", "model_version")
+    __slots__ = ("model_name", "model_version", "page_bytes", "page_token")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    PAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ...) -> None: ...
+    page_bytes: int
+    page_token: str
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., page_bytes: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class DescribeModelResponse(_message.Message):
-    __slots__ = ("model_name", "model_version", "digest", "family", "edge_class", "input", "output", "max_batch_size", "layers", "source", "verification", "notes", "limits", "inputs", "outputs", "features", "classes", "units", "description")
+    __slots__ = ("model_name", "model_version", "digest", "family", "edge_class", "input", "output", "max_batch_size", "layers", "source", "verification", "notes", "limits", "inputs", "outputs", "features", "classes", "units", "description", "outside", "next_page_token")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -102,6 +106,8 @@ class DescribeModelResponse(_message.Message):
     CLASSES_FIELD_NUMBER: _ClassVar[int]
     UNITS_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    OUTSIDE_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     digest: str
@@ -121,7 +127,9 @@ class DescribeModelResponse(_message.Message):
     classes: _containers.RepeatedScalarFieldContainer[str]
     units: _containers.RepeatedScalarFieldContainer[str]
     description: str
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., family: _Optional[str] = ..., edge_class: _Optional[str] = ..., input: _Optional[_Union[TensorInfo, _Mapping]] = ..., output: _Optional[_Union[TensorInfo, _Mapping]] = ..., max_batch_size: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., source: _Optional[_Union[Source, _Mapping]] = ..., verification: _Optional[_Union[Verification, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[QueryLimits, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ..., features: _Optional[_Iterable[str]] = ..., classes: _Optional[_Iterable[str]] = ..., units: _Optional[_Iterable[str]] = ..., description: _Optional[str] = ...) -> None: ...
+    outside: str
+    next_page_token: str
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., family: _Optional[str] = ..., edge_class: _Optional[str] = ..., input: _Optional[_Union[TensorInfo, _Mapping]] = ..., output: _Optional[_Union[TensorInfo, _Mapping]] = ..., max_batch_size: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., source: _Optional[_Union[Source, _Mapping]] = ..., verification: _Optional[_Union[Verification, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[QueryLimits, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ..., features: _Optional[_Iterable[str]] = ..., classes: _Optional[_Iterable[str]] = ..., units: _Optional[_Iterable[str]] = ..., description: _Optional[str] = ..., outside: _Optional[str] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class TensorInfo(_message.Message):
     __slots__ = ("name", "datatype", "shape")

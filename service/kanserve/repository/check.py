@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kanexport.manifest import Manifest, TensorSpec
+from kanexport.shared.outside import CLAMP, POLICIES
 from kanserve.errors import LoadError, LoadReason
 from kanserve.nouns import TensorInfo
 from kanserve.repository import bounds
@@ -27,8 +28,19 @@ def check_manifest(manifest: Manifest) -> None:
             raise LoadError(LoadReason.MANIFEST, f"layer {at}: {layer.edges_file!r} is not a listed file")
     if manifest.explanations.file and manifest.explanations.file not in listed:
         raise LoadError(LoadReason.MANIFEST, f"{manifest.explanations.file!r} is not a listed file")
+    _check_outside(manifest)
     if len(manifest.reference.inputs) != len(manifest.reference.outputs):
         raise LoadError(LoadReason.MANIFEST, "the manifest's reference rows have other inputs than outputs")
+
+
+def _check_outside(manifest: Manifest) -> None:
+    if manifest.outside not in POLICIES:
+        raise LoadError(
+            LoadReason.MANIFEST, f"outside is {manifest.outside[:40]!r}, expected one of {', '.join(POLICIES)}"
+        )
+    kept = bool(manifest.layers) and [step.kind for step in manifest.layers[0].before][-1:] == ["clip"]
+    if manifest.outside == CLAMP and not kept:
+        raise LoadError(LoadReason.MANIFEST, "outside is 'clamp', but nothing keeps the inputs of the first layer")
 
 
 def _check_names(manifest: Manifest) -> None:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
+from kanexport.shared.nearest import advice
 from kanserve.errors import BadRequest, Exhausted, Unsupported
 from kanserve.handlers import tensors
 from kanserve.nouns import (
@@ -19,6 +20,8 @@ from kanserve.nouns import (
     InferRequest,
     InferResponse,
     InputTensor,
+    Insight,
+    Word,
 )
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.rpc import packed, prescan
@@ -47,7 +50,9 @@ CONTENTS = {
     "bytes_contents": ("BYTES",),
 }
 CLASSES = "classification"  # of an output
-# Triton's own request parameters -> accepted members of InferParameter, and their names in errors.
+OURS, COVERAGE, TOP_K = "kan.", "kan.coverage", "kan.explain_top_k"
+MOST_TOP_K = 20
+# Triton's own request parameters, and ours -> accepted members of InferParameter, and their names in errors.
 PARAMETERS = {
     "sequence_id": (("int64_param", "string_param"), "int64_param or string_param"),
     "sequence_start": (("bool_param",), "bool_param"),
@@ -55,6 +60,8 @@ PARAMETERS = {
     "priority": (("int64_param", "uint64_param"), "int64_param or uint64_param"),
     "timeout": (("int64_param",), "int64_param"),
     "triton_enable_empty_final_response": (("bool_param",), "bool_param"),
+    COVERAGE: (("bool_param",), "bool_param"),
+    TOP_K: (("int64_param", "uint64_param"), "int64_param or uint64_param"),
 }
 
 M = TypeVar("M", bound=Message)
@@ -75,6 +82,7 @@ def request_from_pb(message: pb.ModelInferRequest, *, deadline: float | None, ma
     for name, limit in COUNT_LIMITS.items():
         at_most(name, getattr(message, name), limit)
     timeout, priority = _parameters(message)
+    insight = _insight(message)
     for tensor in message.inputs:
         at_most("shape", tensor.shape, DIMENSION_LIMIT)
         _tensor_parameters(tensor.name, tensor.parameters)
@@ -95,6 +103,7 @@ def request_from_pb(message: pb.ModelInferRequest, *, deadline: float | None, ma
         queue_timeout=timeout,
         deadline=deadline,
         priority=priority,
+        insight=insight,
     )
 
 
@@ -104,7 +113,18 @@ def response_to_pb(response: InferResponse) -> pb.ModelInferResponse:
     for tensor in response.outputs:
         message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
         message.raw_output_contents.append(tensor.data)
+    for key, value in response.parameters:
+        _say(message.parameters[key], value)
     return message
+
+
+def _say(parameter: pb.InferParameter, value: Word) -> None:
+    if isinstance(value, bool):
+        parameter.bool_param = value
+    elif isinstance(value, int):
+        parameter.int64_param = value
+    else:
+        parameter.string_param = value
 
 
 def at_most(name: str, values: Sized, limit: int) -> None:
@@ -117,20 +137,7 @@ def _parameters(message: pb.ModelInferRequest) -> tuple[float | None, int]:
     """Check the request's parameters; the queue timeout in seconds, if there is one, and the priority."""
     timeout, priority = None, 0
     for key, parameter in message.parameters.items():
-        kind = parameter.WhichOneof("parameter_choice")
-        if key in PARAMETERS:
-            allowed, words = PARAMETERS[key]
-            if kind not in allowed:
-                raise BadRequest(f"invalid value type for '{key}' parameter, expected {words}.")
-        elif key.startswith("triton_"):
-            raise BadRequest(
-                "parameter keys starting with 'triton_' are reserved for Triton usage. Only the following keys "
-                "starting with 'triton_' are allowed: triton_enable_empty_final_response"
-            )
-        elif kind is None:
-            raise BadRequest(
-                f"invalid value type for '{key}' parameter, expected int64_param, bool_param, or string_param."
-            )
+        _parameter(key, parameter.WhichOneof("parameter_choice"))
         if key == "timeout":
             timeout = _timeout(parameter.int64_param)
         if key == "priority":
@@ -138,6 +145,38 @@ def _parameters(message: pb.ModelInferRequest) -> tuple[float | None, int]:
             if priority < 0:
                 raise BadRequest("invalid value for 'priority', expected value >= 0.")
     return timeout, priority
+
+
+def _parameter(key: str, kind: str | None) -> None:
+    """Whether there may be a parameter called that, with a value of this kind. Raises BadRequest."""
+    if key in PARAMETERS:
+        allowed, words = PARAMETERS[key]
+        if kind not in allowed:
+            raise BadRequest(f"invalid value type for '{key}' parameter, expected {words}.")
+    elif key.startswith(OURS):
+        known = advice(key, (COVERAGE, TOP_K), what="parameters", prefix=OURS)
+        raise BadRequest(f"parameter '{key[:80]}' is not known: {known}")
+    elif key.startswith("triton_"):
+        raise BadRequest(
+            "parameter keys starting with 'triton_' are reserved for Triton usage. Only the following keys "
+            "starting with 'triton_' are allowed: triton_enable_empty_final_response"
+        )
+    elif kind is None:
+        raise BadRequest(
+            f"invalid value type for '{key}' parameter, expected int64_param, bool_param, or string_param."
+        )
+
+
+def _insight(message: pb.ModelInferRequest) -> Insight | None:
+    """What is to be told beside the answer, of parameters that were checked. Raises BadRequest."""
+    asked = message.parameters
+    if not (COVERAGE in asked or TOP_K in asked):
+        return None
+    top_k = (asked[TOP_K].int64_param or asked[TOP_K].uint64_param) if TOP_K in asked else 0
+    if not 0 <= top_k <= MOST_TOP_K:
+        raise BadRequest(f"invalid value for '{TOP_K}', expected 0 to {MOST_TOP_K}, got {top_k}")
+    found = Insight(COVERAGE in asked and asked[COVERAGE].bool_param, top_k)
+    return found if found.coverage or found.top_k else None
 
 
 def _timeout(microseconds: int) -> float | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import time
 
+from kanserve.access.roles import Role, require
 from kanserve.errors import Unsupported
 from kanserve.handlers.catalogue import Catalogue
 from kanserve.handlers.control import Control
@@ -25,6 +27,8 @@ EXTENSIONS = (
     "classification",
     "kan_describe",
     "kan_edges",
+    "kan_interpret",
+    "kan_coverage",
 )
 
 SLOW = 2**14  # bytes of typed contents that take longer to read than the hop to a thread
@@ -135,6 +139,9 @@ class InferenceService:
         )
         slow = not message.raw_input_contents and message.ByteSize() > SLOW
         request = await asyncio.to_thread(read) if slow else read()
+        if request.insight is not None:
+            require(call.caller, Role.INTERPRET)
+            request = dataclasses.replace(request, caller=call.caller.name)
         response = await self._inference.infer(request)
         call.facts["version"] = response.version
         if response.outputs and response.outputs[0].shape:

@@ -19,7 +19,7 @@ from kanserve.handlers.watching import Watches
 from kanserve.nouns import EdgeRequest, EdgeResponse, ModelInfo
 from kanserve.observe.metrics import UNKNOWN, Metrics
 from kanserve.pb import kan_pb2
-from kanserve.rpc import convert, describe, edge_messages, interpreting, status
+from kanserve.rpc import convert, describe, edge_messages, interpreting, paging, status
 from kanserve.rpc.call import Call
 from kanserve.rpc.guard import StreamMethod, UnaryMethod
 from kanserve.rpc.status import Code
@@ -50,6 +50,11 @@ def _shadow(report: Report) -> bytes:
         largest_difference=report.largest,
     )
     return answer.SerializeToString()
+
+
+def _page(description: bytes, asked: kan_pb2.DescribeModelRequest) -> bytes:
+    whole = kan_pb2.DescribeModelResponse.FromString(description)
+    return paging.page(whole, asked.page_bytes, asked.page_token).SerializeToString()
 
 
 class KanService:
@@ -183,6 +188,8 @@ class KanService:
         model, manifest = self._kan.describe(message.model_name, message.model_version)
         if not model.description:
             model.description = await asyncio.to_thread(self._description, model.info, manifest)
+        if message.page_bytes or message.page_token:
+            return await asyncio.to_thread(_page, model.description, message)
         return model.description
 
     def _description(self, info: ModelInfo, manifest: Manifest) -> bytes:

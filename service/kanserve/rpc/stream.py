@@ -113,6 +113,7 @@ class _Flow:
     async def _one(self, data: bytes, share: Share) -> bytes:
         """The answer to a request, or what is wrong with it."""
         call = Call(self._call.request_id, self._call.given, self._call.deadline)
+        call.caller = self._call.caller
         try:
             share.admit()
             answer = await self._infer(data, call) + FINAL

@@ -93,7 +93,10 @@ def answer(response: InferResponse, wanted: Wanted, typed: int) -> Answer:
             one["data"] = _data(tensor, typed)
         outputs.append(one)
     head: dict[str, Any] = {"id": response.id} if response.id else {}
-    head |= {"model_name": response.model, "model_version": str(response.version), "outputs": outputs}
+    head |= {"model_name": response.model, "model_version": str(response.version)}
+    if response.parameters:
+        head["parameters"] = dict(response.parameters)
+    head["outputs"] = outputs
     text = orjson.dumps(head)
     if not behind:
         return Answer(text, JSON)

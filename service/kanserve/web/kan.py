@@ -140,5 +140,5 @@ async def _one(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
 
-def _model(asked: Asked) -> dict[str, str]:
+def _model(asked: Asked) -> dict[str, Any]:
     return {"model_name": asked.path["name"], "model_version": asked.path.get("version", "")}

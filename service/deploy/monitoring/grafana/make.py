@@ -203,6 +203,19 @@ def data() -> list[Panel]:
         panel(
             "Rows looked into per second", "ops", (f"sum {BY_MODEL} ({rate('kanserve_statistics_rows_total')})", NAMED)
         ),
+        panel(
+            "Rows flagged or refused per second",
+            "ops",
+            (f"sum {BY_MODEL} ({rate('kanserve_rows_outside_total')})", NAMED),
+        ),
+        panel(
+            "Answers by class, per second of those looked into",
+            "ops",
+            (
+                f"sum by (model, version, class) ({rate('kanserve_statistics_class_rows_total')})",
+                f"{NAMED} {{{{class}}}}",
+            ),
+        ),
     ]
 
 

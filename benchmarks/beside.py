@@ -1,0 +1,108 @@
+"""What do requests notice while somebody looks inside the model that answers them?
+
+    python benchmarks/beside.py [--seconds 5] [--rounds 3]
+
+A network of random weights, [64, 64, 10], is exported with rows as reference and served by `kanserve serve` in its own
+process; 8 clients in another process each wait for their answer before they ask for the next row. In turns they are
+alone, and beside three askers in a third process, which stands back as the server's own computing threads do: one asks
+for the edges of 64 rows, one for explanations of 8, one for statistics of 64, each as fast as it is answered. All of
+them share this machine's cores. Markdown on stdout: rates, and the 99th of 100 durations, as medians over the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import inside
+import numpy as np
+import overload
+from overload import SPAWN, Seen
+from rich.progress import track
+
+sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent / "service")]
+
+from kanserve.client.connection import Client  # noqa: E402 - as above
+
+MODEL, WIDTH = "n0", 64
+NICE = 10  # of those who look inside
+
+
+def infer(address: str, seconds: float) -> Seen:
+    """The clients, in a process of their own."""
+    return asyncio.run(overload.closed(address, overload.message(MODEL, 1, WIDTH), seconds))
+
+
+def look(address: str, seconds: float) -> int:
+    """How many questions were answered."""
+    os.nice(NICE)
+    with Client(address, timeout=60) as client:
+        described, rows = client.describe(MODEL), inside.rows(WIDTH, 5)
+        questions: list[Callable[[], Any]] = [
+            lambda: client.edges(described, rows[:64], top_k=10),
+            lambda: client.explain(described, rows[:8], outputs=[0]),
+            lambda: client.drift(described, rows[:64]),
+        ]
+        answered = [0] * len(questions)
+        end = time.perf_counter() + seconds
+
+        def ask(at: int) -> None:
+            while time.perf_counter() < end:
+                questions[at]()
+                answered[at] += 1
+
+        threads = [threading.Thread(target=ask, args=(at,)) for at in range(len(questions))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return sum(answered)
+
+
+def measure(address: str, seconds: float, rounds: int) -> dict[str, list[tuple[float, float, float]]]:
+    """By turn: (requests a second, seconds of the 99th of 100, questions a second) of each round."""
+    found: dict[str, list[tuple[float, float, float]]] = {"alone": [], "while three look inside": []}
+    with SPAWN.Pool(2) as pool:
+        pool.apply(infer, (address, 1.0))  # nobody's first requests count
+        pool.apply(look, (address, 0.5))
+        for at in track(range(2 * rounds), "rounds"):
+            turn = list(found)[at % 2]
+            asked = pool.apply_async(look, (address, seconds)) if at % 2 else None
+            seen = pool.apply(infer, (address, seconds))
+            assert not seen.codes, f"requests failed: {seen.codes}"
+            questions = asked.get() / seconds if asked is not None else 0.0
+            found[turn].append((seen.rate, float(np.percentile(seen.answers, 99)), questions))
+    return found
+
+
+def main() -> None:
+    """Export, serve, ask in turns, print."""
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place, overload.serving(inside.export(Path(place)), "asgi") as served:
+        found = measure(served.address, args.seconds, args.rounds)
+    print("| | requests/s | p99 | questions/s |\n|---|---|---|---|")
+    for turn, rounds in found.items():
+        rate, last, questions = (statistics.median(column) for column in zip(*rounds, strict=True))
+        print(f"| {turn} | {rate:.0f} | {last * 1e3:.2f} ms | {questions:.0f} |")
+    alone, beside = (statistics.median(last for _, last, _ in rounds) for rounds in found.values())
+    print(
+        f"\np99 is {beside / alone:.2f} times what it was alone; medians of {args.rounds} rounds of {args.seconds:g} s,"
+    )
+    print(f"{overload.CLIENTS} clients, load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.")
+
+
+if __name__ == "__main__":
+    main()

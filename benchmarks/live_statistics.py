@@ -1,0 +1,242 @@
+"""What do statistics of the traffic cost, and how good are scores that are reckoned from them?
+
+    python benchmarks/live_statistics.py [--seconds 2] [--rounds 8]
+    python benchmarks/live_statistics.py --scores
+
+The first: networks of random weights are served by three servers, with statistics off, sampled and full, and asked for
+one row a request by 32 callers on one connection, in turns of some seconds so that whatever else the machine does falls
+on all alike. Requests a second, and the server's CPU time for a thousand requests (what its threads took, by the
+kernel), are medians of all turns; beside them their ratio to that of the server without. `thread`: which part of the
+CPU time was that of the thread that looks into rows, which is the one with the least priority; it is the figure that
+other work on the machine does not touch. How many of the rows were looked into is told, and the server's memory at the
+beginning and the end.
+
+The second: every golden checkpoint with curves is asked for 2000 rows drawn around the middle of its grid; scores over
+these rows, as EdgeScores has them, beside those over what was counted of them. Markdown on stdout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import functools
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import overload
+import scale
+from overload import Served
+from rich.progress import track
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "service")]
+
+from kanexport import manifest  # noqa: E402 - as above
+from kanserve import backends  # noqa: E402 - as above
+from kanserve.client.connection import Client  # noqa: E402 - as above
+from kanserve.errors import KanserveError  # noqa: E402 - as above
+from kanserve.handlers import kan  # noqa: E402 - as above
+from kanserve.models import live_scores, scores  # noqa: E402 - as above
+from kanserve.models.edges import LayerGraph  # noqa: E402 - as above
+from kanserve.models.loading import NICE  # noqa: E402 - as above
+from kanserve.models.statistics import Nodes  # noqa: E402 - as above
+from tests.golden_cases import Case, cases  # noqa: E402 - as above
+
+NETWORKS = {"[64, 64, 10]": (64, 64, 10), "[784, 64, 10]": (784, 64, 10)}
+MODES = ("off", "sampled", "full")
+CALLERS = 32
+TICK = os.sysconf("SC_CLK_TCK")
+DRAWN = 2000  # rows
+SPREADS = (0.25, 0.6)  # of the rows, by half of the range of the rows of the export
+
+
+def export(folder: Path) -> Path:
+    """The repository of all networks, each with rows as reference."""
+    for at, widths in enumerate(NETWORKS.values()):
+        (folder / f"n{at}").mkdir()
+        checkpoint = scale.write(scale.Shape(widths, 5), folder / f"n{at}")
+        rows = np.random.default_rng(1).uniform(-0.9, 0.9, (256, widths[0])).astype(np.float32)
+        np.save(folder / f"n{at}" / "train.npy", rows)
+        command = ["export", str(checkpoint), "--repository", str(folder / "models"), "--name", f"n{at}"]
+        command += ["--reference", str(folder / f"n{at}" / "train.npy")]
+        subprocess.run([sys.executable, "-m", "kanserve", *command], check=True, capture_output=True)
+    return folder / "models"
+
+
+@contextlib.contextmanager
+def servers(repository: Path) -> Iterator[dict[str, Served]]:
+    """One for each mode."""
+    with contextlib.ExitStack() as stack:
+        found = {}
+        for mode in MODES:
+            os.environ["KANSERVE_STATISTICS"] = mode
+            found[mode] = stack.enter_context(overload.serving(repository, "asgi"))
+        del os.environ["KANSERVE_STATISTICS"]
+        yield found
+
+
+def spent(served: Served) -> tuple[float, float]:
+    """CPU seconds of all threads of a server, and of the one that looks into rows."""
+    found = [0.0, 0.0]
+    for task in Path(f"/proc/{served.process.pid}/task").iterdir():
+        fields = (task / "stat").read_text().rpartition(")")[2].split()
+        seconds = (int(fields[11]) + int(fields[12])) / TICK
+        found[0] += seconds
+        found[1] += seconds if int(fields[16]) == NICE else 0.0
+    return found[0], found[1]
+
+
+async def asked(address: str, data: bytes, seconds: float) -> float:
+    """Requests a second of all callers."""
+    count, end = 0, time.perf_counter() + seconds
+    async with grpc.aio.insecure_channel(address) as channel:
+        call = channel.unary_unary(overload.METHOD)
+
+        async def caller() -> None:
+            nonlocal count
+            while time.perf_counter() < end:
+                await call(data, timeout=30)
+                count += 1
+
+        begun = time.perf_counter()
+        await asyncio.gather(*(caller() for _ in range(CALLERS)))
+        return count / (time.perf_counter() - begun)
+
+
+def turn(served: Served, data: bytes, seconds: float) -> tuple[float, float]:
+    """Requests a second, and CPU milliseconds of one thousand."""
+    before, _ = spent(served)
+    rate = asyncio.run(asked(served.address, data, seconds))
+    return rate, (spent(served)[0] - before) * 1e6 / (rate * seconds)
+
+
+def cost(seconds: float, rounds: int) -> None:
+    """Serve, ask, print."""
+    with tempfile.TemporaryDirectory() as place, servers(export(Path(place))) as found:
+        print("| network | statistics | requests/s | ratio | CPU ms per 1000 | ratio | thread | looked into | MiB |")
+        print("|---|---|---|---|---|---|---|---|---|")
+        for at, (name, widths) in enumerate(NETWORKS.items()):
+            data = overload.message(f"n{at}", 1, widths[0])
+            for served in found.values():
+                turn(served, data, seconds)
+            before = {mode: spent(served) for mode, served in found.items()}
+            sizes = {mode: served.rss() for mode, served in found.items()}
+            turns: dict[str, list[tuple[float, float]]] = {mode: [] for mode in MODES}
+            for round_ in track(range(rounds), name):
+                for mode in MODES if round_ % 2 else MODES[::-1]:
+                    turns[mode].append(turn(found[mode], data, seconds))
+            for mode, served in found.items():
+                total, own = (now - then for now, then in zip(spent(served), before[mode], strict=True))
+                looked = f"{own / total:.1%} | {_looked(served, f'n{at}', mode)}"
+                print(_line(name, mode, turns, looked, sizes[mode], served.rss()))
+    print(
+        f"\n{CALLERS} callers, one row each; medians of {rounds} turns of {seconds:g} s; load of the machine "
+        f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores."
+    )
+
+
+def _line(name: str, mode: str, turns: dict[str, list[tuple[float, float]]], looked: str, *sizes: float) -> str:
+    """Ratios are medians of those of each round."""
+    cells = []
+    for what in (0, 1):
+        own, without = [one[what] for one in turns[mode]], [one[what] for one in turns["off"]]
+        ratios = [mine / other for mine, other in zip(own, without, strict=True)]
+        cells += [f"{statistics.median(own):.0f}", f"{statistics.median(ratios):.3f}"]
+    return f"| {name} | {mode} | {' | '.join(cells)} | {looked} | {sizes[0]:.0f} to {sizes[1]:.0f} |"
+
+
+def _looked(served: Served, model: str, mode: str) -> str:
+    if mode == "off":
+        return "-"
+    time.sleep(1)
+    with Client(served.address) as client:
+        found = client.statistics(model)
+    return f"{found.row_count / found.rows_seen:.1%} of {found.rows_seen}"
+
+
+def apart(found: Any, expected: Any, what: str) -> float:
+    """The largest difference, by the largest of its layer."""
+    pairs = [(getattr(one, what), getattr(other, what)) for one, other in zip(found, expected, strict=True)]
+    return max(float(np.abs(one - other).max() / np.abs(other).max()) for one, other in pairs)
+
+
+def compared(case: Case, folder: Path) -> tuple[list[float], bool] | None:
+    """How far scores of edges and nodes are apart, and whether sums were assumed anywhere; None where it has none."""
+    command = ["export", str(case.path), "--repository", str(folder), "--name", "m", "--force"]
+    command += case.facts["export_args"]
+    if subprocess.run([sys.executable, "-m", "kanserve", *command], check=False, capture_output=True).returncode:
+        return None
+    found = manifest.load(folder / "m" / "1")
+    try:
+        for at in range(len(found.layers)):
+            kan.alone(found, at)
+    except KanserveError:
+        return None
+    if found.source.family == manifest.HYBRID:
+        return None
+    create = functools.partial(backends.load("ort").create, device="cpu", threads=1, beside={})
+    session = create((folder / "m" / "1" / "model.onnx").read_bytes())
+    graphs = tuple(
+        LayerGraph(layer, functools.partial(create, (folder / "m" / "1" / layer.edges_file).read_bytes()))
+        for layer in found.layers
+    )
+    low, high = (end(np.array(found.reference.inputs), axis=0) for end in (np.min, np.max))
+    lines, assumed = [], False
+    for spread in SPREADS:
+        rows = np.random.default_rng(0).normal((low + high) / 2, (high - low) * spread / 2, (DRAWN, len(low)))
+        dtype = np.float32 if found.input.datatype == "FP32" else np.float64
+        feeds: Any = {found.input.name: rows.astype(dtype).reshape(-1, *found.input.shape[1:])}
+        tally = Nodes(found, session.run).count(session.run, feeds)
+        (live,) = filter(None, live_scores.compute(graphs, found, tally))
+        (exact,) = filter(None, scores.compute(session, graphs, found, feeds, chunk_bytes=2**25))
+        lines += [apart(live.layers, exact, what) for what in ("edges", "nodes")]
+        assumed = assumed or bool(live.notes)
+    return lines, assumed
+
+
+def distances() -> None:
+    """Export, reckon, print."""
+    print("| checkpoint | edges, narrow | nodes | edges, wide | nodes | sums |\n|---|---|---|---|---|---|")
+    every: dict[bool, list[list[float]]] = {False: [], True: []}
+    for case in track(list(cases()), "checkpoints"):
+        with tempfile.TemporaryDirectory() as place:
+            one = compared(case, Path(place))
+        if one is not None:
+            every[one[1]].append(one[0])
+            numbers = " | ".join(f"{value:.2%}" for value in one[0])
+            print(f"| {case.name} | {numbers} | {'assumed independent' if one[1] else 'counted'} |")
+    for assumed, lines in every.items():
+        values = np.array(lines)
+        edges, nodes = values[:, ::2], values[:, 1::2]
+        print(
+            f"\nSums {'assumed' if assumed else 'counted'}, {len(lines)} checkpoints: edges at most {edges.max():.2%}, "
+            f"median {np.median(edges):.2%}; nodes at most {nodes.max():.2%}, median {np.median(nodes):.2%}."
+        )
+
+
+def main() -> None:
+    """One of both."""
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--scores", action="store_true")
+    args = parser.parse_args()
+    if args.scores:
+        distances()
+    else:
+        cost(args.seconds, args.rounds)
+
+
+if __name__ == "__main__":
+    main()

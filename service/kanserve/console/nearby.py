@@ -1,0 +1,115 @@
+"""A checkpoint in the place of a model's name: exported and served for one command, in processes of their own."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from kanexport.shared.output import note
+from kanexport.shared.voice import Exit
+from kanserve.console.common import CommandError, default_url
+
+PARTS = ("_config.yml", "_state")  # of a pykan checkpoint, which goes by what stands before them
+PROGRAM = (sys.executable, "-m", "kanserve")
+SECONDS = 10.0  # until a server has left
+LAST = 3  # lines of its log in an error
+
+
+def is_checkpoint(name: str, url: str) -> bool:
+    """Whether a name is that of a file here, and no server was named. Raises CommandError for a path with nothing at
+    its end: a model's name is none."""
+    if url != default_url():
+        return False
+    found = Path(name).exists() or any(Path(name + part).exists() for part in PARTS)
+    if not found and os.sep in name:
+        raise CommandError(f"there is no file {name}, and a model's name has no {os.sep} in it", exit_code=Exit.WRONG)
+    return found
+
+
+@contextlib.contextmanager
+def served(args: argparse.Namespace) -> Iterator[None]:
+    """Meanwhile `args.url` is where `args.name` is served, which then is the model's name. Raises CommandError with
+    what the export says."""
+    path = args.name
+    with tempfile.TemporaryDirectory(prefix="kanserve-") as folder:
+        note(f"{path}: exporting it, and serving it for this command")
+        told = _exported(path, Path(folder) / "models", getattr(args, "input", None))
+        note(f"  {told['family']}, {told['verified']}")
+        for name, value in told["options"]["assumed"].items():
+            note(f"  assumed: {name} = {value}")
+        with _running(Path(folder)) as address:
+            args.name, args.url = told["name"], address
+            yield
+
+
+def _exported(path: str, repository: Path, rows: str | None) -> Any:
+    """What `kanserve export --json` says."""
+    names = ["--features", rows] if rows and _has_header(rows) else []
+    done = _run("export", path, "--repository", str(repository), "--json", *names)
+    document = json.loads(done.stdout)
+    if done.returncode:
+        error = document["error"]
+        raise CommandError(
+            error["message"],
+            hint=error["hint"] or "`kanserve export` takes options; then serve what it writes, and name the model",
+            kind=error["kind"],
+            exit_code=Exit(done.returncode),
+        )
+    return document
+
+
+def _has_header(rows: str) -> bool:
+    """A .csv whose first line is no row of numbers."""
+    if not rows.lower().endswith(".csv"):
+        return False
+    try:
+        with open(rows, encoding="utf-8-sig") as file:
+            first = file.readline().split(",")
+        float(first[0])
+    except ValueError:
+        return True
+    except OSError:  # the command itself says so
+        return False
+    return False
+
+
+def _run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*PROGRAM, *words], env=_environment(), capture_output=True, text=True, check=False)
+
+
+def _environment() -> dict[str, str]:
+    """Without settings that are meant for the operator's own server."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("KANSERVE_")}
+
+
+@contextlib.contextmanager
+def _running(folder: Path) -> Iterator[str]:
+    """A server over the folder's models, on ports of this machine's choice; its address. Raises CommandError."""
+    words: Sequence[str] = ("serve", str(folder / "models"), "--grpc-port", "0", "--metrics-port", "0", "--json")
+    log = folder / "log"
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [*PROGRAM, *words], env=_environment(), stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            last = "; ".join(log.read_text().splitlines()[-LAST:])
+            raise CommandError(f"the model was exported, and a server for it did not start: {last[:500]}")
+        yield json.loads(line)["grpc"]
+    finally:
+        process.terminate()
+        try:
+            process.wait(SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
