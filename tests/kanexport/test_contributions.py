@@ -112,6 +112,20 @@ def test_they_add_up_and_are_those_of_the_service(golden: tuple[Case, Result, np
     assert apart <= 1e-4  # two float32 graphs, which divide by small differences
 
 
+def test_of_a_network_that_keeps_its_inputs_on_the_grid(tmp_path: Path) -> None:
+    """What is beyond it has the part of what it is kept at."""
+    case = next(one for one in cases() if one.name == "pykan-hello-adapted")
+    x = np.random.default_rng(0).uniform(-3, 3, (40, 2)).astype(np.float32)
+    np.save(tmp_path / "rows.npy", x)
+    wanted = Request(path=case.path, repository=tmp_path / "models", explain=True, reference=tmp_path / "rows.npy")
+    result = export(dataclasses.replace(wanted, outside="clamp"))
+    y, found = told(result, x)
+    assert relative_error(found.sum(axis=1) + np.array(result.manifest.explanations.base), y) <= 1e-5
+    assert relative_error(found, served(result, x)) <= 1e-4
+    (_, far) = told(result, np.array([[50, 0.1], [5, 0.1]], np.float32))
+    np.testing.assert_array_equal(far[0], far[1])
+
+
 def test_a_row_that_is_no_number_is_explained_as_none_and_touches_no_other(
     golden: tuple[Case, Result, np.ndarray],
 ) -> None:
