@@ -83,9 +83,9 @@ def rules() -> list[dict[str, Any]]:
 def exported(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """Names of all samples of a server with one model, before anybody asked it anything."""
     folder = tmp_path_factory.mktemp("deploy")
-    state = checkpoint(folder / "tiny.safetensors", (2, 1))
+    state = checkpoint(folder / "tiny.safetensors", (2, 2))
     np.save(folder / "train.npy", np.zeros((5, 2)))
-    reference = ("--reference", folder / "train.npy", "--outside", "flag")
+    reference = ("--reference", folder / "train.npy", "--outside", "flag", "--classes", "cat,dog")
     document(kanserve("export", state, "--repository", folder / "models", "--name", "tiny", *reference, "--json"))
     with (
         serving(folder / "models", folder / "log") as server,

@@ -27,17 +27,11 @@ from kanserve.nouns import Array, ModelInfo
 from tests.kanserve import toy
 from tests.kanserve.running import INFERENCE, Server, request, serving
 from tests.kanserve.test_drift import seen
-from tests.kanserve.test_live_statistics import TRAIN, draw, until
+from tests.kanserve.test_live_statistics import TRAIN, draw, run, until
 from tests.kanserve.test_workers import OWN, pids
 
 FILE = "statistics/toy/1/0.tally"
 DIGEST = "d" * 64
-
-
-def run(names: Any, rows: Any) -> list[Array]:
-    """The toy's graph."""
-    found = {"layer1_in": toy.hidden(rows["x"]), "y": toy.outputs(rows["x"])}
-    return [found[name] for name in names]
 
 
 def nodes(manifest: Manifest | None = None) -> Nodes:
@@ -277,6 +271,20 @@ def test_who_takes_the_place_of_a_killed_worker_goes_on_with_what_it_kept(severa
     until(lambda: statistics(several).row_count == 60)
     spread(several, 10)
     until(lambda: all(statistics(several).row_count == 90 for _ in range(6)))
+
+
+def test_cells_do_not_change_with_the_last_digits_of_a_run() -> None:
+    """As on other threads: what processes count can be added up all the same."""
+
+    def otherwise(names: Any, rows: Any) -> list[Array]:
+        return [found * (1 + 3e-7 * (-1) ** at) for at, found in enumerate(run(names, rows))]
+
+    manifest = toy.manifest("toy")
+    one, other = (Nodes(manifest, how).parts for how in (run, otherwise))
+    assert [part.bounds for part in one] == [part.bounds for part in other]
+    drawn = toy.hidden(np.array(manifest.reference.inputs))
+    for row, values in zip(one[1].bounds, drawn.T, strict=True):
+        assert row[0] < values.min() < values.max() < row[-1]
 
 
 def test_a_manifest_without_reference_rows_has_cells_all_the_same() -> None:

@@ -144,21 +144,29 @@ def test_a_model_without_a_baseline_is_looked_into_all_the_same(tmp_path: Path) 
             client.drift(client.describe("toy"))
 
 
+def run(names: Any, rows: Any) -> list[Array]:
+    """The toy's graph."""
+    found = {"layer1_in": toy.hidden(rows["x"]), "y": toy.outputs(rows["x"])}
+    return [found[name] for name in names]
+
+
+def watching(how: Any, rate: float, pool: ThreadPoolExecutor) -> live.Live:
+    """Of the toy, without a server."""
+    manifest = toy.manifest("toy")
+    info = ModelInfo("toy", 1, 64, proving.tensors(manifest.inputs), proving.tensors(manifest.outputs), "", manifest)
+    return live.Live(info, Nodes(manifest, run), how, rate, pool, Metrics())
+
+
 def test_what_waits_is_bounded_where_the_thread_gets_no_turn() -> None:
     """Nothing is handed to it before it is done with what came before, and what is too much is not counted."""
-    manifest, held, count = toy.manifest("toy"), threading.Event(), 4 * live.FULL_WAIT
-    info = ModelInfo("toy", 1, 64, proving.tensors(manifest.inputs), proving.tensors(manifest.outputs), "", manifest)
-
-    def run(names: Any, rows: Any) -> list[Array]:
-        found = {"layer1_in": toy.hidden(rows["x"]), "y": toy.outputs(rows["x"])}
-        return [found[name] for name in names]
+    held, count = threading.Event(), 4 * live.FULL_WAIT
 
     def slow(names: Any, rows: Any) -> list[Array]:
         held.wait(SECONDS)
         return run(names, rows)
 
     async def offered(pool: ThreadPoolExecutor) -> int:
-        one = live.Live(info, Nodes(manifest, run), slow, math.inf, pool, Metrics())
+        one = watching(slow, math.inf, pool)
         copies = 0
 
         def copy() -> Any:
@@ -177,6 +185,20 @@ def test_what_waits_is_bounded_where_the_thread_gets_no_turn() -> None:
 
     with ThreadPoolExecutor(1) as pool:
         assert asyncio.run(offered(pool)) <= live.FULL_WAIT
+
+
+def test_a_clock_that_went_back_does_not_keep_anybody_from_counting_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        one = watching(run, 10.0, pool)
+        first = one.anew()
+        monkeypatch.setattr(live.time, "time", lambda: first - 3600)
+        one._take({"x": draw(5)})
+        assert one.counted(lately=False).rows == 5
+        assert one.anew() > first
+        assert one.counted(lately=False).rows == 0
+        one._take({"x": draw(3)})
+        one.reset(first)  # an order that comes late
+        assert one.counted(lately=False).rows == 3
 
 
 def test_the_page_of_a_large_model_is_small(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from kanexport.shared.baseline import NO_BASELINE
 from kanserve import backends
 from kanserve.config import Settings
 from kanserve.errors import ConfigError, LoadError, LoadReason
-from kanserve.models import measure
+from kanserve.models import measure, parts
 from kanserve.models.executor import Executor, Limits, Run
 from kanserve.models.loading import Before, Loader
 from kanserve.models.model import Model
@@ -332,6 +332,21 @@ def test_the_size_of_a_piece_follows_from_the_widest_layer(tmp_path: Path) -> No
 async def left(model: Model) -> None:
     """As on the event loop."""
     model.leave()
+
+
+def test_a_model_with_too_many_nodes_is_served_and_not_looked_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy.write(tmp_path)
+    monkeypatch.setattr(parts, "MOST", 100)
+    (candidate,) = layout.scan(tmp_path, plain_onnx=False)
+    loader = Loader(backends.load("ort"), Settings(repository=tmp_path), 1, Metrics())
+    model = loader.load(layout.load(candidate, 2**30))
+    assert (model.live, model.observed) == (None, False)
+    assert model.blind == (
+        "what model 'toy' is asked is not looked at: its nodes have 450 cells, and statistics are kept of 100 at most"
+    )
+    model.close()
 
 
 @pytest.mark.parametrize(("rows", "rate", "watched"), [(5, 200, True), (5, 0, False), (0, 200, True)])

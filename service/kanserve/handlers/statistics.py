@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -139,6 +138,4 @@ def reset(kan: Kan, name: str, version: str) -> tuple[ModelInfo, float]:
     """Count anew what a version is asked, from now on, which is told in seconds since the epoch. Raises what
     `statistics` does."""
     model, _ = described(kan, name, version)
-    mark = time.time()
-    live(model).reset(mark)
-    return model.info, mark
+    return model.info, live(model).anew()

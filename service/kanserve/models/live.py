@@ -27,7 +27,7 @@ from kanserve.models.parts import OUTPUT, Run
 from kanserve.models.statistics import Nodes, NodeStatistics, Recent, Tally
 from kanserve.nouns import Array, ModelInfo
 from kanserve.observe import logs
-from kanserve.observe.metrics import Metrics
+from kanserve.observe.metrics import CLASS_ROWS, Metrics
 from kanserve.scheduling import merge
 
 log = logs.get_logger("models")
@@ -82,8 +82,10 @@ class Live:
         self._bytes, self._busy, self._telling = 0, False, False
         self._working: Future[None] | None = None
         self._lock, self._ended = threading.Lock(), False
+        self._timers: dict[str, asyncio.TimerHandle] = {}
         self._begin(time.time(), 0.0)
-        self._names = info.manifest.names.classes[:CLASSES] if info.manifest is not None else ()
+        named = metrics.number(CLASS_ROWS)
+        self._classes = [named.labels(*self._labels, name) for name in nodes.names[:CLASSES]]
         self._count = metrics.number("kanserve_statistics_rows_total").labels(*self._labels)
         self._take_over()
         for found in nodes.compared(nodes.empty()):
@@ -121,20 +123,22 @@ class Live:
         self._bytes += size
         if not self._busy:
             self._busy = True
-            asyncio.get_running_loop().call_later(PAUSE, self._look)
+            self._later("look", PAUSE, self._look)
 
     def _look(self) -> None:
         """At what has come meanwhile, on the thread; later, where it is not done with what came before."""
         if self._working is not None and not self._working.done():
-            asyncio.get_running_loop().call_later(PAUSE, self._look)
+            self._later("look", PAUSE, self._look)
             return
         copies, self._waiting, self._bytes, self._busy = self._waiting, [], 0, False
-        if not copies:  # the version has left
-            return
         self._working = self._aside(self._work, copies)
         if not self._telling:
             self._telling = True
-            asyncio.get_running_loop().call_later(EVERY, self._soon)
+            self._later("tell", EVERY, self._soon)
+
+    def _later(self, what: str, seconds: float, then: Callable[[], None]) -> None:
+        if not self._ended:
+            self._timers[what] = asyncio.get_running_loop().call_later(seconds, then)
 
     def _soon(self) -> None:
         self._telling = False
@@ -154,16 +158,24 @@ class Live:
         with self._lock:
             self._ended = True
         self._waiting, self._bytes = [], 0
+        for timer in self._timers.values():  # each would keep the session, and drop it on the event loop
+            timer.cancel()
         self._aside(self.keep)
 
-    def reset(self, mark: float) -> bool:
-        """Count anew. False: what is counted was begun at that time, in seconds since the epoch, or later."""
+    def anew(self) -> float:
+        """Count anew from now on, which is told in seconds since the epoch: later than the last time, even where the
+        clock went back."""
+        mark = max(time.time(), math.nextafter(self._mark, math.inf))
+        self.reset(mark)
+        return mark
+
+    def reset(self, mark: float) -> None:
+        """Count anew, unless what is counted was begun at that time or later."""
         with self._lock:
             if mark <= self._mark:
-                return False
+                return
             self._begin(mark, mark)
         self._aside(self.keep)
-        return True
 
     def keep(self) -> None:
         """Write what was counted; on a thread."""
@@ -212,8 +224,8 @@ class Live:
             self._total = self._total.plus(tally)
         if not self._ended:
             self._count.inc(tally.rows)
-            for name, count in zip(self._names, tally.classes.tolist(), strict=False):
-                self._metrics.number("kanserve_statistics_class_rows_total").labels(*self._labels, name).inc(count)
+            for number, count in zip(self._classes, tally.classes.tolist(), strict=False):
+                number.inc(count)
 
     def _tell(self) -> None:
         """The metrics: of each layer what a person would look at first."""

@@ -61,6 +61,7 @@ class Nodes:
         self._names = [part.tensor for part in self.parts]
         self._wanted = list(dict.fromkeys(self._names))
         self._classes, self._before = parts.classes(manifest), manifest.baseline.rows
+        self.names = manifest.names.classes[: self._classes]  # of classes
 
     def empty(self) -> Tally:
         """Of no rows."""
