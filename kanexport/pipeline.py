@@ -145,7 +145,9 @@ def _graphs(
         lowered = lower.lower(given, dtype)
         kept.prove(given.layers[0], kan.n_inputs, plain, lowered, dtype)
     layers = describe.layers(given, lowered.node_tensors)
-    lowered = explained.add(target.explain, lowered, layers, signature, target.names)
+    mean = () if target.reference is None else baseline.mean(target.reference, signature, target.names)
+    against = explained.against(target.explain, given, mean)
+    lowered = explained.add(target.explain, lowered, layers, signature, target.names, against)
     proof = verify.verify(given, lowered, dtype, tolerance=request.tolerance, advance=advance)
     return _Graphs(given, lowered, proof, plain, layers)
 

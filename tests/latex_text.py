@@ -191,18 +191,23 @@ class _Reader:
         return self._source[start : self._at - 1]
 
     def cases(self) -> Any:
+        """The first that holds."""
         self.take(r"\begin")
         assert self.word() == "cases"
-        first = self.sum()
-        self.take("&")
-        self.take(r"\text")
-        assert self.word() == "if "
-        low, compare, high = self.sum(), COMPARE[self.take()], self.sum()
-        self.take("\\\\")
-        other = self.sum()
-        self.take("&")
-        self.take(r"\text")
-        assert self.word() == "otherwise"
+        found: list[tuple[Any, Any]] = []
+        while True:
+            value = self.sum()
+            self.take("&")
+            self.take(r"\text")
+            word = self.word()
+            if word == "otherwise":
+                break
+            assert word == "if "
+            low, compare, high = self.sum(), COMPARE[self.take()], self.sum()
+            found.append((compare(low, high), value))
+            self.take("\\\\")
         self.take(r"\end")
         assert self.word() == "cases"
-        return np.where(compare(low, high), first, other)
+        for holds, other in reversed(found):
+            value = np.where(holds, other, value)
+        return value

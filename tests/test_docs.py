@@ -124,9 +124,10 @@ def test_explanations_travel_as_the_document_says(desk: tuple[Path, dict[str, st
     for run in (command, [sys.executable, "-c", snippet]):
         done = subprocess.run(run, cwd=folder, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-    shapes, adds_up = done.stdout.splitlines()
+    shapes, *add_up = done.stdout.splitlines()
     assert ast.literal_eval(shapes)["layer0_edges"] == (2, 2, 5)
-    assert adds_up == "True"
+    assert ast.literal_eval(shapes)["contributions"] == (2, 2, 1)
+    assert add_up == ["True", "True"]
 
 
 def _run_python_of(document: Path, environment: dict[str, str]) -> None:

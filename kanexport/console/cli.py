@@ -16,19 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from kanexport import report
-from kanexport.console import show
+from kanexport.console import beside, show
 from kanexport.errors import OptionError
 from kanexport.operators import precision
 from kanexport.options import Options
-from kanexport.packing import baseline, explained
-from kanexport.packing.explained import Asked
+from kanexport.packing import baseline
 from kanexport.packing.publish import MAX_BATCH_SIZE, Result, Target
 from kanexport.pipeline import Request, export
 from kanexport.proof.tolerance import OUTPUT_TOLERANCE
-from kanexport.shared import arguments, atomic, naming, program, progress
-from kanexport.shared.explanations import EXPLAIN_FILE
+from kanexport.shared import arguments, atomic, program, progress
 from kanexport.shared.installing import how_to_install
-from kanexport.shared.naming import Names
 from kanexport.shared.output import json_text, print_json
 from kanexport.shared.outside import AS_TRAINED, CHOICE, POLICIES
 from kanexport.shared.voice import EXIT_CODES, Exit
@@ -67,8 +64,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--recursive", action="store_true", help="export every checkpoint below a folder; see docs/checkpoints.md")
     add("--report", type=Path, metavar="FILE", help="with --recursive: write what became of each, as JSON")
     add("--outside", choices=tuple(POLICIES), default=AS_TRAINED, help=CHOICE)
-    _naming(parser)
-    _explaining(parser)
+    beside.naming_options(parser)
+    beside.explaining_options(parser)
     modules = parser.add_argument_group("modules with KAN layers in them (needs torch)").add_argument
     modules("--module", metavar="PKG.MOD:FACTORY", help="a function of yours that makes the torch module")
     modules("--checkpoint", type=Path, metavar="FILE", help="with --module: its weights (default: as it was made)")
@@ -111,56 +108,6 @@ def _facts(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _naming(parser: argparse.ArgumentParser) -> None:
-    """What people call the model's numbers."""
-    add = parser.add_argument_group("names, for every table, formula and picture").add_argument
-    each = "separated by commas, or a file: the header of a .csv, a list in a .json, lines of a .txt"
-    add("--features", default="", metavar="NAMES", help=f"one for each number of a row, {each}")
-    add("--units", default="", metavar="NAMES", help="one for each feature, in the same way; empty for none")
-    add("--classes", default="", metavar="NAMES", help="one for each number of an answer, in the same way")
-    add(
-        "--reference",
-        type=Path,
-        metavar="FILE",
-        help="rows of your data, such as the training set, as .npy, .npz or "
-        ".csv: counts of what the nodes were on them go with the model, the rows do not",
-    )
-    add("--description", default="", metavar="TEXT", help="what the model is, in words")
-
-
-def _explaining(parser: argparse.ArgumentParser) -> None:
-    """The graph that tells how answers came about."""
-    add = parser.add_argument_group("explanations that travel").add_argument
-    add(
-        "--explain",
-        action="store_true",
-        help=f"write {EXPLAIN_FILE} too: the answers with the nodes and edges behind them, for any onnxruntime",
-    )
-    add(
-        "--explain-layers",
-        default="",
-        metavar="L,L",
-        help=f"whose edges it has, by number or name (default: all with at most {explained.MOST} edges a row); "
-        "implies --explain",
-    )
-
-
-def _asked(args: argparse.Namespace) -> Asked:
-    layers = tuple(filter(None, (text.strip() for text in args.explain_layers.split(","))))
-    return Asked(args.explain or bool(layers), layers)
-
-
-def _names(args: argparse.Namespace) -> Names:
-    """Raises OptionError."""
-    try:
-        features, units, classes = (
-            naming.parse(f"--{what}", getattr(args, what)) for what in ("features", "units", "classes")
-        )
-    except naming.NamingError as error:
-        raise OptionError(str(error)) from error
-    return Names(features, units, classes, args.description)
-
-
 def run(args: argparse.Namespace) -> int:
     """Run an export from parsed arguments; the exit code. Raises ExportError."""
     _check(args)
@@ -197,7 +144,7 @@ def _check_folder(args: argparse.Namespace) -> None:
     of_one = {
         "--answers are": args.answers,
         "--reference is": args.reference,
-        "names are": _names(args),
+        "names are": beside.names(args),
         "--explain-layers are": args.explain_layers,
     }
     for what, given in of_one.items():
@@ -208,7 +155,7 @@ def _check_folder(args: argparse.Namespace) -> None:
 
 
 def _request(args: argparse.Namespace) -> Request:
-    asked = _asked(args)
+    asked = beside.explanations(args)
     return Request(
         path=args.path,
         repository=args.repository,
@@ -224,7 +171,7 @@ def _request(args: argparse.Namespace) -> Request:
         tolerance=args.tolerance,
         force=args.force,
         answers=tuple(args.answers),
-        names=_names(args),
+        names=beside.names(args),
         reference=args.reference,
         explain=asked.wanted,
         explain_layers=asked.layers,
@@ -248,9 +195,9 @@ def _module(args: argparse.Namespace, advance: Callable[[int, int], None]) -> Re
         max_batch_size=args.max_batch_size,
         tolerance=args.tolerance,
         force=args.force,
-        names=_names(args),
+        names=beside.names(args),
         reference=None if args.reference is None else baseline.load(args.reference),
-        explain=_asked(args),
+        explain=beside.explanations(args),
         outside=args.outside,
     )
     options = Options.parse(tuple(args.option), functions=tuple(args.function))

@@ -141,7 +141,7 @@ def _attempt(
     """Graphs and their proof. Raises what the first trace that was made fails by. `most`: rows that
     can be run at once."""
     failure: InvalidKan | VerificationFailed | None = None
-    count = min(PROOF_ROWS, most)
+    count, against = min(PROOF_ROWS, most), "" if target.reference is None else explained.OF_MODULE
     for lowered, starts in _graphs(whole, plan, x, target):
         try:
             _require_at_most(starts, most)
@@ -149,7 +149,7 @@ def _attempt(
             largest = [min(most, target.max_batch_size)] if starts else []
             sizes = tuple(sorted({2, count + 1, *starts, *largest}))
             signature = Signature(plan.ports, target.dtype)
-            lowered = explained.add(target.explain, lowered, _describe(plan, lowered), signature, target.names)
+            lowered = explained.add(target.explain, lowered, _describe(plan, lowered), signature, target.names, against)
             with lent(whole, plan.oracle.dtype):
                 return lowered, _prove(plan, lowered, zones.of(plan.ports, x, count), target, sizes, advance)
         except (InvalidKan, VerificationFailed) as error:

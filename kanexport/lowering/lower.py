@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kanexport.form.ir import Kan, Layer
+from kanexport.lowering.contributions import Anchor
 from kanexport.lowering.edges import edge_graph
 from kanexport.lowering.serving import INPUT, naming, serving_graph
 from kanexport.operators.weights import SHARED_FROM, Weights
@@ -22,11 +23,12 @@ from kanexport.shared.explanations import Explanations
 @dataclass(frozen=True, slots=True)
 class Explained:
     """The graph that tells of every answer how it came about: `model` with the edges of some layers behind it. `notes`:
-    what of it is not told, and why."""
+    what of it is not told, and why; `anchor`: what contributions are against, if it has them."""
 
     graph: bytes
     about: Explanations
     notes: tuple[str, ...] = ()
+    anchor: Anchor | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,9 +60,9 @@ class Graph:
         self._integers: dict[str, Any] = {}  # constants that shapes depend on
         self._count = 0
 
-    def input(self, name: str, columns: int) -> Value:
-        """Declare a graph input [batch, columns]."""
-        declared = _tensor_info(name, self.dtype, ("batch", columns))
+    def input(self, name: str, *shape: int) -> Value:
+        """Declare a graph input [batch, *shape]."""
+        declared = _tensor_info(name, self.dtype, ("batch", *shape))
         self._inputs.append(declared)
         self._types[name] = declared.type
         return Value(name)

@@ -19,15 +19,16 @@ from kanexport.operators.weights import check
 
 @dataclass(frozen=True, slots=True)
 class Behind:
-    """A graph that takes one tensor, called `given` in it and in the model, as vectors [N, n], and gives `wanted`,
-    [N, *shape], which is called `name` in the whole, [batch, *positions, *shape]. `positions`: the axes of the model's
-    tensor between the rows and the nodes."""
+    """A graph that takes tensors called as those of the model, or of a part before it, and gives `wanted`, [N, *shape],
+    which is called `name` in the whole, [batch, *positions, *shape]. `positions`: axes of the one tensor that it takes
+    between the rows and the nodes, where it takes vectors [N, n]. `shown`: it is an output, and not of use to other
+    parts alone."""
 
     graph: bytes
-    given: str
     wanted: str
     name: str
     positions: tuple[int, ...] = ()
+    shown: bool = True
 
 
 def joined(model: bytes, parts: Sequence[Behind], facts: Mapping[str, str]) -> bytes:
@@ -58,7 +59,7 @@ class _Writer:
 
     def put(self, prefix: str, part: Behind) -> None:
         inner = onnx.load_model_from_string(part.graph).graph
-        names = {"": "", part.given: self._vectors(prefix, part, inner.input[0])}
+        names = {"": ""} | {given.name: self._taken(prefix, part, given) for given in inner.input}
         names |= {tensor.name: self._constant(prefix, tensor) for tensor in inner.initializer}
         (found,) = (output for output in inner.output if output.name == part.wanted)
         names |= {part.wanted: prefix + part.wanted if part.positions else part.name}
@@ -67,18 +68,17 @@ class _Writer:
         shape = [axis.dim_value for axis in kind.shape.dim][1:]
         if part.positions:
             self._reshape(prefix + part.wanted, part.name, prefix + "places", [-1, *part.positions, *shape])
-        self._graph.output.append(
-            onnx.helper.make_tensor_value_info(  # noqa: TID251 - it belongs to the builder
-                part.name, kind.elem_type, ["batch", *part.positions, *shape]
-            )
-        )
+        if part.shown:
+            axes: list[str | int | None] = ["batch", *part.positions, *shape]
+            info = onnx.helper.make_tensor_value_info(part.name, kind.elem_type, axes)  # noqa: TID251 - of the builder
+            self._graph.output.append(info)
 
-    def _vectors(self, prefix: str, part: Behind, given: Any) -> str:
-        """The tensor that a part is given, rows and positions as one axis."""
+    def _taken(self, prefix: str, part: Behind, given: Any) -> str:
+        """A tensor that a part takes, rows and positions as one axis."""
         if not part.positions:
-            return part.given
+            return str(given.name)
         width = given.type.tensor_type.shape.dim[1].dim_value
-        return self._reshape(part.given, prefix + "vectors", prefix + "rows", [-1, width])
+        return self._reshape(given.name, prefix + "vectors", prefix + "rows", [-1, width])
 
     def _reshape(self, value: str, name: str, shape: str, axes: Sequence[int]) -> str:
         self._graph.initializer.append(numpy_helper.from_array(np.array(axes, np.int64), shape))

@@ -97,6 +97,12 @@ def measure(
     )
 
 
+def mean(rows: Rows, signature: Signature, names: Names) -> tuple[float, ...]:
+    """Of each number of a row, as the baseline has it. Raises OptionError where they are none of the model's."""
+    x = _fitting(rows, signature.inputs(), names)
+    return cells.rounded(_moments(x.reshape(len(x), -1))[0])
+
+
 def _fitting(rows: Rows, inputs: Sequence[TensorSpec], names: Names) -> Array:
     """[B, ...] in the model's shape, columns put in its order by their names. Raises OptionError."""
     if len(inputs) != 1 or inputs[0].datatype not in ("FP32", "FP64"):

@@ -7,18 +7,34 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from kanexport.errors import OptionError
+from kanexport.form.ir import Kan
+from kanexport.lowering.contributions import Anchor, contributions_graph
 from kanexport.lowering.lower import Explained, Lowered
 from kanexport.manifest import LayerInfo
 from kanexport.operators import joined, precision, served
 from kanexport.operators.joined import Behind
 from kanexport.packing.signature import BATCH, Signature
-from kanexport.shared.explanations import EDGES, EXPLAIN_FILE, NODES, OUTPUT, ExplainedTensor, Explanations
+from kanexport.proof import contributions
+from kanexport.proof.contributions import NoContributions
+from kanexport.shared.explanations import (
+    CONTRIBUTIONS,
+    EDGES,
+    EXPLAIN_FILE,
+    NODES,
+    OUTPUT,
+    ExplainedTensor,
+    Explanations,
+)
 from kanexport.shared.naming import Names
 from kanexport.shared.nearest import advice
 
 MOST = 65_536  # edges of a layer and a row, at all positions, which nobody has to ask for: 256 KiB a row in float32
+OF_MODULE = "it is a torch module, of which its last layers alone can have some"  # contributions
 FACTS = "kanexport"  # the key of the file's metadata
 
 
@@ -39,19 +55,63 @@ class Asked:
 NOT_ASKED = Asked()
 
 
-def add(asked: Asked, lowered: Lowered, layers: Sequence[LayerInfo], signature: Signature, names: Names) -> Lowered:
-    """The graphs with the explaining one, if it is asked for. Raises OptionError for a layer that is not there,
-    InvalidKan where the graphs do not fit into one."""
+def add(
+    asked: Asked,
+    lowered: Lowered,
+    layers: Sequence[LayerInfo],
+    signature: Signature,
+    names: Names,
+    against: Anchor | str = "",
+) -> Lowered:
+    """The graphs with the explaining one, if it is asked for; with contributions, where there is something that they
+    are `against`, which is else why there is not. Raises OptionError for a layer that is not there, InvalidKan where
+    the graphs do not fit into one."""
     if not asked.wanted:
         return lowered
     chosen, notes = _chosen(asked, layers)
-    about = Explanations(file=EXPLAIN_FILE, tensors=tuple(_tensors(layers, chosen, lowered.model, signature)))
+    against = _within_reason(against, chosen, layers)
+    if isinstance(against, str):
+        anchor, needed = None, chosen
+        notes += (f"{EXPLAIN_FILE} has no contributions: {against}; `kanserve explain` may",) if against else ()
+    else:
+        anchor, needed = against, list(range(len(layers)))
+    tensors = _tensors(layers, chosen, lowered.model, signature)
     parts = [
-        Behind(lowered.edges[at], layers[at].node_tensor, layers[at].edges_tensor, edges_name(at), layers[at].positions)
-        for at in chosen
+        Behind(lowered.edges[at], layers[at].edges_tensor, edges_name(at), layers[at].positions, shown=at in chosen)
+        for at in needed
     ]
-    graph = joined.joined(lowered.model, parts, {FACTS: _facts(about, layers, names)})
-    return dataclasses.replace(lowered, explained=Explained(graph, about, notes))
+    if anchor is not None:
+        graph = contributions_graph(anchor, [edges_name(at) for at in needed], signature.dtype)
+        parts.append(Behind(graph, CONTRIBUTIONS, CONTRIBUTIONS))
+        tensors.append(_contributions(anchor, signature))
+    about = Explanations(
+        file=EXPLAIN_FILE, tensors=tuple(tensors), base=() if anchor is None else tuple(anchor.base.tolist())
+    )
+    graph = joined.joined(lowered.model, parts, {FACTS: _facts(about, layers, names, anchor)})
+    return dataclasses.replace(lowered, explained=Explained(graph, about, notes, anchor))
+
+
+def against(asked: Asked, kan: Kan, mean: Sequence[float]) -> Anchor | str:
+    """What contributions of a network are against: the `mean` of the user's rows. Else why there are none; "" if nobody
+    wants any."""
+    if not asked.wanted or not mean:
+        return ""
+    try:
+        return contributions.anchor(kan, np.array(mean))
+    except NoContributions as error:
+        return str(error)
+
+
+def _within_reason(against: Anchor | str, chosen: Sequence[int], layers: Sequence[LayerInfo]) -> Anchor | str:
+    """Contributions take the edges of all layers."""
+    large = [at for at in range(len(layers)) if at not in chosen and _edges(layers[at]) > MOST]
+    return f"layer {large[0]} has {_edges(layers[large[0]])} edges a row" if large and against else against
+
+
+def _contributions(anchor: Anchor, signature: Signature) -> ExplainedTensor:
+    shape = (BATCH, len(anchor.row), len(anchor.base))
+    datatype = precision.DATATYPES[signature.dtype]
+    return ExplainedTensor(name=CONTRIBUTIONS, datatype=datatype, shape=shape, holds=CONTRIBUTIONS, layer=-1)
 
 
 def edges_name(layer: int) -> str:
@@ -110,9 +170,15 @@ def _tensors(
     return found
 
 
-def _facts(about: Explanations, layers: Sequence[LayerInfo], names: Names) -> str:
-    """What the file says of itself, as JSON: its outputs, what people call the model's numbers, and the biases of its
-    layers, without which edges do not add up to nodes."""
+def _facts(about: Explanations, layers: Sequence[LayerInfo], names: Names, anchor: Anchor | None) -> str:
+    """What the file says of itself, as JSON: its outputs, what people call the model's numbers, the biases of its
+    layers, with which edges add up to nodes, and the reference and its answer, with which contributions add up."""
     tensors = [dataclasses.asdict(tensor) for tensor in about.tensors]
-    told = {"outputs": tensors, "bias": [layer.bias for layer in layers], "names": dataclasses.asdict(names)}
+    told: dict[str, Any] = {
+        "outputs": tensors,
+        "bias": [layer.bias for layer in layers],
+        "names": dataclasses.asdict(names),
+    }
+    if anchor is not None:
+        told |= {"reference": anchor.row.tolist(), "base": about.base}
     return json.dumps(told, allow_nan=False)

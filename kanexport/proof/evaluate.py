@@ -56,18 +56,18 @@ class Jitter:
 
 def evaluate(kan: Kan, x: Array, *, jitter: Jitter | None = None) -> Trace:
     """Run rows [B, n_inputs] through the network. `jitter`: as an implementation that rounds would."""
-    inputs, peaks = [], [_peak(x)]
+    inputs, peaks = [], [peak(x)]
     with np.errstate(all="ignore"):
         for layer in kan.layers:
             x = x if jitter is None else jitter.shake(x)
             inputs.append(x)
-            x, peak = _sums(layer, x, jitter)
-            peaks += [peak, _peak(x)]
+            x, most = _sums(layer, x, jitter)
+            peaks += [most, peak(x)]
             for step in layer.after:
                 if step.mixes:  # a normalisation squares
-                    peaks.append(_peak(x) ** 2)
+                    peaks.append(peak(x) ** 2)
                 x = step.evaluate(x)
-                peaks.append(_peak(x))
+                peaks.append(peak(x))
     return Trace(x, tuple(inputs), np.max(peaks, axis=0))
 
 
@@ -95,7 +95,7 @@ def _sums(layer: Layer, x: Array, jitter: Jitter | None) -> tuple[Array, Array]:
             for part, values in _edge_term(term, x, jitter):
                 values = values * layer.mask
                 total[part] += values.sum(axis=1)
-                bound[part] = np.maximum(bound[part], _peak(values))
+                bound[part] = np.maximum(bound[part], peak(values))
             continue
         basis = _basis(term, x).transpose(2, 0, 1)  # [I, B, K]
         largest = 0.0
@@ -104,13 +104,13 @@ def _sums(layer: Layer, x: Array, jitter: Jitter | None) -> tuple[Array, Array]:
             weights = coef * layer.mask[part, :, None] if masked else coef
             total += (basis[part] @ weights.transpose(0, 2, 1)).sum(axis=0)
             largest = max(largest, -weights.min(initial=0), weights.max(initial=0))
-        bound = np.maximum(bound, _peak(basis.transpose(1, 0, 2)) * largest)
+        bound = np.maximum(bound, peak(basis.transpose(1, 0, 2)) * largest)
     for edge, inner, value in _symbolic(layer, x, jitter):
         total[:, edge.destination] += value
-        bound = np.maximum(bound, _peak(np.stack([inner, value], axis=1)))
+        bound = np.maximum(bound, peak(np.stack([inner, value], axis=1)))
     # Counted, since NaN times zero would reach destinations that have no such edge.
     total[(~np.isfinite(x)).astype(float) @ layer.nan_spreads > 0] = np.nan
-    return total + layer.bias, np.maximum(bound, _peak(total))
+    return total + layer.bias, np.maximum(bound, peak(total))
 
 
 def _edges(layer: Layer, x: Array, jitter: Jitter | None) -> tuple[Array, Array]:
@@ -124,12 +124,12 @@ def _edges(layer: Layer, x: Array, jitter: Jitter | None) -> tuple[Array, Array]
         for sources, coef in _blocks(term, jitter):
             total[:, sources] += (basis[sources] @ coef.transpose(0, 2, 1)).transpose(1, 0, 2)
     total *= layer.mask
-    peak = _peak(total)
+    most = peak(total)
     for edge, inner, value in _symbolic(layer, x, jitter):
         total[:, edge.source, edge.destination] += value
-        peak = np.maximum(peak, _peak(inner[:, None]))
+        most = np.maximum(most, peak(inner[:, None]))
     total[~np.isfinite(x)[:, :, None] & layer.nan_spreads] = np.nan
-    return total, np.maximum(peak, _peak(total))
+    return total, np.maximum(most, peak(total))
 
 
 def _basis(term: BasisTerm, x: Array) -> Array:
@@ -173,7 +173,7 @@ def _symbolic(layer: Layer, x: Array, jitter: Jitter | None) -> Iterator[tuple[S
         yield edge, inner, edge.mask * (edge.c * inner + edge.d)
 
 
-def _peak(values: Array) -> Array:
+def peak(values: Array) -> Array:
     """[B, ...] -> [B]: the largest finite magnitude of each row."""
     magnitude = np.where(np.isfinite(values), np.abs(values), 0)
     highest: Array = magnitude.max(axis=tuple(range(1, values.ndim)), initial=0)

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 
 from kanexport.errors import VerificationFailed
 from kanexport.lowering.lower import Explained, Lowered
-from kanexport.proof.evaluate import Trace
-from kanexport.proof.prover import Draws, Prover, Subject, table
+from kanexport.proof import contributions
+from kanexport.proof.evaluate import Jitter, Trace
+from kanexport.proof.prover import Draws, Prover, Rows, Subject, ZoneErrors, table
+from kanexport.proof.tolerance import OVERFLOW
 from kanexport.proof.trial_rows import EDGE_BUDGET
-from kanexport.shared.explanations import EDGES, NODES
+from kanexport.shared.explanations import CONTRIBUTIONS, EDGES, NODES
 
 Array = npt.NDArray[np.float64]
 
@@ -28,11 +30,13 @@ class ExplainedProver(Prover):
 
     def __init__(self, subject: Subject, lowered: Lowered, explained: Explained, dtype: str, tolerance: float) -> None:
         super().__init__(subject, dataclasses.replace(lowered, model=explained.graph, edges=()), dtype, tolerance)
-        tensors = explained.about.tensors
+        tensors, self._anchor = explained.about.tensors, explained.anchor
         self._shapes_of = {tensor.name: tensor.shape[1:] for tensor in tensors}
         self._nodes = [tensor for tensor in tensors if tensor.holds == NODES]
         self._edges_of = [tensor for tensor in tensors if tensor.holds == EDGES]
         numbers = sum(int(np.prod(tensor.shape[1:])) for tensor in self._edges_of)
+        if self._anchor is not None:  # which takes the edges of all layers
+            numbers = max(numbers, sum(layer.mask.size for layer in subject.layers))
         self.rows = max(2, EDGE_BUDGET // max(1, numbers))
 
     def zone(self, name: str, x: Array) -> None:
@@ -47,10 +51,35 @@ class ExplainedProver(Prover):
             changes = functools.partial(_changed, exact, shaken)
             allowance = self.allow(tensor.name, self.tolerance.edges, expected, changes)
             errors.outputs.add(table(given[tensor.name][keep]), expected, allowance, _node(tensor.name))
+        if self._anchor is not None:
+            self._contributions(errors, x, trace, given, keep, shaken)
         for tensor in self._edges_of:
             at = tensor.layer
             nodes = given[self.lowered.node_tensors[at]]
             self.layer(errors, at, nodes, trace.inputs[at], keep, shaken, given[tensor.name])
+
+    def _contributions(
+        self, errors: ZoneErrors, x: Array, trace: Trace, given: dict[str, Array], keep: Rows, shaken: Draws
+    ) -> None:
+        """Those of rows that are numbers, and are answered with some, each by itself and all of a row together."""
+        assert self._anchor is not None
+        anchor = self._anchor
+        rows = keep & np.isfinite(x).all(axis=1) & np.isfinite(trace.y).all(axis=1)
+        rows[rows] = contributions.contributions(anchor, _only(trace, rows), self.dtype.name)[1] < OVERFLOW
+        found = given[CONTRIBUTIONS][rows]
+
+        def exact(trace: Trace, jitter: Jitter | None = None) -> Array:
+            return contributions.contributions(anchor, _only(trace, rows), self.dtype.name, jitter)[0]
+
+        def changes() -> Iterator[Array]:
+            return (exact(draw(), jitter) for draw, jitter in zip(shaken, self.tolerance.jitters, strict=True))
+
+        expected = exact(trace)
+        allowance = self.allow(CONTRIBUTIONS, self.tolerance.edges, expected, changes)
+        errors.outputs.add(found, expected, allowance, lambda at: f"{CONTRIBUTIONS}[{at[1]},{at[2]}]")
+        sums, y = found.sum(axis=1) + anchor.base, trace.y[rows]
+        whole = self.allow("answers", self.tolerance.edges, y, lambda: [_only(draw(), rows).y for draw in shaken])
+        errors.outputs.add(sums, y, whole, lambda at: f"the sum of {CONTRIBUTIONS} to {at[1]}")
 
     def batches(self, x: Array, *, empty: bool) -> None:
         """One row by itself, and no rows, if `empty`."""
@@ -64,6 +93,10 @@ class ExplainedProver(Prover):
             if name not in given or given[name].shape != (count, *shape):
                 found = given[name].shape if name in given else "nothing"
                 raise VerificationFailed(f"{count} rows give {name} of shape {found}, not {(count, *shape)}")
+
+
+def _only(trace: Trace, rows: Rows) -> Trace:
+    return Trace(trace.y[rows], tuple(one[rows] for one in trace.inputs), trace.peak[rows])
 
 
 def _nodes(trace: Trace, index: int, keep: npt.NDArray[np.bool_]) -> Array:

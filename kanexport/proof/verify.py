@@ -142,7 +142,7 @@ def _explained(prover: ExplainedProver, zones: dict[str, Array], *, empty: bool)
     for name, x in zones.items():
         prover.zone(name, x)
     prover.batches(zones["inside"], empty=empty)
-    _judge(prover, EXPLAIN_FILE)
+    _judge(prover, EXPLAIN_FILE, hint="; without --explain there is none")
     return [f"{EXPLAIN_FILE}: {note}" for note in _excuses(prover)]
 
 
@@ -196,14 +196,14 @@ def _left_out(prover: Prover) -> list[str]:
     return [f"{name} rows: {counted} are {why}" for name, counted in counts]
 
 
-def _judge(prover: Prover, graph: str) -> None:
+def _judge(prover: Prover, graph: str, *, hint: str = "") -> None:
     for name, zone in prover.zones.items():
         for what, error in (("outputs", zone.outputs), ("edges", zone.edges)):
             if error.excess > 1:
                 raise VerificationFailed(
                     f"{graph} differs from the checkpoint on {name} rows: {what} by "
                     f"{error.max_rel:.2e} relative, {error.max_abs:.2e} absolute, at {what[:-1]} {error.where}",
-                    hint="nothing was written; --dtype float64 keeps full precision, --tolerance sets the bound",
+                    hint="nothing was written; --dtype float64 keeps full precision, --tolerance sets the bound" + hint,
                 )
 
 

@@ -175,10 +175,7 @@ def lowered_of(name: str = ADAPTED) -> tuple[Any, Lowered, list[Behind]]:
     graphs = lower.lower(kan, "float32")
     layers = describe.layers(kan, graphs.node_tensors)
     made = explained.add(Asked(True), graphs, layers, Signature.of_network(kan, "float32"), UNNAMED)
-    parts = [
-        Behind(graphs.edges[at], layer.node_tensor, layer.edges_tensor, explained.edges_name(at))
-        for at, layer in enumerate(layers)
-    ]
+    parts = [Behind(graphs.edges[at], layer.edges_tensor, explained.edges_name(at)) for at, layer in enumerate(layers)]
     return kan, made, parts
 
 
@@ -212,7 +209,7 @@ def test_a_graph_that_tells_other_edges_or_nodes_is_not_written() -> None:
 def test_graphs_that_do_not_fit_into_one_are_refused() -> None:
     _, made, parts = lowered_of()
     with pytest.raises(InvalidKan, match="do not fit into one"):
-        joined(made.model, [dataclasses.replace(parts[0], given="nobody")], {})
+        joined(made.model, [Behind(parts[0].graph.replace(b"\x01x", b"\x01q"), "edges", "e")], {})
     with pytest.raises(InvalidKan, match="do not fit into one"):
         joined(made.model, [parts[0], parts[0]], {})
 
@@ -257,6 +254,9 @@ def test_a_module_s_edges_are_told_at_every_position(tmp_path: Path) -> None:
         assert found[f"layer{at}_edges"].shape == (8, *layer.positions, layer.sources, layer.destinations)
         np.testing.assert_array_equal(found[f"layer{at}_edges"].reshape(edges.shape), edges)
     name = result.manifest.layers[-1].name
-    again = kanexport.export(module, x, name="m", repository=tmp_path, version=2, explain=[name])
+    np.save(tmp_path / "rows.npy", x)
+    rows = tmp_path / "rows.npy"
+    again = kanexport.export(module, x, name="m", repository=tmp_path, version=2, explain=[name], reference=rows)
+    assert any("has no contributions: it is a torch module" in note for note in again.manifest.notes)
     last = len(result.manifest.layers) - 1
     assert [t.layer for t in again.manifest.explanations.tensors if t.holds == "edges"] == [last]

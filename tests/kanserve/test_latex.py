@@ -188,6 +188,27 @@ def test_a_numeric_edge_reads_its_node_as_its_curve_does() -> None:
     assert line.expression == "sin(tanh(c)) + phi_0_1_0(a)"
 
 
+@given(st.lists(st.tuples(st.floats(-2, 2), st.floats(0, 2)), min_size=2, max_size=2))
+@settings(max_examples=40, deadline=None)
+def test_what_is_kept_between_two_ends_is_written(ends: list[tuple[float, float]]) -> None:
+    low, high = (tuple(pair[0] + side * pair[1] for pair in ends) for side in (0, 1))
+    kept = NodeStep(kind="clip", scale=low, bias=high, function="clip to something")
+    one = layer(2, 1, edge(0, 0, "sin"), edge(1, 0, "x^2"), before=(kept,))
+    (line,) = formulas(("x0", "x1"), (one,), digits=terms.EXACT)
+    x = np.clip(X[:, :2], low, high)
+    expected = np.sin(x[:, 0]) + x[:, 1] ** 2
+    np.testing.assert_allclose(formula_text.columns(line.expression, X), expected, rtol=1e-12)
+    np.testing.assert_allclose(latex_text.compute(written(line.expression, {}), LOOKS), expected, rtol=1e-12)
+
+
+def test_numeric_edges_alone_need_no_text_of_the_steps_before_them() -> None:
+    odd = NodeStep(kind="function", function="gelu")
+    (line,) = formulas(("a",), (layer(1, 1, mask=(), before=(odd,)),), digits=3, partial=True)
+    assert line.expression == "phi_0_0_0(a)"
+    with pytest.raises(FormulaError, match="step 'gelu'"):
+        formulas(("a",), (layer(1, 1, edge(0, 0, "sin"), mask=((1.0,),), before=(odd,)),), digits=3, partial=True)
+
+
 @given(st.sets(st.integers(0, 3), min_size=1), st.booleans())
 @settings(max_examples=40, deadline=None)
 def test_only_what_is_asked_for_is_made(asked: set[int], by_layer: bool) -> None:

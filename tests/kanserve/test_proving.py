@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from kanexport import manifest as contract
-from kanexport.shared.explanations import Explanations
+from kanexport.shared.explanations import ExplainedTensor, Explanations
 from kanserve.errors import ConfigError, LoadError, LoadReason
 from kanserve.trials import child, job
 from kanserve.trials.job import Job
@@ -49,6 +49,25 @@ def edges(*nodes: Any, takes: str = "layer1_in", kind: int = TensorProto.FLOAT) 
         numpy_helper.from_array(np.array([7, 9], np.int64), "odd"),
     ]
     return {"edges_l1.onnx": toy.model(list(nodes), [(takes, ["B", 4])], [("edges", None)], values, kind)}
+
+
+def falsely() -> bytes:
+    """The toy with twice its answer."""
+    values = [numpy_helper.from_array(w, name) for name, w in (("W0", toy.W0), ("W1", 2 * toy.W1))]
+    nodes = [
+        helper.make_node("Tanh", ["x"], ["t"]),
+        helper.make_node("MatMul", ["t", "W0"], ["layer1_in"]),
+        helper.make_node("MatMul", ["layer1_in", "W1"], ["y"]),
+    ]
+    return toy.model(nodes, [("x", ["B", 3])], [("y", ["B", 2]), ("layer1_in", ["B", 4])], values, TensorProto.FLOAT)
+
+
+def explaining(graph: bytes, **changes: Any) -> dict[str, Any]:
+    """An explaining graph beside the toy: what it is, and what the manifest says of it."""
+    y = ExplainedTensor(name="y", datatype="FP32", shape=(-1, 2), holds="output", layer=-1)
+    tensors = (y, dataclasses.replace(y, name="layer1_in", shape=(-1, 4), holds="nodes", layer=1))
+    told = dataclasses.replace(Explanations(file="explain.onnx", tensors=tensors), **changes)
+    return {"files": {"explain.onnx": graph}, "explanations": told}
 
 
 NODE = helper.make_node
@@ -88,6 +107,14 @@ CASES: list[tuple[str, dict[str, Any], LoadReason, str]] = [
         LoadReason.STRUCTURE,
         "explain.onnx: operator 'Loop'",
     ),
+    (
+        "explained otherwise",
+        explaining(toy.graph(), tensors=(ExplainedTensor(name="e", datatype="FP32", shape=(-1,), holds="", layer=0),)),
+        LoadReason.MISMATCH,
+        "explain.onnx has no output like the manifest's 'e'",
+    ),
+    ("explained of another", explaining(toy.edge_graph(1)), LoadReason.MISMATCH, "explain.onnx does not take what"),
+    ("explained falsely", explaining(falsely()), LoadReason.REFERENCE, "explain.onnx: reference rows differ by"),
     ("memory", {"files": {"model.onnx": hostile.by_value()}}, LoadReason.STRUCTURE, "follows from values"),
 ]
 
@@ -101,6 +128,7 @@ def test_what_does_not_fit_is_told(changes: dict[str, Any], reason: LoadReason, 
 
 def test_what_fits_passes() -> None:
     tried()
+    tried(**explaining(toy.graph()))
     tried(plain=True)
     tried(**reference(lambda found: dataclasses.replace(found, inputs=(), outputs=())))
 

@@ -126,9 +126,9 @@ def _layer(
     if layer.positions:
         raise FormulaError(f"layer {index} runs at every position of a row; there is no single closed form")
     numeric.check(index, layer, partial=partial)
-    read = _steps(index, layer.before, nodes, digits)
     # A numeric edge is a function of its node as the layer is given it, but for which that is.
     seen = _steps(index, [step for step in layer.before if step.kind == "select"], nodes, digits)
+    read = _steps(index, layer.before, nodes, digits) if layer.symbolic else seen
     sums = _sums(index, layer, (read, seen), _needed(layer, wanted), digits)
     return _steps(index, layer.after, sums, digits)
 
@@ -221,10 +221,21 @@ def _step(index: int, step: NodeStep, nodes: list[Linear], digits: int) -> list[
             return [node.affine(a, b) for node, a, b in zip(nodes, step.scale, step.bias, strict=True)]
         case "product":
             return _products(nodes, step.indices, digits)
+        case "clip":
+            return _clipped(step, nodes, digits)
         case "function" if step.function in STEP_TEXTS:
             return [_function(STEP_TEXTS[step.function], node, digits) for node in nodes]
-    what = step.function if step.kind in ("function", "clip") else step.kind
+    what = step.function if step.kind == "function" else step.kind
     raise FormulaError(f"layer {index} has a step {what!r:.80}, which has no closed form here")
+
+
+def _clipped(step: NodeStep, nodes: list[Linear], digits: int) -> list[Linear]:
+    """Each node between two ends."""
+    texts = (
+        f"{low!r} if x < {low!r} else ({high!r} if x > {high!r} else x)"
+        for low, high in zip(step.scale, step.bias, strict=True)
+    )
+    return [_function(text, node, digits) for text, node in zip(texts, nodes, strict=True)]
 
 
 def _products(nodes: list[Linear], groups: Sequence[int], digits: int) -> list[Linear]:

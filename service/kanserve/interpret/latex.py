@@ -90,7 +90,6 @@ def written(expression: str, known: Mapping[str, str]) -> str:
         raise FormulaError("the formula is nested too deep to be written as LaTeX") from error
 
 
-# radon: one flat case for each kind of node, as in `terms`.
 def _part(node: ast.AST, known: Mapping[str, str]) -> Part:
     match node:
         case ast.Name(id=name):
@@ -103,12 +102,24 @@ def _part(node: ast.AST, known: Mapping[str, str]) -> Part:
             return _binary(_part(left, known), op, _part(right, known))
         case ast.Call(func=ast.Name(id=name), args=[argument]):
             return _call(name, _part(argument, known))
-        case ast.IfExp(test=ast.Compare(left=left, ops=[op], comparators=[right]), body=body, orelse=other):
-            first, second, low, high = (_part(one, known) for one in (body, other, left, right))
-            test = f"{low.within(SUM)} {COMPARISONS[type(op)]} {high.within(SUM)}"
-            cases = rf"{first.text} & \text{{if }} {test} \\ {second.text} & \text{{otherwise}}"
-            return Part(rf"\begin{{cases}} {cases} \end{{cases}}", CONDITION)
+        case ast.IfExp():
+            return _cases(node, known)
     raise FormulaError(f"{ast.unparse(node)[:80]!r} is not understood")
+
+
+def _cases(node: ast.AST, known: Mapping[str, str]) -> Part:
+    """One line for each condition, and the last for what is left."""
+    lines = []
+    while isinstance(node, ast.IfExp):
+        if not isinstance(node.test, ast.Compare):
+            raise FormulaError(f"{ast.unparse(node.test)[:80]!r} is not understood")
+        low, high = (_part(side, known).within(SUM) for side in (node.test.left, node.test.comparators[0]))
+        test = f"{low} {COMPARISONS[type(node.test.ops[0])]} {high}"
+        lines.append(rf"{_part(node.body, known).text} & \text{{if }} {test}")
+        node = node.orelse
+    lines.append(rf"{_part(node, known).text} & \text{{otherwise}}")
+    rows = r" \\ ".join(lines)
+    return Part(rf"\begin{{cases}} {rows} \end{{cases}}", CONDITION)
 
 
 def _number(value: float) -> Part:

@@ -73,16 +73,25 @@ def try_out(job: Job, files: Mapping[str, bytes]) -> None:
     layers = () if manifest is None else manifest.layers
     beside = {name: data for name, data in files.items() if name == contract.WEIGHTS_FILE}
     sizes = {name: len(data) for name, data in beside.items()}
-    told = () if manifest is None else (manifest.explanations.file,)  # handed on, never run here
-    for name in filter(None, dict.fromkeys((contract.MODEL_FILE, *told, *(layer.edges_file for layer in layers)))):
+    for name in _graphs(manifest):
         screen.check(name, files[name], sizes, strict=job.strict)
     backend = backends.load(job.backend)
     create = functools.partial(backend.create, device=job.device, threads=job.threads, beside=beside)
     session = create(files[contract.MODEL_FILE])
     _prove(manifest, session, job.rows)
+    if manifest is not None and manifest.explanations.file:
+        proving.check_explained(manifest, create(files[manifest.explanations.file]))
     for at, layer in enumerate(layers):
         graph = create(files[layer.edges_file])
         proving.check_edges(at, layer, graph, _nodes(layer.node_tensor, graph, session, layer.sources))
+
+
+def _graphs(manifest: Manifest | None) -> list[str]:
+    """The files that are graphs, also the one that is handed on and never served."""
+    if manifest is None:
+        return [contract.MODEL_FILE]
+    told = (manifest.explanations.file,) if manifest.explanations.file else ()
+    return list(dict.fromkeys((contract.MODEL_FILE, *told, *(layer.edges_file for layer in manifest.layers))))
 
 
 def _prove(manifest: Manifest | None, session: Session, rows: int) -> None:

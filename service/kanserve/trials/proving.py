@@ -86,6 +86,22 @@ def prove(manifest: Manifest, session: Session) -> None:
         _compare("" if len(wanted) == 1 else f" of '{tensor.name}'", answer, one, reference.tolerance)
 
 
+def check_explained(manifest: Manifest, session: Session) -> None:
+    """The explaining graph takes what the model takes, gives what the manifest says, and answers the reference rows as
+    the model does. Raises LoadError."""
+    told, given = manifest.explanations, tensors(manifest.inputs)
+    claims = tuple(TensorInfo(tensor.name, tensor.datatype, tensor.shape) for tensor in told.tensors)
+    inputs, outputs = ({tensor.name: tensor for tensor in part} for part in (session.inputs, session.outputs))
+    if len(inputs) != len(given) or _unlike(given, inputs):
+        raise LoadError(LoadReason.MISMATCH, f"{told.file} does not take what the model takes")
+    if name := _unlike(claims, outputs):
+        raise LoadError(LoadReason.MISMATCH, f"{told.file} has no output like the manifest's '{name}'")
+    try:
+        prove(manifest, session)
+    except LoadError as error:
+        raise LoadError(error.reason, f"{told.file}: {error}") from error
+
+
 def feeds(manifest: Manifest) -> dict[str, Array]:
     """The reference rows by input, [R, ...] each. Raises LoadError."""
     given = tensors(manifest.inputs)

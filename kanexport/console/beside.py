@@ -1,0 +1,65 @@
+"""Arguments of `kanserve export` about what goes with a model: names, rows of the user's data, explanations."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from kanexport.errors import OptionError
+from kanexport.packing import explained
+from kanexport.packing.explained import Asked
+from kanexport.shared import naming
+from kanexport.shared.explanations import EXPLAIN_FILE
+from kanexport.shared.naming import Names
+
+
+def naming_options(parser: argparse.ArgumentParser) -> None:
+    """Names, and rows of the user's data."""
+    add = parser.add_argument_group("names, for every table, formula and picture").add_argument
+    each = "separated by commas, or a file: the header of a .csv, a list in a .json, lines of a .txt"
+    add("--features", default="", metavar="NAMES", help=f"one for each number of a row, {each}")
+    add("--units", default="", metavar="NAMES", help="one for each feature, in the same way; empty for none")
+    add("--classes", default="", metavar="NAMES", help="one for each number of an answer, in the same way")
+    add(
+        "--reference",
+        type=Path,
+        metavar="FILE",
+        help="rows of your data, such as the training set, as .npy, .npz or "
+        ".csv: counts of what the nodes were on them go with the model, the rows do not",
+    )
+    add("--description", default="", metavar="TEXT", help="what the model is, in words")
+
+
+def explaining_options(parser: argparse.ArgumentParser) -> None:
+    """The graph that tells how answers came about."""
+    add = parser.add_argument_group("explanations that travel").add_argument
+    add(
+        "--explain",
+        action="store_true",
+        help=f"write {EXPLAIN_FILE} too: the answers with the nodes and edges behind them and, with --reference, "
+        "contributions of the inputs, for any onnxruntime",
+    )
+    add(
+        "--explain-layers",
+        default="",
+        metavar="L,L",
+        help=f"whose edges it has, by number or name (default: all with at most {explained.MOST} edges a row); "
+        "implies --explain",
+    )
+
+
+def explanations(args: argparse.Namespace) -> Asked:
+    """What was asked for of them."""
+    layers = tuple(filter(None, (text.strip() for text in args.explain_layers.split(","))))
+    return Asked(args.explain or bool(layers), layers)
+
+
+def names(args: argparse.Namespace) -> Names:
+    """What people call the model's numbers. Raises OptionError."""
+    try:
+        features, units, classes = (
+            naming.parse(f"--{what}", getattr(args, what)) for what in ("features", "units", "classes")
+        )
+    except naming.NamingError as error:
+        raise OptionError(str(error)) from error
+    return Names(features, units, classes, args.description)
