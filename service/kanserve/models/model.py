@@ -93,13 +93,7 @@ class Model:
         self.border: Border | None = None  # if somebody is to know of rows outside
         self._explaining, self._covering = Prepared(), Known()
         self.description = b""  # the answer of DescribeModel, once somebody has asked
-        self._executor = Executor(
-            info.name,
-            session.run,
-            metrics,
-            serving,
-            settings.max_queue_bytes,
-        )
+        self._executor = Executor(info.name, session.run, metrics, serving, settings.max_queue_bytes)
         self._query_pool = watched(1, f"edges-{info.name}", serving.nice)
 
     async def run(self, outputs: Sequence[str], feeds: Mapping[str, Array], *, rows: int, limits: Limits) -> Run:
