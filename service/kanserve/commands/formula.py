@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -66,10 +67,10 @@ def run(args: argparse.Namespace) -> int:
         _print_json(described, args, lines, inputs, written)
     elif args.latex:
         names = [looks.get(line.name) or latex.symbol(line.name) for line in lines]
-        _print(zip(names, written, strict=True), _about(described, lines, sign="%", called=r"\varphi_{L,I,J}"))
+        _print(zip(names, written, strict=True), _about(args.name, lines, sign="%", called=r"\varphi_{L,I,J}"))
     else:
         shown = ((line.name, line.expression) for line in lines)
-        _print(shown, _about(described, lines, sign="#", called="phi_L_I_J"))
+        _print(shown, _about(args.name, lines, sign="#", called="phi_L_I_J"))
     return Exit.DONE
 
 
@@ -80,11 +81,11 @@ def _print(lines: Iterable[tuple[str, str]], about: str) -> None:
         say(about)
 
 
-def _about(described: Description, lines: Sequence[Formula], *, sign: str, called: str) -> str:
+def _about(model: str, lines: Sequence[Formula], *, sign: str, called: str) -> str:
     """A comment on numeric edges, if there are any."""
     if not numeric.named(line.expression for line in lines):
         return ""
-    command = f"kanserve curves {described.name} --layer L --source I --destination J"
+    command = f"kanserve curves {shlex.quote(model)} --layer L --source I --destination J"
     return f"{sign} {called}: the numeric edge of layer L from source I to destination J, as `{command}` draws it"
 
 
