@@ -54,6 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Returns 0. Raises CommandError."""
+    asked = args.name  # a checkpoint's path, in whose place its model's name comes
     with remote.connection(args, model=args.name) as client:
         described = client.describe(args.name, args.model_version)
     inputs, outputs = _variables(described)
@@ -62,15 +63,17 @@ def run(args: argparse.Namespace) -> int:
         looks = _looks(described, inputs, outputs)
         written = [latex.written(line.expression, looks) for line in lines] if args.latex else []
     except FormulaError as error:
-        raise _refused(described, error, args) from error
+        raise CommandError(
+            f"{_title(described)}: {error}", hint=_hint(error, args, asked), kind="FormulaError"
+        ) from error
     if args.json:
         _print_json(described, args, lines, inputs, written)
     elif args.latex:
         names = [looks.get(line.name) or latex.symbol(line.name) for line in lines]
-        _print(zip(names, written, strict=True), _about(args.name, lines, sign="%", called=r"\varphi_{L,I,J}"))
+        _print(zip(names, written, strict=True), _about(asked, lines, sign="%", called=r"\varphi_{L,I,J}"))
     else:
         shown = ((line.name, line.expression) for line in lines)
-        _print(shown, _about(args.name, lines, sign="#", called="phi_L_I_J"))
+        _print(shown, _about(asked, lines, sign="#", called="phi_L_I_J"))
     return Exit.DONE
 
 
@@ -130,19 +133,15 @@ def _title(described: Description) -> str:
     return f"{described.name} version {described.version}"
 
 
-def _refused(described: Description, error: FormulaError, args: argparse.Namespace) -> CommandError:
-    """What is said of a formula that there is not, and what to do."""
-    return CommandError(f"{_title(described)}: {error}", hint=_hint(error, args), kind="FormulaError")
-
-
-def _hint(error: FormulaError, args: argparse.Namespace) -> str:
+def _hint(error: FormulaError, args: argparse.Namespace, model: str) -> str:
+    """What to do where there is no such formula; `model`: as it was asked for."""
     if isinstance(error, UnknownLine):
         inside = re.fullmatch(r"h\d+_\d+", error.name) and not args.by_layer
         return "nodes inside have lines with --by-layer" if inside else advice(error.name, error.known, what="formulas")
     if isinstance(error, TooLong):
         if not args.by_layer:
             return "--by-layer gives one line for every node, --only NAME one of them"
-        return f"`kanserve curves {args.name} --layer L --destination J` has the edges of a node one by one"
+        return f"`kanserve curves {shlex.quote(model)} --layer L --destination J` has the edges of a node one by one"
     if "is numeric" in str(error):
         return "--partial gives such edges a name, and the rest in closed form"
     return ""
