@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -53,6 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Returns 0. Raises CommandError."""
+    asked = args.name  # a checkpoint's path, in whose place its model's name comes
     with remote.connection(args, model=args.name) as client:
         described = client.describe(args.name, args.model_version)
     inputs, outputs = _variables(described)
@@ -61,15 +63,17 @@ def run(args: argparse.Namespace) -> int:
         looks = _looks(described, inputs, outputs)
         written = [latex.written(line.expression, looks) for line in lines] if args.latex else []
     except FormulaError as error:
-        raise _refused(described, error, args) from error
+        raise CommandError(
+            f"{_title(described)}: {error}", hint=_hint(error, args, asked), kind="FormulaError"
+        ) from error
     if args.json:
         _print_json(described, args, lines, inputs, written)
     elif args.latex:
         names = [looks.get(line.name) or latex.symbol(line.name) for line in lines]
-        _print(zip(names, written, strict=True), _about(described, lines, sign="%", called=r"\varphi_{L,I,J}"))
+        _print(zip(names, written, strict=True), _about(asked, lines, sign="%", called=r"\varphi_{L,I,J}"))
     else:
         shown = ((line.name, line.expression) for line in lines)
-        _print(shown, _about(described, lines, sign="#", called="phi_L_I_J"))
+        _print(shown, _about(asked, lines, sign="#", called="phi_L_I_J"))
     return Exit.DONE
 
 
@@ -80,11 +84,11 @@ def _print(lines: Iterable[tuple[str, str]], about: str) -> None:
         say(about)
 
 
-def _about(described: Description, lines: Sequence[Formula], *, sign: str, called: str) -> str:
+def _about(model: str, lines: Sequence[Formula], *, sign: str, called: str) -> str:
     """A comment on numeric edges, if there are any."""
     if not numeric.named(line.expression for line in lines):
         return ""
-    command = f"kanserve curves {described.name} --layer L --source I --destination J"
+    command = f"kanserve curves {shlex.quote(model)} --layer L --source I --destination J"
     return f"{sign} {called}: the numeric edge of layer L from source I to destination J, as `{command}` draws it"
 
 
@@ -129,19 +133,15 @@ def _title(described: Description) -> str:
     return f"{described.name} version {described.version}"
 
 
-def _refused(described: Description, error: FormulaError, args: argparse.Namespace) -> CommandError:
-    """What is said of a formula that there is not, and what to do."""
-    return CommandError(f"{_title(described)}: {error}", hint=_hint(error, args), kind="FormulaError")
-
-
-def _hint(error: FormulaError, args: argparse.Namespace) -> str:
+def _hint(error: FormulaError, args: argparse.Namespace, model: str) -> str:
+    """What to do where there is no such formula; `model`: as it was asked for."""
     if isinstance(error, UnknownLine):
         inside = re.fullmatch(r"h\d+_\d+", error.name) and not args.by_layer
         return "nodes inside have lines with --by-layer" if inside else advice(error.name, error.known, what="formulas")
     if isinstance(error, TooLong):
         if not args.by_layer:
             return "--by-layer gives one line for every node, --only NAME one of them"
-        return f"`kanserve curves {args.name} --layer L --destination J` has the edges of a node one by one"
+        return f"`kanserve curves {shlex.quote(model)} --layer L --destination J` has the edges of a node one by one"
     if "is numeric" in str(error):
         return "--partial gives such edges a name, and the rest in closed form"
     return ""
