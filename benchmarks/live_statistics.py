@@ -6,10 +6,10 @@
 The first: networks of random weights are served by three servers, with statistics off, sampled and full, and asked for
 one row a request by 32 callers on one connection, in turns of some seconds so that whatever else the machine does falls
 on all alike. Requests a second, and the server's CPU time for a thousand requests (what its threads took, by the
-kernel), are medians of all turns; beside them their ratio to that of the server without. `thread`: which part of the
-CPU time was that of the thread that looks into rows, which is the one with the least priority; it is the figure that
-other work on the machine does not touch. How many of the rows were looked into is told, and the server's memory at the
-beginning and the end.
+kernel), are medians of all turns; beside them their ratio to those of the server without in the same round. `thread`:
+which part of the CPU time was that of the thread that looks into rows, which is the one with the least priority; it is
+the figure that other work on the machine does not touch. How many of the rows were looked into is told, and the server's
+memory at the beginning and the end.
 
 The second: every golden checkpoint with curves is asked for 2000 rows drawn around the middle of its grid; scores over
 these rows, as EdgeScores has them, beside those over what was counted of them. Markdown on stdout.
@@ -22,6 +22,7 @@ import asyncio
 import contextlib
 import functools
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -132,8 +133,8 @@ def cost(seconds: float, rounds: int) -> None:
             before = {mode: spent(served) for mode, served in found.items()}
             sizes = {mode: served.rss() for mode, served in found.items()}
             turns: dict[str, list[tuple[float, float]]] = {mode: [] for mode in MODES}
-            for round_ in track(range(rounds), name):
-                for mode in MODES if round_ % 2 else MODES[::-1]:
+            for _ in track(range(rounds), name):
+                for mode in random.sample(MODES, len(MODES)):
                     turns[mode].append(turn(found[mode], data, seconds))
             for mode, served in found.items():
                 total, own = (now - then for now, then in zip(spent(served), before[mode], strict=True))
@@ -146,12 +147,13 @@ def cost(seconds: float, rounds: int) -> None:
 
 
 def _line(name: str, mode: str, turns: dict[str, list[tuple[float, float]]], looked: str, *sizes: float) -> str:
-    """Ratios are medians of those of each round."""
+    """Ratios are means of those of each round, with their standard errors."""
     cells = []
     for what in (0, 1):
         own, without = [one[what] for one in turns[mode]], [one[what] for one in turns["off"]]
-        ratios = [mine / other for mine, other in zip(own, without, strict=True)]
-        cells += [f"{statistics.median(own):.0f}", f"{statistics.median(ratios):.3f}"]
+        ratios = np.log([mine / other for mine, other in zip(own, without, strict=True)])
+        error = ratios.std(ddof=1) / np.sqrt(len(ratios))
+        cells += [f"{statistics.median(own):.0f}", f"{np.exp(ratios.mean()):.3f} ± {error:.3f}"]
     return f"| {name} | {mode} | {' | '.join(cells)} | {looked} | {sizes[0]:.0f} to {sizes[1]:.0f} |"
 
 

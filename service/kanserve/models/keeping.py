@@ -31,6 +31,7 @@ FORMAT, MAGIC, SUFFIX = 1, "kanserve statistics", ".tally"
 HEAD = 2**12  # bytes of the line of JSON at most
 LEVEL = 1  # of compression
 KEPT = "kept"
+ALONE = 10.0  # seconds between two times that it is written, where nobody waits for it
 ARRAYS = ("counts", "nonfinite", "sums", "squares", "low", "high")  # of a window
 
 log = logs.get_logger("models")
@@ -77,6 +78,11 @@ class Shelf:
         self._keeping, self._folder, self._digest, self._nodes = keeping, folder, digest, nodes
         bounds = json.dumps([part.bounds for part in nodes.parts])
         self._cells = hashlib.sha256(bounds.encode()).hexdigest()
+
+    @property
+    def every(self) -> float:
+        """Seconds between two times that it is written at least."""
+        return 0.0 if self._keeping.workers > 1 else ALONE
 
     def write(self, kept: Kept) -> None:
         """One's own."""

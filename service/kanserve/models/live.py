@@ -38,7 +38,7 @@ PAUSE = 0.2  # seconds between two looks
 WAIT, BYTES = 512, 8 * 2**20  # requests that wait for the next look, and their bytes together
 FULL_WAIT, FULL_BYTES = 2**15, 16 * 2**20  # the same where all rows are counted
 SHARE = 0.01  # of a core that sampled rows may take
-EVERY = 2.0  # seconds until the metrics are reckoned, and what was counted is written, again
+EVERY = 2.0  # seconds until the metrics are reckoned again
 CLASSES = 100  # of a model that are labels of a metric at most
 
 
@@ -81,6 +81,7 @@ class Live:
         self._waiting: list[Callable[[], Copy]] = []
         self._bytes, self._busy, self._telling = 0, False, False
         self._working: Future[None] | None = None
+        self._written = -math.inf
         self._lock, self._ended = threading.Lock(), False
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._begin(time.time(), 0.0)
@@ -180,6 +181,7 @@ class Live:
     def keep(self) -> None:
         """Write what was counted; on a thread."""
         if self._shelf is not None:
+            self._written = time.monotonic()
             self._shelf.write(self._kept())
 
     def _kept(self) -> Kept:
@@ -237,7 +239,8 @@ class Live:
                 if nodes.drift is not None:
                     outside = float(np.nan_to_num(nodes.drift.outside).mean())
                     self._set(nodes, nodes.drift.ratio, outside)
-        self.keep()
+        if self._shelf is not None and time.monotonic() > self._written + self._shelf.every:
+            self.keep()
 
     def _set(self, nodes: NodeStatistics, ratio: float, outside: float) -> None:
         """Nothing where there is no baseline: what would be normal is not known."""
