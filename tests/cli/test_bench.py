@@ -54,7 +54,7 @@ def test_what_json_tells(repository: Path) -> None:
     assert told["parameters"] == 20 * 9  # eight splines and a SiLU on every edge
     assert [one["name"] for one in told["entrants"]] == NAMES
     assert "reference rows of the export, evaluated in float64" in told["entrants"][0]["against"]
-    assert {"date", "processor", "cores", "python", "numpy", "runtime"} == set(told["machine"])
+    assert {"date", "processor", "cores", "python", "numpy", "runtime", "load"} == set(told["machine"])
     assert told["machine"]["runtime"].startswith("onnxruntime ")
     assert [(one["name"], one["rows"]) for one in told["results"]] == [
         (name, rows) for rows in (1, 4) for name in NAMES

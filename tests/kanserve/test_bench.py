@@ -69,8 +69,8 @@ def test_calls_are_timed_in_turns() -> None:
     done: list[int] = []
     calls = {name: lambda name=name: called.append(name) for name in "ab"}  # type: ignore[misc] # the loop's own name
     seconds = turns.measure(calls, 3, least=0.0, after=lambda: done.append(len(called)))
-    assert "".join(called) == "ab" + "ab" * 3
-    assert done == [4, 6, 8]
+    assert "".join(called) == "aabb" * 3  # the first of each is not counted
+    assert done == [4, 8, 12]
     assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3}
 
 

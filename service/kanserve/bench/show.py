@@ -22,12 +22,14 @@ from kanserve.pictures import rates
 from kanserve.pictures.rates import Rates
 from kanserve.pictures.scene import Scene
 
+BUSY = 0.5  # threads for each core, before anything was timed
 WRONG, UNKNOWN = "WRONG", "not known"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """What a measurement is of. `rows`: in words, what was run; `runtime`: its name and version."""
+    """What a measurement is of. `rows`: in words, what was run; `runtime`: its name and version; `load`: how many
+    threads of the machine, on average, ran or waited for a core when it began."""
 
     manifest: Manifest
     field: Field
@@ -35,6 +37,7 @@ class Told:
     rows: str
     rounds: int
     runtime: str
+    load: float
 
     @property
     def title(self) -> str:
@@ -52,7 +55,17 @@ class Told:
             "python": platform.python_version(),
             "numpy": np.__version__,
             "runtime": self.runtime,
+            "load": self.load,
         }
+
+    @property
+    def busy(self) -> str:
+        """What is to be said where others had the cores too."""
+        if self.load <= BUSY * len(os.sched_getaffinity(0)):
+            return ""
+        return (
+            f"others worked here too (load {self.load:.1f}): read ratios alone, and of several threads not even these"
+        )
 
     @property
     def right(self) -> bool | None:
@@ -106,6 +119,7 @@ def table(told: Told) -> Table:
             *(f"{one.name} was left out: {one.why}" for one in told.field.absent),
             f"{told.rows}; in turns, {told.rounds} rounds; errors are the largest, relative to the largest answer",
             f"{where}, {told.runtime}",
+            *filter(None, (told.busy,)),
         ),
     )
     for time in told.times:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEAST = 0.02  # seconds of one turn: the call is repeated until these have passed
+PAUSE = 0.003  # seconds before a turn: until then threads of another have stopped to wait for work by spinning
 QUARTERS = (0.25, 0.5, 0.75)
 
 
@@ -25,9 +26,7 @@ class Spread:
 def measure(
     calls: Mapping[str, Callable[[], object]], rounds: int, *, least: float = LEAST, after: Callable[[], None]
 ) -> dict[str, NDArray[np.float64]]:
-    """Seconds of one call, [rounds] of each, after one that is not counted. `after` is called when a round is done."""
-    for call in calls.values():
-        call()
+    """Seconds of one call, [rounds] of each. `after` is called when a round is done."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
@@ -37,6 +36,9 @@ def measure(
 
 
 def _turn(call: Callable[[], object], least: float) -> float:
+    """After one call that is not counted: it finds the caches as others left them."""
+    time.sleep(PAUSE)
+    call()
     count, begun = 0, time.perf_counter()
     while not count or time.perf_counter() - begun < least:
         call()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,6 +93,7 @@ def _measured(args: argparse.Namespace, bundle: Bundle, manifest: Manifest) -> T
     if max(args.batch) > manifest.max_batch_size:
         raise InputError(f"--batch {max(args.batch)}: the model takes {manifest.max_batch_size} rows at most")
     feeds, said = _rows(args, manifest)
+    load = os.getloadavg()[0]
     try:
         settings = origins.load({}, without={"repository": Path()}).settings
         backend = backends.load(settings.backend)
@@ -116,6 +118,7 @@ def _measured(args: argparse.Namespace, bundle: Bundle, manifest: Manifest) -> T
         rows=said,
         rounds=args.rounds,
         runtime=backend.version(),
+        load=load,
     )
 
 
