@@ -8,6 +8,7 @@ import importlib.util
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -15,7 +16,8 @@ from xml.etree import ElementTree
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from golden_cases import cases
+from onnx import helper, numpy_helper
 
 from kanexport import manifest as contract
 from tests.cli.running import checkpoint, document, kanserve
@@ -25,15 +27,12 @@ TORCH = importlib.util.find_spec("torch") is not None
 NAMES = ["kanserve", "mlp", *(["torch eager"] if TORCH else [])]
 
 
-def spoiled(repository: Path, target: Path, factor: float) -> Path:
-    """A copy whose graph has one layer's coefficients multiplied, and a manifest that lists the changed file: nothing
-    but its answers can tell."""
+def spoiled(repository: Path, target: Path, change: Callable[[onnx.GraphProto], None]) -> Path:
+    """A copy with a changed graph and a manifest that lists it as its own: nothing but its answers can tell."""
     shutil.copytree(repository, target)
     version = target / "tiny" / "1"
     model = onnx.load(version / contract.MODEL_FILE)
-    largest = max(model.graph.initializer, key=lambda one: numpy_helper.to_array(one).size)
-    changed = (numpy_helper.to_array(largest) * factor).astype(np.float32)
-    largest.CopyFrom(numpy_helper.from_array(changed, largest.name))
+    change(model.graph)
     data = model.SerializeToString()
     (version / contract.MODEL_FILE).write_bytes(data)
     manifest = contract.load(version)
@@ -41,6 +40,37 @@ def spoiled(repository: Path, target: Path, factor: float) -> Path:
     files = tuple(entry if file.path == entry.path else file for file in manifest.files)
     (version / contract.FILE_NAME).write_bytes(contract.dumps(dataclasses.replace(manifest, files=files)))
     return target
+
+
+def multiplied(factor: float) -> Callable[[onnx.GraphProto], None]:
+    """The largest constant, which has the coefficients of a layer."""
+
+    def change(graph: onnx.GraphProto) -> None:
+        largest = max(graph.initializer, key=lambda one: numpy_helper.to_array(one).size)
+        array = (numpy_helper.to_array(largest) * factor).astype(np.float32)
+        largest.CopyFrom(numpy_helper.from_array(array, largest.name))
+
+    return change
+
+
+def wrong_from_three_rows_on(graph: onnx.GraphProto) -> None:
+    """As a graph for many rows may be, beside one for few: its answers are off by a tenth there."""
+    given, result = graph.input[0].name, graph.output[0].name
+    for node in graph.node:
+        for at, name in enumerate(node.output):
+            if name == result:
+                node.output[at] = "right"
+    constants = {"two": np.array([2], np.int64), "tenth": np.array([0.1], np.float32)}
+    graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items())
+    graph.node.extend(
+        (
+            helper.make_node("Shape", [given], ["rows"], start=0, end=1),
+            helper.make_node("Greater", ["rows", "two"], ["many"]),
+            helper.make_node("Cast", ["many"], ["times"], to=onnx.TensorProto.FLOAT),
+            helper.make_node("Mul", ["times", "tenth"], ["off"]),
+            helper.make_node("Add", ["right", "off"], [result]),
+        )
+    )
 
 
 def results(told: Any, name: str) -> list[Any]:
@@ -88,7 +118,7 @@ def test_a_table_a_picture_and_characters(repository: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("factor", [1.01, float("nan")])
 def test_a_wrong_graph_is_told_beside_its_time(repository: Path, tmp_path: Path, factor: float) -> None:
-    wrong = spoiled(repository, tmp_path / "models", factor)
+    wrong = spoiled(repository, tmp_path / "models", multiplied(factor))
     done = kanserve("bench", "tiny", "--repository", wrong, *FEW, "--json")
     assert done.returncode == 1
     assert "the answers of kanserve are wrong" in done.stderr
@@ -103,10 +133,52 @@ def test_a_wrong_graph_is_told_beside_its_time(repository: Path, tmp_path: Path,
     assert (shown.returncode, shown.stdout.count("WRONG") >= 2) == (1, True)
 
 
+def test_a_graph_that_is_wrong_for_many_rows_alone(repository: Path, tmp_path: Path) -> None:
+    wrong = spoiled(repository, tmp_path / "models", wrong_from_three_rows_on)
+    done = kanserve("bench", "tiny", "--repository", wrong, *FEW, "--json")
+    told = json.loads(done.stdout)
+    found = {one["rows"]: one["right"] for one in results(told, "kanserve")}
+    assert (done.returncode, found) == (1, {1: True, 4: False})
+
+
 def test_a_graph_that_was_not_changed_is_right(repository: Path, tmp_path: Path) -> None:
     """The same surgery, by 1: what fails above is the change."""
-    same = spoiled(repository, tmp_path / "models", 1.0)
+    same = spoiled(repository, tmp_path / "models", multiplied(1.0))
     assert document(kanserve("bench", "tiny", "--repository", same, *FEW, "--json"))["right"] is True
+
+
+def test_pieces_side_by_side(repository: Path) -> None:
+    """On threads, as a server parts a large batch."""
+    few = ("--batch", 64, "--threads", 3, "--rounds", 1)
+    told = document(kanserve("bench", "tiny", "--repository", repository, *few, "--json", KANSERVE_PIECE_BYTES="1536"))
+    (one,) = results(told, "kanserve")
+    assert told["entrants"][0]["about"] == "tiny version 1, pieces of 16 rows"
+    assert (one["how"], one["right"]) == ("3 runs of a thread each", True)
+
+
+def test_settings_that_cannot_be(repository: Path) -> None:
+    done = kanserve("bench", "tiny", "--repository", repository, *FEW, KANSERVE_PIECE_BYTES="many")
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert "piece_bytes" in done.stderr.lower()
+
+
+GOLDEN = {
+    "pykan-hello-adapted": "",  # knots of each input's own
+    "pykan-pruned-edges": "",
+    "chebykan-bare-layer": "layer 0 has edges other than B-splines",
+    "pykan-mult-affine": "the model is more than its layers one after the other",
+}
+
+
+@pytest.mark.skipif(not TORCH, reason="torch is not installed")
+@pytest.mark.parametrize("name", GOLDEN)
+def test_torch_takes_part_where_it_can_say_the_same(name: str) -> None:
+    case = next(case for case in cases() if case.name == name)
+    told = document(kanserve("bench", case.path, *FEW, "--json"))
+    left = {one["name"]: one["why"] for one in told["left_out"]}
+    assert told["right"] is True
+    assert [one["right"] for one in results(told, "torch eager")] == ([] if GOLDEN[name] else [True, True])
+    assert GOLDEN[name] in left.get("torch eager", "")
 
 
 def test_a_checkpoint_in_the_place_of_a_name(tmp_path: Path) -> None:
