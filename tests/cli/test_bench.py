@@ -81,6 +81,7 @@ def test_what_json_tells(repository: Path) -> None:
     told = document(kanserve("bench", "tiny", "--repository", repository, *FEW, "--json"))
     assert (told["model"], told["version"], told["family"]) == ("tiny", "1", "efficient-kan")
     assert (told["widths"], told["edges"], told["right"]) == ([3, 4, 2], 20, True)
+    assert told["verified"].startswith("verified against our reading of the file")
     assert told["parameters"] == 20 * 9  # eight splines and a SiLU on every edge
     assert [one["name"] for one in told["entrants"]] == NAMES
     assert "reference rows of the export, evaluated in float64" in told["entrants"][0]["against"]

@@ -81,6 +81,7 @@ def document(told: Told) -> dict[str, Any]:
         "model": model.name,
         "version": str(model.version),
         "family": model.source.family,
+        "verified": model.claim,
         "widths": list(model.widths),
         "parameters": size.parameters(model.layers),
         "edges": size.edges(model.layers),
@@ -115,6 +116,7 @@ def table(told: Told) -> Table:
         ("threads", "rows", "what", "us a run, median (quartiles)", "rows/s", "edges/s", "times ours", "error"),
         numbers=("threads", "rows", "us a run, median (quartiles)", "rows/s", "edges/s", "times ours"),
         caption=(
+            told.manifest.claim,
             *(_about(told, one) for one in told.field.entrants),
             *(f"{one.name} was left out: {one.why}" for one in told.field.absent),
             f"{told.rows}; in turns, {told.rounds} rounds; errors are the largest, relative to the largest answer",
