@@ -159,7 +159,10 @@ class Live:
             self._timers[what] = asyncio.get_running_loop().call_later(seconds, then)
 
     def _soon(self) -> None:
-        self._telling = False
+        wait = 0.0 if self._shelf is None else self._written + self._shelf.every - time.monotonic()
+        self._telling = wait > 0
+        if self._telling:  # else what came last would be written when the next row comes, and perhaps none does
+            self._later("tell", wait, self._soon)
         self._aside(self._tell)
 
     def _aside(self, work: Callable[..., None], *given: object) -> Future[None] | None:
