@@ -7,7 +7,8 @@ options of its case, served on loopback, and asked over gRPC for the rows whose 
 edge values its own library computed in float64. Errors are relative to the largest
 magnitude, in each group of rows for outputs and in each layer for edges. Torch modules with
 KAN layers have no edge values from a library; theirs are the largest of the export's own
-proof.
+proof. Beside them: by how much Explain's contributions miss the prediction that they are to add
+up to, of all rows and outputs of a family, relative to the largest prediction.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ from golden_cases import OWN, cases, relative_error  # noqa: E402 - beside the t
 from kanexport.hybrid.convert import convert  # noqa: E402 - as above
 from kanexport.packing.publish import Result, Target  # noqa: E402 - as above
 from kanexport.pipeline import Request, export  # noqa: E402 - after the path
+from kanserve.client import bulk  # noqa: E402 - as above
 from kanserve.client.connection import Client  # noqa: E402 - as above
+from kanserve.client.description import Description  # noqa: E402 - as above
+from kanserve.client.errors import NotSupported  # noqa: E402 - as above
 
 HYBRIDS = {
     "hybrid-cnn-efficient-kan": hybrid_modules.GoldenCnn,
@@ -48,12 +52,13 @@ STOP_SECONDS = 30
 
 @dataclass(frozen=True)
 class Measured:
-    """One case as it was served; both errors are relative."""
+    """One case as it was served; the errors are relative, and `missed` too, which is NaN where nothing is explained."""
 
     family: str
     output_error: float
     edge_error: float
     edge_class: str
+    missed: float
 
 
 def export_all(models: Path) -> dict[str, tuple[dict[str, Any], Path, Result]]:
@@ -101,17 +106,31 @@ def measure(client: Client, name: str, facts: dict[str, Any], folder: Path, resu
         edges = max(relative_error(layer.values, reference[f"layer{layer.layer}_edges"]) for layer in layers)
     else:
         edges = max(zone.edges_max_rel for zone in result.manifest.verification.zones)
-    return Measured(facts["family"], outputs, edges, described.edge_class)
+    return Measured(facts["family"], outputs, edges, described.edge_class, missing(client, described, reference["x"]))
+
+
+def missing(client: Client, described: Description, rows: Any) -> float:
+    """What contributions miss at most; NaN of a model that is not taken apart."""
+    try:
+        found = bulk.explain(client, described, rows[np.isfinite(rows).reshape(len(rows), -1).all(axis=1)])
+    except NotSupported:
+        return float("nan")
+    return float(found.completeness_error.max() / np.abs(found.predictions).max())
 
 
 def table(measured: list[Measured]) -> str:
     """Markdown, one line per family."""
-    lines = ["| family | cases | largest output error | largest edge error | edge class |", "|---|---|---|---|---|"]
+    lines = [
+        "| family | cases | largest output error | largest edge error | explanations miss | edge class |",
+        "|---|---|---|---|---|---|",
+    ]
     for family in sorted({case.family for case in measured}, key=lambda name: (name == "hybrid", name)):
         own = [case for case in measured if case.family == family]
         classes = ", ".join(sorted({case.edge_class for case in own}))
         outputs, edges = max(case.output_error for case in own), max(case.edge_error for case in own)
-        lines.append(f"| {family} | {len(own)} | {outputs:.1e} | {edges:.1e} | {classes} |")
+        missed = [case.missed for case in own if not np.isnan(case.missed)]
+        told = f"{max(missed):.1e}" if missed else "not explained"
+        lines.append(f"| {family} | {len(own)} | {outputs:.1e} | {edges:.1e} | {told} | {classes} |")
     return "\n".join(lines) + "\n"
 
 

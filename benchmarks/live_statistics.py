@@ -8,8 +8,8 @@ one row a request by 32 callers on one connection, in turns of some seconds so t
 on all alike. Requests a second, and the server's CPU time for a thousand requests (what its threads took, by the
 kernel), are medians of all turns; beside them their ratio to those of the server without in the same round. `thread`:
 which part of the CPU time was that of the thread that looks into rows, which is the one with the least priority; it is
-the figure that other work on the machine does not touch. How many of the rows were looked into is told, and the server's
-memory at the beginning and the end.
+the figure that other work on the machine does not touch. How many of the rows were looked into is told, and the
+server's memory at the beginning and the end.
 
 The second: every golden checkpoint with curves is asked for 2000 rows drawn around the middle of its grid; scores over
 these rows, as EdgeScores has them, beside those over what was counted of them. Markdown on stdout.

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from kanserve.client.connection import Client
 from kanserve.client.statistics import Statistics
 from kanserve.models import keeping
 from kanserve.models.keeping import Keeping, Kept, Shelf
+from kanserve.models.live import EVERY
 from kanserve.models.statistics import Nodes, Tally
 from kanserve.nouns import Array, ModelInfo
 from tests.kanserve import toy
@@ -265,6 +267,7 @@ def test_workers_answer_as_one(several: Server) -> None:
 def test_who_takes_the_place_of_a_killed_worker_goes_on_with_what_it_kept(several: Server) -> None:
     spread(several, 20)
     until(lambda: all(statistics(several).row_count == 60 for _ in range(6)))
+    time.sleep(2 * EVERY)  # what a worker has counted since it last wrote goes with it
     first, *_ = before = pids(several)
     os.kill(first, signal.SIGKILL)
     until(lambda: len(pids(several)) == 2 and pids(several) != before)

@@ -180,7 +180,6 @@ def test_what_waits_is_bounded_where_the_thread_gets_no_turn() -> None:
             await asyncio.sleep(2 * live.PAUSE)
         held.set()
         until(lambda: one.counted(lately=False).rows == copies)
-        assert one.counted(lately=False).seen == count // 3 * 3
         return copies
 
     with ThreadPoolExecutor(1) as pool:

@@ -4,7 +4,9 @@
     extension   beyond them, but where knots still are: fewer functions, or weaker ones, are at work there
     outside     beyond all knots, where a spline gives nothing
 
-A node without knots has no extension; inside is then what it was on the rows that its cells were made from.
+A node without knots has no extension; inside is then what it was on the rows that its cells were made from. Of bells
+the cells end with the outermost centres, so that nothing counts as an extension, where `coverage` has three cells of
+it.
 
 Shapes: n nodes, K cells.
 """
@@ -18,10 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanexport.manifest import LayerInfo
-from kanexport.shared import cells
+from kanexport.shared import cells, grids
 from kanserve.interpret.window import Counts, Window
 
-SPLINE = "bspline"  # a basis of it has as many knots beyond either end of its grid as its degree
 Span = tuple[float, float]
 
 
@@ -36,12 +37,11 @@ class Origin(enum.StrEnum):
 def core(layer: LayerInfo, node: int) -> Span | None:
     """The ends of the grid of a node that the layer is given; None where it has no knots."""
     found = cells.knots(layer, node)
-    if found is None or len(set(found[1])) < 2:
+    if found is None:
         return None
     basis, knots = found
-    beyond = int(basis.parameters.get("degree", "0")) if basis.kind == SPLINE else 0
-    own = knots[beyond : len(knots) - beyond] or knots
-    return min(own), max(own)
+    grid = grids.of_knots(basis.kind, basis.functions, knots)
+    return None if grid is None else (grid.low, grid.high)
 
 
 def zones(window: Window, cores: Sequence[Span | None]) -> Counts:

@@ -3,7 +3,8 @@
 Requests are offered when they were answered. Rows are taken a few times a second together, through the graph once more
 for what is inside, on a thread that stands back; memory does not grow. How many are taken: with "sampled", so many a
 second, and fewer where that would take more than a small share of one core; with "full", all, as far as they can be
-kept until the next look. The latest rows are those of two windows: one that is full, and one that fills.
+kept until the next look. While no row may be taken nobody offers any, which would cost more than what is taken. The
+latest rows are those of two windows: one that is full, and one that fills.
 """
 
 from __future__ import annotations
@@ -82,6 +83,8 @@ class Live:
         self._bytes, self._busy, self._telling = 0, False, False
         self._working: Future[None] | None = None
         self._written = -math.inf
+        self._answered = metrics.model(*self._labels).statistics
+        self.switch: Callable[[Live | None], None] = _nobody  # who is offered requests: this one, or for a while nobody
         self._lock, self._ended = threading.Lock(), False
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._begin(time.time(), 0.0)
@@ -95,7 +98,7 @@ class Live:
     def _begin(self, since: float, mark: float) -> None:
         """A window."""
         self._mark, self._since, self._begun = mark, since, time.monotonic()
-        self._seen, self._spent = 0, 0.0
+        self._seen, self._spent = -self._answered.inference_count, 0.0  # but for those that will be answered
         self._recent, self._total = Recent(self._nodes, ROWS), self._nodes.empty()
 
     def _take_over(self) -> None:
@@ -105,26 +108,40 @@ class Live:
         kept, mark = self._shelf.own(), self._shelf.mark()
         if kept is not None and kept.mark == mark:
             self._mark, self._since, self._spent = kept.mark, kept.since, kept.seconds
-            self._seen, self._total = kept.seen, kept.total
+            self._seen, self._total = self._seen + kept.seen, kept.total
         else:
             self._mark = mark
 
     def offer(self, names: Sequence[str], size: int, copy: Callable[[], Copy]) -> None:
         """A request was answered: `size` bytes in and out, which `copy` gives as arrays."""
-        rows, now = max(1, size // self._row_bytes), time.monotonic()
-        self._seen += rows
         if not self._all:
-            rate = min(self._rate, SHARE / max(self._cost, 1e-9))
-            self._credit = min(self._rate, self._credit + (now - self._looked) * rate)
-            self._looked = now
+            self._earn()
         if self._credit < 1 or len(self._waiting) >= self._most[0] or self._bytes + size > self._most[1]:
+            if not self._all:  # nothing more is taken for a while, and who answers need not ask
+                self.switch(None)
+                self._later("again", PAUSE, self._again)
             return
-        self._credit -= rows
+        self._credit -= max(1, size // self._row_bytes)
         self._waiting.append(copy)
         self._bytes += size
         if not self._busy:
             self._busy = True
             self._later("look", PAUSE, self._look)
+
+    def _earn(self) -> None:
+        """Rows that may be taken, by the time that has passed."""
+        now = time.monotonic()
+        rate = min(self._rate, SHARE / max(self._cost, 1e-9))
+        self._credit = min(self._rate, self._credit + (now - self._looked) * rate)
+        self._looked = now
+
+    def _again(self) -> None:
+        """Requests are offered again, once some may be taken."""
+        self._earn()
+        if self._credit >= 1:
+            self.switch(self)
+        else:
+            self._later("again", PAUSE, self._again)
 
     def _look(self) -> None:
         """At what has come meanwhile, on the thread; later, where it is not done with what came before."""
@@ -142,7 +159,10 @@ class Live:
             self._timers[what] = asyncio.get_running_loop().call_later(seconds, then)
 
     def _soon(self) -> None:
-        self._telling = False
+        wait = 0.0 if self._shelf is None else self._written + self._shelf.every - time.monotonic()
+        self._telling = wait > 0
+        if self._telling:  # else what came last would be written when the next row comes, and perhaps none does
+            self._later("tell", wait, self._soon)
         self._aside(self._tell)
 
     def _aside(self, work: Callable[..., None], *given: object) -> Future[None] | None:
@@ -157,7 +177,7 @@ class Live:
     def end(self) -> None:
         """Nothing more is told of it; what waits is let go, and the version with it."""
         with self._lock:
-            self._ended = True
+            self._ended, self.switch = True, _nobody
         self._waiting, self._bytes = [], 0
         for timer in self._timers.values():  # each would keep the session, and drop it on the event loop
             timer.cancel()
@@ -187,7 +207,8 @@ class Live:
     def _kept(self) -> Kept:
         with self._lock:
             seconds = self._spent + time.monotonic() - self._begun
-            return Kept(self._mark, self._since, self._seen, seconds, self._total, self._recent.both())
+            seen = self._seen + self._answered.inference_count
+            return Kept(self._mark, self._since, seen, seconds, self._total, self._recent.both())
 
     def counted(self, *, lately: bool) -> Counted:
         """Over all rows that were looked into since it was begun, or the latest; by all processes. On a thread."""
@@ -250,6 +271,10 @@ class Live:
         before = float(np.nan_to_num(nodes.drift.before).mean())
         for name, value in (("drift", ratio), ("outside", outside), ("outside_baseline", before)):
             self._metrics.number(f"kanserve_{name}_ratio").labels(*labels).set(value)
+
+
+def _nobody(observer: Live | None) -> None:
+    """Nobody offers requests."""
 
 
 def _ended(work: Future[None]) -> None:

@@ -110,7 +110,8 @@ class Loader:
                 return
             shelf = None if self.keeping is None else self.keeping.shelf
             model.live = Live(info, nodes, session.run, rate, self._aside(), self.metrics, shelf)
-            model.observe("statistics", model.live)
+            model.live.switch = functools.partial(model.observe, "statistics")
+            model.live.switch(model.live)
 
     def _aside(self) -> ThreadPoolExecutor:
         """The one thread for the statistics of all models, far behind all that answers."""
