@@ -111,7 +111,7 @@ LAW: dict[str, dict[str, set[str]]] = {
             "version",
         },
         # Times what a server would run, without one: the same runtime, pieces and reference rows.
-        "bench": {"backends", "interpret", "models", "pictures", "repository", "trials"},
+        "bench": {"backends", "config", "interpret", "models", "observe", "pictures", "repository", "trials"},
         "handlers": {"interpret", "lifecycle", "models", "observe"},
         "memory": set(),
         "rpc": {

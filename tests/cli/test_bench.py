@@ -153,8 +153,7 @@ def test_pieces_side_by_side(repository: Path) -> None:
     few = ("--batch", 64, "--threads", 3, "--rounds", 1)
     told = document(kanserve("bench", "tiny", "--repository", repository, *few, "--json", KANSERVE_PIECE_BYTES="1536"))
     (one,) = results(told, "kanserve")
-    assert told["entrants"][0]["about"] == "tiny version 1, pieces of 16 rows"
-    assert (one["how"], one["right"]) == ("3 runs of a thread each", True)
+    assert (one["how"], one["right"]) == ("3 runs at once, of 1 thread each, in pieces of 16 rows", True)
 
 
 def test_settings_that_cannot_be(repository: Path) -> None:

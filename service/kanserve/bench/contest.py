@@ -10,10 +10,14 @@ from kanexport.manifest import Manifest
 from kanexport.shared.progress import Report
 from kanserve.backends import Backend, Session
 from kanserve.bench import entrants, rebuilt, turns
-from kanserve.bench.entrants import DEVICE, Absent, Answer, Entrant
+from kanserve.bench.entrants import TORCH, Absent, Answer, Entrant
 from kanserve.bench.rows import Feeds, repeated
 from kanserve.bench.turns import Spread
+from kanserve.config import Settings
+from kanserve.models.loading import beside_of
 from kanserve.repository.layout import Bundle
+
+CPU = "cpu"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,14 +60,19 @@ class Field:
     absent: tuple[Absent, ...]
 
 
-def field(bundle: Bundle, manifest: Manifest, backend: Backend, piece_bytes: int, feeds: Feeds) -> Field:
+def field(bundle: Bundle, manifest: Manifest, backend: Backend, settings: Settings, feeds: Feeds) -> Field:
     """For one version, whose own `manifest` is given. Raises LoadError for graphs that do not load."""
-    model = entrants.ours(bundle, manifest, backend, piece_bytes)
+    model = entrants.ours(bundle, manifest, backend, settings)
 
     def create(file: str) -> Session:
-        return backend.create(bundle.files[file], device=DEVICE, threads=1, beside=entrants.beside(bundle))
+        return backend.create(bundle.files[file], device=CPU, threads=1, beside=beside_of(bundle))
 
-    others = [entrants.mlp(manifest, backend, feeds), rebuilt.eager(manifest, create, model, feeds)]
+    others = [
+        entrants.mlp(manifest, backend, settings.device, feeds),
+        rebuilt.eager(manifest, create, model, feeds)
+        if settings.device == CPU
+        else Absent(TORCH, f"it is timed on the CPU alone, and the model is on {settings.device}"),
+    ]
     return Field(
         (model, *(one for one in others if isinstance(one, Entrant))),
         tuple(one for one in others if isinstance(one, Absent)),

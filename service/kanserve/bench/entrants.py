@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import numpy as np
 
-from kanexport import manifest as contract
 from kanexport.manifest import HYBRID, Manifest
 from kanexport.shared import installing
 from kanserve.backends import Backend, Session
 from kanserve.bench import size
 from kanserve.bench.rows import Feeds, repeated
-from kanserve.models import measure
+from kanserve.config import Settings
+from kanserve.models.loading import Loader
 from kanserve.models.pieces import Batch
-from kanserve.nouns import Array, ModelInfo
+from kanserve.nouns import Array
+from kanserve.observe.metrics import Metrics
 from kanserve.repository.layout import Bundle
 from kanserve.trials import proving
 
 Answer = Callable[[Feeds], list[Array]]
 OURS, MLP, TORCH = "kanserve", "mlp", "torch eager"
-DEVICE = "cpu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,41 +49,29 @@ class Entrant:
     edges: int = 0  # of a row
 
 
-def ours(bundle: Bundle, manifest: Manifest, backend: Backend, piece_bytes: int) -> Entrant:
-    """The exported graph, in pieces and on threads as a server runs one request."""
-    graph, weights = bundle.files[contract.MODEL_FILE], beside(bundle)
-
-    def create(threads: int) -> Session:
-        return backend.create(graph, device=DEVICE, threads=threads, beside=weights)
-
-    given, results = proving.tensors(manifest.inputs), proving.tensors(manifest.outputs)
-    most = manifest.max_batch_size
-    info = ModelInfo(manifest.name, manifest.version, most, given, results, bundle.digest, manifest)
-    pieces = measure.piece_rows(manifest, piece_bytes)
-    names = tuple(tensor.name for tensor in results)
+def ours(bundle: Bundle, manifest: Manifest, backend: Backend, settings: Settings) -> Entrant:
+    """The exported graph, in pieces and on threads as a server with these settings runs one request."""
+    names = tuple(tensor.name for tensor in manifest.outputs)
 
     def threads(count: int) -> tuple[Answer, str]:
-        one = create(1)
-        shared = None if count == 1 else measure.together(info, one, create, budget=count, piece_rows=pieces)
-        if shared is not None or count == 1:
-            return functools.partial(_alone, shared or one, names, pieces), one_run(count)
-        pool = ThreadPoolExecutor(count - 1)
-        return functools.partial(_apart, one, names, pieces, pool, count - 1), f"{count} runs of a thread each"
+        _, session, way = Loader(backend, settings, count, Metrics()).unproved(bundle)
+        pieces = f", in pieces of {way.piece_rows} rows"
+        if way.instances == 1:
+            return functools.partial(_alone, session, names, way.piece_rows), one_run(way.threads) + pieces
+        helpers = way.instances - 1
+        pool = ThreadPoolExecutor(helpers)
+        how = f"{way.instances} runs at once, of {way.threads} thread{'s' * (way.threads > 1)} each{pieces}"
+        return functools.partial(_apart, session, names, way.piece_rows, pool, helpers), how
 
     return Entrant(
         OURS,
-        f"{manifest.name} version {manifest.version}, pieces of {pieces} rows",
+        f"{manifest.name} version {manifest.version}",
         f"{len(manifest.reference.inputs)} reference rows of the export, evaluated in float64",
         manifest.reference.tolerance,
         threads,
         functools.partial(_reference_error, manifest),
         size.edges(manifest.layers),
     )
-
-
-def beside(bundle: Bundle) -> Mapping[str, bytes]:
-    """The file of weights that the graphs of a version share, if there is one."""
-    return {name: data for name, data in bundle.files.items() if name == contract.WEIGHTS_FILE}
 
 
 def one_run(threads: int) -> str:
@@ -143,7 +131,7 @@ def error(found: Array, expected: Array, scale: Array) -> float:
     return difference / largest if np.isfinite(difference) and largest else float("inf")
 
 
-def mlp(manifest: Manifest, backend: Backend, feeds: Feeds) -> Entrant | Absent:
+def mlp(manifest: Manifest, backend: Backend, device: str, feeds: Feeds) -> Entrant | Absent:
     """An MLP with as many parameters on the same runtime; `feeds`: rows that it is held against float64 on."""
     if why := _no_mlp(manifest):
         return Absent(MLP, why)
@@ -159,7 +147,7 @@ def mlp(manifest: Manifest, backend: Backend, feeds: Feeds) -> Entrant | Absent:
     right = network.evaluate(x)
 
     def threads(count: int) -> tuple[Answer, str]:
-        session = backend.create(graph, device=DEVICE, threads=count)
+        session = backend.create(graph, device=device, threads=count)
 
         def answer(given: Feeds) -> list[Array]:
             (rows,) = given.values()

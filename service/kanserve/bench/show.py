@@ -160,9 +160,9 @@ def picture(told: Told) -> Scene:
 
 
 def _about(told: Told, one: Entrant) -> str:
-    """Who it is, how it ran on several threads, and against what its errors are."""
-    ways = {time.threads: time.how for time in told.times if time.name == one.name and time.threads > 1}
-    how = "".join(f"; on {count} threads {way}" for count, way in ways.items())
+    """Who it is, how it ran on so many threads, and against what its errors are."""
+    ways = dict.fromkeys(time.how for time in told.times if time.name == one.name)
+    how = "".join(f"; {way}" for way in ways)
     return f"{one.name}: {one.about}{how}; error against {one.against}, {one.tolerance:g} is allowed"
 
 

@@ -98,7 +98,7 @@ def _measured(args: argparse.Namespace, bundle: Bundle, manifest: Manifest) -> T
         settings = origins.load({}, without={"repository": Path()}).settings
         backend = backends.load(settings.backend)
         with progress.bar(f"timing {manifest.name}", unit="rounds") as report:
-            taking_part = contest.field(bundle, manifest, backend, settings.piece_bytes, feeds)
+            taking_part = contest.field(bundle, manifest, backend, settings, feeds)
             times = list(
                 contest.run(
                     taking_part.entrants,
