@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEAST = 0.02  # seconds of one turn: the call is repeated until these have passed
-PAUSE = 0.003  # seconds before a turn: until then threads of another have stopped to wait for work by spinning
+PAUSE = 0.01  # seconds before a turn: until then torch's threads have stopped to wait for work by spinning (libgomp)
 QUARTERS = (0.25, 0.5, 0.75)
 
 
