@@ -110,6 +110,8 @@ LAW: dict[str, dict[str, set[str]]] = {
             "trials",
             "version",
         },
+        # Times what a server would run, without one: the same runtime, pieces and reference rows.
+        "bench": {"backends", "config", "interpret", "models", "observe", "pictures", "repository", "trials"},
         "handlers": {"interpret", "lifecycle", "models", "observe"},
         "memory": set(),
         "rpc": {
@@ -156,6 +158,8 @@ LAW: dict[str, dict[str, set[str]]] = {
         "commands": {
             "access",
             "app",
+            "backends",
+            "bench",
             "client",
             "config",
             "console",
@@ -165,6 +169,9 @@ LAW: dict[str, dict[str, set[str]]] = {
             "origins",
             "pictures",
             "reload",
+            "repository",
+            "threads",
+            "trials",
             "workers",
         },
         "cli": {"console"},
@@ -177,10 +184,11 @@ HOMES = {
     "onnx": {
         "kanexport/operators/",
         *(f"kanexport/hybrid/{name}.py" for name in ("conv_graphs", "splice", "tails", "trace")),
+        "service/kanserve/bench/mlp.py",
     },
     "onnxscript": {"kanexport/hybrid/trace.py"},
     "onnxruntime": {"kanexport/shared/quiet_runtime.py"},
-    "torch": {"kanexport/hybrid/"},
+    "torch": {"kanexport/hybrid/", "service/kanserve/bench/eager.py"},
     "pickle": set(),
     "prometheus_client": {"service/kanserve/observe/metrics.py", "service/kanserve/observe/series.py"},
     "kanserve.pb": {

@@ -42,6 +42,7 @@ def test_the_commands() -> None:
     for command in (
         "export",
         "serve",
+        "bench",
         "infer",
         "edges",
         "formula",

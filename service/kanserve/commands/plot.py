@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from kanexport.shared import atomic, installing
 from kanexport.shared.output import note, print_json, say
 from kanexport.shared.voice import Exit
 from kanserve.client.connection import Client
 from kanserve.client.description import Description
-from kanserve.console import read_rows, remote, reporting, results, selection
-from kanserve.console.common import CommandError, InputError, add_client_options, add_model_options, add_row_options
-from kanserve.pictures import braille, svg
+from kanserve.console import picture_file, read_rows, remote, reporting, results, selection
+from kanserve.console.common import InputError, add_client_options, add_model_options, add_row_options
+from kanserve.pictures import braille
 from kanserve.pictures.scene import Scene
 
-SUFFIXES = (".svg", ".png")
 COLUMNS = 100  # characters on a terminal
 LARGE = 257  # points of one curve
 TEXT = """Draw a served KAN.
@@ -45,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Returns 0. Raises CommandError."""
-    results.check(args.output, SUFFIXES)
+    results.check(args.output, picture_file.SUFFIXES)
     if args.json and not args.output:
         raise InputError("--json says what was written where: give -o FILE as well")
     with remote.connection(args, model=args.name) as client:
@@ -55,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         for line in braille.lines(scene, COLUMNS):
             say(line)
         return Exit.DONE
-    _write(args.output, scene)
+    picture_file.write(args.output, scene)
     if args.json:
         print_json({"model": described.name, "version": described.version, "output": args.output})
     else:
@@ -86,15 +83,3 @@ def _edge(args: argparse.Namespace, client: Client, described: Description) -> S
         points=LARGE,
     )
     return reporting.one_edge(described, found)
-
-
-def _write(target: str, scene: Scene) -> None:
-    """Raises CommandError."""
-    if Path(target).suffix.lower() == ".png":
-        data: bytes = installing.load("plot", "kanserve.pictures.png", "plot").data(scene)
-    else:
-        data = svg.text(scene).encode()
-    try:
-        atomic.write(Path(target), data)
-    except OSError as error:
-        raise CommandError(f"{target} cannot be written: {error.strerror}", exit_code=Exit.FAILED) from error

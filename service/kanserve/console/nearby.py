@@ -18,6 +18,7 @@ from kanexport.shared.voice import Exit
 from kanserve.console.common import CommandError, default_url
 
 PARTS = ("_config.yml", "_state")  # of a pykan checkpoint, which goes by what stands before them
+MODELS = "models"  # the repository in the folder of a command
 PROGRAM = (sys.executable, "-m", "kanserve")
 SECONDS = 10.0  # until a server has left
 LAST = 3  # lines of its log in an error
@@ -38,19 +39,27 @@ def is_checkpoint(name: str, url: str) -> bool:
 def served(args: argparse.Namespace) -> Iterator[None]:
     """Meanwhile `args.url` is where `args.name` is served, which then is the model's name. Raises CommandError with
     what the export says."""
-    path = args.name
+    rows = getattr(args, "input", None)
+    with exported(args.name, rows, then="serving it") as (folder, name), _running(folder) as address:
+        args.name, args.url = name, address
+        yield
+
+
+@contextlib.contextmanager
+def exported(path: str, rows: str | None, *, then: str) -> Iterator[tuple[Path, str]]:
+    """Meanwhile the folder has the checkpoint as a model in its `MODELS`, of this name. `rows`: a file whose header, if
+    it has one, names the features; `then`: what is done with the model. Raises CommandError with what the export
+    says."""
     with tempfile.TemporaryDirectory(prefix="kanserve-") as folder:
-        note(f"{path}: exporting it, and serving it for this command")
-        told = _exported(path, Path(folder) / "models", getattr(args, "input", None))
+        note(f"{path}: exporting it, and {then} for this command")
+        told = _export(path, Path(folder) / MODELS, rows)
         note(f"  {told['family']}, {told['verified']}")
         for name, value in told["options"]["assumed"].items():
             note(f"  assumed: {name} = {value}")
-        with _running(Path(folder)) as address:
-            args.name, args.url = told["name"], address
-            yield
+        yield Path(folder), told["name"]
 
 
-def _exported(path: str, repository: Path, rows: str | None) -> Any:
+def _export(path: str, repository: Path, rows: str | None) -> Any:
     """What `kanserve export --json` says."""
     names = ["--features", rows] if rows and _has_header(rows) else []
     done = _run("export", path, "--repository", str(repository), "--json", *names)
@@ -93,7 +102,7 @@ def _environment() -> dict[str, str]:
 @contextlib.contextmanager
 def _running(folder: Path) -> Iterator[str]:
     """A server over the folder's models, on ports of this machine's choice; its address. Raises CommandError."""
-    words: Sequence[str] = ("serve", str(folder / "models"), "--grpc-port", "0", "--metrics-port", "0", "--json")
+    words: Sequence[str] = ("serve", str(folder / MODELS), "--grpc-port", "0", "--metrics-port", "0", "--json")
     log = folder / "log"
     with log.open("w") as errors:
         process = subprocess.Popen(

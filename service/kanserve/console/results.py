@@ -18,18 +18,18 @@ from kanserve.console.common import CommandError, InputError
 SUFFIXES = (".npz", ".npy", ".csv", ".json")
 
 
-def check(target: str | None, allowed: tuple[str, ...] = SUFFIXES) -> None:
+def check(target: str | None, allowed: tuple[str, ...] = SUFFIXES, option: str = "--output") -> None:
     """Refuse a name that `write` could not serve, before anything is computed. Raises InputError."""
     if target is None:
         return
     path = Path(target)
     if path.suffix.lower() not in allowed:
         raise InputError(
-            f"--output {target}: the name must end in {' or '.join(allowed)}; found {path.suffix or 'no suffix'}"
+            f"{option} {target}: the name must end in {' or '.join(allowed)}; found {path.suffix or 'no suffix'}"
         )
     fault = atomic.check(path)
     if fault:
-        raise InputError(f"--output {target}: {fault}")
+        raise InputError(f"{option} {target}: {fault}")
 
 
 def check_count(target: str | None, names: tuple[str, ...]) -> None:

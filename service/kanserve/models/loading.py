@@ -69,7 +69,7 @@ class Loader:
                 f"config.pbtxt wants the device {config.device}, this server has {settings.device}: "
                 "start it with another --device, or give the instance_group another kind",
             )
-        create = functools.partial(self._create, bundle.files[contract.MODEL_FILE], _beside(bundle))
+        create = functools.partial(self._create, bundle.files[contract.MODEL_FILE], beside_of(bundle))
         way = self._same_way(bundle, like)
         session = create(self._threads(bundle) if way is None else way.threads)
         info = _info(bundle, session, settings.plain_max_batch)
@@ -85,6 +85,14 @@ class Loader:
         self._guard_border(model, info)
         self._watch(model, info, session)
         return model
+
+    def unproved(self, bundle: Bundle) -> tuple[ModelInfo, Session, Way]:
+        """What a version would be served with, whatever its answers are: for who times it, and tells by how much they
+        are off. Raises LoadError, ConfigError."""
+        create = functools.partial(self._create, bundle.files[contract.MODEL_FILE], beside_of(bundle))
+        session = create(self._threads(bundle))
+        info = _info(bundle, session, self.settings.plain_max_batch)
+        return info, *self._way(bundle, info, session, create)
 
     def _guard_border(self, model: Model, info: ModelInfo) -> None:
         """What it does of rows outside, if its export said so."""
@@ -149,7 +157,7 @@ class Loader:
         return session, Way(instances, inline, pieces, threads)
 
     def _graphs(self, bundle: Bundle, manifest: Manifest) -> tuple[LayerGraph, ...]:
-        beside = _beside(bundle)
+        beside = beside_of(bundle)
         return tuple(
             LayerGraph(layer, functools.partial(self._create, bundle.files[layer.edges_file], beside, self.threads))
             for layer in manifest.layers
@@ -171,7 +179,7 @@ def _large(bundle: Bundle) -> bool:
     return sum(len(bundle.files.get(name, b"")) for name in (contract.MODEL_FILE, contract.WEIGHTS_FILE)) > LARGE
 
 
-def _beside(bundle: Bundle) -> Mapping[str, bytes]:
+def beside_of(bundle: Bundle) -> Mapping[str, bytes]:
     """What the graphs of a version share, from the bytes that were checked."""
     return {name: data for name, data in bundle.files.items() if name == contract.WEIGHTS_FILE}
 

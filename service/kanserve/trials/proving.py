@@ -70,12 +70,7 @@ def prove(manifest: Manifest, session: Session) -> None:
     wanted = tensors(manifest.outputs)
     if not reference.inputs:
         return  # a model that is NaN somewhere on every row; its notes say so
-    rows = feeds(manifest)
-    try:
-        answers = np.asarray(reference.outputs, np.float64)
-    except ValueError as error:
-        raise LoadError(LoadReason.MANIFEST, "the reference rows differ in length") from error
-    expected = _parts(answers, wanted)
+    rows, expected = feeds(manifest), answers(manifest)
     try:
         found = session.run([tensor.name for tensor in wanted], rows)
     except Exhausted as error:
@@ -100,6 +95,15 @@ def check_explained(manifest: Manifest, session: Session) -> None:
         prove(manifest, session)
     except LoadError as error:
         raise LoadError(error.reason, f"{told.file}: {error}") from error
+
+
+def answers(manifest: Manifest) -> list[NDArray[np.float64]]:
+    """The reference answers by output, [R, ...] each. Raises LoadError."""
+    try:
+        flat = np.asarray(manifest.reference.outputs, np.float64)
+    except ValueError as error:
+        raise LoadError(LoadReason.MANIFEST, "the reference rows differ in length") from error
+    return _parts(flat, tensors(manifest.outputs))
 
 
 def feeds(manifest: Manifest) -> dict[str, Array]:

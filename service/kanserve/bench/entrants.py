@@ -1,0 +1,180 @@
+"""Who takes part in a comparison: how each is run with so many threads, and what its answers should be."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+import numpy as np
+
+from kanexport.manifest import HYBRID, Manifest
+from kanexport.shared import installing
+from kanserve.backends import Backend, Session
+from kanserve.bench import size
+from kanserve.bench.rows import Feeds, repeated
+from kanserve.config import Settings
+from kanserve.models.loading import Loader
+from kanserve.models.pieces import Batch
+from kanserve.nouns import Array
+from kanserve.observe.metrics import Metrics
+from kanserve.repository.layout import Bundle
+from kanserve.trials import proving
+
+Answer = Callable[[Feeds], list[Array]]
+OURS, MLP, TORCH = "kanserve", "mlp", "torch eager"
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """Who was left out, and why."""
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entrant:
+    """`threads` makes it ready for so many; what that gives answers feeds. `how`: how it runs then, in words.
+    `check`: the largest error of its answers in runs of so many rows, relative to the largest magnitude of each output
+    (None where nothing is known to hold it against), and `against` what that is. It is right up to `tolerance`."""
+
+    name: str
+    about: str
+    against: str
+    tolerance: float
+    threads: Callable[[int], tuple[Answer, str]]
+    check: Callable[[Answer, int], float | None]
+    edges: int = 0  # of a row
+
+
+def ours(bundle: Bundle, manifest: Manifest, backend: Backend, settings: Settings) -> Entrant:
+    """The exported graph, in pieces and on threads as a server with these settings runs one request."""
+    names = tuple(tensor.name for tensor in manifest.outputs)
+
+    def threads(count: int) -> tuple[Answer, str]:
+        _, session, way = Loader(backend, settings, count, Metrics()).unproved(bundle)
+        pieces = f", in pieces of {way.piece_rows} rows"
+        if way.instances == 1:
+            return functools.partial(_alone, session, names, way.piece_rows), one_run(way.threads) + pieces
+        helpers = way.instances - 1
+        pool = ThreadPoolExecutor(helpers)
+        how = f"{way.instances} runs at once, of {way.threads} thread{'s' * (way.threads > 1)} each{pieces}"
+        return functools.partial(_apart, session, names, way.piece_rows, pool, helpers), how
+
+    return Entrant(
+        OURS,
+        f"{manifest.name} version {manifest.version}",
+        f"{len(manifest.reference.inputs)} reference rows of the export, evaluated in float64",
+        manifest.reference.tolerance,
+        threads,
+        functools.partial(_reference_error, manifest),
+        size.edges(manifest.layers),
+    )
+
+
+def one_run(threads: int) -> str:
+    """How something runs, in words."""
+    return f"one run on {threads} thread{'s' * (threads > 1)}"
+
+
+def _alone(session: Session, names: Sequence[str], piece: int, feeds: Feeds) -> list[Array]:
+    batch = _batch(session, names, piece, feeds)
+    batch.work()
+    return _result(batch)
+
+
+def _apart(
+    session: Session, names: Sequence[str], piece: int, pool: ThreadPoolExecutor, helpers: int, feeds: Feeds
+) -> list[Array]:
+    """Pieces by several threads, this one among them."""
+    batch = _batch(session, names, piece, feeds)
+    others = [pool.submit(batch.work) for _ in range(min(helpers, batch.pieces - 1))]
+    batch.work()
+    wait(others)
+    return _result(batch)
+
+
+def _batch(session: Session, names: Sequence[str], piece: int, feeds: Feeds) -> Batch:
+    return Batch(session.run, names, [feeds], len(next(iter(feeds.values()))), piece)
+
+
+def _result(batch: Batch) -> list[Array]:
+    if batch.error is not None:
+        raise batch.error
+    return batch.result
+
+
+def _reference_error(manifest: Manifest, answer: Answer, rows: int) -> float | None:
+    """Over all reference rows, in runs of `rows` rows each: the last begins with the first of them again."""
+    if not manifest.reference.inputs:
+        return None
+    feeds, expected = proving.feeds(manifest), proving.answers(manifest)
+    worst, count = 0.0, len(expected[0])
+    for start in range(0, count, rows):
+        found = answer(repeated(feeds, rows, start))
+        at = (np.arange(rows) + start) % count
+        errors = [error(one, right[at], right) for one, right in zip(found, expected, strict=True)]
+        worst = max(worst, *errors)
+    return worst
+
+
+def error(found: Array, expected: Array, scale: Array) -> float:
+    """The largest difference, relative to the largest magnitude of `scale`; infinite where it cannot be told."""
+    if found.shape != expected.shape:
+        return float("inf")
+    difference = float(np.abs(found.astype(np.float64) - expected.astype(np.float64)).max(initial=0.0))
+    largest = float(np.abs(scale.astype(np.float64)).max(initial=0.0))
+    if difference == 0:
+        return 0.0
+    return difference / largest if np.isfinite(difference) and largest else float("inf")
+
+
+def mlp(manifest: Manifest, backend: Backend, device: str, feeds: Feeds) -> Entrant | Absent:
+    """An MLP with as many parameters on the same runtime; `feeds`: rows that it is held against float64 on."""
+    if why := _no_mlp(manifest):
+        return Absent(MLP, why)
+    try:
+        maker = installing.load("bench", "kanserve.bench.mlp", "export")
+    except installing.MissingPackage as missing:
+        return Absent(MLP, f"{missing.message}; {missing.hint}")
+    wanted = size.parameters(manifest.layers)
+    widths = size.mlp_widths(manifest.widths[0], manifest.widths[-1], len(manifest.layers), wanted)
+    network = maker.random(widths, manifest.input.datatype)
+    graph = network.graph()
+    (x,) = feeds.values()
+    right = network.evaluate(x)
+
+    def threads(count: int) -> tuple[Answer, str]:
+        session = backend.create(graph, device=device, threads=count)
+
+        def answer(given: Feeds) -> list[Array]:
+            (rows,) = given.values()
+            return session.run([maker.RESULT], {maker.GIVEN: rows})
+
+        return answer, one_run(count)
+
+    def check(answer: Answer, rows: int) -> float:
+        at = np.arange(rows) % len(x)
+        return error(answer(repeated(feeds, rows))[0], right[at], right)
+
+    return Entrant(
+        MLP,
+        f"{list(widths)}, ReLU, random weights: {size.mlp_parameters(widths)} parameters beside {wanted}",
+        "its own float64 evaluation of the rows",
+        manifest.reference.tolerance,
+        threads,
+        check,
+    )
+
+
+def _no_mlp(manifest: Manifest) -> str:
+    """Why there is none, or nothing."""
+    if manifest.source.family == HYBRID:
+        return "the model is a module with KAN layers in it, and how many parameters the rest has is not known"
+    if len(manifest.inputs) + len(manifest.outputs) != 2 or len(manifest.input.shape) + len(manifest.output.shape) != 4:
+        return "the model is not one from vectors to vectors"
+    if {manifest.input.datatype, manifest.output.datatype} - set(proving.FLOATS):
+        return f"the model takes {manifest.input.datatype}"
+    return ""
