@@ -15,7 +15,7 @@ from kanexport.files import checkpoint
 from kanexport.files.checkpoint import Checkpoint
 from kanexport.form import clamp
 from kanexport.form.ir import Kan
-from kanexport.lowering import lower
+from kanexport.lowering import cost, lower
 from kanexport.lowering.lower import Lowered
 from kanexport.manifest import READING, LayerInfo, Source
 from kanexport.operators import graph, precision
@@ -58,6 +58,7 @@ class Request:
     explain: bool = False  # with a graph that tells how answers came about
     explain_layers: tuple[str, ...] = ()  # whose edges it tells, as `packing.explained.Asked` has them
     outside: str = AS_TRAINED  # what becomes of rows outside, a key of `shared.outside.POLICIES`
+    rows: int = 1  # of the runs that the graph shall be fast in
     shared: bool = False  # options and architecture are for many files; this one may have no use for them
 
     def target(self, name: str) -> Target:
@@ -76,6 +77,11 @@ class Request:
             outside=self.outside,
         )
 
+    def check_rows(self) -> None:
+        """Raises OptionError where no run can have so many."""
+        if not 1 <= self.rows <= self.max_batch_size:
+            raise OptionError(f"rows of a run are {self.rows}, expected 1 to max batch size, {self.max_batch_size}")
+
     def facts(self, tried: Mapping[str, str] | None = None) -> Options:
         """What the user says that no file holds, and what is `tried` in its place. Raises OptionError."""
         options = Options.parse(self.options, symbolic=self.symbolic, functions=self.functions, tried=tried)
@@ -91,6 +97,7 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
     loaded = checkpoint.load(request.path)
     target = request.target(loaded.stem)
     target.check()
+    request.check_rows()
     answers = rows.load(request.answers) if request.answers else None
     found = _read(loaded, request, answers, advance)
     kan, options, files = found.kan, found.options, loaded.files
@@ -118,7 +125,9 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
         opset=graph.OPSET,
         signature=signature,
         source=source,
-        notes=graphs.kan.notes + precision.notes(kan.dtype, request.dtype),
+        notes=graphs.kan.notes
+        + precision.notes(kan.dtype, request.dtype)
+        + cost.notes(graphs.kan.layers, request.rows),
     )
     return publish(target, model)
 
@@ -138,11 +147,11 @@ class _Graphs:
 def _graphs(
     kan: Kan, request: Request, target: Target, signature: Signature, advance: Callable[[int, int], None]
 ) -> _Graphs:
-    dtype, plain = request.dtype, lower.lower(kan, request.dtype)
+    dtype, plain = request.dtype, lower.lower(kan, request.dtype, rows=request.rows)
     given, lowered = kan, plain
     if request.outside == CLAMP:
         given = clamp.clamped(kan)
-        lowered = lower.lower(given, dtype)
+        lowered = lower.lower(given, dtype, rows=request.rows)
         kept.prove(given.layers[0], kan.n_inputs, plain, lowered, dtype)
     layers = describe.layers(given, lowered.node_tensors)
     mean = () if target.reference is None else baseline.mean(target.reference, signature, target.names)

@@ -6,12 +6,14 @@ on each side of the grid, so the spline fades to zero between the grid's end and
 the outermost knot, and the right end of the grid needs no special case.
 
 Two emissions, both on [B, K, I]: I innermost makes the broadcasts run over long
-contiguous spans, which is worth a factor of two in onnxruntime.
+contiguous spans, which is worth a factor of two in onnxruntime. The recursion has
+two layouts on the way there, of which the graph asks for one.
 """
 
 from __future__ import annotations
 
 import enum
+import functools
 import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,6 +26,7 @@ from kanexport.errors import InvalidKan
 
 if TYPE_CHECKING:
     from kanexport.operators.graph import Graph, Value
+    from kanexport.operators.stacks import Stack
 
 Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -260,44 +263,46 @@ class BSpline:
         # Beyond the outermost knots nothing changes; the clip keeps huge values
         # from overflowing where the exact answer is zero.
         low, high = self._ends()
-        x = g.reshape(g.op("Min", g.op("Max", x, g.const(low)), g.const(high)), 0, 1, sources)
-        offsets = g.sub(x, g.const(t[None]))  # [B, T, I]
-        basis = self._cells(g, x) if self._decreases else None
+        one = g.stack(g.op("Min", g.op("Max", x, g.const(low)), g.const(high)), sources)
+        offsets = one.each(g.sub, t)  # T rows
+        basis = self._cells(g, one) if self._decreases else None
         for p, zero in enumerate(self.zeros(), start=1):
             rows = count - p
             width = t[p:] - t[:-p]
             with np.errstate(over="ignore", divide="ignore"):  # the graph refuses what is not finite
-                inverse = g.const(np.where(width == 0, 0, 1 / width)[None])
-            ramp = g.mul(g.slice(offsets, 0, rows, axis=1), inverse)
+                inverse = np.where(width == 0, 0, 1 / width)
+            ramp = offsets.part(0, rows).each(g.mul, inverse)
             if basis is None:
                 up = down = self._clipped(g, ramp, offsets)
             else:
-                up = g.mul(ramp, basis)
-                down = g.sub(up, basis)
-            basis = g.sub(g.slice(up, 0, rows - 1, axis=1), g.slice(down, 1, rows, axis=1))
+                up = ramp.each(g.mul, basis)
+                down = up.each(g.sub, basis)
+            basis = up.part(0, rows - 1).each(g.sub, down.part(1, rows))
             if zero.any():
-                basis = g.mul(basis, g.const((~zero)[None]))
+                basis = basis.each(g.mul, (~zero).astype(np.float64))
         assert basis is not None
-        return basis
+        return basis.joined(sources)
 
     @property
     def _decreases(self) -> bool:
         return bool((np.diff(self.extended, axis=1) < 0).any())
 
-    def _cells(self, g: Graph, x: Value) -> Value:
-        """[B, 1, I] -> [B, T - 1, I]: 1 in a function's cell, 0 elsewhere."""
-        t = self.extended.T[None]
-        after = g.op("GreaterOrEqual", x, g.const(t[:, :-1]))
-        return g.cast(g.op("And", after, g.op("Less", x, g.const(t[:, 1:]))))
+    def _cells(self, g: Graph, x: Stack) -> Stack:
+        """One row -> T - 1 rows: 1 in a function's cell, 0 elsewhere."""
+        t = self.extended.T
+        after = x.each(functools.partial(g.op, "GreaterOrEqual"), t[:-1])
+        before = x.each(functools.partial(g.op, "Less"), t[1:])
+        return after.each(functools.partial(g.op, "And"), before).each(g.cast)
 
-    def _clipped(self, g: Graph, ramp: Value, offsets: Value) -> Value:
+    def _clipped(self, g: Graph, ramp: Stack, offsets: Stack) -> Stack:
         """The ramps of degree 1 from 0 to 1; over a cell without width that counts, a step, up at its knot."""
-        up = g.clip(ramp, 0.0, 1.0)
+        up = ramp.each(functools.partial(g.clip, low=0.0, high=1.0))
         flat = np.diff(self.extended, axis=1) == 0
         if self.repeated is not Repeated.TERM or not flat.any():
             return up
-        step = g.cast(g.op("GreaterOrEqual", g.slice(offsets, 0, flat.shape[1], axis=1), g.const(0.0)))
-        return g.op("Where", g.truth(flat.T[None]), step, up)
+        cells = offsets.part(0, flat.shape[1])
+        step = cells.each(lambda offset: g.cast(g.op("GreaterOrEqual", offset, g.const(0.0))))
+        return up.each(lambda up, flat, step: g.op("Where", flat, step, up), flat.T, step)
 
     def _ends(self) -> tuple[Array, Array]:
         """Below the first knots and above the last, [I] each, by about a cell; further than float32 rounds."""

@@ -63,6 +63,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print one JSON document")
     add("--recursive", action="store_true", help="export every checkpoint below a folder; see docs/checkpoints.md")
     add("--report", type=Path, metavar="FILE", help="with --recursive: write what became of each, as JSON")
+    add(
+        "--rows", type=int, default=1, help="rows of most runs: large ones get another graph where it pays (default: 1)"
+    )
     add("--outside", choices=tuple(POLICIES), default=AS_TRAINED, help=CHOICE)
     beside.naming_options(parser)
     beside.explaining_options(parser)
@@ -131,6 +134,8 @@ def _check(args: argparse.Namespace) -> None:
             if getattr(args, name):
                 shown = "a checkpoint as an argument" if name == "path" else f"--{name}"
                 raise OptionError(f"--module and {shown} exclude each other", hint="its weights: --checkpoint FILE")
+        if args.rows != 1:
+            raise OptionError("--rows is for checkpoints that are read as layers: the graph of a module is torch's")
         return
     for name in ("checkpoint", "example", "input_shape"):
         if getattr(args, name) is not None:
@@ -176,6 +181,7 @@ def _request(args: argparse.Namespace) -> Request:
         explain=asked.wanted,
         explain_layers=asked.layers,
         outside=args.outside,
+        rows=args.rows,
     )
 
 

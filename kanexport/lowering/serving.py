@@ -9,7 +9,7 @@ import numpy as np
 
 from kanexport.errors import InvalidKan
 from kanexport.form.ir import Kan, Layer
-from kanexport.lowering import simplify, terms
+from kanexport.lowering import cost, simplify, terms
 from kanexport.operators.graph import Graph, Value
 from kanexport.operators.weights import Weights
 
@@ -19,18 +19,26 @@ OUTPUT = "y"
 
 
 def serving_graph(
-    kan: Kan, names: tuple[str, ...], dtype: str, weights: Weights | None = None, *, whole: bool = True
+    kan: Kan,
+    names: tuple[str, ...],
+    dtype: str,
+    weights: Weights | None = None,
+    *,
+    whole: bool = True,
+    rows: int = 1,
 ) -> bytes:
     """x [B, n] to y [B, m], with the input vector of every layer but the first as a further
     output, [B, width]. `names`: one for each layer, the first of which is not used; `dtype`:
     "float32" or "float64". `weights`: as of `Graph`. `whole`: nothing follows; else it is a part of a module, and a
-    normalisation may follow. Raises InvalidKan, naming the layer, where a weight is too large."""
+    normalisation may follow. `rows`: of the runs that it shall be fast in. Raises InvalidKan, naming the layer,
+    where a weight is too large."""
     g = Graph("kan", dtype, weights)
     following = [*(layer.mixes for layer in kan.layers[1:]), not whole]
     x = g.input(INPUT, kan.n_inputs)
     outputs: dict[str, tuple[Value, tuple[int, ...]]] = {}
     for at, (layer, width) in enumerate(zip(kan.layers, kan.widths()[1:], strict=True)):
         g.small_values = following[at] or any(step.mixes for step in layer.after)
+        g.apart = cost.apart(layer, rows)
         with naming(at):
             for step in layer.before:
                 x = step.emit(g, x)

@@ -19,6 +19,7 @@ import onnx
 from onnx import TensorProto, numpy_helper, shape_inference
 
 from kanexport.errors import InvalidKan
+from kanexport.operators.stacks import Stack
 from kanexport.operators.weights import PAGE, Place, Weights, check, external
 
 OPSET = 17
@@ -40,16 +41,17 @@ class Value:
 class Graph:
     """A graph under construction, in one floating-point type.
 
-    `dtype` is numpy float32 or float64; constants are stored in it. `small_values`:
-    whether a value near zero must keep its digits, because a normalisation that follows
-    may make it large; where none follows, cheaper operators serve. `weights`: the file that
-    takes its large constants, if the model has one.
+    `dtype` is numpy float32 or float64; constants are stored in it. `small_values`: whether a value near
+    zero must keep its digits, because a normalisation that follows may make it large; where none follows,
+    cheaper operators serve. `apart`: whether the functions of a basis are a tensor each (`stacks.py`).
+    `weights`: the file that takes its large constants, if the model has one.
     """
 
     def __init__(self, name: str, dtype: npt.DTypeLike, weights: Weights | None = None) -> None:
         self.dtype = np.dtype(dtype)
         self.weights = weights
         self.small_values = True
+        self.apart = False
         self._name = name
         self._nodes: list[Any] = []
         self._inputs: list[Any] = []
@@ -78,9 +80,8 @@ class Graph:
         return value
 
     def made(self, origin: tuple[object, ...], make: Callable[[], Array], shape: tuple[int, ...]) -> Value:
-        """A constant in the graph's type that other graphs of the model have too, maybe in another shape:
-        what `make` makes of the objects and numbers of `origin`, each time the same. It is asked once for all
-        graphs that share a file."""
+        """A constant in the graph's type that other graphs of the model have too, maybe in another shape: what `make`
+        makes of the objects and numbers of `origin`, each time the same. It is asked once for all graphs of a file."""
 
         def checked() -> Array:
             array = make()
@@ -119,6 +120,10 @@ class Graph:
         """To float32, for an operator that onnxruntime has in no other type."""
         return self.op("Cast", a, to=_onnx_type(np.dtype(np.float32)))
 
+    def stack(self, x: Value, sources: int) -> Stack:
+        """x [B, I] as one row, in the layout that `apart` asks for."""
+        return Stack(self, (x if self.apart else self.reshape(x, 0, 1, sources),), 1, not self.apart)
+
     def _store(self, array: Array) -> Value:
         if self.weights is not None and array.nbytes >= PAGE:
             element = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)  # noqa: TID251 - this file is the builder
@@ -143,10 +148,9 @@ class Graph:
         self._constants[key] = Value(tensor.name)
 
     def op(self, kind: str, *inputs: Value, **attributes: Any) -> Value:
-        """Append one operator with one output. A fault of the caller's raises here: no such
-        operator, onnx.defs.SchemaError; inputs of a wrong number or type or an attribute it
-        does not have, onnx.checker.ValidationError; shapes that do not fit each other,
-        onnx.shape_inference.InferenceError."""
+        """Append one operator with one output. A fault of the caller's raises here: no such operator,
+        onnx.defs.SchemaError; inputs of a wrong number or type or an attribute it does not have,
+        onnx.checker.ValidationError; shapes that do not fit, onnx.shape_inference.InferenceError."""
         if kind in ("Mul", "Div"):
             for at, value in enumerate(inputs):
                 if value.name in self._nearly_one:
@@ -186,9 +190,7 @@ class Graph:
         if self._nodes and list(self._nodes[-1].output) == [value.name]:
             self._nodes[-1].output[0] = name
         else:
-            self._nodes.append(
-                onnx.helper.make_node("Identity", [value.name], [name])  # noqa: TID251 - as above
-            )
+            self._nodes.append(onnx.helper.make_node("Identity", [value.name], [name]))  # noqa: TID251 - as above
         return Value(name)
 
     # The operators that read better as words. Shapes follow numpy broadcasting.

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from kanserve.client.connection import Client
 from kanserve.pb import kan_pb2
 from tests.kanserve import toy
-from tests.kanserve.running import Server, serving
+from tests.kanserve.running import Server, serving, wait_until
 
 pytest.importorskip("starlette")
 arrays = pytest.importorskip("kanserve.web.arrays")
@@ -97,6 +97,17 @@ def test_scores_and_a_description(web: Server) -> None:
     assert (described["family"], described["edge_class"], described["max_batch_size"]) == ("toy", "A", toy.BATCH)
     assert [layer["sources"] for layer in described["layers"]] == [3, 4]
     assert described["verification"]["outputs_tolerance"] > 0
+
+
+def test_statistics_and_a_new_beginning(web: Server) -> None:
+    web.infer(ROWS)
+    wait_until(lambda: good(web, "toy/statistics", {"over": "total"})["row_count"] >= 5)
+    found = good(web, "toy/statistics", {"over": "total"})
+    assert [len(node["mean"]) for node in found["nodes"]] == [3, 4, 2]
+    assert np.shape(found["nodes"][0]["zones"]) == (3, 3)
+    since = good(web, "toy/statistics/reset", {})["since"]
+    assert since > found["since"]
+    assert good(web, "toy/statistics", {"over": "total"})["row_count"] == 0
 
 
 def test_numbers_that_json_lacks(web: Server) -> None:

@@ -55,6 +55,7 @@ _ROUTES: dict[Need, tuple[tuple[str, str], ...]] = {
         ),
     ),
     Role.ADMIN: (
+        *(("POST", f"{model}/statistics/reset") for model in KANS),
         *(
             ("POST", f"/v2/repository/{where}models/{{name}}/{verb}")
             for where in ("", "{repository}/")

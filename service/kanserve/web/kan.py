@@ -23,6 +23,7 @@ from kanserve.web import arrays, document, numbers
 from kanserve.web.exchange import Answer, Asked, Method, json_answer
 
 ROWS = {"rows": ("rows", "row_count"), "reference_rows": ("reference_rows", "reference_count")}
+RESET = "statistics/reset"  # as the last part of a path
 OF_PATH = frozenset({"model_name", "model_version"})
 HELD = frozenset({"inputs", "reference_count"})  # what lists of rows say by themselves
 
@@ -41,6 +42,7 @@ class KanPages:
             "explain": (kan_pb2.ExplainRequest, kan_pb2.ExplainResponse, service.explain),
             "scores": (kan_pb2.EdgeScoresRequest, kan_pb2.EdgeScoresResponse, service.edge_scores),
             "statistics": (kan_pb2.GetStatisticsRequest, kan_pb2.GetStatisticsResponse, service.get_statistics),
+            RESET: (kan_pb2.ResetStatisticsRequest, kan_pb2.ResetStatisticsResponse, service.reset_statistics),
         }
         return {
             "": ("GET", self.describe),
