@@ -5,8 +5,9 @@
 A network of random weights, [64, 64, 10], is exported with rows as reference and served by `kanserve serve` in its own
 process; 8 clients in another process each wait for their answer before they ask for the next row. In turns they are
 alone, and beside three askers in a third process, which stands back as the server's own computing threads do: one asks
-for the edges of 64 rows, one for explanations of 8, one for statistics of 64, each as fast as it is answered. All of
-them share this machine's cores. Markdown on stdout: rates, and the 99th of 100 durations, as medians over the rounds.
+for the edges of 64 rows, one for explanations of 8, one for statistics of 64, each ten times a second, and then each as
+fast as it is answered. All of them share this machine's cores. Markdown on stdout: rates, and the 99th of 100
+durations, as medians over the rounds.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from kanserve.client.connection import Client  # noqa: E402 - as above
 
 MODEL, WIDTH = "n0", 64
 NICE = 10  # of those who look inside
+# Turn -> how often a second each of them asks; 0: as fast as it is answered.
+TURNS = {"alone": None, "three look inside, ten times a second each": 10.0, "as fast as they are answered": 0.0}
 
 
 def infer(address: str, seconds: float) -> Seen:
@@ -42,8 +45,8 @@ def infer(address: str, seconds: float) -> Seen:
     return asyncio.run(overload.closed(address, overload.message(MODEL, 1, WIDTH), seconds))
 
 
-def look(address: str, seconds: float) -> int:
-    """How many questions were answered."""
+def look(address: str, seconds: float, rate: float) -> int:
+    """How many questions were answered, each kind asked so often a second; 0: as fast as it is answered."""
     os.nice(NICE)
     with Client(address, timeout=60) as client:
         described, rows = client.describe(MODEL), inside.rows(WIDTH, 5)
@@ -56,9 +59,11 @@ def look(address: str, seconds: float) -> int:
         end = time.perf_counter() + seconds
 
         def ask(at: int) -> None:
-            while time.perf_counter() < end:
+            while (begun := time.perf_counter()) < end:
                 questions[at]()
                 answered[at] += 1
+                if rate:
+                    time.sleep(max(0.0, begun + 1 / rate - time.perf_counter()))
 
         threads = [threading.Thread(target=ask, args=(at,)) for at in range(len(questions))]
         for thread in threads:
@@ -70,13 +75,13 @@ def look(address: str, seconds: float) -> int:
 
 def measure(address: str, seconds: float, rounds: int) -> dict[str, list[tuple[float, float, float]]]:
     """By turn: (requests a second, seconds of the 99th of 100, questions a second) of each round."""
-    found: dict[str, list[tuple[float, float, float]]] = {"alone": [], "while three look inside": []}
+    found: dict[str, list[tuple[float, float, float]]] = {turn: [] for turn in TURNS}
     with SPAWN.Pool(2) as pool:
         pool.apply(infer, (address, 1.0))  # nobody's first requests count
-        pool.apply(look, (address, 0.5))
-        for at in track(range(2 * rounds), "rounds"):
-            turn = list(found)[at % 2]
-            asked = pool.apply_async(look, (address, seconds)) if at % 2 else None
+        pool.apply(look, (address, 0.5, 0.0))
+        for at in track(range(len(TURNS) * rounds), "rounds"):
+            turn, rate = list(TURNS.items())[at % len(TURNS)]
+            asked = None if rate is None else pool.apply_async(look, (address, seconds, rate))
             seen = pool.apply(infer, (address, seconds))
             assert not seen.codes, f"requests failed: {seen.codes}"
             questions = asked.get() / seconds if asked is not None else 0.0
@@ -97,10 +102,9 @@ def main() -> None:
     for turn, rounds in found.items():
         rate, last, questions = (statistics.median(column) for column in zip(*rounds, strict=True))
         print(f"| {turn} | {rate:.0f} | {last * 1e3:.2f} ms | {questions:.0f} |")
-    alone, beside = (statistics.median(last for _, last, _ in rounds) for rounds in found.values())
-    print(
-        f"\np99 is {beside / alone:.2f} times what it was alone; medians of {args.rounds} rounds of {args.seconds:g} s,"
-    )
+    alone, *beside = (statistics.median(last for _, last, _ in rounds) for rounds in found.values())
+    times = " and ".join(f"{one / alone:.2f}" for one in beside)
+    print(f"\np99 is {times} times what it was alone; medians of {args.rounds} rounds of {args.seconds:g} s,")
     print(f"{overload.CLIENTS} clients, load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.")
 
 

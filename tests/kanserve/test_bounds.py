@@ -160,6 +160,7 @@ def test_all_that_is_out_of_bounds_is_told_where_somebody_asks_for_all() -> None
 
 KAN_CONFIG = pbtxt.OperatorConfig()
 NAMED = TensorInfo("x", "FP32", (3,))
+TOLD = ExplainedTensor(name="y", datatype="FP32", shape=(-1, 2), holds="outputs", layer=-1)
 
 
 @pytest.mark.parametrize(
@@ -171,6 +172,13 @@ NAMED = TensorInfo("x", "FP32", (3,))
         (layer(edge_class="C"), LoadReason.MANIFEST, "layer 0 is of edge class C"),
         (layer(edges_file="other.onnx"), LoadReason.MANIFEST, "layer 0: 'other.onnx' is not a listed file"),
         (
+            {"explanations": Explanations(file="explain.onnx", tensors=(TOLD,))},
+            LoadReason.MANIFEST,
+            "'explain.onnx' is not a listed file",
+        ),
+        ({"outside": "maybe"}, LoadReason.MANIFEST, "outside is 'maybe', expected one of as-trained, "),
+        ({"outside": "clamp"}, LoadReason.MANIFEST, "nothing keeps the inputs of the first layer"),
+        (
             {"reference": contract.Reference(inputs=(b"",), outputs=(), tolerance=0.1)},
             LoadReason.MANIFEST,
             "the manifest's reference rows have other inputs than outputs",
@@ -181,6 +189,11 @@ def test_a_manifest_that_contradicts_itself(changes: dict[str, Any], reason: Loa
     with pytest.raises(LoadError) as caught:
         check_manifest(dataclasses.replace(listed(), **changes))
     assert (caught.value.reason, text in str(caught.value)) == (reason, True), str(caught.value)
+
+
+def test_a_layer_that_keeps_its_inputs_may_say_so() -> None:
+    kept = (contract.NodeStep(kind="clip", scale=(-1.0,) * 3, bias=(1.0,) * 3),)
+    check_manifest(dataclasses.replace(listed(), outside="clamp", **layer(before=kept)))
 
 
 def test_a_layer_may_have_a_class_of_its_own() -> None:
