@@ -125,6 +125,24 @@ def with_head(**changes: Any) -> Callable[[bytes], bytes]:
     return changed
 
 
+class Lines:
+    """A logger that keeps what it is told: where lines go from here depends on the tests before."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def __getattr__(self, level: str) -> Callable[..., None]:
+        return lambda event, **facts: self.said.append(event)
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The lines of the log."""
+    lines = Lines()
+    monkeypatch.setattr(keeping, "log", lines)
+    return lines.said
+
+
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "torn": torn,
     "a bit": turned,
@@ -141,7 +159,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_file_that_is_not_ours_is_left_out_and_told_once(
-    tmp_path: Path, damage: Callable[[bytes], bytes], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, damage: Callable[[bytes], bytes], said: list[str]
 ) -> None:
     shelf(tmp_path, 1, 2).write(kept(draw(9)))
     shelf(tmp_path, 0, 2).write(kept(draw(7)))
@@ -151,16 +169,15 @@ def test_a_file_that_is_not_ours_is_left_out_and_told_once(
     for _ in range(3):
         assert one.own() is None
         assert [other.total.rows for other in one.others()] == [9]
-    out, err = capsys.readouterr()
-    assert (out + err).count("statistics are not read") == 1
+    assert said == ["statistics are not read"]
     one.write(kept(draw(3)))
     assert one.own() is not None
 
 
-def test_of_another_graph_there_is_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_of_another_graph_there_is_nothing(tmp_path: Path, said: list[str]) -> None:
     shelf(tmp_path).write(kept(draw(7)))
     assert shelf(tmp_path, digest="e" * 64).own() is None
-    assert "statistics are not" not in "".join(capsys.readouterr())  # a version may be replaced
+    assert not said  # a version may be replaced
 
 
 def broken(folder: Path) -> Path:
@@ -169,13 +186,12 @@ def broken(folder: Path) -> Path:
     return folder / "file"
 
 
-def test_a_folder_that_cannot_be_written_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_cannot_be_written_is_told_once(tmp_path: Path, said: list[str]) -> None:
     one = shelf(broken(tmp_path))
     for _ in range(3):
         one.write(kept(draw(3)))
         assert (one.own(), one.others(), one.mark()) == (None, [], 0.0)
-    out, err = capsys.readouterr()
-    assert (out + err).count("statistics are not kept") == 1
+    assert said == ["statistics are not kept"]
 
 
 def test_a_disk_that_is_full_costs_the_keeping_alone(tmp_path: Path) -> None:
@@ -251,12 +267,15 @@ def several(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
 
 
 def test_workers_answer_as_one(several: Server) -> None:
-    spread(several, 40)
-    until(lambda: all(statistics(several).row_count == 120 for _ in range(6)))
+    rows = 0
+    while rows < 1200 and (not rows or statistics(several).processes < 2):  # the kernel deals out connections
+        spread(several, 40)
+        rows += 120
+        until(lambda rows=rows: all(statistics(several).row_count == rows for _ in range(6)))
     found = statistics(several)
-    assert (found.rows_seen, found.processes) == (120, 2)
-    assert all(int(counts.sum()) == 120 for part in found.nodes for counts in part.counts)
-    until(lambda: statistics(several, "live").row_count == 120)
+    assert (found.rows_seen, found.processes) == (rows, 2)
+    assert all(int(counts.sum()) == rows for part in found.nodes for counts in part.counts)
+    until(lambda: 120 <= statistics(several, "live").row_count <= rows)
     with Client(several.address) as client:
         client.reset_statistics("toy")
     until(lambda: all(statistics(several).row_count == 0 for _ in range(6)))

@@ -105,7 +105,9 @@ def test_cells_that_are_alike_are_found_without_a_search(values: list[float], ce
 
 
 def spline(*knots: float, degree: int = 2) -> BasisInfo:
-    return BasisInfo(kind="bspline", functions=3, parameters={"degree": str(degree)}, knots=(knots,))
+    return BasisInfo(
+        kind="bspline", functions=len(knots) - degree - 1, parameters={"degree": str(degree)}, knots=(knots,)
+    )
 
 
 def layer(*bases: BasisInfo, before: tuple[NodeStep, ...] = ()) -> LayerInfo:
