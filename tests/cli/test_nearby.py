@@ -56,9 +56,22 @@ def test_a_path_with_nothing_at_its_end(desk: Path) -> None:
     assert (done.returncode, f"there is no file {desk / 'missing'}" in done.stderr) == (2, True)
 
 
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_folder_or_file_that_is_called_like_a_model_is_not_taken_for_a_checkpoint(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, *, folder: bool
+) -> None:
+    monkeypatch.chdir(desk)
+    if folder:
+        (desk / "hello").mkdir()
+    else:
+        (desk / "hello").write_bytes(b"")
+    done = kanserve("explain", "hello", "--input", "rows.csv", "--timeout", "2", **NOWHERE)
+    assert ("127.0.0.1:9" in done.stderr, "exporting" in done.stderr) == (True, False), done.stderr
+
+
 def test_where_a_server_is_named_a_name_is_one_of_its_models(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(desk)
-    (desk / "hello").write_bytes(b"")
-    done = kanserve("explain", "hello", "--input", "rows.csv", "--url", "127.0.0.1:1", "--timeout", "2", **NOWHERE)
+    (desk / "hello.pt").write_bytes(b"")
+    done = kanserve("explain", "hello.pt", "--input", "rows.csv", "--url", "127.0.0.1:1", "--timeout", "2", **NOWHERE)
     assert "127.0.0.1:1" in done.stderr
     assert "exporting" not in done.stderr

@@ -25,14 +25,16 @@ LAST = 3  # lines of its log in an error
 
 
 def is_checkpoint(name: str, url: str) -> bool:
-    """Whether a name is that of a file here, and no server was named. Raises CommandError for a path with nothing at
-    its end: a model's name is none."""
+    """Whether a name is that of a file here, and no other server was named. A bare name without a suffix is a model's,
+    also where a folder is called so. Raises CommandError for a path with nothing at its end: a model's name is none."""
     if url != default_url():
         return False
-    found = Path(name).exists() or any(Path(name + part).exists() for part in PARTS)
-    if not found and os.sep in name:
+    path, is_path = Path(name), os.sep in name
+    if any(Path(name + part).exists() for part in PARTS) or (path.is_file() and (is_path or path.suffix != "")):
+        return True
+    if is_path and not path.exists():
         raise CommandError(f"there is no file {name}, and a model's name has no {os.sep} in it", exit_code=Exit.WRONG)
-    return found
+    return is_path
 
 
 @contextlib.contextmanager

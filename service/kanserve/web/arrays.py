@@ -19,7 +19,7 @@ Shape = Callable[[Any], tuple[int, ...]]
 F4, F8, U4, U8 = "<f4", "<f8", "<u4", "<u8"
 
 
-def _steps(message: Any) -> tuple[int, ...]:
+def _flat(message: Any) -> tuple[int, ...]:
     return (-1,)
 
 
@@ -36,7 +36,7 @@ PACKED: Mapping[str, Mapping[str, tuple[str, Shape]]] = MappingProxyType(
     {
         "ExplainResponse": {
             "contributions": (F8, lambda m: (-1, m.nodes, len(m.outputs))),
-            "base": (F8, _steps),
+            "base": (F8, _flat),
             "predictions": (F8, lambda m: (-1, len(m.outputs))),
             "completeness_error": (F8, lambda m: (-1, len(m.outputs))),
         },
@@ -55,23 +55,23 @@ PACKED: Mapping[str, Mapping[str, tuple[str, Shape]]] = MappingProxyType(
             "extrema_x": (F8, lambda m: (len(m.sources), len(m.destinations), 2)),
             "extrema": (F4, lambda m: (len(m.sources), len(m.destinations), 2)),
         },
-        "CurvePart": {"phi": (F4, _steps)},
+        "CurvePart": {"phi": (F4, _flat)},
         "LayerScores": {
             "edges": (F4, lambda m: (m.sources, m.destinations)),
             "spread": (F4, lambda m: (m.sources, m.destinations)),
-            "nodes": (F4, _steps),
+            "nodes": (F4, _flat),
         },
         "NodeStatistics": {
-            **dict.fromkeys(("psi", "js", "wasserstein", "psi_chance", "outside", "outside_before"), (F8, _steps)),
-            "nonfinite": (U8, _steps),
-            "bounds": (F8, _steps),
-            "counts": (U8, _steps),
+            **dict.fromkeys(("psi", "js", "wasserstein", "psi_chance", "outside", "outside_before"), (F8, _flat)),
+            "nonfinite": (U8, _flat),
+            "bounds": (F8, _flat),
+            "counts": (U8, _flat),
             "zones": (U8, lambda m: (-1, 3)),
-            **dict.fromkeys(("mean", "std", "low", "high"), (F8, _steps)),
+            **dict.fromkeys(("mean", "std", "low", "high"), (F8, _flat)),
         },
-        "Layer": {"mask": (F4, lambda m: (m.sources, m.destinations)), "bias": (F8, _steps)},
+        "Layer": {"mask": (F4, lambda m: (m.sources, m.destinations)), "bias": (F8, _flat)},
         "Basis": {"knots": (F8, lambda m: (m.knot_rows, -1))},
-        "NodeStep": {"scale": (F8, _steps), "bias": (F8, _steps)},
+        "NodeStep": {"scale": (F8, _flat), "bias": (F8, _flat)},
     }
 )
 
