@@ -127,6 +127,14 @@ def _say(parameter: pb.InferParameter, value: Word) -> None:
         parameter.string_param = value
 
 
+def both(message: Message, first: str, second: str) -> tuple[Any, Any] | None:
+    """Two optional fields that go together; None where neither is given. Raises BadRequest for one alone."""
+    given = [message.HasField(name) for name in (first, second)]
+    if any(given) and not all(given):
+        raise BadRequest(f"{first} and {second} go together: give both, or none")
+    return (getattr(message, first), getattr(message, second)) if all(given) else None
+
+
 def at_most(name: str, values: Sized, limit: int) -> None:
     """Raises BadRequest for a longer list."""
     if len(values) > limit:

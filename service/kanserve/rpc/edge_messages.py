@@ -9,7 +9,6 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from kanserve.errors import BadRequest
 from kanserve.nouns import EdgeRequest, EdgeResponse, Estimate, LayerEdges, ModelInfo, Wanted
 from kanserve.pb import kan_pb2
 from kanserve.rpc import convert
@@ -32,9 +31,6 @@ def from_pb(message: kan_pb2.QueryEdgesRequest, *, deadline: float | None, calle
     path."""
     for name in ("layers", "layer_names", "sources", "destinations", "reductions", "quantiles"):
         convert.at_most(name, getattr(message, name), convert.INDEX_LIMIT)
-    ends = message.HasField("path_from"), message.HasField("path_to")
-    if any(ends) and not all(ends):
-        raise BadRequest("path_from and path_to go together: give both, or none")
     return EdgeRequest(
         model=message.model_name,
         version=message.model_version,
@@ -44,7 +40,7 @@ def from_pb(message: kan_pb2.QueryEdgesRequest, *, deadline: float | None, calle
         layers=(*message.layers, *message.layer_names),
         sources=tuple(message.sources),
         destinations=tuple(message.destinations),
-        path=(message.path_from, message.path_to) if all(ends) else None,
+        path=convert.both(message, "path_from", "path_to"),
         wanted=Wanted(
             top_k=message.top_k,
             each_row=message.each_row,

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from kanserve.errors import BadRequest
 from kanserve.handlers.explain import Explained
 from kanserve.handlers.statistics import Found
 from kanserve.handlers.watching import WatchRequest
@@ -37,9 +36,6 @@ def curves_from_pb(message: kan_pb2.GetCurvesRequest, *, deadline: float | None,
     """GetCurvesRequest -> CurveRequest. Raises BadRequest for lists longer than any layer, and for half a span."""
     for name in ("layers", "layer_names", "sources", "destinations"):
         convert.at_most(name, getattr(message, name), convert.INDEX_LIMIT)
-    ends = message.HasField("low"), message.HasField("high")
-    if any(ends) and not all(ends):
-        raise BadRequest("low and high go together: give both, or none")
     return CurveRequest(
         model=message.model_name,
         version=message.model_version,
@@ -47,7 +43,7 @@ def curves_from_pb(message: kan_pb2.GetCurvesRequest, *, deadline: float | None,
         layers=(*message.layers, *message.layer_names),
         sources=tuple(message.sources),
         destinations=tuple(message.destinations),
-        span=(message.low, message.high) if all(ends) else None,
+        span=convert.both(message, "low", "high"),
         derivative=message.derivative,
         parts=message.parts,
         extrema=message.extrema,
