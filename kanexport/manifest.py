@@ -19,13 +19,14 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from kanexport.shared.approximation import EXACT, Approximation
 from kanexport.shared.baseline import NO_BASELINE, Baseline
 from kanexport.shared.explanations import NO_EXPLANATIONS, Explanations
 from kanexport.shared.naming import UNNAMED, Names
 from kanexport.shared.outside import AS_TRAINED
 
-FORMAT = 6
-READABLE = (1, 2, 3, 4, 5, 6)  # each added fields with defaults; what an older one lacks has its default
+FORMAT = 7
+READABLE = (1, 2, 3, 4, 5, 6, 7)  # each added fields with defaults; what an older one lacks has its default
 PLURAL = {"input": "inputs", "output": "outputs"}  # what formats 1 and 2 had one of
 FILE_NAME = "manifest.json"
 MODEL_FILE = "model.onnx"
@@ -284,8 +285,8 @@ class Manifest:
     formats 1 and 2 had one of each, as `input` and `output`. `names`, since format 4, is what people
     call them; `baseline`, since format 5, what they and the nodes inside were on the user's data; since format 6
     `explanations`, what the graph gives that tells how answers came about, and `outside`, a key of
-    `shared.outside.POLICIES`. `opset` is the graphs' ONNX operator set. `layers` are those whose edges can be asked
-    for, in the order in which they run.
+    `shared.outside.POLICIES`; since format 7 `approximation`, what has fewer bits on request. `opset` is the
+    graphs' ONNX operator set. `layers` are those whose edges can be asked for, in the order in which they run.
     `files` is everything in the version directory but the manifest. `notes` are sentences for people.
 
     `edge_class`: A, an edge's value depends on its source alone; B, also on the other nodes of
@@ -312,6 +313,7 @@ class Manifest:
     baseline: Baseline = NO_BASELINE
     explanations: Explanations = NO_EXPLANATIONS
     outside: str = AS_TRAINED
+    approximation: Approximation = EXACT
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:

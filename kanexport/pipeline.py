@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from pathlib import Path
 from kanexport.answers import held, rows
 from kanexport.answers.decide import Search, Way
 from kanexport.answers.rows import Answers
+from kanexport.approximate import export as fewer
+from kanexport.approximate.asked import NOTHING, Fewer
 from kanexport.errors import OptionError
 from kanexport.files import checkpoint
 from kanexport.files.checkpoint import Checkpoint
@@ -29,6 +32,7 @@ from kanexport.proof.tolerance import OUTPUT_TOLERANCE
 from kanexport.proof.verify import Proof
 from kanexport.recognise import assemble, detect, steplist
 from kanexport.recognise.registry import Reader
+from kanexport.shared.approximation import EXACT, Approximation
 from kanexport.shared.naming import UNNAMED, Names
 from kanexport.shared.outside import AS_TRAINED, CLAMP
 
@@ -59,6 +63,7 @@ class Request:
     explain_layers: tuple[str, ...] = ()  # whose edges it tells, as `packing.explained.Asked` has them
     outside: str = AS_TRAINED  # what becomes of rows outside, a key of `shared.outside.POLICIES`
     rows: int = 1  # of the runs that the graph shall be fast in
+    fewer: Fewer = NOTHING  # bits, and what that may cost
     shared: bool = False  # options and architecture are for many files; this one may have no use for them
 
     def target(self, name: str) -> Target:
@@ -98,6 +103,7 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
     target = request.target(loaded.stem)
     target.check()
     request.check_rows()
+    request.fewer.check(request.dtype, explain=target.explain.wanted)
     answers = rows.load(request.answers) if request.answers else None
     found = _read(loaded, request, answers, advance)
     kan, options, files = found.kan, found.options, loaded.files
@@ -119,7 +125,7 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
     model = ProvedModel(
         lowered=graphs.lowered,
         proof=graphs.proof,
-        claim=Claim(READING) if answers is None else held.network(answers, kan, graphs.plain, target),
+        claim=Claim(READING) if answers is None else held.network(answers, kan, graphs.plain, graphs.held),
         layers=graphs.layers,
         edge_class=kan.edge_class,
         opset=graph.OPSET,
@@ -128,6 +134,7 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
         notes=graphs.kan.notes
         + precision.notes(kan.dtype, request.dtype)
         + cost.notes(graphs.kan.layers, request.rows),
+        approximation=graphs.approximation,
     )
     return publish(target, model)
 
@@ -135,13 +142,15 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
 @dataclass(frozen=True, slots=True, eq=False)
 class _Graphs:
     """The graphs of a network and their proof. `plain`: those of the network as it was read, which `kan` is unless its
-    inputs are kept on the grid."""
+    inputs are kept on the grid; `held`: what is asked of them where there are answers."""
 
     kan: Kan
     lowered: Lowered
     proof: Proof
     plain: Lowered
+    held: Target
     layers: tuple[LayerInfo, ...]
+    approximation: Approximation = EXACT
 
 
 def _graphs(
@@ -155,10 +164,32 @@ def _graphs(
         kept.prove(given.layers[0], kan.n_inputs, plain, lowered, dtype)
     layers = describe.layers(given, lowered.node_tensors)
     mean = () if target.reference is None else baseline.mean(target.reference, signature, target.names)
+    if request.fewer.form:
+        return _rounded(given, kan, layers, request, target, signature, advance)
     against = explained.against(target.explain, given, mean)
     lowered = explained.add(target.explain, lowered, layers, signature, target.names, against)
     proof = verify.verify(given, lowered, dtype, tolerance=request.tolerance, advance=advance)
-    return _Graphs(given, lowered, proof, plain, layers)
+    return _Graphs(given, lowered, proof, plain, target, layers)
+
+
+def _rounded(
+    given: Kan,
+    kan: Kan,
+    layers: tuple[LayerInfo, ...],
+    request: Request,
+    target: Target,
+    signature: Signature,
+    advance: Callable[[int, int], None],
+) -> _Graphs:
+    """The graphs with fewer bits, and their proof. Answers of the trained model are held against them, too."""
+    rows = request.fewer.rows or target.reference
+    asked = dataclasses.replace(request.fewer, rows=rows)
+    found = fewer.rounded(given, asked, signature.inputs(), target.names)
+    lowered = found.lower(request.rows)
+    plain = lowered if given is kan else found.like(kan, request.rows)
+    proof, approximation = found.proved(lowered, asked, request.tolerance, advance)
+    held = dataclasses.replace(target, tolerance=max(target.tolerance, asked.bound))
+    return _Graphs(given, lowered, proof, plain, held, layers, approximation)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -44,13 +44,14 @@ class Lowered:
     explained: Explained | None = None
 
 
-def lower(kan: Kan, dtype: str, *, rows: int = 1) -> Lowered:
-    """Lower a network in "float32" or "float64", to be fast in runs of so many rows. Raises InvalidKan,
-    naming the layer, where a weight is too large for it."""
+def lower(kan: Kan, dtype: str, *, rows: int = 1, curves: Kan | None = None) -> Lowered:
+    """Lower a network in "float32" or "float64", to be fast in runs of so many rows. `curves`: the network whose edges
+    are told, if not the same one. Raises InvalidKan, naming the layer, where a weight is too large for it."""
     weights = shared(kan.layers, dtype)
     names = tuple(INPUT if at == 0 else f"layer{at}_in" for at in range(len(kan.layers)))
     edges = []
-    for at, (layer, name, width) in enumerate(zip(kan.layers, names, kan.widths(), strict=False)):
+    told = (curves or kan).layers
+    for at, (layer, name, width) in enumerate(zip(told, names, kan.widths(), strict=False)):
         with naming(at):
             edges.append(edge_graph(layer, name, width, dtype, weights))
     return Lowered(serving_graph(kan, names, dtype, weights, rows=rows), tuple(edges), names, weights)

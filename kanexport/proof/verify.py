@@ -137,6 +137,12 @@ def prove(
     return Proof(report, reference, tuple(notes))
 
 
+def reference(kan: Kan, lowered: Lowered, x: Array, tolerance: float) -> Reference:
+    """Of rows x [B, inputs], those whose answers hang on rounding least, as a network means them; its graphs are
+    of float32. `tolerance`: as of `verify`. Raises InvalidKan if the runtime cannot run the graphs."""
+    return _reference(Prover(_Network(kan), lowered, "float32", tolerance), x)
+
+
 def _explained(prover: ExplainedProver, zones: dict[str, Array], *, empty: bool) -> list[str]:
     """Proves the explaining graph on the same rows; what had to be excused, in words."""
     for name, x in zones.items():
