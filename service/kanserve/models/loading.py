@@ -153,6 +153,7 @@ class Loader:
             all_threads = measure.together(info, session, create, budget=self.threads, piece_rows=pieces)
             if all_threads is not None:
                 session, threads = all_threads, self.threads
+        pieces = measure.fitting_rows(info, session, pieces)
         inline = measure.inline_rows(info, session, settings.inline_seconds)
         return session, Way(instances, inline, pieces, threads)
 
