@@ -50,7 +50,7 @@ _ROUTES: dict[Need, tuple[tuple[str, str], ...]] = {
         *((UNKNOWN, f"{MODELS[0]}/{rest}") for rest in ("generate", "generate_stream")),
     ),
     Role.INTERPRET: (
-        *(("GET", model) for model in KANS),
+        *(("GET", f"{model}{rest}") for model in KANS for rest in ("", "/watch")),
         *(
             ("POST", f"{model}/{what}")
             for model in KANS

@@ -33,5 +33,5 @@ def build(
 
     bounds = Bounds(settings.max_request_bytes, settings.arrival_timeout, settings.max_typed_bytes)
     pages = Oip(service, catalogue, control, bounds.typed)
-    views = KanPages(kan, catalogue, bounds.typed)
+    views = KanPages(kan, catalogue, bounds.typed, settings.max_response_bytes)
     return application.build(guard, metrics, bounds, pages, views, Probes(catalogue, page))
