@@ -54,6 +54,7 @@ SLOW = [
     *("cli/test_models", "kanexport/test_cli", "end_to_end/test_perf_analyzer", "kanserve/test_clients"),
     *("kanexport/test_fuzz", "kanexport/test_pickles", "deploy/test_monitoring", "contract/test_pb_fresh"),
     *("cli/test_awaiting", "end_to_end/test_ground_truth"),
+    "benchmarks/test_matrix",
     *("test_new_family", "test_contributing", "cli/test_tables", "kanserve/test_guard", "cli/test_completion"),
 ]
 
