@@ -6,7 +6,7 @@ with arrays as nested lists. What a request may hold is said once, by the RPC.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from google.protobuf import json_format
@@ -34,7 +34,7 @@ class KanPages:
     def __init__(self, service: KanService, catalogue: Catalogue, typed: int) -> None:
         self._service, self._catalogue, self._typed = service, catalogue, typed
 
-    def methods(self) -> Mapping[str, tuple[str, Method]]:
+    def methods(self) -> dict[str, tuple[str, Method]]:
         """Last part of the path -> verb, and what answers it."""
         service = self._service
         asked: dict[str, tuple[type[Message], type[Message], Callable[[bytes, Call], Awaitable[bytes]]]] = {
@@ -58,7 +58,7 @@ class KanPages:
 
     async def curves(self, asked: Asked, call: Call) -> Answer:
         """GetCurves, its blocks in a list."""
-        message = self._message(asked, kan_pb2.GetCurvesRequest)
+        message = self.message(asked, kan_pb2.GetCurvesRequest)
         blocks: list[Any] = []
         size = 0
         async for data in self._service.get_curves(_one(message.SerializeToString()), call):
@@ -70,7 +70,7 @@ class KanPages:
         self, kind: type[Message], answer: type[Message], method: Callable[[bytes, Call], Awaitable[bytes]]
     ) -> Method:
         async def answered(asked: Asked, call: Call) -> Answer:
-            data = await method(self._message(asked, kind).SerializeToString(), call)
+            data = await method(self.message(asked, kind).SerializeToString(), call)
             self._within(len(data))
             return json_answer(arrays.plain(answer.FromString(data)))
 
@@ -84,8 +84,8 @@ class KanPages:
             )
         return size
 
-    def _message(self, asked: Asked, kind: type[Message]) -> Any:
-        """Raises BadRequest, Exhausted, and what `Catalogue.info` does."""
+    def message(self, asked: Asked, kind: type[Message]) -> Any:
+        """A request of this kind, its rows packed. Raises BadRequest, Exhausted, and what `Catalogue.info` does."""
         body = document.read(asked.body, self._typed) if asked.body else {}
         if not isinstance(body, dict):
             raise BadRequest(f"Unable to parse the request: expected an object, got {numbers.word(body)}")
