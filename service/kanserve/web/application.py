@@ -21,6 +21,7 @@ from kanserve.web.kan import KanPages
 from kanserve.web.oip import Oip, unsupported
 from kanserve.web.probes import Probes
 from kanserve.web.refusal import Refused
+from kanserve.web.ui import Page
 from kanserve.web.views import OPERATIONS, Views
 
 MODEL = "/v2/models/{name}"
@@ -90,6 +91,10 @@ def _table(oip: Oip, kan: KanPages, views: Views, probes: Probes) -> Iterator[tu
     for path in OF_KAN:
         for name, (verb, answers) in (kan.methods() | views.methods()).items():
             yield verb, f"{path}/{name}".rstrip("/"), answers, False
+    page = Page()
+    yield "GET", "/", page.root, False
+    yield "GET", "/ui", page.file, False
+    yield "GET", "/ui/{rest:path}", page.file, False
 
 
 async def _refuse(asked: Asked, call: Call) -> Answer:
