@@ -40,6 +40,11 @@ PACKED: Mapping[str, Mapping[str, tuple[str, Shape]]] = MappingProxyType(
             "predictions": (F8, lambda m: (-1, len(m.outputs))),
             "completeness_error": (F8, lambda m: (-1, len(m.outputs))),
         },
+        "LayerPath": {
+            **dict.fromkeys(("sources", "destinations"), (U4, lambda m: (-1, m.outputs, m.edges))),
+            "values": (F8, lambda m: (-1, m.outputs, m.edges)),
+            "rest": (F8, lambda m: (-1, m.outputs)),
+        },
         "LayerEdges": {
             "values": (F4, _values),
             "each_sources": (U4, _values),
@@ -65,7 +70,7 @@ PACKED: Mapping[str, Mapping[str, tuple[str, Shape]]] = MappingProxyType(
             **dict.fromkeys(("psi", "js", "wasserstein", "psi_chance", "outside", "outside_before"), (F8, _flat)),
             "nonfinite": (U8, _flat),
             "bounds": (F8, _flat),
-            "counts": (U8, _flat),
+            **dict.fromkeys(("counts", "counts_before"), (U8, _flat)),
             "zones": (U8, lambda m: (-1, 3)),
             **dict.fromkeys(("mean", "std", "low", "high"), (F8, _flat)),
         },

@@ -6,7 +6,7 @@ with arrays as nested lists, or as bytes behind the JSON (`packed`). What a requ
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import orjson
@@ -37,7 +37,7 @@ class KanPages:
     def __init__(self, service: KanService, catalogue: Catalogue, typed: int, most: int) -> None:
         self._service, self._catalogue, self._typed, self._most = service, catalogue, typed, most
 
-    def methods(self) -> Mapping[str, tuple[str, Method]]:
+    def methods(self) -> dict[str, tuple[str, Method]]:
         """Last part of the path -> verb, and what answers it."""
         service = self._service
         asked: dict[str, tuple[type[Message], type[Message], Callable[[bytes, Call], Awaitable[bytes]]]] = {
@@ -62,7 +62,7 @@ class KanPages:
 
     async def curves(self, asked: Asked, call: Call) -> Answer:
         """GetCurves, its blocks in a list."""
-        message = self._message(asked, kan_pb2.GetCurvesRequest)
+        message = self.message(asked, kan_pb2.GetCurvesRequest)
         blocks: list[Any] = []
         size, form = 0, Told(asked)
         async for data in self._service.get_curves(_one(message.SerializeToString()), call):
@@ -96,7 +96,7 @@ class KanPages:
         self, kind: type[Message], answer: type[Message], method: Callable[[bytes, Call], Awaitable[bytes]]
     ) -> Method:
         async def answered(asked: Asked, call: Call) -> Answer:
-            data = await method(self._message(asked, kind).SerializeToString(), call)
+            data = await method(self.message(asked, kind).SerializeToString(), call)
             form = Told(asked)
             self._within(len(data), form)
             return form.answer(form.told(answer.FromString(data)))
@@ -113,8 +113,8 @@ class KanPages:
             raise Exhausted(f"the answer takes {size} bytes or more, the limit is {self._most}; ask for less")
         return size
 
-    def _message(self, asked: Asked, kind: type[Message]) -> Any:
-        """Raises BadRequest, Exhausted, and what `Catalogue.info` does."""
+    def message(self, asked: Asked, kind: type[Message]) -> Any:
+        """A request of this kind, its rows packed. Raises BadRequest, Exhausted, and what `Catalogue.info` does."""
         body = document.read(asked.body, self._typed) if asked.body else {}
         if not isinstance(body, dict):
             raise BadRequest(f"Unable to parse the request: expected an object, got {numbers.word(body)}")
