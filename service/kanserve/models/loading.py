@@ -120,7 +120,8 @@ class Loader:
                 log.warning("no statistics", model=info.name, version=info.version, reason=str(error))
                 return
             shelf = None if self.keeping is None else self.keeping.shelf
-            model.live = Live(info, nodes, session.run, rate, self._aside(), self.metrics, shelf)
+            keep = self.settings.keep_rows
+            model.live = Live(info, nodes, session.run, rate, self._aside(), self.metrics, shelf, keep)
             model.live.switch = functools.partial(model.observe, "statistics")
             model.live.switch(model.live)
 
