@@ -12,6 +12,7 @@ An error beyond the export's bound ends it: a faster graph that is wrong is no r
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -37,7 +38,7 @@ LEAST = 9  # rounds
 def made(folder: Path, *, adapted: bool) -> tuple[Path, np.ndarray[Any, Any]]:
     """A checkpoint with random weights, and rows within its grid."""
     rng, tensors = np.random.default_rng(0), {}
-    for at, (sources, destinations) in enumerate(zip(WIDTHS, WIDTHS[1:], strict=False)):
+    for at, (sources, destinations) in enumerate(itertools.pairwise(WIDTHS)):
         knots = np.tile((np.arange(INTERVALS + 2 * DEGREE + 1) - DEGREE) * 2 / INTERVALS - 1, (sources, 1))
         if adapted:
             knots = np.sort(knots + rng.uniform(-0.1, 0.1, knots.shape), axis=1)

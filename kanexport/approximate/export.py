@@ -13,7 +13,6 @@ from kanexport.approximate.asked import Fewer
 from kanexport.approximate.forms import Forms
 from kanexport.errors import OptionError
 from kanexport.form.ir import Kan
-from kanexport.lowering import lower
 from kanexport.lowering.lower import Lowered
 from kanexport.manifest import TensorSpec
 from kanexport.packing import baseline
@@ -40,14 +39,9 @@ class Rounded:
     forms: Forms
     rows: Array
 
-    def lower(self, rows: int) -> Lowered:
-        """Its graphs, to be fast in runs of so many rows."""
-        return lower.lower(self.served, "float32", rows=rows, curves=self.curves)
-
-    def like(self, kan: Kan, rows: int) -> Lowered:
-        """The graphs of another network of the same layers, in the same forms."""
-        served, curves = forms.served(kan, self.forms), forms.curves(kan, self.forms)
-        return lower.lower(served, "float32", rows=rows, curves=curves)
+    def like(self, kan: Kan) -> tuple[Kan, Kan]:
+        """Another network of the same layers in the same forms: what is served, and whose curves are told."""
+        return forms.served(kan, self.forms), forms.curves(kan, self.forms)
 
     def proved(
         self, lowered: Lowered, asked: Fewer, tolerance: float, advance: Callable[[int, int], None]
