@@ -9,6 +9,7 @@ from kanexport.form.ir import BasisTerm, EdgeTerm, Layer, SymbolicEdge, Term
 from kanexport.form.stepped import Stepped
 from kanexport.lowering import simplify, weights
 from kanexport.operators.graph import Graph, Value
+from kanexport.operators.stored import BYTES
 
 Array = npt.NDArray[np.float64]
 
@@ -58,7 +59,7 @@ def _by_source(g: Graph, layer: Layer, term: BasisTerm, basis: Value) -> Value:
     gathered a block of sources at a time: a runtime either does that once, when it loads the
     graph, or never holds more than a block.
     """
-    if g.weights is None:
+    if g.weights is None or term.stored == BYTES:  # where sums are of bytes, they read these too
         return g.op("MatMul", basis, weights.by_source(g, layer, term))
     matrix = weights.matrix(g, layer, term, term.functions * layer.sources, layer.destinations)
     first = g.index(np.arange(term.functions)[None] * layer.sources)  # [1, K]: rows of source 0

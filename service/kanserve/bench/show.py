@@ -68,6 +68,7 @@ def document(told: Told) -> dict[str, Any]:
         "version": str(model.version),
         "family": model.source.family,
         "verified": model.claim,
+        "approximation": model.approximation.text,
         "widths": list(model.widths),
         "parameters": size.parameters(model.layers),
         "edges": size.edges(model.layers),
@@ -103,6 +104,7 @@ def table(told: Told) -> Table:
         numbers=("threads", "rows", "us a run, median (quartiles)", "rows/s", "edges/s", "times ours"),
         caption=(
             told.manifest.claim,
+            *filter(None, (told.manifest.approximation.text,)),
             *(_about(told, one) for one in told.field.entrants),
             *(f"{one.name} was left out: {one.why}" for one in told.field.absent),
             f"{told.rows}; in turns, {told.rounds} rounds; errors are the largest, relative to the largest answer",
