@@ -34,12 +34,12 @@ from tests.cli.running import checkpoint
 from tests.golden_cases import cases
 from tests.small_checkpoints import read
 
-COMPACT = [
-    basis for name in bases.names() for basis in bases.examples(name) if basis.compact and stepped(basis, 3, 1 << 20)
-]
+STEPPED = [basis for name in bases.names() for basis in bases.examples(name) if stepped(basis, 3, 1 << 20)]
+COMPACT = [basis for basis in STEPPED if basis.compact]
 DIGITS, WINE = "efficient-kan-digits", "efficient-kan-wine-update-grid"
-FAMILIES = (DIGITS, WINE, "pykan-hello-adapted", "pykan-mult-affine", "relu-kan-hello", "flashkan-ellipj")
-OTHERS = ("fastkan-digits", "sinekan-digits", "chebykan-digits-layernorm")
+SPLINES = (DIGITS, WINE, "pykan-hello-adapted", "pykan-mult-affine", "relu-kan-hello", "flashkan-ellipj")
+FAMILIES = (*SPLINES, "fastkan-digits", "fasterkan-wine", "rbf-kan-diabetes")
+OTHERS = ("sinekan-digits", "chebykan-digits-layernorm", "gr-kan-breast-cancer")
 
 
 def case(name: str) -> Any:
@@ -99,8 +99,9 @@ def test_what_float16_cannot_hold_is_refused() -> None:
         stored.half(np.array([7e4]))
 
 
-@pytest.mark.parametrize("basis", COMPACT, ids=lambda one: f"{one.kind}-{one.functions}")
-@pytest.mark.parametrize("room", [1 << 20, 0], ids=["table", "computed"])
+@pytest.mark.parametrize(
+    ("basis", "room"), [*((basis, 1 << 20) for basis in STEPPED), *((basis, 0) for basis in COMPACT)]
+)
 def test_steps_are_near_the_basis_and_mean_what_their_graph_gives(basis: Basis, room: int) -> None:
     sources = basis.sources or 3
     steps = stepped(basis, sources, room)
@@ -121,20 +122,20 @@ def test_steps_are_near_the_basis_and_mean_what_their_graph_gives(basis: Basis, 
     assert apart.max() <= (max(1, moved / steps.unit) + 0.01) * steps.unit
 
 
-@pytest.mark.parametrize("basis", [one for one in COMPACT if stepped(one, 3, 1 << 20).table is not None])
-def test_a_table_is_nothing_outside_and_of_what_is_no_number(basis: Basis) -> None:
+@pytest.mark.parametrize("basis", [one for one in STEPPED if stepped(one, 3, 1 << 20).table is not None])
+def test_a_table_is_nothing_outside_and_tells_what_is_no_number(basis: Basis) -> None:
     steps = stepped(basis, 3, 1 << 20)
     assert steps is not None
     assert steps.table is not None
     assert steps.table.max() <= stored.LARGEST
-    (low, high) = (float(end[0]) for end in basis.support(3).outer)
-    span = high - low
-    x = np.array([[np.nan, np.inf, -np.inf], [low - span, high + span, 3e38]], np.float32)
+    x = np.array([[np.nan, np.inf, -np.inf], [steps.low, steps.high, 3e38]], np.float32)
     g = Graph("steps", "float32")
     value = steps.emit(g, g.input("x", 3), 3)
     session = onnxruntime.InferenceSession(g.build({"y": (value, (basis.functions, 3))}))
-    assert not session.run(["y"], {"x": x})[0].any()
-    assert not steps.evaluate(x.astype(float)).any()
+    for found in (session.run(["y"], {"x": x})[0], steps.evaluate(x.astype(float))):
+        assert not np.nan_to_num(found).any()
+        assert np.isnan(found[0, :, 0]).all() == (not basis.compact)
+        assert np.isfinite(found).sum() == found.size - (0 if basis.compact else basis.functions)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
