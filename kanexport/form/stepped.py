@@ -152,7 +152,8 @@ def _tabled(basis: Basis, one: Basis, room: int) -> Stepped | None:
     step = (high - low) / count
     if (count + 2) * basis.functions > room or not step > 4 * ROUNDING * max(abs(low), abs(high)):
         return None  # too large, or float32 does not tell the entries apart
-    values = one.evaluate(low + step * (np.arange(count)[:, None] + 0.5))[:, :, 0]
+    middles = np.asarray(low + step * (np.arange(count)[:, None] + 0.5), dtype=np.float64)
+    values = one.evaluate(middles)[:, :, 0]
     if not (values.min() >= NOTHING and 0 < values.max() < np.inf):
         return None
     unit = _unit(float(values.max()))
