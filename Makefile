@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROTO_VENV := .venv-proto
 MUTATE_VENV := .venv-mutate
+AUDIT_VENV := .venv-audit
 NOTEBOOK_VENV := $(VENV)-notebook
 PIP := python -m pip install --quiet --disable-pip-version-check
 # One more than cores: tests wait for servers a fifth of their time. Each file's tests stay on one worker: its servers
@@ -64,10 +65,14 @@ coverage: setup ## Run the suite with branch coverage, processes it starts inclu
 	@$(BIN)/python -m coverage run -m pytest -q $(PARALLEL) $(ARGS); code=$$?; \
 		$(BIN)/python -m coverage combine --quiet && $(BIN)/python -m coverage report && exit $$code
 
-# The tool parses source and starts commands; it needs nothing of ours, and has an environment of its own.
-mutate: setup ## Change pure modules one spot at a time; the tests should notice (MODULE=... for one)
-	@test -x $(MUTATE_VENV)/bin/cosmic-ray || { $(PYTHON) -m venv $(MUTATE_VENV) && \
-		$(MUTATE_VENV)/bin/$(PIP) 'cosmic-ray>=8.4,<9'; }
+# These tools parse sources and start commands; they need nothing of ours, and have environments of their own.
+$(MUTATE_VENV)/bin/cosmic-ray:
+	@$(PYTHON) -m venv $(MUTATE_VENV) && $(MUTATE_VENV)/bin/$(PIP) 'cosmic-ray>=8.4,<9'
+
+$(AUDIT_VENV)/bin/pip-audit:
+	@$(PYTHON) -m venv $(AUDIT_VENV) && $(AUDIT_VENV)/bin/$(PIP) 'pip-audit>=2.9,<3'
+
+mutate: setup $(MUTATE_VENV)/bin/cosmic-ray ## Change pure modules one spot at a time; the tests should notice (MODULE=... for one)
 	@$(BIN)/python tests/mutate.py $(MUTATE_VENV)/bin $(MODULE)
 
 check: setup ## Format, lint, strict types, generated code
@@ -82,11 +87,14 @@ format: setup ## Format the code
 	@$(BIN)/ruff format -q . && $(BIN)/ruff check -q --fix .
 
 # Hours. What is there in full for this commit is not run again: interrupt it, and go on later.
-reliability: setup ## Run the scorecard in full and write its table, docs/reliability.md (ARGS="--rows 13,21")
+reliability: setup $(MUTATE_VENV)/bin/cosmic-ray $(AUDIT_VENV)/bin/pip-audit ## Run the scorecard in full and write its table, docs/reliability.md (ARGS="--rows 13,21")
 	@$(BIN)/python -m tests.reliability --resume $(ARGS)
 
-bench: setup ## Compare our graph with torch's own export
-	@$(BIN)/python benchmarks/graph_vs_torch_export.py
+# In the notebook's environment, for pykan and matplotlib. Ten minutes; what is there for this commit is kept.
+bench: setup ## Measure the whole matrix, for docs/performance.md and README.md (ARGS="--only uniform --quick")
+	@if $(BIN)/python -c 'import torch' 2>/dev/null; then $(MAKE) --no-print-directory $(NOTEBOOK_VENV)/.ready && \
+		$(NOTEBOOK_VENV)/bin/python -m benchmarks.matrix $(or $(ARGS),--docs); \
+	else echo "torch is left out here (TORCH=1 takes it), and there is nothing to compare with" >&2; exit 1; fi
 
 bench-doors: setup ## Measure the doors beside bare answers, other servers and Triton, for docs/performance.md
 	@$(BIN)/python benchmarks/doors --docs
@@ -119,5 +127,5 @@ container: setup ## Build the server image and prove it with podman
 	@bash service/deploy/container-test.sh
 
 clean: ## Remove environments and caches
-	rm -rf $(VENV) $(VENV)-3.1[123] $(PROTO_VENV) $(MUTATE_VENV) $(VENV)*-notebook .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+	rm -rf $(VENV) $(VENV)-3.1[123] $(PROTO_VENV) $(MUTATE_VENV) $(AUDIT_VENV) $(VENV)*-notebook .mypy_cache .ruff_cache .pytest_cache .hypothesis \
 		.coverage .coverage.* .mutate

@@ -186,7 +186,7 @@ class Settings(BaseSettings):
     )
     piece_bytes: Size = setting(
         2 * MIB,
-        "a large batch runs in pieces whose widest intermediate has this size",
+        "a large batch runs in pieces whose widest intermediate has this size, or less where that is faster at load",
         group=Group.MODELS,
         metavar="BYTES",
     )

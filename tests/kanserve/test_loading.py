@@ -6,12 +6,14 @@ import asyncio
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from kanexport import manifest as contract
@@ -23,6 +25,7 @@ from kanserve.models import measure, parts
 from kanserve.models.executor import Executor, Limits, Run
 from kanserve.models.loading import Before, Loader
 from kanserve.models.model import Model
+from kanserve.models.pieces import Batch
 from kanserve.models.registry import TRANSITIONS, Event, Registry, State
 from kanserve.models.serving import Serving, Way
 from kanserve.observe.metrics import Metrics
@@ -327,6 +330,49 @@ def test_the_size_of_a_piece_follows_from_the_widest_layer(tmp_path: Path) -> No
     manifest = dataclasses.replace(manifest, layers=(manifest.layers[0], wide))
     assert measure.piece_rows(manifest, 2**21) == 2**21 // (4 * 8 * 4)
     assert measure.piece_rows(None, 2**21) == 0
+
+
+@pytest.mark.parametrize(
+    ("most", "costs", "wanted"),
+    [
+        (128, {128: 1.0, 64: 1.0, 32: 1.0}, 128),
+        (128, {128: 1.0, 64: 0.96, 32: 0.97}, 128),  # no difference that would be seen again
+        (128, {128: 1.0, 64: 0.5, 32: 0.7}, 64),
+        (128, {128: 1.0, 64: 0.9, 32: 0.6}, 32),
+        (40, {40: 1.0, 20: 0.1}, 20),
+        (31, {31: 1.0}, 31),  # half of it is no matrix product worth one
+        (512, {}, 512),  # not looked at
+        (0, {}, 0),
+    ],
+)
+def test_pieces_are_smaller_where_that_is_faster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, costs: dict[int, float], wanted: int
+) -> None:
+    toy.write(tmp_path)
+    model = load(tmp_path)
+    info = dataclasses.replace(model.info, max_batch_size=1024)
+    monkeypatch.setattr(measure, "_best_seconds", lambda session, info, feeds: len(feeds["x"]) * costs[len(feeds["x"])])
+    assert measure.fitting_rows(info, model._session, most) == wanted
+
+
+@given(rows=st.integers(0, 3000), piece=st.integers(0, 300))
+def test_pieces_are_about_equal(rows: int, piece: int) -> None:
+    seen: list[int] = []
+
+    def execute(_: object, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        seen.append(len(feeds["x"]))
+        return [feeds["x"]]
+
+    x = np.arange(float(rows))[:, None]
+    batch = Batch(execute, ["y"], [{"x": x}], rows, piece)
+    batch.work()
+    assert batch.error is None
+    assert batch.result[0].tolist() == x.tolist()
+    assert (len(seen), sum(seen)) == (batch.pieces, rows)
+    assert max(seen) - min(seen) <= 1
+    assert max(seen) <= (piece or rows) or rows <= piece
+    if piece >= 16 and rows > 1:
+        assert min(seen) >= min(rows, 8)
 
 
 async def left(model: Model) -> None:

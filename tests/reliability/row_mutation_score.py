@@ -36,7 +36,7 @@ LINE = re.compile(r"^(\S+): (\d+) killed, (\d+) survived \(.*\), (\d+) not reach
 def run(scale: Scale, seed: int, door: str) -> Outcome:
     """tests/mutate.py, ten minutes a module at most; the short form is one module, and no branches."""
     if not (TOOLS / "cosmic-ray").exists():
-        raise NotRun("cosmic-ray is not there: `make mutate` makes an environment for it")
+        raise NotRun("cosmic-ray is not there: `make reliability` makes an environment for it")
     chosen = MODULES[2:3] if not scale.full else MODULES
     killed = survived = left = 0
     told: list[str] = []

@@ -31,7 +31,7 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
         return Outcome(figures, not bare, total, "the hashes alone")
     tool = shutil.which("pip-audit", path=os.pathsep.join((str(TOOLS), os.environ.get("PATH", ""))))
     if tool is None:
-        raise NotRun("pip-audit is not there: python3 -m venv .venv-audit && .venv-audit/bin/pip install pip-audit")
+        raise NotRun("pip-audit is not there: `make reliability` makes an environment for it")
     known: set[str] = set()
     for name in FILES:
         command = [tool, "--require-hashes", "--disable-pip", "--format", "json", "-r", f"requirements/{name}"]

@@ -18,6 +18,8 @@ from kanserve.nouns import BF16, BYTES, HELD, Array, TensorInfo
 
 state = onnxruntime.capi.onnxruntime_pybind11_state
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# Products of matrices in ten bits of mantissa are that provider's default, and no proof of an export would hold.
+EXACT = {"cpu": {}, "cuda": {"use_tf32": "0"}}
 DATATYPES = {
     "tensor(bool)": "BOOL",
     "tensor(uint8)": "UINT8",
@@ -80,7 +82,7 @@ def create(graph: bytes, *, device: str, threads: int, beside: Mapping[str, byte
     refuses the graph.
     """
     check(device)
-    provider = PROVIDERS[device]
+    provider = (PROVIDERS[device], EXACT[device])
     onnxruntime.set_default_logger_severity(SILENT)
     try:
         session = onnxruntime.InferenceSession(graph, _options(device, threads, beside), [provider], **PLAIN)

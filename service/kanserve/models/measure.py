@@ -26,6 +26,9 @@ ROWS = 64  # of a run that is looked at
 LONG = 2e-3  # seconds of such a run; shorter ones are not worth several threads
 SPENT = 0.1  # seconds that each way is tried
 AS_FAST = 0.85
+WIDE = 256  # rows of a piece of the allowed size, beyond which no smaller one was ever faster
+LEAST = 16  # rows of a matrix product that is worth one
+FASTER = 0.95
 
 Create = Callable[[int], Session]  # a session whose runs have so many threads
 
@@ -45,7 +48,8 @@ def tried_rows(manifest: Manifest | None, plain_max_batch: int, piece_bytes: int
     """Rows of the largest run that loading makes, but for those that take no time."""
     if manifest is None:
         return min(ROWS, plain_max_batch)
-    return min(ROWS, manifest.max_batch_size, piece_rows(manifest, piece_bytes) or ROWS)
+    most = piece_rows(manifest, piece_bytes)
+    return min(manifest.max_batch_size, most if most <= WIDE else ROWS)
 
 
 def piece_rows(manifest: Manifest | None, piece_bytes: int) -> int:
@@ -58,15 +62,45 @@ def piece_rows(manifest: Manifest | None, piece_bytes: int) -> int:
         return 0
     item = max(DTYPES[tensor.datatype].itemsize for tensor in manifest.inputs)
     widest = max((_width(layer, basis) for layer in manifest.layers for basis in layer.bases), default=1)
-    # No matrix product should have less than 16 rows; positions count as rows.
+    # Positions count as rows of a matrix product.
     positions = max((math.prod(layer.positions) for layer in manifest.layers), default=1)
-    return max(1, 16 // positions, piece_bytes // (item * widest))
+    return max(1, LEAST // positions, piece_bytes // (item * widest))
+
+
+def fitting_rows(info: ModelInfo, session: Session, most: int) -> int:
+    """Rows of a piece on this machine: `most`, or a half or a quarter of it where a row takes less time so, as it does
+    where a core's cache is smaller than `piece_bytes` thinks."""
+    sizes = [rows for rows in (most, most // 2, most // 4) if rows >= LEAST]
+    if len(sizes) < 2 or not most <= min(WIDE, info.max_batch_size):
+        return most
+    feeds = {rows: _feeds(info, rows) for rows in sizes}
+    best = dict.fromkeys(sizes, math.inf)
+    for _ in range(2):  # in turns: a busy moment is nobody's
+        for rows, own in feeds.items():
+            if own is not None:
+                best[rows] = min(best[rows], _best_seconds(session, info, own) / rows)
+    fastest = min(sizes, key=lambda rows: best[rows])
+    return fastest if best[fastest] < FASTER * best[most] else most
 
 
 def _width(layer: LayerInfo, basis: BasisInfo) -> int:
     """Numbers that a basis makes of one row."""
     per_function = layer.sources * (layer.destinations if basis.per_edge else 1) * math.prod(layer.positions)
     return per_function * basis.functions
+
+
+def many_from(info: ModelInfo, few: Session, many: Session, most: int) -> int:
+    """Rows from which on the graph for many is faster, in every run up to `most` rows (0: of any size) that was tried;
+    0 if it is not."""
+    largest = min(info.max_batch_size, most if 0 < most <= WIDE else WIDE)
+    sizes = sorted({largest, *(2**at for at in range(4, 20) if 2**at < largest)}, reverse=True)
+    found = 0
+    for rows in sizes:
+        feeds = _feeds(info, rows)
+        if feeds is None or _best_seconds(many, info, feeds) >= FASTER * _best_seconds(few, info, feeds):
+            break
+        found = rows
+    return found
 
 
 def inline_rows(info: ModelInfo, session: Session, inline_seconds: float) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import deque
@@ -16,7 +17,8 @@ Execute = Callable[[Sequence[str], Mapping[str, Array]], list[Array]]
 
 
 class Batch:
-    """`feeds`: of its requests, which ran together; `piece`: rows of one run (0: it may not be parted).
+    """`feeds`: of its requests, which ran together; `piece`: rows of one run at most (0: it may not be parted). Pieces
+    are about equal: none is a lone row, which a runtime adds up in another order than several.
 
     `work` may be called by several threads at once: each takes the next piece until none is left. When all
     have come back, `result` has every row of the outputs, or `error` says why not; and when it `begun`, was
@@ -28,9 +30,9 @@ class Batch:
     ) -> None:
         self._execute, self._outputs, self._feeds = execute, outputs, feeds
         self.rows = rows
-        self._step = piece if 0 < piece < rows else max(1, rows)
-        self.pieces = max(1, -(-rows // self._step))
-        self._starts = deque(range(0, rows, self._step)) if self.pieces > 1 else None
+        self.pieces = -(-rows // piece) if 0 < piece < rows else 1
+        cuts = [rows * at // self.pieces for at in range(self.pieces + 1)]
+        self._left = deque(itertools.pairwise(cuts)) if self.pieces > 1 else None
         self._parts: dict[int, list[Array]] = {}
         self._merging = threading.Lock() if self.pieces > 1 else None
         self._whole: Mapping[str, Array] | None = None
@@ -41,7 +43,7 @@ class Batch:
     def work(self) -> None:
         """On any thread. Whatever is raised is kept: the callers would wait for ever otherwise."""
         try:
-            if self._starts is None or self._merging is None:
+            if self._left is None or self._merging is None:
                 self._merge()
                 self.result = self._execute(self._outputs, self._whole or {})
                 self.ended = time.perf_counter_ns()
@@ -49,7 +51,7 @@ class Batch:
             with self._merging:
                 if self._whole is None:
                     self._merge()
-            self._take(self._starts, self._whole or {})
+            self._take(self._left, self._whole or {})
         except Exception as error:
             self.error = error
 
@@ -58,15 +60,14 @@ class Batch:
         self._whole = merge.together(self._feeds)
         self.merged = time.perf_counter_ns()
 
-    def _take(self, starts: deque[int], whole: Mapping[str, Array]) -> None:
+    def _take(self, left: deque[tuple[int, int]], whole: Mapping[str, Array]) -> None:
         """Pieces, until none is left or one has failed."""
         while self.error is None:
             try:
-                start = starts.popleft()
+                start, stop = left.popleft()
             except IndexError:
                 return
-            piece = merge.part(whole, start, start + self._step)
-            self._parts[start] = self._execute(self._outputs, piece)
+            self._parts[start] = self._execute(self._outputs, merge.part(whole, start, stop))
             if len(self._parts) == self.pieces:
                 self.result = self._joined()
                 self.ended = time.perf_counter_ns()

@@ -16,6 +16,7 @@ from starlette.routing import Route
 from kanserve.observe.metrics import UNKNOWN, Metrics
 from kanserve.rpc.call import Call
 from kanserve.rpc.guard import Guard
+from kanserve.web.events import Events
 from kanserve.web.exchange import Answer, Asked, Bounds, Exchange, Method
 from kanserve.web.kan import KanPages
 from kanserve.web.oip import Oip, unsupported
@@ -53,6 +54,9 @@ def build(
         Route(route, exchange(verb, route, method, probe=probe).answer, methods=[verb])
         for verb, route, method, probe in _table(oip, kan, views, probes)
     ]
+    for path in OF_KAN:
+        route = f"{path}/watch"
+        routes.append(Route(route, Events(guard, metrics, bounds, ("GET", route), kan.watch).answer, methods=["GET"]))
     for route, name in ABSENT.items():
         routes.append(Route(route, exchange(UNKNOWN, route, unsupported(name)).answer, methods=["GET", "POST"]))
     nowhere = exchange(UNKNOWN, UNKNOWN, _refuse)

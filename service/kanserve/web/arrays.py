@@ -81,8 +81,13 @@ PACKED: Mapping[str, Mapping[str, tuple[str, Shape]]] = MappingProxyType(
 )
 
 
-def plain(message: Message) -> dict[str, Any]:
-    """For `orjson`: fields by name; messages and arrays that are not there are left out."""
+Write = Callable[[np.ndarray[Any, Any]], Any]
+
+
+def plain(message: Message, write: Write | None = None) -> dict[str, Any]:
+    """For `orjson`: fields by name; messages and arrays that are not there are left out. `write`: what an array
+    becomes, nested lists unless it is given."""
+    write = write or fragment
     packed = PACKED.get(message.DESCRIPTOR.name, {})
     found: dict[str, Any] = {}
     for field in message.DESCRIPTOR.fields:
@@ -90,20 +95,20 @@ def plain(message: Message) -> dict[str, Any]:
         if field.type == field.TYPE_BYTES:
             dtype, shape = packed[field.name]
             if value:
-                found[field.name] = fragment(np.frombuffer(value, dtype).reshape(_sized(shape(message))))
+                found[field.name] = write(np.frombuffer(value, dtype).reshape(_sized(shape(message))))
         elif not field.has_presence or message.HasField(field.name):
-            found[field.name] = _value(field, value)
+            found[field.name] = _value(field, value, write)
     return found
 
 
-def _value(field: Any, value: Any) -> Any:
+def _value(field: Any, value: Any, write: Write) -> Any:
     """Of a field that holds no bytes."""
     inner = field.message_type
     if inner is not None and inner.GetOptions().map_entry:
         return dict(value)
     if field.is_repeated:
-        return [plain(one) if inner is not None else _number(one) for one in value]
-    return plain(value) if inner is not None else _number(value)
+        return [plain(one, write) if inner is not None else _number(one) for one in value]
+    return plain(value, write) if inner is not None else _number(value)
 
 
 def fragment(array: np.ndarray[Any, Any]) -> orjson.Fragment:

@@ -37,6 +37,6 @@ def build(
 
     bounds = Bounds(settings.max_request_bytes, settings.arrival_timeout, settings.max_typed_bytes)
     pages = Oip(service, catalogue, control, bounds.typed)
-    views = KanPages(kan, catalogue, bounds.typed)
+    views = KanPages(kan, catalogue, bounds.typed, settings.max_response_bytes)
     seen = Views(insights, views, Operations(catalogue, control, page))
     return application.build(guard, metrics, bounds, pages, views, seen, Probes(catalogue, page))
