@@ -32,28 +32,40 @@ class Explained:
 
 
 @dataclass(frozen=True, slots=True)
+class Many:
+    """The serving graph in another form, made for runs of `rows` rows or more."""
+
+    graph: bytes
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
 class Lowered:
     """Serialised ONNX models. `edges[l]` is layer l's edge graph; `node_tensors[l]` names the tensor
     of `model` that feeds layer l, and the input of its edge graph. `weights`: the file that all of
-    them take large constants from, if there is one. `explained`: if it was asked for."""
+    them take large constants from, if there is one. `explained`: if it was asked for; `many`: where another form is
+    faster in runs of many rows."""
 
     model: bytes
     edges: tuple[bytes, ...]
     node_tensors: tuple[str, ...]
     weights: Weights | None = None
     explained: Explained | None = None
+    many: Many | None = None
 
 
-def lower(kan: Kan, dtype: str, *, rows: int = 1) -> Lowered:
-    """Lower a network in "float32" or "float64", to be fast in runs of so many rows. Raises InvalidKan,
-    naming the layer, where a weight is too large for it."""
+def lower(kan: Kan, dtype: str, *, rows: int = 1, many: int = 0) -> Lowered:
+    """Lower a network in "float32" or "float64", to be fast in runs of so many rows; and once more, where that makes
+    another graph, for runs of `many`. Raises InvalidKan, naming the layer, where a weight is too large for it."""
     weights = shared(kan.layers, dtype)
     names = tuple(INPUT if at == 0 else f"layer{at}_in" for at in range(len(kan.layers)))
     edges = []
     for at, (layer, name, width) in enumerate(zip(kan.layers, names, kan.widths(), strict=False)):
         with naming(at):
             edges.append(edge_graph(layer, name, width, dtype, weights))
-    return Lowered(serving_graph(kan, names, dtype, weights, rows=rows), tuple(edges), names, weights)
+    model = serving_graph(kan, names, dtype, weights, rows=rows)
+    other = serving_graph(kan, names, dtype, weights, rows=many) if many else model
+    return Lowered(model, tuple(edges), names, weights, many=Many(other, many) if other != model else None)
 
 
 def shared(layers: Iterable[Layer], dtype: str) -> Weights | None:

@@ -11,6 +11,7 @@ from kanserve.repository.versions import VersionPolicy
 from kanserve.scheduling.policy import Level, Policy
 
 REQUEST = "kan.max_request_bytes"
+MANY = "kan.many_rows_from"  # runs of so many rows take the graph for many
 # `default_timeout_microseconds` and `max_queue_size` are unsigned: 0 stands for none.
 ACTIONS = {False: pb.ModelQueuePolicy.REJECT, True: pb.ModelQueuePolicy.DELAY}
 
@@ -22,6 +23,8 @@ def add(message: pb.ModelConfig, serving: Serving) -> None:
     message.instance_group.add(count=serving.way.instances, kind=kind)
     message.parameters[THREADS].string_value = str(serving.way.threads)
     message.parameters[REQUEST].string_value = str(serving.max_request_bytes)
+    if serving.way.many_from:
+        message.parameters[MANY].string_value = str(serving.way.many_from)
     if serving.policy.max_rows or len(serving.policy.levels) > 1:
         _batching(message.dynamic_batching, serving.policy, serving.max_queue)
 

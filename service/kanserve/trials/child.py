@@ -13,7 +13,7 @@ import json
 import resource
 import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -79,18 +79,29 @@ def try_out(job: Job, files: Mapping[str, bytes]) -> None:
     create = functools.partial(backend.create, device=job.device, threads=job.threads, beside=beside)
     session = create(files[contract.MODEL_FILE])
     _prove(manifest, session, job.rows)
-    if manifest is not None and manifest.explanations.file:
-        proving.check_explained(manifest, create(files[manifest.explanations.file]))
+    if manifest is not None:
+        _prove_others(manifest, files, create, job.rows)
     for at, layer in enumerate(layers):
         graph = create(files[layer.edges_file])
         proving.check_edges(at, layer, graph, _nodes(layer.node_tensor, graph, session, layer.sources))
+
+
+def _prove_others(
+    manifest: Manifest, files: Mapping[str, bytes], create: Callable[[bytes], Session], rows: int
+) -> None:
+    """The graphs that answer as the model does: for many rows, and with what is behind the answers."""
+    for variant in manifest.variants:
+        proving.named(variant.file, functools.partial(_prove, manifest, create(files[variant.file]), rows))
+    if manifest.explanations.file:
+        proving.check_explained(manifest, create(files[manifest.explanations.file]))
 
 
 def _graphs(manifest: Manifest | None) -> list[str]:
     """The files that are graphs, also the one that is handed on and never served."""
     if manifest is None:
         return [contract.MODEL_FILE]
-    told = (manifest.explanations.file,) if manifest.explanations.file else ()
+    told = [variant.file for variant in manifest.variants]
+    told += [manifest.explanations.file] if manifest.explanations.file else []
     return list(dict.fromkeys((contract.MODEL_FILE, *told, *(layer.edges_file for layer in manifest.layers))))
 
 

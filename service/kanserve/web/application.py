@@ -21,6 +21,7 @@ from kanserve.web.kan import KanPages
 from kanserve.web.oip import Oip, unsupported
 from kanserve.web.probes import Probes
 from kanserve.web.refusal import Refused
+from kanserve.web.ui import Page
 
 MODEL = "/v2/models/{name}"
 VERSIONED = (MODEL, f"{MODEL}/versions/{{version}}")
@@ -86,6 +87,10 @@ def _table(oip: Oip, kan: KanPages, probes: Probes) -> Iterator[tuple[str, str, 
     for path in OF_KAN:
         for name, (verb, answers) in kan.methods().items():
             yield verb, f"{path}/{name}".rstrip("/"), answers, False
+    page = Page()
+    yield "GET", "/", page.root, False
+    yield "GET", "/ui", page.file, False
+    yield "GET", "/ui/{rest:path}", page.file, False
 
 
 async def _refuse(asked: Asked, call: Call) -> Answer:

@@ -204,7 +204,7 @@ def _failed(failure: CallFailed) -> Answer:
 async def _response(answer: Answer, accepted: str) -> Response:
     headers = {"content-type": answer.kind, **answer.headers}
     body, encoding = answer.body, compression.chosen(accepted)
-    if encoding and len(body) >= WORTH:
+    if encoding and len(body) >= WORTH and "content-encoding" not in headers:
         if len(body) < BLOCKING:
             body = compression.packed(body, encoding)
         else:
