@@ -24,8 +24,8 @@ from kanexport.shared.explanations import NO_EXPLANATIONS, Explanations
 from kanexport.shared.naming import UNNAMED, Names
 from kanexport.shared.outside import AS_TRAINED
 
-FORMAT = 6
-READABLE = (1, 2, 3, 4, 5, 6)  # each added fields with defaults; what an older one lacks has its default
+FORMAT = 7
+READABLE = (1, 2, 3, 4, 5, 6, 7)  # each added fields with defaults; what an older one lacks has its default
 PLURAL = {"input": "inputs", "output": "outputs"}  # what formats 1 and 2 had one of
 FILE_NAME = "manifest.json"
 MODEL_FILE = "model.onnx"
@@ -249,7 +249,8 @@ class Verification:
 
     `against`: what the model was held against, a key of `AGAINST`; empty in documents older than
     format 3. `answers`: what the comparison with the trained model's own answers found. `explaining`: of the
-    explaining graph, if there is one, since format 6: its outputs and node vectors, and the edges it gives.
+    explaining graph, if there is one, since format 6: its outputs and node vectors, and the edges it gives. `kernel`:
+    of `shared.kernel.KERNEL_FILE`, in the place of the model's graph, if it is among the files, since format 7.
     """
 
     outputs_tolerance: float
@@ -259,6 +260,7 @@ class Verification:
     against: str = ""
     answers: tuple[Answers, ...] = ()
     explaining: tuple[Zone, ...] = ()
+    kernel: tuple[Zone, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

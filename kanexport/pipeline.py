@@ -15,7 +15,7 @@ from kanexport.files import checkpoint
 from kanexport.files.checkpoint import Checkpoint
 from kanexport.form import clamp
 from kanexport.form.ir import Kan
-from kanexport.lowering import cost, lower
+from kanexport.lowering import cost, lower, splines
 from kanexport.lowering.lower import Lowered
 from kanexport.manifest import READING, LayerInfo, Source
 from kanexport.operators import graph, precision
@@ -29,6 +29,7 @@ from kanexport.proof.tolerance import OUTPUT_TOLERANCE
 from kanexport.proof.verify import Proof
 from kanexport.recognise import assemble, detect, steplist
 from kanexport.recognise.registry import Reader
+from kanexport.shared import kernel
 from kanexport.shared.naming import UNNAMED, Names
 from kanexport.shared.outside import AS_TRAINED, CLAMP
 
@@ -59,6 +60,7 @@ class Request:
     explain_layers: tuple[str, ...] = ()  # whose edges it tells, as `packing.explained.Asked` has them
     outside: str = AS_TRAINED  # what becomes of rows outside, a key of `shared.outside.POLICIES`
     rows: int = 1  # of the runs that the graph shall be fast in
+    kernel: bool = False  # with a graph by the operator of `shared.kernel`
     shared: bool = False  # options and architecture are for many files; this one may have no use for them
 
     def target(self, name: str) -> Target:
@@ -82,6 +84,15 @@ class Request:
         if not 1 <= self.rows <= self.max_batch_size:
             raise OptionError(f"rows of a run are {self.rows}, expected 1 to max batch size, {self.max_batch_size}")
 
+    def check_kernel(self) -> None:
+        """Raises OptionError where a graph is asked for that nothing here could prove."""
+        if self.kernel and not kernel.library():
+            raise OptionError(
+                "--kernel needs the package kanserve-kernel, which is not installed", hint=kernel.HOW_TO_INSTALL
+            )
+        if self.kernel and self.dtype != "float32":
+            raise OptionError(f"--kernel is for float32, the graph is {self.dtype}")
+
     def facts(self, tried: Mapping[str, str] | None = None) -> Options:
         """What the user says that no file holds, and what is `tried` in its place. Raises OptionError."""
         options = Options.parse(self.options, symbolic=self.symbolic, functions=self.functions, tried=tried)
@@ -98,6 +109,7 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
     target = request.target(loaded.stem)
     target.check()
     request.check_rows()
+    request.check_kernel()
     answers = rows.load(request.answers) if request.answers else None
     found = _read(loaded, request, answers, advance)
     kan, options, files = found.kan, found.options, loaded.files
@@ -127,7 +139,8 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
         source=source,
         notes=graphs.kan.notes
         + precision.notes(kan.dtype, request.dtype)
-        + cost.notes(graphs.kan.layers, request.rows),
+        + cost.notes(graphs.kan.layers, request.rows)
+        + splines.notes(graphs.kan.layers, request.dtype, asked=request.kernel),
     )
     return publish(target, model)
 
@@ -147,11 +160,11 @@ class _Graphs:
 def _graphs(
     kan: Kan, request: Request, target: Target, signature: Signature, advance: Callable[[int, int], None]
 ) -> _Graphs:
-    dtype, plain = request.dtype, lower.lower(kan, request.dtype, rows=request.rows)
+    dtype, plain = request.dtype, lower.lower(kan, request.dtype, rows=request.rows, kernel=request.kernel)
     given, lowered = kan, plain
     if request.outside == CLAMP:
         given = clamp.clamped(kan)
-        lowered = lower.lower(given, dtype, rows=request.rows)
+        lowered = lower.lower(given, dtype, rows=request.rows, kernel=request.kernel)
         kept.prove(given.layers[0], kan.n_inputs, plain, lowered, dtype)
     layers = describe.layers(given, lowered.node_tensors)
     mean = () if target.reference is None else baseline.mean(target.reference, signature, target.names)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kanexport.form.ir import Kan, Layer
+from kanexport.lowering import splines
 from kanexport.lowering.contributions import Anchor
 from kanexport.lowering.edges import edge_graph
 from kanexport.lowering.serving import INPUT, naming, serving_graph
@@ -35,25 +36,31 @@ class Explained:
 class Lowered:
     """Serialised ONNX models. `edges[l]` is layer l's edge graph; `node_tensors[l]` names the tensor
     of `model` that feeds layer l, and the input of its edge graph. `weights`: the file that all of
-    them take large constants from, if there is one. `explained`: if it was asked for."""
+    them take large constants from, if there is one. `explained`: if it was asked for. `kernel`: `model` by the operator
+    of `shared.kernel`, if that was asked for."""
 
     model: bytes
     edges: tuple[bytes, ...]
     node_tensors: tuple[str, ...]
     weights: Weights | None = None
     explained: Explained | None = None
+    kernel: bytes | None = None
 
 
-def lower(kan: Kan, dtype: str, *, rows: int = 1) -> Lowered:
-    """Lower a network in "float32" or "float64", to be fast in runs of so many rows. Raises InvalidKan,
-    naming the layer, where a weight is too large for it."""
+def lower(kan: Kan, dtype: str, *, rows: int = 1, kernel: bool = False) -> Lowered:
+    """Lower a network in "float32" or "float64", to be fast in runs of so many rows. `kernel`: also by the operator of
+    `shared.kernel`, where a layer has splines that it takes. Raises InvalidKan, naming the layer, where a weight is too
+    large for it."""
     weights = shared(kan.layers, dtype)
     names = tuple(INPUT if at == 0 else f"layer{at}_in" for at in range(len(kan.layers)))
     edges = []
     for at, (layer, name, width) in enumerate(zip(kan.layers, names, kan.widths(), strict=False)):
         with naming(at):
             edges.append(edge_graph(layer, name, width, dtype, weights))
-    return Lowered(serving_graph(kan, names, dtype, weights, rows=rows), tuple(edges), names, weights)
+    model = serving_graph(kan, names, dtype, weights, rows=rows)
+    by_kernel = kernel and any(splines.layers(kan.layers, dtype))
+    other = serving_graph(kan, names, dtype, weights, kernel=True) if by_kernel else None
+    return Lowered(model, tuple(edges), names, weights, kernel=other)
 
 
 def shared(layers: Iterable[Layer], dtype: str) -> Weights | None:

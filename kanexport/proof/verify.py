@@ -29,7 +29,9 @@ from kanexport.proof.explained import ExplainedProver
 from kanexport.proof.ports import Port, Ports
 from kanexport.proof.prover import Prover, Subject, table
 from kanexport.proof.tolerance import CONDITION, OUTPUT_TOLERANCE, OVERFLOW
+from kanexport.shared import kernel
 from kanexport.shared.explanations import EXPLAIN_FILE
+from kanexport.shared.kernel import KERNEL_FILE
 
 Array = npt.NDArray[np.float64]
 
@@ -134,6 +136,11 @@ def prove(
         explaining = ExplainedProver(subject, lowered, lowered.explained, dtype, tolerance)
         notes += _explained(explaining, zones, empty=empty)
         report = dataclasses.replace(report, explaining=_zones(explaining))
+    if lowered.kernel is not None:
+        beside = dataclasses.replace(lowered, model=lowered.kernel)
+        accelerated = Prover(subject, beside, dtype, tolerance, library=kernel.library())
+        notes += _by_kernel(accelerated, zones, empty=empty)
+        report = dataclasses.replace(report, kernel=_zones(accelerated))
     return Proof(report, reference, tuple(notes))
 
 
@@ -144,6 +151,16 @@ def _explained(prover: ExplainedProver, zones: dict[str, Array], *, empty: bool)
     prover.batches(zones["inside"], empty=empty)
     _judge(prover, EXPLAIN_FILE, hint="; without --explain there is none")
     return [f"{EXPLAIN_FILE}: {note}" for note in _excuses(prover)]
+
+
+def _by_kernel(prover: Prover, zones: dict[str, Array], *, empty: bool) -> list[str]:
+    """Proves the graph by `shared.kernel` on the same rows, its outputs and the edges of the nodes that it gives; what
+    had to be excused."""
+    for name, x in zones.items():
+        prover.zone(name, x)
+    prover.batches(zones["inside"], empty=empty)
+    _judge(prover, KERNEL_FILE, hint="; without --kernel there is none")
+    return [f"{KERNEL_FILE}: {note}" for note in _excuses(prover)]
 
 
 def _reference(prover: Prover, x: Array) -> Reference:

@@ -18,12 +18,14 @@ ROUNDS = {"grpcio": 12}
 @dataclass(frozen=True, slots=True)
 class Way:
     """How the runs of a model go. `instances`: at once; `inline_rows`: so many run on the loop; `piece_rows`:
-    more run in pieces of so many, by all instances that are idle (0: in one piece); `threads`: of one run."""
+    more run in pieces of so many, by all instances that are idle (0: in one piece); `threads`: of one run; `kernel`: by
+    the graph with the operator of `kanexport.shared.kernel`."""
 
     instances: int
     inline_rows: int
     piece_rows: int = 0
     threads: int = 1
+    kernel: bool = False
 
 
 @dataclass(frozen=True, slots=True)
