@@ -90,8 +90,11 @@ format: setup ## Format the code
 reliability: setup $(MUTATE_VENV)/bin/cosmic-ray $(AUDIT_VENV)/bin/pip-audit ## Run the scorecard in full and write its table, docs/reliability.md (ARGS="--rows 13,21")
 	@$(BIN)/python -m tests.reliability --resume $(ARGS)
 
-bench: setup ## Compare our graph with torch's own export
-	@$(BIN)/python benchmarks/graph_vs_torch_export.py
+# In the notebook's environment, for pykan and matplotlib. Ten minutes; what is there for this commit is kept.
+bench: setup ## Measure the whole matrix, for docs/performance.md and README.md (ARGS="--only uniform --quick")
+	@if $(BIN)/python -c 'import torch' 2>/dev/null; then $(MAKE) --no-print-directory $(NOTEBOOK_VENV)/.ready && \
+		$(NOTEBOOK_VENV)/bin/python -m benchmarks.matrix $(or $(ARGS),--docs); \
+	else echo "torch is left out here (TORCH=1 takes it), and there is nothing to compare with" >&2; exit 1; fi
 
 bench-doors: setup ## Measure the doors beside bare answers, other servers and Triton, for docs/performance.md
 	@$(BIN)/python benchmarks/doors --docs

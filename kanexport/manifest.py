@@ -12,23 +12,24 @@ import dataclasses
 import json
 import math
 import reprlib
-import types
-import typing
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from kanexport.shared.baseline import NO_BASELINE, Baseline
 from kanexport.shared.explanations import NO_EXPLANATIONS, Explanations
 from kanexport.shared.naming import UNNAMED, Names
 from kanexport.shared.outside import AS_TRAINED
+from kanexport.shared.strict import ManifestError as ManifestError
+from kanexport.shared.strict import build
 
 FORMAT = 7
 READABLE = (1, 2, 3, 4, 5, 6, 7)  # each added fields with defaults; what an older one lacks has its default
 PLURAL = {"input": "inputs", "output": "outputs"}  # what formats 1 and 2 had one of
 FILE_NAME = "manifest.json"
 MODEL_FILE = "model.onnx"
+MANY_FILE = "model_many.onnx"  # the same network for runs of many rows
 WEIGHTS_FILE = "weights.bin"  # constants of all graphs of a large model; the graphs name it as external data
 SIZE_LIMIT = 256 * 2**20  # bytes; a manifest beyond this is not ours
 # What an exported config.pbtxt tells Triton about runs, in an instance_group of this name: so many at once, of so many
@@ -44,12 +45,6 @@ AGAINST = {
     ANSWERS: "verified against the trained model",
     MODULE: "verified against the torch module, as torch runs it",
 }
-
-T = TypeVar("T")
-
-
-class ManifestError(ValueError):
-    """A manifest that cannot be understood; the text says where and why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,6 +274,17 @@ class Reference:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """Another graph of the network, since format 7, with the inputs and outputs of `model.onnx`, nodes included, in a
+    form that is made for runs of `rows` rows or more; which one a run takes is for who runs it to measure. `zones`:
+    its proof, on the same rows; of edges it has none."""
+
+    file: str
+    rows: int
+    zones: tuple[Zone, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """Everything the server may know about a model version.
 
@@ -286,8 +292,8 @@ class Manifest:
     formats 1 and 2 had one of each, as `input` and `output`. `names`, since format 4, is what people
     call them; `baseline`, since format 5, what they and the nodes inside were on the user's data; since format 6
     `explanations`, what the graph gives that tells how answers came about, and `outside`, a key of
-    `shared.outside.POLICIES`. `opset` is the graphs' ONNX operator set. `layers` are those whose edges can be asked
-    for, in the order in which they run.
+    `shared.outside.POLICIES`; since format 7 `variants`. `opset` is the graphs' ONNX operator set. `layers` are those
+    whose edges can be asked for, in the order in which they run.
     `files` is everything in the version directory but the manifest. `notes` are sentences for people.
 
     `edge_class`: A, an edge's value depends on its source alone; B, also on the other nodes of
@@ -314,6 +320,7 @@ class Manifest:
     baseline: Baseline = NO_BASELINE
     explanations: Explanations = NO_EXPLANATIONS
     outside: str = AS_TRAINED
+    variants: tuple[Variant, ...] = ()
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -407,7 +414,7 @@ def loads(data: bytes) -> Manifest:
         raise ManifestError(_unreadable(version))
     if version < FORMAT:
         document = {PLURAL.get(key, key): [value] if key in PLURAL else value for key, value in document.items()}
-    return _build(Manifest, document, "manifest", defaults=version != FORMAT)
+    return build(Manifest, document, "manifest", defaults=version != FORMAT)
 
 
 def _unreadable(version: Any) -> str:
@@ -427,64 +434,3 @@ def load(directory: Path) -> Manifest:
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not allowed")
-
-
-def _build(kind: type[T], value: Any, where: str, *, defaults: bool) -> T:
-    """Build one dataclass from a JSON object, field by field. `defaults`: an older
-    format may lack the fields that have one."""
-    if not isinstance(value, dict):
-        raise ManifestError(f"{where}: expected an object, found {_name(value)}")
-    hints = typing.get_type_hints(kind)
-    _check_keys(set(value), list(hints), _with_default(kind) if defaults else set(), where)
-    present = {name: hint for name, hint in hints.items() if name in value}
-    return kind(**{name: _convert(hint, value[name], f"{where}.{name}", defaults) for name, hint in present.items()})
-
-
-def _with_default(kind: type[Any]) -> set[str]:
-    fields = dataclasses.fields(typing.cast(Any, kind))
-    return {field.name for field in fields if (field.default, field.default_factory) != (MISSING, MISSING)}
-
-
-def _check_keys(keys: set[str], known: list[str], optional: set[str], where: str) -> None:
-    unknown = sorted(keys - set(known))
-    if unknown:
-        raise ManifestError(f"{where}: unknown key {unknown[0]!r}")
-    missing = [name for name in known if name not in keys | optional]
-    if missing:
-        raise ManifestError(f"{where}: key {missing[0]!r} is missing")
-
-
-def _convert(hint: Any, value: Any, where: str, defaults: bool) -> Any:
-    """Convert one JSON value to the type of its field, refusing anything else."""
-    origin = typing.get_origin(hint)
-    if origin is tuple:
-        item = typing.get_args(hint)[0]
-        if not isinstance(value, list):
-            raise ManifestError(f"{where}: expected a list, found {_name(value)}")
-        return tuple(_convert(item, entry, f"{where}[{at}]", defaults) for at, entry in enumerate(value))
-    if origin is dict:
-        if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
-            raise ManifestError(f"{where}: expected an object of strings, found {_name(value)}")
-        return value
-    if dataclasses.is_dataclass(hint) and not isinstance(hint, types.GenericAlias):
-        return _build(typing.cast(type, hint), value, where, defaults=defaults)
-    return _scalar(hint, value, where)
-
-
-def _scalar(hint: type, value: Any, where: str) -> Any:
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except OverflowError:
-            number = math.inf
-        if not math.isfinite(number):
-            raise ManifestError(f"{where}: number is not finite")
-        return number
-    if hint in (int, str, bool) and isinstance(value, hint) and isinstance(value, bool) == (hint is bool):
-        return value
-    raise ManifestError(f"{where}: expected {hint.__name__}, found {_name(value)}")
-
-
-def _name(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", type(None): "null"}
-    return names.get(type(value), type(value).__name__)

@@ -17,7 +17,7 @@ from kanexport.form import clamp
 from kanexport.form.ir import Kan
 from kanexport.lowering import cost, lower, splines
 from kanexport.lowering.lower import Lowered
-from kanexport.manifest import READING, LayerInfo, Source
+from kanexport.manifest import MANY_FILE, READING, LayerInfo, Source
 from kanexport.operators import graph, precision
 from kanexport.options import Options
 from kanexport.packing import baseline, describe, explained
@@ -34,6 +34,7 @@ from kanexport.shared.naming import UNNAMED, Names
 from kanexport.shared.outside import AS_TRAINED, CLAMP
 
 ARCHITECTURE = "given with --architecture"
+MANY_ROWS = 256  # of a large run: a server cuts those of wide layers into pieces of about so many, or fewer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +60,7 @@ class Request:
     explain: bool = False  # with a graph that tells how answers came about
     explain_layers: tuple[str, ...] = ()  # whose edges it tells, as `packing.explained.Asked` has them
     outside: str = AS_TRAINED  # what becomes of rows outside, a key of `shared.outside.POLICIES`
-    rows: int = 1  # of the runs that the graph shall be fast in
+    rows: int = 0  # of the runs that the graph shall be fast in; 0: of few, and where it pays another graph for many
     kernel: bool = False  # with a graph by the operator of `shared.kernel`
     shared: bool = False  # options and architecture are for many files; this one may have no use for them
 
@@ -81,17 +82,28 @@ class Request:
 
     def check_rows(self) -> None:
         """Raises OptionError where no run can have so many."""
-        if not 1 <= self.rows <= self.max_batch_size:
+        if self.rows and not 1 <= self.rows <= self.max_batch_size:
             raise OptionError(f"rows of a run are {self.rows}, expected 1 to max batch size, {self.max_batch_size}")
 
     def check_kernel(self) -> None:
         """Raises OptionError where a graph is asked for that nothing here could prove."""
         if self.kernel and not kernel.library():
             raise OptionError(
-                "--kernel needs the package kanserve-kernel, which is not installed", hint=kernel.HOW_TO_INSTALL
+                "--kernel needs the package kanserve-kernel, which is not installed, or not for this machine",
+                hint=kernel.HOW_TO_INSTALL,
             )
         if self.kernel and self.dtype != "float32":
             raise OptionError(f"--kernel is for float32, the graph is {self.dtype}")
+
+    def lower(self, kan: Kan) -> Lowered:
+        """The graphs of a network, for runs of as many rows as it says."""
+        return lower.lower(
+            kan,
+            self.dtype,
+            rows=self.rows or 1,
+            many=0 if self.rows else min(MANY_ROWS, self.max_batch_size),
+            kernel=self.kernel,
+        )
 
     def facts(self, tried: Mapping[str, str] | None = None) -> Options:
         """What the user says that no file holds, and what is `tried` in its place. Raises OptionError."""
@@ -139,10 +151,17 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
         source=source,
         notes=graphs.kan.notes
         + precision.notes(kan.dtype, request.dtype)
-        + cost.notes(graphs.kan.layers, request.rows)
+        + _of_rows(graphs, request.rows)
         + splines.notes(graphs.kan.layers, request.dtype, asked=request.kernel),
     )
     return publish(target, model)
+
+
+def _of_rows(graphs: _Graphs, rows: int) -> tuple[str, ...]:
+    many = graphs.lowered.many
+    if many is not None:
+        return cost.notes(graphs.kan.layers, many.rows, MANY_FILE)
+    return cost.notes(graphs.kan.layers, rows or 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,11 +179,11 @@ class _Graphs:
 def _graphs(
     kan: Kan, request: Request, target: Target, signature: Signature, advance: Callable[[int, int], None]
 ) -> _Graphs:
-    dtype, plain = request.dtype, lower.lower(kan, request.dtype, rows=request.rows, kernel=request.kernel)
+    dtype, plain = request.dtype, request.lower(kan)
     given, lowered = kan, plain
     if request.outside == CLAMP:
         given = clamp.clamped(kan)
-        lowered = lower.lower(given, dtype, rows=request.rows, kernel=request.kernel)
+        lowered = request.lower(given)
         kept.prove(given.layers[0], kan.n_inputs, plain, lowered, dtype)
     layers = describe.layers(given, lowered.node_tensors)
     mean = () if target.reference is None else baseline.mean(target.reference, signature, target.names)

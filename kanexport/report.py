@@ -30,6 +30,7 @@ def document(result: Result) -> dict[str, Any]:
             "alternatives": manifest.source.alternatives,
         },
         "verification": dataclasses.asdict(manifest.verification),
+        "variants": [dataclasses.asdict(variant) for variant in manifest.variants],
         "explanations": dataclasses.asdict(manifest.explanations),
         "files": {entry.path: entry.size for entry in manifest.files},
         "notes": list(manifest.notes),

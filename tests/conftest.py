@@ -33,7 +33,13 @@ SLOW = [
     *("kanexport/test_hybrid_convolutions", "kanserve/test_attacks", "kanserve/test_doors", "kanserve/test_memory"),
     *("kanserve/test_request_ids", "kanserve/test_own_words", "kanserve/test_traces"),
     *("kanserve/test_logs", "kanserve/test_stream", "kanserve/test_tls", "kanserve/test_web"),
-    *("kanserve/test_web_errors", "kanserve/test_web_calls"),
+    *(
+        "kanserve/test_web_errors",
+        "kanserve/test_web_calls",
+        "kanserve/test_web_ui",
+        "kanserve/test_web_watch",
+        "ui/test_page",
+    ),
     *("kanserve/test_wire", "kanserve/test_connections", "kanserve/test_open_files"),
     *("kanserve/test_watchdog", "kanserve/test_bounded", "reliability/row_21_sigterm"),
     *("reliability/row_24_deadline_drop", "reliability/row_25_cancel_storm", "reliability/row_26_poison"),
@@ -48,6 +54,7 @@ SLOW = [
     *("cli/test_models", "kanexport/test_cli", "end_to_end/test_perf_analyzer", "kanserve/test_clients"),
     *("kanexport/test_fuzz", "kanexport/test_pickles", "deploy/test_monitoring", "contract/test_pb_fresh"),
     *("cli/test_awaiting", "end_to_end/test_ground_truth"),
+    "benchmarks/test_matrix",
     *("test_new_family", "test_contributing", "cli/test_tables", "kanserve/test_guard", "cli/test_completion"),
 ]
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
-import re
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,8 @@ from rich.progress import Progress
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests")]
 
-import scale  # noqa: E402 - beside this folder
+import pages  # noqa: E402 - beside this folder
+import scale  # noqa: E402 - as above
 
 from doors import contestants, load, plot, report  # noqa: E402 - as above
 from doors.contestants import Contestant, Running  # noqa: E402 - as above
@@ -53,7 +53,7 @@ def main() -> None:
         key = f"doors {'-'.join(map(str, asked.widths))} {asked.rows}"
         picture = PAGE.with_name(f"{key.replace(' ', '-')}.svg")
         picture.write_text(plot.svg(measured, f"Inferences a second, {list(asked.widths)}, {asked.rows} a request"))
-        _write(f"![{key}]({picture.name})\n\n{text}", key)
+        pages.put(PAGE, key, "benchmarks/doors", f"![{key}]({picture.name})\n\n{text}")
 
 
 def _arguments() -> argparse.Namespace:
@@ -115,15 +115,6 @@ def _certificate(folder: Path) -> None:
     command += ["-days", "1", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
     command += ["-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
     subprocess.run(command, check=True, capture_output=True)
-
-
-def _write(text: str, key: str) -> None:
-    """Into its place in the page, or at the end."""
-    begin, end = f"<!-- {key}: written by benchmarks/doors -->\n", f"<!-- end of {key} -->\n"
-    page = PAGE.read_text()
-    block = begin + text + end
-    place = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-    PAGE.write_text(place.sub(lambda _: block, page) if place.search(page) else f"{page}\n{block}")
 
 
 if __name__ == "__main__":

@@ -65,7 +65,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--recursive", action="store_true", help="export every checkpoint below a folder; see docs/checkpoints.md")
     add("--report", type=Path, metavar="FILE", help="with --recursive: write what became of each, as JSON")
     add(
-        "--rows", type=int, default=1, help="rows of most runs: large ones get another graph where it pays (default: 1)"
+        "--rows",
+        type=int,
+        default=0,
+        help="rows of most runs: one graph, made for those (default: one for few, and where it pays another for many)",
     )
     add(
         "--kernel",
@@ -140,7 +143,7 @@ def _check(args: argparse.Namespace) -> None:
             if getattr(args, name):
                 shown = "a checkpoint as an argument" if name == "path" else f"--{name}"
                 raise OptionError(f"--module and {shown} exclude each other", hint="its weights: --checkpoint FILE")
-        if args.rows != 1:
+        if args.rows:
             raise OptionError("--rows is for checkpoints that are read as layers: the graph of a module is torch's")
         if args.kernel:
             raise OptionError("--kernel is for checkpoints that are read as layers: the graph of a module is torch's")

@@ -34,6 +34,9 @@ def result(result: Result) -> None:
     for note in manifest.notes:
         say(f"note: {note}")
     _zones(manifest).show()
+    for variant in manifest.variants:
+        worst = max(zone.outputs_max_rel for zone in variant.zones)
+        say(f"{variant.file}: the same for runs of many rows, outputs and nodes off by {worst:.1e} at most, relative")
     if manifest.explanations.file:
         say(f"{manifest.explanations.file}: {', '.join(tensor.name for tensor in manifest.explanations.tensors)}")
     say(f"written to {result.directory}")

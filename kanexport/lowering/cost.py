@@ -33,8 +33,9 @@ def apart(layer: Layer, rows: int) -> bool:
     return rows * layer.sources >= MANY and 0 < functions <= FUNCTIONS
 
 
-def notes(layers: Sequence[Layer], rows: int) -> tuple[str, ...]:
-    """What a manifest says of a graph that is made for runs of more than one row."""
+def notes(layers: Sequence[Layer], rows: int, file: str = "") -> tuple[str, ...]:
+    """What a manifest says of a graph that is made for runs of more than one row; `file`: where it is one beside that
+    for few."""
     if rows == 1:
         return ()
     chosen = [str(at) for at, layer in enumerate(layers) if apart(layer, rows)]
@@ -44,4 +45,5 @@ def notes(layers: Sequence[Layer], rows: int) -> tuple[str, ...]:
             f"splines of layer{'s' * (len(chosen) > 1)} {', '.join(chosen)}, where they have no closed form, are a "
             "tensor a function, which is faster there and slower in runs of few rows; the numbers are the same"
         )
-    return (f"made for runs of {rows} rows (--rows): {what}",)
+    made = f"{file} is made for runs of {rows} rows" if file else f"made for runs of {rows} rows (--rows)"
+    return (f"{made}: {what}",)

@@ -138,6 +138,7 @@ def publish(target: Target, model: ProvedModel) -> Result:
         baseline=seen,
         explanations=NO_EXPLANATIONS if explained is None else explained.about,
         outside=target.outside,
+        variants=model.proof.variants,
     )
     return Result(repository.pack(target.repository, document, files, force=target.force), document)
 
@@ -158,6 +159,8 @@ def _files(lowered: Lowered) -> dict[str, bytes | repository.Parts]:
     files: dict[str, bytes | repository.Parts] = {manifest.MODEL_FILE: lowered.model}
     if lowered.weights is not None:
         files[manifest.WEIGHTS_FILE] = list(lowered.weights.content())
+    if lowered.many is not None:
+        files[manifest.MANY_FILE] = lowered.many.graph
     if lowered.explained is not None:
         files[EXPLAIN_FILE] = lowered.explained.graph
     if lowered.kernel is not None:

@@ -6,8 +6,7 @@ It is made of graphs that are proved by themselves; what it has to prove is that
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +15,7 @@ from kanexport.errors import VerificationFailed
 from kanexport.lowering.lower import Explained, Lowered
 from kanexport.proof import contributions
 from kanexport.proof.evaluate import Jitter, Trace
-from kanexport.proof.prover import Draws, Prover, Rows, Subject, ZoneErrors, table
+from kanexport.proof.prover import Draws, Prover, Rows, Subject, ZoneErrors
 from kanexport.proof.tolerance import OVERFLOW
 from kanexport.proof.trial_rows import EDGE_BUDGET
 from kanexport.shared.explanations import CONTRIBUTIONS, EDGES, NODES
@@ -46,11 +45,7 @@ class ExplainedProver(Prover):
         errors, trace, given, keep, shaken = self.outputs(name, x)
         self._require_shapes(given, len(x))
         for tensor in self._nodes:
-            exact = functools.partial(_nodes, index=tensor.layer, keep=keep)
-            expected = exact(trace)
-            changes = functools.partial(_changed, exact, shaken)
-            allowance = self.allow(tensor.name, self.tolerance.edges, expected, changes)
-            errors.outputs.add(table(given[tensor.name][keep]), expected, allowance, _node(tensor.name))
+            self.nodes(errors, tensor.name, tensor.layer, given[tensor.name], trace, keep, shaken)
         if self._anchor is not None:
             self._contributions(errors, x, trace, given, keep, shaken)
         for tensor in self._edges_of:
@@ -97,15 +92,3 @@ class ExplainedProver(Prover):
 
 def _only(trace: Trace, rows: Rows) -> Trace:
     return Trace(trace.y[rows], tuple(one[rows] for one in trace.inputs), trace.peak[rows])
-
-
-def _nodes(trace: Trace, index: int, keep: npt.NDArray[np.bool_]) -> Array:
-    return table(trace.inputs[index][keep])
-
-
-def _changed(exact: Callable[[Trace], Array], shaken: Draws) -> list[Array]:
-    return [exact(draw()) for draw in shaken]
-
-
-def _node(tensor: str) -> Callable[[tuple[int, ...]], str]:
-    return lambda at: f"{tensor}[{at[1]}]"

@@ -138,6 +138,17 @@ class Prover:
         place = _output(port.name if len(ports.outputs) > 1 else "")
         errors.outputs.add(table(given[keep]), expected, allowance, place)
 
+    def nodes(
+        self, errors: ZoneErrors, name: str, index: int, given: Array, trace: Trace, keep: Rows, shaken: Draws
+    ) -> None:
+        """The vectors that feed a layer, as the graph gives them in an output of this name."""
+
+        def exact(one: Trace) -> Array:
+            return table(one.inputs[index][keep])
+
+        allowance = self.allow(name, self.tolerance.edges, exact(trace), lambda: (exact(draw()) for draw in shaken))
+        errors.outputs.add(table(given[keep]), exact(trace), allowance, lambda at: f"{name}[{at[1]}]")
+
     def layer(
         self,
         errors: ZoneErrors,

@@ -21,11 +21,12 @@ from kanexport.errors import VerificationFailed
 from kanexport.form.ir import Kan, Layer
 from kanexport.lowering.lower import Lowered
 from kanexport.lowering.serving import INPUT, OUTPUT
-from kanexport.manifest import Reference, Verification, Zone
+from kanexport.manifest import MANY_FILE, Reference, Variant, Verification, Zone
 from kanexport.proof import evaluate, runtime, trial_rows
 from kanexport.proof.compare import magnitude
 from kanexport.proof.evaluate import Jitter, Trace
 from kanexport.proof.explained import ExplainedProver
+from kanexport.proof.many import ManyProver
 from kanexport.proof.ports import Port, Ports
 from kanexport.proof.prover import Prover, Subject, table
 from kanexport.proof.tolerance import CONDITION, OUTPUT_TOLERANCE, OVERFLOW
@@ -68,6 +69,7 @@ class Proof:
     verification: Verification
     reference: Reference
     notes: tuple[str, ...]
+    variants: tuple[Variant, ...] = ()
 
 
 def verify(
@@ -131,36 +133,36 @@ def prove(
     notes = _excuses(prover) + _left_out(prover)
     if not reference.inputs:
         notes.append("no row inside the grid gives finite outputs only, so the server has no reference rows to check")
-    report = _report(prover)
+    return _others(Proof(_report(prover), reference, tuple(notes)), prover, zones, empty=empty)
+
+
+def _others(proof: Proof, prover: Prover, zones: dict[str, Array], *, empty: bool) -> Proof:
+    """With the proofs of the graphs beside the one for inference, on the same rows."""
+    subject, lowered, dtype = prover.subject, prover.lowered, prover.dtype.name
+    report, notes, variants, tolerance = proof.verification, list(proof.notes), proof.variants, prover.tolerance.outputs
     if lowered.explained is not None:
         explaining = ExplainedProver(subject, lowered, lowered.explained, dtype, tolerance)
-        notes += _explained(explaining, zones, empty=empty)
+        notes += _alone(explaining, zones, EXPLAIN_FILE, hint="; without --explain there is none", empty=empty)
         report = dataclasses.replace(report, explaining=_zones(explaining))
+    if lowered.many is not None:
+        many = ManyProver(subject, lowered, lowered.many, dtype, tolerance)
+        notes += _alone(many, zones, MANY_FILE, hint="; with --rows 1 there is none", empty=empty)
+        variants = (Variant(file=MANY_FILE, rows=lowered.many.rows, zones=_zones(many)),)
     if lowered.kernel is not None:
         beside = dataclasses.replace(lowered, model=lowered.kernel)
-        accelerated = Prover(subject, beside, dtype, tolerance, library=kernel.library())
-        notes += _by_kernel(accelerated, zones, empty=empty)
-        report = dataclasses.replace(report, kernel=_zones(accelerated))
-    return Proof(report, reference, tuple(notes))
+        by_kernel = Prover(subject, beside, dtype, tolerance, library=kernel.library())
+        notes += _alone(by_kernel, zones, KERNEL_FILE, hint="; without --kernel there is none", empty=empty)
+        report = dataclasses.replace(report, kernel=_zones(by_kernel))
+    return Proof(report, proof.reference, tuple(notes), variants)
 
 
-def _explained(prover: ExplainedProver, zones: dict[str, Array], *, empty: bool) -> list[str]:
-    """Proves the explaining graph on the same rows; what had to be excused, in words."""
+def _alone(prover: Prover, zones: dict[str, Array], file: str, *, hint: str, empty: bool) -> list[str]:
+    """Proves another graph of the network on the same rows; what had to be excused, in words."""
     for name, x in zones.items():
         prover.zone(name, x)
     prover.batches(zones["inside"], empty=empty)
-    _judge(prover, EXPLAIN_FILE, hint="; without --explain there is none")
-    return [f"{EXPLAIN_FILE}: {note}" for note in _excuses(prover)]
-
-
-def _by_kernel(prover: Prover, zones: dict[str, Array], *, empty: bool) -> list[str]:
-    """Proves the graph by `shared.kernel` on the same rows, its outputs and the edges of the nodes that it gives; what
-    had to be excused."""
-    for name, x in zones.items():
-        prover.zone(name, x)
-    prover.batches(zones["inside"], empty=empty)
-    _judge(prover, KERNEL_FILE, hint="; without --kernel there is none")
-    return [f"{KERNEL_FILE}: {note}" for note in _excuses(prover)]
+    _judge(prover, file, hint=hint)
+    return [f"{file}: {note}" for note in _excuses(prover)]
 
 
 def _reference(prover: Prover, x: Array) -> Reference:

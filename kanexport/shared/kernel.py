@@ -5,6 +5,8 @@ A graph with it stands beside the portable one, in a file of its own. Standard l
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import importlib
 from pathlib import Path
 
@@ -17,9 +19,18 @@ HOW_TO_INSTALL = "`make kernel` in a checkout of kanserve builds and installs it
 
 
 def library() -> str:
-    """The path of the operator's library, "" where it is not installed."""
+    """The path of the operator's library, "" where it is not installed or made for another machine."""
     try:
-        found = Path(importlib.import_module(PACKAGE).LIBRARY)
+        found = str(Path(importlib.import_module(PACKAGE).LIBRARY))
     except ImportError:
         return ""
-    return str(found) if found.is_file() else ""
+    return found if _loads(found) else ""
+
+
+@functools.cache
+def _loads(path: str) -> bool:
+    try:
+        ctypes.CDLL(path)
+    except OSError:
+        return False
+    return True

@@ -288,6 +288,14 @@ class Settings(BaseSettings):
         ge=0,
         le=1_000_000,
     )
+    keep_rows: int = setting(
+        0,
+        "of a version's latest rows that are kept in memory, for those with the role interpret to look at; 0: none",
+        group=Group.LIMITS,
+        metavar="N",
+        ge=0,
+        le=1000,
+    )
     query_bytes: Size = setting(
         32 * MIB, "edge values of one query that are held at a time", group=Group.LIMITS, metavar="BYTES"
     )

@@ -20,6 +20,7 @@ from kanserve.repository.check import check_config, check_manifest
 from tests.kanserve import toy
 
 BASIS = BasisInfo(kind="bspline", functions=8, parameters={}, knots=())
+MANY = contract.Variant(file=contract.MANY_FILE, rows=256, zones=())
 EDGE = SymbolicEdge(source=0, destination=0, function="sin", a=1, b=0, c=1, d=0, mask=1)
 
 
@@ -84,6 +85,9 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("explained shape", told({}, {"shape": (-1, 2**31)}), "the size of a row of 'e' is 2147483648"),
     ("explained nothing", told(), "the number of explained tensors is 0"),
     ("explained elsewhere", told({}, file="explain.onnx"), "'explain.onnx' is not a listed file"),
+    ("too many variants", {"variants": (MANY, MANY)}, "the number of variants is 2, expected 0 to 1"),
+    ("rows of a variant", {"variants": (dataclasses.replace(MANY, rows=0),)}, "the rows of 'model_many.onnx' is 0"),
+    ("variant elsewhere", {"variants": (MANY,)}, "variant 'model_many.onnx' is not a listed file"),
     ("select far", step(2**40), "a step 'select' has indices beyond 0 to"),
 ]
 
@@ -119,7 +123,7 @@ def test_what_is_within_reason_passes() -> None:
 @pytest.mark.parametrize(
     ("written", "text"),
     [
-        (7, "format 7, of a newer kanexport; this program understands 1, 2, 3, 4, 5, 6: upgrade this program"),
+        (8, "format 8, of a newer kanexport; this program understands 1, 2, 3, 4, 5, 6, 7: upgrade this program"),
         (10**400, "export the model again with a matching kanexport"),
         ("3", "manifest has format '3'; this program understands"),
         (None, "manifest has format None; this program understands"),

@@ -70,6 +70,14 @@ def explaining(graph: bytes, **changes: Any) -> dict[str, Any]:
     return {"files": {"explain.onnx": graph}, "explanations": told}
 
 
+def for_many(graph: bytes) -> dict[str, Any]:
+    """A second graph beside the toy, for runs of many rows."""
+    return {
+        "files": {contract.MANY_FILE: graph},
+        "variants": (contract.Variant(file=contract.MANY_FILE, rows=256, zones=()),),
+    }
+
+
 NODE = helper.make_node
 CASES: list[tuple[str, dict[str, Any], LoadReason, str]] = [
     ("no such node", layer(1, node_tensor="h"), LoadReason.MISMATCH, "layer 1: the graph has no 'h'"),
@@ -115,6 +123,14 @@ CASES: list[tuple[str, dict[str, Any], LoadReason, str]] = [
     ),
     ("explained of another", explaining(toy.edge_graph(1)), LoadReason.MISMATCH, "explain.onnx does not take what"),
     ("explained falsely", explaining(falsely()), LoadReason.REFERENCE, "explain.onnx: reference rows differ by"),
+    ("many that are endless", for_many(hostile.endless()), LoadReason.STRUCTURE, "model_many.onnx: operator 'Loop'"),
+    (
+        "many of another",
+        for_many(toy.edge_graph(1)),
+        LoadReason.MISMATCH,
+        "model_many.onnx: the graph's inputs are not",
+    ),
+    ("many falsely", for_many(falsely()), LoadReason.REFERENCE, "model_many.onnx: reference rows differ by"),
     ("memory", {"files": {"model.onnx": hostile.by_value()}}, LoadReason.STRUCTURE, "follows from values"),
 ]
 

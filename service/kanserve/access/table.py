@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from kanserve.access.roles import Role
 from kanserve.observe.metrics import UNKNOWN
 
-ANYONE = None  # health alone: orchestrators cannot show a credential
+ANYONE = None  # health, since orchestrators cannot show a credential; the page's files, which hold no data
 Need = Role | None
 INFERENCE, KAN, HEALTH = "inference.GRPCInferenceService", "kanserve.v1.KanService", "grpc.health.v1.Health"
 REFLECTION = ("grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.ServerReflection")
@@ -35,11 +35,15 @@ _INFERENCE: dict[Need, tuple[str, ...]] = {
 _CONTROL = ("PromoteModel", "RollbackModel", "ShadowModel", "ResetStatistics")
 NAMED_HEALTH = Role.READ  # of Health/Check for a model or a service: only the message tells, so `rpc/health` asks
 _ROUTES: dict[Need, tuple[tuple[str, str], ...]] = {
-    ANYONE: tuple(("GET", route) for route in ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")),
+    ANYONE: (
+        *(("GET", route) for route in ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")),
+        *(("GET", route) for route in ("/", "/ui", "/ui/{rest:path}")),
+    ),
     Role.READ: (
         *(("GET", route) for route in ("/metrics", "/v2", "/v2/models/stats")),
         *(("GET", f"{model}{rest}") for model in MODELS for rest in ("", "/ready", "/config", "/stats")),
         *(("POST", f"/v2/repository/{rest}") for rest in ("index", "{repository}/index")),
+        ("POST", "/v1/kan/operations"),
         (UNKNOWN, UNKNOWN),  # what there is not: nobody without a credential learns that
     ),
     Role.INFER: (
@@ -47,11 +51,11 @@ _ROUTES: dict[Need, tuple[tuple[str, str], ...]] = {
         *((UNKNOWN, f"{MODELS[0]}/{rest}") for rest in ("generate", "generate_stream")),
     ),
     Role.INTERPRET: (
-        *(("GET", model) for model in KANS),
+        *(("GET", f"{model}{rest}") for model in KANS for rest in ("", "/rows", "/watch")),
         *(
             ("POST", f"{model}/{what}")
             for model in KANS
-            for what in ("edges", "curves", "explain", "scores", "statistics")
+            for what in ("edges", "curves", "explain", "scores", "statistics", "coverage")
         ),
     ),
     Role.ADMIN: (

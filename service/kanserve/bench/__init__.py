@@ -7,4 +7,5 @@ rows       what is run: rows given, or drawn inside the grids
 entrants   who takes part, how each is run, and what its answers should be
 turns      times of calls, in turns, and figures of them
 contest    all of it, for every number of threads and rows
+machine    where it was measured, and when
 """

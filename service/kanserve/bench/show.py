@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import datetime
 import os
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from kanexport.manifest import Manifest
 from kanexport.shared.tables import Table
-from kanserve.bench import size
+from kanserve.bench import machine, size
 from kanserve.bench.contest import Field, Time
 from kanserve.bench.entrants import Entrant
 from kanserve.pictures import rates
@@ -48,15 +42,7 @@ class Told:
     @property
     def machine(self) -> dict[str, Any]:
         """Where it was measured, and when."""
-        return {
-            "date": datetime.date.today().isoformat(),
-            "processor": _processor(),
-            "cores": len(os.sched_getaffinity(0)),
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "runtime": self.runtime,
-            "load": self.load,
-        }
+        return machine.facts(self.runtime, self.load)
 
     @property
     def busy(self) -> str:
@@ -164,16 +150,6 @@ def _about(told: Told, one: Entrant) -> str:
     ways = dict.fromkeys(time.how for time in told.times if time.name == one.name)
     how = "".join(f"; {way}" for way in ways)
     return f"{one.name}: {one.about}{how}; error against {one.against}, {one.tolerance:g} is allowed"
-
-
-def _processor() -> str:
-    """As Linux calls it, else the architecture."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return value.strip()
-    return platform.machine()
 
 
 def _worst(times: Sequence[Time]) -> str:

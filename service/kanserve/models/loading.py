@@ -19,6 +19,7 @@ from kanserve.errors import KanserveError, LoadError, LoadReason, NotPossible
 from kanserve.models import measure
 from kanserve.models.border import Border
 from kanserve.models.edges import LayerGraph
+from kanserve.models.forms import ByRows
 from kanserve.models.keeping import Keeping
 from kanserve.models.kernel import Graphs, library_for
 from kanserve.models.live import Live
@@ -81,6 +82,8 @@ class Loader:
             graphs = self._graphs(bundle, bundle.manifest)
         if way is None:
             session, way = self._way(bundle, info, session, of_bundle)
+        elif way.many_from:
+            session = ByRows(session, self._many(bundle, way.threads), way.many_from)
         metrics = self.metrics.model(info.name, str(info.version))
         model = Model(info, session, graphs, metrics, settings, decide(info, settings, config, way))
         self._guard_border(model, info)
@@ -122,7 +125,8 @@ class Loader:
                 log.warning("no statistics", model=info.name, version=info.version, reason=str(error))
                 return
             shelf = None if self.keeping is None else self.keeping.shelf
-            model.live = Live(info, nodes, session.run, rate, self._aside(), self.metrics, shelf)
+            keep = self.settings.keep_rows
+            model.live = Live(info, nodes, session.run, rate, self._aside(), self.metrics, shelf, keep)
             model.live.switch = functools.partial(model.observe, "statistics")
             model.live.switch(model.live)
 
@@ -162,9 +166,24 @@ class Loader:
             all_threads = measure.together(info, session, create, budget=self.threads, piece_rows=pieces)
             if all_threads is not None:
                 session, threads = all_threads, self.threads
+        many_from = 0
+        if bundle.manifest is not None and bundle.manifest.variants and not (by_kernel or _large(bundle)):
+            many = self._many(bundle, threads)
+            many_from = measure.many_from(info, session, many, pieces)
+            session = ByRows(session, many, many_from) if many_from else session
         pieces = measure.fitting_rows(info, session, pieces)
         inline = measure.inline_rows(info, session, settings.inline_seconds)
-        return session, Way(instances, inline, pieces, threads, by_kernel)
+        return session, Way(instances, inline, pieces, threads, many_from, by_kernel)
+
+    def _many(self, bundle: Bundle, threads: int) -> Session:
+        """The graph for runs of many rows, proved as the other is. Raises LoadError."""
+        manifest = bundle.manifest
+        assert manifest is not None
+        (variant,) = manifest.variants
+        session = self._create(bundle.files[variant.file], beside=beside_of(bundle), threads=threads)
+        proving.named(variant.file, functools.partial(proving.check_graph, manifest, session))
+        proving.named(variant.file, functools.partial(proving.prove, manifest, session))
+        return session
 
     def _graphs(self, bundle: Bundle, manifest: Manifest) -> tuple[LayerGraph, ...]:
         beside = beside_of(bundle)
@@ -185,7 +204,8 @@ def _form(manifest: Manifest) -> object:
     layers = [
         (x.sources, x.destinations, x.positions, [(y.kind, y.functions) for y in x.bases]) for x in manifest.layers
     ]
-    return manifest.inputs, manifest.outputs, manifest.max_batch_size, manifest.opset, layers
+    variants = [(variant.file, variant.rows) for variant in manifest.variants]
+    return manifest.inputs, manifest.outputs, manifest.max_batch_size, manifest.opset, layers, variants
 
 
 def _large(bundle: Bundle) -> bool:

@@ -101,6 +101,20 @@ def _width(layer: LayerInfo, basis: BasisInfo) -> int:
     return per_function * basis.functions
 
 
+def many_from(info: ModelInfo, few: Session, many: Session, most: int) -> int:
+    """Rows from which on the graph for many is faster, in every run up to `most` rows (0: of any size) that was tried;
+    0 if it is not."""
+    largest = min(info.max_batch_size, most if 0 < most <= WIDE else WIDE)
+    sizes = sorted({largest, *(2**at for at in range(4, 20) if 2**at < largest)}, reverse=True)
+    found = 0
+    for rows in sizes:
+        feeds = _feeds(info, rows)
+        if feeds is None or _best_seconds(many, info, feeds) >= FASTER * _best_seconds(few, info, feeds):
+            break
+        found = rows
+    return found
+
+
 def inline_rows(info: ModelInfo, session: Session, inline_seconds: float) -> int:
     """How many rows run within `inline_seconds`, for which the event loop may be held: the
     largest power of two, 0 if not even one.

@@ -21,6 +21,7 @@ AXES = 16
 TENSORS = 1024
 LAYERS = 4096
 FILES = LAYERS + 64
+VARIANTS = 1  # nobody would choose among more
 NODES = 2**24  # sources or destinations of a layer
 EDGES = 2**31 - 1  # of a layer
 OPSET = 64
@@ -48,6 +49,9 @@ def faults(manifest: Manifest) -> Iterator[str]:
     yield from _names(manifest)
     yield from seen.faults(manifest)
     yield from _explanations(manifest)
+    yield from _within("the number of variants", len(manifest.variants), 0, VARIANTS)
+    for variant in manifest.variants:
+        yield from _within(f"the rows of {variant.file[:40]!r}", variant.rows, 1, ROWS)
     yield from _within("the number of reference rows", len(manifest.reference.inputs), 0, REFERENCE_ROWS)
     if not 0 <= manifest.reference.tolerance <= 1:
         yield f"the reference tolerance is {manifest.reference.tolerance:g}, expected 0 to 1, of the largest answer"

@@ -26,6 +26,9 @@ def check_manifest(manifest: Manifest) -> None:
             _check_class(f"layer {at}", layer.edge_class)
         if layer.edges_file not in listed:
             raise LoadError(LoadReason.MANIFEST, f"layer {at}: {layer.edges_file!r} is not a listed file")
+    for variant in manifest.variants:
+        if variant.file not in listed:
+            raise LoadError(LoadReason.MANIFEST, f"variant {variant.file!r} is not a listed file")
     if manifest.explanations.file and manifest.explanations.file not in listed:
         raise LoadError(LoadReason.MANIFEST, f"{manifest.explanations.file!r} is not a listed file")
     _check_outside(manifest)

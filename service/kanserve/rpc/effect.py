@@ -14,6 +14,7 @@ from kanserve.scheduling.policy import Level, Policy
 
 REQUEST = "kan.max_request_bytes"
 GRAPH = "kan.graph"  # the file that runs
+MANY = "kan.many_rows_from"  # runs of so many rows take the graph for many
 # `default_timeout_microseconds` and `max_queue_size` are unsigned: 0 stands for none.
 ACTIONS = {False: pb.ModelQueuePolicy.REJECT, True: pb.ModelQueuePolicy.DELAY}
 
@@ -26,6 +27,8 @@ def add(message: pb.ModelConfig, serving: Serving) -> None:
     message.parameters[THREADS].string_value = str(serving.way.threads)
     message.parameters[GRAPH].string_value = KERNEL_FILE if serving.way.kernel else MODEL_FILE
     message.parameters[REQUEST].string_value = str(serving.max_request_bytes)
+    if serving.way.many_from:
+        message.parameters[MANY].string_value = str(serving.way.many_from)
     if serving.policy.max_rows or len(serving.policy.levels) > 1:
         _batching(message.dynamic_batching, serving.policy, serving.max_queue)
 

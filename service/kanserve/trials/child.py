@@ -80,8 +80,8 @@ def try_out(job: Job, files: Mapping[str, bytes]) -> None:
     create = functools.partial(backend.create, device=job.device, threads=job.threads, beside=beside)
     session = create(files[contract.MODEL_FILE])
     _prove(manifest, session, job.rows)
-    if manifest is not None and manifest.explanations.file:
-        proving.check_explained(manifest, create(files[manifest.explanations.file]))
+    if manifest is not None:
+        _prove_others(manifest, files, create, job.rows)
     if job.library:
         _try_kernel(job, files, sizes, manifest, functools.partial(create, library=job.library))
     for at, layer in enumerate(layers):
@@ -100,14 +100,25 @@ def _try_kernel(
     data = files.get(KERNEL_FILE)
     if data is not None:
         screen.check(KERNEL_FILE, data, sizes, strict=job.strict, kernel=True)
-        _prove(manifest, create(data), job.rows)
+        proving.named(KERNEL_FILE, functools.partial(_prove, manifest, create(data), job.rows))
+
+
+def _prove_others(
+    manifest: Manifest, files: Mapping[str, bytes], create: Callable[[bytes], Session], rows: int
+) -> None:
+    """The graphs that answer as the model does: for many rows, and with what is behind the answers."""
+    for variant in manifest.variants:
+        proving.named(variant.file, functools.partial(_prove, manifest, create(files[variant.file]), rows))
+    if manifest.explanations.file:
+        proving.check_explained(manifest, create(files[manifest.explanations.file]))
 
 
 def _graphs(manifest: Manifest | None) -> list[str]:
     """The files that are graphs, also the one that is handed on and never served."""
     if manifest is None:
         return [contract.MODEL_FILE]
-    told = (manifest.explanations.file,) if manifest.explanations.file else ()
+    told = [variant.file for variant in manifest.variants]
+    told += [manifest.explanations.file] if manifest.explanations.file else []
     return list(dict.fromkeys((contract.MODEL_FILE, *told, *(layer.edges_file for layer in manifest.layers))))
 
 

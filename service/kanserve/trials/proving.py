@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,10 +93,15 @@ def check_explained(manifest: Manifest, session: Session) -> None:
         raise LoadError(LoadReason.MISMATCH, f"{told.file} does not take what the model takes")
     if name := _unlike(claims, outputs):
         raise LoadError(LoadReason.MISMATCH, f"{told.file} has no output like the manifest's '{name}'")
+    named(told.file, functools.partial(prove, manifest, session))
+
+
+def named(file: str, prove: Callable[[], None]) -> None:
+    """A proof of one of several graphs; its LoadError names the file."""
     try:
-        prove(manifest, session)
+        prove()
     except LoadError as error:
-        raise LoadError(error.reason, f"{told.file}: {error}") from error
+        raise LoadError(error.reason, f"{file}: {error}") from error
 
 
 def answers(manifest: Manifest) -> list[NDArray[np.float64]]:

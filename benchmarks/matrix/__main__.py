@@ -1,0 +1,97 @@
+"""How fast is the export, beside everybody?
+
+    make bench                                          the whole matrix, into docs/performance.md and README.md
+    make bench ARGS="--only uniform,families --quick"   some of it, to the terminal
+
+A cell that was measured for this commit on this machine is not measured again: interrupt it, and go on later. Where an
+answer is wrong, the cell says WRONG and the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.matrix import cells, publish, report
+from benchmarks.matrix.cells import Case, Work
+from benchmarks.matrix.groups import GROUPS
+from benchmarks.matrix.record import Kept, place
+from kanexport.shared import progress
+
+ROOT = Path(__file__).parents[2]
+CELLS = ROOT / ".bench" / "cells.jsonl"
+Groups = Mapping[str, Callable[[bool], Iterable[Case]]]
+
+
+def main(given: Sequence[str] | None = None, groups: Groups = GROUPS) -> int:
+    """0, or 1 where an answer was wrong."""
+    asked = _arguments(groups).parse_args(given)
+    warnings.simplefilter("ignore")  # of torch's exporter and compiler
+    logging.getLogger("torch").setLevel(logging.ERROR)  # as above
+    cases = [case for name in asked.only for case in groups[name](asked.quick)]
+    kept = Kept(asked.cells, place())
+    with tempfile.TemporaryDirectory(prefix="kanserve-bench-") as folder:
+        _measure(cases, kept, Work.begin(Path(folder), quick=asked.quick, libraries=asked.libraries))
+    records = [found for case in cases for rows in case.batches if (found := kept.get(case.key(rows)))]
+    if asked.json:
+        print(json.dumps(records))
+    else:
+        print(report.markdown(records))
+    if asked.docs:
+        publish.docs(records, ROOT)
+    wrong = [f"{one['group']} {one['case']}, {one['rows']} rows: {name}" for one in records for name in cells.bad(one)]
+    for line in wrong:
+        print(f"WRONG: {line}", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+def _measure(cases: Sequence[Case], kept: Kept, work: Work) -> None:
+    """What is not there yet."""
+    todo = [
+        (case, rows)
+        for case in cases
+        if (rows := [count for count in case.batches if not kept.has(case.key(count), quick=work.quick)])
+    ]
+    total, done = sum(len(rows) for _, rows in todo), 0
+    with progress.bar("measuring", unit="cells") as tell:
+        for case, rows in todo:
+            tell(done, total, f"{case.group} {case.name}: exporting")
+
+            def within(_: int, __: int, at: str = "", done: int = done) -> None:
+                tell(done, total, at)
+
+            for record in cells.measure(case, rows, work, within):
+                kept.add(record)
+                done += 1
+                tell(done, total, f"{case.group} {case.name}")
+
+
+def _arguments(groups: Groups) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def names(text: str) -> list[str]:
+        found = text.split(",")
+        for name in found:
+            if name not in groups:
+                raise argparse.ArgumentTypeError(f"there is no group {name}; there are: {', '.join(groups)}")
+        return found
+
+    parser.add_argument("--only", type=names, default=list(groups), metavar="GROUP,...", help=", ".join(groups))
+    parser.add_argument("--quick", action="store_true", help="a few cells, one round: whether it runs, not how fast")
+    parser.add_argument(
+        "--cells", type=Path, default=CELLS, metavar="FILE", help="what was measured (.bench/cells.jsonl)"
+    )
+    parser.add_argument("--libraries", type=Path, metavar="DIR", help="clones of families' libraries, as owner/name")
+    parser.add_argument("--docs", action="store_true", help="write docs/performance.md and README.md")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

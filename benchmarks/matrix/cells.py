@@ -1,0 +1,164 @@
+"""A case is one network and who takes part with it; a cell is that for so many rows. Measured with `kanserve.bench`."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import functools
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kanexport.shared.progress import Report
+from kanserve import backends, origins
+from kanserve.backends import Backend
+from kanserve.bench import contest
+from kanserve.bench.contest import Time
+from kanserve.bench.entrants import OURS, Absent, Answer, Entrant
+from kanserve.bench.rows import Feeds, repeated
+from kanserve.config import Settings
+
+LONG = 0.5  # seconds of a round from which on there are few of them
+FEW, MANY = 5, 9
+AGAIN = 5  # runs that must give the same bits
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What cases are made with. `libraries`: a folder with clones, as owner/name, or None; `quick`: what takes long to
+    prepare may be left out."""
+
+    folder: Path
+    quick: bool
+    libraries: Path | None
+    backend: Backend
+    settings: Settings
+
+    @staticmethod
+    def begin(folder: Path, *, quick: bool = False, libraries: Path | None = None) -> Work:
+        """As a server with the settings of the environment would run."""
+        settings = origins.load({}, without={"repository": Path()}).settings
+        return Work(folder, quick, libraries, backends.load(settings.backend), settings)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A case that is ready: the one that the others are compared with comes first. `facts`: what else there is to tell,
+    such as how many nodes the graphs have."""
+
+    entrants: tuple[Entrant, ...]
+    feeds: Feeds
+    absent: tuple[Absent, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def of(every: Sequence[Entrant | Absent], feeds: Feeds, **facts: Any) -> Made:
+        """Of those who came and those who did not."""
+        came = tuple(one for one in every if isinstance(one, Entrant))
+        return Made(came, feeds, tuple(one for one in every if isinstance(one, Absent)), facts)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One network of a group, with the rows of each cell, on so many threads. `make` is called when the first cell of
+    it is to be measured."""
+
+    group: str
+    name: str
+    batches: tuple[int, ...]
+    make: Callable[[Work], Made]
+    threads: int = 1
+
+    def key(self, rows: int) -> dict[str, Any]:
+        """What a cell is found by."""
+        return {"group": self.group, "case": self.name, "threads": self.threads, "rows": rows}
+
+
+def measure(case: Case, batches: Sequence[int], work: Work, report: Report) -> Iterator[dict[str, Any]]:
+    """A record for each cell."""
+    made = case.make(work)
+    unsteady: set[str] = set()
+    ready = tuple(_prepared(one, unsteady) for one in made.entrants)
+    for rows in batches:
+        unsteady.clear()
+        load = os.getloadavg()[0]
+        rounds = _rounds(ready, repeated(made.feeds, rows), case.threads, quick=work.quick)
+        tell = _named(report, case, rows)
+        times = contest.run(ready, made.feeds, threads=(case.threads,), batches=(rows,), rounds=rounds, report=tell)
+        yield case.key(rows) | {
+            "quick": work.quick,
+            "rounds": rounds,
+            "load": round(load, 2),
+            "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "entrants": [_told(one, unsteady) for one in times],
+            "absent": {one.name: one.why for one in made.absent},
+            "facts": dict(made.facts),
+        }
+
+
+def bad(record: Mapping[str, Any]) -> list[str]:
+    """Who answers wrong in a cell, or, of ours, not with the same bits each time."""
+    return [one["name"] for one in record["entrants"] if one["right"] is False or one["steady"] is False]
+
+
+def _prepared(entrant: Entrant, unsteady: set[str]) -> Entrant:
+    """Made ready once for each number of threads. Ours has to give the same bits each time too: else it is told, and
+    counts as wrong."""
+
+    def check(answer: Answer, rows: int) -> float | None:
+        if entrant.name.startswith(OURS) and not _steady(entrant, answer, rows):
+            unsteady.add(entrant.name)
+        return entrant.check(answer, rows)
+
+    return dataclasses.replace(entrant, threads=functools.cache(entrant.threads), check=check)
+
+
+def _steady(entrant: Entrant, answer: Answer, rows: int) -> bool:
+    """`check` calls for the rows of the entrant, whichever those are."""
+    seen: list[set[bytes]] = []
+
+    def recorded(feeds: Feeds) -> list[Any]:
+        found = [answer(feeds) for _ in range(AGAIN)]
+        seen.append({b"".join(part.tobytes() for part in one) for one in found})
+        return found[0]
+
+    entrant.check(recorded, rows)
+    return all(len(bits) == 1 for bits in seen)
+
+
+def _rounds(ready: Sequence[Entrant], feeds: Feeds, threads: int, *, quick: bool) -> int:
+    """By how long a round takes. This also is everybody's first run, in which a compiler may work."""
+    if quick:
+        return 1
+    answers = [one.threads(threads)[0] for one in ready]
+    for answer in answers:
+        answer(feeds)
+    begun = time.perf_counter()
+    for answer in answers:
+        answer(feeds)
+    return FEW if time.perf_counter() - begun > LONG else MANY
+
+
+def _named(report: Report, case: Case, rows: int) -> Report:
+    def tell(done: int, total: int, place: str = "") -> None:
+        report(done, total, f"{case.group} {case.name}, {rows} rows")
+
+    return tell
+
+
+def _told(one: Time, unsteady: set[str]) -> dict[str, Any]:
+    facts = dataclasses.asdict(one.seconds)
+    return {
+        "name": one.name,
+        "how": one.how,
+        **{name: float(f"{value:.4g}") for name, value in facts.items()},
+        "ratio": float(f"{one.ratio:.4g}"),
+        "error": one.error,
+        "tolerance": one.tolerance,
+        "right": one.right,
+        "steady": one.name not in unsteady,
+        "against": one.against,
+    }

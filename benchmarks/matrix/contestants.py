@@ -1,0 +1,176 @@
+"""Who takes part: a function each, which gives an entrant of `kanserve bench`, or says why there is none.
+
+A new one is a function here and a line in the groups that it takes part in. `Truth` checks all alike.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.matrix import gemms
+from benchmarks.matrix.cells import Work
+from kanexport.manifest import MODEL_FILE
+from kanexport.pipeline import Request, export
+from kanexport.shared.quiet_runtime import onnxruntime
+from kanserve.bench import entrants
+from kanserve.bench.entrants import OURS, TORCH, Absent, Answer, Entrant, error, one_run
+from kanserve.bench.rows import Feeds, repeated
+from kanserve.console import folder
+from kanserve.nouns import Array
+
+TOLERANCE = 1e-5
+SEEN = 64  # rows at least that are held against the truth, in runs of as many as are timed
+ONE_RUN, EXPORT, COMPILE, GEMMS = f"{OURS}, one run", "torch.onnx.export", "torch.compile", "GEMMs alone"
+NAME = "model"
+
+Run = Callable[[NDArray[Any]], NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """`right` [N, m] are the answers to `feeds`, whatever gives them; `against` says what did."""
+
+    feeds: Feeds
+    right: NDArray[np.float64]
+    against: str = "the torch module in float64"
+    tolerance: float = TOLERANCE
+
+    def check(self, answer: Answer, rows: int) -> float:
+        """The largest error over runs of `rows` rows: of the first rows, `SEEN` at least."""
+        worst = 0.0
+        for start in range(0, min(len(self.right), max(rows, SEEN)), rows):
+            at = (np.arange(rows) + start) % len(self.right)
+            worst = max(worst, error(answer(repeated(self.feeds, rows, start))[0], self.right[at], self.right))
+        return worst
+
+    def holds(self, one: Entrant) -> Entrant:
+        """The same entrant, held against this."""
+        return dataclasses.replace(one, check=self.check, against=self.against, tolerance=self.tolerance)
+
+    def entrant(self, name: str, about: str, threads: Callable[[int], tuple[Run, str]]) -> Entrant:
+        """Of what answers rows with rows."""
+
+        def ready(count: int) -> tuple[Answer, str]:
+            run, how = threads(count)
+            return functools.partial(_by_rows, run), how
+
+        return Entrant(name, about, self.against, self.tolerance, ready, self.check)
+
+
+def _by_rows(run: Run, feeds: Feeds) -> list[Array]:
+    (x,) = feeds.values()
+    return [run(x)]
+
+
+def exported(work: Work, checkpoint: Path, *, name: str = NAME, **asked: Any) -> Path:
+    """The folder of the version, exported from a checkpoint as a user would; `asked` as of Request."""
+    place = Path(tempfile.mkdtemp(dir=work.folder))
+    export(Request(path=checkpoint, repository=place, name=name, **asked))
+    return place / name / "1"
+
+
+def served(work: Work, version: Path, truth: Truth, name: str = OURS) -> Entrant:
+    """In the pieces and on the threads of a server."""
+    bundle, manifest = folder.version(version.parents[1], version.parent.name, version.name)
+    found = entrants.ours(bundle, manifest, work.backend, work.settings)
+    return dataclasses.replace(truth.holds(found), name=name)
+
+
+def one_graph(path: Path | bytes, truth: Truth, name: str, about: str) -> Entrant:
+    """A graph in the runtime as anybody runs it: its defaults, but threads that do not wait by spinning; all rows in
+    one run, the first output."""
+
+    def threads(count: int) -> tuple[Run, str]:
+        return runner(path, count), one_run(count)
+
+    return truth.entrant(name, about, threads)
+
+
+def runner(path: Path | bytes, threads: int) -> Run:
+    """A session of a graph's bytes, or of a file with what lies beside it."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    model = path if isinstance(path, bytes) else str(path)
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    given, wanted = session.get_inputs()[0].name, [session.get_outputs()[0].name]
+    return lambda x: session.run(wanted, {given: x})[0]
+
+
+def ours(work: Work, checkpoint: Path, truth: Truth, *, rows: int) -> tuple[Path, list[Entrant | Absent]]:
+    """The export's default and that for runs of `rows` rows, each as a server runs it and in one run; the folder is
+    that of the first."""
+    plain, many = exported(work, checkpoint), exported(work, checkpoint, rows=rows)
+    found: list[Entrant | Absent] = [
+        served(work, plain, truth),
+        one_graph(plain / MODEL_FILE, truth, ONE_RUN, "the exported graph, in the runtime as anybody runs it"),
+    ]
+    names = (f"{OURS} --rows {rows}", f"{OURS} --rows {rows}, one run")
+    if _files(plain) == _files(many):
+        found += [Absent(name, "the same graph") for name in names]
+    else:
+        found += [served(work, many, truth, names[0])]
+        found += [one_graph(many / MODEL_FILE, truth, names[1], f"exported with --rows {rows}")]
+    return plain, found
+
+
+def _files(version: Path) -> Mapping[str, bytes]:
+    return {path.name: path.read_bytes() for path in version.iterdir() if path.suffix != ".json"}
+
+
+def eager(module: torch.nn.Module, truth: Truth, name: str = TORCH) -> Entrant:
+    """The module itself."""
+
+    def threads(count: int) -> tuple[Run, str]:
+        return functools.partial(_torch, module, count), one_run(count)
+
+    return truth.entrant(name, f"torch {torch.__version__}, the module itself", threads)
+
+
+def compiled(module: torch.nn.Module, truth: Truth) -> Entrant | Absent:
+    """By torch.compile, for rows that change; needs a C++ compiler."""
+    if shutil.which("c++") is None and shutil.which("g++") is None:
+        return Absent(COMPILE, "there is no C++ compiler")
+    made = torch.compile(module, dynamic=True)
+
+    def threads(count: int) -> tuple[Run, str]:
+        return functools.partial(_torch, made, count), one_run(count)
+
+    return truth.entrant(COMPILE, "with dynamic=True, compiled before it is timed", threads)
+
+
+def _torch(module: Callable[[torch.Tensor], torch.Tensor], threads: int, x: NDArray[Any]) -> NDArray[Any]:
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+    with torch.inference_mode():
+        result: NDArray[Any] = module(torch.from_numpy(x)).numpy()
+        return result
+
+
+def products(depths: Sequence[tuple[int, int]], most: int) -> Entrant:
+    """The matrix products of the layers by themselves, on random numbers: what is left if the functions on the edges
+    cost nothing. For up to `most` rows a run."""
+    found = gemms.random(depths, most)
+
+    def threads(count: int) -> tuple[Answer, str]:
+        return found.answer(count), one_run(count)
+
+    about = f"products of {', '.join(f'[rows, {depth}] and [{depth}, {m}]' for depth, m in depths)}"
+    return Entrant(GEMMS, about, "their float64 evaluation by numpy", TOLERANCE, threads, found.check)
+
+
+def mlp(work: Work, version: Path, feeds: Feeds) -> Entrant | Absent:
+    """As `kanserve bench` has it."""
+    _, manifest = folder.version(version.parents[1], version.parent.name, version.name)
+    return entrants.mlp(manifest, work.backend, work.settings.device, feeds)

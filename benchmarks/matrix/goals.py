@@ -1,0 +1,93 @@
+"""What is aimed at, and whether what was measured reaches it.
+
+A goal is a line of `GOALS`: words, a figure that is found in the records, and on which side of it the goal lies.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kanserve.bench.entrants import OURS
+
+Record = Mapping[str, Any]
+Figure = Callable[[Sequence[Record]], float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """`figure` is None where nothing of it was measured. `form` writes it."""
+
+    what: str
+    against: str
+    figure: Figure
+    limit: float
+    least: bool  # the limit is the least that it may be, else the most
+    form: str = "{:.2f}x"
+
+    def reached(self, found: float) -> bool:
+        """Whether a figure is on the right side of the limit."""
+        return found >= self.limit if self.least else found <= self.limit
+
+
+def of(record: Record, name: str) -> Mapping[str, Any] | None:
+    """One who took part in a cell."""
+    return next((one for one in record["entrants"] if one["name"] == name), None)
+
+
+def ratios(records: Sequence[Record], group: str, other: str, ours: str = OURS) -> dict[tuple[str, int], float]:
+    """By case and rows, how many times as long as ours the other takes: of medians, on one thread."""
+    found = {}
+    for one in records:
+        mine, theirs = of(one, ours), of(one, other)
+        if one["group"] == group and mine is not None and theirs is not None:
+            found[one["case"], one["rows"]] = theirs["median"] / mine["median"]
+    return found
+
+
+def mean(group: str, other: str, ours: str = OURS, *, inverse: bool = False) -> Figure:
+    """The geometric mean of the ratios; `inverse`: how many times as long as the other ours takes."""
+
+    def figure(records: Sequence[Record]) -> float | None:
+        found = list(ratios(records, group, other, ours).values())
+        value = statistics.geometric_mean(found) if found else None
+        return 1 / value if inverse and value else value
+
+    return figure
+
+
+def least(group: str, other: str, ours: str = OURS, rows: int | None = None) -> Figure:
+    """The least of the ratios, of all cells or those of so many rows."""
+
+    def figure(records: Sequence[Record]) -> float | None:
+        every = ratios(records, group, other, ours)
+        return min((value for (_, count), value in every.items() if rows in (None, count)), default=None)
+
+    return figure
+
+
+def time(group: str, case: str, name: str, rows: int, unit: float = 1e6) -> Figure:
+    """A median, in units of which a second has so many."""
+
+    def figure(records: Sequence[Record]) -> float | None:
+        for record in records:
+            if (record["group"], record["case"], record["rows"]) == (group, case, rows):
+                one = of(record, name)
+                return None if one is None else one["median"] * unit
+        return None
+
+    return figure
+
+
+def told(goals: Sequence[Goal], records: Sequence[Record]) -> Iterator[tuple[str, str, str, str, str]]:
+    """Of each goal: what, against whom, aimed at, measured, and whether it was reached."""
+    for goal in goals:
+        found = goal.figure(records)
+        aimed = f"{'at least' if goal.least else 'at most'} {goal.form.format(goal.limit)}"
+        if found is None:
+            yield goal.what, goal.against, aimed, "", "not run"
+        else:
+            outcome = "reached" if goal.reached(found) else "**missed**"
+            yield goal.what, goal.against, aimed, goal.form.format(found), outcome

@@ -1,0 +1,53 @@
+"""Networks of splines on uniform knots and on adapted ones, in efficient-kan's form, beside everybody."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+from benchmarks.matrix import contestants, module
+from benchmarks.matrix.cells import Case, Made, Work
+from benchmarks.matrix.contestants import COMPILE, EXPORT, Truth
+from benchmarks.matrix.module import Shape
+from kanserve.bench.entrants import Absent
+
+BATCHES = (1, 16, 64, 256, 1024)
+SHAPES = (((4, 8, 1), 5), ((64, 64, 10), 5), ((784, 64, 10), 5), ((256, 256, 256), 5), ((64, 64, 10), 50))
+MANY = 256  # rows of the runs that the other export is made for
+UNIFORM, ADAPTED = "uniform", "adapted"
+
+
+def uniform(quick: bool) -> Iterator[Case]:
+    """Evenly spaced knots: before any grid update."""
+    return _cases(UNIFORM, quick)
+
+
+def adapted(quick: bool) -> Iterator[Case]:
+    """Knots of their own for every input, as after a grid update."""
+    return _cases(ADAPTED, quick)
+
+
+def _cases(group: str, quick: bool) -> Iterator[Case]:
+    for widths, cells in SHAPES[:2] if quick else SHAPES:
+        shape = Shape(widths, cells, adapted=group == ADAPTED)
+        yield Case(group, str(shape), BATCHES[:3:2] if quick else BATCHES, functools.partial(make, shape))
+
+
+def make(shape: Shape, work: Work, most: int = max(BATCHES)) -> Made:
+    """Everybody, for up to `most` rows."""
+    network = module.network(shape)
+    x = module.rows(shape.widths[0], most)
+    truth = Truth({"x": x}, module.exactly(network, x))
+    path = module.save(network, work.folder)
+    version, every = contestants.ours(work, path, truth, rows=MANY)
+    feeds = truth.feeds
+    every += [
+        contestants.one_graph(
+            module.exported(network, shape.widths[0]), truth, EXPORT, "what torch exports of the module, with dynamo"
+        ),
+        contestants.eager(network, truth),
+        Absent(COMPILE, "left out with --quick") if work.quick else contestants.compiled(network, truth),
+        contestants.products(module.depths(shape), most),
+        contestants.mlp(work, version, feeds),
+    ]
+    return Made.of(every, feeds, edges=shape.edges, parameters=shape.parameters)

@@ -1,0 +1,137 @@
+"""What was measured, as Markdown: what was aimed at, then a table a group, and the README's table."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from benchmarks.matrix import goals
+from benchmarks.matrix.aims import GOALS
+from benchmarks.matrix.contestants import COMPILE, EXPORT, GEMMS, ONE_RUN
+from benchmarks.matrix.groups import TITLES
+from benchmarks.matrix.groups.splines import ADAPTED, UNIFORM
+from kanserve.bench.entrants import MLP, OURS, TORCH
+
+Record = Mapping[str, Any]
+BESIDE = (EXPORT, TORCH, COMPILE, GEMMS, MLP)  # whom the table of means has
+
+
+def markdown(records: Sequence[Record], pictures: Sequence[str] = ()) -> str:
+    """The whole report."""
+    parts = [where(records), *(f"![{name.removesuffix('.svg')}]({name})" for name in pictures), _goals(records)]
+    parts.append(_means(records))
+    for name, own in itertools.groupby(records, lambda one: one["group"]):
+        cells = list(own)
+        parts += [f"### {TITLES.get(name, name)}", _table(cells), _notes(cells)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def readme(records: Sequence[Record]) -> str:
+    """Means, and one network's times."""
+    own = [one for one in records if one["group"] == UNIFORM and one["case"] == "[784, 64, 10], G = 5"]
+    rows = [_line("", one, (OURS, EXPORT, TORCH, COMPILE)) for one in own if one["rows"] in (1, 64, 1024)]
+    shown = (OURS, EXPORT, TORCH, COMPILE)
+    head = _head(["rows"], [f"{name}, us" for name in shown])
+    table = "\n".join([head, *(row.replace("|  | ", "| ", 1) for row in rows)]) if rows else ""
+    title = "[784, 64, 10], G = 5, uniform knots: median (quartiles), times ours, largest error" if rows else ""
+    return "\n\n".join(part for part in (where(records), _means(records), title, table) if part) + "\n"
+
+
+def where(records: Sequence[Record]) -> str:
+    """Machine, versions, commit and days."""
+    if not records:
+        return "Nothing was measured."
+    first = records[0]
+    machine = first["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
+    days = sorted({one["at"][:10] for one in records})
+    rounds = sorted({one["rounds"] for one in records})
+    busy = max(one["load"] for one in records) / machine["cores"]
+    return (
+        f"{machine['processor']}, {machine['cores']} cores, Python {machine['python']}, {versions}; commit "
+        f"{first['commit']}, {' to '.join(dict.fromkeys((days[0], days[-1])))}; in turns, "
+        f"{' or '.join(map(str, rounds))} rounds; up to {busy:.1f} threads a core were at work when a cell began."
+    )
+
+
+def _goals(records: Sequence[Record]) -> str:
+    lines = [f"| {' | '.join(line)} |" for line in goals.told(GOALS, records)]
+    return "\n".join(["| what | against | aimed at | measured | |", "|---|---|---|---|---|", *lines])
+
+
+def _means(records: Sequence[Record]) -> str:
+    """Of the two groups of networks, how many times as long as ours everybody takes."""
+    lines = []
+    for group, ours in itertools.product((UNIFORM, ADAPTED), (OURS, ONE_RUN)):
+        cells = []
+        for other in BESIDE:
+            found = list(goals.ratios(records, group, other, ours).values())
+            cells.append(
+                f"{statistics.geometric_mean(found):.2f}x ({min(found):.2f} to {max(found):.2f})" if found else ""
+            )
+        if any(cells):
+            lines.append(f"| {group} knots, {ours} | {' | '.join(cells)} |")
+    return "\n".join([_head(["times ours, geometric mean (least to most)"], BESIDE), *lines]) if lines else ""
+
+
+def _table(records: Sequence[Record]) -> str:
+    """A line a cell, a column for each who took part."""
+    names = list(dict.fromkeys(one["name"] for record in records for one in record["entrants"]))
+    threads = {one["threads"] for one in records}
+    first = ["network" if len(threads) == 1 else "network, threads", "rows"]
+    lines = []
+    for record in records:
+        case = record["case"] if len(threads) == 1 else f"{record['case']}, {record['threads']}"
+        lines.append(_line(case, record, names))
+    return "\n".join([_head(first, [f"{name}, us" for name in names]), *lines])
+
+
+def _head(first: Sequence[str], names: Sequence[str]) -> str:
+    every = (*first, *names)
+    return f"| {' | '.join(every)} |\n|{'---|' * len(every)}"
+
+
+def _line(case: str, record: Record, names: Sequence[str]) -> str:
+    return f"| {case} | {record['rows']} | {' | '.join(_cell(goals.of(record, name)) for name in names)} |"
+
+
+def _cell(one: Mapping[str, Any] | None) -> str:
+    """Median and quartiles, how many times the first of the line, and the largest error."""
+    if one is None:
+        return ""
+    median, lower, upper = (_us(one[name]) for name in ("median", "lower", "upper"))
+    error = "error not known" if one["error"] is None else f"{one['error']:.0e}"
+    wrong = " WRONG" if one["right"] is False else "" if one["steady"] else " WRONG: other bits each time"
+    ratio = "" if one["ratio"] == 1 else f", {one['ratio']:.2g}x"
+    return f"{median} ({lower} to {upper}){ratio}, {error}{wrong}"
+
+
+def _us(seconds: float) -> str:
+    value = seconds * 1e6
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+def _notes(records: Sequence[Record]) -> str:
+    """Who was left out where, and other facts."""
+    return "\n".join(f"* {line}" for line in (*_absences(records), *_facts(records)))
+
+
+def _absences(records: Sequence[Record]) -> Iterator[str]:
+    found: dict[tuple[str, str], list[str]] = {}
+    for record in records:
+        for name, why in record["absent"].items():
+            cases = found.setdefault((name, why), [])
+            if record["case"] not in cases:
+                cases.append(record["case"])
+    every = list(dict.fromkeys(one["case"] for one in records))
+    for (name, why), cases in found.items():
+        yield f"{name} was left out{'' if cases == every else ' of ' + '; '.join(cases)}: {why}"
+
+
+def _facts(records: Sequence[Record]) -> Iterator[str]:
+    for case in dict.fromkeys(one["case"] for one in records):
+        facts = next(one["facts"] for one in records if one["case"] == case)
+        if facts:
+            yield f"{case}: {', '.join(f'{name} {value}' for name, value in facts.items())}"

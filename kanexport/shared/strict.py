@@ -1,0 +1,77 @@
+"""Dataclasses from JSON, strictly: unknown keys, missing keys and wrong types are refused by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from dataclasses import MISSING
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class ManifestError(ValueError):
+    """A manifest that cannot be understood; the text says where and why."""
+
+
+def build(kind: type[T], value: Any, where: str, *, defaults: bool) -> T:
+    """Build one dataclass from a JSON object, field by field. `defaults`: an older
+    format may lack the fields that have one. Raises ManifestError naming the first fault."""
+    if not isinstance(value, dict):
+        raise ManifestError(f"{where}: expected an object, found {_name(value)}")
+    hints = typing.get_type_hints(kind)
+    _check_keys(set(value), list(hints), _with_default(kind) if defaults else set(), where)
+    present = {name: hint for name, hint in hints.items() if name in value}
+    return kind(**{name: _convert(hint, value[name], f"{where}.{name}", defaults) for name, hint in present.items()})
+
+
+def _with_default(kind: type[Any]) -> set[str]:
+    fields = dataclasses.fields(typing.cast(Any, kind))
+    return {field.name for field in fields if (field.default, field.default_factory) != (MISSING, MISSING)}
+
+
+def _check_keys(keys: set[str], known: list[str], optional: set[str], where: str) -> None:
+    unknown = sorted(keys - set(known))
+    if unknown:
+        raise ManifestError(f"{where}: unknown key {unknown[0]!r}")
+    missing = [name for name in known if name not in keys | optional]
+    if missing:
+        raise ManifestError(f"{where}: key {missing[0]!r} is missing")
+
+
+def _convert(hint: Any, value: Any, where: str, defaults: bool) -> Any:
+    """Convert one JSON value to the type of its field, refusing anything else."""
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        item = typing.get_args(hint)[0]
+        if not isinstance(value, list):
+            raise ManifestError(f"{where}: expected a list, found {_name(value)}")
+        return tuple(_convert(item, entry, f"{where}[{at}]", defaults) for at, entry in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+            raise ManifestError(f"{where}: expected an object of strings, found {_name(value)}")
+        return value
+    if dataclasses.is_dataclass(hint) and not isinstance(hint, types.GenericAlias):
+        return build(typing.cast(type, hint), value, where, defaults=defaults)
+    return _scalar(hint, value, where)
+
+
+def _scalar(hint: type, value: Any, where: str) -> Any:
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            raise ManifestError(f"{where}: number is not finite")
+        return number
+    if hint in (int, str, bool) and isinstance(value, hint) and isinstance(value, bool) == (hint is bool):
+        return value
+    raise ManifestError(f"{where}: expected {hint.__name__}, found {_name(value)}")
+
+
+def _name(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", type(None): "null"}
+    return names.get(type(value), type(value).__name__)

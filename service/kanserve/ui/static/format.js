@@ -1,0 +1,46 @@
+// Numbers as words.
+
+/** Of `digits` significant ones, without needless zeros; NaN and the infinities by name. */
+export function number(value, digits = 4) {
+  if (value === null || value === undefined) return '';
+  const found = Number(value);
+  if (Number.isNaN(found)) return 'NaN';
+  if (!Number.isFinite(found)) return found > 0 ? 'infinity' : '-infinity';
+  if (found === 0) return '0';
+  const size = Math.abs(found);
+  if (size < 1e-4 || size >= 10 ** Math.max(6, digits)) return found.toExponential(Math.min(2, digits - 1));
+  return String(Number(found.toPrecision(digits)));
+}
+
+/** A whole number, with spaces between thousands. */
+export function count(value) {
+  return String(Math.round(Number(value))).replace(/\B(?=(\d{3})+$)/g, '\u202f');
+}
+
+/** 0.1234 as "12.3 %". */
+export function share(value) {
+  if (!Number.isFinite(value)) return 'unknown';
+  const percent = 100 * value;
+  if (percent > 0 && percent < 0.05) return '< 0.1\u00a0%';
+  return `${percent >= 99.95 || percent === 0 ? percent.toFixed(0) : percent.toFixed(1)}\u00a0%`;
+}
+
+/** Seconds as ms, s, min, h or days. */
+export function seconds(value) {
+  if (!Number.isFinite(value)) return 'unknown';
+  if (value < 1e-3) return `${number(value * 1e6, 3)}\u00a0\u00b5s`;
+  if (value < 1) return `${number(value * 1e3, 3)}\u00a0ms`;
+  if (value < 120) return `${number(value, 3)}\u00a0s`;
+  if (value < 7200) return `${Math.round(value / 60)}\u00a0min`;
+  if (value < 172800) return `${number(value / 3600, 3)}\u00a0h`;
+  return `${number(value / 86400, 3)}\u00a0days`;
+}
+
+/** Seconds since the epoch, in the viewer's words. */
+export function moment(value) {
+  return new Date(value * 1000).toLocaleString();
+}
+
+export function shortened(text, most) {
+  return text.length <= most ? text : `${text.slice(0, most - 1)}\u2026`;
+}
