@@ -15,7 +15,7 @@ from kanexport.files import checkpoint
 from kanexport.files.checkpoint import Checkpoint
 from kanexport.form import clamp
 from kanexport.form.ir import Kan
-from kanexport.lowering import cost, lower
+from kanexport.lowering import cost, lower, splines
 from kanexport.lowering.lower import Lowered
 from kanexport.manifest import MANY_FILE, READING, LayerInfo, Source
 from kanexport.operators import graph, precision
@@ -29,6 +29,7 @@ from kanexport.proof.tolerance import OUTPUT_TOLERANCE
 from kanexport.proof.verify import Proof
 from kanexport.recognise import assemble, detect, steplist
 from kanexport.recognise.registry import Reader
+from kanexport.shared import kernel
 from kanexport.shared.naming import UNNAMED, Names
 from kanexport.shared.outside import AS_TRAINED, CLAMP
 
@@ -60,6 +61,7 @@ class Request:
     explain_layers: tuple[str, ...] = ()  # whose edges it tells, as `packing.explained.Asked` has them
     outside: str = AS_TRAINED  # what becomes of rows outside, a key of `shared.outside.POLICIES`
     rows: int = 0  # of the runs that the graph shall be fast in; 0: of few, and where it pays another graph for many
+    kernel: bool = False  # with a graph by the operator of `shared.kernel`
     shared: bool = False  # options and architecture are for many files; this one may have no use for them
 
     def target(self, name: str) -> Target:
@@ -83,10 +85,24 @@ class Request:
         if self.rows and not 1 <= self.rows <= self.max_batch_size:
             raise OptionError(f"rows of a run are {self.rows}, expected 1 to max batch size, {self.max_batch_size}")
 
+    def check_kernel(self) -> None:
+        """Raises OptionError where a graph is asked for that nothing here could prove."""
+        if self.kernel and not kernel.library():
+            raise OptionError(
+                "--kernel needs the package kanserve-kernel, which is not installed, or not for this machine",
+                hint=kernel.HOW_TO_INSTALL,
+            )
+        if self.kernel and self.dtype != "float32":
+            raise OptionError(f"--kernel is for float32, the graph is {self.dtype}")
+
     def lower(self, kan: Kan) -> Lowered:
         """The graphs of a network, for runs of as many rows as it says."""
         return lower.lower(
-            kan, self.dtype, rows=self.rows or 1, many=0 if self.rows else min(MANY_ROWS, self.max_batch_size)
+            kan,
+            self.dtype,
+            rows=self.rows or 1,
+            many=0 if self.rows else min(MANY_ROWS, self.max_batch_size),
+            kernel=self.kernel,
         )
 
     def facts(self, tried: Mapping[str, str] | None = None) -> Options:
@@ -105,6 +121,7 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
     target = request.target(loaded.stem)
     target.check()
     request.check_rows()
+    request.check_kernel()
     answers = rows.load(request.answers) if request.answers else None
     found = _read(loaded, request, answers, advance)
     kan, options, files = found.kan, found.options, loaded.files
@@ -132,7 +149,10 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
         opset=graph.OPSET,
         signature=signature,
         source=source,
-        notes=graphs.kan.notes + precision.notes(kan.dtype, request.dtype) + _of_rows(graphs, request.rows),
+        notes=graphs.kan.notes
+        + precision.notes(kan.dtype, request.dtype)
+        + _of_rows(graphs, request.rows)
+        + splines.notes(graphs.kan.layers, request.dtype, asked=request.kernel),
     )
     return publish(target, model)
 

@@ -27,7 +27,7 @@ def summed(g: Graph, layer: Layer, term: Term, x: Value, total: Value) -> Value:
     basis = basis_term(g, layer, term, x)
     if term.basis.functions > 1:
         basis = g.reshape(basis, 0, term.basis.functions * layer.sources)
-    return g.gemm(basis, _matrix(g, layer, term, term.functions * layer.sources, layer.destinations), total)
+    return g.gemm(basis, coefficients(g, layer, term, term.functions * layer.sources, layer.destinations), total)
 
 
 def apart(g: Graph, layer: Layer, term: Term, x: Value) -> Value:
@@ -37,7 +37,7 @@ def apart(g: Graph, layer: Layer, term: Term, x: Value) -> Value:
     basis = basis_term(g, layer, term, x)
     if term.basis.functions == 1:
         column = g.reshape(basis, 0, layer.sources, 1)
-        return g.mul(column, _matrix(g, layer, term, 1, layer.sources, layer.destinations))
+        return g.mul(column, coefficients(g, layer, term, 1, layer.sources, layer.destinations))
     by_source = g.transpose(basis, 2, 0, 1)  # [I, B, K]
     return g.transpose(_by_source(g, layer, term, by_source), 1, 0, 2)
 
@@ -52,7 +52,7 @@ def _by_source(g: Graph, layer: Layer, term: BasisTerm, basis: Value) -> Value:
     scale = term.basis.emitted_scale(g)
     if g.weights is None:
         return g.op("MatMul", basis, g.const(simplify.coefficients(layer, term, scale).transpose(0, 2, 1)))
-    matrix = _matrix(g, layer, term, term.functions * layer.sources, layer.destinations)
+    matrix = coefficients(g, layer, term, term.functions * layer.sources, layer.destinations)
     first = g.index(np.arange(term.functions)[None] * layer.sources)  # [1, K]: rows of source 0
     parts = []
     for part in simplify.blocks(term):
@@ -62,7 +62,7 @@ def _by_source(g: Graph, layer: Layer, term: BasisTerm, basis: Value) -> Value:
     return parts[0] if len(parts) == 1 else g.op("Concat", *parts, axis=0)
 
 
-def _matrix(g: Graph, layer: Layer, term: BasisTerm, *shape: int) -> Value:
+def coefficients(g: Graph, layer: Layer, term: BasisTerm, *shape: int) -> Value:
     """A term's coefficients in the order [K, I, O], in a shape that has as many."""
     scale = term.basis.emitted_scale(g)
 
