@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from pathlib import Path
 from kanexport.answers import held, rows
 from kanexport.answers.decide import Search, Way
 from kanexport.answers.rows import Answers
+from kanexport.approximate import export as fewer
+from kanexport.approximate.asked import NOTHING, Fewer
 from kanexport.errors import OptionError
 from kanexport.files import checkpoint
 from kanexport.files.checkpoint import Checkpoint
@@ -30,6 +33,7 @@ from kanexport.proof.verify import Proof
 from kanexport.recognise import assemble, detect, steplist
 from kanexport.recognise.registry import Reader
 from kanexport.shared import kernel
+from kanexport.shared.approximation import EXACT, Approximation
 from kanexport.shared.naming import UNNAMED, Names
 from kanexport.shared.outside import AS_TRAINED, CLAMP
 
@@ -62,6 +66,7 @@ class Request:
     outside: str = AS_TRAINED  # what becomes of rows outside, a key of `shared.outside.POLICIES`
     rows: int = 0  # of the runs that the graph shall be fast in; 0: of few, and where it pays another graph for many
     kernel: bool = False  # with a graph by the operator of `shared.kernel`
+    fewer: Fewer = NOTHING  # bits, and what that may cost
     shared: bool = False  # options and architecture are for many files; this one may have no use for them
 
     def target(self, name: str) -> Target:
@@ -94,15 +99,18 @@ class Request:
             )
         if self.kernel and self.dtype != "float32":
             raise OptionError(f"--kernel is for float32, the graph is {self.dtype}")
+        if self.kernel and self.fewer != NOTHING:
+            raise OptionError("--kernel computes with whole weights, and goes with neither --weights nor --precision")
 
-    def lower(self, kan: Kan) -> Lowered:
-        """The graphs of a network, for runs of as many rows as it says."""
+    def lower(self, kan: Kan, curves: Kan | None = None) -> Lowered:
+        """The graphs of a network, for runs of as many rows as it says; `curves`: as of `lower.lower`."""
         return lower.lower(
             kan,
             self.dtype,
             rows=self.rows or 1,
             many=0 if self.rows else min(MANY_ROWS, self.max_batch_size),
             kernel=self.kernel,
+            curves=curves,
         )
 
     def facts(self, tried: Mapping[str, str] | None = None) -> Options:
@@ -122,6 +130,7 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
     target.check()
     request.check_rows()
     request.check_kernel()
+    request.fewer.check(request.dtype, explain=target.explain.wanted)
     answers = rows.load(request.answers) if request.answers else None
     found = _read(loaded, request, answers, advance)
     kan, options, files = found.kan, found.options, loaded.files
@@ -143,7 +152,7 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
     model = ProvedModel(
         lowered=graphs.lowered,
         proof=graphs.proof,
-        claim=Claim(READING) if answers is None else held.network(answers, kan, graphs.plain, target),
+        claim=Claim(READING) if answers is None else held.network(answers, kan, graphs.plain, graphs.held),
         layers=graphs.layers,
         edge_class=kan.edge_class,
         opset=graph.OPSET,
@@ -153,6 +162,7 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
         + precision.notes(kan.dtype, request.dtype)
         + _of_rows(graphs, request.rows)
         + splines.notes(graphs.kan.layers, request.dtype, asked=request.kernel),
+        approximation=graphs.approximation,
     )
     return publish(target, model)
 
@@ -167,13 +177,15 @@ def _of_rows(graphs: _Graphs, rows: int) -> tuple[str, ...]:
 @dataclass(frozen=True, slots=True, eq=False)
 class _Graphs:
     """The graphs of a network and their proof. `plain`: those of the network as it was read, which `kan` is unless its
-    inputs are kept on the grid."""
+    inputs are kept on the grid; `held`: what is asked of them where there are answers."""
 
     kan: Kan
     lowered: Lowered
     proof: Proof
     plain: Lowered
+    held: Target
     layers: tuple[LayerInfo, ...]
+    approximation: Approximation = EXACT
 
 
 def _graphs(
@@ -187,10 +199,32 @@ def _graphs(
         kept.prove(given.layers[0], kan.n_inputs, plain, lowered, dtype)
     layers = describe.layers(given, lowered.node_tensors)
     mean = () if target.reference is None else baseline.mean(target.reference, signature, target.names)
+    if request.fewer.form:
+        return _rounded(given, kan, layers, request, target, signature, advance)
     against = explained.against(target.explain, given, mean)
     lowered = explained.add(target.explain, lowered, layers, signature, target.names, against)
     proof = verify.verify(given, lowered, dtype, tolerance=request.tolerance, advance=advance)
-    return _Graphs(given, lowered, proof, plain, layers)
+    return _Graphs(given, lowered, proof, plain, target, layers)
+
+
+def _rounded(
+    given: Kan,
+    kan: Kan,
+    layers: tuple[LayerInfo, ...],
+    request: Request,
+    target: Target,
+    signature: Signature,
+    advance: Callable[[int, int], None],
+) -> _Graphs:
+    """The graphs with fewer bits, and their proof. Answers of the trained model are held against them, too."""
+    rows = request.fewer.rows or target.reference
+    asked = dataclasses.replace(request.fewer, rows=rows)
+    found = fewer.rounded(given, asked, signature.inputs(), target.names)
+    lowered = request.lower(found.served, found.curves)
+    plain = lowered if given is kan else request.lower(*found.like(kan))
+    proof, approximation = found.proved(lowered, asked, request.tolerance, advance)
+    held = dataclasses.replace(target, tolerance=max(target.tolerance, asked.bound))
+    return _Graphs(given, lowered, proof, plain, held, layers, approximation)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

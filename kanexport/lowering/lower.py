@@ -56,14 +56,18 @@ class Lowered:
     kernel: bytes | None = None
 
 
-def lower(kan: Kan, dtype: str, *, rows: int = 1, many: int = 0, kernel: bool = False) -> Lowered:
+def lower(
+    kan: Kan, dtype: str, *, rows: int = 1, many: int = 0, kernel: bool = False, curves: Kan | None = None
+) -> Lowered:
     """Lower a network in "float32" or "float64", to be fast in runs of so many rows; and once more, where that makes
     another graph, for runs of `many`; with `kernel` also by the operator of `shared.kernel`, where a layer has splines
-    that it takes. Raises InvalidKan, naming the layer, where a weight is too large for it."""
+    that it takes. `curves`: the network whose edges are told, if not the same one. Raises InvalidKan, naming the layer,
+    where a weight is too large for it."""
     weights = shared(kan.layers, dtype)
     names = tuple(INPUT if at == 0 else f"layer{at}_in" for at in range(len(kan.layers)))
     edges = []
-    for at, (layer, name, width) in enumerate(zip(kan.layers, names, kan.widths(), strict=False)):
+    told = (curves or kan).layers
+    for at, (layer, name, width) in enumerate(zip(told, names, kan.widths(), strict=False)):
         with naming(at):
             edges.append(edge_graph(layer, name, width, dtype, weights))
     model = serving_graph(kan, names, dtype, weights, rows=rows)
