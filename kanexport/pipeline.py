@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,12 +11,12 @@ from pathlib import Path
 from kanexport.answers import held, rows
 from kanexport.answers.decide import Search, Way
 from kanexport.answers.rows import Answers
-from kanexport.errors import OptionError
+from kanexport.errors import OptionError, VerificationFailed
 from kanexport.files import checkpoint
 from kanexport.files.checkpoint import Checkpoint
 from kanexport.form import clamp
 from kanexport.form.ir import Kan
-from kanexport.lowering import cost, lower
+from kanexport.lowering import cost, lower, uniform
 from kanexport.lowering.lower import Lowered
 from kanexport.manifest import READING, LayerInfo, Source
 from kanexport.operators import graph, precision
@@ -25,6 +26,7 @@ from kanexport.packing.explained import Asked
 from kanexport.packing.publish import MAX_BATCH_SIZE, Claim, ProvedModel, Result, Target, publish
 from kanexport.packing.signature import Signature
 from kanexport.proof import kept, verify
+from kanexport.proof import near as near_knots
 from kanexport.proof.tolerance import OUTPUT_TOLERANCE
 from kanexport.proof.verify import Proof
 from kanexport.recognise import assemble, detect, steplist
@@ -127,7 +129,8 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
         source=source,
         notes=graphs.kan.notes
         + precision.notes(kan.dtype, request.dtype)
-        + cost.notes(graphs.kan.layers, request.rows),
+        + cost.notes(graphs.kan.layers, request.rows)
+        + graphs.notes,
     )
     return publish(target, model)
 
@@ -142,16 +145,46 @@ class _Graphs:
     proof: Proof
     plain: Lowered
     layers: tuple[LayerInfo, ...]
+    notes: tuple[str, ...] = ()  # of its knots
 
 
 def _graphs(
     kan: Kan, request: Request, target: Target, signature: Signature, advance: Callable[[int, int], None]
 ) -> _Graphs:
-    dtype, plain = request.dtype, lower.lower(kan, request.dtype, rows=request.rows)
-    given, lowered = kan, plain
-    if request.outside == CLAMP:
-        given = clamp.clamped(kan)
-        lowered = lower.lower(given, dtype, rows=request.rows)
+    """Those with most layers of about uniform knots in closed form that prove exact, with nothing excused."""
+    given = clamp.clamped(kan) if request.outside == CLAMP else kan
+    away = uniform.layers(given, request.dtype)
+    refused: tuple[str, ...] = ()
+    for near in uniform.choices(away):
+        try:
+            made = _proved(kan, given, request, target, signature, near, advance)
+        except VerificationFailed as failed:
+            if not near:
+                raise
+            why = failed.message
+        else:
+            why = "" if not near else near_knots.excess(made.proof.verification)
+            if not why:
+                return dataclasses.replace(made, notes=refused + near_knots.notes(away, near, made.proof.verification))
+        refused += near_knots.refused(away, near, why)
+    raise AssertionError("the last choice is proved or raises")
+
+
+def _proved(
+    kan: Kan,
+    given: Kan,
+    request: Request,
+    target: Target,
+    signature: Signature,
+    near: tuple[int, ...],
+    advance: Callable[[int, int], None],
+) -> _Graphs:
+    """`kan` as it was read and as it is `given` its inputs, with the layers `near` in closed form. Raises
+    VerificationFailed."""
+    dtype = request.dtype
+    plain = lowered = lower.lower(kan, dtype, rows=request.rows, near=near)
+    if given is not kan:
+        lowered = lower.lower(given, dtype, rows=request.rows, near=near)
         kept.prove(given.layers[0], kan.n_inputs, plain, lowered, dtype)
     layers = describe.layers(given, lowered.node_tensors)
     mean = () if target.reference is None else baseline.mean(target.reference, signature, target.names)

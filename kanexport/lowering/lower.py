@@ -7,12 +7,13 @@ are in graphs of their own, because onnxruntime computes outputs nobody asks for
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from kanexport.form.ir import Kan, Layer
+from kanexport.lowering import uniform
 from kanexport.lowering.contributions import Anchor
 from kanexport.lowering.edges import edge_graph
 from kanexport.lowering.serving import INPUT, naming, serving_graph
@@ -44,9 +45,11 @@ class Lowered:
     explained: Explained | None = None
 
 
-def lower(kan: Kan, dtype: str, *, rows: int = 1) -> Lowered:
-    """Lower a network in "float32" or "float64", to be fast in runs of so many rows. Raises InvalidKan,
-    naming the layer, where a weight is too large for it."""
+def lower(kan: Kan, dtype: str, *, rows: int = 1, near: Collection[int] = ()) -> Lowered:
+    """Lower a network in "float32" or "float64", to be fast in runs of so many rows. `near`: layers whose knots
+    are taken for uniform, of those that `uniform.layers` finds. Raises InvalidKan, naming the layer, where a weight
+    is too large for it."""
+    kan = uniform.taken(kan, near)
     weights = shared(kan.layers, dtype)
     names = tuple(INPUT if at == 0 else f"layer{at}_in" for at in range(len(kan.layers)))
     edges = []
