@@ -245,7 +245,8 @@ class Verification:
 
     `against`: what the model was held against, a key of `AGAINST`; empty in documents older than
     format 3. `answers`: what the comparison with the trained model's own answers found. `explaining`: of the
-    explaining graph, if there is one, since format 6: its outputs and node vectors, and the edges it gives.
+    explaining graph, if there is one, since format 6: its outputs and node vectors, and the edges it gives. `kernel`:
+    of `shared.kernel.KERNEL_FILE`, in the place of the model's graph, if it is among the files, since format 7.
     """
 
     outputs_tolerance: float
@@ -255,6 +256,7 @@ class Verification:
     against: str = ""
     answers: tuple[Answers, ...] = ()
     explaining: tuple[Zone, ...] = ()
+    kernel: tuple[Zone, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

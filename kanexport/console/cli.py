@@ -26,6 +26,7 @@ from kanexport.pipeline import Request, export
 from kanexport.proof.tolerance import OUTPUT_TOLERANCE
 from kanexport.shared import arguments, atomic, program, progress
 from kanexport.shared.installing import how_to_install
+from kanexport.shared.kernel import KERNEL_FILE
 from kanexport.shared.output import json_text, print_json
 from kanexport.shared.outside import AS_TRAINED, CHOICE, POLICIES
 from kanexport.shared.voice import EXIT_CODES, Exit
@@ -68,6 +69,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         help="rows of most runs: one graph, made for those (default: one for few, and where it pays another for many)",
+    )
+    add(
+        "--kernel",
+        action="store_true",
+        help=f"write {KERNEL_FILE} too: splines by an operator of kanserve-kernel, for servers that have it",
     )
     add("--outside", choices=tuple(POLICIES), default=AS_TRAINED, help=CHOICE)
     beside.naming_options(parser)
@@ -146,6 +152,8 @@ def _check(args: argparse.Namespace) -> None:
                 )
         if args.rows:
             raise OptionError("--rows is for checkpoints that are read as layers: the graph of a module is torch's")
+        if args.kernel:
+            raise OptionError("--kernel is for checkpoints that are read as layers: the graph of a module is torch's")
         return
     for name in ("checkpoint", "example", "input_shape"):
         if getattr(args, name) is not None:
@@ -193,6 +201,7 @@ def _request(args: argparse.Namespace) -> Request:
         explain_layers=asked.layers,
         outside=args.outside,
         rows=args.rows,
+        kernel=args.kernel,
         fewer=beside.fewer(args),
     )
 

@@ -9,7 +9,7 @@ name, how many inputs, their types and their shapes as far as they are known. So
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from onnx import TensorProto, numpy_helper, shape_inference
 from kanexport.errors import InvalidKan
 from kanexport.operators.stacks import Stack
 from kanexport.operators.weights import PAGE, Place, Weights, check, external
+from kanexport.shared import kernel
 
 OPSET = 17
 IR_VERSION = 8
@@ -60,6 +61,7 @@ class Graph:
         self._nearly_one: dict[str, float] = {}  # float64 constants
         self._types: dict[str, Any] = {}  # of every value: element type and, where known, shape
         self._integers: dict[str, Any] = {}  # constants that shapes depend on
+        self._foreign: list[Any] = []  # operators that ONNX does not know
         self._count = 0
 
     def input(self, name: str, *shape: int) -> Value:
@@ -180,6 +182,20 @@ class Graph:
         self._nodes.append(node)
         return Value(output)
 
+    def spline_layer(self, *inputs: Value, shape: int, **attributes: Any) -> Value:
+        """[B, shape]: the operator of `shared.kernel`, which nothing here checks; kernel/src/operator.cpp says what it
+        takes."""
+        self._count += 1
+        output = f"splines{self._count}"
+        node = onnx.helper.make_node(  # noqa: TID251 - this file is the builder
+            kernel.OPERATOR, [one.name for one in inputs], [output], name=output, domain=kernel.DOMAIN, **attributes
+        )
+        declared = _tensor_info(output, self.dtype, ("batch", shape))
+        self._types[output] = declared.type
+        self._foreign.append(node)
+        self._nodes.append(node)
+        return Value(output)
+
     def _inferred(self, node: Any) -> dict[str, Any]:
         """The types of an operator's outputs by name, from those of its inputs."""
         return dict(
@@ -270,15 +286,27 @@ class Graph:
         helper = onnx.helper  # noqa: TID251 - this file is the builder
         used = {name for node in self._nodes for name in node.input}
         kept = [tensor for tensor in self._initializers if tensor.name in used]
-        graph = helper.make_graph(self._nodes, self._name, self._inputs, infos, initializer=kept)
+        graph = helper.make_graph(
+            self._nodes, self._name, self._inputs, infos, initializer=kept, value_info=self._told(outputs)
+        )
         model = helper.make_model(
             graph,
-            opset_imports=[helper.make_opsetid("", OPSET)],
+            opset_imports=self._opsets(),
             ir_version=IR_VERSION,
             producer_name=PRODUCER,
         )
         check(model)
         return bytes(model.SerializeToString())
+
+    def _told(self, outputs: Collection[str]) -> list[Any]:
+        """The types of tensors that nobody can infer, and that are no `outputs` of the graph."""
+        names = [node.output[0] for node in self._foreign]
+        make = onnx.helper.make_value_info  # noqa: TID251 - this file is the builder
+        return [make(name, self._types[name]) for name in names if name not in outputs]
+
+    def _opsets(self) -> list[Any]:
+        make = onnx.helper.make_opsetid  # noqa: TID251 - this file is the builder
+        return [make("", OPSET)] + ([make(kernel.DOMAIN, kernel.DOMAIN_VERSION)] if self._foreign else [])
 
 
 def _tensor_type(element: int, shape: Sequence[int | str]) -> Any:

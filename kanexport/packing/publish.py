@@ -25,6 +25,7 @@ from kanexport.shared import naming
 from kanexport.shared.approximation import EXACT, Approximation
 from kanexport.shared.baseline import NO_BASELINE, Baseline
 from kanexport.shared.explanations import EXPLAIN_FILE, NO_EXPLANATIONS
+from kanexport.shared.kernel import KERNEL_FILE
 from kanexport.shared.naming import UNNAMED, Names
 from kanexport.shared.outside import AS_TRAINED, POLICIES
 
@@ -166,6 +167,8 @@ def _files(lowered: Lowered) -> dict[str, bytes | repository.Parts]:
         files[manifest.MANY_FILE] = lowered.many.graph
     if lowered.explained is not None:
         files[EXPLAIN_FILE] = lowered.explained.graph
+    if lowered.kernel is not None:
+        files[KERNEL_FILE] = lowered.kernel
     return files | {edges_file(at): data for at, data in enumerate(lowered.edges)}
 
 
