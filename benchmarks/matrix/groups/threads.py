@@ -11,6 +11,7 @@ import numpy as np
 from benchmarks.matrix import contestants, module
 from benchmarks.matrix.cells import Case, Made, Work
 from benchmarks.matrix.contestants import EXPORT, Truth
+from benchmarks.matrix.groups import splines
 from benchmarks.matrix.groups.splines import ADAPTED, UNIFORM
 from benchmarks.matrix.module import Shape
 from kanserve.bench.entrants import OURS, Answer, Entrant
@@ -59,7 +60,7 @@ def _name(shape: Shape) -> str:
 
 
 def _pieces(shape: Shape, work: Work) -> Made:
-    truth, one = _ours(shape, work, OURS)
+    _, truth, one = _ours(shape, work, OURS)
 
     def parted(count: int) -> tuple[Answer, str]:
         answer, how = one.threads(count)
@@ -75,8 +76,8 @@ def _in_runs(answer: Answer, feeds: Feeds) -> list[Array]:
 
 
 def _threads(shape: Shape, work: Work) -> Made:
-    truth, one = _ours(shape, work, OURS)
-    other = contestants.torchs(work, module.network(shape), truth)
+    network, truth, one = _ours(shape, work, OURS)
+    other = contestants.torchs(work, network, truth)
     return Made((one, _on(one, ALL, budget()), other, _on(other, EXPORT_ALL, budget())), truth.feeds)
 
 
@@ -87,13 +88,10 @@ def _on(one: Entrant, name: str, count: int) -> Entrant:
 
 def _grids(adapted: bool, work: Work) -> Made:
     every = [_ours(Shape(GRID_SHAPE, count, adapted), work, cells_of(count)) for count in CELLS]
-    return Made(tuple(one for _, one in every), every[0][0].feeds)
+    return Made(tuple(one for _, _, one in every), every[0][1].feeds)
 
 
-def _ours(shape: Shape, work: Work, name: str) -> tuple[Truth, Entrant]:
+def _ours(shape: Shape, work: Work, name: str) -> tuple[module.Network, Truth, Entrant]:
     """As a server runs it."""
-    network = module.network(shape)
-    x = module.rows(shape.widths[0], LARGE)
-    truth = Truth({"x": x}, module.exactly(network, x))
-    version = contestants.exported(work, module.save(network, work.folder))
-    return truth, contestants.served(work, version, truth, name)
+    network, truth, path = splines.ready(shape, work, LARGE)
+    return network, truth, contestants.served(work, contestants.exported(work, path), truth, name)
