@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,12 +11,14 @@ from pathlib import Path
 from kanexport.answers import held, rows
 from kanexport.answers.decide import Search, Way
 from kanexport.answers.rows import Answers
+from kanexport.approximate import export as fewer
+from kanexport.approximate.asked import NOTHING, Fewer
 from kanexport.errors import OptionError
 from kanexport.files import checkpoint
 from kanexport.files.checkpoint import Checkpoint
 from kanexport.form import clamp
 from kanexport.form.ir import Kan
-from kanexport.lowering import cost, lower
+from kanexport.lowering import cost, lower, splines
 from kanexport.lowering.lower import Lowered
 from kanexport.manifest import MANY_FILE, READING, LayerInfo, Source
 from kanexport.operators import graph, precision
@@ -29,6 +32,8 @@ from kanexport.proof.tolerance import OUTPUT_TOLERANCE
 from kanexport.proof.verify import Proof
 from kanexport.recognise import assemble, detect, steplist
 from kanexport.recognise.registry import Reader
+from kanexport.shared import kernel
+from kanexport.shared.approximation import EXACT, Approximation
 from kanexport.shared.naming import UNNAMED, Names
 from kanexport.shared.outside import AS_TRAINED, CLAMP
 
@@ -60,6 +65,8 @@ class Request:
     explain_layers: tuple[str, ...] = ()  # whose edges it tells, as `packing.explained.Asked` has them
     outside: str = AS_TRAINED  # what becomes of rows outside, a key of `shared.outside.POLICIES`
     rows: int = 0  # of the runs that the graph shall be fast in; 0: of few, and where it pays another graph for many
+    kernel: bool = False  # with a graph by the operator of `shared.kernel`
+    fewer: Fewer = NOTHING  # bits, and what that may cost
     shared: bool = False  # options and architecture are for many files; this one may have no use for them
 
     def target(self, name: str) -> Target:
@@ -83,10 +90,27 @@ class Request:
         if self.rows and not 1 <= self.rows <= self.max_batch_size:
             raise OptionError(f"rows of a run are {self.rows}, expected 1 to max batch size, {self.max_batch_size}")
 
-    def lower(self, kan: Kan) -> Lowered:
-        """The graphs of a network, for runs of as many rows as it says."""
+    def check_kernel(self) -> None:
+        """Raises OptionError where a graph is asked for that nothing here could prove."""
+        if self.kernel and not kernel.library():
+            raise OptionError(
+                "--kernel needs the package kanserve-kernel, which is not installed, or not for this machine",
+                hint=kernel.HOW_TO_INSTALL,
+            )
+        if self.kernel and self.dtype != "float32":
+            raise OptionError(f"--kernel is for float32, the graph is {self.dtype}")
+        if self.kernel and self.fewer != NOTHING:
+            raise OptionError("--kernel computes with whole weights, and goes with neither --weights nor --precision")
+
+    def lower(self, kan: Kan, curves: Kan | None = None) -> Lowered:
+        """The graphs of a network, for runs of as many rows as it says; `curves`: as of `lower.lower`."""
         return lower.lower(
-            kan, self.dtype, rows=self.rows or 1, many=0 if self.rows else min(MANY_ROWS, self.max_batch_size)
+            kan,
+            self.dtype,
+            rows=self.rows or 1,
+            many=0 if self.rows else min(MANY_ROWS, self.max_batch_size),
+            kernel=self.kernel,
+            curves=curves,
         )
 
     def facts(self, tried: Mapping[str, str] | None = None) -> Options:
@@ -105,6 +129,8 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
     target = request.target(loaded.stem)
     target.check()
     request.check_rows()
+    request.check_kernel()
+    request.fewer.check(request.dtype, explain=target.explain.wanted)
     answers = rows.load(request.answers) if request.answers else None
     found = _read(loaded, request, answers, advance)
     kan, options, files = found.kan, found.options, loaded.files
@@ -126,13 +152,17 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
     model = ProvedModel(
         lowered=graphs.lowered,
         proof=graphs.proof,
-        claim=Claim(READING) if answers is None else held.network(answers, kan, graphs.plain, target),
+        claim=Claim(READING) if answers is None else held.network(answers, kan, graphs.plain, graphs.held),
         layers=graphs.layers,
         edge_class=kan.edge_class,
         opset=graph.OPSET,
         signature=signature,
         source=source,
-        notes=graphs.kan.notes + precision.notes(kan.dtype, request.dtype) + _of_rows(graphs, request.rows),
+        notes=graphs.kan.notes
+        + precision.notes(kan.dtype, request.dtype)
+        + _of_rows(graphs, request.rows)
+        + splines.notes(graphs.kan.layers, request.dtype, asked=request.kernel),
+        approximation=graphs.approximation,
     )
     return publish(target, model)
 
@@ -147,13 +177,15 @@ def _of_rows(graphs: _Graphs, rows: int) -> tuple[str, ...]:
 @dataclass(frozen=True, slots=True, eq=False)
 class _Graphs:
     """The graphs of a network and their proof. `plain`: those of the network as it was read, which `kan` is unless its
-    inputs are kept on the grid."""
+    inputs are kept on the grid; `held`: what is asked of them where there are answers."""
 
     kan: Kan
     lowered: Lowered
     proof: Proof
     plain: Lowered
+    held: Target
     layers: tuple[LayerInfo, ...]
+    approximation: Approximation = EXACT
 
 
 def _graphs(
@@ -167,10 +199,32 @@ def _graphs(
         kept.prove(given.layers[0], kan.n_inputs, plain, lowered, dtype)
     layers = describe.layers(given, lowered.node_tensors)
     mean = () if target.reference is None else baseline.mean(target.reference, signature, target.names)
+    if request.fewer.form:
+        return _rounded(given, kan, layers, request, target, signature, advance)
     against = explained.against(target.explain, given, mean)
     lowered = explained.add(target.explain, lowered, layers, signature, target.names, against)
     proof = verify.verify(given, lowered, dtype, tolerance=request.tolerance, advance=advance)
-    return _Graphs(given, lowered, proof, plain, layers)
+    return _Graphs(given, lowered, proof, plain, target, layers)
+
+
+def _rounded(
+    given: Kan,
+    kan: Kan,
+    layers: tuple[LayerInfo, ...],
+    request: Request,
+    target: Target,
+    signature: Signature,
+    advance: Callable[[int, int], None],
+) -> _Graphs:
+    """The graphs with fewer bits, and their proof. Answers of the trained model are held against them, too."""
+    rows = request.fewer.rows or target.reference
+    asked = dataclasses.replace(request.fewer, rows=rows)
+    found = fewer.rounded(given, asked, signature.inputs(), target.names)
+    lowered = request.lower(found.served, found.curves)
+    plain = lowered if given is kan else request.lower(*found.like(kan))
+    proof, approximation = found.proved(lowered, asked, request.tolerance, advance)
+    held = dataclasses.replace(target, tolerance=max(target.tolerance, asked.bound))
+    return _Graphs(given, lowered, proof, plain, held, layers, approximation)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

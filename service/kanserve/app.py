@@ -126,7 +126,7 @@ class App:
                 guard, service, views, self._health, mirror, max_stream_requests=settings.max_stream_requests
             ),
             functools.partial(
-                pages.build, settings, guard, self.metrics, page, service, views, catalogue, self._control
+                pages.build, settings, guard, self.metrics, page, service, views, catalogue, self._control, insights
             ),
         )
         self._renewal = Renewal(settings, gate, self._door, self.metrics)

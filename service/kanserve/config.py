@@ -184,6 +184,12 @@ class Settings(BaseSettings):
         group=Group.MODELS,
         metavar="strict|relaxed",
     )
+    kernel: bool = setting(
+        True,
+        "models run by the operator of kanserve-kernel, where that is installed, the export has such a graph and it "
+        "measures faster",
+        group=Group.MODELS,
+    )
     piece_bytes: Size = setting(
         2 * MIB,
         "a large batch runs in pieces whose widest intermediate has this size, or less where that is faster at load",
@@ -281,6 +287,14 @@ class Settings(BaseSettings):
         metavar="N",
         ge=0,
         le=1_000_000,
+    )
+    keep_rows: int = setting(
+        0,
+        "of a version's latest rows that are kept in memory, for those with the role interpret to look at; 0: none",
+        group=Group.LIMITS,
+        metavar="N",
+        ge=0,
+        le=1000,
     )
     query_bytes: Size = setting(
         32 * MIB, "edge values of one query that are held at a time", group=Group.LIMITS, metavar="BYTES"

@@ -262,7 +262,7 @@ class CurveBlock:
 class ExplainRequest:
     """What is to be explained: rows as in EdgeRequest; of which `outputs`, all if none are named; against which
     `reference`: its name, or rows of the caller's, `reference_rows`, packed as the others; by which `method`, empty:
-    the usual one."""
+    the usual one. `path`: so many edges of each layer that carried most; 0: none."""
 
     model: str
     version: str
@@ -274,20 +274,36 @@ class ExplainRequest:
     reference_count: int = 0
     outputs: tuple[int, ...] = ()
     method: str = ""
+    path: int = 0
     deadline: float | None = None
     caller: str = ""
 
 
 @dataclass(frozen=True, slots=True)
+class LayerPath:
+    """The edges of a layer that carried most of a difference, k of every row and output, strongest first: their
+    `sources` and `destinations` [B, O, k], what each carried, `values` [B, O, k], and what all others did, `rest`
+    [B, O]."""
+
+    layer: int
+    sources: NDArray[np.uint32]
+    destinations: NDArray[np.uint32]
+    values: NDArray[np.float64]
+    rest: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """Of some rows: `contributions` [B, n, O] of the nodes that `layer` is given, which may be the model's inputs
-    (`of_inputs`); `base` [O], the answers of the reference; `predictions` [B, O]. All float64."""
+    (`of_inputs`); `base` [O], the answers of the reference; `predictions` [B, O]. All float64. `path`: of each layer
+    that is explained, where it was asked for."""
 
     layer: int
     of_inputs: bool
     contributions: NDArray[np.float64]
     base: NDArray[np.float64]
     predictions: NDArray[np.float64]
+    path: tuple[LayerPath, ...] = ()
 
     @property
     def completeness_error(self) -> NDArray[np.float64]:

@@ -89,6 +89,7 @@ def asked(
     path = "/nowhere" if route == UNKNOWN else route
     for key, value in {"name": "toy", "version": "1", "repository": "r", "rest:path": "x"}.items():
         path = path.replace(f"{{{key}}}", value)
+    path += "?updates=1" if path.endswith("/watch") else ""  # or it would go on
     make = http.client.HTTPConnection(address, timeout=20)
     connection = make if context is None else http.client.HTTPSConnection(address, timeout=20, context=context)
     try:

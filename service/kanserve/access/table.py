@@ -43,6 +43,7 @@ _ROUTES: dict[Need, tuple[tuple[str, str], ...]] = {
         *(("GET", route) for route in ("/metrics", "/v2", "/v2/models/stats")),
         *(("GET", f"{model}{rest}") for model in MODELS for rest in ("", "/ready", "/config", "/stats")),
         *(("POST", f"/v2/repository/{rest}") for rest in ("index", "{repository}/index")),
+        ("POST", "/v1/kan/operations"),
         (UNKNOWN, UNKNOWN),  # what there is not: nobody without a credential learns that
     ),
     Role.INFER: (
@@ -50,11 +51,11 @@ _ROUTES: dict[Need, tuple[tuple[str, str], ...]] = {
         *((UNKNOWN, f"{MODELS[0]}/{rest}") for rest in ("generate", "generate_stream")),
     ),
     Role.INTERPRET: (
-        *(("GET", model) for model in KANS),
+        *(("GET", f"{model}{rest}") for model in KANS for rest in ("", "/rows", "/watch")),
         *(
             ("POST", f"{model}/{what}")
             for model in KANS
-            for what in ("edges", "curves", "explain", "scores", "statistics")
+            for what in ("edges", "curves", "explain", "scores", "statistics", "coverage")
         ),
     ),
     Role.ADMIN: (

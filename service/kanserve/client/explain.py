@@ -16,6 +16,7 @@ from kanserve.client import frames
 from kanserve.client.description import Description
 from kanserve.client.frames import index_of
 from kanserve.client.rows import of_frame, packed
+from kanserve.nouns import LayerPath
 from kanserve.pb import kan_pb2 as kan
 
 Floats = NDArray[np.float64]
@@ -33,6 +34,7 @@ class Explanation:
 
     `rows` [B, n]: the numbers that the contributions are of, as they were asked; None where those are no rows of one
     input. `names` and `output_names`: what to call the n and the O; `index`: what a DataFrame called its rows.
+    `path`: of each explained layer the edges that carried most, where they were asked for.
     """
 
     version: str
@@ -50,6 +52,7 @@ class Explanation:
     names: tuple[str, ...]
     output_names: tuple[str, ...]
     index: Any = None
+    path: tuple[LayerPath, ...] = ()
 
     def to_dict(self, output: int | str | None = None) -> dict[str, Any]:
         """What shap calls these numbers: `values` [B, n], or [B, n, O] of several outputs, `base_values` [B] or [B, O],
@@ -97,7 +100,7 @@ class Explanation:
 
 
 def request(
-    described: Description, rows: Any, *, reference: Any, outputs: Sequence[int], method: str
+    described: Description, rows: Any, *, reference: Any, outputs: Sequence[int], method: str, path: int = 0
 ) -> kan.ExplainRequest:
     """The message that asks for one. `reference`: its name, or rows."""
     message = kan.ExplainRequest(
@@ -106,6 +109,7 @@ def request(
         **packed(described, rows),
         outputs=outputs,
         method=method,
+        path_top_k=path,
     )
     if isinstance(reference, str):
         message.reference = reference
@@ -139,6 +143,21 @@ def of(answer: kan.ExplainResponse, described: Description, rows: Any) -> Explan
         names=tuple(map(name, range(answer.nodes))),
         output_names=tuple(map(described.names.output, answer.outputs)),
         index=index_of(rows),
+        path=tuple(map(_layer_path, answer.path)),
+    )
+
+
+def _layer_path(path: kan.LayerPath) -> LayerPath:
+    def array(field: str, dtype: str, *shape: int) -> Any:
+        return np.frombuffer(getattr(path, field), dtype).reshape(shape)
+
+    edges = (-1, path.outputs, path.edges)
+    return LayerPath(
+        path.layer,
+        array("sources", "<u4", *edges),
+        array("destinations", "<u4", *edges),
+        array("values", "<f8", *edges),
+        array("rest", "<f8", -1, path.outputs),
     )
 
 
@@ -152,6 +171,11 @@ def _data(described: Description, rows: Any, nodes: int) -> Floats | None:
     return np.array(rows, np.float64).reshape(-1, nodes)
 
 
+def _joined_path(parts: Sequence[LayerPath]) -> LayerPath:
+    arrays = ("sources", "destinations", "values", "rest")
+    return LayerPath(parts[0].layer, *(np.concatenate([getattr(part, name) for part in parts]) for name in arrays))
+
+
 def joined(parts: Sequence[Explanation]) -> Explanation:
     """Explanations of consecutive rows as one."""
     return dataclasses.replace(
@@ -160,5 +184,6 @@ def joined(parts: Sequence[Explanation]) -> Explanation:
         predictions=np.concatenate([part.predictions for part in parts]),
         completeness_error=np.concatenate([part.completeness_error for part in parts]),
         notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+        path=tuple(map(_joined_path, zip(*(part.path for part in parts), strict=True))),
         rows=None if parts[0].rows is None else np.concatenate([part.rows for part in parts if part.rows is not None]),
     )

@@ -120,13 +120,21 @@ def curves(
 
 @by_name
 def explain(
-    described: Description, /, rows: Any, *, reference: Any = "", outputs: Sequence[int] = (), method: str = ""
+    described: Description,
+    /,
+    rows: Any,
+    *,
+    reference: Any = "",
+    outputs: Sequence[int] = (),
+    method: str = "",
+    path: int = 0,
 ) -> Call[Explanation]:
     """What the inputs of `rows` [rows, ...] have to do with the answers: see Explanation. `reference`: "mean", "zeros",
     "grid_center", or rows of the caller's; "": what the server takes. `outputs`: which are explained (all).
-    `method`: "rescale", the usual one, or "gradient_x_input". Raises
+    `method`: "rescale", the usual one, or "gradient_x_input". `path`: of each layer so many edges that carried most of
+    the difference, in `Explanation.path`. Raises
     NotSupported where the model cannot be taken apart, TooLarge."""
-    request = explain_.request(described, rows, reference=reference, outputs=outputs, method=method)
+    request = explain_.request(described, rows, reference=reference, outputs=outputs, method=method, path=path)
     return Call(
         f"{KAN}Explain",
         request,

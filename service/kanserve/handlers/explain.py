@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,12 +15,13 @@ from kanserve.handlers.kan import Kan
 from kanserve.interpret import curves
 from kanserve.models.explain import GRADIENT, METHODS, RESCALE
 from kanserve.models.model import Model
-from kanserve.nouns import DTYPES, Array, ExplainRequest, Explanation, ModelInfo
+from kanserve.nouns import DTYPES, Array, ExplainRequest, Explanation, LayerPath, ModelInfo
 
 MEAN, ZEROS, CENTRE, ROWS = "mean", "zeros", "grid_center", "rows"
 REFERENCES = (MEAN, ZEROS, CENTRE, ROWS)
 NUMBER = 8  # bytes
 CANCELLED, INCOMPLETE = 100, 1e-3  # of what is explained
+MOST_PATH = 256  # edges of a layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ class Explainer:
         outputs = _outputs(info, request)
         rows = self.kan.rows(info, request.rows, request.row_count)
         method = _method(request)
+        _path(request, method)
         name, reference = self._reference(info, manifest, request)
         self._bound(info, manifest, request, len(next(iter(reference.values()))), len(outputs))
         return Work(model, manifest, request, rows, method, name, reference, outputs)
@@ -87,6 +90,7 @@ class Explainer:
             (known, work.reference),
             work.outputs,
             method=work.method,
+            path=request.path,
             deadline=request.deadline,
             caller=request.caller,
         )
@@ -114,12 +118,18 @@ class Explainer:
     ) -> None:
         rows, advice = request.row_count, "send fewer rows, or name the outputs that are to be explained"
         width = max(math.prod(info.inputs[0].shape[1:]), *(layer.sources for layer in manifest.layers))
-        if (needed := rows * outputs * (width + 2) * NUMBER) > self.kan.max_response_bytes:
+        k = request.path
+        path = sum(min(k, one.sources * one.destinations) + 1 for one in manifest.layers) if k else 0
+        if (needed := rows * outputs * (width + 2 + 2 * path) * NUMBER) > self.kan.max_response_bytes:
             raise Exhausted(
                 f"the answer takes {needed} bytes ({rows} rows x {outputs} outputs x {width} inputs), the limit is "
                 f"{self.kan.max_response_bytes}; {advice}"
             )
-        each = references * (2 + outputs) * sum(layer.sources * layer.destinations for layer in manifest.layers)
+        each = (
+            references
+            * (2 + outputs * (2 if request.path else 1))
+            * sum(layer.sources * layer.destinations for layer in manifest.layers)
+        )
         if rows * each > self.kan.max_query_evaluations:
             raise Exhausted(
                 f"the explanation takes {rows * each} edge evaluations ({rows} rows, {references} rows of reference, "
@@ -157,7 +167,15 @@ def _joined(pieces: list[Explanation]) -> Explanation:
         np.concatenate([piece.contributions for piece in pieces]),
         pieces[0].base,
         np.concatenate([piece.predictions for piece in pieces]),
+        tuple(_one_path(layers) for layers in zip(*(piece.path for piece in pieces), strict=True)),
     )
+
+
+def _one_path(pieces: Sequence[LayerPath]) -> LayerPath:
+    """Of a layer, of consecutive rows."""
+    sources, destinations = ([getattr(piece, end) for piece in pieces] for end in ("sources", "destinations"))
+    values, rest = ([getattr(piece, what) for piece in pieces] for what in ("values", "rest"))
+    return LayerPath(pieces[0].layer, *map(np.concatenate, (sources, destinations, values, rest)))
 
 
 def _method(request: ExplainRequest) -> str:
@@ -165,6 +183,16 @@ def _method(request: ExplainRequest) -> str:
     if request.method not in ("", *METHODS):
         raise BadRequest(f"method {request.method[:40]!r} is not known; it is one of {', '.join(METHODS)}")
     return request.method or RESCALE
+
+
+def _path(request: ExplainRequest, method: str) -> None:
+    """Raises BadRequest."""
+    if request.path > MOST_PATH:
+        raise BadRequest(f"a path has {MOST_PATH} edges of a layer at most, path_top_k is {request.path}")
+    if request.path and method != RESCALE:
+        raise BadRequest(
+            f"path_top_k goes with the method '{RESCALE}', whose contributions add up; '{method}' was asked"
+        )
 
 
 def _outputs(info: ModelInfo, request: ExplainRequest) -> tuple[int, ...]:

@@ -32,7 +32,7 @@ from kanserve.handlers.kan import Kan
 from kanserve.interpret import select
 from kanserve.models.coverage import LayerCoverage
 from kanserve.models.model import Model
-from kanserve.nouns import Array, ExplainRequest, InferRequest, Insight, OutputTensor, Word
+from kanserve.nouns import Array, EdgeRequest, ExplainRequest, InferRequest, Insight, ModelInfo, OutputTensor, Word
 
 COVERAGE, EXPLAIN = "kan.coverage", "kan.explain"
 LARGE = 2**12  # contributions; more are sorted off the event loop, for which they would take milliseconds
@@ -70,6 +70,19 @@ class Insights:
             self._bound(manifest, rows)
         work = self.explainer.work(model, manifest, _explained(request, rows)) if insight.top_k else None
         return Plan(model, manifest, request, insight, work)
+
+    async def covered(self, request: EdgeRequest) -> tuple[ModelInfo, tuple[LayerCoverage, ...]]:
+        """Where the nodes of each layer are, of rows that are not inferred. Raises BadRequest, Exhausted, NotPossible,
+        and what `Model.edges` does."""
+        model, manifest = self.kan.describe(request.model, request.version)
+        if not request.row_count:
+            raise BadRequest("there are no rows to tell something of")
+        if not manifest.layers:
+            raise NotPossible(f"model '{model.info.name}' has no layers whose nodes are known")
+        self._bound(manifest, request.row_count)
+        rows = self.kan.rows(model.info, request.rows, request.row_count)
+        layers = await model.coverage(manifest, rows, deadline=request.deadline, caller=request.caller)
+        return model.info, layers
 
     async def told(self, plan: Plan, feeds: Mapping[str, Array]) -> Told:
         """Of the rows that are `feeds`. Raises what `Model.edges` does."""

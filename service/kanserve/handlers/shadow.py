@@ -76,6 +76,11 @@ class Shadows:
             raise NotPossible(f"no version of model '{name}' is tried; name one")
         return self._ended[name] if shadow is None else _report(shadow, running=True)
 
+    def reports(self) -> list[Report]:
+        """Of all models of which one is tried, or was."""
+        running = {name: _report(shadow, running=True) for name, shadow in self._running.items()}
+        return [report for _, report in sorted((self._ended | running).items())]
+
     def _follow(self) -> None:
         for name, shadow in list(self._running.items()):
             version, default = shadow.model.info.version, self._registry.default(name)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from kanserve.errors import BadRequest, NotFound, NotPossible, Unavailable
 from kanserve.handlers.kan import Kan, alone
 from kanserve.interpret.window import Counts
+from kanserve.models.kept_rows import KeptRow
 from kanserve.models.live import Counted, Live
 from kanserve.models.model import Model
 from kanserve.models.statistics import NodeStatistics
@@ -76,6 +77,13 @@ def live(model: Model) -> Live:
     if model.live is None:
         raise NotPossible(f"{model.blind or 'the version is on its way out'}: send rows")
     return model.live
+
+
+def kept(kan: Kan, name: str, version: str) -> tuple[ModelInfo, Sequence[KeptRow]]:
+    """Some of the latest rows that a version was asked, the newest first. Raises what `statistics` does, and
+    NotPossible where none are kept."""
+    model, _ = described(kan, name, version)
+    return model.info, live(model).rows()
 
 
 async def counted(one: Live, over: str) -> Counted:

@@ -98,6 +98,31 @@ def through(
     return np.asarray(found)
 
 
+def carried(layer: LayerInfo, x: At, r: At, multipliers: Floats) -> Floats:
+    """[B, O, m] of the layer's results -> [B, O, S, D]: what each edge has of the outputs' differences. Raises
+    steps.UnknownStep."""
+    multipliers = _back(layer.after, x.sums(layer), r.sums(layer), multipliers)
+    apart = sum((e_x - e_r for e_x, e_r in zip(x.edges, r.edges, strict=True)), np.zeros(()))
+    return np.asarray(multipliers[:, :, None, :] * apart[:, None])
+
+
+def strongest(values: Floats, k: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32], Floats, Floats]:
+    """[B, O, S, D] -> sources, destinations and values [B, O, k] of the edges that carried most, and what all others
+    did, [B, O]. NaN counts as most."""
+    rows, outputs, sources, destinations = values.shape
+    flat = values.reshape(rows, outputs, sources * destinations)
+    size = np.where(np.isnan(flat), np.inf, np.abs(flat))
+    k = min(k, flat.shape[2])
+    chosen = np.argpartition(-size, k - 1, axis=2)[:, :, :k]
+    order = np.argsort(-np.take_along_axis(size, chosen, axis=2), axis=2, kind="stable")
+    chosen = np.take_along_axis(chosen, order, axis=2)
+    found = np.take_along_axis(flat, chosen, axis=2)
+    others = flat.copy()
+    np.put_along_axis(others, chosen, 0.0, axis=2)
+    source, destination = np.divmod(chosen, destinations)
+    return source.astype(np.uint32), destination.astype(np.uint32), found, others.sum(axis=2)
+
+
 def quotients(e_x: Floats, e_r: Floats, h_x: Floats, h_r: Floats, slope: Floats | None) -> Floats:
     """[B, S, D]: by how much each edge's value grew for a unit of what it reads, from h_r to h_x [B, S]."""
     apart = (h_x - h_r)[:, :, None]

@@ -17,7 +17,7 @@ from kanserve.errors import NotPossible
 from kanserve.interpret import rescale, steps
 from kanserve.interpret.rescale import At, Floats, Part
 from kanserve.models.edges import LayerGraph
-from kanserve.nouns import DTYPES, Array, Explanation
+from kanserve.nouns import DTYPES, Array, Explanation, LayerPath
 from kanserve.scheduling import merge
 from kanserve.trials import proving
 
@@ -88,30 +88,35 @@ def compute(
     method: str,
     outputs: Sequence[int],
     chunk_bytes: int,
+    path: int = 0,
 ) -> Iterator[Explanation | None]:
     """Explanations of `rows` [B, ...] by input against a reference [R, ...], the mean over its rows; one with a name is
-    the same each time. `method`: one of METHODS. None after each step, and a piece of the rows now and then. Raises
-    NotPossible."""
+    the same each time. `method`: one of METHODS. `path`: so many edges of each layer that carried most, of RESCALE.
+    None after each step, and a piece of the rows now and then. Raises NotPossible."""
     name, given = reference
     if not prepared.chain:
         prepared.chain = _chain(session, graphs, manifest, _some(given, _own(manifest, given)))
         yield None
     chain = prepared.chain
     bases = prepared.bases.get(name) or (yield from _bases(session, manifest, prepared, name, given))
-    step = max(1, chunk_bytes // _row_bytes(chain, len(outputs)))
+    step = max(1, chunk_bytes // _row_bytes(chain, len(outputs), path=path > 0))
     for start in range(0, _count(rows), step):
         seen = _seen(session, manifest, chain, merge.part(rows, start, start + step))
         if method == GRADIENT:
             yield None
-            found = _gradient_x_input(chain, seen, bases, outputs)
+            found, ways = _gradient_x_input(chain, seen, bases, outputs), list[Floats]()
         else:
-            found = yield from _shared(chain, seen, bases, outputs)
+            found, ways = yield from _shared(chain, seen, bases, outputs, path=path > 0)
         yield Explanation(
             layer=graphs.index(chain[0].graph),
             of_inputs=chain[0].layer.node_tensor in rows,
             contributions=found,
             base=np.mean([base.seen.answers[0, list(outputs)] for base in bases], axis=0),
             predictions=seen.answers[:, list(outputs)],
+            path=tuple(
+                LayerPath(graphs.index(link.graph), *rescale.strongest(values, path))
+                for link, values in zip(chain, ways, strict=False)
+            ),
         )
 
 
@@ -152,10 +157,12 @@ def _count(rows: Mapping[str, Array]) -> int:
     return len(next(iter(rows.values())))
 
 
-def _row_bytes(chain: Sequence[Link], outputs: int) -> int:
-    """What a row takes at most meanwhile: some copies of its edge values, and its multipliers."""
+def _row_bytes(chain: Sequence[Link], outputs: int, *, path: bool) -> int:
+    """What a row takes at most meanwhile: some copies of its edge values, and its multipliers; for a path copies of
+    what each edge carried to each output."""
     widths = [max(link.layer.sources, link.layer.destinations) for link in chain]
-    edges = sum(link.layer.sources * link.layer.destinations * (len(link.parts) + 3) for link in chain)
+    more = 4 * outputs if path else 0
+    edges = sum(link.layer.sources * link.layer.destinations * (len(link.parts) + 3 + more) for link in chain)
     return 8 * (edges + 4 * outputs * max(widths))
 
 
@@ -237,15 +244,17 @@ def _slopes(chain: Sequence[Link], base: Seen) -> list[list[Floats | None]]:
 
 
 def _shared(
-    chain: Sequence[Link], seen: Seen, bases: Sequence[Base], outputs: Sequence[int]
-) -> Generator[None, None, Floats]:
-    """[B, n, O]: the mean over the rows of reference."""
-    total = np.zeros(())
+    chain: Sequence[Link], seen: Seen, bases: Sequence[Base], outputs: Sequence[int], *, path: bool
+) -> Generator[None, None, tuple[Floats, list[Floats]]]:
+    """[B, n, O]: the mean over the rows of reference; with `path` also what each edge of each link carried."""
+    total, ways = np.zeros(()), [np.zeros(()) for _ in chain if path]
     for at, base in enumerate(bases):
         if at:
             yield None
-        total = total + _contributions(chain, seen, base, outputs)
-    return np.asarray(total / len(bases))
+        found, carried = _contributions(chain, seen, base, outputs, path=path)
+        total = total + found
+        ways = [way + more for way, more in zip(ways, carried, strict=True)]
+    return np.asarray(total / len(bases)), [np.asarray(way / len(bases)) for way in ways]
 
 
 def _gradient_x_input(chain: Sequence[Link], seen: Seen, bases: Sequence[Base], outputs: Sequence[int]) -> Floats:
@@ -268,12 +277,18 @@ def _steepness(link: Link, at: At) -> list[Floats]:
     return rescale.gradients(link.parts, below, above)
 
 
-def _contributions(chain: Sequence[Link], seen: Seen, base: Base, outputs: Sequence[int]) -> Floats:
-    """[B, n, O]: what each node that the chain is given has to do with the outputs, against one row of reference."""
-    every = np.eye(seen.answers.shape[1])[list(outputs)]
+def _contributions(
+    chain: Sequence[Link], seen: Seen, base: Base, outputs: Sequence[int], *, path: bool
+) -> tuple[Floats, list[Floats]]:
+    """[B, n, O]: what each node that the chain is given has to do with the outputs, against one row of reference; with
+    `path` of each link what its edges carried, [B, O, S, D]."""
+    every, ways = np.eye(seen.answers.shape[1])[list(outputs)], list[Floats]()
     multipliers = np.broadcast_to(every, (len(seen.answers), *every.shape))
     for link, x, r, slope in reversed(list(zip(chain, seen.links, base.seen.links, base.slopes, strict=True))):
+        if path:
+            with np.errstate(all="ignore"):
+                ways.insert(0, rescale.carried(link.layer, x, r, multipliers))
         multipliers = rescale.through(link.layer, link.parts, x, r, slope, multipliers)
     apart = seen.links[0].nodes - base.seen.links[0].nodes
     with np.errstate(all="ignore"):
-        return np.asarray((multipliers * apart[:, None]).transpose(0, 2, 1))
+        return np.asarray((multipliers * apart[:, None]).transpose(0, 2, 1)), ways

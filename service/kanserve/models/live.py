@@ -4,7 +4,7 @@ Requests are offered when they were answered. Rows are taken a few times a secon
 for what is inside, on a thread that stands back; memory does not grow. How many are taken: with "sampled", so many a
 second, and fewer where that would take more than a small share of one core; with "full", all, as far as they can be
 kept until the next look. While no row may be taken nobody offers any, which would cost more than what is taken. The
-latest rows are those of two windows: one that is full, and one that fills.
+latest rows are those of two windows: one that is full, and one that fills. No row is kept, unless `keep` says so.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kanserve.errors import KanserveError
+from kanserve.errors import KanserveError, NotPossible
 from kanserve.interpret.window import Counts
 from kanserve.models import keeping
 from kanserve.models.keeping import Kept, Shelf
+from kanserve.models.kept_rows import KeptRow, KeptRows
 from kanserve.models.parts import OUTPUT, Run
 from kanserve.models.statistics import Nodes, NodeStatistics, Recent, Tally
 from kanserve.nouns import Array, ModelInfo
@@ -60,7 +61,7 @@ class Counted:
 
 class Live:
     """On the event loop, but for what the thread does. `rate`: rows a second that are taken; infinite: all. `shelf`:
-    where it is kept, and others' are."""
+    where it is kept, and others' are. `keep`: so many rows as they are, for people to look at."""
 
     def __init__(
         self,
@@ -71,9 +72,11 @@ class Live:
         pool: ThreadPoolExecutor,
         metrics: Metrics,
         shelf: Callable[[ModelInfo, Nodes], Shelf] | None = None,
+        keep: int = 0,
     ) -> None:
         self._run, self._rate, self._pool = run, rate, pool
         self._metrics, self._labels = metrics, (info.name, str(info.version))
+        self._keep = keep
         self._nodes, self._shelf = nodes, None if shelf is None else shelf(info, nodes)
         self._row_bytes = max(1, sum(one.row_bytes for one in (*info.inputs, *info.outputs)))
         self._looked, self._cost = time.monotonic(), 0.0
@@ -100,6 +103,7 @@ class Live:
         self._mark, self._since, self._begun = mark, since, time.monotonic()
         self._seen, self._spent = -self._answered.inference_count, 0.0  # but for those that will be answered
         self._recent, self._total = Recent(self._nodes, ROWS), self._nodes.empty()
+        self._rows = KeptRows(self._keep, ROWS)
 
     def _take_over(self) -> None:
         """What was counted before the last restart, unless all was begun anew meanwhile."""
@@ -229,6 +233,16 @@ class Live:
             tally,
         )
 
+    def rows(self) -> Sequence[KeptRow]:
+        """Of the latest, those that were kept; raises NotPossible where none are."""
+        if not self._keep:
+            raise NotPossible(
+                "no rows of what models are asked are kept: they are callers' data, and `kanserve serve --keep-rows N` "
+                "(keep_rows) says that some may be"
+            )
+        with self._lock:
+            return self._rows.latest()
+
     def _work(self, copies: Sequence[Callable[[], Copy]]) -> None:
         begun = time.thread_time()
         feeds = [copy()[0] for copy in copies]
@@ -245,6 +259,8 @@ class Live:
         with self._lock:
             self._recent.add(tally)
             self._total = self._total.plus(tally)
+            if self._keep:
+                self._rows.add(rows)
         if not self._ended:
             self._count.inc(tally.rows)
             for number, count in zip(self._classes, tally.classes.tolist(), strict=False):

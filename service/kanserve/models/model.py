@@ -167,9 +167,10 @@ class Model:
         method: str,
         deadline: float | None,
         caller: str = "",
+        path: int = 0,
     ) -> AsyncGenerator[Explanation]:
         """Explanations of rows [B, ...] by input against a reference [R, ...], a piece of the rows at a time; one
-        that has a name is always the same. Raises what `edges` does."""
+        that has a name is always the same. `path` as of `explain.compute`. Raises what `edges` does."""
         steps = explain.compute(
             self._session,
             self._graph(),
@@ -179,6 +180,7 @@ class Model:
             reference,
             method=method,
             outputs=outputs,
+            path=path,
             chunk_bytes=min(self._settings.query_bytes, edges.STEP_BYTES),
         )
         return self._worked(steps, deadline, caller)

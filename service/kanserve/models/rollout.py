@@ -20,6 +20,7 @@ from kanserve.config import Settings
 from kanserve.errors import ConfigError, LoadError, LoadReason, NotFound, NotPossible, Unavailable
 from kanserve.models import farewell
 from kanserve.models.aside import aside
+from kanserve.models.history import History
 from kanserve.models.intake import Held, Intake
 from kanserve.models.keeping import Keeping
 from kanserve.models.loading import Before
@@ -66,7 +67,8 @@ class Rollout:
         )
         self._known: dict[Key, Known] = {}
         self._held: dict[Key, Held] = {}
-        self._tidings = Tidings(metrics, settings.max_request_bytes)
+        self.history = History()
+        self._tidings = Tidings(metrics, settings.max_request_bytes, self.history)
         self._farewells: set[asyncio.Task[None]] = set()
         self.by_hand = settings.model_control == "explicit"
         self._poll = 0.0 if self.by_hand else settings.poll

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict
 
 from kanserve.errors import LoadReason
+from kanserve.models.history import History
 from kanserve.models.model import Model
 from kanserve.observe import logs
 from kanserve.observe.metrics import Metrics
@@ -18,8 +19,9 @@ log = logs.get_logger("models")
 class Tidings:
     """Remembers what was said, so that nothing is said twice."""
 
-    def __init__(self, metrics: Metrics, max_request_bytes: int) -> None:
-        self._metrics, self._max_request_bytes = metrics, max_request_bytes
+    def __init__(self, metrics: Metrics, max_request_bytes: int, history: History) -> None:
+        self._metrics, self._max_request_bytes, self._history = metrics, max_request_bytes, history
+        self._defaults: dict[str, int | None] = {}
         self._refused: dict[Key, LoadReason] = {}
         self._left_out: set[Key] = set()
         self._warned: set[tuple[str, tuple[str, ...]]] = set()
@@ -33,6 +35,8 @@ class Tidings:
         facts = {} if info.manifest is None else {"against": info.manifest.against}
         if instead_of:
             facts["instead_of"] = instead_of[:12]
+        what = "loaded in the place of another graph" if instead_of else "loaded"
+        self._history.add(what, *key, f"graph {info.digest[:12]}, in {seconds:.2f} s")
         way = asdict(model.serving.way)
         log.info("loaded", model=key[0], version=key[1], seconds=round(seconds, 3), **way, **facts)
         self._warn(model)
@@ -41,6 +45,7 @@ class Tidings:
         """What was refused was taken away, and what serves lies there again."""
         self._refused.pop(key, None)
         self._metrics.refused(key[0], str(key[1]), refused=False)
+        self._history.add("again what serves", *key)
         log.info("what lies in the repository is again what serves", model=key[0], version=key[1])
 
     def refused(self, key: Key, reason: LoadReason, text: str, *, changed: bool, serves: bool) -> None:
@@ -51,11 +56,14 @@ class Tidings:
         self._refused[key] = reason
         self._metrics.number("kanserve_model_load_failures_total").labels(reason).inc()
         facts = {"serves": "what was loaded before"} if serves else {}
+        also = "; what was loaded before serves on" if serves else ""
+        self._history.add("refused", *key, f"{reason}: {text}{also}")
         log.error("load failed", model=key[0], version=key[1], kind=reason, reason=text, **facts)
 
     def missed(self, key: Key, *, gone: bool) -> None:
         """The files of a version that serves went, or came back."""
         self._metrics.missing(key[0], str(key[1]), missing=gone)
+        self._history.add("files gone" if gone else "files there again", *key)
         if gone:
             log.warning("missing", model=key[0], version=key[1])
         else:
@@ -65,6 +73,12 @@ class Tidings:
         """Which of the `ready` versions answers by default."""
         for one in ready:
             self._metrics.number("kanserve_model_default").labels(name, str(one)).set(one == version)
+        before = self._defaults.get(name)
+        if version != before:
+            self._defaults[name] = version
+            told = f"version {before} did before" if before is not None else ""
+            if version is not None:
+                self._history.add("answers by default", name, version, told)
 
     def left_out(self, found: Mapping[Key, VersionPolicy]) -> None:
         """Versions that their policies do not want."""
@@ -76,6 +90,7 @@ class Tidings:
         """Nothing of it is left. `seconds`: that it took to leave; None for one that never served."""
         self._refused.pop(key, None)
         self._metrics.forget(key[0], str(key[1]))
+        self._history.add("gone", *key)
         if seconds is None:
             log.info("gone", model=key[0], version=key[1])
         else:

@@ -537,7 +537,7 @@ class CurvePart(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., phi: _Optional[bytes] = ...) -> None: ...
 
 class ExplainRequest(_message.Message):
-    __slots__ = ("model_name", "model_version", "id", "rows", "row_count", "inputs", "reference", "reference_rows", "reference_count", "outputs", "method")
+    __slots__ = ("model_name", "model_version", "id", "rows", "row_count", "inputs", "reference", "reference_rows", "reference_count", "outputs", "method", "path_top_k")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
@@ -549,6 +549,7 @@ class ExplainRequest(_message.Message):
     REFERENCE_COUNT_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     METHOD_FIELD_NUMBER: _ClassVar[int]
+    PATH_TOP_K_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     id: str
@@ -560,10 +561,11 @@ class ExplainRequest(_message.Message):
     reference_count: int
     outputs: _containers.RepeatedScalarFieldContainer[int]
     method: str
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., rows: _Optional[bytes] = ..., row_count: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[InputRows, _Mapping]]] = ..., reference: _Optional[str] = ..., reference_rows: _Optional[bytes] = ..., reference_count: _Optional[int] = ..., outputs: _Optional[_Iterable[int]] = ..., method: _Optional[str] = ...) -> None: ...
+    path_top_k: int
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., rows: _Optional[bytes] = ..., row_count: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[InputRows, _Mapping]]] = ..., reference: _Optional[str] = ..., reference_rows: _Optional[bytes] = ..., reference_count: _Optional[int] = ..., outputs: _Optional[_Iterable[int]] = ..., method: _Optional[str] = ..., path_top_k: _Optional[int] = ...) -> None: ...
 
 class ExplainResponse(_message.Message):
-    __slots__ = ("model_name", "model_version", "digest", "id", "method", "reference", "layer", "outputs", "nodes", "contributions", "base", "predictions", "completeness_error", "notes", "of_inputs")
+    __slots__ = ("model_name", "model_version", "digest", "id", "method", "reference", "layer", "outputs", "nodes", "contributions", "base", "predictions", "completeness_error", "notes", "of_inputs", "path")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -579,6 +581,7 @@ class ExplainResponse(_message.Message):
     COMPLETENESS_ERROR_FIELD_NUMBER: _ClassVar[int]
     NOTES_FIELD_NUMBER: _ClassVar[int]
     OF_INPUTS_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     digest: str
@@ -594,7 +597,26 @@ class ExplainResponse(_message.Message):
     completeness_error: bytes
     notes: _containers.RepeatedScalarFieldContainer[str]
     of_inputs: bool
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., id: _Optional[str] = ..., method: _Optional[str] = ..., reference: _Optional[str] = ..., layer: _Optional[int] = ..., outputs: _Optional[_Iterable[int]] = ..., nodes: _Optional[int] = ..., contributions: _Optional[bytes] = ..., base: _Optional[bytes] = ..., predictions: _Optional[bytes] = ..., completeness_error: _Optional[bytes] = ..., notes: _Optional[_Iterable[str]] = ..., of_inputs: _Optional[bool] = ...) -> None: ...
+    path: _containers.RepeatedCompositeFieldContainer[LayerPath]
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., id: _Optional[str] = ..., method: _Optional[str] = ..., reference: _Optional[str] = ..., layer: _Optional[int] = ..., outputs: _Optional[_Iterable[int]] = ..., nodes: _Optional[int] = ..., contributions: _Optional[bytes] = ..., base: _Optional[bytes] = ..., predictions: _Optional[bytes] = ..., completeness_error: _Optional[bytes] = ..., notes: _Optional[_Iterable[str]] = ..., of_inputs: _Optional[bool] = ..., path: _Optional[_Iterable[_Union[LayerPath, _Mapping]]] = ...) -> None: ...
+
+class LayerPath(_message.Message):
+    __slots__ = ("layer", "outputs", "edges", "sources", "destinations", "values", "rest")
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    EDGES_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
+    DESTINATIONS_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    REST_FIELD_NUMBER: _ClassVar[int]
+    layer: int
+    outputs: int
+    edges: int
+    sources: bytes
+    destinations: bytes
+    values: bytes
+    rest: bytes
+    def __init__(self, layer: _Optional[int] = ..., outputs: _Optional[int] = ..., edges: _Optional[int] = ..., sources: _Optional[bytes] = ..., destinations: _Optional[bytes] = ..., values: _Optional[bytes] = ..., rest: _Optional[bytes] = ...) -> None: ...
 
 class EdgeScoresRequest(_message.Message):
     __slots__ = ("model_name", "model_version", "id", "rows", "row_count", "inputs", "over")
@@ -701,7 +723,7 @@ class GetStatisticsResponse(_message.Message):
     def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., id: _Optional[str] = ..., over: _Optional[str] = ..., row_count: _Optional[int] = ..., baseline: _Optional[str] = ..., baseline_rows: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[NodeStatistics, _Mapping]]] = ..., rows_seen: _Optional[int] = ..., seconds: _Optional[float] = ..., since: _Optional[float] = ..., processes: _Optional[int] = ..., classes: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class NodeStatistics(_message.Message):
-    __slots__ = ("layer", "psi", "js", "wasserstein", "psi_chance", "outside", "outside_before", "nonfinite", "bounds", "bound_counts", "counts", "zones", "origins", "mean", "std", "low", "high")
+    __slots__ = ("layer", "psi", "js", "wasserstein", "psi_chance", "outside", "outside_before", "nonfinite", "bounds", "bound_counts", "counts", "zones", "origins", "mean", "std", "low", "high", "counts_before")
     LAYER_FIELD_NUMBER: _ClassVar[int]
     PSI_FIELD_NUMBER: _ClassVar[int]
     JS_FIELD_NUMBER: _ClassVar[int]
@@ -719,6 +741,7 @@ class NodeStatistics(_message.Message):
     STD_FIELD_NUMBER: _ClassVar[int]
     LOW_FIELD_NUMBER: _ClassVar[int]
     HIGH_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_BEFORE_FIELD_NUMBER: _ClassVar[int]
     layer: int
     psi: bytes
     js: bytes
@@ -736,7 +759,8 @@ class NodeStatistics(_message.Message):
     std: bytes
     low: bytes
     high: bytes
-    def __init__(self, layer: _Optional[int] = ..., psi: _Optional[bytes] = ..., js: _Optional[bytes] = ..., wasserstein: _Optional[bytes] = ..., psi_chance: _Optional[bytes] = ..., outside: _Optional[bytes] = ..., outside_before: _Optional[bytes] = ..., nonfinite: _Optional[bytes] = ..., bounds: _Optional[bytes] = ..., bound_counts: _Optional[_Iterable[int]] = ..., counts: _Optional[bytes] = ..., zones: _Optional[bytes] = ..., origins: _Optional[_Iterable[str]] = ..., mean: _Optional[bytes] = ..., std: _Optional[bytes] = ..., low: _Optional[bytes] = ..., high: _Optional[bytes] = ...) -> None: ...
+    counts_before: bytes
+    def __init__(self, layer: _Optional[int] = ..., psi: _Optional[bytes] = ..., js: _Optional[bytes] = ..., wasserstein: _Optional[bytes] = ..., psi_chance: _Optional[bytes] = ..., outside: _Optional[bytes] = ..., outside_before: _Optional[bytes] = ..., nonfinite: _Optional[bytes] = ..., bounds: _Optional[bytes] = ..., bound_counts: _Optional[_Iterable[int]] = ..., counts: _Optional[bytes] = ..., zones: _Optional[bytes] = ..., origins: _Optional[_Iterable[str]] = ..., mean: _Optional[bytes] = ..., std: _Optional[bytes] = ..., low: _Optional[bytes] = ..., high: _Optional[bytes] = ..., counts_before: _Optional[bytes] = ...) -> None: ...
 
 class WatchStatisticsRequest(_message.Message):
     __slots__ = ("model_name", "model_version", "id", "over", "interval", "updates")

@@ -115,8 +115,8 @@ class Tracing(Protocol):
         ...
 
     def stream(
-        self, name: str, answers: Callable[[AsyncIterator[bytes], Arrival], AsyncIterator[bytes]]
-    ) -> Callable[[AsyncIterator[bytes], Arrival], AsyncIterator[bytes]]:
+        self, name: str, answers: Callable[[AsyncIterator[Q], Arrival], AsyncIterator[bytes]]
+    ) -> Callable[[AsyncIterator[Q], Arrival], AsyncIterator[bytes]]:
         """That answers with a stream."""
         ...
 
@@ -212,9 +212,15 @@ class Guard:
         """A method that answers with a stream. `probe` as for `unary`."""
         series = _Series(self._metrics, kind, service, name)
         refused = functools.partial(self._turned_away, series)
+        return Stream(kind, self.flow(series, method, probe=probe), refused, self.strange(series.path))
+
+    def flow(
+        self, series: Series, method: Callable[[AsyncIterator[Q], Call], AsyncIterator[bytes]], *, probe: bool = False
+    ) -> Callable[[AsyncIterator[Q], Arrival], AsyncIterator[bytes]]:
+        """What `stream` does, for requests of any kind whose length is their bytes."""
         admitted = self._admission(series.path)
 
-        async def answers(messages: AsyncIterator[bytes], arrival: Arrival) -> AsyncIterator[bytes]:
+        async def answers(messages: AsyncIterator[Q], arrival: Arrival) -> AsyncIterator[bytes]:
             metadata = tuple(arrival.metadata)
             shown = Arrival(metadata, arrival.remaining, arrival.certificate)
             call = arrived(shown)
@@ -228,8 +234,8 @@ class Guard:
                     yield response
 
         if self._tracing is not None and not probe:
-            return Stream(kind, self._tracing.stream(series.path, answers), refused, self.strange(series.path))
-        return Stream(kind, answers, refused, self.strange(series.path))
+            return self._tracing.stream(series.path, answers)
+        return answers
 
     def strange(self, name: str) -> Callable[[Arrival], bool] | None:
         """What tells, before a request is read, that it will be refused for who calls; `name` as in the table of
@@ -422,7 +428,7 @@ class _Series:
         self._seconds.observe(seconds)
 
 
-async def _counted(messages: AsyncIterator[bytes], watch: _Watch) -> AsyncIterator[bytes]:
+async def _counted(messages: AsyncIterator[Q], watch: _Watch) -> AsyncIterator[Q]:
     async for message in messages:
         watch.request_bytes += len(message)
         yield message

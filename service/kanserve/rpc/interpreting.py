@@ -17,6 +17,7 @@ from kanserve.nouns import (
     CurveRequest,
     EdgeRequest,
     ExplainRequest,
+    LayerPath,
     LayerScores,
     ModelInfo,
 )
@@ -133,6 +134,8 @@ def _add_nodes(answer: kan_pb2.GetStatisticsResponse, nodes: NodeStatistics) -> 
         last.psi, last.js, last.wasserstein = _float64(drift.psi), _float64(drift.js), _float64(drift.wasserstein)
         last.psi_chance = _float64(drift.chance)
         last.outside, last.outside_before = _float64(drift.outside), _float64(drift.before)
+    if part.baseline is not None:
+        answer.nodes[-1].counts_before = b"".join(np.array(row, "<u8").tobytes() for row in part.baseline.counts)
 
 
 def watch_from_pb(message: kan_pb2.WatchStatisticsRequest) -> WatchRequest:
@@ -165,6 +168,7 @@ def explain_from_pb(message: kan_pb2.ExplainRequest, *, deadline: float | None, 
         reference_count=message.reference_count,
         outputs=tuple(message.outputs),
         method=message.method,
+        path=message.path_top_k,
         deadline=deadline,
         caller=caller,
     )
@@ -189,6 +193,20 @@ def explained_to_pb(answer: Explained) -> kan_pb2.ExplainResponse:
         predictions=what.predictions.astype("<f8").tobytes(),
         completeness_error=what.completeness_error.astype("<f8").tobytes(),
         notes=answer.notes,
+        path=map(_path_to_pb, what.path),
+    )
+
+
+def _path_to_pb(path: LayerPath) -> kan_pb2.LayerPath:
+    _, outputs, edges = path.values.shape
+    return kan_pb2.LayerPath(
+        layer=path.layer,
+        outputs=outputs,
+        edges=edges,
+        sources=path.sources.astype("<u4").tobytes(),
+        destinations=path.destinations.astype("<u4").tobytes(),
+        values=_float64(path.values),
+        rest=_float64(path.rest),
     )
 
 

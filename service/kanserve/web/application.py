@@ -16,12 +16,14 @@ from starlette.routing import Route
 from kanserve.observe.metrics import UNKNOWN, Metrics
 from kanserve.rpc.call import Call
 from kanserve.rpc.guard import Guard
+from kanserve.web.events import Events
 from kanserve.web.exchange import Answer, Asked, Bounds, Exchange, Method
 from kanserve.web.kan import KanPages
 from kanserve.web.oip import Oip, unsupported
 from kanserve.web.probes import Probes
 from kanserve.web.refusal import Refused
 from kanserve.web.ui import Page
+from kanserve.web.views import OPERATIONS, Views
 
 MODEL = "/v2/models/{name}"
 VERSIONED = (MODEL, f"{MODEL}/versions/{{version}}")
@@ -40,7 +42,9 @@ ABSENT = {
 }
 
 
-def build(guard: Guard, metrics: Metrics, bounds: Bounds, oip: Oip, kan: KanPages, probes: Probes) -> Starlette:
+def build(
+    guard: Guard, metrics: Metrics, bounds: Bounds, oip: Oip, kan: KanPages, views: Views, probes: Probes
+) -> Starlette:
     """Every route behind the guard; needs nothing of the server that carries it but ASGI."""
 
     def exchange(verb: str, route: str, method: Method, *, probe: bool = False) -> Exchange:
@@ -48,8 +52,11 @@ def build(guard: Guard, metrics: Metrics, bounds: Bounds, oip: Oip, kan: KanPage
 
     routes = [
         Route(route, exchange(verb, route, method, probe=probe).answer, methods=[verb])
-        for verb, route, method, probe in _table(oip, kan, probes)
+        for verb, route, method, probe in _table(oip, kan, views, probes)
     ]
+    for path in OF_KAN:
+        route = f"{path}/watch"
+        routes.append(Route(route, Events(guard, metrics, bounds, ("GET", route), kan.watch).answer, methods=["GET"]))
     for route, name in ABSENT.items():
         routes.append(Route(route, exchange(UNKNOWN, route, unsupported(name)).answer, methods=["GET", "POST"]))
     nowhere = exchange(UNKNOWN, UNKNOWN, _refuse)
@@ -63,7 +70,7 @@ def build(guard: Guard, metrics: Metrics, bounds: Bounds, oip: Oip, kan: KanPage
     return application
 
 
-def _table(oip: Oip, kan: KanPages, probes: Probes) -> Iterator[tuple[str, str, Method, bool]]:
+def _table(oip: Oip, kan: KanPages, views: Views, probes: Probes) -> Iterator[tuple[str, str, Method, bool]]:
     """Verb, path, method, and whether it is a probe; what is asked most comes first, since routes are tried in turn."""
     for path in VERSIONED:
         yield "POST", f"{path}/infer", oip.infer, False
@@ -84,8 +91,9 @@ def _table(oip: Oip, kan: KanPages, probes: Probes) -> Iterator[tuple[str, str, 
         yield "GET", f"{path}/ready", oip.model_ready, True
         yield "GET", f"{path}/config", oip.config, False
         yield "GET", f"{path}/stats", oip.statistics, False
+    yield "POST", OPERATIONS, views.operations, False
     for path in OF_KAN:
-        for name, (verb, answers) in kan.methods().items():
+        for name, (verb, answers) in (kan.methods() | views.methods()).items():
             yield verb, f"{path}/{name}".rstrip("/"), answers, False
     page = Page()
     yield "GET", "/", page.root, False

@@ -40,6 +40,11 @@ PACKED: Mapping[str, Mapping[str, tuple[str, Shape]]] = MappingProxyType(
             "predictions": (F8, lambda m: (-1, len(m.outputs))),
             "completeness_error": (F8, lambda m: (-1, len(m.outputs))),
         },
+        "LayerPath": {
+            **dict.fromkeys(("sources", "destinations"), (U4, lambda m: (-1, m.outputs, m.edges))),
+            "values": (F8, lambda m: (-1, m.outputs, m.edges)),
+            "rest": (F8, lambda m: (-1, m.outputs)),
+        },
         "LayerEdges": {
             "values": (F4, _values),
             "each_sources": (U4, _values),
@@ -65,7 +70,7 @@ PACKED: Mapping[str, Mapping[str, tuple[str, Shape]]] = MappingProxyType(
             **dict.fromkeys(("psi", "js", "wasserstein", "psi_chance", "outside", "outside_before"), (F8, _flat)),
             "nonfinite": (U8, _flat),
             "bounds": (F8, _flat),
-            "counts": (U8, _flat),
+            **dict.fromkeys(("counts", "counts_before"), (U8, _flat)),
             "zones": (U8, lambda m: (-1, 3)),
             **dict.fromkeys(("mean", "std", "low", "high"), (F8, _flat)),
         },
@@ -76,8 +81,13 @@ PACKED: Mapping[str, Mapping[str, tuple[str, Shape]]] = MappingProxyType(
 )
 
 
-def plain(message: Message) -> dict[str, Any]:
-    """For `orjson`: fields by name; messages and arrays that are not there are left out."""
+Write = Callable[[np.ndarray[Any, Any]], Any]
+
+
+def plain(message: Message, write: Write | None = None) -> dict[str, Any]:
+    """For `orjson`: fields by name; messages and arrays that are not there are left out. `write`: what an array
+    becomes, nested lists unless it is given."""
+    write = write or fragment
     packed = PACKED.get(message.DESCRIPTOR.name, {})
     found: dict[str, Any] = {}
     for field in message.DESCRIPTOR.fields:
@@ -85,20 +95,20 @@ def plain(message: Message) -> dict[str, Any]:
         if field.type == field.TYPE_BYTES:
             dtype, shape = packed[field.name]
             if value:
-                found[field.name] = fragment(np.frombuffer(value, dtype).reshape(_sized(shape(message))))
+                found[field.name] = write(np.frombuffer(value, dtype).reshape(_sized(shape(message))))
         elif not field.has_presence or message.HasField(field.name):
-            found[field.name] = _value(field, value)
+            found[field.name] = _value(field, value, write)
     return found
 
 
-def _value(field: Any, value: Any) -> Any:
+def _value(field: Any, value: Any, write: Write) -> Any:
     """Of a field that holds no bytes."""
     inner = field.message_type
     if inner is not None and inner.GetOptions().map_entry:
         return dict(value)
     if field.is_repeated:
-        return [plain(one) if inner is not None else _number(one) for one in value]
-    return plain(value) if inner is not None else _number(value)
+        return [plain(one, write) if inner is not None else _number(one) for one in value]
+    return plain(value, write) if inner is not None else _number(value)
 
 
 def fragment(array: np.ndarray[Any, Any]) -> orjson.Fragment:

@@ -41,12 +41,13 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request, whole. `broken`: why it is none."""
+    """A request, whole. `broken`: why it is none. `query`: where a route has one."""
 
     path: Mapping[str, str]
     headers: Headers
     body: bytes = b""
     broken: Refused | None = None
+    query: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.body)
@@ -54,12 +55,13 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What goes back."""
+    """What goes back. `packs`: compressed where the caller takes that, and it has not been."""
 
     body: bytes = b""
     kind: str = JSON
     status: int = HTTPStatus.OK
     headers: Mapping[str, str] = field(default_factory=dict)
+    packs: bool = True
 
     def __len__(self) -> int:
         return len(self.body)
@@ -86,11 +88,11 @@ class Exchange:
 
         self._bounds = bounds
         self._strange = guard.strange(" ".join(labels))
-        self._guarded = guard.around(_Series(metrics, *labels), whole, probe=probe)
+        self._guarded = guard.around(Series(metrics, *labels), whole, probe=probe)
 
     async def answer(self, request: Request) -> Response:
         """The response, also to what is wrong. Of those whom the guard refuses nothing is read."""
-        if self._strange is not None and self._strange(_arrival(request)):
+        if self._strange is not None and self._strange(arrival(request)):
             return await self._answered(request, Asked(request.path_params, request.headers))
         return await self._answered(request, await self._asked(request))
 
@@ -100,11 +102,11 @@ class Exchange:
 
     async def _answered(self, request: Request, asked: Asked) -> Response:
         try:
-            answer = await self._guarded(asked, _arrival(request))
+            answer = await self._guarded(asked, arrival(request))
         except CallFailed as failure:
-            answer = _failed(failure)
+            answer = failed(failure)
             failure.forget()
-        return await _response(answer, request.headers.get("accept-encoding", ""))
+        return await response(answer, request.headers.get("accept-encoding", ""))
 
     async def _asked(self, request: Request) -> Asked:
         body, broken = b"", None
@@ -162,11 +164,12 @@ class Exchange:
         )
 
 
-def _arrival(request: Request) -> Arrival:
+def arrival(request: Request) -> Arrival:
+    """What a request shows of its caller."""
     return Arrival(request.headers.items(), None, names.presented(request.scope))
 
 
-class _Series:
+class Series:
     """The counters of one route, looked up once."""
 
     def __init__(self, metrics: Metrics, verb: str, route: str) -> None:
@@ -187,7 +190,8 @@ class _Series:
         self._seconds.observe(seconds)
 
 
-def _failed(failure: CallFailed) -> Answer:
+def failed(failure: CallFailed) -> Answer:
+    """The answer to a call that the guard or its method refused."""
     error = failure.__cause__
     trailers = dict(failure.trailers)
     headers = {ID_HEADER: trailers[ID_HEADER]}
@@ -201,10 +205,11 @@ def _failed(failure: CallFailed) -> Answer:
     return Answer(body, JSON, refusal.status(failure.code, error), headers)
 
 
-async def _response(answer: Answer, accepted: str) -> Response:
+async def response(answer: Answer, accepted: str) -> Response:
+    """`accepted`: Accept-Encoding."""
     headers = {"content-type": answer.kind, **answer.headers}
     body, encoding = answer.body, compression.chosen(accepted)
-    if encoding and len(body) >= WORTH and "content-encoding" not in headers:
+    if encoding and len(body) >= WORTH and answer.packs:
         if len(body) < BLOCKING:
             body = compression.packed(body, encoding)
         else:

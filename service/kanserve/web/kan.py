@@ -1,14 +1,15 @@
 """KanService over HTTP: its requests and answers as JSON, under /v1/kan.
 
 A request has the fields of the RPC's message, with rows as lists of numbers; an answer has those of the RPC's answer,
-with arrays as nested lists. What a request may hold is said once, by the RPC.
+with arrays as nested lists, or as bytes behind the JSON (`packed`). What a request may hold is said once, by the RPC.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import orjson
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
@@ -20,7 +21,8 @@ from kanserve.pb import kan_pb2
 from kanserve.rpc.call import Call
 from kanserve.rpc.kan import KanService
 from kanserve.web import arrays, document, numbers
-from kanserve.web.exchange import Answer, Asked, Method, json_answer
+from kanserve.web.exchange import Answer, Asked, Method
+from kanserve.web.packed import Told
 
 ROWS = {"rows": ("rows", "row_count"), "reference_rows": ("reference_rows", "reference_count")}
 RESET = "statistics/reset"  # as the last part of a path
@@ -29,12 +31,13 @@ HELD = frozenset({"inputs", "reference_count"})  # what lists of rows say by the
 
 
 class KanPages:
-    """From a request to a method of the service and back. `typed`: bytes of rows as numbers in JSON."""
+    """From a request to a method of the service and back. `typed`: bytes of rows as numbers in JSON; `most`: of an
+    answer in any form."""
 
-    def __init__(self, service: KanService, catalogue: Catalogue, typed: int) -> None:
-        self._service, self._catalogue, self._typed = service, catalogue, typed
+    def __init__(self, service: KanService, catalogue: Catalogue, typed: int, most: int) -> None:
+        self._service, self._catalogue, self._typed, self._most = service, catalogue, typed, most
 
-    def methods(self) -> Mapping[str, tuple[str, Method]]:
+    def methods(self) -> dict[str, tuple[str, Method]]:
         """Last part of the path -> verb, and what answers it."""
         service = self._service
         asked: dict[str, tuple[type[Message], type[Message], Callable[[bytes, Call], Awaitable[bytes]]]] = {
@@ -54,38 +57,64 @@ class KanPages:
         """DescribeModel."""
         message = kan_pb2.DescribeModelRequest(**_model(asked))
         data = await self._service.describe_model(message.SerializeToString(), call)
-        return json_answer(arrays.plain(kan_pb2.DescribeModelResponse.FromString(data)))
+        form = Told(asked)
+        return form.answer(form.told(kan_pb2.DescribeModelResponse.FromString(data)))
 
     async def curves(self, asked: Asked, call: Call) -> Answer:
         """GetCurves, its blocks in a list."""
-        message = self._message(asked, kan_pb2.GetCurvesRequest)
+        message = self.message(asked, kan_pb2.GetCurvesRequest)
         blocks: list[Any] = []
-        size = 0
+        size, form = 0, Told(asked)
         async for data in self._service.get_curves(_one(message.SerializeToString()), call):
-            size = self._within(size + len(data))
-            blocks.append(arrays.plain(kan_pb2.CurveBlock.FromString(data)))
-        return json_answer({"blocks": blocks})
+            size = self._within(size + len(data), form)
+            blocks.append(form.told(kan_pb2.CurveBlock.FromString(data)))
+        return form.answer({"blocks": blocks})
+
+    async def watch(self, asked: Asked, call: Call) -> AsyncGenerator[bytes]:
+        """WatchStatistics, each update as JSON. The request's fields are in the query."""
+        message = self._queried(asked, kan_pb2.WatchStatisticsRequest)
+        updates = self._service.watch_statistics(_one(message.SerializeToString()), call)
+        async for data in updates:
+            yield orjson.dumps(arrays.plain(kan_pb2.StatisticsUpdate.FromString(data)))
+
+    def _queried(self, asked: Asked, kind: type[Message]) -> Any:
+        """Raises BadRequest."""
+        known = {field.name for field in kind.DESCRIPTOR.fields} - OF_PATH
+        if unknown := sorted(asked.query.keys() - known):
+            name = unknown[0][:40]
+            raise BadRequest(f"the query has {name!r}, which is not known; {advice(name, sorted(known))}")
+        message = kind(**_model(asked))
+        for name, text in asked.query.items():
+            like = getattr(message, name)
+            try:
+                setattr(message, name, type(like)(text))
+            except (ValueError, OverflowError):
+                raise BadRequest(f"the query has {name}={text[:40]!r}, expected {numbers.word(like)}") from None
+        return message
 
     def _method(
         self, kind: type[Message], answer: type[Message], method: Callable[[bytes, Call], Awaitable[bytes]]
     ) -> Method:
         async def answered(asked: Asked, call: Call) -> Answer:
-            data = await method(self._message(asked, kind).SerializeToString(), call)
-            self._within(len(data))
-            return json_answer(arrays.plain(answer.FromString(data)))
+            data = await method(self.message(asked, kind).SerializeToString(), call)
+            form = Told(asked)
+            self._within(len(data), form)
+            return form.answer(form.told(answer.FromString(data)))
 
         return answered
 
-    def _within(self, size: int) -> int:
-        if size > self._typed:
+    def _within(self, size: int, form: Told) -> int:
+        if not form.packed and size > self._typed:
             raise Exhausted(
                 f"the answer takes {size} bytes, as numbers in JSON the limit is {self._typed}; "
-                "ask for less, or over gRPC"
+                "ask for less, with Accept: application/octet-stream, or over gRPC"
             )
+        if size > self._most:
+            raise Exhausted(f"the answer takes {size} bytes or more, the limit is {self._most}; ask for less")
         return size
 
-    def _message(self, asked: Asked, kind: type[Message]) -> Any:
-        """Raises BadRequest, Exhausted, and what `Catalogue.info` does."""
+    def message(self, asked: Asked, kind: type[Message]) -> Any:
+        """A request of this kind, its rows packed. Raises BadRequest, Exhausted, and what `Catalogue.info` does."""
         body = document.read(asked.body, self._typed) if asked.body else {}
         if not isinstance(body, dict):
             raise BadRequest(f"Unable to parse the request: expected an object, got {numbers.word(body)}")

@@ -7,6 +7,8 @@ from typing import Any
 from kanserve.config import Settings
 from kanserve.handlers.catalogue import Catalogue
 from kanserve.handlers.control import Control
+from kanserve.handlers.insight import Insights
+from kanserve.handlers.operations import Operations
 from kanserve.observe.merged import Page
 from kanserve.observe.metrics import Metrics
 from kanserve.rpc.guard import Guard
@@ -23,6 +25,7 @@ def build(
     kan: KanService,
     catalogue: Catalogue,
     control: Control,
+    insights: Insights,
 ) -> Any:
     """An ASGI application; `page` is what /metrics shows. Raises ImportError without starlette and orjson."""
     from kanserve.web import application
@@ -30,8 +33,10 @@ def build(
     from kanserve.web.kan import KanPages
     from kanserve.web.oip import Oip
     from kanserve.web.probes import Probes
+    from kanserve.web.views import Views
 
     bounds = Bounds(settings.max_request_bytes, settings.arrival_timeout, settings.max_typed_bytes)
     pages = Oip(service, catalogue, control, bounds.typed)
-    views = KanPages(kan, catalogue, bounds.typed)
-    return application.build(guard, metrics, bounds, pages, views, Probes(catalogue, page))
+    views = KanPages(kan, catalogue, bounds.typed, settings.max_response_bytes)
+    seen = Views(insights, views, Operations(catalogue, control, page))
+    return application.build(guard, metrics, bounds, pages, views, seen, Probes(catalogue, page))

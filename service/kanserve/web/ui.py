@@ -91,8 +91,8 @@ def _answer(file: _File, asked: Asked) -> Answer:
     if tag in (one.strip() for one in asked.headers.get("if-none-match", "").split(",")):
         return Answer(kind=file.kind, status=HTTPStatus.NOT_MODIFIED, headers=headers)
     if packs:
-        return Answer(file.packed, file.kind, headers={**headers, "content-encoding": "gzip"})
-    return Answer(file.body, file.kind, headers=headers)
+        return Answer(file.packed, file.kind, headers={**headers, "content-encoding": "gzip"}, packs=False)
+    return Answer(file.body, file.kind, headers=headers, packs=False)
 
 
 @functools.lru_cache(maxsize=64)

@@ -1,0 +1,148 @@
+"""How the server does, for people: rates, times, batches, errors, versions and what became of them, of the metrics'
+page and of what the server knows beside it.
+
+Rates need two readings. They are taken when somebody asks, at most one a second for all who do, and kept for some
+minutes: while nobody looks it costs nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from kanserve.handlers.catalogue import Catalogue
+from kanserve.handlers.control import Control
+from kanserve.handlers.shadow import Report
+from kanserve.nouns import VersionStatus
+from kanserve.observe import figures
+from kanserve.observe.figures import Figures, Ledger, Span
+from kanserve.observe.merged import Page
+
+KEPT, APART = 300, 1.0  # readings, and seconds between two
+RECENT = 300.0  # seconds
+GOOD = ("OK", "2", "3")  # with which the codes of calls begin that went well
+
+Told = dict[str, Any]
+
+
+class Operations:
+    """The use case; one per server. `page`: what /metrics shows."""
+
+    def __init__(self, catalogue: Catalogue, control: Control, page: Page) -> None:
+        self._catalogue, self._control, self._page = catalogue, control, page
+        self._ledger, self._turn = Ledger(KEPT, APART), asyncio.Lock()
+
+    async def tell(self, since: float) -> Told:
+        """Everything; of the readings, those later than `since`, in seconds since the epoch."""
+        async with self._turn:
+            if self._ledger.due(time.time()):
+                self._ledger.add(await asyncio.to_thread(self._read))
+        now, before = self._ledger.last, self._ledger.since(RECENT)
+        return {
+            "at": now.at,
+            "recent_seconds": 0.0 if before is None else now.at - before.at,
+            "server": self._server(now),
+            "versions": [self._version(one, now, before) for one in self._catalogue.index(only_ready=False)],
+            "calls": list(_calls(now, before)),
+            "shadows": [self._shadow(report, now) for report in self._control.shadows.reports()],
+            "history": [
+                {"at": one.at, "what": one.what, "model": one.model, "version": str(one.version), "text": one.text}
+                for one in self._control.rollout.history.latest()
+            ],
+            "readings": [_reading(step, older) for older, step in self._ledger.steps(since)],
+        }
+
+    def _read(self) -> Figures:
+        text = self._page.text()
+        return figures.read(text.decode(), time.time())
+
+    def _server(self, now: Figures) -> Told:
+        return {**now.build, **now.server, "ready": self._catalogue.ready(), "live": self._catalogue.live()}
+
+    def _version(self, one: VersionStatus, now: Figures, before: Figures | None) -> Told:
+        key, own = (one.name, str(one.version)), now.numbers.get((one.name, str(one.version)), {})
+        registry = self._catalogue.registry
+        model = registry.model(one.name, one.version)
+        manifest = None if model is None else model.info.manifest
+        return {
+            "model": one.name,
+            "version": str(one.version),
+            "state": one.state,
+            "reason": one.reason,
+            "default": registry.default(one.name) == one.version,
+            "chosen": registry.choice(one.name) is not None,
+            "digest": "" if model is None else model.info.digest,
+            "has_card": manifest is not None,
+            "loads": own.get("loads", 0),
+            "load_seconds": own.get("load_seconds", 0),
+            "pending": own.get("pending", 0),
+            "rows_outside": own.get("rows_outside", 0),
+            "total": _span(figures.span(key, now, None)),
+            "recent": None if before is None else _span(figures.span(key, now, before)),
+        }
+
+    def _shadow(self, report: Report, now: Figures) -> Told:
+        """What was counted is of all processes, as the metrics have it."""
+        own = now.numbers.get((report.model, str(report.version)), {})
+        return {
+            "model": report.model,
+            "version": str(report.version),
+            "against": str(report.against),
+            "running": report.running,
+            "share": report.share,
+            "tolerance": report.tolerance,
+            "rows": own.get("shadow_rows", 0),
+            "rows_beyond": own.get("shadow_beyond", 0),
+            "dropped": own.get("shadow_dropped", 0),
+            "failed": own.get("shadow_failed", 0),
+            "largest_difference": own.get("shadow_largest", 0),
+        }
+
+
+def _reading(now: Figures, before: Figures) -> Told:
+    """Between two readings, of versions that did something."""
+    found = []
+    for key in now.numbers:
+        span = figures.span(key, now, before)
+        if span.requests or any(span.failures.values()):
+            found.append({"model": key[0], "version": key[1], **_rates(span)})
+    return {"from": before.at, "to": now.at, "versions": found}
+
+
+def _rates(span: Span) -> Told:
+    seconds = max(span.seconds, 1e-9)
+    return {
+        "requests_per_second": span.requests / seconds,
+        "rows_per_second": span.rows / seconds,
+        "failures_per_second": sum(span.failures.values()) / seconds,
+        **span.quantiles,
+        **_mean(span),
+    }
+
+
+def _mean(span: Span) -> Mapping[str, Any]:
+    return {**span.phases, "rows_per_run": span.rows / span.runs if span.runs else None}
+
+
+def _span(span: Span) -> Told:
+    rates = _rates(span) if span.seconds else {**span.quantiles, **_mean(span)}
+    return {
+        "seconds": span.seconds,
+        "requests": span.requests,
+        "rows": span.rows,
+        "runs": span.runs,
+        "failures": dict(span.failures),
+        **rates,
+        "batches": [
+            {"up_to": None if bound == float("inf") else bound, "runs": count} for bound, count in span.batches
+        ],
+    }
+
+
+def _calls(now: Figures, before: Figures | None) -> Iterator[Told]:
+    """By method and code, those that there were."""
+    for (method, code), count in sorted(now.calls.items()):
+        old = None if before is None else count - before.calls.get((method, code), 0.0)
+        yield {"method": method, "code": code, "good": code.startswith(GOOD), "count": count, "recent": old}

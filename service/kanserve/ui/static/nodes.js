@@ -1,0 +1,44 @@
+// GetStatistics' answer as one line a node.
+
+import { width } from './names.js';
+import * as names from './names.js';
+
+const ANSWERS = -1;
+
+/**
+ * Of every node: {key, layer, at, place, name, psi, chance, ratio, moved, outside, outsideBefore, mean, std, low, high,
+ * nonfinite, origin, bounds, counts, before}; drift is null where there is no baseline.
+ */
+export function lines(model, statistics) {
+  return statistics.nodes.flatMap((part) => {
+    const count = part.mean?.length ?? 0;
+    let [bound, cell] = [0, 0];
+    return Array.from({ length: count }, (_, at) => {
+      const shared = part.bound_counts.length === 1;
+      const size = part.bound_counts[shared ? 0 : at];
+      const bounds = part.bounds.slice(shared ? 0 : bound, (shared ? 0 : bound) + size);
+      const own = (list) => list?.slice(cell, cell + size + 1) ?? null;
+      const [counts, before] = [own(part.counts), own(part.counts_before)];
+      bound += size;
+      cell += size + 1;
+      const drift = part.psi ? { psi: part.psi[at], chance: part.psi_chance[at], outside: part.outside[at], outsideBefore: part.outside_before[at] } : null;
+      return {
+        key: `${part.layer}/${at}`, layer: part.layer, at, name: called(model, part.layer, at), place: place(model, part.layer),
+        ratio: drift ? drift.psi / Math.max(drift.chance, 1e-12) : null, drift, moved: drift !== null && drift.psi > drift.chance,
+        mean: part.mean[at], std: part.std[at], low: part.low[at], high: part.high[at], zones: part.zones?.[at] ?? null,
+        nonfinite: part.nonfinite?.[at] ?? 0, origin: part.origins[part.origins.length === 1 ? 0 : at], bounds, counts, before,
+      };
+    });
+  });
+}
+
+function called(model, layer, at) {
+  if (layer === ANSWERS) return names.output(model, at);
+  if (layer === 0 && names.ofInputs(model) && at < width(model.input)) return names.feature(model, at);
+  return `node ${at}`;
+}
+
+function place(model, layer) {
+  if (layer === ANSWERS) return 'answers';
+  return layer === 0 && names.ofInputs(model) ? 'inputs' : `layer ${layer}`;
+}

@@ -1,0 +1,258 @@
+"""What the page asks beyond KanService: paths of an explanation, coverage, kept rows, how the server does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from kanserve.client import control
+from kanserve.client.connection import Client
+from kanserve.pb import kan_pb2
+from tests.cli.running import program
+from tests.kanserve import httpdoors, live, toy
+from tests.kanserve.running import KAN, Server, serving, wait_until
+
+ROWS = np.random.default_rng(4).normal(size=(3, 3)).astype(np.float32)
+REFERENCE = np.repeat(np.array([[0.1], [-0.3]], np.float32), 3, axis=1)
+MODELS = "/v1/kan/models"
+GOLDEN = Path(__file__).parent.parent / "golden" / "checkpoints"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    pytest.importorskip("h2corn")
+    root = tmp_path_factory.mktemp("views")
+    toy.write(root)
+    with serving(root, transport="asgi", keep_rows=5, poll=0.2) as running:
+        yield running
+
+
+def ask(server: Server, path: str, body: Any = None) -> tuple[int, Any]:
+    reply = httpdoors.ask(server, path, body)
+    return reply.status, reply.json
+
+
+def test_the_edges_that_carried_a_difference_add_up_layer_by_layer(server: Server) -> None:
+    with Client(server.address) as client:
+        found = client.explain("toy", ROWS, reference=REFERENCE, path=5)
+    apart = found.predictions - found.base
+    assert [layer.values.shape for layer in found.path] == [(3, 2, 5), (3, 2, 5)]
+    for layer in found.path:
+        np.testing.assert_allclose(layer.values.sum(axis=2) + layer.rest, apart, rtol=1e-5, atol=1e-5)
+    # Of the first layer: what tanh(x) moved, by the edge's weight, by what the node has to do with the output.
+    moved = np.tanh(ROWS) - np.tanh(REFERENCE).mean(axis=0)
+    truth = moved[:, :, None, None] * toy.W0[None, :, :, None] * toy.W1[None, None]  # [B, S, D, O]
+    first = found.path[0]
+    for row, output in np.ndindex(3, 2):
+        ends = first.sources[row, output], first.destinations[row, output]
+        np.testing.assert_allclose(first.values[row, output], truth[row, *ends, output], rtol=1e-4, atol=1e-5)
+        order = np.sort(np.abs(truth[row, :, :, output]).ravel())[::-1][:5]
+        np.testing.assert_allclose(np.abs(first.values[row, output]), order, rtol=1e-4)
+
+
+def test_a_path_of_all_edges_of_many_rows_and_in_json(server: Server) -> None:
+    status, found = ask(server, f"{MODELS}/toy/explain", {"rows": ROWS.tolist(), "path_top_k": 100, "outputs": [1]})
+    assert status == 200
+    assert [np.shape(layer["values"]) for layer in found["path"]] == [(3, 1, 12), (3, 1, 8)]
+    np.testing.assert_allclose(found["path"][0]["rest"], np.zeros((3, 1)), atol=1e-6)
+    status, plain = ask(server, f"{MODELS}/toy/explain", {"rows": ROWS.tolist()})
+    assert (status, plain["path"]) == (200, [])
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [({"path_top_k": 257}, "256 edges"), ({"path_top_k": 1, "method": "gradient_x_input"}, "goes with the method")],
+)
+def test_what_paths_may_not_be(server: Server, asked: dict[str, Any], words: str) -> None:
+    status, found = ask(server, f"{MODELS}/toy/explain", {"rows": ROWS.tolist(), **asked})
+    assert (status, words in found["error"]) == (400, True), found
+
+
+def test_paths_count_towards_the_size_of_an_answer(server: Server, tmp_path: Path) -> None:
+    toy.write(tmp_path)
+    message = kan_pb2.ExplainRequest(model_name="toy", rows=ROWS.tobytes() * 6, row_count=18)
+    with serving(tmp_path, max_response_bytes=2048) as small:
+        small.call(f"{KAN}Explain", message.SerializeToString())
+        message.path_top_k = 12
+        with pytest.raises(grpc.RpcError) as caught:
+            small.call(f"{KAN}Explain", message.SerializeToString())
+    assert "the limit is 2048" in str(caught.value.details())
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "words"),
+    [
+        (f"{MODELS}/toy/coverage", {}, 400, "no rows"),
+        (f"{MODELS}/toy/coverage", {"rows": [[1, 2]]}, 400, "expected a list of 3"),
+        (f"{MODELS}/nobody/coverage", {"rows": []}, 404, "nobody"),
+        (f"{MODELS}/nobody/rows", None, 404, "nobody"),
+        ("/v1/kan/operations", {"since": "now"}, 400, "since"),
+        ("/v1/kan/operations", {"since": True}, 400, "since"),
+        ("/v1/kan/operations", {"until": 3}, 400, "since"),
+        ("/v1/kan/operations", b'{"since": NaN}', 400, "since"),
+        ("/v1/kan/operations", [1], 400, "since"),
+        ("/v1/kan/operations", b"{", 400, "JSON"),
+    ],
+)
+def test_what_is_refused(server: Server, path: str, body: Any, status: int, words: str) -> None:
+    found, said = ask(server, path, body)
+    assert (found, words in said["error"]) == (status, True), said
+
+
+def test_rows_are_shown_where_the_operator_has_them_kept_and_forgotten_on_reset(server: Server) -> None:
+    rows = np.arange(24, dtype=np.float32).reshape(8, 3)
+    begun = time.time()
+    server.infer(rows)
+    wait_until(lambda: len(ask(server, f"{MODELS}/toy/rows")[1]["rows"]) == 5)
+    found = ask(server, f"{MODELS}/toy/rows")[1]
+    assert (found["model_name"], found["model_version"]) == ("toy", "1")
+    assert all(row["values"]["x"] in rows.tolist() for row in found["rows"])
+    assert all(abs(row["at"] - begun) < 60 for row in found["rows"])
+    httpdoors.ask(server, f"{MODELS}/toy/statistics/reset", {})
+    assert ask(server, f"{MODELS}/toy/rows")[1]["rows"] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"), [({}, "--keep-rows"), ({"keep_rows": 3, "statistics": "off"}, "does not look at")]
+)
+def test_no_row_is_kept_unless_asked_for(tmp_path: Path, settings: dict[str, Any], words: str) -> None:
+    pytest.importorskip("h2corn")
+    toy.write(tmp_path)
+    with serving(tmp_path, transport="asgi", **settings) as server:
+        server.infer(ROWS)
+        status, said = ask(server, f"{MODELS}/toy/rows")
+        assert (status, words in said["error"]) == (400, True), said
+
+
+def operations(server: Server, since: float = 0.0) -> Any:
+    status, found = ask(server, "/v1/kan/operations", {"since": since})
+    assert status == 200, found
+    return found
+
+
+def of_toy(found: Any, version: str = "1") -> Any:
+    (own,) = [one for one in found["versions"] if (one["model"], one["version"]) == ("toy", version)]
+    return own
+
+
+def test_operations_are_what_the_metrics_say(server: Server) -> None:
+    first = operations(server)
+    for _ in range(4):
+        server.infer(ROWS)
+    with pytest.raises(grpc.RpcError):
+        server.infer(np.zeros((1, 2), np.float32))
+    time.sleep(1.1)  # readings are a second apart at least
+    found = operations(server)
+    own, before = of_toy(found), of_toy(first)
+    assert (own["state"], own["default"], own["chosen"], own["loads"]) == ("READY", True, False, 1)
+    assert own["total"]["requests"] - before["total"]["requests"] == 4
+    assert own["total"]["requests"] == live.sample(
+        server.metrics(), 'nv_inference_request_success{model="toy",version="1"}'
+    )
+    assert sum(own["total"]["failures"].values()) > sum(before["total"]["failures"].values())
+    assert own["recent"]["requests"] >= 4
+    assert own["recent"]["p50"] > 0
+    assert sum(one["runs"] for one in own["recent"]["batches"]) == own["recent"]["runs"]
+    (reading,) = operations(server, first["at"])["readings"][-1:]
+    assert reading["to"] - reading["from"] >= 1
+    (rates,) = [one for one in reading["versions"] if one["model"] == "toy"]
+    assert rates["requests_per_second"] == pytest.approx(4 / (reading["to"] - reading["from"]))
+    assert {"OK", "INVALID_ARGUMENT"} <= {
+        one["code"] for one in found["calls"] if one["method"].endswith("GRPCInferenceService/ModelInfer")
+    }
+    assert (found["server"]["ready"], found["server"]["inflight"]) == (True, 1)
+    assert found["server"]["version"]
+
+
+def test_operations_tell_what_became_of_versions_and_of_a_shadow(tmp_path: Path) -> None:
+    pytest.importorskip("h2corn")
+    live.write(tmp_path / "toy" / "1")
+    with serving(tmp_path, transport="asgi", poll=0.1) as server, Client(server.address) as client:
+        live.write(tmp_path / "toy" / "2", 2.0, version=2)
+        wait_until(lambda: of_toy(operations(server), "2")["state"] == "READY" if seen(server, "2") else False)
+        control.promote(client, "toy", "1")
+        control.rollback(client, "toy")
+        control.promote(client, "toy", "1")
+        control.shadow(client, "toy", "2")
+        server.infer(ROWS)
+        wait_until(lambda: operations(server)["shadows"][0]["rows"] == 3)
+        (shadow,) = operations(server)["shadows"]
+        assert (shadow["version"], shadow["against"], shadow["running"]) == ("2", "1", True)
+        assert shadow["rows_beyond"] == 3
+        assert shadow["largest_difference"] > 0.1
+        control.shadow(client, "toy", stop=True)
+        assert operations(server)["shadows"][0]["running"] is False
+        live.write(tmp_path / "broken", version=3)
+        (tmp_path / "broken" / "model.onnx").write_bytes(b"no graph")
+        (tmp_path / "broken").rename(tmp_path / "toy" / "3")
+        wait_until(lambda: seen(server, "3") and of_toy(operations(server), "3")["state"] == "UNAVAILABLE")
+        (refused,) = [one for one in operations(server)["history"] if one["what"] == "refused"]
+        assert (refused["version"], refused["text"]) == (
+            "3",
+            "integrity: model.onnx has 8 bytes, the manifest says 268",
+        )
+        happened = [(one["what"], one["version"]) for one in operations(server)["history"]][::-1]
+        first = [one for one in happened if one[0] != "refused"]
+        assert first[:6] == [
+            ("loaded", "1"),
+            ("answers by default", "1"),
+            ("loaded", "2"),
+            ("answers by default", "2"),
+            ("answers by default", "1"),
+            ("answers by default", "2"),
+        ]
+        assert of_toy(operations(server))["chosen"] is True
+
+
+def seen(server: Server, version: str) -> bool:
+    return any(one["version"] == version for one in operations(server)["versions"])
+
+
+DATA = np.random.default_rng(3).normal(0, 0.5, (300, 2)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A real export with rows of reference."""
+    pytest.importorskip("h2corn")
+    folder = tmp_path_factory.mktemp("real")
+    np.save(folder / "rows.npy", DATA)
+    done = program(
+        "export",
+        GOLDEN / "pykan-hello-symbolic/model",
+        *("--repository", folder / "models", "--name", "hello", "--reference", folder / "rows.npy"),
+    )
+    assert done.returncode == 0, done.stderr
+    with serving(folder / "models", transport="asgi") as running:
+        yield running
+
+
+def test_counts_of_the_baseline_lie_in_the_cells_of_the_window(real: Server) -> None:
+    """'Now' of the very rows that the baseline is of is the baseline."""
+    status, found = ask(real, f"{MODELS}/hello/statistics", {"rows": DATA.tolist()})
+    assert status == 200
+    for nodes in found["nodes"]:
+        assert nodes["counts"] == nodes["counts_before"]
+        assert sum(nodes["counts_before"]) == 300 * len(nodes["bound_counts"])
+
+
+def test_coverage_without_inference_is_that_beside_it(real: Server) -> None:
+    rows = np.array([[0.1, -0.4], [30.0, 0.2]], np.float32)
+    before = live.sample(real.metrics(), 'nv_inference_count{model="hello",version="1"}')
+    status, found = ask(real, f"{MODELS}/hello/coverage", {"rows": rows.tolist(), "id": "c1"})
+    assert (status, found["id"], found["zones"][3]) == (200, "c1", "outside")
+    assert live.sample(real.metrics(), 'nv_inference_count{model="hello",version="1"}') == before
+    with Client(real.address) as client:
+        same = client.coverage("hello", rows)
+    assert [one["definition"] for one in found["layers"]] == [*same.definitions]
+    for at, one in enumerate(found["layers"]):
+        np.testing.assert_array_equal(one["zones"], same.zones[at])
+        for name in ("counts", "worst", "cells"):
+            np.testing.assert_array_equal(one[name], getattr(same, name)[:, at])
+    assert same.outside[:, 0].tolist() == [False, True]
