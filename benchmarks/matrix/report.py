@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.matrix import goals
 from benchmarks.matrix.aims import GOALS
-from benchmarks.matrix.contestants import COMPILE, EXPORT, GEMMS, ONE_RUN
+from benchmarks.matrix.contestants import COMPILE, EXPORT, GEMMS, KERNEL, ONE_RUN
 from benchmarks.matrix.groups import TITLES
 from benchmarks.matrix.groups.splines import ADAPTED, UNIFORM
 from kanserve.bench import show
@@ -17,7 +17,7 @@ from kanserve.bench.entrants import MLP, OURS, TORCH
 
 READING = "A cell: median (quartiles) in us, how many times as long as the first of its line, the largest error."
 Record = Mapping[str, Any]
-CASE, ROWS, SHOWN = "[784, 64, 10], G = 5", (1, 64, 1024), (OURS, EXPORT, TORCH, COMPILE)  # the README's
+CASE, ROWS, SHOWN = "[784, 64, 10], G = 5", (1, 64, 1024), (OURS, KERNEL, EXPORT, TORCH, COMPILE)  # the README's
 BESIDE = (EXPORT, TORCH, COMPILE, GEMMS, MLP)  # whom the table of means has
 
 
@@ -68,7 +68,7 @@ def _goals(records: Sequence[Record]) -> str:
 def _means(records: Sequence[Record]) -> str:
     """Of the two groups of networks, how many times as long as ours everybody takes."""
     lines = []
-    for group, ours in itertools.product((UNIFORM, ADAPTED), (OURS, ONE_RUN)):
+    for group, ours in itertools.product((UNIFORM, ADAPTED), (OURS, ONE_RUN, KERNEL)):
         cells = []
         for other in BESIDE:
             found = list(goals.ratios(records, group, other, ours).values())
@@ -141,7 +141,10 @@ def _absences(records: Sequence[Record]) -> Iterator[str]:
 
 
 def _facts(records: Sequence[Record]) -> Iterator[str]:
-    for case in dict.fromkeys(one["case"] for one in records):
-        facts = next(one["facts"] for one in records if one["case"] == case)
-        if facts:
-            yield f"{case}: {', '.join(f'{name} {value}' for name, value in facts.items())}"
+    """All networks on a line."""
+    found = {one["case"]: one["facts"] for one in records if one["facts"]}
+    if found:
+        told = (
+            f"{case}: {', '.join(f'{name} {value}' for name, value in facts.items())}" for case, facts in found.items()
+        )
+        yield "; ".join(told)

@@ -34,6 +34,7 @@ def _make(shape: Shape, work: Work) -> Made:
     every = [
         contestants.served(work, version, truth),
         contestants.one_graph(version / MODEL_FILE, truth, ONE_RUN, "the exported graph"),
+        contestants.by_kernel(work, path, truth),
         contestants.torchs(work, network, truth),
         contestants.eager(network, truth),
     ]

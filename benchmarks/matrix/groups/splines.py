@@ -39,6 +39,7 @@ def make(shape: Shape, work: Work, most: int = max(BATCHES)) -> Made:
     network, truth, path = ready(shape, work, most)
     version, every = contestants.ours(work, path, truth, rows=MANY)
     every += [
+        contestants.by_kernel(work, path, truth),
         contestants.torchs(work, network, truth),
         contestants.eager(network, truth),
         Absent(COMPILE, "left out with --quick") if work.quick else contestants.compiled(network, truth),
