@@ -31,7 +31,7 @@ LAW: dict[str, dict[str, set[str]]] = {
         "layers": {"bases", "files", "form", "functions", "operators", "options"},
         "readers": {"bases", "files", "form", "functions", "layers", "options"},
         "recognise": {"files", "form", "functions", "layers", "options"},
-        "lowering": {"form", "operators"},
+        "lowering": {"bases", "form", "operators"},
         "proof": {"form", "lowering", "operators", "shared"},
         "packing": {"form", "lowering", "operators", "proof"},
         "answers": {"form", "lowering", "operators", "options", "packing", "proof"},
