@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kanexport.shared.approximation import EXACT, Approximation
 from kanexport.shared.baseline import NO_BASELINE, Baseline
 from kanexport.shared.explanations import NO_EXPLANATIONS, Explanations
 from kanexport.shared.naming import UNNAMED, Names
@@ -292,8 +293,8 @@ class Manifest:
     formats 1 and 2 had one of each, as `input` and `output`. `names`, since format 4, is what people
     call them; `baseline`, since format 5, what they and the nodes inside were on the user's data; since format 6
     `explanations`, what the graph gives that tells how answers came about, and `outside`, a key of
-    `shared.outside.POLICIES`; since format 7 `variants`. `opset` is the graphs' ONNX operator set. `layers` are those
-    whose edges can be asked for, in the order in which they run.
+    `shared.outside.POLICIES`; since format 7 `variants`, and `approximation`, what has fewer bits on request. `opset`
+    is the graphs' ONNX operator set. `layers` are those whose edges can be asked for, in the order in which they run.
     `files` is everything in the version directory but the manifest. `notes` are sentences for people.
 
     `edge_class`: A, an edge's value depends on its source alone; B, also on the other nodes of
@@ -321,6 +322,7 @@ class Manifest:
     explanations: Explanations = NO_EXPLANATIONS
     outside: str = AS_TRAINED
     variants: tuple[Variant, ...] = ()
+    approximation: Approximation = EXACT
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:

@@ -78,6 +78,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--outside", choices=tuple(POLICIES), default=AS_TRAINED, help=CHOICE)
     beside.naming_options(parser)
     beside.explaining_options(parser)
+    beside.precision_options(parser)
     modules = parser.add_argument_group("modules with KAN layers in them (needs torch)").add_argument
     modules("--module", metavar="PKG.MOD:FACTORY", help="a function of yours that makes the torch module")
     modules("--checkpoint", type=Path, metavar="FILE", help="with --module: its weights (default: as it was made)")
@@ -143,6 +144,12 @@ def _check(args: argparse.Namespace) -> None:
             if getattr(args, name):
                 shown = "a checkpoint as an argument" if name == "path" else f"--{name}"
                 raise OptionError(f"--module and {shown} exclude each other", hint="its weights: --checkpoint FILE")
+        for name in ("weights", "precision", "calibration", "max_error"):
+            if getattr(args, name):
+                raise OptionError(
+                    f"--{name.replace('_', '-')} is for checkpoints that are read as layers: the graph of a module is "
+                    "torch's"
+                )
         if args.rows:
             raise OptionError("--rows is for checkpoints that are read as layers: the graph of a module is torch's")
         if args.kernel:
@@ -160,6 +167,7 @@ def _check_folder(args: argparse.Namespace) -> None:
     of_one = {
         "--answers are": args.answers,
         "--reference is": args.reference,
+        "rows for --calibration are": args.calibration,
         "names are": beside.names(args),
         "--explain-layers are": args.explain_layers,
     }
@@ -194,6 +202,7 @@ def _request(args: argparse.Namespace) -> Request:
         outside=args.outside,
         rows=args.rows,
         kernel=args.kernel,
+        fewer=beside.fewer(args),
     )
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from kanexport.bases.bspline import BSpline
 from kanexport.form.ir import BasisTerm, Layer, Term
-from kanexport.lowering import simplify, terms
+from kanexport.lowering import simplify, weights
 from kanexport.operators.graph import Graph, Value
 from kanexport.shared import kernel
 
@@ -67,10 +67,10 @@ def emit(g: Graph, layer: Layer, part: Taken, x: Value) -> Value:
         x,
         g.const(layer.bias[None]),
         g.const(part.basis.knots()),
-        terms.coefficients(g, layer, spline, spline.functions * sources, destinations),
+        weights.matrix(g, layer, spline, spline.functions * sources, destinations),
     ]
     if part.base is not None:
-        inputs.append(terms.coefficients(g, layer, part.base, sources, destinations))
+        inputs.append(weights.matrix(g, layer, part.base, sources, destinations))
     return g.spline_layer(
         *inputs,
         shape=destinations,

@@ -81,9 +81,17 @@ class Graph:
             self._nearly_one[value.name] = stored.item()
         return value
 
-    def made(self, origin: tuple[object, ...], make: Callable[[], Array], shape: tuple[int, ...]) -> Value:
-        """A constant in the graph's type that other graphs of the model have too, maybe in another shape: what `make`
-        makes of the objects and numbers of `origin`, each time the same. It is asked once for all graphs of a file."""
+    def made(
+        self,
+        origin: tuple[object, ...],
+        make: Callable[[], Array],
+        shape: tuple[int, ...],
+        dtype: npt.DTypeLike | None = None,
+    ) -> Value:
+        """A constant that other graphs of the model have too, maybe in another shape: what `make` makes of the objects
+        and numbers of `origin`, each time the same. It is asked once for all graphs of a file. `dtype`: of what it
+        makes, if not the graph's."""
+        stored = self.dtype if dtype is None else np.dtype(dtype)
 
         def checked() -> Array:
             array = make()
@@ -92,8 +100,8 @@ class Graph:
 
         if self.weights is None:
             return self._store(checked().reshape(shape))
-        place = self.weights.made((*origin, self.dtype.name), checked)
-        return self._external(_onnx_type(self.dtype), shape, place)
+        place = self.weights.made((*origin, stored.name), checked)
+        return self._external(onnx.helper.np_dtype_to_tensor_dtype(stored), shape, place)  # noqa: TID251 - as below
 
     def _require_finite(self, array: Array) -> None:
         if not np.isfinite(array).all():
@@ -114,8 +122,16 @@ class Graph:
         """A constant of booleans."""
         return self._store(np.ascontiguousarray(array, dtype=np.bool_))
 
+    def raw(self, array: Array) -> Value:
+        """A constant of int8 or uint8, as they are: codes."""
+        return self._store(np.ascontiguousarray(array))
+
+    def whole(self, a: Value) -> Value:
+        """Numbers that are not negative, without what follows the point, as int32: indices."""
+        return self.op("Cast", a, to=TensorProto.INT32)
+
     def cast(self, a: Value) -> Value:
-        """Booleans, integers or float32 to the graph's type."""
+        """Booleans, integers or other floating-point numbers to the graph's type."""
         return self.op("Cast", a, to=_onnx_type(self.dtype))
 
     def single(self, a: Value) -> Value:

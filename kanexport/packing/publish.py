@@ -22,6 +22,7 @@ from kanexport.packing.signature import Signature
 from kanexport.proof.tolerance import OUTPUT_TOLERANCE
 from kanexport.proof.verify import Proof
 from kanexport.shared import naming
+from kanexport.shared.approximation import EXACT, Approximation
 from kanexport.shared.baseline import NO_BASELINE, Baseline
 from kanexport.shared.explanations import EXPLAIN_FILE, NO_EXPLANATIONS
 from kanexport.shared.kernel import KERNEL_FILE
@@ -94,6 +95,7 @@ class ProvedModel:
     signature: Signature
     source: Source
     notes: tuple[str, ...]
+    approximation: Approximation = EXACT
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,8 @@ def publish(target: Target, model: ProvedModel) -> Result:
         ),
         reference=model.proof.reference,
         files=tuple(_entry(path, data) for path, data in files.items()),
-        notes=model.notes
+        notes=model.approximation.notes()
+        + model.notes
         + model.proof.notes
         + model.claim.notes
         + _of_operators(model)
@@ -139,6 +142,7 @@ def publish(target: Target, model: ProvedModel) -> Result:
         explanations=NO_EXPLANATIONS if explained is None else explained.about,
         outside=target.outside,
         variants=model.proof.variants,
+        approximation=model.approximation,
     )
     return Result(repository.pack(target.repository, document, files, force=target.force), document)
 

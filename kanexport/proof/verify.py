@@ -156,6 +156,12 @@ def _others(proof: Proof, prover: Prover, zones: dict[str, Array], *, empty: boo
     return Proof(report, proof.reference, tuple(notes), variants)
 
 
+def reference(kan: Kan, lowered: Lowered, x: Array, tolerance: float) -> Reference:
+    """Of rows x [B, inputs], those whose answers hang on rounding least, as a network means them; its graphs are
+    of float32. `tolerance`: as of `verify`. Raises InvalidKan if the runtime cannot run the graphs."""
+    return _reference(Prover(_Network(kan), lowered, "float32", tolerance), x)
+
+
 def _alone(prover: Prover, zones: dict[str, Array], file: str, *, hint: str, empty: bool) -> list[str]:
     """Proves another graph of the network on the same rows; what had to be excused, in words."""
     for name, x in zones.items():

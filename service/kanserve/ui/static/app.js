@@ -7,9 +7,13 @@ import { button, el, tell } from './dom.js';
 // nothing. `listed`: it has a place in the bar; others are led to.
 const VIEWS = {
   map: { module: 'map', title: 'Map', listed: true },
+  explain: { module: 'explain', title: 'Explain', listed: true },
+  drift: { module: 'drift', title: 'Drift', listed: true },
+  card: { module: 'card', title: 'Card', listed: true },
 };
 // Of the server: /ui/ops and the like. A model of that name is at /ui/NAME/map.
 const OF_SERVER = {
+  ops: { module: 'ops', title: 'Operations' },
 };
 const $ = (id) => document.getElementById(id);
 
