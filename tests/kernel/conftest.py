@@ -1,4 +1,4 @@
-"""The operator's library, built from this tree once for all workers; where nothing here can build it, its tests say so."""
+"""The operator's library, built from this tree once for all workers; where it cannot be built, its tests say so."""
 
 from __future__ import annotations
 

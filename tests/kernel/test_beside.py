@@ -1,4 +1,4 @@
-"""A graph by the operator beside the portable one: exported, proved, tried, served; and all that without the package."""
+"""A graph by the operator beside the portable one: exported, proved, tried, served; and that without the package."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_where_no_layer_has_such_splines_a_note_says_so(name: str, tmp_path: Pat
 
 def test_a_wrong_graph_fails_the_proof(installed: str) -> None:
     one = case("pykan-hello-adapted")
-    kan = read(one.path)
+    kan, _ = read(one.path)
     lowered = lower.lower(kan, "float32", kernel=True)
     assert lowered.kernel is not None
     model = onnx.load_from_string(lowered.kernel)
@@ -145,8 +145,9 @@ def loaded(root: Path, like: Before | None = None, **settings: Any) -> Model:
 
 def test_a_library_for_another_machine_is_none(installed: str, tmp_path: Path) -> None:
     result = exported(tmp_path, "pykan-hello-adapted")
-    broken = tmp_path / "broken.so"
-    broken.write_bytes(Path(installed).read_bytes()[:1000])
+    broken, data = tmp_path / "broken.so", bytearray(Path(installed).read_bytes())
+    data[18] ^= 0xFF  # which machine it is for
+    broken.write_bytes(data)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("kanserve_kernel.LIBRARY", broken)
         assert kernel.library() == ""
