@@ -7,6 +7,7 @@ import { button, el, tell } from './dom.js';
 // nothing. `listed`: it has a place in the bar; others are led to.
 const VIEWS = {
   map: { module: 'map', title: 'Map', listed: true },
+  edge: { module: 'edge', title: 'Edge' },
 };
 // Of the server: /ui/ops and the like. A model of that name is at /ui/NAME/map.
 const OF_SERVER = {
@@ -85,9 +86,10 @@ class App {
     const link = event.target.closest?.('a[href]');
     if (!link || event.defaultPrevented || event.button || event.metaKey || event.ctrlKey || event.shiftKey) return;
     const before = new URL('ui/', document.baseURI).href;
-    if (link.target || link.hasAttribute('download') || !link.href.startsWith(before) || link.href.includes('/static/')) return;
+    const to = new URL(link.getAttribute('href'), document.baseURI).href; // of a link in a picture `href` is no text
+    if (link.hasAttribute('target') || link.hasAttribute('download') || !to.startsWith(before) || to.includes('/static/')) return;
     event.preventDefault();
-    this.go(link.href.slice(before.length));
+    this.go(to.slice(before.length));
   }
 
   /** What the address says. `moved`: the viewer came from another view, so the focus goes to the new one. */
