@@ -185,7 +185,7 @@ export function parsed(text) {
     return JSON.parse(text);
   } catch (error) {
     const quoted = text.replace(/"(?:[^"\\]|\\.)*"|-?\bInfinity\b|\bNaN\b/g,
-      (word) => (word[0] === '"' ? word : `"\u0000${word}"`));
+      (word) => (word[0] === '"' ? word : `"\\u0000${word}"`));
     if (quoted === text) throw new ApiError(0, `The answer is no JSON: ${error.message}`);
     return JSON.parse(quoted, (_, value) => (
       typeof value === 'string' && value[0] === '\u0000' ? Number(value.slice(1)) : value));

@@ -49,7 +49,7 @@ class Drift {
   async #follow() {
     const { ctx } = this;
     try {
-      await ctx.api.follow(`${ctx.kan}/watch?over=live&interval=2`, (update) => this.#take(update), {
+      await ctx.api.follow(`${ctx.kan}/watch?over=live&interval=2`, (update) => this.#safely(update), {
         signal: this.quit.signal,
         onTrouble: (error) => {
           this.trouble.textContent = error ? `${error.message} What is shown is what was known before; the page asks again.` : '';
@@ -59,6 +59,16 @@ class Drift {
       if (this.quit.signal.aborted) return;
       if (this.now) this.trouble.textContent = error.message;
       else tell(this.root, error);
+    }
+  }
+
+  /** A fault of this page is told as one, and not as the server's. */
+  #safely(update) {
+    try {
+      this.#take(update);
+    } catch (error) {
+      console.error(error);
+      this.trouble.textContent = `This page could not show what the server told: ${error.message}`;
     }
   }
 
@@ -87,7 +97,7 @@ class Drift {
     if (!this.now) return;
     const { parts, ctx } = this;
     const [kind, ...words] = verdict(this.now, this.lines, ctx.name);
-    if (parts.verdict.dataset.said !== words.join('')) {
+    if (parts.verdict.dataset.said !== words.join('')) { // said once to screen readers
       parts.verdict.className = `verdict ${kind}`;
       parts.verdict.replaceChildren(...words);
       parts.verdict.dataset.said = words.join('');
@@ -231,7 +241,7 @@ function verdict(now, all, model) {
   const inputs = all.filter((line) => line.place === 'inputs');
   const own = moved.filter((line) => line.place === 'inputs');
   const most = (list) => list.slice(0, 3).map((line) => `${line.name} (${number(line.ratio, 2)} times chance)`).join(', ') + (list.length > 3 ? ' and others' : '');
-  if (!moved.length) return ['good', `Yes. No node has moved by more than chance would move it in ${count(now.row_count)} rows.`];
+  if (!moved.length) return ['good', `Yes. In the latest ${count(now.row_count)} rows no input, no node inside and no answer has moved by more than chance would move it.`];
   const words = own.length ? `${own.length} of ${inputs.length} inputs ${own.length > 1 ? 'have' : 'has'} moved: ${most(own)}` : `Inputs look as they did, but inside or in the answers something has moved: ${most(moved)}`;
   const strong = moved[0].ratio >= 3;
   const tail = now.row_count < 50 ? ' These are few rows; wait for more.' : '';

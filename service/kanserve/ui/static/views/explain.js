@@ -306,15 +306,16 @@ function told(model, { explained, state }) {
     at, value, name: names.feature(model, at),
     said: Number.isFinite(state.row[at]) ? `${number(state.row[at], 4)}${names.unit(model, at) ? ` ${names.unit(model, at)}` : ''}` : String(state.row[at]),
   })).sort((a, b) => Math.abs(b.value) - Math.abs(a.value));
-  const most = all.length === BARS + 1 ? BARS + 1 : BARS;
-  const [first, others] = [all.slice(0, most), all.slice(most)];
+  const most = BARS + 1; // one more is no longer than a bar for one
+  const moving = all.filter((one) => one.value !== 0);
+  const first = moving.length > most ? moving.slice(0, BARS) : moving;
+  const others = all.slice(first.length);
   const name = names.output(model, explained.outputs[0]);
   const apart = explained.predictions[0][0] - explained.base[0];
-  const moved = all.filter((one) => one.value !== 0);
-  const words = moved.length
-    ? `${moved[0].name} = ${moved[0].said} moved it most, by ${signed(moved[0].value)} of ${signed(apart)}`
-      + `${moved[1] ? `; then ${moved[1].name} = ${moved[1].said}, by ${signed(moved[1].value)}` : ''}.`
-    : 'No input moved it: the row is as the reference for this model.';
+  const words = moving.length
+    ? `${moving[0].name} = ${moving[0].said} moved it most, by ${signed(moving[0].value)} of ${signed(apart)}`
+      + `${moving[1] ? `; then ${moving[1].name} = ${moving[1].said}, by ${signed(moving[1].value)}` : ''}.`
+    : 'No input moved it: this row is as its reference. Move a slider, paste a row, or pick one of the traffic.';
   return { all, first, others, rest: others.reduce((sum, one) => sum + one.value, 0), name, words, apart };
 }
 
