@@ -125,6 +125,11 @@ class Drift {
     const now = ended(line.bounds, line.counts);
     const before = line.before ? ended(line.bounds, line.before) : null;
     const title = `${line.name}: ${now.total ? 'now' : 'nothing yet'}${before ? ', beside the reference' : ''}`;
+    if (!now.total && !before) {
+      parts.node.replaceChildren(el('h2', {}, line.name, el('span', { class: 'quiet' }, ` ${line.place}`)),
+        el('p', { class: 'quiet' }, 'No row has come yet: there is nothing to draw.'));
+      return;
+    }
     const picture = histograms({ now, before, title, label: line.name, width });
     parts.node.replaceChildren(
       el('h2', {}, line.name, el('span', { class: 'quiet' }, ` ${line.place}`)),
@@ -209,15 +214,15 @@ class Drift {
     const { cells } = row;
     const drift = line.drift;
     const told = this.now.row_count ? line.ratio : NaN;
-    cells[2].textContent = drift ? number(told, 3) : 'no reference';
+    cells[2].textContent = drift ? (this.now.row_count ? number(told, 3) : 'no rows yet') : 'no reference';
     cells[2].classList.toggle('moved', line.moved);
     cells[3].replaceChildren(drift ? spark(this.ratios.get(line.key) ?? [], 1) : '');
     const outside = drift ? [drift.outside, drift.outsideBefore] : [beyond(line), NaN];
     [drift?.psi, drift?.chance].forEach((value, at) => { cells[4 + at].textContent = drift ? number(value, 3) : ''; });
-    cells[6].textContent = share(outside[0]);
+    cells[6].textContent = this.now.row_count ? share(outside[0]) : '';
     cells[7].textContent = drift ? share(outside[1]) : '';
-    cells[8].textContent = number(line.mean, 4);
-    cells[9].textContent = number(line.std, 3);
+    cells[8].textContent = this.now.row_count ? number(line.mean, 4) : '';
+    cells[9].textContent = this.now.row_count ? number(line.std, 3) : '';
   }
 }
 
