@@ -48,10 +48,19 @@ class Views:
         """Some of the latest that a version was asked, the newest first, where the operator has them kept."""
         name = asked.path["name"]
         call.facts["model"] = name[:128]
-        info, kept = statistics.kept(self._kan, name, asked.path.get("version", ""))
-        call.facts |= {"version": info.version, "rows": len(kept)}
-        shown = [{"at": row.at, "values": {key: _plain(value) for key, value in row.values.items()}} for row in kept]
-        return json_answer({"model_name": info.name, "model_version": str(info.version), "rows": shown})
+        kept = statistics.kept(self._kan, name, asked.path.get("version", ""))
+        call.facts |= {"version": kept.info.version, "rows": len(kept.rows)}
+        told = {
+            "model_name": kept.info.name,
+            "model_version": str(kept.info.version),
+            "kept": kept.most,
+            "counted": kept.counted,
+            "note": kept.note,
+        }
+        rows = [
+            {"at": row.at, "values": {key: _plain(value) for key, value in row.values.items()}} for row in kept.rows
+        ]
+        return json_answer(told | {"rows": rows})
 
     async def coverage(self, asked: Asked, call: Call) -> Answer:
         """Where the nodes of each layer are on their grids for rows, as `kan.coverage` of ModelInfer tells it."""
