@@ -115,11 +115,11 @@ export class Api {
         if (!live) await pause(AGAIN, signal);
       } catch (error) {
         if (signal?.aborted) return;
-        if (live && (error === SILENT || error.status === 413)) { // 413: as many watch as may
+        if (live && (error === SILENT || [413, 502, 504].includes(error.status))) { // 413: as many watch as may
           live = false;
           continue;
         }
-        if (!(error instanceof ApiError) || ![0, 429, 503].includes(error.status)) throw error;
+        if (!(error instanceof ApiError) || ![0, 429, 502, 503, 504].includes(error.status)) throw error;
         if (!trouble) onTrouble?.(error);
         trouble = true;
         await pause(wait, signal);

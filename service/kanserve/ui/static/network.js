@@ -78,7 +78,7 @@ export async function score(layers, { api, kan }, over) {
   const found = await api.post(`${kan}/scores`, over === 'live' ? { over } : {}, { packed: true });
   for (const one of found.layers) {
     layers[one.layer].scores = one.edges ?? null;
-    layers[one.layer].largest = extent((one.edges ?? []).map(Math.abs))[1] || 1;
+    layers[one.layer].largest = Math.max(...extent(one.edges ?? []).map(Math.abs)) || 1;
     layers[one.layer].nodeScores = one.nodes ?? null;
   }
   const rows = `${found.row_count} rows`;
@@ -126,14 +126,17 @@ export function chosen(layer, { text = '', kind = '', least = 0 }) {
 export function strongest(layer, edges) {
   if (!layer.scores) return edges;
   const bits = new Uint32Array(2 * edges.length);
-  const scores = Float32Array.from(edges, (edge) => Math.abs(layer.scores[edge]) || 0);
-  const upper = new Uint32Array(scores.buffer);
+  const score = new Float32Array(1);
+  const upper = new Uint32Array(score.buffer);
   for (let at = 0; at < edges.length; at += 1) {
+    score[0] = Math.abs(layer.scores[edges[at]]) || 0;
     bits[2 * at] = edges[at];
-    bits[2 * at + 1] = upper[at];
+    bits[2 * at + 1] = upper[0];
   }
   new Float64Array(bits.buffer).sort();
-  return Uint32Array.from(edges, (_, at) => bits[2 * (edges.length - 1 - at)]);
+  const found = new Uint32Array(edges.length);
+  for (let at = 0; at < found.length; at += 1) found[at] = bits[2 * (found.length - 1 - at)];
+  return found;
 }
 
 /** Curves of a layer's edges: a Map of edge -> {x, phi}; of edges that are no curves an empty one. */

@@ -82,9 +82,10 @@ class MapView {
   }
 
   /** Anew, since others are wanted. */
-  draw() {
+  async draw() {
+    await this.picture();
+    await new Promise((resolve) => { setTimeout(resolve); }); // of a million edges each takes a while: the picture is seen first
     this.list.replaceChildren(edgeList(this.layers, this.wanted, this.ctx));
-    return this.picture();
   }
 
   async picture() {
