@@ -8,9 +8,13 @@ import { button, el, tell } from './dom.js';
 const VIEWS = {
   map: { module: 'map', title: 'Map', listed: true },
   edge: { module: 'edge', title: 'Edge' },
+  explain: { module: 'explain', title: 'Explain', listed: true },
+  drift: { module: 'drift', title: 'Drift', listed: true },
+  card: { module: 'card', title: 'Card', listed: true },
 };
 // Of the server: /ui/ops and the like. A model of that name is at /ui/NAME/map.
 const OF_SERVER = {
+  ops: { module: 'ops', title: 'Operations' },
 };
 const $ = (id) => document.getElementById(id);
 
