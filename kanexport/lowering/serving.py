@@ -9,7 +9,7 @@ import numpy as np
 
 from kanexport.errors import InvalidKan
 from kanexport.form.ir import Kan, Layer
-from kanexport.lowering import cost, simplify, terms
+from kanexport.lowering import cost, narrow, simplify, terms
 from kanexport.operators.graph import Graph, Value
 from kanexport.operators.weights import Weights
 
@@ -55,8 +55,11 @@ def serving_graph(
 def _sums(g: Graph, layer: Layer, x: Value) -> Value:
     """[B, I] -> [B, O]: the sum over the sources of every edge, plus the bias."""
     total = _start(g, layer, x)
-    for term in layer.terms:
-        total = terms.summed(g, layer, term, x, total)
+    if narrow.fits(g, layer):
+        total = narrow.summed(g, layer, x, total)
+    else:
+        for term in layer.terms:
+            total = terms.summed(g, layer, term, x, total)
     if layer.symbolic:
         total = g.add(total, g.sum(_symbolic_table(g, layer, x), axis=1))
     if layer.nan_spreads.any() and not layer.nan_spreads.all():

@@ -78,13 +78,18 @@ def _matrix(g: Graph, layer: Layer, term: BasisTerm, *shape: int) -> Value:
 
 def basis_term(g: Graph, layer: Layer, term: BasisTerm, x: Value) -> Value:
     """The emitted basis [B, K, I], or [B, I] where K is 1."""
+    return term.basis.emit(g, sources(g, layer, term, x), layer.sources)
+
+
+def sources(g: Graph, layer: Layer, term: BasisTerm, x: Value) -> Value:
+    """[B, I]: what a term's basis reads; no NaN, if it is compact."""
     for step in term.before:
         x = step.emit(g, x)
     # A step before, such as a norm of the whole row, makes NaN of sources that are none.
     if term.basis.compact and (term.before or not layer.nan_spreads.all()):
         low = g.const(term.basis.support(layer.sources).outer[0])
         x = g.op("Where", g.op("IsNaN", x), low, x)
-    return term.basis.emit(g, x, layer.sources)
+    return x
 
 
 def _edge_term(g: Graph, layer: Layer, term: EdgeTerm, x: Value) -> Value:
