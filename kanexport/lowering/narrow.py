@@ -34,9 +34,8 @@ Columns = list[tuple[Value, Array]]  # values [B, n], and what they weigh [n, O]
 
 
 def fits(g: Graph, layer: Layer) -> bool:
-    """Whether a layer is summed in this form; where coefficients have fewer bits, it is not."""
-    whole = all(isinstance(term, EdgeTerm) or not term.stored for term in layer.terms)
-    return g.dtype == np.float32 and whole and not g.small_values and cost.narrow(layer)
+    """Whether a layer is summed in this form."""
+    return g.dtype == np.float32 and not g.small_values and cost.narrow(layer)
 
 
 def summed(g: Graph, layer: Layer, x: Value, total: Value) -> Value:
