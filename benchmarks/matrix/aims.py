@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Sequence
 
 from benchmarks.matrix import goals
-from benchmarks.matrix.contestants import EXPORT, GEMMS
+from benchmarks.matrix.contestants import EXPORT, GEMMS, KERNEL
 from benchmarks.matrix.goals import Figure, Goal, Record, least, mean, time
 from benchmarks.matrix.groups.families import FAMILIES, LIBRARY
 from benchmarks.matrix.groups.published import FIGURES, PUBLISHED
-from benchmarks.matrix.groups.splines import ADAPTED, UNIFORM
+from benchmarks.matrix.groups.splines import ADAPTED, SHAPES, UNIFORM
 from benchmarks.matrix.groups.start import SHAPE, START
 from benchmarks.matrix.groups.symbolic import NODES, SYMBOLIC
 from benchmarks.matrix.groups.threads import CELLS, GRIDS, PARTED, PIECES, cells_of
+from benchmarks.matrix.module import Shape
 from kanserve.bench.entrants import OURS
 
 
@@ -24,6 +26,42 @@ def _most(group: str, other: str, ours: str, part: str = "") -> Figure:
         return max((1 / value for (case, _), value in found.items() if part in case), default=None)
 
     return figure
+
+
+def _by_operator(records: Sequence[Record], group: str) -> dict[tuple[str, int], float]:
+    """Medians by case and rows."""
+    found = {(one["case"], one["rows"]): goals.of(one, KERNEL) for one in records if one["group"] == group}
+    return {key: one["median"] for key, one in found.items() if one is not None}
+
+
+def _fine_by_operator(records: Sequence[Record]) -> float | None:
+    """How many times as long the shape that has a fine grid takes with it, geometric mean."""
+    times, (widths, cells) = _by_operator(records, ADAPTED), SHAPES[-1]
+    pairs = [
+        (times[case, rows], times.get((str(Shape(widths)), rows)))
+        for case, rows in times
+        if case == str(Shape(widths, cells))
+    ]
+    found = [fine / coarse for fine, coarse in pairs if coarse is not None]
+    return statistics.geometric_mean(found) if found else None
+
+
+def _adapted_by_operator(records: Sequence[Record]) -> float | None:
+    """How many times as long adapted knots take as uniform ones, geometric mean."""
+    times, others = _by_operator(records, ADAPTED), _by_operator(records, UNIFORM)
+    found = [times[key] / others[key] for key in times.keys() & others.keys()]
+    return statistics.geometric_mean(found) if found else None
+
+
+def _operator() -> Iterator[Goal]:
+    """Of the export with the operator of kanserve-kernel."""
+    for knots, limit in ((UNIFORM, 7.0), (ADAPTED, 6.0)):
+        yield Goal(f"{KERNEL}, {knots} knots, geometric mean", EXPORT, mean(knots, EXPORT, KERNEL), limit, True)
+        yield Goal(
+            f"{KERNEL}, {knots} knots, geometric mean", GEMMS, mean(knots, GEMMS, KERNEL, inverse=True), 1.5, False
+        )
+    yield Goal(f"{KERNEL}, G = 50, geometric mean", "G = 5", _fine_by_operator, 1.2, False)
+    yield Goal(f"{KERNEL}, adapted knots, geometric mean", "uniform knots", _adapted_by_operator, 1.3, False)
 
 
 def _node_counts(records: Sequence[Record]) -> float | None:
@@ -61,6 +99,7 @@ GOALS = (
     Goal("symbolic models: different numbers of nodes", "more edges", _node_counts, 1.0, False, "{:.0f}"),
     Goal("every family, 1 row, least", LIBRARY, least(FAMILIES, LIBRARY, rows=1), 2.0, True),
     Goal("every family, 64 rows, least", LIBRARY, least(FAMILIES, LIBRARY, rows=64), 2.0, True),
+    *_operator(),
     *_published(),
     Goal("1024 rows, most", "16 runs of 64 rows", _most(PIECES, PARTED, OURS), 1.1, False),
     *_fine(),

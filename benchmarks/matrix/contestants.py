@@ -22,6 +22,7 @@ from benchmarks.matrix import gemms, module
 from benchmarks.matrix.cells import Work
 from kanexport.manifest import MODEL_FILE
 from kanexport.pipeline import Request, export
+from kanexport.shared import kernel as operator
 from kanexport.shared.quiet_runtime import onnxruntime
 from kanserve.bench import entrants
 from kanserve.bench.entrants import OURS, TORCH, Absent, Answer, Entrant, error, one_run
@@ -32,6 +33,7 @@ from kanserve.nouns import Array
 TOLERANCE = 1e-5
 SEEN = 64  # rows at least that are held against the truth, in runs of as many as are timed
 ONE_RUN, EXPORT, COMPILE, GEMMS = f"{OURS}, one run", "torch.onnx.export", "torch.compile", "GEMMs alone"
+KERNEL = f"{OURS} --kernel"
 NAME = "model"
 
 Run = Callable[[NDArray[Any]], NDArray[Any]]
@@ -123,6 +125,13 @@ def ours(work: Work, checkpoint: Path, truth: Truth, *, rows: int) -> tuple[Path
         found += [served(work, many, truth, names[0])]
         found += [one_graph(many / MODEL_FILE, truth, names[1], f"exported with --rows {rows}")]
     return plain, found
+
+
+def kernel(work: Work, checkpoint: Path, truth: Truth) -> Entrant | Absent:
+    """The export with the operator of kanserve-kernel, as a server runs it."""
+    if not operator.library():
+        return Absent(KERNEL, "kanserve-kernel is not installed (make kernel)")
+    return served(work, exported(work, checkpoint, kernel=True), truth, KERNEL)
 
 
 def _files(version: Path) -> Mapping[str, bytes]:

@@ -42,6 +42,7 @@ def make(shape: Shape, work: Work, most: int = max(BATCHES)) -> Made:
     version, every = contestants.ours(work, path, truth, rows=MANY)
     feeds = truth.feeds
     every += [
+        contestants.kernel(work, path, truth),
         contestants.torchs(work, network, truth),
         contestants.eager(network, truth),
         Absent(COMPILE, "left out with --quick") if work.quick else contestants.compiled(network, truth),
