@@ -28,6 +28,7 @@ from kanexport.bases.bspline import BSpline
 from kanexport.form.ir import BasisTerm, EdgeTerm, Layer
 from kanexport.lowering import cost, simplify, terms
 from kanexport.operators.graph import Graph, Value
+from kanexport.operators.stored import FULL
 
 Array = npt.NDArray[np.float64]
 Columns = list[tuple[Value, Array]]  # values [B, n], and what they weigh [n, O]
@@ -35,7 +36,7 @@ Columns = list[tuple[Value, Array]]  # values [B, n], and what they weigh [n, O]
 
 def fits(g: Graph, layer: Layer) -> bool:
     """Whether a layer is summed in this form; where coefficients have fewer bits, it is not."""
-    whole = all(isinstance(term, EdgeTerm) or not term.stored for term in layer.terms)
+    whole = all(isinstance(term, EdgeTerm) or term.stored == FULL for term in layer.terms)
     return g.dtype == np.float32 and whole and not g.small_values and cost.narrow(layer)
 
 
