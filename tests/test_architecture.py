@@ -140,7 +140,19 @@ LAW: dict[str, dict[str, set[str]]] = {
             "version",
         },
         "compression": set(),
-        "web": {"access", "compression", "config", "handlers", "observe", "pb", "rpc", "version"},
+        "web": {
+            "access",
+            "client",
+            "compression",
+            "config",
+            "handlers",
+            "observe",
+            "pb",
+            "pictures",
+            "portrait",
+            "rpc",
+            "version",
+        },
         "doors": {"access", "compression", "config", "observe", "openfiles", "pem", "rpc"},
         "watchdog": {"observe", "threads"},
         "app": {
@@ -168,6 +180,8 @@ LAW: dict[str, dict[str, set[str]]] = {
         # `kanserve models FOLDER` judges by the server's rules; models.trial is loaded by name, for --load.
         "pictures": set(),
         "console": {"client", "pictures", "repository"},
+        # What a report and the page's card tell: the client's plain values, the commands' words, pictures.
+        "portrait": {"client", "console", "interpret", "pictures"},
         "commands": {
             "access",
             "app",
@@ -181,6 +195,7 @@ LAW: dict[str, dict[str, set[str]]] = {
             "observe",
             "origins",
             "pictures",
+            "portrait",
             "reload",
             "repository",
             "threads",

@@ -157,9 +157,7 @@ def _told(one: Time, unsteady: set[str]) -> dict[str, Any]:
         "how": one.how,
         **{name: float(f"{value:.4g}") for name, value in facts.items()},
         "ratio": float(f"{one.ratio:.4g}"),
-        "error": one.error,
-        "tolerance": one.tolerance,
+        "error": None if one.error is None else float(f"{one.error:.2g}"),
         "right": one.right,
         "steady": one.name not in unsteady,
-        "against": one.against,
     }

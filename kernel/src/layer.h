@@ -61,7 +61,7 @@ struct Machine {
   Evaluate evaluate;
 };
 
-// The best of what this processor has, or the one that KANSERVE_KERNEL_MACHINE names.
+// The best of what this processor has, or the one that KANKERNEL_MACHINE names.
 const Machine& machine();
 
 // Throws std::invalid_argument for tensors that are no layer, std::bad_alloc.

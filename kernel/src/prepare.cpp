@@ -168,7 +168,7 @@ void set_coefficients(const Tensors& t, int width, Layer& layer) {
 
 const Machine& machine() {
   static const Machine& chosen = []() -> const Machine& {
-    const char* wanted = std::getenv("KANSERVE_KERNEL_MACHINE");
+    const char* wanted = std::getenv("KANKERNEL_MACHINE");
     for (const Machine& one : kMachines)
       if (has(one) && (!wanted || std::strcmp(wanted, one.name) == 0)) return one;
     return kMachines[sizeof kMachines / sizeof *kMachines - 1];

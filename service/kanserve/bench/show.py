@@ -119,8 +119,8 @@ def table(told: Told) -> Table:
             str(time.rows),
             time.name,
             f"{_us(spread.median)} ({_us(spread.lower)} to {_us(spread.upper)})",
-            _large(time.rows_per_second),
-            _large(time.edges_per_second),
+            large(time.rows_per_second),
+            large(time.edges_per_second),
             f"{time.ratio:.2f}x",
             UNKNOWN if time.error is None else f"{time.error:.1e}{'' if time.right else f' {WRONG}'}",
             style="red" if time.right is False else "",
@@ -167,7 +167,7 @@ def _us(seconds: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
 
 
-def _large(value: float | None) -> str:
+def large(value: float | None) -> str:
     """With three digits, such as 2.31M."""
     if value is None:
         return ""

@@ -48,18 +48,38 @@ class Pictures:
     scenes: Sequence[Scene]
 
 
-Part = Facts | Bars | Pictures
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A table: `head`, and lines of as many words."""
+
+    heading: str
+    remark: str
+    head: Sequence[str]
+    lines: Sequence[Sequence[str]]
 
 
-def html(title: str, lead: str, parts: Sequence[Part], footer: str) -> str:
+Part = Facts | Bars | Grid | Pictures
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that is told, in order."""
+
+    title: str
+    lead: str
+    parts: Sequence[Part]
+    footer: str
+
+
+def html(report: Report) -> str:
     """The whole file."""
-    body = "\n".join(map(_part, parts))
+    body, title = "\n".join(map(_part, report.parts)), report.title
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f'<h1>{escape(title)}</h1>\n<p class="lead">{escape(lead)}</p>\n{body}\n'
-        f"<footer>{escape(footer)}</footer>\n</body>\n</html>\n"
+        f'<h1>{escape(title)}</h1>\n<p class="lead">{escape(report.lead)}</p>\n{body}\n'
+        f"<footer>{escape(report.footer)}</footer>\n</body>\n</html>\n"
     )
 
 
@@ -68,6 +88,10 @@ def _part(part: Part) -> str:
     if isinstance(part, Facts):
         return f"{heading}\n<table>{''.join(_fact(*line) for line in part.lines)}</table>"
     remark = f"<p>{escape(part.remark)}</p>"
+    if isinstance(part, Grid):
+        head = f"<tr>{''.join(f'<th>{escape(name)}</th>' for name in part.head)}</tr>"
+        lines = "".join(f"<tr>{''.join(f'<td>{escape(word)}</td>' for word in line)}</tr>" for line in part.lines)
+        return f"{heading}\n{remark}\n<table>{head}{lines}</table>"
     if isinstance(part, Bars):
         largest = max((number for _, number in part.lines), default=0.0) or 1.0
         return f"{heading}\n{remark}\n<table>{''.join(_bar(*line, largest) for line in part.lines)}</table>"
