@@ -38,17 +38,7 @@ LAW: dict[str, dict[str, set[str]]] = {
         "approximate": {"form", "lowering", "operators", "packing", "proof"},
         "request": {"approximate", "form", "lowering", "options", "packing", "proof"},
         "graphs": {"approximate", "form", "lowering", "packing", "proof", "request"},
-        "pipeline": {
-            "answers",
-            "files",
-            "form",
-            "graphs",
-            "operators",
-            "options",
-            "packing",
-            "recognise",
-            "request",
-        },
+        "pipeline": {"answers", "files", "form", "graphs", "operators", "options", "packing", "recognise", "request"},
         "hybrid": {
             "answers",
             "bases",
@@ -64,7 +54,7 @@ LAW: dict[str, dict[str, set[str]]] = {
             "recognise",
         },
         "report": {"packing"},
-        "sweep": {"files", "functions", "pipeline", "recognise", "report"},
+        "sweep": {"approximate", "files", "functions", "pipeline", "recognise", "report"},
         "console": {
             "approximate",
             "hybrid",
