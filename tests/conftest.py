@@ -39,6 +39,7 @@ SLOW = [
         "kanserve/test_web_ui",
         "kanserve/test_web_watch",
         "ui/test_page",
+        "ui/test_map",
     ),
     *("kanserve/test_wire", "kanserve/test_connections", "kanserve/test_open_files"),
     *("kanserve/test_watchdog", "kanserve/test_bounded", "reliability/row_21_sigterm"),

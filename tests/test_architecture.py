@@ -36,18 +36,9 @@ LAW: dict[str, dict[str, set[str]]] = {
         "packing": {"form", "lowering", "operators", "proof"},
         "answers": {"form", "lowering", "operators", "options", "packing", "proof"},
         "approximate": {"form", "lowering", "operators", "packing", "proof"},
-        "pipeline": {
-            "answers",
-            "approximate",
-            "files",
-            "form",
-            "lowering",
-            "operators",
-            "options",
-            "packing",
-            "proof",
-            "recognise",
-        },
+        "request": {"approximate", "form", "lowering", "options", "packing", "proof"},
+        "graphs": {"approximate", "form", "lowering", "packing", "proof", "request"},
+        "pipeline": {"answers", "files", "form", "graphs", "operators", "options", "packing", "recognise", "request"},
         "hybrid": {
             "answers",
             "bases",
@@ -63,7 +54,7 @@ LAW: dict[str, dict[str, set[str]]] = {
             "recognise",
         },
         "report": {"packing"},
-        "sweep": {"files", "functions", "pipeline", "recognise", "report"},
+        "sweep": {"approximate", "files", "functions", "pipeline", "recognise", "report"},
         "console": {
             "approximate",
             "hybrid",
@@ -140,7 +131,19 @@ LAW: dict[str, dict[str, set[str]]] = {
             "version",
         },
         "compression": set(),
-        "web": {"access", "compression", "config", "handlers", "observe", "pb", "rpc", "version"},
+        "web": {
+            "access",
+            "client",
+            "compression",
+            "config",
+            "handlers",
+            "observe",
+            "pb",
+            "pictures",
+            "portrait",
+            "rpc",
+            "version",
+        },
         "doors": {"access", "compression", "config", "observe", "openfiles", "pem", "rpc"},
         "watchdog": {"observe", "threads"},
         "app": {
@@ -168,6 +171,8 @@ LAW: dict[str, dict[str, set[str]]] = {
         # `kanserve models FOLDER` judges by the server's rules; models.trial is loaded by name, for --load.
         "pictures": set(),
         "console": {"client", "pictures", "repository"},
+        # What a report and the page's card tell: the client's plain values, the commands' words, pictures.
+        "portrait": {"client", "console", "interpret", "pictures"},
         "commands": {
             "access",
             "app",
@@ -181,6 +186,7 @@ LAW: dict[str, dict[str, set[str]]] = {
             "observe",
             "origins",
             "pictures",
+            "portrait",
             "reload",
             "repository",
             "threads",

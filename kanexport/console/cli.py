@@ -133,16 +133,12 @@ def _check(args: argparse.Namespace) -> None:
             if getattr(args, name):
                 shown = "a checkpoint as an argument" if name == "path" else f"--{name}"
                 raise OptionError(f"--module and {shown} exclude each other", hint="its weights: --checkpoint FILE")
-        for name in ("weights", "precision", "calibration", "max_error"):
+        for name in ("weights", "precision", "calibration", "max_error", "rows", "kernel"):
             if getattr(args, name):
                 raise OptionError(
                     f"--{name.replace('_', '-')} is for checkpoints that are read as layers: the graph of a module is "
                     "torch's"
                 )
-        if args.rows:
-            raise OptionError("--rows is for checkpoints that are read as layers: the graph of a module is torch's")
-        if args.kernel:
-            raise OptionError("--kernel is for checkpoints that are read as layers: the graph of a module is torch's")
         return
     for name in ("checkpoint", "example", "input_shape"):
         if getattr(args, name) is not None:

@@ -40,6 +40,8 @@ COMMANDS = {
     "serve": Command("kanserve.commands.serve", "serve a repository over gRPC", RUN, "serve"),
     "doctor": Command("kanserve.commands.doctor", "say what is wrong with machine, models and settings", RUN, "serve"),
     "bench": Command("kanserve.commands.bench", "time a model on this machine, beside others", RUN, "serve"),
+    "view": Command("kanserve.commands.view", "look into a repository, or a checkpoint, in the browser", RUN, "serve"),
+    "open": Command("kanserve.commands.open", "open the observatory page of a served model", ASK),
     "infer": Command("kanserve.commands.infer", "run rows through a served model", ASK),
     "edges": Command("kanserve.commands.edges", "ask what every edge did with rows", ASK),
     "explain": Command("kanserve.commands.explain", "say what each input has to do with an answer", ASK),

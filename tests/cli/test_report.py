@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kanserve.pictures import page
-from kanserve.pictures.page import Bars, Facts, Pictures
+from kanserve.pictures.page import Bars, Facts, Grid, Pictures, Report
 from kanserve.pictures.scene import Line, Scene
 from tests.cli.running import Server, document, kanserve
 
@@ -60,7 +60,9 @@ def test_a_report_is_one_file_with_all_that_is_known(server: Server, tmp_path: P
     headings = re.findall("<h2>(.*?)</h2>", text)
     assert headings == [
         "What it is",
+        "Where it came from, and its limits",
         "What it was verified against",
+        "Zones of the proof",
         "The network",
         "What its inputs matter",
         "The edges that matter most",
@@ -79,8 +81,13 @@ def test_a_report_is_one_file_with_all_that_is_known(server: Server, tmp_path: P
 def test_words_from_a_model_are_words_and_no_html() -> None:
     evil = "<script>alert(1)</script>"
     scene = Scene(10, 10, evil, [Line(((0, 0), (1, 1)))])
-    parts = [Facts(evil, [(evil, evil)]), Bars(evil, evil, [(evil, 1.0)]), Pictures(evil, evil, [scene] * 2)]
-    text = page.html(evil, evil, parts, evil)
+    parts = [
+        Facts(evil, [(evil, evil)]),
+        Bars(evil, evil, [(evil, 1.0)]),
+        Grid(evil, evil, [evil], [[evil]]),
+        Pictures(evil, evil, [scene] * 2),
+    ]
+    text = page.html(Report(evil, evil, parts, evil))
     assert "<script" not in text
     read(text)
 

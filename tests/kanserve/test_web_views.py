@@ -111,7 +111,7 @@ def test_rows_are_shown_where_the_operator_has_them_kept_and_forgotten_on_reset(
     server.infer(rows)
     wait_until(lambda: len(ask(server, f"{MODELS}/toy/rows")[1]["rows"]) == 5)
     found = ask(server, f"{MODELS}/toy/rows")[1]
-    assert (found["model_name"], found["model_version"]) == ("toy", "1")
+    assert (found["model_name"], found["model_version"], found["kept"], found["note"]) == ("toy", "1", 5, "")
     assert all(row["values"]["x"] in rows.tolist() for row in found["rows"])
     assert all(abs(row["at"] - begun) < 60 for row in found["rows"])
     httpdoors.ask(server, f"{MODELS}/toy/statistics/reset", {})
@@ -127,7 +127,8 @@ def test_no_row_is_kept_unless_asked_for(tmp_path: Path, settings: dict[str, Any
     with serving(tmp_path, transport="asgi", **settings) as server:
         server.infer(ROWS)
         status, said = ask(server, f"{MODELS}/toy/rows")
-        assert (status, words in said["error"]) == (400, True), said
+        assert (status, said["rows"], words in said["note"]) == (200, [], True), said
+        assert said["counted"] is ("statistics" not in settings)
 
 
 def operations(server: Server, since: float = 0.0) -> Any:

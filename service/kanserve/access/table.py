@@ -51,7 +51,7 @@ _ROUTES: dict[Need, tuple[tuple[str, str], ...]] = {
         *((UNKNOWN, f"{MODELS[0]}/{rest}") for rest in ("generate", "generate_stream")),
     ),
     Role.INTERPRET: (
-        *(("GET", f"{model}{rest}") for model in KANS for rest in ("", "/rows", "/watch")),
+        *(("GET", f"{model}{rest}") for model in KANS for rest in ("", "/watch", "/rows", "/report")),
         *(
             ("POST", f"{model}/{what}")
             for model in KANS

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from kanexport import manifest
-from kanexport.manifest import BasisInfo, LayerInfo, NodeStep, SymbolicEdge
+from kanexport.manifest import BasisInfo, LayerInfo, NodeStep, SourceFile, SymbolicEdge, Zone
 from kanexport.shared.naming import UNNAMED, Names
 from kanexport.shared.outside import AS_TRAINED
 from kanserve.nouns import TensorInfo
@@ -23,7 +23,8 @@ from kanserve.pb import kan_pb2 as kan
 class Description:
     """A served KAN. `against` is what it was verified against, a key of `manifest.AGAINST`, and `claim` says
     so; `verified_error` is the largest relative output error over the finite zones. `assumed`: what
-    its file did not tell, by name; `names`: what people call its numbers.
+    its file did not tell, by name, `given`: what its user said; `names`: what people call its numbers. `zones`: the
+    largest errors of each group of rows it was verified with; `files`: what it was made from.
 
     A layer's `edge_class` is never empty here; its `node_tensor`, `edges_file` and
     `edges_tensor` are, being the server's own business.
@@ -47,6 +48,11 @@ class Description:
     assumed: Mapping[str, str]
     names: Names = UNNAMED
     outside: str = AS_TRAINED  # a key of `shared.outside.POLICIES`
+    zones: tuple[Zone, ...] = ()
+    tolerances: tuple[float, float] = (math.nan, math.nan)  # of outputs and of edges
+    files: tuple[SourceFile, ...] = ()
+    exporter: str = ""  # its version
+    given: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -103,6 +109,24 @@ def from_pb(answer: kan.DescribeModelResponse) -> Description:
         assumed=dict(answer.source.options_assumed),
         names=Names(tuple(answer.features), tuple(answer.units), tuple(answer.classes), answer.description),
         outside=answer.outside or AS_TRAINED,
+        zones=tuple(map(_zone, answer.verification.zones)),
+        tolerances=(answer.verification.outputs_tolerance, answer.verification.edges_tolerance),
+        files=tuple(SourceFile(name=one.name, sha256=one.sha256) for one in answer.source.files),
+        exporter=answer.source.exporter_version,
+        given=dict(answer.source.options_given),
+    )
+
+
+def _zone(zone: kan.Verification.Zone) -> Zone:
+    return Zone(
+        name=zone.name,
+        rows=zone.rows,
+        outputs_max_abs=zone.outputs_max_abs,
+        outputs_max_rel=zone.outputs_max_rel,
+        edges_max_abs=zone.edges_max_abs,
+        edges_max_rel=zone.edges_max_rel,
+        worst_edge=zone.worst_edge,
+        worst_output=zone.worst_output,
     )
 
 

@@ -9,10 +9,11 @@ from kanexport.shared.output import note, print_json, say
 from kanexport.shared.voice import Exit
 from kanserve.client.connection import Client
 from kanserve.client.description import Description
-from kanserve.console import picture_file, read_rows, remote, reporting, results, selection
+from kanserve.console import picture_file, read_rows, remote, results, selection
 from kanserve.console.common import InputError, add_client_options, add_model_options, add_row_options
 from kanserve.pictures import braille
 from kanserve.pictures.scene import Scene
+from kanserve.portrait import asked, contents
 
 COLUMNS = 100  # characters on a terminal
 LARGE = 257  # points of one curve
@@ -67,7 +68,7 @@ def _network(args: argparse.Namespace, client: Client, described: Description) -
     if args.input:
         given = read_rows.contents(args.input)
         rows = read_rows.rows_for_all(described.inputs, given, array=args.array, names=described.names)
-    return reporting.drawn(client, described, client.scores(described, rows))
+    return contents.drawn(asked.curves(client, described), described, client.scores(described, rows))
 
 
 def _edge(args: argparse.Namespace, client: Client, described: Description) -> Scene:
@@ -82,4 +83,4 @@ def _edge(args: argparse.Namespace, client: Client, described: Description) -> S
         destinations=chosen.destinations,
         points=LARGE,
     )
-    return reporting.one_edge(described, found)
+    return contents.one_edge(described, found)

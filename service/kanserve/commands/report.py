@@ -9,8 +9,10 @@ from typing import Any
 from kanexport.shared import atomic
 from kanexport.shared.output import note, print_json
 from kanexport.shared.voice import Exit
-from kanserve.console import read_rows, remote, reporting, results
+from kanserve.console import read_rows, remote, results
 from kanserve.console.common import CommandError, add_client_options, add_model_options, add_row_options
+from kanserve.pictures import page
+from kanserve.portrait import asked, contents
 
 TEXT = """Write what a served KAN is, how it looks inside, and what its export was held against, as one
 HTML file without anything from elsewhere.
@@ -39,7 +41,8 @@ def run(args: argparse.Namespace) -> int:
         rows: Any = None
         if given is not None:
             rows = read_rows.rows_for_all(described.inputs, given, array=args.array, names=described.names)
-        text = reporting.html(client, described, client.scores(described, rows))
+        curves = asked.curves(client, described)
+        text = page.html(contents.report(curves, described, client.scores(described, rows)))
     try:
         atomic.write(Path(args.output), text.encode())
     except OSError as error:

@@ -42,7 +42,10 @@ def served(args: argparse.Namespace) -> Iterator[None]:
     """Meanwhile `args.url` is where `args.name` is served, which then is the model's name. Raises CommandError with
     what the export says."""
     rows = getattr(args, "input", None)
-    with exported(args.name, rows, then="serving it") as (folder, name), _running(folder) as address:
+    with (
+        exported(args.name, rows, then="serving it") as (folder, name),
+        running(folder / MODELS, folder / "log") as address,
+    ):
         args.name, args.url = name, address
         yield
 
@@ -102,10 +105,9 @@ def _environment() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _running(folder: Path) -> Iterator[str]:
-    """A server over the folder's models, on ports of this machine's choice; its address. Raises CommandError."""
-    words: Sequence[str] = ("serve", str(folder / MODELS), "--grpc-port", "0", "--metrics-port", "0", "--json")
-    log = folder / "log"
+def running(models: Path, log: Path, *flags: str) -> Iterator[str]:
+    """A server over a repository, on ports of this machine's choice; its address. Raises CommandError."""
+    words: Sequence[str] = ("serve", str(models), "--grpc-port", "0", "--metrics-port", "0", "--json", *flags)
     with log.open("w") as errors:
         process = subprocess.Popen(
             [*PROGRAM, *words], env=_environment(), stdout=subprocess.PIPE, stderr=errors, text=True
@@ -115,7 +117,7 @@ def _running(folder: Path) -> Iterator[str]:
         line = process.stdout.readline()
         if not line:
             last = "; ".join(log.read_text().splitlines()[-LAST:])
-            raise CommandError(f"the model was exported, and a server for it did not start: {last[:500]}")
+            raise CommandError(f"a server for {models} did not start: {last[:500]}")
         yield json.loads(line)["grpc"]
     finally:
         process.terminate()

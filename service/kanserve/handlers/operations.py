@@ -23,6 +23,8 @@ from kanserve.observe.merged import Page
 KEPT, APART = 300, 1.0  # readings, and seconds between two
 RECENT = 300.0  # seconds
 GOOD = ("OK", "2", "3")  # with which the codes of calls begin that went well
+LEFT = ("CANCELLED", "499")  # how a watch ends when who watched goes
+WATCHES = ("/WatchStatistics", "/Watch", "/watch")
 
 Told = dict[str, Any]
 
@@ -145,4 +147,10 @@ def _calls(now: Figures, before: Figures | None) -> Iterator[Told]:
     """By method and code, those that there were."""
     for (method, code), count in sorted(now.calls.items()):
         old = None if before is None else count - before.calls.get((method, code), 0.0)
-        yield {"method": method, "code": code, "good": code.startswith(GOOD), "count": count, "recent": old}
+        yield {
+            "method": method,
+            "code": code,
+            "good": code.startswith(GOOD) or (code in LEFT and method.endswith(WATCHES)),
+            "count": count,
+            "recent": old,
+        }

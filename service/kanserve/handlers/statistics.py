@@ -17,6 +17,10 @@ from kanserve.models.statistics import NodeStatistics
 from kanserve.nouns import EdgeRequest, LayerScores, ModelInfo
 
 ROWS, LIVE, TOTAL = "rows", "live", "total"
+NONE_KEPT = (
+    "no rows of what models are asked are kept: they are callers' data, and `kanserve serve --keep-rows N` (keep_rows) "
+    "says that some may be"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +83,26 @@ def live(model: Model) -> Live:
     return model.live
 
 
-def kept(kan: Kan, name: str, version: str) -> tuple[ModelInfo, Sequence[KeptRow]]:
-    """Some of the latest rows that a version was asked, the newest first. Raises what `statistics` does, and
-    NotPossible where none are kept."""
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Of the latest rows that a version was asked, `rows`, the newest first: `most` of them, or in `note` why there are
+    none. `counted`: whether there are statistics of them."""
+
+    info: ModelInfo
+    most: int
+    rows: Sequence[KeptRow]
+    counted: bool
+    note: str
+
+
+def kept(kan: Kan, name: str, version: str) -> Kept:
+    """Raises NotFound, NotPossible, BadRequest, Unavailable."""
     model, _ = described(kan, name, version)
-    return model.info, live(model).rows()
+    one = model.live
+    if one is None:
+        return Kept(model.info, 0, (), counted=False, note=model.blind or "the version is on its way out")
+    note = "" if one.most_rows else NONE_KEPT
+    return Kept(model.info, one.most_rows, one.rows(), counted=True, note=note)
 
 
 async def counted(one: Live, over: str) -> Counted:

@@ -48,18 +48,38 @@ class Pictures:
     scenes: Sequence[Scene]
 
 
-Part = Facts | Bars | Pictures
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A table: `head`, and lines of as many words."""
+
+    heading: str
+    remark: str
+    head: Sequence[str]
+    lines: Sequence[Sequence[str]]
 
 
-def html(title: str, lead: str, parts: Sequence[Part], footer: str) -> str:
+Part = Facts | Bars | Grid | Pictures
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that is told, in order."""
+
+    title: str
+    lead: str
+    parts: Sequence[Part]
+    footer: str
+
+
+def html(report: Report) -> str:
     """The whole file."""
-    body = "\n".join(map(_part, parts))
+    body, title = "\n".join(map(_part, report.parts)), report.title
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f'<h1>{escape(title)}</h1>\n<p class="lead">{escape(lead)}</p>\n{body}\n'
-        f"<footer>{escape(footer)}</footer>\n</body>\n</html>\n"
+        f'<h1>{escape(title)}</h1>\n<p class="lead">{escape(report.lead)}</p>\n{body}\n'
+        f"<footer>{escape(report.footer)}</footer>\n</body>\n</html>\n"
     )
 
 
@@ -68,11 +88,22 @@ def _part(part: Part) -> str:
     if isinstance(part, Facts):
         return f"{heading}\n<table>{''.join(_fact(*line) for line in part.lines)}</table>"
     remark = f"<p>{escape(part.remark)}</p>"
+    if isinstance(part, Grid):
+        lines = "".join(_line("td", one) for one in part.lines)
+        return f"{heading}\n{remark}\n<table>{_line('th', part.head)}{lines}</table>"
     if isinstance(part, Bars):
-        largest = max((number for _, number in part.lines), default=0.0) or 1.0
-        return f"{heading}\n{remark}\n<table>{''.join(_bar(*line, largest) for line in part.lines)}</table>"
+        return f"{heading}\n{remark}\n<table>{_bars(part.lines)}</table>"
     pictures = "\n".join(f"<div>{svg.text(scene)}</div>" for scene in part.scenes)
     return f"{heading}\n{remark}\n" + (f'<div class="grid">{pictures}</div>' if len(part.scenes) > 1 else pictures)
+
+
+def _bars(lines: Sequence[tuple[str, float]]) -> str:
+    largest = max((number for _, number in lines), default=0.0) or 1.0
+    return "".join(_bar(*line, largest) for line in lines)
+
+
+def _line(tag: str, words: Sequence[str]) -> str:
+    return f"<tr>{''.join(f'<{tag}>{escape(word)}</{tag}>' for word in words)}</tr>"
 
 
 def _fact(name: str, said: str) -> str:

@@ -29,6 +29,7 @@ def build(
 ) -> Any:
     """An ASGI application; `page` is what /metrics shows. Raises ImportError without starlette and orjson."""
     from kanserve.web import application
+    from kanserve.web.card import Card
     from kanserve.web.exchange import Bounds
     from kanserve.web.kan import KanPages
     from kanserve.web.oip import Oip
@@ -38,5 +39,5 @@ def build(
     bounds = Bounds(settings.max_request_bytes, settings.arrival_timeout, settings.max_typed_bytes)
     pages = Oip(service, catalogue, control, bounds.typed)
     views = KanPages(kan, catalogue, bounds.typed, settings.max_response_bytes)
-    seen = Views(insights, views, Operations(catalogue, control, page))
+    seen = Views(insights, views, Operations(catalogue, control, page), Card(kan))
     return application.build(guard, metrics, bounds, pages, views, seen, Probes(catalogue, page))

@@ -15,12 +15,12 @@ from kanserve.errors import BadRequest
 from kanserve.handlers import statistics
 from kanserve.handlers.insight import Insights
 from kanserve.handlers.operations import Operations
-from kanserve.models.coverage import LayerCoverage
 from kanserve.nouns import Array
 from kanserve.pb import kan_pb2
 from kanserve.rpc import interpreting
 from kanserve.rpc.call import Call
 from kanserve.web import arrays, document
+from kanserve.web.card import Card
 from kanserve.web.exchange import Answer, Asked, Method, json_answer
 from kanserve.web.kan import KanPages
 
@@ -32,21 +32,35 @@ VALUES = 64  # of a request for operations, which has one
 class Views:
     """From a request to a use case and back. `pages`: what reads rows in JSON."""
 
-    def __init__(self, insights: Insights, pages: KanPages, operations: Operations) -> None:
+    def __init__(self, insights: Insights, pages: KanPages, operations: Operations, card: Card) -> None:
+        self._card = card
         self._kan, self._insights, self._pages, self._operations = insights.kan, insights, pages, operations
 
     def methods(self) -> dict[str, tuple[str, Method]]:
         """Of a model: last part of the path -> verb, and what answers it."""
-        return {"rows": ("GET", self.rows), "coverage": ("POST", self.coverage)}
+        return {
+            "rows": ("GET", self.rows),
+            "coverage": ("POST", self.coverage),
+            "report": ("GET", self._card.report),
+        }
 
     async def rows(self, asked: Asked, call: Call) -> Answer:
         """Some of the latest that a version was asked, the newest first, where the operator has them kept."""
         name = asked.path["name"]
         call.facts["model"] = name[:128]
-        info, kept = statistics.kept(self._kan, name, asked.path.get("version", ""))
-        call.facts |= {"version": info.version, "rows": len(kept)}
-        shown = [{"at": row.at, "values": {key: _plain(value) for key, value in row.values.items()}} for row in kept]
-        return json_answer({"model_name": info.name, "model_version": str(info.version), "rows": shown})
+        kept = statistics.kept(self._kan, name, asked.path.get("version", ""))
+        call.facts |= {"version": kept.info.version, "rows": len(kept.rows)}
+        told = {
+            "model_name": kept.info.name,
+            "model_version": str(kept.info.version),
+            "kept": kept.most,
+            "counted": kept.counted,
+            "note": kept.note,
+        }
+        rows = [
+            {"at": row.at, "values": {key: _plain(value) for key, value in row.values.items()}} for row in kept.rows
+        ]
+        return json_answer(told | {"rows": rows})
 
     async def coverage(self, asked: Asked, call: Call) -> Answer:
         """Where the nodes of each layer are on their grids for rows, as `kan.coverage` of ModelInfer tells it."""
@@ -69,7 +83,8 @@ class Views:
         return await asyncio.to_thread(json_answer, told)
 
 
-def _layer(at: int, one: LayerCoverage) -> dict[str, Any]:
+def _layer(at: int, one: Any) -> dict[str, Any]:
+    """Of a `models.coverage.LayerCoverage`."""
     found = {name: arrays.fragment(np.asarray(getattr(one, name))) for name in ("zones", "counts", "worst", "cells")}
     return {"layer": at, "definition": one.definition, **found}
 

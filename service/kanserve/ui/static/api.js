@@ -115,8 +115,11 @@ export class Api {
         if (!live) await pause(AGAIN, signal);
       } catch (error) {
         if (signal?.aborted) return;
-        if (error === SILENT) { live = false; continue; }
-        if (!(error instanceof ApiError) || ![0, 429, 503].includes(error.status)) throw error;
+        if (live && (error === SILENT || [413, 502, 504].includes(error.status))) { // 413: as many watch as may
+          live = false;
+          continue;
+        }
+        if (!(error instanceof ApiError) || ![0, 429, 502, 503, 504].includes(error.status)) throw error;
         if (!trouble) onTrouble?.(error);
         trouble = true;
         await pause(wait, signal);
@@ -180,25 +183,28 @@ async function failed(answer) {
 }
 
 /** The server's JSON has NaN and the infinities as Python writes them, outside of strings. */
-export function parsed(text) {
+export function parsed(text, revive) {
   try {
-    return JSON.parse(text);
+    return JSON.parse(text, revive && ((_, value) => revive(value)));
   } catch (error) {
     const quoted = text.replace(/"(?:[^"\\]|\\.)*"|-?\bInfinity\b|\bNaN\b/g,
-      (word) => (word[0] === '"' ? word : `"\u0000${word}"`));
+      (word) => (word[0] === '"' ? word : `"${MARK}${word}"`));
     if (quoted === text) throw new ApiError(0, `The answer is no JSON: ${error.message}`);
-    return JSON.parse(quoted, (_, value) => (
-      typeof value === 'string' && value[0] === '\u0000' ? Number(value.slice(1)) : value));
+    return JSON.parse(quoted, (_, value) => {
+      if (typeof value === 'string' && value.startsWith(MARK)) return Number(value.slice(MARK.length));
+      return revive ? revive(value) : value;
+    });
   }
 }
 
+const MARK = '\uE000number:'; // before what was no JSON, and in no answer
 const ARRAYS = { '<f4': Float32Array, '<f8': Float64Array, '<u4': Uint32Array, '<u8': BigUint64Array };
 
 /** JSON of `head` bytes, then the bytes of its arrays: {"$array": [type, offset, ...shape]} becomes a typed array with
  * a property `shape`; 64-bit whole numbers become doubles. */
 export function unpacked(buffer, head) {
   const text = new TextDecoder().decode(new Uint8Array(buffer, 0, head));
-  return JSON.parse(text, (_, value) => {
+  return parsed(text, (value) => {
     const told = value?.$array;
     if (!told) return value;
     const [type, offset, ...shape] = told;

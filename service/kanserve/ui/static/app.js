@@ -7,6 +7,7 @@ import { button, el, tell } from './dom.js';
 // nothing. `listed`: it has a place in the bar; others are led to.
 const VIEWS = {
   map: { module: 'map', title: 'Map', listed: true },
+  edge: { module: 'edge', title: 'Edge' },
   explain: { module: 'explain', title: 'Explain', listed: true },
   drift: { module: 'drift', title: 'Drift', listed: true },
   card: { module: 'card', title: 'Card', listed: true },
@@ -89,9 +90,10 @@ class App {
     const link = event.target.closest?.('a[href]');
     if (!link || event.defaultPrevented || event.button || event.metaKey || event.ctrlKey || event.shiftKey) return;
     const before = new URL('ui/', document.baseURI).href;
-    if (link.target || link.hasAttribute('download') || !link.href.startsWith(before) || link.href.includes('/static/')) return;
+    const to = new URL(link.getAttribute('href'), document.baseURI).href; // of a link in a picture `href` is no text
+    if (link.hasAttribute('target') || link.hasAttribute('download') || !to.startsWith(before) || to.includes('/static/')) return;
     event.preventDefault();
-    this.go(link.href.slice(before.length));
+    this.go(to.slice(before.length));
   }
 
   /** What the address says. `moved`: the viewer came from another view, so the focus goes to the new one. */

@@ -170,8 +170,8 @@ export function sampled(api, kan, names, onrow) {
   const load = async () => {
     body.replaceChildren(el('p', { class: 'quiet' }, 'Asking \u2026'));
     try {
-      const { rows } = await api.get(`${kan}/rows`);
-      body.replaceChildren(...(rows.length ? list(rows) : [el('p', {}, 'No row has come yet.')]));
+      const { rows, note } = await api.get(`${kan}/rows`);
+      body.replaceChildren(...(rows.length ? list(rows) : [el('p', {}, note || 'No row has come yet.')]));
     } catch (error) {
       body.replaceChildren(el('p', {}, error.message));
     }

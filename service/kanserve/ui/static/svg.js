@@ -41,7 +41,8 @@ export function extent(...lists) {
   let low = Infinity;
   let high = -Infinity;
   for (const list of lists) {
-    for (const value of list) {
+    for (let at = 0; at < list.length; at += 1) {
+      const value = list[at];
       if (value < low && value > -Infinity) low = value;
       if (value > high && value < Infinity) high = value;
     }

@@ -21,7 +21,7 @@ export function ended(bounds, counts) {
 export function histograms({ now, before, title, label, width, height = 260 }) {
   const [, top] = extent(now.shares, before?.shares ?? []);
   const found = chart({
-    title, width, height,
+    title, width, height, margin: { left: 70 },
     x: { domain: [now.bounds[0], now.bounds.at(-1)], label },
     y: { domain: [0, (top || 1) * 1.08], label: 'share of values', names: (value) => share(value), ticks: 4 },
   });

@@ -3,7 +3,7 @@
 import { chart, extent, line, linear, path, svg } from '../svg.js';
 
 function clock(value) {
-  return new Date(value * 1000).toLocaleTimeString([], { hour: '2-digit', minute: '2-digit', second: '2-digit' });
+  return new Date(value * 1000).toLocaleTimeString([], { hour: '2-digit', minute: '2-digit', second: '2-digit', hour12: false });
 }
 
 /**
@@ -15,7 +15,7 @@ export function over({ times, lines, title, width, height = 220, y, level }) {
   const [, top] = extent(...shown, level ? [level.value] : [], [y.top ?? 0]);
   const domain = times.length > 1 ? [times[0], times.at(-1)] : [(times[0] ?? 0) - 30, times[0] ?? 0];
   const found = chart({
-    title, width, height, margin: { right: 16, left: 64 },
+    title, width, height, margin: { right: 30, left: 64 },
     x: { domain, names: clock, ticks: Math.max(1, Math.floor(width / 190)) },
     y: { domain: [0, (top || 1) * 1.08], label: y.label, names: y.names, ticks: 4 },
   });
@@ -38,7 +38,7 @@ export function stacked({ times, layers, title, width, height = 220, y }) {
   const [, top] = extent(sums, [y.top ?? 0]);
   const domain = times.length > 1 ? [times[0], times.at(-1)] : [(times[0] ?? 0) - 30, times[0] ?? 0];
   const found = chart({
-    title, width, height, margin: { right: 16, left: 64 },
+    title, width, height, margin: { right: 30, left: 64 },
     x: { domain, names: clock, ticks: Math.max(1, Math.floor(width / 190)) },
     y: { domain: [0, (top || 1) * 1.08], label: y.label, names: y.names, ticks: 4 },
   });
@@ -74,5 +74,5 @@ export function spark(values, level, { width = 90, height = 20 } = {}) {
   const y = linear([0, top || 1], [height - 2, 2]);
   return svg('svg', { width, height, viewBox: `0 0 ${width} ${height}`, 'aria-hidden': 'true', class: 'spark' },
     svg('line', { class: 'level', x1: 0, x2: width, y1: y(level), y2: y(level) }),
-    svg('path', { class: 'line now', fill: 'none', d: path(values.map((_, at) => at), values, x, y) }));
+    svg('path', { class: 'line edge', fill: 'none', d: path(values.map((_, at) => at), values, x, y) }));
 }

@@ -63,7 +63,7 @@ function bar(step, from, to, { x, top, left, narrow, width }) {
 }
 
 function label(step, place, most) {
-  const said = step.said ? ` = ${step.said}` : '';
+  const said = step.said && most > 20 ? ` = ${step.said}` : ''; // a phone's form has the values
   const name = shortened(step.name, Math.max(5, most - said.length));
   return svg('text', { ...place, 'text-anchor': 'end' }, name, said && svg('tspan', { class: 'label' }, said));
 }

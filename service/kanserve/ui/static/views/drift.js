@@ -49,7 +49,7 @@ class Drift {
   async #follow() {
     const { ctx } = this;
     try {
-      await ctx.api.follow(`${ctx.kan}/watch?over=live&interval=2`, (update) => this.#take(update), {
+      await ctx.api.follow(`${ctx.kan}/watch?over=live&interval=2`, (update) => this.#safely(update), {
         signal: this.quit.signal,
         onTrouble: (error) => {
           this.trouble.textContent = error ? `${error.message} What is shown is what was known before; the page asks again.` : '';
@@ -59,6 +59,16 @@ class Drift {
       if (this.quit.signal.aborted) return;
       if (this.now) this.trouble.textContent = error.message;
       else tell(this.root, error);
+    }
+  }
+
+  /** A fault of this page is told as one, and not as the server's. */
+  #safely(update) {
+    try {
+      this.#take(update);
+    } catch (error) {
+      console.error(error);
+      this.trouble.textContent = `This page could not show what the server told: ${error.message}`;
     }
   }
 
@@ -87,7 +97,7 @@ class Drift {
     if (!this.now) return;
     const { parts, ctx } = this;
     const [kind, ...words] = verdict(this.now, this.lines, ctx.name);
-    if (parts.verdict.dataset.said !== words.join('')) {
+    if (parts.verdict.dataset.said !== words.join('')) { // said once to screen readers
       parts.verdict.className = `verdict ${kind}`;
       parts.verdict.replaceChildren(...words);
       parts.verdict.dataset.said = words.join('');
@@ -115,6 +125,11 @@ class Drift {
     const now = ended(line.bounds, line.counts);
     const before = line.before ? ended(line.bounds, line.before) : null;
     const title = `${line.name}: ${now.total ? 'now' : 'nothing yet'}${before ? ', beside the reference' : ''}`;
+    if (!now.total && !before) {
+      parts.node.replaceChildren(el('h2', {}, line.name, el('span', { class: 'quiet' }, ` ${line.place}`)),
+        el('p', { class: 'quiet' }, 'No row has come yet: there is nothing to draw.'));
+      return;
+    }
     const picture = histograms({ now, before, title, label: line.name, width });
     parts.node.replaceChildren(
       el('h2', {}, line.name, el('span', { class: 'quiet' }, ` ${line.place}`)),
@@ -199,15 +214,15 @@ class Drift {
     const { cells } = row;
     const drift = line.drift;
     const told = this.now.row_count ? line.ratio : NaN;
-    cells[2].textContent = drift ? number(told, 3) : 'no reference';
+    cells[2].textContent = drift ? (this.now.row_count ? number(told, 3) : 'no rows yet') : 'no reference';
     cells[2].classList.toggle('moved', line.moved);
     cells[3].replaceChildren(drift ? spark(this.ratios.get(line.key) ?? [], 1) : '');
     const outside = drift ? [drift.outside, drift.outsideBefore] : [beyond(line), NaN];
     [drift?.psi, drift?.chance].forEach((value, at) => { cells[4 + at].textContent = drift ? number(value, 3) : ''; });
-    cells[6].textContent = share(outside[0]);
+    cells[6].textContent = this.now.row_count ? share(outside[0]) : '';
     cells[7].textContent = drift ? share(outside[1]) : '';
-    cells[8].textContent = number(line.mean, 4);
-    cells[9].textContent = number(line.std, 3);
+    cells[8].textContent = this.now.row_count ? number(line.mean, 4) : '';
+    cells[9].textContent = this.now.row_count ? number(line.std, 3) : '';
   }
 }
 
@@ -231,7 +246,7 @@ function verdict(now, all, model) {
   const inputs = all.filter((line) => line.place === 'inputs');
   const own = moved.filter((line) => line.place === 'inputs');
   const most = (list) => list.slice(0, 3).map((line) => `${line.name} (${number(line.ratio, 2)} times chance)`).join(', ') + (list.length > 3 ? ' and others' : '');
-  if (!moved.length) return ['good', `Yes. No node has moved by more than chance would move it in ${count(now.row_count)} rows.`];
+  if (!moved.length) return ['good', `Yes. In the latest ${count(now.row_count)} rows no input, no node inside and no answer has moved by more than chance would move it.`];
   const words = own.length ? `${own.length} of ${inputs.length} inputs ${own.length > 1 ? 'have' : 'has'} moved: ${most(own)}` : `Inputs look as they did, but inside or in the answers something has moved: ${most(moved)}`;
   const strong = moved[0].ratio >= 3;
   const tail = now.row_count < 50 ? ' These are few rows; wait for more.' : '';

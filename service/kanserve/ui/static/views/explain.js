@@ -35,29 +35,29 @@ export async function show(root, ctx) {
 /** From where to where each input's slider goes: as far as the curves of the first layer. */
 async function spans({ api, kan, model }, size) {
   const found = Array.from({ length: size }, () => [-1, 1]);
-  try {
-    const { blocks } = await api.post(`${kan}/curves`, { layers: [0], destinations: [0], points: 2 });
-    for (const block of blocks) {
-      block.sources.forEach((source, at) => { found[names.nodeOfSource(model.layers[0], source)] = block.x[at]; });
-    }
-  } catch (error) {
-    if (![400, 413].includes(error.status)) throw error; // edges that are no curves: any range is as good
+  if (!alone(model, 0)) return found; // edges that are no curves: any range is as good
+  const { blocks } = await api.post(`${kan}/curves`, { layers: [0], destinations: [0], points: 2 });
+  for (const block of blocks) {
+    block.sources.forEach((source, at) => { found[names.nodeOfSource(model.layers[0], source)] = block.x[at]; });
   }
   return found;
+}
+
+/** Whether the edges of a layer are curves over their sources. */
+function alone(model, layer) {
+  return (model.layers[layer].edge_class || model.edge_class) === 'A';
 }
 
 /** The newest row that was kept, else the mean of the traffic, else the middle of the sliders. */
 async function beginning({ api, kan }, ranges) {
   const middle = ranges.map(([low, high]) => (low + high) / 2);
-  try {
-    const { rows } = await api.get(`${kan}/rows`);
-    if (rows.length) return Object.values(rows[0].values)[0].flat(Infinity);
-  } catch { /* none are kept */ }
-  try {
+  const { rows, counted } = await api.get(`${kan}/rows`);
+  if (rows.length) return Object.values(rows[0].values)[0].flat(Infinity);
+  if (counted) {
     const { nodes, row_count: count } = await api.post(`${kan}/statistics`, { over: 'total' });
     const mean = nodes.find((one) => one.layer === 0)?.mean ?? [];
     if (count && mean.length === middle.length && mean.every(Number.isFinite)) return mean.map((one) => Number(one.toPrecision(4)));
-  } catch { /* nobody counts */ }
+  }
   return middle.map((one) => Number(one.toPrecision(4)));
 }
 
@@ -155,15 +155,14 @@ class Explain {
   async #curve({ layer, source, destination }, signal) {
     const key = `${layer}/${source}/${destination}`;
     if (this.curves.has(key)) return;
-    const { api, kan } = this.ctx;
-    try {
-      const { blocks: [block] } = await api.post(`${kan}/curves`,
-        { layers: [layer], sources: [source], destinations: [destination], points: 121 }, { signal });
-      this.curves.set(key, { x: block.x[0], phi: block.phi[0][0], domain: block.domains[0] });
-    } catch (error) {
-      if (error.status !== 400) throw error;
-      this.curves.set(key, null); // of class B: no curve over its source alone
+    const { api, kan, model } = this.ctx;
+    if (!alone(model, layer)) {
+      this.curves.set(key, null); // the other nodes of the row have a say in what such an edge gives
+      return;
     }
+    const { blocks: [block] } = await api.post(`${kan}/curves`,
+      { layers: [layer], sources: [source], destinations: [destination], points: 121 }, { signal });
+    this.curves.set(key, { x: block.x[0], phi: block.phi[0][0], domain: block.domains[0] });
   }
 
   #fail(error) {
@@ -306,15 +305,16 @@ function told(model, { explained, state }) {
     at, value, name: names.feature(model, at),
     said: Number.isFinite(state.row[at]) ? `${number(state.row[at], 4)}${names.unit(model, at) ? ` ${names.unit(model, at)}` : ''}` : String(state.row[at]),
   })).sort((a, b) => Math.abs(b.value) - Math.abs(a.value));
-  const most = all.length === BARS + 1 ? BARS + 1 : BARS;
-  const [first, others] = [all.slice(0, most), all.slice(most)];
+  const most = BARS + 1; // one more is no longer than a bar for one
+  const moving = all.filter((one) => one.value !== 0);
+  const first = moving.length > most ? moving.slice(0, BARS) : moving;
+  const others = all.slice(first.length);
   const name = names.output(model, explained.outputs[0]);
   const apart = explained.predictions[0][0] - explained.base[0];
-  const moved = all.filter((one) => one.value !== 0);
-  const words = moved.length
-    ? `${moved[0].name} = ${moved[0].said} moved it most, by ${signed(moved[0].value)} of ${signed(apart)}`
-      + `${moved[1] ? `; then ${moved[1].name} = ${moved[1].said}, by ${signed(moved[1].value)}` : ''}.`
-    : 'No input moved it: the row is as the reference for this model.';
+  const words = moving.length
+    ? `${moving[0].name} = ${moving[0].said} moved it most, by ${signed(moving[0].value)} of ${signed(apart)}`
+      + `${moving[1] ? `; then ${moving[1].name} = ${moving[1].said}, by ${signed(moving[1].value)}` : ''}.`
+    : 'No input moved it: this row is as its reference. Move a slider, paste a row, or pick one of the traffic.';
   return { all, first, others, rest: others.reduce((sum, one) => sum + one.value, 0), name, words, apart };
 }
 

@@ -10,6 +10,7 @@ import { savers } from '../svg.js';
 const EVERY = 2000; // milliseconds
 const SLOWEST = 20_000; // between two tries where nobody answers
 const KEPT = 900; // readings
+const LONG = 10; // seconds between two
 const LINES = ['one', 'two', 'three', 'four', 'five', 'six'];
 const PHASES = [['queue', 'waiting', 'two'], ['input', 'inputs', 'four'], ['infer', 'the graph', 'one'], ['output', 'outputs', 'three']];
 const RATES = { names: (value) => number(value, 3) };
@@ -114,15 +115,16 @@ class Operations {
 
   #charts() {
     if (!this.now) return;
-    const times = this.readings.map((one) => one.to);
-    const of = (key) => this.readings.map((one) => one.versions.find((each) => keyOf(each) === key));
+    const shown = this.readings.flatMap((one) => (one.to - one.from > LONG ? [{ ...one, to: one.from }, one] : [one]));
+    const times = shown.map((one) => one.to); // a long time has one rate: a line that is flat
+    const of = (key) => shown.map((one) => one.versions.find((each) => keyOf(each) === key));
     const own = of(this.chosen);
-    const active = [...new Set(this.readings.flatMap((one) => one.versions.map(keyOf)))];
+    const active = [...new Set(shown.flatMap((one) => one.versions.map(keyOf)))];
     const busy = active.map((key) => [key, of(key)]).slice(0, LINES.length - 1);
     const values = (list, name, none) => list.map((one) => one?.[name] ?? none);
     this.#lines('rates', 'Requests a second', times, [
       ...busy.map(([key, list], at) => ({ name: key, class: LINES[at], values: values(list, 'requests_per_second', 0) })),
-      { name: 'failures', class: LINES[5], values: this.readings.map((one) => one.versions.reduce((sum, each) => sum + each.failures_per_second, 0)) },
+      { name: 'failures', class: LINES[5], values: shown.map((one) => one.versions.reduce((sum, each) => sum + each.failures_per_second, 0)) },
     ], { label: 'a second', ...RATES });
     this.#lines('times', `Time of a request: ${this.chosen}`, times, ['p50', 'p95', 'p99'].map((name, at) => (
       { name, class: LINES[at], values: values(own, name, NaN) })), { names: (value) => seconds(value) });
@@ -164,7 +166,7 @@ class Operations {
     }
     const last = span.batches.findLastIndex((each) => each.runs > 0);
     const entries = span.batches.slice(0, last + 1).map((each, at) => ({
-      name: each.up_to === null ? 'more' : at && each.up_to > span.batches[at - 1].up_to + 1 ? `\u2264 ${each.up_to}` : String(each.up_to),
+      name: rowsOf(span.batches[at - 1]?.up_to ?? 0, each.up_to),
       value: each.runs, said: `${count(each.runs)} runs`, short: each.runs ? count(each.runs) : '',
     }));
     const title = `Rows of a run: ${this.chosen}`;
@@ -226,6 +228,11 @@ class Operations {
     node.dataset.said = said;
     node.replaceChildren(el('h2', {}, title), rows.length ? table(columns, rows, { caption, file: `operations-${part}` }) : el('p', { class: 'quiet' }, none));
   }
+}
+
+function rowsOf(below, upTo) {
+  if (upTo === null) return `> ${below}`;
+  return upTo > below + 1 ? `${below + 1}\u2013${upTo}` : String(upTo);
 }
 
 function keyOf({ model, version }) {

@@ -1,0 +1,73 @@
+"""`kanserve view FOLDER`: the observatory page over a repository that nobody serves."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from kanexport.shared.output import note
+from kanexport.shared.voice import Exit
+from kanserve.console import nearby, observatory
+from kanserve.console.common import CommandError, add_json_option, default_url
+
+TEXT = """Look into the models of a repository, or into a checkpoint: serve them to this machine alone, on
+ports that are free, and open the observatory page. Ends with Ctrl-C, and leaves nothing behind.
+"""
+EXAMPLES = """examples:
+  kanserve view models
+  kanserve view digits.pt                         exported for this command alone
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.description, parser.epilog = TEXT, EXAMPLES
+    parser.add_argument("folder", metavar="FOLDER", help="a repository, or a checkpoint")
+    parser.add_argument("--no-browser", action="store_true", help="print the address, and open nothing")
+    add_json_option(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until Ctrl-C or SIGTERM; returns 0. Raises CommandError."""
+    ended = threading.Event()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        ended.set()
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with (
+            _models(args.folder) as (models, name),
+            tempfile.TemporaryDirectory(prefix="kanserve-") as folder,
+            nearby.running(models, Path(folder) / "log", "--transport", "asgi") as address,
+        ):
+            where = observatory.address(address, *([name] if name else []))
+            observatory.show(where, browser=not args.no_browser, as_json=args.json)
+            note("Ctrl-C ends it")
+            ended.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return Exit.DONE
+
+
+@contextlib.contextmanager
+def _models(path: str) -> Iterator[tuple[Path, str]]:
+    """The repository, and the name of the one model to show, or ""."""
+    if Path(path).is_dir():
+        yield Path(path), ""
+        return
+    if not nearby.is_checkpoint(path, default_url()):
+        raise CommandError(
+            f"{path} is neither a folder nor a checkpoint",
+            hint="a repository is what `kanserve export --repository` writes into",
+            exit_code=Exit.WRONG,
+        )
+    with nearby.exported(path, None, then="showing it") as (folder, name):
+        yield folder / nearby.MODELS, name

@@ -1,0 +1,138 @@
+// Pictures of one edge: its function with what it is made of, its slope, and where its input was, on one axis.
+
+import { number, share } from './format.js';
+import { chart, extent, line, roomy, steps, svg } from './svg.js';
+
+const MARGIN = { left: 64, right: 14, top: 10, bottom: 40 };
+const KINDS = { total: 'the edge', symbolic: 'symbolic part' };
+const BASES = new Set(['silu', 'identity', 'relu', 'gelu', 'tanh', 'sigmoid', 'prelu', 'swish', 'function']);
+
+/** Of a part of a curve: the class of its line, and its words. */
+export function style(kind) {
+  if (kind === 'symbolic') return ['of-symbolic', KINDS.symbolic];
+  return BASES.has(kind) ? ['of-base', `base (${kind})`] : ['of-basis', `basis (${kind})`];
+}
+
+/**
+ * phi over its range. curve: {x, phi, parts: [{kind, phi}], extrema: [[x, phi]]}; grid: of `grids`, or null.
+ * names: [source, destination]. shown: a set of 'parts', 'knots'.
+ */
+export function functionChart({ curve, grid, knots, names, shown, width }) {
+  const parts = shown.has('parts') && curve.parts.length > 1 ? curve.parts : [];
+  const { node, plot, x, y } = chart({
+    width, height: 330, margin: MARGIN,
+    title: `What ${names[0]} adds to ${names[1]}, from ${number(curve.x[0])} to ${number(curve.x.at(-1))}: ${turns(curve)}`,
+    x: { domain: extent(curve.x) },
+    y: { domain: roomy(extent(curve.phi, ...parts.map((part) => part.phi))), label: `adds to ${names[1]}` },
+  });
+  plot.append(...zones(grid, x, y));
+  if (shown.has('knots')) plot.append(...ticksOf(knots, x, y));
+  if (y.domain[0] < 0 && y.domain[1] > 0) plot.append(svg('line', { class: 'zero', x1: x.range[0], x2: x.range[1], y1: y(0), y2: y(0) }));
+  for (const part of parts) plot.append(line(curve.x, part.phi, x, y, { class: `line part ${style(part.kind)[0]}` }));
+  plot.append(line(curve.x, curve.phi, x, y, { class: 'line total' }));
+  for (const [at, value] of curve.extrema) {
+    if (Number.isFinite(value)) {
+      plot.append(svg('circle', { class: 'extreme', cx: x(at), cy: y(value), r: 3.5 },
+        svg('title', {}, `${number(value)} at ${number(at)}`)));
+    }
+  }
+  return node;
+}
+
+/** The slope on the same axis. */
+export function slopeChart({ curve, grid, names, width }) {
+  const { node, plot, x, y } = chart({
+    width, height: 190, margin: MARGIN,
+    title: `The slope of ${names[1]} by ${names[0]}`,
+    x: { domain: extent(curve.x) }, y: { domain: roomy(extent(curve.derivative, [0])), label: 'slope' },
+  });
+  plot.append(...zones(grid, x, y),
+    svg('line', { class: 'zero', x1: x.range[0], x2: x.range[1], y1: y(0), y2: y(0) }),
+    line(curve.x, curve.derivative, x, y, { class: 'line slope' }));
+  return node;
+}
+
+/**
+ * Where the source was, then and now, on the axis of the curve. seen: a line of `nodes.js`; domain: of the curve.
+ * Densities, so that cells of different widths compare; what lies beyond the axis is told in words, by `beyond`.
+ */
+export function inputChart({ seen, domain, grid, name, width }) {
+  const lists = [['reference', seen.before], ['live', seen.counts]].filter(([, counts]) => total(counts) > 0);
+  const drawn = lists.map(([kind, counts]) => [kind, densities(seen.bounds, counts)]);
+  const { node, plot, x, y } = chart({
+    width, height: 200, margin: MARGIN,
+    title: `Where ${name} was: ${lists.map(([kind, counts]) => `${kind} ${beyond(seen.bounds, counts)}`).join('; ')}`,
+    x: { domain, label: name },
+    y: { domain: [0, 1.08 * (extent(...drawn.map(([, values]) => values))[1] || 1)], label: 'density', ticks: 3 },
+  });
+  plot.append(...zones(grid, x, y));
+  const clip = `inside-${Math.random().toString(36).slice(2)}`;
+  plot.append(svg('clipPath', { id: clip },
+    svg('rect', { x: x.range[0], y: y.range[1], width: x.range[1] - x.range[0], height: y.range[0] - y.range[1] })));
+  for (const [kind, values] of drawn) {
+    plot.append(svg('path', { class: `seen ${kind}`, d: steps(seen.bounds, values, x, y), 'clip-path': `url(#${clip})` }));
+  }
+  return node;
+}
+
+export function total(counts) {
+  return counts ? counts.reduce((sum, one) => sum + one, 0) : 0;
+}
+
+function densities(bounds, counts) {
+  const all = total(counts);
+  return Array.from({ length: bounds.length - 1 }, (_, at) => counts[at + 1] / all / (bounds[at + 1] - bounds[at] || 1));
+}
+
+/** In words: how much of it lay below the first cell and above the last. */
+export function beyond(bounds, counts) {
+  const all = total(counts);
+  if (!all) return 'has no values';
+  const below = counts[0] / all;
+  const above = counts.at(-1) / all;
+  return `${share(below)} below ${number(bounds[0], 3)}, ${share(above)} above ${number(bounds.at(-1), 3)}`;
+}
+
+function zones(grid, x, y) {
+  if (!grid) return [];
+  const within = (value) => Math.min(Math.max(x(value), x.range[0]), x.range[1]);
+  const box = (from, to, kind, words) => svg('rect', {
+    class: `zone ${kind}`, x: within(from), width: Math.max(0, within(to) - within(from)), y: y.range[1], height: y.range[0] - y.range[1],
+  }, svg('title', {}, words));
+  const [low, high] = x.domain;
+  return [
+    box(grid.first, grid.low, 'extension', 'extension of the grid'), box(grid.high, grid.last, 'extension', 'extension of the grid'),
+    box(low, grid.first, 'outside', 'outside the grid'), box(grid.last, high, 'outside', 'outside the grid'),
+  ];
+}
+
+function ticksOf(knots, x, y) {
+  return knots.filter((knot) => knot >= x.domain[0] && knot <= x.domain[1])
+    .map((knot) => svg('line', { class: 'knot', x1: x(knot), x2: x(knot), y1: y.range[0], y2: y.range[0] - 9 }, svg('title', {}, `knot at ${number(knot)}`)));
+}
+
+function turns({ extrema }) {
+  const told = extrema.filter(([, value]) => Number.isFinite(value));
+  return told.length ? `smallest ${number(told[0][1])} at ${number(told[0][0])}, largest ${number(told[1][1])} at ${number(told[1][0])}` : 'nothing finite';
+}
+
+/** The grid of a basis, as the server has it (kanexport/shared/grids.py), for the picture: of splines alone the extension
+ * is told apart. Null without knots in the units of the node. */
+export function grids(layer, source) {
+  if (layer.before?.some((step) => step.kind !== 'select')) return { knots: [], grid: null };
+  const found = layer.bases.filter((basis) => basis.knots?.length && !basis.before?.length).map((basis) => {
+    const rows = basis.knots.shape ? rowsOf(basis.knots) : basis.knots;
+    return [basis, [...rows[rows.length > 1 ? source : 0]].sort((a, b) => a - b)];
+  });
+  const knots = found.flatMap(([, row]) => row);
+  const spline = found.find(([basis]) => basis.kind === 'bspline');
+  if (!spline || spline[1].length < 2) return { knots, grid: null };
+  const [basis, row] = spline;
+  const degree = Math.max(0, Math.min(row.length - basis.functions - 1, Math.floor((row.length - 1) / 2)));
+  return { knots, grid: { first: row[0], low: row[degree], high: row.at(-1 - degree), last: row.at(-1) } };
+}
+
+function rowsOf(array) {
+  const [rows, columns] = array.shape;
+  return Array.from({ length: rows }, (_, at) => array.subarray(at * columns, (at + 1) * columns));
+}
