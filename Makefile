@@ -17,7 +17,7 @@ ARGS ?=
 MODULE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo notebook test test-fast coverage mutate check format bench bench-doors reliability families proto settings lock container clean
+.PHONY: help setup demo notebook test test-fast coverage mutate check format bench bench-doors reliability families proto settings lock container kernel clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -122,6 +122,11 @@ lock: setup ## Renew requirements/*.txt from pyproject.toml
 	$$compile pyproject.toml --extra dev -o requirements/dev.txt && \
 	$$compile pyproject.toml --extra serve --extra certificates -o requirements/server.txt && \
 	echo 'hatchling>=1.26' | $$compile - -o requirements/build.txt
+
+# Optional, and not a part of `make setup`: it needs g++. What else, kernel/build_library.py says.
+kernel: setup ## Build the wheel of the operator (kanserve[kernel]) with g++, and install it into .venv
+	@cd kernel && ../$(BIN)/python -m hatchling build -t wheel -d ../dist
+	@$(BIN)/$(PIP) --no-deps --no-index --force-reinstall "$$(ls -t dist/kanserve_kernel-*.whl | head -1)"
 
 container: setup ## Build the server image and prove it with podman
 	@bash service/deploy/container-test.sh

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kanexport.shared.approximation import EXACT, Approximation
 from kanexport.shared.baseline import NO_BASELINE, Baseline
 from kanexport.shared.explanations import NO_EXPLANATIONS, Explanations
 from kanexport.shared.naming import UNNAMED, Names
@@ -244,7 +245,8 @@ class Verification:
 
     `against`: what the model was held against, a key of `AGAINST`; empty in documents older than
     format 3. `answers`: what the comparison with the trained model's own answers found. `explaining`: of the
-    explaining graph, if there is one, since format 6: its outputs and node vectors, and the edges it gives.
+    explaining graph, if there is one, since format 6: its outputs and node vectors, and the edges it gives. `kernel`:
+    of `shared.kernel.KERNEL_FILE`, in the place of the model's graph, if it is among the files, since format 7.
     """
 
     outputs_tolerance: float
@@ -254,6 +256,7 @@ class Verification:
     against: str = ""
     answers: tuple[Answers, ...] = ()
     explaining: tuple[Zone, ...] = ()
+    kernel: tuple[Zone, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,8 +293,8 @@ class Manifest:
     formats 1 and 2 had one of each, as `input` and `output`. `names`, since format 4, is what people
     call them; `baseline`, since format 5, what they and the nodes inside were on the user's data; since format 6
     `explanations`, what the graph gives that tells how answers came about, and `outside`, a key of
-    `shared.outside.POLICIES`; since format 7 `variants`. `opset` is the graphs' ONNX operator set. `layers` are those
-    whose edges can be asked for, in the order in which they run.
+    `shared.outside.POLICIES`; since format 7 `variants`, and `approximation`, what has fewer bits on request. `opset`
+    is the graphs' ONNX operator set. `layers` are those whose edges can be asked for, in the order in which they run.
     `files` is everything in the version directory but the manifest. `notes` are sentences for people.
 
     `edge_class`: A, an edge's value depends on its source alone; B, also on the other nodes of
@@ -319,6 +322,7 @@ class Manifest:
     explanations: Explanations = NO_EXPLANATIONS
     outside: str = AS_TRAINED
     variants: tuple[Variant, ...] = ()
+    approximation: Approximation = EXACT
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:

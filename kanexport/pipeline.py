@@ -3,97 +3,27 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
+from kanexport import graphs
 from kanexport.answers import held, rows
 from kanexport.answers.decide import Search, Way
 from kanexport.answers.rows import Answers
 from kanexport.errors import OptionError
 from kanexport.files import checkpoint
 from kanexport.files.checkpoint import Checkpoint
-from kanexport.form import clamp
 from kanexport.form.ir import Kan
-from kanexport.lowering import cost, lower
-from kanexport.lowering.lower import Lowered
-from kanexport.manifest import MANY_FILE, READING, LayerInfo, Source
+from kanexport.manifest import READING, Source
 from kanexport.operators import graph, precision
 from kanexport.options import Options
-from kanexport.packing import baseline, describe, explained
-from kanexport.packing.explained import Asked
-from kanexport.packing.publish import MAX_BATCH_SIZE, Claim, ProvedModel, Result, Target, publish
+from kanexport.packing.publish import Claim, ProvedModel, Result, publish
 from kanexport.packing.signature import Signature
-from kanexport.proof import kept, verify
-from kanexport.proof.tolerance import OUTPUT_TOLERANCE
-from kanexport.proof.verify import Proof
 from kanexport.recognise import assemble, detect, steplist
 from kanexport.recognise.registry import Reader
-from kanexport.shared.naming import UNNAMED, Names
-from kanexport.shared.outside import AS_TRAINED, CLAMP
+from kanexport.request import Request as Request
 
 ARCHITECTURE = "given with --architecture"
-MANY_ROWS = 256  # of a large run: a server cuts those of wide layers into pieces of about so many, or fewer
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What to export and where to. `name`: empty takes the checkpoint's own."""
-
-    path: Path
-    repository: Path
-    name: str = ""
-    version: int = 1
-    family: str | None = None
-    options: tuple[str, ...] = ()  # "key=value"
-    symbolic: tuple[str, ...] = ()  # "layer,source,destination=name"
-    functions: tuple[str, ...] = ()  # "name=expression in x"
-    architecture: Path | None = None  # the user's own list of steps
-    dtype: str = "float32"
-    max_batch_size: int = MAX_BATCH_SIZE
-    tolerance: float = OUTPUT_TOLERANCE
-    force: bool = False
-    answers: tuple[Path, ...] = ()  # files with what the trained model answered, as `answers.rows.load` takes them
-    names: Names = UNNAMED
-    reference: Path | None = None  # rows of the user's data, as `packing.baseline.load` takes them
-    explain: bool = False  # with a graph that tells how answers came about
-    explain_layers: tuple[str, ...] = ()  # whose edges it tells, as `packing.explained.Asked` has them
-    outside: str = AS_TRAINED  # what becomes of rows outside, a key of `shared.outside.POLICIES`
-    rows: int = 0  # of the runs that the graph shall be fast in; 0: of few, and where it pays another graph for many
-    shared: bool = False  # options and architecture are for many files; this one may have no use for them
-
-    def target(self, name: str) -> Target:
-        """Where the model goes, called `name` if the request has none."""
-        return Target(
-            repository=self.repository,
-            name=self.name or name,
-            version=self.version,
-            dtype=self.dtype,
-            max_batch_size=self.max_batch_size,
-            tolerance=self.tolerance,
-            force=self.force,
-            names=self.names,
-            reference=None if self.reference is None else baseline.load(self.reference),
-            explain=Asked(self.explain or bool(self.explain_layers), self.explain_layers),
-            outside=self.outside,
-        )
-
-    def check_rows(self) -> None:
-        """Raises OptionError where no run can have so many."""
-        if self.rows and not 1 <= self.rows <= self.max_batch_size:
-            raise OptionError(f"rows of a run are {self.rows}, expected 1 to max batch size, {self.max_batch_size}")
-
-    def lower(self, kan: Kan) -> Lowered:
-        """The graphs of a network, for runs of as many rows as it says."""
-        return lower.lower(
-            kan, self.dtype, rows=self.rows or 1, many=0 if self.rows else min(MANY_ROWS, self.max_batch_size)
-        )
-
-    def facts(self, tried: Mapping[str, str] | None = None) -> Options:
-        """What the user says that no file holds, and what is `tried` in its place. Raises OptionError."""
-        options = Options.parse(self.options, symbolic=self.symbolic, functions=self.functions, tried=tried)
-        options.mixed = self.shared
-        return options
 
 
 def export(request: Request, *, advance: Callable[[int, int], None] = lambda done, total: None) -> Result:
@@ -105,6 +35,8 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
     target = request.target(loaded.stem)
     target.check()
     request.check_rows()
+    request.check_kernel()
+    request.fewer.check(request.dtype, explain=target.explain.wanted)
     answers = rows.load(request.answers) if request.answers else None
     found = _read(loaded, request, answers, advance)
     kan, options, files = found.kan, found.options, loaded.files
@@ -112,7 +44,7 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
     options.finish(found.family, shared=request.shared)
     signature = Signature.of_network(kan, request.dtype)
     target.check_names(signature)
-    graphs = _graphs(kan, request, target, signature, advance)
+    made = graphs.make(kan, request, target, signature, advance)
     source = Source(
         family=found.family,
         family_reason=found.reason,
@@ -124,53 +56,18 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
         alternatives=options.alternatives(),
     )
     model = ProvedModel(
-        lowered=graphs.lowered,
-        proof=graphs.proof,
-        claim=Claim(READING) if answers is None else held.network(answers, kan, graphs.plain, target),
-        layers=graphs.layers,
+        lowered=made.lowered,
+        proof=made.proof,
+        claim=Claim(READING) if answers is None else held.network(answers, kan, made.plain, made.held),
+        layers=made.layers,
         edge_class=kan.edge_class,
         opset=graph.OPSET,
         signature=signature,
         source=source,
-        notes=graphs.kan.notes + precision.notes(kan.dtype, request.dtype) + _of_rows(graphs, request.rows),
+        notes=made.kan.notes + precision.notes(kan.dtype, request.dtype) + made.notes,
+        approximation=made.approximation,
     )
     return publish(target, model)
-
-
-def _of_rows(graphs: _Graphs, rows: int) -> tuple[str, ...]:
-    many = graphs.lowered.many
-    if many is not None:
-        return cost.notes(graphs.kan.layers, many.rows, MANY_FILE)
-    return cost.notes(graphs.kan.layers, rows or 1)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Graphs:
-    """The graphs of a network and their proof. `plain`: those of the network as it was read, which `kan` is unless its
-    inputs are kept on the grid."""
-
-    kan: Kan
-    lowered: Lowered
-    proof: Proof
-    plain: Lowered
-    layers: tuple[LayerInfo, ...]
-
-
-def _graphs(
-    kan: Kan, request: Request, target: Target, signature: Signature, advance: Callable[[int, int], None]
-) -> _Graphs:
-    dtype, plain = request.dtype, request.lower(kan)
-    given, lowered = kan, plain
-    if request.outside == CLAMP:
-        given = clamp.clamped(kan)
-        lowered = request.lower(given)
-        kept.prove(given.layers[0], kan.n_inputs, plain, lowered, dtype)
-    layers = describe.layers(given, lowered.node_tensors)
-    mean = () if target.reference is None else baseline.mean(target.reference, signature, target.names)
-    against = explained.against(target.explain, given, mean)
-    lowered = explained.add(target.explain, lowered, layers, signature, target.names, against)
-    proof = verify.verify(given, lowered, dtype, tolerance=request.tolerance, advance=advance)
-    return _Graphs(given, lowered, proof, plain, layers)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

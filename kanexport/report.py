@@ -23,6 +23,7 @@ def document(result: Result) -> dict[str, Any]:
         "edge_class": manifest.edge_class,
         "verified": manifest.claim,
         "outside": manifest.outside,
+        "approximation": dataclasses.asdict(manifest.approximation),
         "options": {
             "given": manifest.source.options_given,
             "assumed": manifest.source.options_assumed,

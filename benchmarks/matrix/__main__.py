@@ -37,7 +37,8 @@ def main(given: Sequence[str] | None = None, groups: Groups = GROUPS) -> int:
     cases = [case for name in asked.only for case in groups[name](asked.quick)]
     kept = Kept(asked.cells, place())
     with tempfile.TemporaryDirectory(prefix="kanserve-bench-") as folder:
-        _measure(cases, kept, Work.begin(Path(folder), quick=asked.quick, libraries=asked.libraries))
+        keep = asked.cells.parent
+        _measure(cases, kept, Work.begin(Path(folder), keep, quick=asked.quick, libraries=asked.libraries))
     records = [found for case in cases for rows in case.batches if (found := kept.get(case.key(rows)))]
     if asked.json:
         print(json.dumps(records))

@@ -28,20 +28,21 @@ AGAIN = 5  # runs that must give the same bits
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What cases are made with. `libraries`: a folder with clones, as owner/name, or None; `quick`: what takes long to
-    prepare may be left out."""
+    """What cases are made with. `folder` goes when all is done, `keep` stays: what others take long to export;
+    `libraries`: a folder with clones, as owner/name, or None; `quick`: what takes long to prepare may be left out."""
 
     folder: Path
+    keep: Path
     quick: bool
     libraries: Path | None
     backend: Backend
     settings: Settings
 
     @staticmethod
-    def begin(folder: Path, *, quick: bool = False, libraries: Path | None = None) -> Work:
+    def begin(folder: Path, keep: Path, *, quick: bool = False, libraries: Path | None = None) -> Work:
         """As a server with the settings of the environment would run."""
         settings = origins.load({}, without={"repository": Path()}).settings
-        return Work(folder, quick, libraries, backends.load(settings.backend), settings)
+        return Work(folder, keep, quick, libraries, backends.load(settings.backend), settings)
 
 
 @dataclass(frozen=True, slots=True)

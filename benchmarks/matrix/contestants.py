@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.matrix import gemms
+from benchmarks.matrix import gemms, module
 from benchmarks.matrix.cells import Work
 from kanexport.manifest import MODEL_FILE
 from kanexport.pipeline import Request, export
@@ -129,20 +129,27 @@ def _files(version: Path) -> Mapping[str, bytes]:
     return {path.name: path.read_bytes() for path in version.iterdir() if path.suffix != ".json"}
 
 
-def eager(module: torch.nn.Module, truth: Truth, name: str = TORCH) -> Entrant:
+def torchs(work: Work, network: torch.nn.Module, truth: Truth) -> Entrant:
+    """The graph that torch exports."""
+    (x,) = truth.feeds.values()
+    data = module.exported(network, x.shape[1], work.keep)
+    return one_graph(data, truth, EXPORT, "what torch exports of the module, with dynamo")
+
+
+def eager(network: torch.nn.Module, truth: Truth, name: str = TORCH) -> Entrant:
     """The module itself."""
 
     def threads(count: int) -> tuple[Run, str]:
-        return functools.partial(_torch, module, count), one_run(count)
+        return functools.partial(_torch, network, count), one_run(count)
 
     return truth.entrant(name, f"torch {torch.__version__}, the module itself", threads)
 
 
-def compiled(module: torch.nn.Module, truth: Truth) -> Entrant | Absent:
+def compiled(network: torch.nn.Module, truth: Truth) -> Entrant | Absent:
     """By torch.compile, for rows that change; needs a C++ compiler."""
     if shutil.which("c++") is None and shutil.which("g++") is None:
         return Absent(COMPILE, "there is no C++ compiler")
-    made = torch.compile(module, dynamic=True)
+    made = torch.compile(network, dynamic=True)
 
     def threads(count: int) -> tuple[Run, str]:
         return functools.partial(_torch, made, count), one_run(count)
@@ -150,11 +157,11 @@ def compiled(module: torch.nn.Module, truth: Truth) -> Entrant | Absent:
     return truth.entrant(COMPILE, "with dynamic=True, compiled before it is timed", threads)
 
 
-def _torch(module: Callable[[torch.Tensor], torch.Tensor], threads: int, x: NDArray[Any]) -> NDArray[Any]:
+def _torch(network: Callable[[torch.Tensor], torch.Tensor], threads: int, x: NDArray[Any]) -> NDArray[Any]:
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
     with torch.inference_mode():
-        result: NDArray[Any] = module(torch.from_numpy(x)).numpy()
+        result: NDArray[Any] = network(torch.from_numpy(x)).numpy()
         return result
 
 

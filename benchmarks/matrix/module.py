@@ -6,11 +6,15 @@ reads, the graph that torch exports, torch's own answers, and the float64 answer
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import inspect
 import itertools
 import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -111,11 +115,13 @@ def rows(width: int, count: int) -> NDArray[np.float32]:
 
 
 def exactly(module: torch.nn.Module, x: NDArray[np.floating]) -> NDArray[np.float64]:
-    """What the module answers in float64, by torch; the module is as it was afterwards."""
-    with torch.inference_mode():
-        kept = {name: value.clone() for name, value in module.state_dict().items()}
-        result: NDArray[np.float64] = module.double()(torch.from_numpy(x.astype(np.float64))).numpy()
-        module.float().load_state_dict(kept)
+    """What the module answers in float64, by torch."""
+    torch.set_default_dtype(torch.float64)  # of what it makes on the way
+    try:
+        with torch.inference_mode():
+            result: NDArray[np.float64] = copy.deepcopy(module).double()(torch.from_numpy(x.astype(np.float64))).numpy()
+    finally:
+        torch.set_default_dtype(torch.float32)
     return result
 
 
@@ -126,17 +132,31 @@ def save(module: torch.nn.Module, folder: Path) -> Path:
     return path
 
 
-def exported(module: torch.nn.Module, width: int) -> bytes:
-    """The ONNX model that torch makes, with a free batch axis."""
-    batch = torch.export.Dim("batch", min=1, max=MOST)
-    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
-        warnings.simplefilter("ignore")
-        program: Any = torch.onnx.export(
-            module, (torch.zeros(2, width),), dynamo=True, dynamic_shapes=({0: batch},), verbose=False
-        )
-        path = Path(folder) / "model.onnx"
-        program.save(str(path), external_data=False)
-        return path.read_bytes()
+def exported(module: torch.nn.Module, width: int, keep: Path) -> bytes:
+    """The ONNX model that torch makes, with a free batch axis. It takes up to a minute, so it is kept in the folder, by
+    the module's code and weights and the versions of those who made it."""
+    path = keep / "exported" / f"{_digest(module)}.onnx"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        batch = torch.export.Dim("batch", min=1, max=MOST)
+        with warnings.catch_warnings(), tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            warnings.simplefilter("ignore")
+            program: Any = torch.onnx.export(
+                module, (torch.zeros(2, width),), dynamo=True, dynamic_shapes=({0: batch},), verbose=False
+            )
+            made = Path(folder) / path.name
+            program.save(str(made), external_data=False)
+            made.replace(path)
+    return path.read_bytes()
+
+
+def _digest(module: torch.nn.Module) -> str:
+    found = hashlib.sha256(f"{torch.__version__} {metadata.version('onnxscript')} {module}".encode())
+    for kind in dict.fromkeys(type(part) for part in module.modules()):
+        found.update(Path(inspect.getfile(kind)).read_bytes())
+    for name, value in module.state_dict().items():
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode() + value.numpy().tobytes())
+    return found.hexdigest()[:24]
 
 
 def depths(shape: Shape) -> Sequence[tuple[int, int]]:

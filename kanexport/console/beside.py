@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from kanexport.approximate import asked
+from kanexport.approximate.asked import Fewer
+from kanexport.approximate.export import CALIBRATION
 from kanexport.errors import OptionError
-from kanexport.packing import explained
+from kanexport.packing import baseline, explained
 from kanexport.packing.explained import Asked
 from kanexport.shared import naming
+from kanexport.shared.approximation import HALVES, SUMS
 from kanexport.shared.explanations import EXPLAIN_FILE
 from kanexport.shared.naming import Names
 
@@ -46,6 +50,41 @@ def explaining_options(parser: argparse.ArgumentParser) -> None:
         help=f"whose edges it has, by number or name (default: all with at most {explained.MOST} edges a row); "
         "implies --explain",
     )
+
+
+def precision_options(parser: argparse.ArgumentParser) -> None:
+    """Fewer bits, and what that may cost."""
+    add = parser.add_argument_group(
+        "fewer bits: approximate, and told as such wherever the model is described"
+    ).add_argument
+    add("--weights", choices=tuple(asked.WEIGHTS), default="", help="store coefficients as float16, compute in float32")
+    add(
+        "--precision",
+        choices=tuple(asked.PRECISIONS),
+        default="",
+        help="sums of bytes where a layer's functions allow it, else coefficients of a byte; branches that lose too "
+        "much stay in float32",
+    )
+    add(
+        "--calibration",
+        type=Path,
+        metavar="FILE",
+        help="rows of your data on which errors are measured and branches chosen, as .npy, .npz or .csv (default: "
+        "those of --reference, else rows made for the model)",
+    )
+    add(
+        "--max-error",
+        type=float,
+        metavar="E",
+        help="largest difference from the checkpoint, relative to the largest answer (default: "
+        f"{asked.MAX_ERROR[SUMS]:g} for int8, {asked.MAX_ERROR[HALVES]:g} for half)",
+    )
+
+
+def fewer(args: argparse.Namespace) -> Fewer:
+    """What was asked for of it. Raises OptionError."""
+    rows = None if args.calibration is None else baseline.load(args.calibration, CALIBRATION)
+    return Fewer(args.weights, args.precision, rows, args.max_error)
 
 
 def explanations(args: argparse.Namespace) -> Asked:

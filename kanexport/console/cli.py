@@ -26,6 +26,7 @@ from kanexport.pipeline import Request, export
 from kanexport.proof.tolerance import OUTPUT_TOLERANCE
 from kanexport.shared import arguments, atomic, program, progress
 from kanexport.shared.installing import how_to_install
+from kanexport.shared.kernel import KERNEL_FILE
 from kanexport.shared.output import json_text, print_json
 from kanexport.shared.outside import AS_TRAINED, CHOICE, POLICIES
 from kanexport.shared.voice import EXIT_CODES, Exit
@@ -69,9 +70,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="rows of most runs: one graph, made for those (default: one for few, and where it pays another for many)",
     )
+    add(
+        "--kernel",
+        action="store_true",
+        help=f"write {KERNEL_FILE} too: splines by an operator of kanserve-kernel, for servers that have it",
+    )
     add("--outside", choices=tuple(POLICIES), default=AS_TRAINED, help=CHOICE)
     beside.naming_options(parser)
     beside.explaining_options(parser)
+    beside.precision_options(parser)
     modules = parser.add_argument_group("modules with KAN layers in them (needs torch)").add_argument
     modules("--module", metavar="PKG.MOD:FACTORY", help="a function of yours that makes the torch module")
     modules("--checkpoint", type=Path, metavar="FILE", help="with --module: its weights (default: as it was made)")
@@ -137,8 +144,16 @@ def _check(args: argparse.Namespace) -> None:
             if getattr(args, name):
                 shown = "a checkpoint as an argument" if name == "path" else f"--{name}"
                 raise OptionError(f"--module and {shown} exclude each other", hint="its weights: --checkpoint FILE")
+        for name in ("weights", "precision", "calibration", "max_error"):
+            if getattr(args, name):
+                raise OptionError(
+                    f"--{name.replace('_', '-')} is for checkpoints that are read as layers: the graph of a module is "
+                    "torch's"
+                )
         if args.rows:
             raise OptionError("--rows is for checkpoints that are read as layers: the graph of a module is torch's")
+        if args.kernel:
+            raise OptionError("--kernel is for checkpoints that are read as layers: the graph of a module is torch's")
         return
     for name in ("checkpoint", "example", "input_shape"):
         if getattr(args, name) is not None:
@@ -152,6 +167,7 @@ def _check_folder(args: argparse.Namespace) -> None:
     of_one = {
         "--answers are": args.answers,
         "--reference is": args.reference,
+        "rows for --calibration are": args.calibration,
         "names are": beside.names(args),
         "--explain-layers are": args.explain_layers,
     }
@@ -185,6 +201,8 @@ def _request(args: argparse.Namespace) -> Request:
         explain_layers=asked.layers,
         outside=args.outside,
         rows=args.rows,
+        kernel=args.kernel,
+        fewer=beside.fewer(args),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from kanexport.manifest import READING, Manifest, arrows
 from kanexport.packing.publish import Result
+from kanexport.shared.approximation import Approximation
 from kanexport.shared.output import say
 from kanexport.shared.outside import AS_TRAINED, POLICIES
 from kanexport.shared.tables import Table
@@ -31,7 +32,10 @@ def result(result: Result) -> None:
     _facts("decided by the answers", manifest.source.options_decided, {})
     if manifest.outside != AS_TRAINED:
         say(f"outside: {manifest.outside}: {POLICIES[manifest.outside]}")
-    for note in manifest.notes:
+    if manifest.approximation.asked:
+        say(manifest.approximation.text)
+        _branches(manifest.approximation).show()
+    for note in manifest.notes[len(manifest.approximation.notes()) :]:
         say(f"note: {note}")
     _zones(manifest).show()
     for variant in manifest.variants:
@@ -61,6 +65,15 @@ def _zones(manifest: Manifest) -> Table:
     for zone in manifest.verification.zones:
         errors = (zone.outputs_max_rel, zone.outputs_max_abs, zone.edges_max_rel, zone.edges_max_abs)
         table.add(zone.name, str(zone.rows), *(f"{error:.1e}" for error in errors), zone.worst_edge)
+    return table
+
+
+def _branches(found: Approximation) -> Table:
+    """How each branch is computed, and what that alone changes."""
+    numbers = ("alone, relative", "in fewest bits")
+    table = Table("branches", ("layer", "branch", "computed in", *numbers), numbers=("layer", *numbers))
+    for one in found.branches:
+        table.add(str(one.layer), one.kind, one.form, f"{one.error:.1e}", f"{one.first:.1e}")
     return table
 
 

@@ -25,6 +25,7 @@ from kanexport.bases import Basis, Support
 from kanexport.errors import InvalidKan
 from kanexport.form.steps import Step
 from kanexport.functions.unary import Unary
+from kanexport.operators.stored import FULL
 
 Array = npt.NDArray[np.float64]
 
@@ -37,12 +38,14 @@ TERM_LIMIT = 64  # of a layer; only grids that differ from edge to edge make mor
 class BasisTerm:
     """A basis shared by all edges of a layer, and each edge's coefficients [I, O, K].
 
-    `before`: steps from the layer's sources to what this term alone reads.
+    `before`: steps from the layer's sources to what this term alone reads. `stored`: how a graph stores the
+    coefficients, one of `operators.stored`; they are rounded to it.
     """
 
     basis: Basis
     coef: Array
     before: tuple[Step, ...] = ()
+    stored: str = FULL
 
     @property
     def kind(self) -> str:

@@ -7,12 +7,13 @@ are in graphs of their own, because onnxruntime computes outputs nobody asks for
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from kanexport.form.ir import Kan, Layer
+from kanexport.lowering import splines, uniform
 from kanexport.lowering.contributions import Anchor
 from kanexport.lowering.edges import edge_graph
 from kanexport.lowering.serving import INPUT, naming, serving_graph
@@ -44,7 +45,7 @@ class Lowered:
     """Serialised ONNX models. `edges[l]` is layer l's edge graph; `node_tensors[l]` names the tensor
     of `model` that feeds layer l, and the input of its edge graph. `weights`: the file that all of
     them take large constants from, if there is one. `explained`: if it was asked for; `many`: where another form is
-    faster in runs of many rows."""
+    faster in runs of many rows; `kernel`: `model` by the operator of `shared.kernel`, if that was asked for."""
 
     model: bytes
     edges: tuple[bytes, ...]
@@ -52,20 +53,43 @@ class Lowered:
     weights: Weights | None = None
     explained: Explained | None = None
     many: Many | None = None
+    kernel: bytes | None = None
 
 
-def lower(kan: Kan, dtype: str, *, rows: int = 1, many: int = 0) -> Lowered:
+def lower(
+    kan: Kan,
+    dtype: str,
+    *,
+    rows: int = 1,
+    many: int = 0,
+    kernel: bool = False,
+    near: Collection[int] = (),
+    curves: Kan | None = None,
+) -> Lowered:
     """Lower a network in "float32" or "float64", to be fast in runs of so many rows; and once more, where that makes
-    another graph, for runs of `many`. Raises InvalidKan, naming the layer, where a weight is too large for it."""
+    another graph, for runs of `many`; with `kernel` also by the operator of `shared.kernel`, where a layer has splines
+    that it takes. `near`: layers whose knots are taken for uniform, of those that `uniform.layers` finds; the operator
+    has them as they are. `curves`: the network whose edges are told, if not the same one. Raises InvalidKan, naming the
+    layer, where a weight is too large for it."""
+    read, kan = kan, uniform.taken(kan, near)
     weights = shared(kan.layers, dtype)
     names = tuple(INPUT if at == 0 else f"layer{at}_in" for at in range(len(kan.layers)))
     edges = []
-    for at, (layer, name, width) in enumerate(zip(kan.layers, names, kan.widths(), strict=False)):
+    told = (curves or kan).layers
+    for at, (layer, name, width) in enumerate(zip(told, names, kan.widths(), strict=False)):
         with naming(at):
             edges.append(edge_graph(layer, name, width, dtype, weights))
     model = serving_graph(kan, names, dtype, weights, rows=rows)
     other = serving_graph(kan, names, dtype, weights, rows=many) if many else model
-    return Lowered(model, tuple(edges), names, weights, many=Many(other, many) if other != model else None)
+    takes = kernel and any(splines.layers(read.layers, dtype))
+    return Lowered(
+        model,
+        tuple(edges),
+        names,
+        weights,
+        many=Many(other, many) if other != model else None,
+        kernel=serving_graph(read, names, dtype, weights, kernel=True) if takes else None,
+    )
 
 
 def shared(layers: Iterable[Layer], dtype: str) -> Weights | None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from kanexport.errors import InvalidKan
 from kanexport.form.ir import Kan, Layer
-from kanexport.lowering import cost, simplify, terms
+from kanexport.lowering import cost, simplify, splines, terms
 from kanexport.operators.graph import Graph, Value
 from kanexport.operators.weights import Weights
 
@@ -26,12 +26,13 @@ def serving_graph(
     *,
     whole: bool = True,
     rows: int = 1,
+    kernel: bool = False,
 ) -> bytes:
     """x [B, n] to y [B, m], with the input vector of every layer but the first as a further
     output, [B, width]. `names`: one for each layer, the first of which is not used; `dtype`:
     "float32" or "float64". `weights`: as of `Graph`. `whole`: nothing follows; else it is a part of a module, and a
-    normalisation may follow. `rows`: of the runs that it shall be fast in. Raises InvalidKan, naming the layer,
-    where a weight is too large."""
+    normalisation may follow. `rows`: of the runs that it shall be fast in. `kernel`: splines by the operator of
+    `shared.kernel`. Raises InvalidKan, naming the layer, where a weight is too large."""
     g = Graph("kan", dtype, weights)
     following = [*(layer.mixes for layer in kan.layers[1:]), not whole]
     x = g.input(INPUT, kan.n_inputs)
@@ -42,7 +43,7 @@ def serving_graph(
         with naming(at):
             for step in layer.before:
                 x = step.emit(g, x)
-            x = _sums(g, simplify.live(layer), x)
+            x = _sums(g, simplify.live(layer), x, kernel=kernel)
             for step in layer.after:
                 x = step.emit(g, x)
         last = at == len(kan.layers) - 1
@@ -52,10 +53,16 @@ def serving_graph(
     return g.build({OUTPUT: outputs.pop(OUTPUT), **outputs})
 
 
-def _sums(g: Graph, layer: Layer, x: Value) -> Value:
+def _sums(g: Graph, layer: Layer, x: Value, *, kernel: bool) -> Value:
     """[B, I] -> [B, O]: the sum over the sources of every edge, plus the bias."""
-    total = _start(g, layer, x)
-    for term in layer.terms:
+    taken = splines.taken(layer, g.dtype) if kernel else None
+    rest = layer.terms
+    if taken is None:
+        total = _start(g, layer, x)
+    else:
+        total = splines.emit(g, layer, taken, x)
+        rest = tuple(term for term in rest if term not in (taken.spline, taken.base))
+    for term in rest:
         total = terms.summed(g, layer, term, x, total)
     if layer.symbolic:
         total = g.add(total, g.sum(_symbolic_table(g, layer, x), axis=1))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,14 @@ from kanexport.form.ir import BasisTerm, Layer, SymbolicEdge, Term
 Array = npt.NDArray[np.float64]
 
 BLOCK_NUMBERS = 8_000_000  # coefficients that are worked on at a time
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FittedTerm(BasisTerm):
+    """A term whose basis is emitted as another, near to it: `fit` [K, K] times a source's coefficients are those
+    that go with it; None: the same."""
+
+    fit: Array | None = None
 
 
 def live(layer: Layer) -> Layer:
@@ -55,7 +64,10 @@ def coefficients(layer: Layer, term: Term, scale: float = 1.0, *, part: slice = 
     """[I, O, K]: a term's coefficients with the layer's mask and a scale of the basis folded in; of
     `part` of the sources."""
     with np.errstate(over="ignore"):  # the graph refuses what is not finite
-        return np.asarray(term.coef[part] * layer.mask[part, :, None] * scale)
+        made = term.coef[part] * layer.mask[part, :, None] * scale
+        if isinstance(term, FittedTerm) and term.fit is not None:
+            made = made @ term.fit.T
+        return np.asarray(made)
 
 
 def has_bias(layer: Layer) -> bool:

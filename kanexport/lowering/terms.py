@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
 from kanexport.form.ir import BasisTerm, EdgeTerm, Layer, SymbolicEdge, Term
-from kanexport.lowering import simplify
+from kanexport.form.stepped import Stepped
+from kanexport.lowering import simplify, weights
 from kanexport.operators.graph import Graph, Value
 
 Array = npt.NDArray[np.float64]
@@ -24,10 +23,20 @@ def summed(g: Graph, layer: Layer, term: Term, x: Value, total: Value) -> Value:
     the sources. One matrix product [B, K * I] @ [K * I, O] for a basis."""
     if isinstance(term, EdgeTerm):
         return g.add(total, g.sum(_edge_term(g, layer, term, x), axis=1))
+    if isinstance(term.basis, Stepped):
+        return _bytes(g, layer, term, term.basis, x, total)
     basis = basis_term(g, layer, term, x)
     if term.basis.functions > 1:
         basis = g.reshape(basis, 0, term.basis.functions * layer.sources)
-    return g.gemm(basis, _matrix(g, layer, term, term.functions * layer.sources, layer.destinations), total)
+    return g.gemm(basis, weights.matrix(g, layer, term, term.functions * layer.sources, layer.destinations), total)
+
+
+def _bytes(g: Graph, layer: Layer, term: BasisTerm, basis: Stepped, x: Value, total: Value) -> Value:
+    """The same in whole numbers: codes of the basis times codes of the coefficients, summed as int32."""
+    read = _read(g, layer, term, x) if basis.table is None else _prepared(g, term, x)
+    codes = basis.codes(g, read, layer.sources)
+    products = g.op("MatMulInteger", codes, weights.codes(g, layer, term, by_source=basis.table is not None))
+    return g.add(g.mul(g.cast(products), g.const(weights.units(layer, term)[None] * basis.unit)), total)
 
 
 def apart(g: Graph, layer: Layer, term: Term, x: Value) -> Value:
@@ -37,7 +46,7 @@ def apart(g: Graph, layer: Layer, term: Term, x: Value) -> Value:
     basis = basis_term(g, layer, term, x)
     if term.basis.functions == 1:
         column = g.reshape(basis, 0, layer.sources, 1)
-        return g.mul(column, _matrix(g, layer, term, 1, layer.sources, layer.destinations))
+        return g.mul(column, weights.matrix(g, layer, term, 1, layer.sources, layer.destinations))
     by_source = g.transpose(basis, 2, 0, 1)  # [I, B, K]
     return g.transpose(_by_source(g, layer, term, by_source), 1, 0, 2)
 
@@ -49,10 +58,9 @@ def _by_source(g: Graph, layer: Layer, term: BasisTerm, basis: Value) -> Value:
     gathered a block of sources at a time: a runtime either does that once, when it loads the
     graph, or never holds more than a block.
     """
-    scale = term.basis.emitted_scale(g)
     if g.weights is None:
-        return g.op("MatMul", basis, g.const(simplify.coefficients(layer, term, scale).transpose(0, 2, 1)))
-    matrix = _matrix(g, layer, term, term.functions * layer.sources, layer.destinations)
+        return g.op("MatMul", basis, weights.by_source(g, layer, term))
+    matrix = weights.matrix(g, layer, term, term.functions * layer.sources, layer.destinations)
     first = g.index(np.arange(term.functions)[None] * layer.sources)  # [1, K]: rows of source 0
     parts = []
     for part in simplify.blocks(term):
@@ -62,29 +70,25 @@ def _by_source(g: Graph, layer: Layer, term: BasisTerm, basis: Value) -> Value:
     return parts[0] if len(parts) == 1 else g.op("Concat", *parts, axis=0)
 
 
-def _matrix(g: Graph, layer: Layer, term: BasisTerm, *shape: int) -> Value:
-    """A term's coefficients in the order [K, I, O], in a shape that has as many."""
-    scale = term.basis.emitted_scale(g)
-
-    def make() -> npt.NDArray[Any]:
-        made = np.empty((term.functions, layer.sources, layer.destinations), g.dtype)
-        with np.errstate(over="ignore"):  # refused by the graph
-            for part in simplify.blocks(term):
-                made[:, part] = simplify.coefficients(layer, term, scale, part=part).transpose(2, 0, 1)
-        return made
-
-    return g.made((term.coef, layer.mask, scale), make, shape)
-
-
 def basis_term(g: Graph, layer: Layer, term: BasisTerm, x: Value) -> Value:
     """The emitted basis [B, K, I], or [B, I] where K is 1."""
-    for step in term.before:
-        x = step.emit(g, x)
+    return term.basis.emit(g, _read(g, layer, term, x), layer.sources)
+
+
+def _read(g: Graph, layer: Layer, term: BasisTerm, x: Value) -> Value:
+    """[B, I]: what the basis of a term is given."""
+    x = _prepared(g, term, x)
     # A step before, such as a norm of the whole row, makes NaN of sources that are none.
     if term.basis.compact and (term.before or not layer.nan_spreads.all()):
         low = g.const(term.basis.support(layer.sources).outer[0])
         x = g.op("Where", g.op("IsNaN", x), low, x)
-    return term.basis.emit(g, x, layer.sources)
+    return x
+
+
+def _prepared(g: Graph, term: BasisTerm, x: Value) -> Value:
+    for step in term.before:
+        x = step.emit(g, x)
+    return x
 
 
 def _edge_term(g: Graph, layer: Layer, term: EdgeTerm, x: Value) -> Value:

@@ -9,7 +9,7 @@ name, how many inputs, their types and their shapes as far as they are known. So
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from onnx import TensorProto, numpy_helper, shape_inference
 from kanexport.errors import InvalidKan
 from kanexport.operators.stacks import Stack
 from kanexport.operators.weights import PAGE, Place, Weights, check, external
+from kanexport.shared import kernel
 
 OPSET = 17
 IR_VERSION = 8
@@ -60,6 +61,7 @@ class Graph:
         self._nearly_one: dict[str, float] = {}  # float64 constants
         self._types: dict[str, Any] = {}  # of every value: element type and, where known, shape
         self._integers: dict[str, Any] = {}  # constants that shapes depend on
+        self._foreign: list[Any] = []  # operators that ONNX does not know
         self._count = 0
 
     def input(self, name: str, *shape: int) -> Value:
@@ -79,9 +81,17 @@ class Graph:
             self._nearly_one[value.name] = stored.item()
         return value
 
-    def made(self, origin: tuple[object, ...], make: Callable[[], Array], shape: tuple[int, ...]) -> Value:
-        """A constant in the graph's type that other graphs of the model have too, maybe in another shape: what `make`
-        makes of the objects and numbers of `origin`, each time the same. It is asked once for all graphs of a file."""
+    def made(
+        self,
+        origin: tuple[object, ...],
+        make: Callable[[], Array],
+        shape: tuple[int, ...],
+        dtype: npt.DTypeLike | None = None,
+    ) -> Value:
+        """A constant that other graphs of the model have too, maybe in another shape: what `make` makes of the objects
+        and numbers of `origin`, each time the same. It is asked once for all graphs of a file. `dtype`: of what it
+        makes, if not the graph's."""
+        stored = self.dtype if dtype is None else np.dtype(dtype)
 
         def checked() -> Array:
             array = make()
@@ -90,8 +100,8 @@ class Graph:
 
         if self.weights is None:
             return self._store(checked().reshape(shape))
-        place = self.weights.made((*origin, self.dtype.name), checked)
-        return self._external(_onnx_type(self.dtype), shape, place)
+        place = self.weights.made((*origin, stored.name), checked)
+        return self._external(onnx.helper.np_dtype_to_tensor_dtype(stored), shape, place)  # noqa: TID251 - as below
 
     def _require_finite(self, array: Array) -> None:
         if not np.isfinite(array).all():
@@ -112,8 +122,16 @@ class Graph:
         """A constant of booleans."""
         return self._store(np.ascontiguousarray(array, dtype=np.bool_))
 
+    def raw(self, array: Array) -> Value:
+        """A constant of int8 or uint8, as they are: codes."""
+        return self._store(np.ascontiguousarray(array))
+
+    def whole(self, a: Value) -> Value:
+        """Numbers that are not negative, without what follows the point, as int32: indices."""
+        return self.op("Cast", a, to=TensorProto.INT32)
+
     def cast(self, a: Value) -> Value:
-        """Booleans, integers or float32 to the graph's type."""
+        """Booleans, integers or other floating-point numbers to the graph's type."""
         return self.op("Cast", a, to=_onnx_type(self.dtype))
 
     def single(self, a: Value) -> Value:
@@ -161,6 +179,20 @@ class Graph:
             kind, [value.name for value in inputs], [output], name=output, **attributes
         )
         self._types |= self._inferred(node)
+        self._nodes.append(node)
+        return Value(output)
+
+    def spline_layer(self, *inputs: Value, shape: int, **attributes: Any) -> Value:
+        """[B, shape]: the operator of `shared.kernel`, which nothing here checks; kernel/src/operator.cpp says what it
+        takes."""
+        self._count += 1
+        output = f"splines{self._count}"
+        node = onnx.helper.make_node(  # noqa: TID251 - this file is the builder
+            kernel.OPERATOR, [one.name for one in inputs], [output], name=output, domain=kernel.DOMAIN, **attributes
+        )
+        declared = _tensor_info(output, self.dtype, ("batch", shape))
+        self._types[output] = declared.type
+        self._foreign.append(node)
         self._nodes.append(node)
         return Value(output)
 
@@ -254,15 +286,27 @@ class Graph:
         helper = onnx.helper  # noqa: TID251 - this file is the builder
         used = {name for node in self._nodes for name in node.input}
         kept = [tensor for tensor in self._initializers if tensor.name in used]
-        graph = helper.make_graph(self._nodes, self._name, self._inputs, infos, initializer=kept)
+        graph = helper.make_graph(
+            self._nodes, self._name, self._inputs, infos, initializer=kept, value_info=self._told(outputs)
+        )
         model = helper.make_model(
             graph,
-            opset_imports=[helper.make_opsetid("", OPSET)],
+            opset_imports=self._opsets(),
             ir_version=IR_VERSION,
             producer_name=PRODUCER,
         )
         check(model)
         return bytes(model.SerializeToString())
+
+    def _told(self, outputs: Collection[str]) -> list[Any]:
+        """The types of tensors that nobody can infer, and that are no `outputs` of the graph."""
+        names = [node.output[0] for node in self._foreign]
+        make = onnx.helper.make_value_info  # noqa: TID251 - this file is the builder
+        return [make(name, self._types[name]) for name in names if name not in outputs]
+
+    def _opsets(self) -> list[Any]:
+        make = onnx.helper.make_opsetid  # noqa: TID251 - this file is the builder
+        return [make("", OPSET)] + ([make(kernel.DOMAIN, kernel.DOMAIN_VERSION)] if self._foreign else [])
 
 
 def _tensor_type(element: int, shape: Sequence[int | str]) -> Any:

@@ -27,6 +27,7 @@ from kanexport.shared.naming import Names, NamingError
 Array = npt.NDArray[np.float64]
 
 FORMS = "rows as .npy [rows, ...], .npz with one array or one called x, or .csv"
+REFERENCE = "--reference"
 ROWS_LIMIT = 1_000_000
 ROWS_AT_ONCE = 1024
 
@@ -41,22 +42,20 @@ class Rows:
     sha256: str
 
 
-def load(path: Path) -> Rows:
-    """Raises OptionError, naming the file and what was expected."""
+def load(path: Path, flag: str = REFERENCE) -> Rows:
+    """The rows that a `flag` of the command names. Raises OptionError, naming the file and what was expected."""
     try:
         data = path.read_bytes()
         x, columns = _read(path, data)
     except csvrows.CsvError as error:
-        raise OptionError(f"--reference: {error.args[0]}", hint=FORMS) from error
+        raise OptionError(f"{flag}: {error.args[0]}", hint=FORMS) from error
     except OSError as error:
-        raise OptionError(f"--reference {path} cannot be read: {error.strerror or error}", hint=FORMS) from error
+        raise OptionError(f"{flag} {path} cannot be read: {error.strerror or error}", hint=FORMS) from error
     except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise OptionError(f"--reference {path.name} cannot be read: {str(error)[:200]}", hint=FORMS) from error
+        raise OptionError(f"{flag} {path.name} cannot be read: {str(error)[:200]}", hint=FORMS) from error
     if x.dtype.kind not in "fiu" or x.ndim < 2 or not 2 <= len(x) <= ROWS_LIMIT:
         kind = f"{x.dtype} of shape {list(x.shape)}"
-        raise OptionError(
-            f"--reference {path.name} holds {kind}, expected 2 to {ROWS_LIMIT} rows of numbers", hint=FORMS
-        )
+        raise OptionError(f"{flag} {path.name} holds {kind}, expected 2 to {ROWS_LIMIT} rows of numbers", hint=FORMS)
     return Rows(x.astype(np.float64), columns, path.name, hashlib.sha256(data).hexdigest())
 
 
@@ -79,7 +78,7 @@ def measure(
 ) -> Baseline:
     """Runs the graph on the rows. Raises OptionError where they are none of the model's."""
     inputs, outputs = signature.inputs(), signature.outputs()
-    x = _fitting(rows, inputs, names)
+    x = fitting(rows, inputs, names)
     session, given = runtime.session(lowered.model, lowered.weights), inputs[0].name
     parts: dict[str, list[Array]] = {}
     for at in range(0, len(x), ROWS_AT_ONCE):
@@ -99,23 +98,23 @@ def measure(
 
 def mean(rows: Rows, signature: Signature, names: Names) -> tuple[float, ...]:
     """Of each number of a row, as the baseline has it. Raises OptionError where they are none of the model's."""
-    x = _fitting(rows, signature.inputs(), names)
+    x = fitting(rows, signature.inputs(), names)
     return cells.rounded(_moments(x.reshape(len(x), -1))[0])
 
 
-def _fitting(rows: Rows, inputs: Sequence[TensorSpec], names: Names) -> Array:
+def fitting(rows: Rows, inputs: Sequence[TensorSpec], names: Names, flag: str = REFERENCE) -> Array:
     """[B, ...] in the model's shape, columns put in its order by their names. Raises OptionError."""
     if len(inputs) != 1 or inputs[0].datatype not in ("FP32", "FP64"):
-        raise OptionError("--reference is for models with one input, of floating-point numbers")
+        raise OptionError(f"{flag} is for models with one input, of floating-point numbers")
     shape, x = inputs[0].shape[1:], rows.x
     if x[0].size != math.prod(shape):
         raise OptionError(
-            f"--reference {rows.name} has rows of shape {list(x.shape[1:])}, the model takes {list(shape)}", hint=FORMS
+            f"{flag} {rows.name} has rows of shape {list(x.shape[1:])}, the model takes {list(shape)}", hint=FORMS
         )
     try:
         order = names.order(rows.columns)
     except NamingError as error:
-        raise OptionError(f"--reference {rows.name}: {error}") from error
+        raise OptionError(f"{flag} {rows.name}: {error}") from error
     return np.asarray((x if order is None else x[:, order]).reshape(len(x), *shape))
 
 

@@ -22,8 +22,10 @@ from kanexport.packing.signature import Signature
 from kanexport.proof.tolerance import OUTPUT_TOLERANCE
 from kanexport.proof.verify import Proof
 from kanexport.shared import naming
+from kanexport.shared.approximation import EXACT, Approximation
 from kanexport.shared.baseline import NO_BASELINE, Baseline
 from kanexport.shared.explanations import EXPLAIN_FILE, NO_EXPLANATIONS
+from kanexport.shared.kernel import KERNEL_FILE
 from kanexport.shared.naming import UNNAMED, Names
 from kanexport.shared.outside import AS_TRAINED, POLICIES
 
@@ -93,6 +95,7 @@ class ProvedModel:
     signature: Signature
     source: Source
     notes: tuple[str, ...]
+    approximation: Approximation = EXACT
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +130,8 @@ def publish(target: Target, model: ProvedModel) -> Result:
         ),
         reference=model.proof.reference,
         files=tuple(_entry(path, data) for path, data in files.items()),
-        notes=model.notes
+        notes=model.approximation.notes()
+        + model.notes
         + model.proof.notes
         + model.claim.notes
         + _of_operators(model)
@@ -138,6 +142,7 @@ def publish(target: Target, model: ProvedModel) -> Result:
         explanations=NO_EXPLANATIONS if explained is None else explained.about,
         outside=target.outside,
         variants=model.proof.variants,
+        approximation=model.approximation,
     )
     return Result(repository.pack(target.repository, document, files, force=target.force), document)
 
@@ -162,6 +167,8 @@ def _files(lowered: Lowered) -> dict[str, bytes | repository.Parts]:
         files[manifest.MANY_FILE] = lowered.many.graph
     if lowered.explained is not None:
         files[EXPLAIN_FILE] = lowered.explained.graph
+    if lowered.kernel is not None:
+        files[KERNEL_FILE] = lowered.kernel
     return files | {edges_file(at): data for at, data in enumerate(lowered.edges)}
 
 

@@ -69,13 +69,13 @@ class Prover:
 
     Raises InvalidKan if the runtime cannot run the graphs, or if nothing can be proved, and
     VerificationFailed where a graph does not run or gives another shape. How large an error
-    may be is not judged here.
+    may be is not judged here. `library`: that has operators of the serving graph's.
     """
 
-    def __init__(self, subject: Subject, lowered: Lowered, dtype: str, tolerance: float) -> None:
+    def __init__(self, subject: Subject, lowered: Lowered, dtype: str, tolerance: float, *, library: str = "") -> None:
         self.subject, self.lowered, self.dtype = subject, lowered, np.dtype(dtype)
         self.tolerance = Tolerance.of(tolerance, dtype)
-        self.session = runtime.session(lowered.model, lowered.weights)
+        self.session = runtime.session(lowered.model, lowered.weights, library)
         self.edge_sessions = [runtime.session(model, lowered.weights) for model in lowered.edges]
         self.zones: dict[str, ZoneErrors] = {}
         self.scales: dict[int | str, float] = {}  # magnitudes inside the grid: by layer, and by output

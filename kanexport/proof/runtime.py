@@ -27,9 +27,9 @@ class Session:
     given: dict[str, npt.NDArray[Any]]
 
 
-def session(model: bytes, weights: Weights | None = None) -> Session:
-    """A session on one thread. `weights`: the file that the graph takes constants from. Raises InvalidKan
-    if the runtime cannot run the graph."""
+def session(model: bytes, weights: Weights | None = None, library: str = "") -> Session:
+    """A session on one thread. `weights`: the file that the graph takes constants from; `library`: that has operators
+    of its. Raises InvalidKan if the runtime cannot run the graph."""
     given: dict[str, npt.NDArray[Any]] = {}
     if weights is not None:
         model, given = weights.beside(model)
@@ -38,6 +38,8 @@ def session(model: bytes, weights: Weights | None = None) -> Session:
     options.enable_cpu_mem_arena = False  # a model of many layers has as many sessions
     options.log_severity_level = 4
     with _refusing(_not_loaded):
+        if library:
+            options.register_custom_ops_library(library)
         made = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     return Session(made, tuple(output.name for output in made.get_outputs()), given)
 

@@ -30,7 +30,9 @@ from kanexport.proof.many import ManyProver
 from kanexport.proof.ports import Port, Ports
 from kanexport.proof.prover import Prover, Subject, table
 from kanexport.proof.tolerance import CONDITION, OUTPUT_TOLERANCE, OVERFLOW
+from kanexport.shared import kernel
 from kanexport.shared.explanations import EXPLAIN_FILE
+from kanexport.shared.kernel import KERNEL_FILE
 
 Array = npt.NDArray[np.float64]
 
@@ -146,7 +148,18 @@ def _others(proof: Proof, prover: Prover, zones: dict[str, Array], *, empty: boo
         many = ManyProver(subject, lowered, lowered.many, dtype, tolerance)
         notes += _alone(many, zones, MANY_FILE, hint="; with --rows 1 there is none", empty=empty)
         variants = (Variant(file=MANY_FILE, rows=lowered.many.rows, zones=_zones(many)),)
+    if lowered.kernel is not None:
+        beside = dataclasses.replace(lowered, model=lowered.kernel)
+        by_kernel = Prover(subject, beside, dtype, tolerance, library=kernel.library())
+        notes += _alone(by_kernel, zones, KERNEL_FILE, hint="; without --kernel there is none", empty=empty)
+        report = dataclasses.replace(report, kernel=_zones(by_kernel))
     return Proof(report, proof.reference, tuple(notes), variants)
+
+
+def reference(kan: Kan, lowered: Lowered, x: Array, tolerance: float) -> Reference:
+    """Of rows x [B, inputs], those whose answers hang on rounding least, as a network means them; its graphs are
+    of float32. `tolerance`: as of `verify`. Raises InvalidKan if the runtime cannot run the graphs."""
+    return _reference(Prover(_Network(kan), lowered, "float32", tolerance), x)
 
 
 def _alone(prover: Prover, zones: dict[str, Array], file: str, *, hint: str, empty: bool) -> list[str]:

@@ -184,6 +184,12 @@ class Settings(BaseSettings):
         group=Group.MODELS,
         metavar="strict|relaxed",
     )
+    kernel: bool = setting(
+        True,
+        "models run by the operator of kanserve-kernel, where that is installed, the export has such a graph and it "
+        "measures faster",
+        group=Group.MODELS,
+    )
     piece_bytes: Size = setting(
         2 * MIB,
         "a large batch runs in pieces whose widest intermediate has this size, or less where that is faster at load",

@@ -31,6 +31,7 @@ PRIVATE = {
     "layers.bases.edges_tensor": "inside the graph",
     "explanations": "of a file that is used where no server is, and says so itself",
     "verification.explaining": "of that file",
+    "verification.kernel": "of another form of the same graph; GetModelConfig tells which one runs",
     "variants": "which graph a run takes is the server's own measurement; ModelConfig says from how many rows",
     "baseline": "told by GetStatistics, beside what it is compared with",
 }

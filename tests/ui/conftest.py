@@ -31,8 +31,9 @@ class Seen:
         return self.elsewhere + [one for one in self.messages if not any(word in one for word in self.expected)]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    """Ends with the module: an event loop runs beneath it, beside which `asyncio.run` of other tests would fail."""
     sync_api = pytest.importorskip("playwright.sync_api")
     pytest.importorskip("h2corn")
     found = next(filter(None, map(shutil.which, CHROMIUM)), None)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from benchmarks.matrix import contestants, module
 from benchmarks.matrix.cells import Case, Made, Work
-from benchmarks.matrix.contestants import COMPILE, EXPORT, Truth
+from benchmarks.matrix.contestants import COMPILE, Truth
 from benchmarks.matrix.module import Shape
 from kanserve.bench.entrants import Absent
 
@@ -42,9 +42,7 @@ def make(shape: Shape, work: Work, most: int = max(BATCHES)) -> Made:
     version, every = contestants.ours(work, path, truth, rows=MANY)
     feeds = truth.feeds
     every += [
-        contestants.one_graph(
-            module.exported(network, shape.widths[0]), truth, EXPORT, "what torch exports of the module, with dynamo"
-        ),
+        contestants.torchs(work, network, truth),
         contestants.eager(network, truth),
         Absent(COMPILE, "left out with --quick") if work.quick else contestants.compiled(network, truth),
         contestants.products(module.depths(shape), most),

@@ -48,9 +48,12 @@ class Backend(Protocol):
     def check(self, device: str) -> None:
         """Raises ConfigError for a device that is not there."""
 
-    def create(self, graph: bytes, *, device: str, threads: int, beside: Mapping[str, bytes] = NOTHING) -> Session:
+    def create(
+        self, graph: bytes, *, device: str, threads: int, beside: Mapping[str, bytes] = NOTHING, library: str = ""
+    ) -> Session:
         """Prepare a graph. `beside`: the files, by name, in which it may keep weights; it gets at no
-        other. Raises LoadError, and ConfigError for a device that is not there."""
+        other. `library`: the path of one with further operators. Raises LoadError, and ConfigError for a device that
+        is not there."""
 
 
 def names() -> list[str]:

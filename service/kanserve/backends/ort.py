@@ -75,8 +75,11 @@ def check(device: str) -> None:
         )
 
 
-def create(graph: bytes, *, device: str, threads: int, beside: Mapping[str, bytes] = NOTHING) -> OrtSession:
-    """Prepare a graph from its bytes, and those of the files that it keeps weights in.
+def create(
+    graph: bytes, *, device: str, threads: int, beside: Mapping[str, bytes] = NOTHING, library: str = ""
+) -> OrtSession:
+    """Prepare a graph from its bytes, and those of the files that it keeps weights in. `library`: the path of one with
+    further operators.
 
     Raises ConfigError if `device` has no provider here, LoadError if the runtime
     refuses the graph.
@@ -84,8 +87,11 @@ def create(graph: bytes, *, device: str, threads: int, beside: Mapping[str, byte
     check(device)
     provider = (PROVIDERS[device], EXACT[device])
     onnxruntime.set_default_logger_severity(SILENT)
+    options = _options(device, threads, beside)
     try:
-        session = onnxruntime.InferenceSession(graph, _options(device, threads, beside), [provider], **PLAIN)
+        if library:
+            options.register_custom_ops_library(library)
+        session = onnxruntime.InferenceSession(graph, options, [provider], **PLAIN)
     except ERRORS as error:
         raise _refusal(str(error)) from error
     except MemoryError as error:

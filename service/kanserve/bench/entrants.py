@@ -57,6 +57,7 @@ def ours(bundle: Bundle, manifest: Manifest, backend: Backend, settings: Setting
         _, session, way = Loader(backend, settings, count, Metrics()).unproved(bundle)
         pieces = f", in pieces of {way.piece_rows} rows"
         pieces += f", from {way.many_from} rows on by the graph for many" if way.many_from else ""
+        pieces += ", by kanserve-kernel" * way.kernel
         if way.instances == 1:
             return functools.partial(_alone, session, names, way.piece_rows), one_run(way.threads) + pieces
         helpers = way.instances - 1

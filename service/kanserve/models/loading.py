@@ -6,7 +6,7 @@ The graph fits its manifest, and the manifest's reference rows give the manifest
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -21,6 +21,7 @@ from kanserve.models.border import Border
 from kanserve.models.edges import LayerGraph
 from kanserve.models.forms import ByRows
 from kanserve.models.keeping import Keeping
+from kanserve.models.kernel import Graphs, library_for
 from kanserve.models.live import Live
 from kanserve.models.model import Model
 from kanserve.models.serving import Way, batch_size, decide
@@ -70,9 +71,9 @@ class Loader:
                 f"config.pbtxt wants the device {config.device}, this server has {settings.device}: "
                 "start it with another --device, or give the instance_group another kind",
             )
-        create = functools.partial(self._create, bundle.files[contract.MODEL_FILE], beside_of(bundle))
-        way = self._same_way(bundle, like)
-        session = create(self._threads(bundle) if way is None else way.threads)
+        of_bundle, way = self._graphs_of(bundle), self._same_way(bundle, like)
+        by_kernel, threads = (False, self._threads(bundle)) if way is None else (way.kernel, way.threads)
+        session = of_bundle.sessions(by_kernel=by_kernel)(threads)
         info = _info(bundle, session, settings.plain_max_batch)
         check_config(config, info.name, info.inputs, info.outputs, batched=info.max_batch_size > 0)
         graphs: tuple[LayerGraph, ...] = ()
@@ -80,7 +81,7 @@ class Loader:
             proving.prove(bundle.manifest, session)
             graphs = self._graphs(bundle, bundle.manifest)
         if way is None:
-            session, way = self._way(bundle, info, session, create)
+            session, way = self._way(bundle, info, session, of_bundle)
         elif way.many_from:
             session = ByRows(session, self._many(bundle, way.threads), way.many_from)
         metrics = self.metrics.model(info.name, str(info.version))
@@ -92,10 +93,14 @@ class Loader:
     def unproved(self, bundle: Bundle) -> tuple[ModelInfo, Session, Way]:
         """What a version would be served with, whatever its answers are: for who times it, and tells by how much they
         are off. Raises LoadError, ConfigError."""
-        create = functools.partial(self._create, bundle.files[contract.MODEL_FILE], beside_of(bundle))
-        session = create(self._threads(bundle))
+        of_bundle = self._graphs_of(bundle)
+        session = of_bundle.sessions(by_kernel=False)(self._threads(bundle))
         info = _info(bundle, session, self.settings.plain_max_batch)
-        return info, *self._way(bundle, info, session, create)
+        return info, *self._way(bundle, info, session, of_bundle)
+
+    def _graphs_of(self, bundle: Bundle) -> Graphs:
+        create = functools.partial(self._create, beside=beside_of(bundle))
+        return Graphs(bundle, create, library_for(bundle, self.settings))
 
     def _guard_border(self, model: Model, info: ModelInfo) -> None:
         """What it does of rows outside, if its export said so."""
@@ -144,34 +149,38 @@ class Loader:
         manifest = bundle.manifest
         if like is None or manifest is None or like.info.manifest is None or like.config != bundle.config:
             return None
+        if like.way.kernel != bool(library_for(bundle, self.settings)):  # else another graph may be the faster one
+            return None
         return like.way if _form(manifest) == _form(like.info.manifest) else None
 
-    def _way(
-        self, bundle: Bundle, info: ModelInfo, session: Session, create: Callable[[int], Session]
-    ) -> tuple[Session, Way]:
-        """How its runs go, and the session for it: as the operator says, as its size says, or as it measures."""
+    def _way(self, bundle: Bundle, info: ModelInfo, session: Session, graphs: Graphs) -> tuple[Session, Way]:
+        """How its runs go, and the session for it: as the operator says, as its size says, or as it measures.
+        `session`: of the portable graph."""
         settings, config, threads = self.settings, bundle.config, self._threads(bundle)
+        other = None if _large(bundle) else graphs.faster(info, session, threads)
+        by_kernel, session = other is not None, other or session
         pieces = measure.piece_rows(bundle.manifest, settings.piece_bytes)
         instances = config.instances or max(1, self.threads // threads)
         if not (config.threads or config.instances or _large(bundle)):
+            create = graphs.sessions(by_kernel=by_kernel)
             all_threads = measure.together(info, session, create, budget=self.threads, piece_rows=pieces)
             if all_threads is not None:
                 session, threads = all_threads, self.threads
         many_from = 0
-        if bundle.manifest is not None and bundle.manifest.variants and not _large(bundle):
+        if bundle.manifest is not None and bundle.manifest.variants and not (by_kernel or _large(bundle)):
             many = self._many(bundle, threads)
             many_from = measure.many_from(info, session, many, pieces)
             session = ByRows(session, many, many_from) if many_from else session
         pieces = measure.fitting_rows(info, session, pieces)
         inline = measure.inline_rows(info, session, settings.inline_seconds)
-        return session, Way(instances, inline, pieces, threads, many_from)
+        return session, Way(instances, inline, pieces, threads, many_from, by_kernel)
 
     def _many(self, bundle: Bundle, threads: int) -> Session:
         """The graph for runs of many rows, proved as the other is. Raises LoadError."""
         manifest = bundle.manifest
         assert manifest is not None
         (variant,) = manifest.variants
-        session = self._create(bundle.files[variant.file], beside_of(bundle), threads)
+        session = self._create(bundle.files[variant.file], beside=beside_of(bundle), threads=threads)
         proving.named(variant.file, functools.partial(proving.check_graph, manifest, session))
         proving.named(variant.file, functools.partial(proving.prove, manifest, session))
         return session
@@ -179,12 +188,15 @@ class Loader:
     def _graphs(self, bundle: Bundle, manifest: Manifest) -> tuple[LayerGraph, ...]:
         beside = beside_of(bundle)
         return tuple(
-            LayerGraph(layer, functools.partial(self._create, bundle.files[layer.edges_file], beside, self.threads))
+            LayerGraph(
+                layer,
+                functools.partial(self._create, bundle.files[layer.edges_file], beside=beside, threads=self.threads),
+            )
             for layer in manifest.layers
         )
 
-    def _create(self, graph: bytes, beside: Mapping[str, bytes], threads: int) -> Session:
-        return self.backend.create(graph, device=self.settings.device, threads=threads, beside=beside)
+    def _create(self, graph: bytes, *, beside: Mapping[str, bytes], threads: int, library: str = "") -> Session:
+        return self.backend.create(graph, device=self.settings.device, threads=threads, beside=beside, library=library)
 
 
 def _form(manifest: Manifest) -> object:

@@ -83,6 +83,18 @@ def fitting_rows(info: ModelInfo, session: Session, most: int) -> int:
     return fastest if best[fastest] < FASTER * best[most] else most
 
 
+def times_as_fast(info: ModelInfo, session: Session, other: Session, rows: int) -> float:
+    """How many times the rate of `session` the `other` has, in runs of so many rows; 0 where that cannot be told."""
+    feeds = _feeds(info, rows)
+    if feeds is None:
+        return 0.0
+    best = [math.inf, math.inf]
+    for _ in range(2):  # in turns: a busy moment is nobody's
+        for at, one in enumerate((session, other)):
+            best[at] = min(best[at], _best_seconds(one, info, feeds))
+    return best[0] / best[1] if max(best) < math.inf else 0.0
+
+
 def _width(layer: LayerInfo, basis: BasisInfo) -> int:
     """Numbers that a basis makes of one row."""
     per_function = layer.sources * (layer.destinations if basis.per_edge else 1) * math.prod(layer.positions)

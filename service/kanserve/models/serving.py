@@ -19,13 +19,15 @@ ROUNDS = {"grpcio": 12}
 class Way:
     """How the runs of a model go. `instances`: at once; `inline_rows`: so many run on the loop; `piece_rows`:
     more run in pieces of so many, by all instances that are idle (0: in one piece); `threads`: of one run;
-    `many_from`: rows from which a run takes the graph for many (0: never, or there is none)."""
+    `many_from`: rows from which a run takes the graph for many (0: never, or there is none); `kernel`: runs take the
+    graph with the operator of `kanexport.shared.kernel`."""
 
     instances: int
     inline_rows: int
     piece_rows: int = 0
     threads: int = 1
     many_from: int = 0
+    kernel: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kanserve.config import Settings
 from kanserve.errors import ConfigError, LoadError, LoadReason
-from kanserve.models import measure
+from kanserve.models import kernel, measure
 from kanserve.repository.check import check_manifest
 from kanserve.repository.layout import Bundle, Candidate
 from kanserve.trials import job
@@ -53,6 +53,7 @@ class Trial:
             memory=settings.load_memory,
             files={name: len(data) for name, data in bundle.files.items()},
             manifest=None if manifest is None else job.slim(manifest),
+            library=kernel.library_for(bundle, settings),
         )
 
 

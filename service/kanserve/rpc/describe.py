@@ -233,6 +233,7 @@ def _facts(info: ModelInfo) -> dict[str, str]:
             "kan.format": str(info.manifest.format),
             "kan.verification": info.manifest.claim,
             "kan.outside": info.manifest.outside,
+            **({"kan.approximation": text} if (text := info.manifest.approximation.text) else {}),
             **_names(info.manifest.names),
         }
     return facts

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from kanexport.manifest import MODEL_FILE
+from kanexport.shared.kernel import KERNEL_FILE
 from kanserve.models.serving import Serving
 from kanserve.pb import model_config_pb2 as pb
 from kanserve.repository.pbtxt import THREADS
@@ -11,6 +13,7 @@ from kanserve.repository.versions import VersionPolicy
 from kanserve.scheduling.policy import Level, Policy
 
 REQUEST = "kan.max_request_bytes"
+GRAPH = "kan.graph"  # the file that runs
 MANY = "kan.many_rows_from"  # runs of so many rows take the graph for many
 # `default_timeout_microseconds` and `max_queue_size` are unsigned: 0 stands for none.
 ACTIONS = {False: pb.ModelQueuePolicy.REJECT, True: pb.ModelQueuePolicy.DELAY}
@@ -22,6 +25,7 @@ def add(message: pb.ModelConfig, serving: Serving) -> None:
     kind = pb.ModelInstanceGroup.KIND_GPU if serving.device == "cuda" else pb.ModelInstanceGroup.KIND_CPU
     message.instance_group.add(count=serving.way.instances, kind=kind)
     message.parameters[THREADS].string_value = str(serving.way.threads)
+    message.parameters[GRAPH].string_value = KERNEL_FILE if serving.way.kernel else MODEL_FILE
     message.parameters[REQUEST].string_value = str(serving.max_request_bytes)
     if serving.way.many_from:
         message.parameters[MANY].string_value = str(serving.way.many_from)

@@ -20,6 +20,7 @@ import numpy as np
 
 from kanexport import manifest as contract
 from kanexport.manifest import Manifest
+from kanexport.shared.kernel import KERNEL_FILE
 from kanserve import backends
 from kanserve.backends import Session
 from kanserve.errors import BackendError, ConfigError, Exhausted, LoadError, LoadReason, NotPossible
@@ -81,9 +82,25 @@ def try_out(job: Job, files: Mapping[str, bytes]) -> None:
     _prove(manifest, session, job.rows)
     if manifest is not None:
         _prove_others(manifest, files, create, job.rows)
+    if job.library:
+        _try_kernel(job, files, sizes, manifest, functools.partial(create, library=job.library))
     for at, layer in enumerate(layers):
         graph = create(files[layer.edges_file])
         proving.check_edges(at, layer, graph, _nodes(layer.node_tensor, graph, session, layer.sources))
+
+
+def _try_kernel(
+    job: Job,
+    files: Mapping[str, bytes],
+    sizes: Mapping[str, int],
+    manifest: Manifest | None,
+    create: Callable[[bytes], Session],
+) -> None:
+    """As the model's graph, the one by operators of a library. Raises LoadError, Exhausted."""
+    data = files.get(KERNEL_FILE)
+    if data is not None:
+        screen.check(KERNEL_FILE, data, sizes, strict=job.strict, kernel=True)
+        proving.named(KERNEL_FILE, functools.partial(_prove, manifest, create(data), job.rows))
 
 
 def _prove_others(

@@ -25,7 +25,8 @@ OWN, OF_A_THREAD = 2**28, 2**24  # bytes of the interpreter and its libraries; o
 @dataclass(frozen=True, slots=True)
 class Job:
     """One version. `files`: their sizes, by name; `rows`: that a batch is tried with; `seconds` and `memory` (bytes,
-    beside what the files take) are its limits; `strict`: as the setting `graph_screen` has it."""
+    beside what the files take) are its limits; `strict`: as the setting `graph_screen` has it; `library`:
+    of further operators, for the graph in a file of its own that has some ("": that is not loaded)."""
 
     backend: str
     device: str
@@ -36,6 +37,7 @@ class Job:
     memory: int
     files: Mapping[str, int]
     manifest: str | None
+    library: str = ""
 
     @property
     def most(self) -> int:

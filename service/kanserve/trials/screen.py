@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from google.protobuf.message import DecodeError
 
+from kanexport.shared import kernel as accelerator
 from kanexport.shared import operators
 from kanserve.errors import LoadError, LoadReason
 from kanserve.pb import onnx_graph_pb2 as pb
@@ -19,6 +20,7 @@ from kanserve.trials import tensors
 NODES = 100_000
 TENSORS = 100_000
 DEPTH = 20_000  # operators one after the other
+OURS = (accelerator.DOMAIN, accelerator.OPERATOR)
 BEYOND: tuple[Literal["g", "sparse_tensor", "ref_attr_name"], ...] = ("g", "sparse_tensor", "ref_attr_name")
 # Which inputs of an operator say how large its output is.
 SIZES: Mapping[str, tuple[int, ...]] = {
@@ -31,14 +33,14 @@ SIZES: Mapping[str, tuple[int, ...]] = {
 }
 
 
-def check(name: str, data: bytes, beside: Mapping[str, int], *, strict: bool) -> None:
+def check(name: str, data: bytes, beside: Mapping[str, int], *, strict: bool, kernel: bool = False) -> None:
     """The graph in the file `name`. `beside`: the files that may hold its weights, with their sizes; not `strict`: any
-    operator may be in it. Raises LoadError."""
+    operator may be in it; `kernel`: that of `shared.kernel` may. Raises LoadError."""
     try:
         model = pb.Model.FromString(data)
     except DecodeError as error:
         raise _refused(name, "it is no ONNX file, or a damaged one") from error
-    for fault in faults(model, beside, strict=strict):
+    for fault in faults(model, beside, strict=strict, kernel=kernel):
         raise _refused(name, fault)
 
 
@@ -46,17 +48,17 @@ def _refused(name: str, fault: str) -> LoadError:
     return LoadError(LoadReason.STRUCTURE, f"{name}: {fault}")
 
 
-def faults(model: pb.Model, beside: Mapping[str, int], *, strict: bool) -> Iterator[str]:
+def faults(model: pb.Model, beside: Mapping[str, int], *, strict: bool, kernel: bool = False) -> Iterator[str]:
     if not model.HasField("graph"):
         yield "it holds no graph"
     if strict:
-        yield from (f"{fault} (graph_screen = relaxed allows it)" for fault in _strict(model))
+        yield from (f"{fault} (graph_screen = relaxed allows it)" for fault in _strict(model, kernel=kernel))
     for function in model.functions:
         yield from _of_nodes(function.node, beside, strict=strict)
     yield from _of_graph(model.graph, beside, strict=strict)
 
 
-def _strict(model: pb.Model) -> Iterator[str]:
+def _strict(model: pb.Model, *, kernel: bool) -> Iterator[str]:
     """What only operators of ONNX's own domain, in one flat graph, do not have."""
     graph = model.graph
     if model.functions or model.training_info:
@@ -68,7 +70,7 @@ def _strict(model: pb.Model) -> Iterator[str]:
     if graph.sparse_initializer:
         yield "it has sparse tensors"
     for node in graph.node:
-        yield from _of_node(node)
+        yield from _of_node(node, kernel=kernel)
     yield from _flow(graph)
     size = model.ByteSize()
     model.DiscardUnknownFields()
@@ -85,8 +87,9 @@ def _versions(model: pb.Model) -> Iterator[str]:
             yield f"it has opset {opset.version}, expected {first} to {last}"
 
 
-def _of_node(node: pb.Node) -> Iterator[str]:
-    if why := operators.why_not(node.domain, node.op_type):
+def _of_node(node: pb.Node, *, kernel: bool) -> Iterator[str]:
+    known = kernel and (node.domain, node.op_type) == OURS
+    if not known and (why := operators.why_not(node.domain, node.op_type)):
         yield f"operator {node.op_type[:80]!r} {why}"
     for attribute in node.attribute:
         if attribute.graphs or any(attribute.HasField(field) for field in BEYOND) or attribute.sparse_tensors:

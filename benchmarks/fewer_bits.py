@@ -1,0 +1,132 @@
+"""Exports with fewer bits beside the exact one, in one process and in turns: time, size, load and error.
+
+    python benchmarks/fewer_bits.py [--checkpoint FILE --rows FILE] [--adapted] [--seconds 2] [--json]
+
+By default an efficient-kan of [784, 64, 10] with random weights, on rows within its grid; with --adapted its knots are
+uneven, another row of them for each source. Each model is exported as `kanserve export` does it and run by onnxruntime
+on one thread. `gain` is the time of the exact graph over that of the other, both medians; `error` the largest
+difference from the exact graph's answers, relative to the largest; `changed` how often another output is the largest.
+An error beyond the export's bound ends it: a faster graph that is wrong is no result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from kanexport.approximate.asked import Fewer
+from kanexport.packing import baseline
+from kanexport.pipeline import Request, export
+from kanexport.shared.quiet_runtime import onnxruntime
+
+WIDTHS, INTERVALS, DEGREE = (784, 64, 10), 5, 3
+ASKED = {"float32": Fewer(), "float16 weights": Fewer(weights="half"), "int8": Fewer(precision="int8")}
+BATCHES = (1, 16, 64, 256)
+LEAST = 9  # rounds
+
+
+def made(folder: Path, *, adapted: bool) -> tuple[Path, np.ndarray[Any, Any]]:
+    """A checkpoint with random weights, and rows within its grid."""
+    rng, tensors = np.random.default_rng(0), {}
+    for at, (sources, destinations) in enumerate(itertools.pairwise(WIDTHS)):
+        knots = np.tile((np.arange(INTERVALS + 2 * DEGREE + 1) - DEGREE) * 2 / INTERVALS - 1, (sources, 1))
+        if adapted:
+            knots = np.sort(knots + rng.uniform(-0.1, 0.1, knots.shape), axis=1)
+        size = 0.7 / np.sqrt(sources)
+        tensors |= {
+            f"layers.{at}.grid": knots,
+            f"layers.{at}.base_weight": rng.normal(scale=size, size=(destinations, sources)),
+            f"layers.{at}.spline_weight": rng.normal(scale=size, size=(destinations, sources, INTERVALS + DEGREE)),
+            f"layers.{at}.spline_scaler": np.ones((destinations, sources)),
+        }
+    path = folder / "made.safetensors"
+    save_file({name: values.astype(np.float32) for name, values in tensors.items()}, path)
+    return path, rng.uniform(-1, 1, (max(BATCHES), WIDTHS[0])).astype(np.float32)
+
+
+def session(model: Path) -> tuple[Any, float]:
+    """A session as it is timed, and how long it took to load, in seconds."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    start = time.perf_counter()
+    loaded = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return loaded, time.perf_counter() - start
+
+
+def timed(sessions: dict[str, Any], x: np.ndarray[Any, Any], seconds: float) -> dict[str, float]:
+    """Median seconds of a run, in turns."""
+    times: dict[str, list[float]] = {name: [] for name in sessions}
+    for one in (*sessions.values(), *sessions.values()):
+        one.run(["y"], {"x": x})
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times["float32"]) < LEAST:
+        for name, one in sessions.items():
+            start = time.perf_counter()
+            one.run(["y"], {"x": x})
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def measure(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    checkpoint, x = made(folder, adapted=args.adapted)
+    if args.checkpoint:
+        checkpoint, x = args.checkpoint, baseline.load(args.rows, "--rows").x.astype(np.float32)
+    results = {
+        name: export(Request(path=checkpoint, repository=folder, name=name.replace(" ", "-"), fewer=asked))
+        for name, asked in ASKED.items()
+    }
+    sizes = {name: (one.directory / "model.onnx").stat().st_size for name, one in results.items()}
+    loads = {name: [session(one.directory / "model.onnx")[1] for _ in range(LEAST)] for name, one in results.items()}
+    sessions = {name: session(one.directory / "model.onnx")[0] for name, one in results.items()}
+    answers = {name: one.run(["y"], {"x": x})[0] for name, one in sessions.items()}
+    exact, rows = answers["float32"], []
+    for batch in BATCHES:
+        times = timed(sessions, np.resize(x, (batch, x.shape[1])), args.seconds)
+        for name in ASKED:
+            error = float(np.abs(answers[name] - exact).max() / np.abs(exact).max())
+            if error > (results[name].manifest.approximation.max_error or 0):
+                sys.exit(f"{name} differs by {error:.1e}: no result")
+            changed = int(np.count_nonzero(answers[name].argmax(1) != exact.argmax(1)))
+            rows.append(
+                {"model": name, "batch": batch, "us": round(times[name] * 1e6, 1)}
+                | {"gain": round(times["float32"] / times[name], 2), "bytes": sizes[name]}
+                | {"smaller": round(sizes["float32"] / sizes[name], 2)}
+                | {"load_ms": round(statistics.median(loads[name]) * 1e3, 1)}
+                | {"error": float(f"{error:.1e}"), "changed": changed, "rows": len(x)}
+            )
+    return rows
+
+
+def main() -> None:
+    """Measure and print Markdown, or JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--rows", type=Path, help="with --checkpoint: rows for it, .npy, .npz or .csv")
+    parser.add_argument("--adapted", action="store_true")
+    parser.add_argument("--seconds", type=float, default=2.0, help="for each number of rows")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    if (args.checkpoint is None) != (args.rows is None):
+        parser.error("--checkpoint and --rows go together")
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(args, Path(folder))
+    if args.json:
+        print(json.dumps(found, indent=1))
+        return
+    print("| " + " | ".join(found[0]) + " |\n|" + "---|" * len(found[0]))
+    for row in found:
+        print("| " + " | ".join(map(str, row.values())) + " |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""Shapes for which others publish times, on machines of their own."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+from benchmarks.matrix.cells import Case
+from benchmarks.matrix.groups import splines
+from benchmarks.matrix.module import Shape
+
+PUBLISHED = "published"
+# Shape, rows, microseconds, and of whom.
+FIGURES = (
+    (Shape((21, 64, 64, 24)), 1, 26.7, "ArKan 0.3 (Rust, AVX2)"),
+    (Shape((21, 64, 64, 24)), 64, 1700.0, "ArKan 0.3 (Rust, AVX2)"),
+    (Shape((78, 32, 16, 1)), 1, 28.0, "lut-kan 2.2 (tables of int8, Numba)"),
+)
+
+
+def published(quick: bool) -> Iterator[Case]:
+    """Each shape once, with the rows that were published."""
+    for shape in dict.fromkeys(one[0] for one in FIGURES):
+        batches = tuple(rows for other, rows, _, _ in FIGURES if other == shape)
+        yield Case(PUBLISHED, str(shape), batches, functools.partial(splines.make, shape, most=64))

@@ -1,0 +1,59 @@
+"""From the file of a model to its first answer, in a process that has the runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from benchmarks.matrix import contestants, module
+from benchmarks.matrix.cells import Case, Made, Work
+from benchmarks.matrix.contestants import EXPORT, Run, Truth
+from benchmarks.matrix.module import Shape
+from kanexport.manifest import MODEL_FILE
+from kanserve.bench.entrants import OURS, Entrant
+from kanserve.console import folder
+from kanserve.models.loading import Loader
+from kanserve.nouns import Array
+from kanserve.observe.metrics import Metrics
+from kanserve.trials import proving
+
+START, LOADED = "start", f"{OURS}, as a server loads it, proved"
+SHAPE = Shape((784, 64, 10))
+
+
+def start(quick: bool) -> Iterator[Case]:
+    """One network, one row."""
+    yield Case(START, str(SHAPE), (1,), make)
+
+
+def make(work: Work) -> Made:
+    """A session is made, and answers a row, each time."""
+    network = module.network(SHAPE)
+    x = module.rows(SHAPE.widths[0], contestants.SEEN)
+    truth = Truth({"x": x}, module.exactly(network, x))
+    version = contestants.exported(work, module.save(network, work.folder))
+    data = module.exported(network, SHAPE.widths[0], work.keep)
+    every = [
+        truth.entrant(OURS, "the exported graph", _fresh(lambda: contestants.runner(version / MODEL_FILE, 1))),
+        _server(work, version, truth),
+        truth.entrant(EXPORT, "the same of what torch exports", _fresh(lambda: contestants.runner(data, 1))),
+    ]
+    return Made.of(every, truth.feeds)
+
+
+def _fresh(make: Callable[[], Run]) -> Callable[[int], tuple[Run, str]]:
+    return lambda _: (lambda x: make()(x), "a new session each time")
+
+
+def _server(work: Work, version: Path, truth: Truth) -> Entrant:
+    """With the proof, and with what is measured while a model is loaded."""
+    bundle, manifest = folder.version(version.parents[1], version.parent.name, version.name)
+    loader = Loader(work.backend, work.settings, 1, Metrics())
+
+    def answer(x: Array) -> Array:
+        info, session, _ = loader.unproved(bundle)
+        proving.prove(manifest, session)
+        return session.run([info.outputs[0].name], {info.inputs[0].name: x})[0]
+
+    about = "its reference rows run, its ways measured, its session made, then one row"
+    return truth.entrant(LOADED, about, lambda _: (answer, "one thread"))

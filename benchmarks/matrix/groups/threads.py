@@ -1,0 +1,99 @@
+"""How time grows: with rows in pieces, with threads, with the cells of a grid. Ours against ours."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+
+import numpy as np
+
+from benchmarks.matrix import contestants, module
+from benchmarks.matrix.cells import Case, Made, Work
+from benchmarks.matrix.contestants import EXPORT, Truth
+from benchmarks.matrix.groups.splines import ADAPTED, UNIFORM
+from benchmarks.matrix.module import Shape
+from kanserve.bench.entrants import OURS, Answer, Entrant
+from kanserve.bench.rows import Feeds
+from kanserve.nouns import Array
+from kanserve.threads import budget
+
+PIECES, THREADS, GRIDS = "pieces", "threads", "grids"
+SHAPES = ((64, 64, 10), (784, 64, 10), (256, 256, 256))
+SMALL, LARGE = 64, 1024
+ALL, EXPORT_ALL = f"{OURS}, all threads", f"{EXPORT}, all threads"
+PARTED = f"{OURS}, {LARGE // SMALL} runs of {SMALL} rows"
+CELLS, GRID_SHAPE = (5, 20, 50), (64, 64, 10)
+
+
+def pieces(quick: bool) -> Iterator[Case]:
+    """One run of many rows, beside as many in small runs, as a server runs both."""
+    for adapted in (False, True):
+        for widths in SHAPES[: 1 if quick else None]:
+            shape = Shape(widths, adapted=adapted)
+            yield Case(PIECES, _name(shape), (LARGE,), functools.partial(_pieces, shape))
+
+
+def threads(quick: bool) -> Iterator[Case]:
+    """One thread and all of them."""
+    for adapted in (False, True):
+        for widths in SHAPES[: 1 if quick else None]:
+            shape = Shape(widths, adapted=adapted)
+            yield Case(THREADS, _name(shape), (1, SMALL, LARGE), functools.partial(_threads, shape))
+
+
+def grids(quick: bool) -> Iterator[Case]:
+    """The same widths on coarse and fine grids."""
+    for adapted in (False, True):
+        name = f"{list(GRID_SHAPE)}, {ADAPTED if adapted else UNIFORM}"
+        yield Case(GRIDS, name, (1, SMALL, LARGE), functools.partial(_grids, adapted))
+
+
+def cells_of(count: int) -> str:
+    """Who has so many cells."""
+    return f"{OURS}, G = {count}"
+
+
+def _name(shape: Shape) -> str:
+    return f"{shape}, {ADAPTED if shape.adapted else UNIFORM}"
+
+
+def _pieces(shape: Shape, work: Work) -> Made:
+    truth, one = _ours(shape, work, OURS)
+
+    def parted(count: int) -> tuple[Answer, str]:
+        answer, how = one.threads(count)
+        return functools.partial(_in_runs, answer), how
+
+    return Made((one, dataclasses.replace(one, name=PARTED, threads=parted)), truth.feeds)
+
+
+def _in_runs(answer: Answer, feeds: Feeds) -> list[Array]:
+    """All rows, `SMALL` at a time."""
+    ((name, x),) = feeds.items()
+    return [np.concatenate([answer({name: x[at : at + SMALL]})[0] for at in range(0, len(x), SMALL)])]
+
+
+def _threads(shape: Shape, work: Work) -> Made:
+    truth, one = _ours(shape, work, OURS)
+    other = contestants.torchs(work, module.network(shape), truth)
+    return Made((one, _on(one, ALL, budget()), other, _on(other, EXPORT_ALL, budget())), truth.feeds)
+
+
+def _on(one: Entrant, name: str, count: int) -> Entrant:
+    """On so many threads, whatever the others have."""
+    return dataclasses.replace(one, name=name, threads=lambda _: one.threads(count))
+
+
+def _grids(adapted: bool, work: Work) -> Made:
+    every = [_ours(Shape(GRID_SHAPE, count, adapted), work, cells_of(count)) for count in CELLS]
+    return Made(tuple(one for _, one in every), every[0][0].feeds)
+
+
+def _ours(shape: Shape, work: Work, name: str) -> tuple[Truth, Entrant]:
+    """As a server runs it."""
+    network = module.network(shape)
+    x = module.rows(shape.widths[0], LARGE)
+    truth = Truth({"x": x}, module.exactly(network, x))
+    version = contestants.exported(work, module.save(network, work.folder))
+    return truth, contestants.served(work, version, truth, name)

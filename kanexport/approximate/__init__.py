@@ -1,0 +1,1 @@
+"""Fewer bits, on request: which branches can have them, what that changes, and the proof of it."""

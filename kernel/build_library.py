@@ -1,0 +1,118 @@
+"""The operator's library, by the system's compiler: as a step of the wheel's build, or by hand.
+
+    python kernel/build_library.py OUTPUT.so
+
+The evaluation is compiled once for each set of instructions, and the best that a processor has is taken when it runs,
+so that one wheel serves all of an architecture. What it needs: g++ (or `CXX`), and onnxruntime's C++ header: from
+`ORT_INCLUDE`, from where Debian's libonnxruntime-dev puts it, or out of that package, which apt-get then downloads and
+nobody installs.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+HEADER = "onnxruntime_cxx_api.h"
+INSTALLED = (Path("/usr/include/onnxruntime"), Path("/usr/local/include/onnxruntime"))
+PACKAGE = "libonnxruntime-dev"
+FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-Wall",
+    "-Wextra",
+)
+FLAGS = (*FLAGS, "-Wno-psabi")  # vectors never leave a file
+X86 = {
+    "evaluate_avx512.cpp": (
+        *("-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mavx2", "-mfma", "-mprefer-vector-width=512"),
+    ),
+    "evaluate_avx2.cpp": ("-mavx2", "-mfma"),
+}
+EVERYWHERE = ("evaluate_portable.cpp", "prepare.cpp", "operator.cpp")
+
+
+class CannotBuild(Exception):
+    """What is missing, and how to get it."""
+
+
+def build(output: Path, folder: Path) -> None:
+    """The library, with what is made on the way in `folder`. Raises CannotBuild."""
+    compiler = os.environ.get("CXX") or shutil.which("g++")
+    if not compiler:
+        raise CannotBuild("there is no g++: install one (apt-get install g++), or name a C++ compiler in CXX")
+    include = header(folder)
+    x86 = platform.machine() in ("x86_64", "AMD64")
+    sources = {**dict.fromkeys(EVERYWHERE, ()), **(X86 if x86 else {})}
+    with ThreadPoolExecutor(2) as pool:
+        objects = list(pool.map(lambda item: _compiled(compiler, include, folder, *item), sources.items()))
+    _run(compiler, "-shared", "-s", "-o", str(output), *objects, "-Wl,-z,defs", "-static-libgcc")
+
+
+def header(folder: Path) -> Path:
+    """The folder of onnxruntime's header. Raises CannotBuild."""
+    given = os.environ.get("ORT_INCLUDE")
+    for place in (Path(given),) if given else INSTALLED:
+        if (place / HEADER).is_file():
+            return place
+    if given:
+        raise CannotBuild(f"ORT_INCLUDE is {given}, which has no {HEADER}")
+    if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+        raise CannotBuild(f"there is no {HEADER}: name its folder in ORT_INCLUDE (Debian has it in {PACKAGE})")
+    try:
+        _run("apt-get", "download", "-qq", PACKAGE, cwd=folder)
+    except CannotBuild as error:
+        raise CannotBuild(f"there is no {HEADER}, and apt-get cannot download {PACKAGE}: {error}") from error
+    package = next(folder.glob(f"{PACKAGE}_*.deb"))
+    _run("dpkg-deb", "-x", str(package), str(folder / PACKAGE))
+    return folder / PACKAGE / "usr" / "include" / "onnxruntime"
+
+
+def _compiled(compiler: str, include: Path, folder: Path, source: str, flags: tuple[str, ...]) -> str:
+    target = folder / Path(source).with_suffix(".o").name
+    _run(compiler, *FLAGS, *flags, "-isystem", str(include), "-c", str(HERE / "src" / source), "-o", str(target))
+    return str(target)
+
+
+def _run(*command: str, cwd: Path | None = None) -> None:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CannotBuild(f"{' '.join(command[:1])} failed: {(done.stderr or done.stdout).strip()[:2000]}")
+
+
+try:
+    from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+except ImportError:  # by hand, without hatchling
+    pass
+else:
+
+    class Hook(BuildHookInterface):  # type: ignore[type-arg]
+        """Puts the library into the wheel, whose tag then names the platform and any Python."""
+
+        def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+            """See hatchling."""
+            with tempfile.TemporaryDirectory() as folder:
+                build(HERE / "kanserve_kernel" / "libkanserve_kernel.so", Path(folder))
+            tag = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+            build_data.update(pure_python=False, tag=f"py3-none-{tag}")
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as made:
+        try:
+            build(Path(sys.argv[1]), Path(made))
+        except CannotBuild as fault:
+            sys.exit(str(fault))

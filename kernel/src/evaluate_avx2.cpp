@@ -1,0 +1,4 @@
+#define MACHINE avx2
+#define WIDTH 8
+#define SPLIT 2
+#include "evaluate.inc"

@@ -1,0 +1,4 @@
+#define MACHINE avx512
+#define WIDTH 16
+#define SPLIT 4
+#include "evaluate.inc"

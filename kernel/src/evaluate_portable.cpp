@@ -1,0 +1,4 @@
+#define MACHINE portable
+#define WIDTH 4
+#define SPLIT 2
+#include "evaluate.inc"

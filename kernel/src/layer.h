@@ -1,0 +1,70 @@
+// One KAN layer of B-splines, prepared for evaluation: y[b, o] = start[o] + sum over i of
+//   base(x[b, i]) * weight[i, o] + sum over the k + 1 live functions c of B_c(x[b, i]) * coef[c, i, o].
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace kanserve {
+
+constexpr int kTaps = 4;          // functions that live in one cell, for degrees 1 to 3
+constexpr int kPolynomials = kTaps * 4;  // floats: of every tap, from the constant on, one power after the other
+constexpr int kRows = 64;         // of one pass over the coefficients
+
+enum class Base { kNone, kSilu };
+
+// What a graph holds. Pointers stay the caller's and are read in `prepare` only.
+struct Tensors {
+  const float* knots;    // [knot_rows, knots_of_row]; one row where all sources share them
+  const float* coef;     // [functions * sources, outputs], of function 0 first
+  const float* weights;  // [sources, outputs] of the base branch, or null
+  int64_t knot_rows, knots_of_row, sources, functions, outputs;
+  int degree;
+  float scale;           // every function is multiplied by it
+  Base base;
+  bool spreads;          // whether a source that is not finite makes all of its row NaN
+};
+
+struct Layer {
+  int sources = 0, outputs = 0, knots = 0;
+  int last = 0;          // the highest number that the first of four functions in a row has
+  int degree = 0;
+  int per_source = 0;    // rows of coefficients a source: the functions, and the base branch's weights
+  int padded = 0;        // outputs, to whole vectors
+  int block = 0;         // sources whose basis is known at a time
+  int part = 0;          // of them, sources whose coefficients are read at a time
+  int lanes = 0;         // values that are looked at together: vectors of one row, or of several where rows are short
+  int lane_rows = 1;     // rows of which they are
+  bool shared = false;   // all sources have one row of knots
+  bool silu = false, spreads = false;
+  std::vector<int> columns;        // vectors of each block of outputs
+  std::vector<int> lane_polynomials;  // where each lane's source has its own, from the first lane's on
+  std::vector<float> knots_by_lane;  // [groups of sources, knots, vector], ascending along knots
+  std::vector<float> polynomials;    // [sources or 1, cells + 2, kPolynomials], the first and last cell outside
+  std::vector<float> coef;           // [blocks of outputs][sources, per_source, outputs of the block]
+};
+
+struct Scratch {
+  std::vector<float> sums, taps, base;
+  std::vector<int> starts;
+  void fit(const Layer& layer, int64_t rows);  // throws std::bad_alloc
+};
+
+// `x` [rows, sources] to `y` [rows, outputs]; `start` [rows or 1, outputs], `start_step` 0 or outputs.
+using Evaluate = void (*)(const Layer&, const float* x, int64_t rows, const float* start, int64_t start_step, float* y,
+                          Scratch&);
+
+struct Machine {
+  const char* name;
+  int width;  // floats of a vector
+  Evaluate evaluate;
+};
+
+// The best of what this processor has, or the one that KANSERVE_KERNEL_MACHINE names.
+const Machine& machine();
+
+// Throws std::invalid_argument for tensors that are no layer, std::bad_alloc.
+Layer prepare(const Tensors&, const Machine&);
+
+}  // namespace kanserve
