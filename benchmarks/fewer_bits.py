@@ -86,7 +86,9 @@ def measure(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         for name, asked in ASKED.items()
     }
     sizes = {name: (one.directory / "model.onnx").stat().st_size for name, one in results.items()}
-    loads = {name: [session(one.directory / "model.onnx")[1] for _ in range(LEAST)] for name, one in results.items()}
+    loads = {
+        name: [session(one.directory / "model.onnx")[1] for _ in range(3 * LEAST)] for name, one in results.items()
+    }
     sessions = {name: session(one.directory / "model.onnx")[0] for name, one in results.items()}
     answers = {name: one.run(["y"], {"x": x})[0] for name, one in sessions.items()}
     exact, rows = answers["float32"], []

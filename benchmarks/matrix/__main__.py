@@ -23,6 +23,7 @@ from benchmarks.matrix.cells import Case, Work
 from benchmarks.matrix.groups import GROUPS
 from benchmarks.matrix.record import Kept, place
 from kanexport.shared import progress
+from kanexport.shared.voice import Exit
 
 ROOT = Path(__file__).parents[2]
 CELLS = ROOT / ".bench" / "cells.jsonl"
@@ -36,9 +37,13 @@ def main(given: Sequence[str] | None = None, groups: Groups = GROUPS) -> int:
     logging.getLogger("torch").setLevel(logging.ERROR)  # as above
     cases = [case for name in asked.only for case in groups[name](asked.quick)]
     kept = Kept(asked.cells, place())
-    with tempfile.TemporaryDirectory(prefix="kanserve-bench-") as folder:
-        keep = asked.cells.parent
-        _measure(cases, kept, Work.begin(Path(folder), keep, quick=asked.quick, libraries=asked.libraries))
+    try:
+        with tempfile.TemporaryDirectory(prefix="kanserve-bench-") as folder:
+            work = Work.begin(Path(folder), asked.cells.parent, quick=asked.quick, libraries=asked.libraries)
+            _measure(cases, kept, work)
+    except KeyboardInterrupt:
+        print(f"interrupted; what was measured is kept in {asked.cells}, the same command goes on", file=sys.stderr)
+        return Exit.INTERRUPTED
     records = [found for case in cases for rows in case.batches if (found := kept.get(case.key(rows)))]
     if asked.json:
         print(json.dumps(records))

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from benchmarks.matrix import goals
-from benchmarks.matrix.contestants import EXPORT, GEMMS
+from benchmarks.matrix.contestants import EXPORT, GEMMS, KERNEL
 from benchmarks.matrix.goals import Figure, Goal, Record, least, mean, time
 from benchmarks.matrix.groups.families import FAMILIES, LIBRARY
+from benchmarks.matrix.groups.fewer import FEWER, INT8, SMALLER
 from benchmarks.matrix.groups.published import FIGURES, PUBLISHED
 from benchmarks.matrix.groups.splines import ADAPTED, UNIFORM
 from benchmarks.matrix.groups.start import SHAPE, START
 from benchmarks.matrix.groups.symbolic import NODES, SYMBOLIC
-from benchmarks.matrix.groups.threads import CELLS, GRIDS, PARTED, PIECES, cells_of
+from benchmarks.matrix.groups.threads import CELLS, GRIDS, KNOTS, PARTED, PIECES, cells_of, knots_of
 from kanserve.bench.entrants import OURS
 
 
@@ -45,10 +46,23 @@ def _published() -> Iterator[Goal]:
 
 
 def _fine() -> Iterator[Goal]:
-    coarse, fine = cells_of(min(CELLS)), cells_of(max(CELLS))
-    for knots in (UNIFORM, ADAPTED):
-        figure = _most(GRIDS, coarse, fine, knots)
-        yield Goal(f"G = {max(CELLS)}, {knots} knots, most", f"G = {min(CELLS)}", figure, 2.0, False)
+    coarse, fine = min(CELLS), max(CELLS)
+    for ours, limit in ((OURS, 2.0), (KERNEL, 1.2)):
+        for knots in (UNIFORM, ADAPTED):
+            figure = _most(GRIDS, cells_of(coarse, ours), cells_of(fine, ours), knots)
+            yield Goal(f"{ours}, G = {fine}, {knots} knots, most", f"G = {coarse}", figure, limit, False)
+    figure = _most(KNOTS, knots_of(UNIFORM, KERNEL), knots_of(ADAPTED, KERNEL))
+    yield Goal(f"{KERNEL}, adapted knots, most", "uniform knots", figure, 1.3, False)
+
+
+def _int8(records: Sequence[Record]) -> float | None:
+    """How many times as fast as ours exact, 64 rows, at worst."""
+    found = goals.ratios(records, FEWER, OURS, INT8)
+    return min((value for (_, rows), value in found.items() if rows == 64), default=None)
+
+
+def _smaller(records: Sequence[Record]) -> float | None:
+    return min((one["facts"][SMALLER] for one in records if SMALLER in one["facts"]), default=None)
 
 
 GOALS = (
@@ -57,6 +71,14 @@ GOALS = (
     Goal("adapted knots, geometric mean", EXPORT, mean(ADAPTED, EXPORT), 3.2, True),
     Goal("adapted knots, least", EXPORT, least(ADAPTED, EXPORT), 1.5, True),
     Goal("uniform knots, geometric mean", GEMMS, mean(UNIFORM, GEMMS, inverse=True), 1.8, False),
+    *(
+        Goal(f"{KERNEL}, {knots} knots, geometric mean", EXPORT, mean(knots, EXPORT, KERNEL), limit, True)
+        for knots, limit in ((UNIFORM, 7.0), (ADAPTED, 6.0))
+    ),
+    *(
+        Goal(f"{KERNEL}, {knots} knots, geometric mean", GEMMS, mean(knots, GEMMS, KERNEL, inverse=True), 1.5, False)
+        for knots in (UNIFORM, ADAPTED)
+    ),
     Goal("symbolic models, least", EXPORT, least(SYMBOLIC, EXPORT), 10.0, True),
     Goal("symbolic models: different numbers of nodes", "more edges", _node_counts, 1.0, False, "{:.0f}"),
     Goal("every family, 1 row, least", LIBRARY, least(FAMILIES, LIBRARY, rows=1), 2.0, True),
@@ -64,6 +86,8 @@ GOALS = (
     *_published(),
     Goal("1024 rows, most", "16 runs of 64 rows", _most(PIECES, PARTED, OURS), 1.1, False),
     *_fine(),
+    Goal("int8, [784, 64, 10], 64 rows, least", "float32", _int8, 1.5, True),
+    Goal("int8, model.onnx, times smaller, least", "float32", _smaller, 3.5, True),
     Goal("from a file to the first answer", "", time(START, str(SHAPE), OURS, 1, 1e3), 50.0, False, "{:.1f} ms"),
     Goal("other bits from run to run", "the run before", _unsteady, 0.0, False, "{:.0f}"),
 )

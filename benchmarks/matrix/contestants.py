@@ -22,6 +22,7 @@ from benchmarks.matrix import gemms, module
 from benchmarks.matrix.cells import Work
 from kanexport.manifest import MODEL_FILE
 from kanexport.pipeline import Request, export
+from kanexport.shared import kernel
 from kanexport.shared.quiet_runtime import onnxruntime
 from kanserve.bench import entrants
 from kanserve.bench.entrants import OURS, TORCH, Absent, Answer, Entrant, error, one_run
@@ -31,7 +32,8 @@ from kanserve.nouns import Array
 
 TOLERANCE = 1e-5
 SEEN = 64  # rows at least that are held against the truth, in runs of as many as are timed
-ONE_RUN, EXPORT, COMPILE, GEMMS = f"{OURS}, one run", "torch.onnx.export", "torch.compile", "GEMMs alone"
+ONE_RUN, KERNEL, EXPORT = f"{OURS}, one run", f"{OURS} --kernel", "torch.onnx.export"
+COMPILE, GEMMS = "torch.compile", "GEMMs alone"
 NAME = "model"
 
 Run = Callable[[NDArray[Any]], NDArray[Any]]
@@ -123,6 +125,13 @@ def ours(work: Work, checkpoint: Path, truth: Truth, *, rows: int) -> tuple[Path
         found += [served(work, many, truth, names[0])]
         found += [one_graph(many / MODEL_FILE, truth, names[1], f"exported with --rows {rows}")]
     return plain, found
+
+
+def by_kernel(work: Work, checkpoint: Path, truth: Truth, name: str = KERNEL) -> Entrant | Absent:
+    """As a server runs it that has the package with our operator: by that where it measures faster."""
+    if not kernel.library():
+        return Absent(name, f"kanserve-kernel is not installed; {kernel.HOW_TO_INSTALL}")
+    return served(work, exported(work, checkpoint, kernel=True), truth, name)
 
 
 def _files(version: Path) -> Mapping[str, bytes]:

@@ -1,8 +1,9 @@
-"""Pictures of what was measured, by matplotlib: how many times as fast as others, over the rows of a run."""
+"""Pictures of what was measured, by matplotlib: over the rows of a run, how many times as fast as torch's export, and
+how long everybody takes for one network."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from benchmarks.matrix.contestants import EXPORT
 from benchmarks.matrix.groups.splines import ADAPTED, UNIFORM
 
 Record = Mapping[str, Any]
-SIZE, ONE = (9.0, 3.6), "#777777"
+SIZE, GREY, CASE = (9.0, 3.8), "#777777", "[784, 64, 10], G = 5"
+RATIOS, TIMES = "matrix-ratios.svg", "matrix-times.svg"
 
 
 def write(records: Sequence[Record], folder: Path) -> list[str]:
@@ -21,25 +23,55 @@ def write(records: Sequence[Record], folder: Path) -> list[str]:
         return []
     import matplotlib as mpl
 
-    # The same figures make the same file.
     mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "kanserve"
-    from matplotlib import pyplot as plt
+    mpl.rcParams["svg.hashsalt"] = "kanserve"  # the same figures make the same file
+    _ratios(records, groups, folder / RATIOS)
+    times = [one for one in records if one["group"] in groups and one["case"] == CASE]
+    if times:
+        _times(times, folder / TIMES)
+    return [RATIOS, *([TIMES] if times else [])]
 
-    figure, every = plt.subplots(1, len(groups), figsize=SIZE, sharey=True, squeeze=False)
-    for axes, group in zip(every[0], groups, strict=True):
+
+def _ratios(records: Sequence[Record], groups: Sequence[str], path: Path) -> None:
+    for axes, group in _axes(groups, path, f"{EXPORT} / ours"):
         found = goals.ratios(records, group, EXPORT)
         for case in dict.fromkeys(name for name, _ in found):
             points = sorted((rows, value) for (name, rows), value in found.items() if name == case)
             axes.plot(*zip(*points, strict=True), marker="o", label=case)
-        axes.axhline(1, color=ONE, linewidth=0.8)
-        axes.set(xscale="log", yscale="log", title=f"{group} knots", xlabel="rows of a run")
-        axes.set_xticks(sorted({rows for _, rows in found}), sorted({rows for _, rows in found}))
+        axes.axhline(1, color=GREY, linewidth=0.8)
+        axes.set_xticks(rows := sorted({rows for _, rows in found}), rows)
         axes.set_yticks([1, 2, 4, 8, 16], ["1x", "2x", "4x", "8x", "16x"])
+
+
+def _times(records: Sequence[Record], path: Path) -> None:
+    groups = list(dict.fromkeys(one["group"] for one in records))
+    for axes, group in _axes(groups, path, "us a row"):
+        own = [one for one in records if one["group"] == group]
+        for name in dict.fromkeys(one["name"] for record in own for one in record["entrants"]):
+            every = [(record["rows"], one) for record in own if (one := goals.of(record, name)) is not None]
+            rows = [count for count, _ in every]
+            middle = [1e6 * one["median"] / count for count, one in every]
+            spread = [
+                [1e6 * abs(one["median"] - one[end]) / count for count, one in every] for end in ("lower", "upper")
+            ]
+            axes.errorbar(rows, middle, yerr=spread, marker="o", markersize=4, capsize=2, label=name)
+        axes.set_title(f"{CASE}, {group} knots")
+        axes.set_xticks(rows, rows)
+
+
+def _axes(groups: Sequence[str], path: Path, label: str) -> Iterator[tuple[Any, str]]:
+    """One for each group, side by side, on the same scale; the file is written when all were drawn."""
+    from matplotlib import pyplot as plt
+
+    figure, every = plt.subplots(1, len(groups), figsize=SIZE, sharey=True, squeeze=False)
+    for axes, group in zip(every[0], groups, strict=True):
+        axes.set(xscale="log", yscale="log", title=f"{group} knots", xlabel="rows of a run")
+        yield axes, group
+        axes.minorticks_off()
         axes.grid(alpha=0.3)
-    every[0][0].set_ylabel(f"{EXPORT} / ours")
-    every[0][-1].legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(folder / "matrix.svg", metadata={"Date": None})
+    every[0][0].set_ylabel(label)
+    handles, names = every[0][-1].get_legend_handles_labels()
+    figure.legend(handles, names, fontsize=7, loc="lower center", ncols=5)
+    figure.tight_layout(rect=(0, 0.12, 1, 1))
+    figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
-    return ["matrix.svg"]

@@ -10,13 +10,18 @@ from typing import Any
 from benchmarks import pages
 from benchmarks.matrix import plot, report
 
+PLACE = ("commit", "machine", "versions")  # the first line of the file has them
 KEY, WRITER = "matrix", "benchmarks/matrix"
 CELLS, PAGE, README = Path("docs/performance.jsonl"), Path("docs/performance.md"), Path("README.md")
 
 
 def docs(records: Sequence[Mapping[str, Any]], root: Path) -> None:
-    """Write all of it below `root`."""
-    (root / CELLS).write_text("".join(json.dumps(one) + "\n" for one in records))
+    """Write all of it below `root`. Raises ValueError for cells of more than one place."""
+    heads = {json.dumps({name: one[name] for name in PLACE}) for one in records}
+    if len(heads) != 1:
+        raise ValueError(f"cells of {len(heads)} places: one commit on one machine was expected")
+    lines = [*heads, *(json.dumps({name: one[name] for name in one if name not in PLACE}) for one in records)]
+    (root / CELLS).write_text("\n".join(lines) + "\n")
     pictures = plot.write(records, root / PAGE.parent)
     pages.put(root / PAGE, KEY, WRITER, report.markdown(records, pictures))
     pages.put(root / README, KEY, WRITER, report.readme(records))
@@ -24,4 +29,5 @@ def docs(records: Sequence[Mapping[str, Any]], root: Path) -> None:
 
 def published(root: Path) -> list[dict[str, Any]]:
     """The cells that the documents are of."""
-    return [json.loads(line) for line in (root / CELLS).read_text().splitlines()]
+    head, *cells = (root / CELLS).read_text().splitlines()
+    return [json.loads(head) | json.loads(line) for line in cells]

@@ -9,19 +9,22 @@ from typing import Any
 
 from benchmarks.matrix import goals
 from benchmarks.matrix.aims import GOALS
-from benchmarks.matrix.contestants import COMPILE, EXPORT, GEMMS, ONE_RUN
+from benchmarks.matrix.contestants import COMPILE, EXPORT, GEMMS, KERNEL, ONE_RUN
 from benchmarks.matrix.groups import TITLES
 from benchmarks.matrix.groups.splines import ADAPTED, UNIFORM
+from kanserve.bench import show
 from kanserve.bench.entrants import MLP, OURS, TORCH
 
+READING = "A cell: median (quartiles) in us, how many times as long as the first of its line, the largest error."
 Record = Mapping[str, Any]
+CASE, ROWS, SHOWN = "[784, 64, 10], G = 5", (1, 64, 1024), (OURS, KERNEL, EXPORT, TORCH, COMPILE)  # the README's
 BESIDE = (EXPORT, TORCH, COMPILE, GEMMS, MLP)  # whom the table of means has
 
 
 def markdown(records: Sequence[Record], pictures: Sequence[str] = ()) -> str:
     """The whole report."""
     parts = [where(records), *(f"![{name.removesuffix('.svg')}]({name})" for name in pictures), _goals(records)]
-    parts.append(_means(records))
+    parts += [_means(records), READING]
     for name, own in itertools.groupby(records, lambda one: one["group"]):
         cells = list(own)
         parts += [f"### {TITLES.get(name, name)}", _table(cells), _notes(cells)]
@@ -30,13 +33,14 @@ def markdown(records: Sequence[Record], pictures: Sequence[str] = ()) -> str:
 
 def readme(records: Sequence[Record]) -> str:
     """Means, and one network's times."""
-    own = [one for one in records if one["group"] == UNIFORM and one["case"] == "[784, 64, 10], G = 5"]
-    rows = [_line("", one, (OURS, EXPORT, TORCH, COMPILE)) for one in own if one["rows"] in (1, 64, 1024)]
-    shown = (OURS, EXPORT, TORCH, COMPILE)
-    head = _head(["rows"], [f"{name}, us" for name in shown])
-    table = "\n".join([head, *(row.replace("|  | ", "| ", 1) for row in rows)]) if rows else ""
-    title = "[784, 64, 10], G = 5, uniform knots: median (quartiles), times ours, largest error" if rows else ""
-    return "\n\n".join(part for part in (where(records), _means(records), title, table) if part) + "\n"
+    lines = [
+        _line([one["group"], str(one["rows"])], one, SHOWN)
+        for one in records
+        if one["group"] in (UNIFORM, ADAPTED) and one["case"] == CASE and one["rows"] in ROWS
+    ]
+    head = _head(["knots", "rows"], [f"{name}, us" for name in SHOWN])
+    table = f"{CASE}: median (quartiles), times ours, largest error\n\n{head}\n" + "\n".join(lines) if lines else ""
+    return "\n\n".join(part for part in (_means(records), table, where(records)) if part) + "\n"
 
 
 def where(records: Sequence[Record]) -> str:
@@ -64,7 +68,7 @@ def _goals(records: Sequence[Record]) -> str:
 def _means(records: Sequence[Record]) -> str:
     """Of the two groups of networks, how many times as long as ours everybody takes."""
     lines = []
-    for group, ours in itertools.product((UNIFORM, ADAPTED), (OURS, ONE_RUN)):
+    for group, ours in itertools.product((UNIFORM, ADAPTED), (OURS, ONE_RUN, KERNEL)):
         cells = []
         for other in BESIDE:
             found = list(goals.ratios(records, group, other, ours).values())
@@ -80,12 +84,18 @@ def _table(records: Sequence[Record]) -> str:
     """A line a cell, a column for each who took part."""
     names = list(dict.fromkeys(one["name"] for record in records for one in record["entrants"]))
     threads = {one["threads"] for one in records}
-    first = ["network" if len(threads) == 1 else "network, threads", "rows"]
+    counted = any("edges" in one["facts"] for one in records)
+    first = ["network" if len(threads) == 1 else "network, threads", "rows", *(["edges/s of ours"] if counted else [])]
     lines = []
     for record in records:
         case = record["case"] if len(threads) == 1 else f"{record['case']}, {record['threads']}"
-        lines.append(_line(case, record, names))
+        lines.append(_line([case, str(record["rows"]), *([_edges(record)] if counted else [])], record, names))
     return "\n".join([_head(first, [f"{name}, us" for name in names]), *lines])
+
+
+def _edges(record: Record) -> str:
+    ours = goals.of(record, OURS)
+    return "" if ours is None else show.large(record["facts"]["edges"] * record["rows"] / ours["median"])
 
 
 def _head(first: Sequence[str], names: Sequence[str]) -> str:
@@ -93,8 +103,8 @@ def _head(first: Sequence[str], names: Sequence[str]) -> str:
     return f"| {' | '.join(every)} |\n|{'---|' * len(every)}"
 
 
-def _line(case: str, record: Record, names: Sequence[str]) -> str:
-    return f"| {case} | {record['rows']} | {' | '.join(_cell(goals.of(record, name)) for name in names)} |"
+def _line(first: Sequence[str], record: Record, names: Sequence[str]) -> str:
+    return f"| {' | '.join([*first, *(_cell(goals.of(record, name)) for name in names)])} |"
 
 
 def _cell(one: Mapping[str, Any] | None) -> str:
@@ -131,7 +141,10 @@ def _absences(records: Sequence[Record]) -> Iterator[str]:
 
 
 def _facts(records: Sequence[Record]) -> Iterator[str]:
-    for case in dict.fromkeys(one["case"] for one in records):
-        facts = next(one["facts"] for one in records if one["case"] == case)
-        if facts:
-            yield f"{case}: {', '.join(f'{name} {value}' for name, value in facts.items())}"
+    """All networks on a line."""
+    found = {one["case"]: one["facts"] for one in records if one["facts"]}
+    if found:
+        told = (
+            f"{case}: {', '.join(f'{name} {value}' for name, value in facts.items())}" for case, facts in found.items()
+        )
+        yield "; ".join(told)

@@ -25,6 +25,7 @@ from kanexport.shared.naming import Names
 Array = npt.NDArray[np.float64]
 
 CALIBRATION = "--calibration"
+MADE = ("inside", "extension", "knots")  # zones, where the user gave no rows
 MOST = 4096  # rows on which the whole is measured
 
 
@@ -41,14 +42,15 @@ class Rounded:
 
     def like(self, kan: Kan) -> tuple[Kan, Kan]:
         """Another network of the same layers in the same forms: what is served, and whose curves are told."""
-        return forms.served(kan, self.forms), forms.curves(kan, self.forms)
+        served = forms.served(kan, self.forms)
+        return served, forms.curves(served)
 
     def proved(
         self, lowered: Lowered, asked: Fewer, tolerance: float, advance: Callable[[int, int], None]
     ) -> tuple[Proof, Approximation]:
         """Raises VerificationFailed and InvalidKan."""
         found = prove.measure(self.exact, lowered, self.branches, asked, self.rows)
-        return prove.prove(self.exact, self.served, lowered, asked, tolerance, advance), found
+        return prove.prove(self.exact, self.served, lowered, self.branches, asked, tolerance, advance), found
 
 
 def rounded(kan: Kan, asked: Fewer, inputs: tuple[TensorSpec, ...], names: Names) -> Rounded:
@@ -56,15 +58,17 @@ def rounded(kan: Kan, asked: Fewer, inputs: tuple[TensorSpec, ...], names: Names
     x = rows(kan, asked, inputs, names)
     branches = choose.choose(kan, asked, x)
     chosen = {(branch.layer, branch.term): branch.form for branch in branches}
-    return Rounded(kan, forms.served(kan, chosen), forms.curves(kan, chosen), branches, chosen, x)
+    served = forms.served(kan, chosen)
+    return Rounded(kan, served, forms.curves(served), branches, chosen, x)
 
 
 def rows(kan: Kan, asked: Fewer, inputs: tuple[TensorSpec, ...], names: Names) -> Array:
-    """[B, inputs]: the user's, of many evenly chosen ones, as float32 has them; else rows inside the grid.
-    Raises OptionError."""
+    """[B, inputs]: the user's, of many evenly chosen ones, as float32 has them; else rows inside the grid, on its knots
+    and beside it. Raises OptionError."""
     if asked.rows is None:
         size = max(map(trial_rows.basis_size, kan.layers))
-        return trial_rows.zone_rows(kan.layers[0], kan.n_inputs, 0, size=size)["inside"]
+        zones = trial_rows.zone_rows(kan.layers[0], kan.n_inputs, 0, size=size)
+        return np.concatenate([zones[name] for name in MADE])
     x = baseline.fitting(asked.rows, inputs, names, CALIBRATION)
     x = x[np.unique(np.linspace(0, len(x) - 1, min(len(x), MOST)).round().astype(int))]
     bad = np.argwhere(~np.isfinite(x))

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from kanexport.form.ir import BasisTerm, Kan, Layer, Term
-from kanexport.form.stepped import stepped
+from kanexport.form.stepped import Stepped, stepped
 from kanexport.lowering import simplify
 from kanexport.operators import stored
 from kanexport.shared.approximation import AS_IS, BYTES, HALVES, SUMS
@@ -29,23 +29,26 @@ def possible(layer: Layer, term: Term, asked: str) -> tuple[str, ...]:
 
 def served(kan: Kan, forms: Forms) -> Kan:
     """What the graph means: coefficients rounded, and bases in steps where sums are of bytes."""
-    return _made(kan, forms, steps=True)
-
-
-def curves(kan: Kan, forms: Forms) -> Kan:
-    """The same with the bases as they are: the functions whose values at the edges are told."""
-    return _made(kan, forms, steps=False)
-
-
-def _made(kan: Kan, forms: Forms, *, steps: bool) -> Kan:
     layers = []
     for at, layer in enumerate(kan.layers):
-        terms = [_term(layer, term, forms.get((at, index), AS_IS), steps) for index, term in enumerate(layer.terms)]
+        terms = [_term(layer, term, forms.get((at, index), AS_IS)) for index, term in enumerate(layer.terms)]
         layers.append(dataclasses.replace(layer, terms=tuple(terms)))
     return dataclasses.replace(kan, layers=tuple(layers))
 
 
-def _term(layer: Layer, term: Term, form: str, steps: bool) -> Term:
+def curves(served: Kan) -> Kan:
+    """The same coefficients with the bases as they are: the functions whose values at the edges are told."""
+    layers = [dataclasses.replace(layer, terms=tuple(map(_plain, layer.terms))) for layer in served.layers]
+    return dataclasses.replace(served, layers=tuple(layers))
+
+
+def _plain(term: Term) -> Term:
+    if isinstance(term, BasisTerm) and isinstance(term.basis, Stepped):
+        return dataclasses.replace(term, basis=term.basis.basis)
+    return term
+
+
+def _term(layer: Layer, term: Term, form: str) -> Term:
     if form == AS_IS or not isinstance(term, BasisTerm):
         return term
     how = STORED[form]
@@ -53,7 +56,7 @@ def _term(layer: Layer, term: Term, form: str, steps: bool) -> Term:
     found = stored.rounded(simplify.coefficients(layer, term), how)
     with np.errstate(divide="ignore", invalid="ignore"):
         coef = np.where(mask == 0, term.coef, found / mask)
-    basis = stepped(term.basis, layer.sources, _room(layer, term)) if steps and form == SUMS else None
+    basis = stepped(term.basis, layer.sources, _room(layer, term)) if form == SUMS else None
     return dataclasses.replace(term, coef=coef, stored=how, basis=basis or term.basis)
 
 

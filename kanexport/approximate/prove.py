@@ -37,6 +37,7 @@ def prove(
     exact: Kan,
     served: Kan,
     lowered: Lowered,
+    branches: tuple[Branch, ...],
     asked: Fewer,
     tolerance: float,
     advance: Callable[[int, int], None],
@@ -47,13 +48,19 @@ def prove(
     try:
         told = verify.verify(exact, lowered, "float32", tolerance=asked.bound, advance=advance)
     except VerificationFailed as error:
-        raise VerificationFailed(error.message, hint=_hint(asked)) from error
+        raise VerificationFailed(f"{error.message}; {_worst(branches)}", hint=_hint(asked)) from error
     return dataclasses.replace(told, reference=reference)
 
 
 def measure(exact: Kan, lowered: Lowered, branches: tuple[Branch, ...], asked: Fewer, x: Array) -> Approximation:
     """What the graph answers on rows x [B, inputs], beside the checkpoint. Raises VerificationFailed where that is
     further from it than allowed, or no branch has fewer bits."""
+    if not any(branch.form != AS_IS or branch.first for branch in branches):
+        raise VerificationFailed(
+            "the network has nothing to store in fewer bits: symbolic edges, and functions that every edge shifts and "
+            "stretches for itself, stay in float32",
+            hint="nothing was written",
+        )
     if all(branch.form == AS_IS for branch in branches):
         raise VerificationFailed(
             f"no branch can have fewer bits within --max-error {asked.bound:g}: {_worst(branches)}", hint=_hint(asked)

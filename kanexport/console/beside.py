@@ -14,6 +14,7 @@ from kanexport.packing.explained import Asked
 from kanexport.shared import naming
 from kanexport.shared.approximation import HALVES, SUMS
 from kanexport.shared.explanations import EXPLAIN_FILE
+from kanexport.shared.kernel import KERNEL_FILE
 from kanexport.shared.naming import Names
 
 
@@ -32,6 +33,22 @@ def naming_options(parser: argparse.ArgumentParser) -> None:
         ".csv: counts of what the nodes were on them go with the model, the rows do not",
     )
     add("--description", default="", metavar="TEXT", help="what the model is, in words")
+
+
+def form_options(parser: argparse.ArgumentParser) -> None:
+    """Further graphs of the same network."""
+    add = parser.add_argument
+    add(
+        "--rows",
+        type=int,
+        default=0,
+        help="rows of most runs: one graph, made for those (default: one for few, and where it pays another for many)",
+    )
+    add(
+        "--kernel",
+        action="store_true",
+        help=f"write {KERNEL_FILE} too: splines by an operator of kanserve-kernel, for servers that have it",
+    )
 
 
 def explaining_options(parser: argparse.ArgumentParser) -> None:

@@ -26,7 +26,6 @@ from kanexport.pipeline import Request, export
 from kanexport.proof.tolerance import OUTPUT_TOLERANCE
 from kanexport.shared import arguments, atomic, program, progress
 from kanexport.shared.installing import how_to_install
-from kanexport.shared.kernel import KERNEL_FILE
 from kanexport.shared.output import json_text, print_json
 from kanexport.shared.outside import AS_TRAINED, CHOICE, POLICIES
 from kanexport.shared.voice import EXIT_CODES, Exit
@@ -64,17 +63,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print one JSON document")
     add("--recursive", action="store_true", help="export every checkpoint below a folder; see docs/checkpoints.md")
     add("--report", type=Path, metavar="FILE", help="with --recursive: write what became of each, as JSON")
-    add(
-        "--rows",
-        type=int,
-        default=0,
-        help="rows of most runs: one graph, made for those (default: one for few, and where it pays another for many)",
-    )
-    add(
-        "--kernel",
-        action="store_true",
-        help=f"write {KERNEL_FILE} too: splines by an operator of kanserve-kernel, for servers that have it",
-    )
+    beside.form_options(parser)
     add("--outside", choices=tuple(POLICIES), default=AS_TRAINED, help=CHOICE)
     beside.naming_options(parser)
     beside.explaining_options(parser)
@@ -144,16 +133,12 @@ def _check(args: argparse.Namespace) -> None:
             if getattr(args, name):
                 shown = "a checkpoint as an argument" if name == "path" else f"--{name}"
                 raise OptionError(f"--module and {shown} exclude each other", hint="its weights: --checkpoint FILE")
-        for name in ("weights", "precision", "calibration", "max_error"):
+        for name in ("weights", "precision", "calibration", "max_error", "rows", "kernel"):
             if getattr(args, name):
                 raise OptionError(
                     f"--{name.replace('_', '-')} is for checkpoints that are read as layers: the graph of a module is "
                     "torch's"
                 )
-        if args.rows:
-            raise OptionError("--rows is for checkpoints that are read as layers: the graph of a module is torch's")
-        if args.kernel:
-            raise OptionError("--kernel is for checkpoints that are read as layers: the graph of a module is torch's")
         return
     for name in ("checkpoint", "example", "input_shape"):
         if getattr(args, name) is not None:

@@ -1,14 +1,16 @@
 """A basis in steps: its values as whole numbers from 0 to 127 of a unit, for sums of bytes.
 
-Made of a basis whose functions are nowhere negative and end somewhere. Where all sources share their knots, the codes
-are read from a table over where a source lies, a hundred or so entries a cell: its last and its first entry are zero,
-as the functions are there. Elsewhere the basis is computed and rounded. Either way the unit and the steps are the
-model's own and not a batch's, so that a row's answer does not depend on its company, and nothing is cut off.
+Made of a basis whose functions are nowhere negative and end somewhere, or fade until they are less than half a unit.
+Where all sources share their knots, the codes are read from a table over where a source lies, a hundred or so entries a
+cell: its last and its first entry are zero, as the functions are there. Elsewhere those that end are computed and
+rounded. Either way the unit and the steps are the model's own and not a batch's, so that a row's answer does not depend
+on its company, and nothing is cut off.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -31,6 +33,9 @@ LEAST = 32  # below, a table is coarser than a byte is
 WALKED = 16  # places of a cell at which the largest value is looked for, where there is no table
 AT_ONCE = 2_000_000  # values held at a time
 ROUNDING = 2.0**-24  # of float32
+NOTHING = -1e-9  # what is no less counts as not negative
+STEEP = 8  # codes from one entry to the next, above which a table says too little
+WIDER = 4  # times that the ends of functions that fade are put further out
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,8 +65,8 @@ class Stepped:
 
     @property
     def compact(self) -> bool:
-        """Always: of no other basis there are steps."""
-        return True
+        """The basis's. NaN has no code: where the basis gives NaN for it, whoever sums codes sees to that."""
+        return self.basis.compact
 
     def evaluate(self, x: Array) -> Array:
         """[B, I] -> [B, K, I], float64: what the codes mean."""
@@ -69,7 +74,8 @@ class Stepped:
             return np.asarray(np.clip(np.rint(self.basis.evaluate(x) / self.unit), 0, 255) * self.unit)
         slope, start, count = self._places()
         place = np.clip(np.where(np.isnan(x), self.low, x) * slope + start, 0, 1) * count
-        return np.asarray(self.table[place.astype(np.int64)].transpose(0, 2, 1) * self.unit)
+        values = self.table[place.astype(np.int64)].transpose(0, 2, 1) * self.unit
+        return np.asarray(values if self.compact else np.where(np.isnan(x)[:, None], np.nan, values))
 
     def _places(self) -> tuple[float, float, float]:
         """By what x is multiplied, what is added, and how many entries that is then a part of; the last a float32
@@ -97,7 +103,10 @@ class Stepped:
         values = g.mul(g.cast(self.codes(g, x, sources)), g.const(self.unit))
         if self.table is None:
             return g.reshape(values, 0, self.functions, sources)
-        return g.transpose(g.reshape(values, 0, sources, self.functions), 0, 2, 1)
+        values = g.transpose(g.reshape(values, 0, sources, self.functions), 0, 2, 1)
+        if self.compact:
+            return values
+        return g.op("Where", g.op("IsNaN", g.reshape(x, 0, 1, sources)), g.nan(), values)
 
     def emitted_scale(self, g: Graph) -> float:
         """1."""
@@ -117,38 +126,58 @@ class Stepped:
 
 
 def stepped(basis: Basis, sources: int, room: int) -> Stepped | None:
-    """A basis in steps; None where it is no sum of bytes: it does not end, or is negative somewhere. `room`: how many
-    bytes a table may have."""
-    if not basis.compact:
-        return None
+    """A basis in steps; None where it is no sum of bytes: it goes on for ever, is negative somewhere, or fades and has
+    no table. `room`: how many bytes a table may have."""
     one = _alone(basis)
-    cells = len(basis.support(sources).points) - 1
-    each = CELL
-    while each > LEAST and (each * cells + 2) * basis.functions > room:
-        each //= 2
-    if one is not None and cells > 0 and (each * cells + 2) * basis.functions <= room:
-        return _tabled(basis, one, each * cells)
+    found = None if one is None else _tabled(basis, one, room)
+    if found is not None or not basis.compact:
+        return found
     largest, least = 0.0, 0.0
     for values in _walked(basis, sources):
         largest, least = max(largest, float(values.max())), min(least, float(values.min()))
-    if least < -1e-9 or not 0 < largest < np.inf:
+    return Stepped(basis, _unit(largest)) if least >= NOTHING and 0 < largest < np.inf else None
+
+
+def _tabled(basis: Basis, one: Basis, room: int) -> Stepped | None:
+    """Each entry has the values in its middle; one more at either end has none. `one`: the basis for one source."""
+    ends = _ends(one)
+    if ends is None:
         return None
-    return Stepped(basis, _unit(largest))
-
-
-def _tabled(basis: Basis, one: Basis, count: int) -> Stepped | None:
-    """Each of `count` entries has the values in its middle; one more at either end has none."""
-    (low,), (high,) = one.support(1).outer
+    (low, high), points = ends, np.unique(one.support(1).points)
+    gap = (points[-1] - points[0]) / (len(points) - 1) if len(points) > 1 else (high - low) / 8
+    cells, each = (high - low) / gap, CELL
+    while each > LEAST and (each * cells + 2) * basis.functions > room:
+        each //= 2
+    count = math.ceil(each * cells - 1e-6)
     step = (high - low) / count
-    if not step > 4 * ROUNDING * max(abs(low), abs(high)):
-        return None  # float32 does not tell the entries apart
-    values = one.evaluate(low + step * (np.arange(count)[:, None] + 0.5))[:, :, 0]
-    if values.min() < -1e-9 or not 0 < values.max() < np.inf:
+    if (count + 2) * basis.functions > room or not step > 4 * ROUNDING * max(abs(low), abs(high)):
+        return None  # too large, or float32 does not tell the entries apart
+    middles = np.asarray(low + step * (np.arange(count)[:, None] + 0.5), dtype=np.float64)
+    values = one.evaluate(middles)[:, :, 0]
+    if not (values.min() >= NOTHING and 0 < values.max() < np.inf):
         return None
     unit = _unit(float(values.max()))
     table = np.zeros((count + 2, basis.functions), np.uint8)
     table[1:-1] = np.clip(np.rint(values / unit), 0, LARGEST)
+    if np.abs(np.diff(table.astype(int), axis=0)).max() > STEEP:
+        return None
     return Stepped(basis, unit, table, float(low - step), float(high + step))
+
+
+def _ends(one: Basis) -> tuple[float, float] | None:
+    """Where the functions of one source are nothing, or less than half a unit; so they must be at infinity."""
+    support = one.support(1)
+    (low,), (high,) = support.outer
+    if one.compact:
+        return (float(low), float(high)) if high > low else None
+    with np.errstate(all="ignore"):
+        least = one.evaluate(support.points).max() / LARGEST / 2
+        for _ in range(WIDER):
+            beyond = np.array([low, high, low - (high - low), high + (high - low), -np.inf, np.inf])
+            if (np.abs(one.evaluate(beyond[:, None])) <= least).all():  # so that NaN is not
+                return float(low), float(high)
+            low, high = low - (high - low) / 4, high + (high - low) / 4
+    return None
 
 
 def _unit(largest: float) -> float:

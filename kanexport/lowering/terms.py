@@ -9,6 +9,7 @@ from kanexport.form.ir import BasisTerm, EdgeTerm, Layer, SymbolicEdge, Term
 from kanexport.form.stepped import Stepped
 from kanexport.lowering import simplify, weights
 from kanexport.operators.graph import Graph, Value
+from kanexport.operators.stored import BYTES
 
 Array = npt.NDArray[np.float64]
 
@@ -33,8 +34,11 @@ def summed(g: Graph, layer: Layer, term: Term, x: Value, total: Value) -> Value:
 
 def _bytes(g: Graph, layer: Layer, term: BasisTerm, basis: Stepped, x: Value, total: Value) -> Value:
     """The same in whole numbers: codes of the basis times codes of the coefficients, summed as int32."""
-    read = _read(g, layer, term, x) if basis.table is None else _prepared(g, term, x)
+    read = sources(g, layer, term, x) if basis.table is None else _prepared(g, term, x)
     codes = basis.codes(g, read, layer.sources)
+    if not basis.compact:  # NaN has no code
+        spoilt = g.op("Where", g.op("IsNaN", read), g.nan(), g.const(0.0))
+        total = g.add(total, g.sum(spoilt, axis=1, keepdims=True))
     products = g.op("MatMulInteger", codes, weights.codes(g, layer, term, by_source=basis.table is not None))
     return g.add(g.mul(g.cast(products), g.const(weights.units(layer, term)[None] * basis.unit)), total)
 
@@ -58,7 +62,7 @@ def _by_source(g: Graph, layer: Layer, term: BasisTerm, basis: Value) -> Value:
     gathered a block of sources at a time: a runtime either does that once, when it loads the
     graph, or never holds more than a block.
     """
-    if g.weights is None:
+    if g.weights is None or term.stored == BYTES:  # where sums are of bytes, they read these too
         return g.op("MatMul", basis, weights.by_source(g, layer, term))
     matrix = weights.matrix(g, layer, term, term.functions * layer.sources, layer.destinations)
     first = g.index(np.arange(term.functions)[None] * layer.sources)  # [1, K]: rows of source 0
@@ -72,11 +76,11 @@ def _by_source(g: Graph, layer: Layer, term: BasisTerm, basis: Value) -> Value:
 
 def basis_term(g: Graph, layer: Layer, term: BasisTerm, x: Value) -> Value:
     """The emitted basis [B, K, I], or [B, I] where K is 1."""
-    return term.basis.emit(g, _read(g, layer, term, x), layer.sources)
+    return term.basis.emit(g, sources(g, layer, term, x), layer.sources)
 
 
-def _read(g: Graph, layer: Layer, term: BasisTerm, x: Value) -> Value:
-    """[B, I]: what the basis of a term is given."""
+def sources(g: Graph, layer: Layer, term: BasisTerm, x: Value) -> Value:
+    """[B, I]: what a term's basis reads; no NaN, if it is compact."""
     x = _prepared(g, term, x)
     # A step before, such as a norm of the whole row, makes NaN of sources that are none.
     if term.basis.compact and (term.before or not layer.nan_spreads.all()):

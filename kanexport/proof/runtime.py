@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.errors import ExportError, InvalidKan, VerificationFailed
+from kanexport.manifest import WEIGHTS_FILE
 from kanexport.operators.weights import Weights
 from kanexport.shared.quiet_runtime import onnxruntime
 
@@ -31,9 +32,12 @@ def session(model: bytes, weights: Weights | None = None, library: str = "") -> 
     """A session on one thread. `weights`: the file that the graph takes constants from; `library`: that has operators
     of its. Raises InvalidKan if the runtime cannot run the graph."""
     given: dict[str, npt.NDArray[Any]] = {}
-    if weights is not None:
-        model, given = weights.beside(model)
     options = onnxruntime.SessionOptions()
+    if weights is not None and library:  # whose operators take constants alone
+        data = b"".join(weights.content())
+        options.add_external_initializers_from_files_in_memory([WEIGHTS_FILE], [data], [len(data)])
+    elif weights is not None:
+        model, given = weights.beside(model)
     options.intra_op_num_threads = 1
     options.enable_cpu_mem_arena = False  # a model of many layers has as many sessions
     options.log_severity_level = 4

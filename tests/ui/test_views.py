@@ -272,6 +272,21 @@ def test_on_a_phone_in_the_dark_and_by_name(at: Any, path: str) -> None:
     assert page.evaluate("() => document.documentElement.dataset.theme") == "dark"
 
 
+@pytest.mark.parametrize("path", ["ui/hello/explain#row=30,0.1", "ui/hello/drift", "ui/ops", "ui/hello/card"])
+def test_axe_finds_nothing(browser: Any, own: Server, seen: Seen, path: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python")
+    page = opened(browser, own, seen, path, bypass_csp=True)
+    page.locator("main h2").first.wait_for()
+    page.wait_for_timeout(300)
+    page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text() + "; undefined")
+    for _ in range(2):
+        found = page.evaluate("axe.run().then((found) => found.violations)")
+        assert [(one["id"], [node["html"][:200] for node in one["nodes"]]) for one in found] == []
+        page.locator("#theme").click()
+    page.context.close()
+    assert seen.harm() == []
+
+
 def test_another_version_under_an_open_page_is_told(at: Any, own: Server, models: Path, seen: Seen) -> None:
     page, drift = at("ui/hello/explain#row=0.3,0.1"), at("ui/hello/drift")
     page.locator(".waterfall").wait_for()

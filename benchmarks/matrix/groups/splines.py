@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from pathlib import Path
 
 from benchmarks.matrix import contestants, module
 from benchmarks.matrix.cells import Case, Made, Work
@@ -35,17 +36,21 @@ def _cases(group: str, quick: bool) -> Iterator[Case]:
 
 def make(shape: Shape, work: Work, most: int = max(BATCHES)) -> Made:
     """Everybody, for up to `most` rows."""
-    network = module.network(shape)
-    x = module.rows(shape.widths[0], most)
-    truth = Truth({"x": x}, module.exactly(network, x))
-    path = module.save(network, work.folder)
+    network, truth, path = ready(shape, work, most)
     version, every = contestants.ours(work, path, truth, rows=MANY)
-    feeds = truth.feeds
     every += [
+        contestants.by_kernel(work, path, truth),
         contestants.torchs(work, network, truth),
         contestants.eager(network, truth),
         Absent(COMPILE, "left out with --quick") if work.quick else contestants.compiled(network, truth),
         contestants.products(module.depths(shape), most),
-        contestants.mlp(work, version, feeds),
+        contestants.mlp(work, version, truth.feeds),
     ]
-    return Made.of(every, feeds, edges=shape.edges, parameters=shape.parameters)
+    return Made.of(every, truth.feeds, edges=shape.edges, parameters=shape.parameters)
+
+
+def ready(shape: Shape, work: Work, most: int) -> tuple[module.Network, Truth, Path]:
+    """The network, what it answers to `most` rows in float64, and its checkpoint."""
+    network = module.network(shape)
+    x = module.rows(shape.widths[0], most)
+    return network, Truth({"x": x}, module.exactly(network, x)), module.save(network, work.folder)

@@ -8,6 +8,7 @@ from pathlib import Path
 from benchmarks.matrix import contestants, module
 from benchmarks.matrix.cells import Case, Made, Work
 from benchmarks.matrix.contestants import EXPORT, Run, Truth
+from benchmarks.matrix.groups import splines
 from benchmarks.matrix.module import Shape
 from kanexport.manifest import MODEL_FILE
 from kanserve.bench.entrants import OURS, Entrant
@@ -28,10 +29,8 @@ def start(quick: bool) -> Iterator[Case]:
 
 def make(work: Work) -> Made:
     """A session is made, and answers a row, each time."""
-    network = module.network(SHAPE)
-    x = module.rows(SHAPE.widths[0], contestants.SEEN)
-    truth = Truth({"x": x}, module.exactly(network, x))
-    version = contestants.exported(work, module.save(network, work.folder))
+    network, truth, path = splines.ready(SHAPE, work, contestants.SEEN)
+    version = contestants.exported(work, path)
     data = module.exported(network, SHAPE.widths[0], work.keep)
     every = [
         truth.entrant(OURS, "the exported graph", _fresh(lambda: contestants.runner(version / MODEL_FILE, 1))),

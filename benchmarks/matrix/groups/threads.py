@@ -1,4 +1,4 @@
-"""How time grows: with rows in pieces, with threads, with the cells of a grid. Ours against ours."""
+"""How time grows: with rows in pieces, with threads, with the cells of a grid and its knots. Ours against ours."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import numpy as np
 
 from benchmarks.matrix import contestants, module
 from benchmarks.matrix.cells import Case, Made, Work
-from benchmarks.matrix.contestants import EXPORT, Truth
+from benchmarks.matrix.contestants import EXPORT, KERNEL, Truth
+from benchmarks.matrix.groups import splines
 from benchmarks.matrix.groups.splines import ADAPTED, UNIFORM
 from benchmarks.matrix.module import Shape
-from kanserve.bench.entrants import OURS, Answer, Entrant
+from kanserve.bench.entrants import OURS, Absent, Answer, Entrant
 from kanserve.bench.rows import Feeds
 from kanserve.nouns import Array
 from kanserve.threads import budget
 
-PIECES, THREADS, GRIDS = "pieces", "threads", "grids"
+PIECES, THREADS, GRIDS, KNOTS = "pieces", "threads", "grids", "knots"
 SHAPES = ((64, 64, 10), (784, 64, 10), (256, 256, 256))
 SMALL, LARGE = 64, 1024
 ALL, EXPORT_ALL = f"{OURS}, all threads", f"{EXPORT}, all threads"
@@ -49,9 +50,20 @@ def grids(quick: bool) -> Iterator[Case]:
         yield Case(GRIDS, name, (1, SMALL, LARGE), functools.partial(_grids, adapted))
 
 
-def cells_of(count: int) -> str:
+def knots(quick: bool) -> Iterator[Case]:
+    """The same widths on uniform knots and on adapted ones."""
+    for widths in SHAPES[: 1 if quick else None]:
+        yield Case(KNOTS, str(Shape(widths)), (1, SMALL, LARGE), functools.partial(_knots, widths))
+
+
+def cells_of(count: int, ours: str = OURS) -> str:
     """Who has so many cells."""
-    return f"{OURS}, G = {count}"
+    return f"{ours}, G = {count}"
+
+
+def knots_of(name: str, ours: str = OURS) -> str:
+    """Who has such knots."""
+    return f"{ours}, {name}"
 
 
 def _name(shape: Shape) -> str:
@@ -59,7 +71,7 @@ def _name(shape: Shape) -> str:
 
 
 def _pieces(shape: Shape, work: Work) -> Made:
-    truth, one = _ours(shape, work, OURS)
+    _, truth, one = _ours(shape, work, OURS)
 
     def parted(count: int) -> tuple[Answer, str]:
         answer, how = one.threads(count)
@@ -75,8 +87,8 @@ def _in_runs(answer: Answer, feeds: Feeds) -> list[Array]:
 
 
 def _threads(shape: Shape, work: Work) -> Made:
-    truth, one = _ours(shape, work, OURS)
-    other = contestants.torchs(work, module.network(shape), truth)
+    network, truth, one = _ours(shape, work, OURS)
+    other = contestants.torchs(work, network, truth)
     return Made((one, _on(one, ALL, budget()), other, _on(other, EXPORT_ALL, budget())), truth.feeds)
 
 
@@ -86,14 +98,27 @@ def _on(one: Entrant, name: str, count: int) -> Entrant:
 
 
 def _grids(adapted: bool, work: Work) -> Made:
-    every = [_ours(Shape(GRID_SHAPE, count, adapted), work, cells_of(count)) for count in CELLS]
-    return Made(tuple(one for _, one in every), every[0][0].feeds)
+    plain: list[Entrant | Absent] = []
+    kernel: list[Entrant | Absent] = []
+    for count in CELLS:
+        _, truth, path = splines.ready(Shape(GRID_SHAPE, count, adapted), work, LARGE)
+        plain.append(contestants.served(work, contestants.exported(work, path), truth, cells_of(count)))
+        kernel.append(contestants.by_kernel(work, path, truth, cells_of(count, KERNEL)))
+    return Made.of([*plain, *kernel], truth.feeds)
 
 
-def _ours(shape: Shape, work: Work, name: str) -> tuple[Truth, Entrant]:
+def _knots(widths: tuple[int, ...], work: Work) -> Made:
+    plain: list[Entrant | Absent] = []
+    kernel: list[Entrant | Absent] = []
+    for adapted in (False, True):
+        _, truth, path = splines.ready(Shape(widths, adapted=adapted), work, LARGE)
+        name = ADAPTED if adapted else UNIFORM
+        plain.append(contestants.served(work, contestants.exported(work, path), truth, knots_of(name)))
+        kernel.append(contestants.by_kernel(work, path, truth, knots_of(name, KERNEL)))
+    return Made.of([*plain, *kernel], truth.feeds)
+
+
+def _ours(shape: Shape, work: Work, name: str) -> tuple[module.Network, Truth, Entrant]:
     """As a server runs it."""
-    network = module.network(shape)
-    x = module.rows(shape.widths[0], LARGE)
-    truth = Truth({"x": x}, module.exactly(network, x))
-    version = contestants.exported(work, module.save(network, work.folder))
-    return truth, contestants.served(work, version, truth, name)
+    network, truth, path = splines.ready(shape, work, LARGE)
+    return network, truth, contestants.served(work, contestants.exported(work, path), truth, name)

@@ -68,6 +68,7 @@ def document(told: Told) -> dict[str, Any]:
         "version": str(model.version),
         "family": model.source.family,
         "verified": model.claim,
+        "approximation": model.approximation.text,
         "widths": list(model.widths),
         "parameters": size.parameters(model.layers),
         "edges": size.edges(model.layers),
@@ -103,6 +104,7 @@ def table(told: Told) -> Table:
         numbers=("threads", "rows", "us a run, median (quartiles)", "rows/s", "edges/s", "times ours"),
         caption=(
             told.manifest.claim,
+            *filter(None, (told.manifest.approximation.text,)),
             *(_about(told, one) for one in told.field.entrants),
             *(f"{one.name} was left out: {one.why}" for one in told.field.absent),
             f"{told.rows}; in turns, {told.rounds} rounds; errors are the largest, relative to the largest answer",
@@ -117,8 +119,8 @@ def table(told: Told) -> Table:
             str(time.rows),
             time.name,
             f"{_us(spread.median)} ({_us(spread.lower)} to {_us(spread.upper)})",
-            _large(time.rows_per_second),
-            _large(time.edges_per_second),
+            large(time.rows_per_second),
+            large(time.edges_per_second),
             f"{time.ratio:.2f}x",
             UNKNOWN if time.error is None else f"{time.error:.1e}{'' if time.right else f' {WRONG}'}",
             style="red" if time.right is False else "",
@@ -165,7 +167,7 @@ def _us(seconds: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
 
 
-def _large(value: float | None) -> str:
+def large(value: float | None) -> str:
     """With three digits, such as 2.31M."""
     if value is None:
         return ""

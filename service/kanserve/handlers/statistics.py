@@ -101,8 +101,8 @@ def kept(kan: Kan, name: str, version: str) -> Kept:
     one = model.live
     if one is None:
         return Kept(model.info, 0, (), counted=False, note=model.blind or "the version is on its way out")
-    note = "" if one.keeps else NONE_KEPT
-    return Kept(model.info, one.keeps, one.rows(), counted=True, note=note)
+    note = "" if one.most_rows else NONE_KEPT
+    return Kept(model.info, one.most_rows, one.rows(), counted=True, note=note)
 
 
 async def counted(one: Live, over: str) -> Counted:

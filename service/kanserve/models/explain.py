@@ -178,7 +178,8 @@ def _chain(
     given = [values[name].astype(np.float64) for name in names]
     chain: list[Link] = []
     for at in reversed(range(len(graphs))):
-        link, why = _link(graphs[at], values[names[at]], given[at + 1])
+        # Where sums are of bytes, a layer's answers differ from its edges' sum by what was allowed.
+        link, why = _link(graphs[at], values[names[at]], given[at + 1], max(ALIKE, manifest.approximation.max_error))
         if link is None:
             if chain and manifest.source.family == HYBRID:
                 break
@@ -193,8 +194,9 @@ def _values(session: Session, names: Sequence[str], rows: Mapping[str, Array]) -
     return dict(rows) | dict(zip(wanted, session.run(wanted, rows), strict=True))
 
 
-def _link(graph: LayerGraph, nodes: Array, result: Floats) -> tuple[Link | None, str]:
-    """A layer, if what it makes of its nodes [R, n] is what comes next [R, m]; else why not."""
+def _link(graph: LayerGraph, nodes: Array, result: Floats, bound: float) -> tuple[Link | None, str]:
+    """A layer, if what it makes of its nodes [R, n] is what comes next [R, m], to `bound` of the largest; else why
+    not."""
     layer = graph.layer
     if layer.positions:
         return None, "runs at several positions of a row"
@@ -211,15 +213,15 @@ def _link(graph: LayerGraph, nodes: Array, result: Floats) -> tuple[Link | None,
     except (IndexError, ValueError):
         return None, "has steps in its manifest that do not fit its nodes: export again"
     with np.errstate(all="ignore"):
-        alike = found.shape == result.shape and _alike(found, result)
+        alike = found.shape == result.shape and _alike(found, result, bound)
     return (link, "") if alike else (None, "gives something else than what comes after it takes")
 
 
-def _alike(found: Floats, result: Floats) -> bool:
+def _alike(found: Floats, result: Floats, bound: float) -> bool:
     """Of those rows that are finite."""
     finite = np.isfinite(result).all(axis=1)
     apart = np.abs(found[finite] - result[finite]).max(initial=0.0)
-    return bool(apart <= ALIKE * np.abs(result[finite]).max(initial=0.0))
+    return bool(apart <= bound * np.abs(result[finite]).max(initial=0.0))
 
 
 def _seen(session: Session, manifest: Manifest, chain: Sequence[Link], rows: Mapping[str, Array]) -> Seen:

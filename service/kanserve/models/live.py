@@ -76,7 +76,7 @@ class Live:
     ) -> None:
         self._run, self._rate, self._pool = run, rate, pool
         self._metrics, self._labels = metrics, (info.name, str(info.version))
-        self.keeps = keep
+        self.most_rows = keep
         self._nodes, self._shelf = nodes, None if shelf is None else shelf(info, nodes)
         self._row_bytes = max(1, sum(one.row_bytes for one in (*info.inputs, *info.outputs)))
         self._looked, self._cost = time.monotonic(), 0.0
@@ -103,7 +103,7 @@ class Live:
         self._mark, self._since, self._begun = mark, since, time.monotonic()
         self._seen, self._spent = -self._answered.inference_count, 0.0  # but for those that will be answered
         self._recent, self._total = Recent(self._nodes, ROWS), self._nodes.empty()
-        self._rows = KeptRows(self.keeps, ROWS)
+        self._rows = KeptRows(self.most_rows, ROWS)
 
     def _take_over(self) -> None:
         """What was counted before the last restart, unless all was begun anew meanwhile."""
@@ -254,7 +254,7 @@ class Live:
         with self._lock:
             self._recent.add(tally)
             self._total = self._total.plus(tally)
-            if self.keeps:
+            if self.most_rows:
                 self._rows.add(rows)
         if not self._ended:
             self._count.inc(tally.rows)

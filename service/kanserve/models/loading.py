@@ -167,13 +167,21 @@ class Loader:
             if all_threads is not None:
                 session, threads = all_threads, self.threads
         many_from = 0
-        if bundle.manifest is not None and bundle.manifest.variants and not (by_kernel or _large(bundle)):
-            many = self._many(bundle, threads)
-            many_from = measure.many_from(info, session, many, pieces)
-            session = ByRows(session, many, many_from) if many_from else session
+        if not (by_kernel or _large(bundle)):
+            session, many_from = self._by_rows(bundle, info, session, threads, pieces)
         pieces = measure.fitting_rows(info, session, pieces)
         inline = measure.inline_rows(info, session, settings.inline_seconds)
         return session, Way(instances, inline, pieces, threads, many_from, by_kernel)
+
+    def _by_rows(
+        self, bundle: Bundle, info: ModelInfo, session: Session, threads: int, pieces: int
+    ) -> tuple[Session, int]:
+        """With the graph for many rows, if there is one, and from how many on it is faster."""
+        if bundle.manifest is None or not bundle.manifest.variants:
+            return session, 0
+        many = self._many(bundle, threads)
+        many_from = measure.many_from(info, session, many, pieces)
+        return (ByRows(session, many, many_from) if many_from else session), many_from
 
     def _many(self, bundle: Bundle, threads: int) -> Session:
         """The graph for runs of many rows, proved as the other is. Raises LoadError."""

@@ -143,28 +143,35 @@ def _alone(cumulated: Sequence[tuple[float, float]]) -> Buckets:
     return tuple((bound, count - less) for (bound, count), less in zip(ordered, below, strict=False))
 
 
+NONE: Mapping[str, float] = {}
+
+
 def span(key: Key, now: Figures, before: Figures | None) -> Span:
     """What a version did between two readings; None: since it counts."""
-    own, old = now.numbers.get(key, {}), {} if before is None else before.numbers.get(key, {})
-    spreads, older = now.spreads.get(key, {}), {} if before is None else before.spreads.get(key, {})
-    gone = before is not None and own.get("requests", 0) < old.get("requests", 0)  # counted anew since
-    if gone:
-        old, older, before = {}, {}, None
-    failed = {} if before is None else before.failures.get(key, {})
-    requests = own.get("requests", 0.0) - old.get("requests", 0.0)
-    times = _less(spreads.get("request", ()), older.get("request", ()))
+    own, since = now.numbers.get(key, NONE), before
+    if since is not None and own.get("requests", 0) < since.numbers.get(key, NONE).get("requests", 0):
+        since = None  # it was counted anew
+    old, failed, buckets = _of(key, since)
+    spreads = now.spreads.get(key, {})
+    grown = {what: own.get(what, 0.0) - old.get(what, 0.0) for what in ("requests", "rows", "runs", *PHASES)}
+    times = _less(spreads.get("request", ()), buckets.get("request", ()))
     return Span(
-        seconds=0.0 if before is None else now.at - before.at,
-        requests=requests,
-        rows=own.get("rows", 0.0) - old.get("rows", 0.0),
-        runs=own.get("runs", 0.0) - old.get("runs", 0.0),
-        failures={why: count - failed.get(why, 0) for why, count in now.failures.get(key, {}).items()},
+        seconds=0.0 if since is None else now.at - since.at,
+        requests=grown["requests"],
+        rows=grown["rows"],
+        runs=grown["runs"],
+        failures={why: count - failed.get(why, 0) for why, count in now.failures.get(key, NONE).items()},
         quantiles={name: quantile(times, level) for name, level in LEVELS.items()},
-        phases={
-            phase: (own.get(phase, 0.0) - old.get(phase, 0.0)) / 1e6 / requests if requests else 0.0 for phase in PHASES
-        },
-        batches=_less(spreads.get("batch", ()), older.get("batch", ())),
+        phases={phase: grown[phase] / 1e6 / max(1.0, grown["requests"]) for phase in PHASES},
+        batches=_less(spreads.get("batch", ()), buckets.get("batch", ())),
     )
+
+
+def _of(key: Key, before: Figures | None) -> tuple[Mapping[str, float], Mapping[str, float], Mapping[str, Buckets]]:
+    """Numbers, failures and spreads of a version."""
+    if before is None:
+        return NONE, NONE, {}
+    return before.numbers.get(key, NONE), before.failures.get(key, NONE), before.spreads.get(key, {})
 
 
 def _less(now: Buckets, before: Buckets) -> Buckets:

@@ -89,14 +89,21 @@ def _part(part: Part) -> str:
         return f"{heading}\n<table>{''.join(_fact(*line) for line in part.lines)}</table>"
     remark = f"<p>{escape(part.remark)}</p>"
     if isinstance(part, Grid):
-        head = f"<tr>{''.join(f'<th>{escape(name)}</th>' for name in part.head)}</tr>"
-        lines = "".join(f"<tr>{''.join(f'<td>{escape(word)}</td>' for word in line)}</tr>" for line in part.lines)
-        return f"{heading}\n{remark}\n<table>{head}{lines}</table>"
+        lines = "".join(_line("td", one) for one in part.lines)
+        return f"{heading}\n{remark}\n<table>{_line('th', part.head)}{lines}</table>"
     if isinstance(part, Bars):
-        largest = max((number for _, number in part.lines), default=0.0) or 1.0
-        return f"{heading}\n{remark}\n<table>{''.join(_bar(*line, largest) for line in part.lines)}</table>"
+        return f"{heading}\n{remark}\n<table>{_bars(part.lines)}</table>"
     pictures = "\n".join(f"<div>{svg.text(scene)}</div>" for scene in part.scenes)
     return f"{heading}\n{remark}\n" + (f'<div class="grid">{pictures}</div>' if len(part.scenes) > 1 else pictures)
+
+
+def _bars(lines: Sequence[tuple[str, float]]) -> str:
+    largest = max((number for _, number in lines), default=0.0) or 1.0
+    return "".join(_bar(*line, largest) for line in lines)
+
+
+def _line(tag: str, words: Sequence[str]) -> str:
+    return f"<tr>{''.join(f'<{tag}>{escape(word)}</{tag}>' for word in words)}</tr>"
 
 
 def _fact(name: str, said: str) -> str:

@@ -1,0 +1,71 @@
+"""The operator's library, built from this tree once for all workers; where it cannot be built, its tests say so."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from kanexport.shared import kernel
+
+SOURCE = Path(__file__).parents[2] / "kernel"
+
+
+def builder() -> ModuleType:
+    """kernel/build_library.py, which is no module of a package."""
+    spec = importlib.util.spec_from_file_location("build_library", SOURCE / "build_library.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def package(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder with the package kanserve_kernel in it."""
+    root = tmp_path_factory.getbasetemp()
+    place = (root if worker_id == "master" else root.parent) / "kernel"
+    place.mkdir(exist_ok=True)
+    with (place / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        fault, home = place / "fault", place / kernel.PACKAGE
+        if not home.exists() and not fault.exists():
+            _build(place, home, fault)
+    if fault.exists():
+        pytest.skip(f"the operator is not built here: {fault.read_text()[:300]}")
+    return place
+
+
+def _build(place: Path, home: Path, fault: Path) -> None:
+    module, made = builder(), place / "made"
+    made.mkdir()
+    try:
+        module.build(made / "libkanserve_kernel.so", made)
+    except module.CannotBuild as error:
+        fault.write_text(str(error))
+        return
+    shutil.copytree(SOURCE / kernel.PACKAGE, home, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    shutil.copy(made / "libkanserve_kernel.so", home)
+
+
+@pytest.fixture
+def installed(package: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """As if the package were installed, for this process and those that it starts; the library's path."""
+    monkeypatch.setenv("PYTHONPATH", str(package))
+    monkeypatch.syspath_prepend(str(package))
+    monkeypatch.delitem(sys.modules, kernel.PACKAGE, raising=False)
+    yield kernel.library()
+    sys.modules.pop(kernel.PACKAGE, None)
+
+
+@pytest.fixture
+def absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if it were not."""
+    monkeypatch.setitem(sys.modules, kernel.PACKAGE, None)

@@ -1,0 +1,175 @@
+"""The operator by itself: random layers under the sanitizers, and what onnxruntime is told of those that are none."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from kanexport.shared import kernel
+from tests.kernel.conftest import SOURCE, builder
+
+LAYERS = 500
+SANITIZED = ("-std=c++17", "-O1", "-g", "-Wno-psabi", "-fno-math-errno", "-fno-trapping-math")
+SANITIZED = (*SANITIZED, "-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{SOURCE / 'src'}")
+I, O, K, DEGREE = 3, 2, 6, 3  # noqa: E741 - as everywhere here: sources, destinations, functions
+KNOTS = np.cumsum(np.full((I, K + DEGREE + 1), 0.25, np.float32), axis=1)
+COEF = np.linspace(-1, 1, K * I * O, dtype=np.float32).reshape(K * I, O)
+WEIGHTS = np.linspace(-1, 1, I * O, dtype=np.float32).reshape(I, O)
+GOOD: dict[str, Any] = {"degree": DEGREE, "scale": 1.0, "base": "silu", "nan_spreads": 1}
+
+
+def test_random_layers_are_right_on_every_machine_and_read_nothing_beside_them(tmp_path: Path) -> None:
+    """Every second one is spoilt. Held against the recursion in double precision, row by row and alone; knots and
+    coefficients lie in memory without room behind them."""
+    compiler = os.environ.get("CXX") or shutil.which("g++")
+    if not compiler:
+        pytest.skip("the operator is not built here: there is no g++")
+    x86 = builder().X86 if platform.machine() == "x86_64" else {}
+    parts = {**x86, "evaluate_portable.cpp": (), "prepare.cpp": (), str(Path(__file__).parent / "harness.cpp"): ()}
+
+    def compiled(item: tuple[str, tuple[str, ...]]) -> str:
+        target = str(tmp_path / f"{Path(item[0]).stem}.o")
+        source = str(SOURCE / "src" / item[0])
+        done = subprocess.run([compiler, *SANITIZED, *item[1], "-c", source, "-o", target], check=False)
+        assert done.returncode == 0
+        return target
+
+    with ThreadPoolExecutor(2) as pool:
+        objects = list(pool.map(compiled, parts.items()))
+    program = tmp_path / "harness"
+    linked = subprocess.run([compiler, *SANITIZED, *objects, "-o", str(program)], capture_output=True, check=False)
+    if linked.returncode:
+        pytest.skip("the operator is not tried under sanitizers here: g++ has none")
+    seen = set()
+    for name in ("avx512", "avx2", "portable"):
+        done = subprocess.run(
+            [str(program), "1", str(LAYERS)],
+            env=os.environ | {"KANKERNEL_MACHINE": name},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+        machine, right, refused = done.stdout.split()
+        assert int(right) > LAYERS // 2
+        assert int(refused) > LAYERS // 4
+        seen.add(machine)
+    assert "portable" in seen
+
+
+def graph(
+    knots: np.ndarray = KNOTS,
+    coef: np.ndarray = COEF,
+    weights: np.ndarray | None = WEIGHTS,
+    start: np.ndarray | None = None,
+    given: tuple[str, ...] = (),
+    **attributes: Any,
+) -> bytes:
+    """One operator. `given`: constants that are inputs of the graph instead."""
+    start = np.zeros((1, O), np.float32) if start is None else start
+    named = {"start": start, "knots": knots, "coef": coef} | ({} if weights is None else {"weights": weights})
+    told = {key: value for key, value in (GOOD | attributes).items() if value is not None}
+    node = helper.make_node(kernel.OPERATOR, ["x", *named], ["y"], domain=kernel.DOMAIN, **told)
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, None)]
+    inputs += [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in given]
+    held = [numpy_helper.from_array(value, name) for name, value in named.items() if name not in given]
+    made = helper.make_graph([node], "g", inputs, [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], held)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid(kernel.DOMAIN, 1)]
+    return bytes(helper.make_model(made, opset_imports=opsets, ir_version=8).SerializeToString())
+
+
+def session(library: str, model: bytes, threads: int = 1) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    options.register_custom_ops_library(library)
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+NO_LAYERS: dict[str, dict[str, Any]] = {
+    "degree 0": {"degree": 0},
+    "degree 4": {"degree": 4},
+    "a degree beyond an int": {"degree": 2**40 + 3},
+    "another degree than its knots": {"degree": 2},
+    "no degree": {"degree": None},
+    "a scale that is none": {"scale": float("nan")},
+    "a scale too large": {"scale": 3e38},
+    "another base": {"base": "gelu"},
+    "a base without weights": {"weights": None},
+    "a knot that is none": {"knots": np.where(np.arange(K + 4) == 4, np.nan, KNOTS).astype(np.float32)},
+    "an infinite knot": {"knots": np.where(np.arange(K + 4) == 9, np.inf, KNOTS).astype(np.float32)},
+    "knots that repeat": {"knots": np.repeat(KNOTS[:, ::2], 2, axis=1)},
+    "knots that decrease": {"knots": np.ascontiguousarray(KNOTS[:, ::-1])},
+    "knots of two sources": {"knots": KNOTS[:2]},
+    "too few knots": {"knots": KNOTS[:, :4]},
+    "no knots": {"knots": KNOTS[:, :0]},
+    "a vector of knots": {"knots": KNOTS[0]},
+    "coefficients of another number": {"coef": COEF[:-1]},
+    "no coefficients": {"coef": COEF[:0]},
+    "no outputs": {"coef": COEF[:, :0], "weights": WEIGHTS[:, :0]},
+    "weights of another shape": {"weights": WEIGHTS.T.copy()},
+    "knots that are not constant": {"given": ("knots",)},
+    "coefficients that are not constant": {"given": ("coef",)},
+    "weights that are not constant": {"given": ("weights",)},
+    "coefficients in double precision": {"coef": COEF.astype(np.float64)},
+}
+
+
+@pytest.mark.parametrize("changes", NO_LAYERS.values(), ids=NO_LAYERS)
+def test_what_is_no_layer_is_no_session(changes: dict[str, Any], installed: str) -> None:
+    with pytest.raises(Exception, match="ONNXRuntimeError"):
+        session(installed, graph(**changes))
+
+
+@pytest.mark.parametrize(
+    ("x", "start"),
+    [
+        (np.zeros((2, I + 1)), np.zeros((1, O))),
+        (np.zeros((2, 0)), np.zeros((1, O))),
+        (np.zeros(I), np.zeros((1, O))),
+        (np.zeros((1, 2, I)), np.zeros((1, O))),
+        (np.zeros((2, I)), np.zeros((1, O + 1))),
+        (np.zeros((2, I)), np.zeros((3, O))),
+        (np.zeros((2, I)), np.zeros((0, O))),
+        (np.zeros((2, I)), np.zeros(O)),
+    ],
+)
+def test_what_is_no_run_is_refused(x: np.ndarray, start: np.ndarray, installed: str) -> None:
+    runs = session(installed, graph(given=("start",)))
+    with pytest.raises(Exception, match="SplineLayer"):
+        runs.run(None, {"x": x.astype(np.float32), "start": start.astype(np.float32)})
+    assert runs.run(None, {"x": np.zeros((0, I), np.float32), "start": np.zeros((1, O), np.float32)})[0].shape == (0, O)
+
+
+def test_bits_do_not_depend_on_threads_or_on_the_rows_beside_one(installed: str) -> None:
+    x = np.random.default_rng(0).uniform(0, 3, size=(1000, I)).astype(np.float32)
+    one, two = (session(installed, graph(), threads) for threads in (1, 2))
+    whole = one.run(None, {"x": x})[0]
+    assert two.run(None, {"x": x})[0].tobytes() == whole.tobytes()
+    for start, stop in ((0, 1), (7, 8), (3, 70), (64, 200), (999, 1000)):
+        assert one.run(None, {"x": x[start:stop]})[0].tobytes() == whole[start:stop].tobytes()
+    with ThreadPoolExecutor(4) as pool:
+        assert {run[0].tobytes() for run in pool.map(lambda _: one.run(None, {"x": x}), range(40))} == {whole.tobytes()}
+
+
+def test_a_wheel_without_a_compiler_says_what_is_missing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(SOURCE / "build_library.py"), str(tmp_path / "out.so")],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "there is no g++" in done.stderr
