@@ -54,7 +54,7 @@ LAW: dict[str, dict[str, set[str]]] = {
             "recognise",
         },
         "report": {"packing"},
-        "sweep": {"files", "functions", "pipeline", "recognise", "report"},
+        "sweep": {"approximate", "files", "functions", "pipeline", "recognise", "report"},
         "console": {
             "approximate",
             "hybrid",

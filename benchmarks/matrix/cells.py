@@ -88,7 +88,8 @@ def measure(case: Case, batches: Sequence[int], work: Work, report: Report) -> I
         load = os.getloadavg()[0]
         rounds = _rounds(ready, repeated(made.feeds, rows), case.threads, quick=work.quick)
         tell = _named(report, case, rows)
-        times = contest.run(ready, made.feeds, threads=(case.threads,), batches=(rows,), rounds=rounds, report=tell)
+        one_cell = {"threads": (case.threads,), "batches": (rows,), "rounds": rounds}
+        times = contest.run(ready, made.feeds, **one_cell, report=tell) if ready else ()
         yield case.key(rows) | {
             "quick": work.quick,
             "rounds": rounds,

@@ -174,6 +174,11 @@ class BSpline:
         uniform = step > 0 and np.max(np.abs(row - ideal)) <= UNIFORM_TOLERANCE * step
         return float(step) if uniform else None
 
+    @property
+    def increasing(self) -> bool:
+        """Whether no knot repeats or decreases."""
+        return bool((np.diff(self.extended, axis=1) > 0).all())
+
     def closed_form(self, dtype: npt.DTypeLike) -> bool:
         """Whether the uniform cubic form serves. Never in float64, whose point is to
         keep the stored knots to the last digit."""
@@ -188,7 +193,7 @@ class BSpline:
         t = self.extended.T[None]  # [1, T, I]
         # Outside the knots there is no cell, and what is not finite is outside: every function is zero there.
         inside = (x >= t.min(axis=1)) & (x < t.max(axis=1))
-        increasing = bool((np.diff(self.extended, axis=1) > 0).all())
+        increasing = self.increasing
         if increasing and self.functions > FINE:
             return self._in_cells(np.where(inside, x, t[:, 0]), inside)
         u = np.where(inside, x, t[:, 0])[:, None, :]
@@ -309,6 +314,11 @@ class BSpline:
         low, high = self.extended.min(axis=1), self.extended.max(axis=1)
         margin = np.maximum((high - low) / (self.extended.shape[1] - 1), 1e-6 * np.maximum(np.abs(low), np.abs(high)))
         return low - margin, high + margin
+
+    def around(self) -> tuple[float, float]:
+        """Between which numbers lie the knots of all sources, and what is about a cell beyond."""
+        low, high = self._ends()
+        return float(low.min()), float(high.max())
 
     def support(self, sources: int) -> Support:
         """The grid, and what its extension reaches; every knot is a point. Where all knots stand on

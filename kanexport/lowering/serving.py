@@ -9,7 +9,7 @@ import numpy as np
 
 from kanexport.errors import InvalidKan
 from kanexport.form.ir import Kan, Layer
-from kanexport.lowering import cost, simplify, splines, terms
+from kanexport.lowering import cost, narrow, simplify, splines, terms
 from kanexport.operators.graph import Graph, Value
 from kanexport.operators.weights import Weights
 
@@ -57,11 +57,13 @@ def _sums(g: Graph, layer: Layer, x: Value, *, kernel: bool) -> Value:
     """[B, I] -> [B, O]: the sum over the sources of every edge, plus the bias."""
     taken = splines.taken(layer, g.dtype) if kernel else None
     rest = layer.terms
-    if taken is None:
-        total = _start(g, layer, x)
-    else:
+    if taken is not None:
         total = splines.emit(g, layer, taken, x)
         rest = tuple(term for term in rest if term not in (taken.spline, taken.base))
+    elif narrow.fits(g, layer):
+        total, rest = narrow.summed(g, layer, x, _start(g, layer, x)), ()
+    else:
+        total = _start(g, layer, x)
     for term in rest:
         total = terms.summed(g, layer, term, x, total)
     if layer.symbolic:

@@ -34,7 +34,7 @@ def summed(g: Graph, layer: Layer, term: Term, x: Value, total: Value) -> Value:
 
 def _bytes(g: Graph, layer: Layer, term: BasisTerm, basis: Stepped, x: Value, total: Value) -> Value:
     """The same in whole numbers: codes of the basis times codes of the coefficients, summed as int32."""
-    read = _read(g, layer, term, x) if basis.table is None else _prepared(g, term, x)
+    read = sources(g, layer, term, x) if basis.table is None else _prepared(g, term, x)
     codes = basis.codes(g, read, layer.sources)
     if not basis.compact:  # NaN has no code
         spoilt = g.op("Where", g.op("IsNaN", read), g.nan(), g.const(0.0))
@@ -76,11 +76,11 @@ def _by_source(g: Graph, layer: Layer, term: BasisTerm, basis: Value) -> Value:
 
 def basis_term(g: Graph, layer: Layer, term: BasisTerm, x: Value) -> Value:
     """The emitted basis [B, K, I], or [B, I] where K is 1."""
-    return term.basis.emit(g, _read(g, layer, term, x), layer.sources)
+    return term.basis.emit(g, sources(g, layer, term, x), layer.sources)
 
 
-def _read(g: Graph, layer: Layer, term: BasisTerm, x: Value) -> Value:
-    """[B, I]: what the basis of a term is given."""
+def sources(g: Graph, layer: Layer, term: BasisTerm, x: Value) -> Value:
+    """[B, I]: what a term's basis reads; no NaN, if it is compact."""
     x = _prepared(g, term, x)
     # A step before, such as a norm of the whole row, makes NaN of sources that are none.
     if term.basis.compact and (term.before or not layer.nan_spreads.all()):

@@ -15,6 +15,7 @@ import numpy as np
 from kanexport.bases.bspline import BSpline
 from kanexport.bases.uniform import DEGREES, NEAR, UniformSpline, departure
 from kanexport.form.ir import BasisTerm, Kan, Term
+from kanexport.lowering import cost
 from kanexport.lowering.simplify import FittedTerm
 
 
@@ -23,7 +24,11 @@ def layers(kan: Kan, dtype: str) -> dict[int, float]:
     are from it, in cells."""
     if np.dtype(dtype) != np.float32:
         return {}
-    splines = {at: [one for term in layer.terms if (one := _near(term))] for at, layer in enumerate(kan.layers)}
+    # Layers of few sources are faster in another form, which has the stored knots.
+    wide = {
+        at: layer for at, layer in enumerate(kan.layers) if layer.sources > cost.FEW_SOURCES or not cost.narrow(layer)
+    }
+    splines = {at: [one for term in layer.terms if (one := _near(term))] for at, layer in wide.items()}
     return {at: max(map(departure, found)) for at, found in splines.items() if found}
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from kanexport import report
+from kanexport.approximate.asked import Fewer
 from kanexport.errors import Crashed, ExportError, LimitExceeded
 from kanexport.files import checkpoint
 from kanexport.pipeline import Request, export
@@ -83,6 +84,8 @@ def _unexpected(error: Exception, path: Path, memory: int) -> ExportError:
 def _value(hint: Any, value: Any) -> Any:
     """From JSON to the type of a field: paths and tuples have none of their own."""
     paths = value is not None and Path in (hint, *typing.get_args(hint))
+    if hint is Fewer:
+        return Fewer(**value)
     if isinstance(value, list):
         return tuple(map(Path, value) if paths else value)
     return Path(value) if paths else value

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <new>
 #include <vector>
 
 namespace kanserve {
@@ -11,6 +12,23 @@ namespace kanserve {
 constexpr int kTaps = 4;          // functions that live in one cell, for degrees 1 to 3
 constexpr int kPolynomials = kTaps * 4;  // floats: of every tap, from the constant on, one power after the other
 constexpr int kRows = 64;         // of one pass over the coefficients
+
+// Memory that begins where a line of the cache does: a vector that lies on two lines costs two reads.
+template <typename T>
+struct OnLines {
+  using value_type = T;
+  static constexpr std::align_val_t kLine{64};
+  OnLines() = default;
+  template <typename U>
+  OnLines(const OnLines<U>&) {}
+  T* allocate(size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), kLine)); }
+  void deallocate(T* at, size_t) { ::operator delete(at, kLine); }
+  template <typename U>
+  bool operator==(const OnLines<U>&) const { return true; }
+  template <typename U>
+  bool operator!=(const OnLines<U>&) const { return false; }
+};
+using Floats = std::vector<float, OnLines<float>>;
 
 enum class Base { kNone, kSilu };
 
@@ -40,13 +58,13 @@ struct Layer {
   bool silu = false, spreads = false;
   std::vector<int> columns;        // vectors of each block of outputs
   std::vector<int> lane_polynomials;  // where each lane's source has its own, from the first lane's on
-  std::vector<float> knots_by_lane;  // [groups of sources, knots, vector], ascending along knots
-  std::vector<float> polynomials;    // [sources or 1, cells + 2, kPolynomials], the first and last cell outside
-  std::vector<float> coef;           // [blocks of outputs][sources, per_source, outputs of the block]
+  Floats knots_by_lane;  // [groups of sources, knots and NaN to a multiple of 4, vector]
+  Floats polynomials;    // [sources or 1, cells + 2, kPolynomials], the first and last cell outside
+  Floats coef;           // [blocks of outputs][sources, per_source, outputs of the block]
 };
 
 struct Scratch {
-  std::vector<float> sums, taps, base;
+  Floats sums, taps, base;
   std::vector<int> starts;
   void fit(const Layer& layer, int64_t rows);  // throws std::bad_alloc
 };

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <stdexcept>
 #include <string>
 
@@ -22,6 +23,7 @@ constexpr size_t kWidest = 16;           // floats of the widest vector
 constexpr int kVectors = 8;              // of outputs in one block
 constexpr int64_t kCache = 40 * 1024;    // bytes of a core's first cache that coefficients may fill
 constexpr int kMostBlock = 64;           // sources whose basis is known at a time
+constexpr int kLeastPart = 4;            // sources whose coefficients are read at a time, or sums are fetched too often
 constexpr double kNarrowestCell = 1e-10, kWidestCell = 1e10;  // of a cell: its cube and the inverse of it are float32 numbers
 constexpr double kFarthest = 1e30;       // of a knot, as in kanexport/bases/bspline.py
 
@@ -134,13 +136,14 @@ void set_lanes(const Tensors& t, int width, Layer& layer) {
     layer.lane_polynomials.push_back(beyond ? 0 : source_of(lane) * (layer.knots + 1) * kPolynomials);
   }
   const int groups = layer.shared ? 1 : (layer.sources + width - 1) / width;
-  layer.knots_by_lane.assign(static_cast<size_t>(groups) * layer.knots * width, 0.0f);
+  const size_t rows = (layer.knots + 3) / 4 * 4;
+  layer.knots_by_lane.assign(groups * rows * width, std::numeric_limits<float>::quiet_NaN());
   for (int group = 0; group < groups; ++group) {
     for (int lane = 0; lane < width; ++lane) {
       const int source = layer.shared ? 0 : group * width + source_of(lane);
       if (source >= layer.sources) continue;
       for (int at = 0; at < layer.knots; ++at)
-        layer.knots_by_lane[(static_cast<size_t>(group) * layer.knots + at) * width + lane] =
+        layer.knots_by_lane[(group * rows + at) * width + lane] =
             t.knots[static_cast<size_t>(source) * layer.knots + at];
     }
   }
@@ -208,7 +211,7 @@ Layer prepare(const Tensors& t, const Machine& machine) {
     layer.columns.push_back(vectors);
   }
   const int64_t bytes = int64_t{4} * layer.per_source * std::min(layer.padded, kVectors * width);
-  for (layer.part = 1; layer.part * 2 * bytes <= kCache;) layer.part *= 2;
+  for (layer.part = kLeastPart; layer.part * 2 * bytes <= kCache;) layer.part *= 2;
   layer.block = (std::min(layer.part, kMostBlock) + width - 1) / width * width;
   layer.part = std::min(layer.part, layer.block);
   set_lanes(t, width, layer);

@@ -22,9 +22,10 @@ from benchmarks.matrix import __main__ as command
 from benchmarks.matrix import contestants, goals, module, record, report
 from benchmarks.matrix.cells import Case, Made, Work
 from benchmarks.matrix.contestants import EXPORT, ONE_RUN, Truth
-from benchmarks.matrix.groups import splines
+from benchmarks.matrix.groups import families, splines
 from benchmarks.matrix.module import Shape
 from kanexport.manifest import MODEL_FILE
+from kanexport.recognise import registry
 from kanserve.bench.entrants import MLP, OURS, TORCH
 
 SHAPE = Shape((3, 4, 2))
@@ -122,6 +123,23 @@ def test_other_bits_each_time_fail_the_run(tmp_path: Path) -> None:
     code, out, _ = run(tmp_path, {"bits": lambda quick: [Case("bits", "one", (2,), make)]})
     assert code == 1
     assert "WRONG: other bits each time" in out
+
+
+def test_a_library_that_is_absent_is_named(tmp_path: Path) -> None:
+    """And what has no clone is one that is absent, too."""
+    facts = families.table()["chebykan"]
+    case = Case(families.FAMILIES, "chebykan", (1,), functools.partial(families.make, "chebykan", facts))
+    code, out, _ = run(tmp_path, {families.FAMILIES: lambda quick: [case]})
+    assert code == 0
+    assert f"chebykan was left out: {facts['repository']} is not here; --libraries" in out
+
+
+def test_the_table_of_families_is_sound() -> None:
+    """Each is one that kanexport reads, and says where its library is."""
+    for name, facts in families.table().items():
+        assert name in registry.readers()
+        assert ("module" in facts) != ("repository" in facts and "file" in facts), name
+        assert compile(facts["make"], name, "eval")
 
 
 def test_the_report_has_every_cell(measured: tuple[Path, int, list[dict[str, Any]]]) -> None:

@@ -14,7 +14,7 @@ from kanexport.bases.bspline import BSpline
 from kanexport.bases.uniform import NEAR, UniformSpline, departure
 from kanexport.errors import InvalidKan
 from kanexport.form.ir import Kan
-from kanexport.lowering import lower, uniform
+from kanexport.lowering import cost, lower, uniform
 from kanexport.pipeline import Request, export
 from kanexport.proof import verify
 from kanexport.proof.near import excess
@@ -60,7 +60,7 @@ def about_knots(result: Any) -> list[str]:
 
 
 def test_a_fine_grid_takes_the_closed_form_and_the_manifest_says_how_far_off_it_is(tmp_path: Path) -> None:
-    result = sent(tmp_path, [rounded(16, 50), rounded(12, 50)], [16, 12, 3])
+    result = sent(tmp_path, [rounded(20, 50), rounded(18, 50)], [20, 18, 3])
     (note,) = about_knots(result)
     assert note.startswith("knots of layers 0 (to 1.")
     assert "are taken for uniform; outputs differ by at most " in note
@@ -73,19 +73,19 @@ def test_a_fine_grid_takes_the_closed_form_and_the_manifest_says_how_far_off_it_
 
 
 def test_where_the_proof_fails_knots_stay_as_stored_and_the_manifest_says_why(tmp_path: Path) -> None:
-    result = sent(tmp_path, [rounded(16, 400), rounded(12, 50)], [16, 12, 3], tolerance=4e-6)
+    result = sent(tmp_path, [rounded(20, 400), rounded(18, 50)], [20, 18, 3], tolerance=4e-6)
     refusal, *rest = about_knots(result)
     assert "layers 0 (to " in refusal
     assert "were tried as uniform: " in refusal
     assert "rows differ by " in refusal
     assert "4.0e-06" in refusal
-    stored = sent(tmp_path / "again", [rounded(16, 400), rounded(12, 50)], [16, 12, 3], tolerance=4e-6, force=True)
+    stored = sent(tmp_path / "again", [rounded(20, 400), rounded(18, 50)], [20, 18, 3], tolerance=4e-6, force=True)
     assert about_knots(stored) == [refusal, *rest]
     assert operators((result.directory / "model.onnx").read_bytes()).count("HardSigmoid") < 4
 
 
 def test_sources_with_a_range_of_their_own_take_the_closed_form(tmp_path: Path) -> None:
-    result = sent(tmp_path, [own(9, 5), own(6, 20)], [9, 6, 2])
+    result = sent(tmp_path, [own(19, 5), own(17, 20)], [19, 17, 2])
     assert len(about_knots(result)) == 1
     found = operators((result.directory / "model.onnx").read_bytes())
     assert found.count("HardSigmoid") == 4
@@ -95,7 +95,7 @@ def test_sources_with_a_range_of_their_own_take_the_closed_form(tmp_path: Path) 
 @pytest.mark.parametrize("degree", [1, 2, 4, 5, 6])
 @pytest.mark.parametrize("grid", [rounded, own])
 def test_other_degrees_have_one_too(degree: int, grid: Any) -> None:
-    kan = Kan(5, (layer(grid(5, 8, degree), 3),))
+    kan = Kan(20, (layer(grid(20, 8, degree)),))
     assert list(uniform.layers(kan, "float32")) == [0]
     made = lower.lower(kan, "float32", near=(0,))
     assert excess(verify.verify(kan, made, "float32").verification) == ""
@@ -104,12 +104,12 @@ def test_other_degrees_have_one_too(degree: int, grid: Any) -> None:
 
 
 def test_float64_and_knots_that_are_further_off_keep_their_knots() -> None:
-    kan = Kan(4, (layer(rounded(4, 50)),))
+    kan = Kan(20, (layer(rounded(20, 50)),))
     assert list(uniform.layers(kan, "float32")) == [0]
     assert uniform.layers(kan, "float64") == {}
-    moved = rounded(4, 50).extended.copy()
+    moved = rounded(20, 50).extended.copy()
     moved[2, 7] += 3 * NEAR * 0.04
-    assert uniform.layers(Kan(4, (layer(BSpline(moved, 3)),)), "float32") == {}
+    assert uniform.layers(Kan(20, (layer(BSpline(moved, 3)),)), "float32") == {}
     with pytest.raises(InvalidKan, match="have no closed form"):
         UniformSpline(BSpline(moved, 3))
 
@@ -127,7 +127,13 @@ def test_coefficients_are_fitted_to_what_is_emitted() -> None:
 
 
 def test_edge_graphs_use_the_same_knots_and_coefficients() -> None:
-    kan = Kan(6, (layer(rounded(6, 50), 3),))
+    kan = Kan(20, (layer(rounded(20, 50), 3),))
     made = lower.lower(kan, "float32", near=(0,))
     assert operators(made.edges[0]).count("HardSigmoid") == 2
     assert not any(node.op_type == "Slice" for node in onnx.load_from_string(made.edges[0]).graph.node)
+
+
+def test_few_sources_take_another_form_that_has_the_stored_knots() -> None:
+    kan = Kan(6, (layer(rounded(6, 50), 3),))
+    assert cost.narrow(kan.layers[0])
+    assert uniform.layers(kan, "float32") == {}

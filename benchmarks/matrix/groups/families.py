@@ -60,7 +60,7 @@ def make(name: str, facts: Mapping[str, Any], work: Work) -> Made:
     try:
         names = _names(facts, work.libraries)
         network = library(facts["make"], names)
-        truth = Truth({"x": x}, module.exactly(network, x), "the library in float64")
+        truth = Truth({"x": x}, _exactly(network, x), "the library in float64")
         version = contestants.exported(
             work, module.save(network, work.folder), family=name, options=tuple(facts["options"])
         )
@@ -93,6 +93,13 @@ def library(expression: str, names: Mapping[str, Any]) -> nn.Module:
     found: nn.Module = made
     _move(found)
     return found
+
+
+def _exactly(network: nn.Module, x: Any) -> Any:
+    try:
+        return module.exactly(network, x)
+    except Exception as error:  # others' code
+        raise Missing(f"the library does not run in float64: {type(error).__name__}: {error}") from error
 
 
 def _names(facts: Mapping[str, Any], libraries: Path | None) -> dict[str, Any]:
