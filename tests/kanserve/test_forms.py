@@ -26,7 +26,7 @@ from kanserve.repository.layout import Bundle
 from kanserve.rpc import describe
 from tests.kanserve.running import serving
 
-WIDTHS, INTERVALS = (160, 6, 3), 4  # 160 sources, 256 rows: more than 20 000 values of a function
+WIDTHS, INTERVALS = (160, 40, 3), 4  # 160 sources, 256 rows: more than 20 000 values of a function
 
 
 def wide(folder: Path, **more: Any) -> Result:
@@ -80,7 +80,8 @@ def test_who_knows_their_rows_has_one_graph(tmp_path: Path, rows: int, files: se
     result = wide(tmp_path, rows=rows)
     assert {path.name for path in result.directory.glob("model*.onnx")} == files
     graph = onnx.load(result.directory / "model.onnx").graph
-    assert (sum(node.op_type == "Concat" for node in graph.node) > 0) == (rows == 256)
+    joined = [len(node.input) for node in graph.node if node.op_type == "Concat"]
+    assert (INTERVALS + 3 in joined) == (rows == 256)  # a tensor a function
 
 
 def test_each_run_takes_the_graph_for_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from tests.kanserve.running import Server, serving
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 GOLDEN = Path(__file__).parent.parent / "golden" / "checkpoints"
+ARGUMENTS = ["--no-sandbox", "--disable-gpu"]
 WIDTH, HEIGHT = 1280, 860
 
 
@@ -31,15 +32,20 @@ class Seen:
         return self.elsewhere + [one for one in self.messages if not any(word in one for word in self.expected)]
 
 
-@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The program, or ""."""
+    return next(filter(None, map(shutil.which, CHROMIUM)), "")
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    """Ends with the module: an event loop runs beneath it, beside which `asyncio.run` of other tests would fail."""
     sync_api = pytest.importorskip("playwright.sync_api")
     pytest.importorskip("h2corn")
-    found = next(filter(None, map(shutil.which, CHROMIUM)), None)
-    if found is None:
+    if not (found := chromium()):
         pytest.skip("chromium is not on this machine (apt-get install chromium)")
     with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+        started = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
         yield started
         started.close()
 

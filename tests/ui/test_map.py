@@ -22,6 +22,9 @@ def test_click_an_edge(page: Any) -> None:
     opened(page, "ui/hello")
     assert page.locator(".network .edge .curve").count() == 3
     assert {"length", "width", "y0"} <= set(page.locator(".network text").all_text_contents())
+    assert page.locator(".network text").evaluate_all("(all) => all.map((one) => getComputedStyle(one).stroke)") == (
+        ["none"] * 4
+    )
     page.get_by_role("link", name="length → node 0 of layer 1: symbolic").locator(".box").click()
     page.get_by_role("heading", name="length → node 0 of layer 1").wait_for()
     assert page.url.endswith("/ui/hello/edge/0/0/0")
@@ -48,7 +51,7 @@ def test_what_leads_to_a_node_folds(page: Any) -> None:
     node.focus()
     page.keyboard.press("Enter")
     wait_until(lambda: page.locator(".network .edge").count() == 1)
-    assert page.locator(".network .node.folded").count() == 1
+    assert page.locator(".network .spot.folded").count() == 1
     page.keyboard.press("Enter")  # the focus is still there
     wait_until(lambda: page.locator(".network .edge").count() == 3)
 
@@ -56,8 +59,8 @@ def test_what_leads_to_a_node_folds(page: Any) -> None:
 def test_traffic_outside_the_grid_glows(page: Any, server: Server) -> None:
     server.infer(np.full((50, 64), 40.0, np.float32), model="digits")
     opened(page, "ui/digits?as=diagram")
-    page.locator(".network .node.glows").first.wait_for(timeout=12_000)
-    assert "outside the grid" in page.locator(".network .node.glows").first.get_attribute("aria-label")
+    page.locator(".network .spot.glows").first.wait_for(timeout=12_000)
+    assert "outside the grid" in page.locator(".network .spot.glows").first.get_attribute("aria-label")
 
 
 def test_an_edge_has_its_parts_and_its_table(page: Any, server: Server) -> None:
@@ -84,6 +87,34 @@ def test_an_edge_has_what_its_input_was(page: Any, server: Server) -> None:
     assert page.locator("svg .seen.reference").count() == 1
     assert page.get_by_text("Reference: 400 values").count() == 1
     assert "Formula" in page.locator("dl").inner_text()
+
+
+def test_the_curve_is_drawn_where_it_is(page: Any) -> None:
+    """To a hundredth of a pixel, against the server's own numbers; so is the thumbnail of the map, to a tenth."""
+    opened(page, "ui/digits/edge/0/10/3")
+    asked = {"layers": [0], "sources": [10], "destinations": [3], "points": 257}
+    answer = page.request.post("v1/kan/models/digits/curves", data=asked)
+    (block,) = answer.json()["blocks"]
+    drawn = path(page.locator("svg .line.total").first.get_attribute("d"))
+    assert placed(drawn[:, 0], np.array(block["x"][0])) < 0.011
+    assert placed(drawn[:, 1], np.array(block["phi"][0][0])) < 0.011
+    opened(page, "ui/hello")
+    (block,) = page.request.post("v1/kan/models/hello/curves", data={"layers": [1], "points": 33}).json()["blocks"]
+    drawn = path(page.locator(".edge[href='ui/hello/edge/1/0/0'] .curve").get_attribute("d"))
+    assert placed(drawn[:, 1], np.array(block["phi"][0][0])) < 0.11
+
+
+def path(text: str | None) -> np.ndarray:
+    """Points of a path without gaps."""
+    assert text is not None
+    assert text.count("M") == 1
+    return np.array([tuple(map(float, pair.split())) for pair in text.removeprefix("M").split("L")])
+
+
+def placed(pixels: np.ndarray, values: np.ndarray) -> float:
+    """How far pixels are from the straight scale that fits best, at most."""
+    fit = np.polyfit(values, pixels, 1)
+    return float(np.abs(np.polyval(fit, values) - pixels).max())
 
 
 def test_pictures_are_saved(page: Any, tmp_path: Path) -> None:

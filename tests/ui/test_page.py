@@ -82,7 +82,7 @@ def test_the_system_decides_on_dark_until_the_viewer_does(browser: Any, server: 
     page.locator(BUSY).wait_for()
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
     page.emulate_media(color_scheme="light")
-    assert page.evaluate("document.documentElement.dataset.theme") == "light"
+    wait_until(lambda: page.evaluate("document.documentElement.dataset.theme") == "light")
     context.close()
 
 

@@ -140,7 +140,7 @@ function mark({ layers, at, one, place: [x, y], room, folded, onfold }) {
   const named = at === 0 || last || room > 60;
   const act = { tabindex: '0', role: 'button', 'aria-pressed': String(folded.has(key)), 'aria-label': `${told}: fold what leads to it` };
   const fold = () => onfold(key);
-  return svg('g', { 'data-key': key, class: `node${glows ? ' glows' : ''}${folded.has(key) ? ' folded' : ''}`, ...(at ? { ...act, onclick: fold, onkeydown: (event) => { if (['Enter', ' '].includes(event.key)) { event.preventDefault(); fold(); } } } : { role: 'img', 'aria-label': told }) },
+  return svg('g', { 'data-key': key, class: `spot${glows ? ' glows' : ''}${folded.has(key) ? ' folded' : ''}`, ...(at ? { ...act, onclick: fold, onkeydown: (event) => { if (['Enter', ' '].includes(event.key)) { event.preventDefault(); fold(); } } } : { role: 'img', 'aria-label': told }) },
     svg('title', {}, told),
     glows && svg('circle', { class: 'halo', cx: x, cy: y, r: 6 + 10 * Math.min(1, out * 2), 'stroke-width': 2 + 6 * Math.min(1, out) }),
     svg('circle', { class: 'dot', cx: x, cy: y, r: room < 9 ? 2.5 : 5 }),

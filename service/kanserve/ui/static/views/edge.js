@@ -109,7 +109,7 @@ function details(model, layer, [source, destination], ends, curve) {
   const symbolic = (layer.symbolic ?? []).find((one) => one.source === source && one.destination === destination);
   const mask = layer.mask?.[source * layer.destinations + destination];
   const from = { asked: 'as asked', grid: 'the extended grid, and 2 % more', reference: 'what the reference rows had, and a tenth more', assumed: 'assumed, nothing says more' };
-  const columns = [['x', curve.x], ['phi', curve.phi], ...curve.parts.map((part) => [part.kind, part.phi]), ['slope', curve.derivative]];
+  const columns = [['x', curve.x], ['phi', curve.phi], ...(curve.parts.length > 1 ? curve.parts.map((part) => [part.kind, part.phi]) : []), ['slope', curve.derivative]];
   return [
     el('h2', {}, 'What it is'),
     facts([

@@ -96,13 +96,13 @@ class MapView {
     const shown = visible(this.layers, this.wanted, this.folded);
     const known = await Promise.all(this.layers.map((layer, at) => this.#curves(layer, shown.edges[at])));
     if (turn !== this.turn) return undefined;
-    const focus = document.activeElement?.closest?.('.network .node')?.dataset.key;
+    const focus = document.activeElement?.closest?.('.network .spot')?.dataset.key;
     const picture = diagram({
       layers: this.layers, shown, curves: known, width: Math.max(320, this.root.clientWidth), folded: this.folded,
       link: this.ctx.link, onfold: (key) => this.#fold(key),
     });
     const words = [this.about,
-      shown.left ? `The ${count(LINES)} strongest are drawn, ${count(shown.left)} are not.` : '', shown.hidden ? `${count(shown.hidden)} are folded.` : ''];
+      shown.left ? `The ${count(shown.edges.reduce((sum, one) => sum + one.size, 0))} strongest are drawn, ${count(shown.left)} are not.` : '', shown.hidden ? `${count(shown.hidden)} are folded.` : ''];
     this.said.textContent = words.filter(Boolean).join(' ');
     this.place.replaceChildren(picture, el('p', { class: 'row' },
       savers(picture, `${this.ctx.model.model_name}-network`), this.folded.size > 0 && button('Unfold all', () => { this.folded.clear(); this.picture(); })));
