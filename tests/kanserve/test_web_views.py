@@ -257,3 +257,15 @@ def test_coverage_without_inference_is_that_beside_it(real: Server) -> None:
         for name in ("counts", "worst", "cells"):
             np.testing.assert_array_equal(one[name], getattr(same, name)[:, at])
     assert same.outside[:, 0].tolist() == [False, True]
+
+
+@pytest.mark.slow
+def test_operations_of_several_workers_are_those_of_all(tmp_path: Path) -> None:
+    pytest.importorskip("h2corn")
+    toy.write(tmp_path)
+    with serving(tmp_path, transport="asgi", workers=2) as server:
+        for _ in range(12):  # each on a connection of its own, which either worker takes
+            body = {"inputs": [httpdoors.tensor(ROWS)]}
+            assert httpdoors.infer(server, body).status == 200
+        wait_until(lambda: of_toy(operations(server))["total"]["requests"] == 12)
+        assert operations(server)["server"]["workers"] == 2

@@ -19,17 +19,25 @@ ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
 GOLDEN = ROOT / "tests" / "golden" / "checkpoints"
 WIDTH, HEIGHT = 1120, 700
+WINE = (
+    "alcohol,malic acid,ash,alcalinity of ash,magnesium,total phenols,flavanoids,nonflavanoid phenols,proanthocyanins,"
+    "color intensity,hue,od280/od315,proline"
+)
+ROW = "0.974,0.1309,0.5398,-0.567,0.9064,0.4468,-0.2616,-0.0114,0.3152,0.2627,0.1484,-0.4732,-0.3278"
 READY = "main:not([aria-busy]) h1"
 
 
 def write(folder: Path) -> Path:
-    """The models of the pictures, `hello` with the rows of a reference."""
+    """The models of the pictures, `hello` and `wine` with the rows of a reference."""
     rows = np.random.default_rng(3).normal(0, 0.45, (400, 2)).astype(np.float32)
     np.save(folder / "reference.npy", rows)
+    np.save(folder / "train.npy", np.random.default_rng(4).normal(0, 0.5, (600, 13)).astype(np.float32))
     named = ("--features", "length,width", "--reference", str(folder / "reference.npy"))
+    wine = ("--features", WINE, "--classes", "Barolo,Grignolino,Barbera", "--reference", str(folder / "train.npy"))
     for name, case, *flags in (
         ("hello", "pykan-hello-adapted/model", *named),
         ("digits", "efficient-kan-digits/model.pt"),
+        ("wine", "efficient-kan-wine-update-grid/model.pt", "--option", "base_activation=tanh", *wine),
     ):
         done = program("export", GOLDEN / case, "--repository", folder / "models", "--name", name, *flags)
         if done.returncode:
@@ -38,12 +46,16 @@ def write(folder: Path) -> Path:
 
 
 def ask(server: Server) -> None:
-    """The traffic of the pictures: one feature has drifted."""
+    """The traffic of the pictures: a feature has drifted, of wines two have."""
     rng = np.random.default_rng(1)
     server.infer(
         np.stack([rng.normal(0, 0.45, 300), rng.normal(0.5, 0.5, 300)], axis=1).astype(np.float32), model="hello"
     )
     server.infer(rng.uniform(-1, 1, (300, 64)).astype(np.float32), model="digits")
+    wines = rng.normal(0, 0.5, (400, 13))
+    wines[:, 0] += 1.2
+    wines[:, 12] *= 0.3
+    server.infer(wines.astype(np.float32), model="wine")
 
 
 def take(browser: Any, server: Server) -> Iterator[tuple[str, Image.Image]]:
@@ -67,6 +79,14 @@ def take(browser: Any, server: Server) -> Iterator[tuple[str, Image.Image]]:
             page.keyboard.press("+")
     page.wait_for_timeout(500)
     yield "observatory-matrix", _shot(page)
+    page.set_viewport_size({"width": WIDTH, "height": HEIGHT + 420})
+    page.goto(f"ui/wine/explain#row={ROW}")
+    page.locator(".dots figure").first.wait_for()
+    yield "observatory-explain", _shot(page)
+    page.set_viewport_size({"width": WIDTH, "height": HEIGHT + 180})
+    page.goto("ui/wine/drift")
+    page.locator(".verdict.bad").wait_for()
+    yield "observatory-drift", _shot(page)
     context.close()
 
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 Key = tuple[str, str]  # a model and its version
 Buckets = tuple[tuple[float, float], ...]  # upper bounds, ascending, and how many values are in each alone
 
-LINE = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)")
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 SPREADS = {
     "kanserve_request_duration_seconds_bucket": "request",
@@ -118,16 +117,14 @@ def _called(name: str, labels: Mapping[str, str]) -> tuple[str, str]:
 
 
 KNOWN = frozenset({*NUMBERS, *SPREADS, *SERVER, FAILURES, BUILD, GRPC, HTTP})
+LINES = re.compile(rf"^({'|'.join(sorted(KNOWN))})(?:{{(.*)}})? (\S+)$", re.MULTILINE)
 
 
 def read(text: str, at: float) -> Figures:
     """A page as our own server writes it."""
     found = _Reading()
-    for line in text.splitlines():
-        name = line[: min(line.find("{") % 10**6, line.find(" ") % 10**6)]
-        if name in KNOWN and (whole := LINE.fullmatch(line)):
-            labels = {key: _plain(value) for key, value in LABEL.findall(whole[2] or "")}
-            found.take(name, labels, float(whole[3]))
+    for name, labels, value in LINES.findall(text):
+        found.take(name, {key: _plain(word) for key, word in LABEL.findall(labels)}, float(value))
     spreads = {key: {what: _alone(buckets) for what, buckets in own.items()} for key, own in found.buckets.items()}
     return Figures(at, found.numbers, spreads, found.failures, found.calls, found.server, found.build)
 

@@ -122,7 +122,7 @@ function one(model, at, value, [low, high], onvalue) {
     oninput: () => onvalue(Number(slider.value), true), onchange: () => onvalue(Number(slider.value), false),
   });
   const box = el('input', {
-    type: 'text', inputmode: 'decimal', value: number(value, 6), 'aria-label': name, autocomplete: 'off',
+    type: 'text', inputmode: 'decimal', value: number(value, 4), 'aria-label': name, autocomplete: 'off',
     onchange: () => {
       const given = Number(box.value.trim().replace(',', '.'));
       const good = box.value.trim() !== '' && !Number.isNaN(given);
@@ -132,7 +132,7 @@ function one(model, at, value, [low, high], onvalue) {
   });
   const show = (given) => {
     slider.value = given;
-    if (document.activeElement !== box) box.value = number(given, 6);
+    if (document.activeElement !== box) box.value = number(given, 4);
     box.setAttribute('aria-invalid', 'false');
     node.classList.toggle('outside', given < low || given > high);
   };

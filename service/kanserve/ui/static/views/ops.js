@@ -35,7 +35,7 @@ class Operations {
     const { parts } = this;
     this.root.append(el('h1', {}, 'Operations'), this.trouble, parts.tiles, this.picker,
       el('div', { class: 'pair' }, parts.rates, parts.times, parts.phases, parts.batches),
-      parts.versions, el('div', { class: 'pair' }, parts.errors, parts.shadows), parts.history,
+      parts.versions, parts.errors, parts.shadows, parts.history,
       queries(ofOperations(), this.ctx.announce), parts.server);
     addEventListener('resize', this.resized);
     await this.#ask();
