@@ -95,7 +95,7 @@ def _shot(page: Any) -> Image.Image:
 
 
 def _small(picture: Image.Image) -> Image.Image:
-    """With its 256 most frequent colours, the others as the nearest: a third of the bytes, and no shade is lost."""
+    """With its 256 most frequent colours, the others as the nearest: a third of the bytes."""
     colours, counts = np.unique(np.asarray(picture).reshape(-1, 3), axis=0, return_counts=True)
     palette = Image.new("P", (1, 1))
     palette.putpalette(colours[np.argsort(-counts)[:256]].tobytes())

@@ -172,6 +172,19 @@ def test_a_server_that_goes_and_a_version_that_is_replaced(browser: Any, tmp_pat
     assert seen.harm() == []
 
 
+def test_a_tab_that_nobody_sees_asks_nothing(page: Any, seen: Seen) -> None:
+    with page.expect_request("**/watch*"):
+        page.goto("ui/hello/edge/0/0/0")
+    page.locator("svg .seen").first.wait_for()
+    look = "(hidden) => { Object.defineProperty(document, 'hidden', { value: hidden, configurable: true });"
+    look += " document.dispatchEvent(new Event('visibilitychange')); }"
+    with page.expect_event("requestfailed", lambda request: "/watch" in request.url):
+        page.evaluate(look, True)
+    with page.expect_request("**/watch*"):
+        page.evaluate(look, False)
+    assert seen.harm() == []
+
+
 class Prefixed(http.server.BaseHTTPRequestHandler):
     """A proxy that has the server behind /team/kan, and lets no stream of events through."""
 
@@ -191,17 +204,17 @@ class Prefixed(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
         connection = http.client.HTTPConnection(self.upstream, timeout=20)
         kept = {key: value for key, value in self.headers.items() if key.lower() not in ("host", "connection")}
-        connection.request(self.command, self.path.removeprefix("/team/kan"), body, kept)
-        answer = connection.getresponse()
-        data = answer.read()
-        self.send_response(answer.status)
-        for key, value in answer.getheaders():
-            if key.lower() not in ("transfer-encoding", "content-length", "connection"):
-                self.send_header(key, value)
-        self.send_header("content-length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-        connection.close()
+        with contextlib.closing(connection), contextlib.suppress(OSError):  # of a browser that has gone on
+            connection.request(self.command, self.path.removeprefix("/team/kan"), body, kept)
+            with connection.getresponse() as answer:
+                data = answer.read()
+                self.send_response(answer.status)
+                for key, value in answer.getheaders():
+                    if key.lower() not in ("transfer-encoding", "content-length", "connection"):
+                        self.send_header(key, value)
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
 
     def log_message(self, *parts: object) -> None:
         """Nothing."""

@@ -94,7 +94,7 @@ export class Api {
 
   /**
    * Calls onValue with every {statistics, ended} of 'v1/kan/models/NAME/watch?over=live&interval=2', until `signal`
-   * aborts or a value says why it `ended`. Where events do not come through, such as behind a proxy that holds them
+   * aborts or a value says why it `ended`; not while the tab is hidden. Where events do not come through, such as behind a proxy that holds them
    * back, the statistics are asked for again and again. onTrouble(error) is called where the server is gone, and
    * onTrouble(null) when it is back. Rejects with ApiError for what will not pass by itself.
    */
@@ -110,11 +110,13 @@ export class Api {
     };
     let live = true;
     while (!signal?.aborted) {
+      await seen(signal);
       try {
         if (live ? await this.#events(path, value, signal) : value(await this.#poll(path, signal))) return;
         if (!live) await pause(AGAIN, signal);
       } catch (error) {
         if (signal?.aborted) return;
+        if (error === HIDDEN) continue;
         if (live && (error === SILENT || [413, 502, 504].includes(error.status))) { // 413: as many watch as may
           live = false;
           continue;
@@ -133,7 +135,9 @@ export class Api {
     const quit = new AbortController();
     const stop = () => quit.abort();
     signal?.addEventListener('abort', stop);
-    let silent = false;
+    let [silent, hidden] = [false, false];
+    const hide = () => { if (document.hidden) { hidden = true; stop(); } };
+    document.addEventListener('visibilitychange', hide);
     const timer = setTimeout(() => { silent = true; stop(); }, PATIENCE);
     try {
       const answer = await this.ask(path, { method: 'GET', signal: quit.signal, accept: 'text/event-stream' });
@@ -145,12 +149,14 @@ export class Api {
       }
       throw new ApiError(0, 'The stream of values broke off.');
     } catch (error) {
+      if (hidden && !signal?.aborted) throw HIDDEN;
       if (silent && !signal?.aborted) throw SILENT;
       if (error === SILENT || error instanceof ApiError || signal?.aborted) throw error;
       throw new ApiError(0, 'The stream of values broke off.');
     } finally {
       clearTimeout(timer);
       signal?.removeEventListener('abort', stop);
+      document.removeEventListener('visibilitychange', hide);
       quit.abort();
     }
   }
@@ -164,6 +170,21 @@ export class Api {
 }
 
 const SILENT = Symbol('no events come through');
+const HIDDEN = Symbol('nobody looks');
+
+/** Until somebody looks: a browser has six connections to a server of HTTP/1 for all its tabs. */
+function seen(signal) {
+  return new Promise((resolve) => {
+    const look = () => {
+      if (document.hidden && !signal?.aborted) return;
+      document.removeEventListener('visibilitychange', look);
+      resolve();
+    };
+    document.addEventListener('visibilitychange', look);
+    signal?.addEventListener('abort', look, { once: true });
+    look();
+  });
+}
 
 function pause(milliseconds, signal) {
   return new Promise((resolve) => {

@@ -303,6 +303,7 @@ class Matrix {
   }
 
   #wheel(event) {
+    if (event.deltaY > 0 && this.cell <= this.least) return; // there is nothing smaller: the page goes on
     event.preventDefault();
     this.#zoom(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.002)), this.#place(event));
   }
