@@ -49,6 +49,7 @@ SLOW = [
     *("kanserve/test_trial", "kanexport/test_last_step"),
     *(*("kanexport/test_random_modules", "kanexport/test_scale"), "kanexport/test_generated_rivals"),
     "kanexport/test_public_modules",
+    *("kernel/test_operator", "kernel/test_beside"),
     *("end_to_end/test_no_telemetry", "kanexport/test_hostile", "kanexport/test_hybrid_command", "cli/test_shapes"),
     *("kanexport/test_folder", "cli/test_infer", "deploy/test_distribution", "cli/test_cli", "kanexport/test_pack"),
     *("cli/test_models", "kanexport/test_cli", "end_to_end/test_perf_analyzer", "kanserve/test_clients"),

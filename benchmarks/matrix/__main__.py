@@ -17,6 +17,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.matrix import cells, publish, report
 from benchmarks.matrix.cells import Case, Work
@@ -32,7 +33,10 @@ Groups = Mapping[str, Callable[[bool], Iterable[Case]]]
 
 def main(given: Sequence[str] | None = None, groups: Groups = GROUPS) -> int:
     """0, or 1 where an answer was wrong."""
-    asked = _arguments(groups).parse_args(given)
+    parser = _arguments(groups)
+    asked = parser.parse_args(given)
+    if asked.quick and asked.docs:
+        parser.error("--quick says whether it runs, not how fast: nothing for the documents")
     warnings.simplefilter("ignore")  # of torch's exporter and compiler
     logging.getLogger("torch").setLevel(logging.ERROR)  # as above
     cases = [case for name in asked.only for case in groups[name](asked.quick)]
@@ -44,17 +48,23 @@ def main(given: Sequence[str] | None = None, groups: Groups = GROUPS) -> int:
     except KeyboardInterrupt:
         print(f"interrupted; what was measured is kept in {asked.cells}, the same command goes on", file=sys.stderr)
         return Exit.INTERRUPTED
-    records = [found for case in cases for rows in case.batches if (found := kept.get(case.key(rows)))]
+    records = _kept(kept, {name: groups[name] for name in asked.only}, quick=asked.quick)
     if asked.json:
         print(json.dumps(records))
     else:
         print(report.markdown(records))
     if asked.docs:
-        publish.docs(records, ROOT)
+        publish.docs(_kept(kept, groups), ROOT)
     wrong = [f"{one['group']} {one['case']}, {one['rows']} rows: {name}" for one in records for name in cells.bad(one)]
     for line in wrong:
         print(f"WRONG: {line}", file=sys.stderr)
     return 1 if wrong else 0
+
+
+def _kept(kept: Kept, groups: Groups, *, quick: bool = False) -> list[dict[str, Any]]:
+    """The cells that there are, in the order of the groups; `quick`: those of one round, too."""
+    keys = [case.key(rows) for make in groups.values() for case in make(quick) for rows in case.batches]
+    return [found for key in keys if kept.has(key, quick=quick) and (found := kept.get(key)) is not None]
 
 
 def _measure(cases: Sequence[Case], kept: Kept, work: Work) -> None:

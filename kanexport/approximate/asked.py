@@ -11,8 +11,8 @@ from kanexport.shared.approximation import HALVES, SUMS
 WEIGHTS = {"half": HALVES}  # what --weights knows
 PRECISIONS = {"int8": SUMS}  # what --precision knows
 # The largest error, relative to the largest answer, unless the user says otherwise. float16 rounds a weight by up to
-# 5e-4 of itself; goldens differ by 1e-5 to 4e-4 then. A byte rounds it by up to 4e-3 of the largest of its column;
-# goldens differ by 2e-3 to 3e-2. Beyond these bounds something is lost that these bits can usually hold.
+# 5e-4 of itself; goldens differ by 9e-5 to 1.3e-3 then, on rows made for them. A byte rounds it by up to 4e-3 of the
+# largest of its column; goldens differ by 3e-3 to 2e-2. Beyond these bounds more is lost than these bits usually cost.
 MAX_ERROR = {HALVES: 2e-3, SUMS: 5e-2}
 
 

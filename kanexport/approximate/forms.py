@@ -24,7 +24,9 @@ def possible(layer: Layer, term: Term, asked: str) -> tuple[str, ...]:
     if asked == HALVES:
         return (HALVES, AS_IS)
     fits = layer.sources * term.functions <= stored.DEPTH
-    return ((SUMS,) if fits and stepped(term.basis, layer.sources, _room(layer, term)) else ()) + (BYTES, AS_IS)
+    sums = (SUMS,) if fits and stepped(term.basis, layer.sources, _room(layer, term)) else ()
+    halves = (HALVES,) if np.abs(simplify.coefficients(layer, term)).max() <= stored.LARGEST_HALF else ()
+    return (*sums, BYTES, *halves, AS_IS)
 
 
 def served(kan: Kan, forms: Forms) -> Kan:

@@ -129,22 +129,25 @@ def _check(args: argparse.Namespace) -> None:
     """Refuse arguments that contradict each other. Raises OptionError."""
     _check_folder(args)
     if args.module:
-        for name in ("path", "family", "architecture", "recursive", "symbolic"):
-            if getattr(args, name):
-                shown = "a checkpoint as an argument" if name == "path" else f"--{name}"
-                raise OptionError(f"--module and {shown} exclude each other", hint="its weights: --checkpoint FILE")
-        for name in ("weights", "precision", "calibration", "max_error", "rows", "kernel"):
-            if getattr(args, name):
-                raise OptionError(
-                    f"--{name.replace('_', '-')} is for checkpoints that are read as layers: the graph of a module is "
-                    "torch's"
-                )
+        _check_module(args)
         return
     for name in ("checkpoint", "example", "input_shape"):
         if getattr(args, name) is not None:
             raise OptionError(f"--{name.replace('_', '-')} is for --module")
     if args.path is None:
         raise OptionError("no checkpoint is given", hint="kanserve export FILE, or a module with --module")
+
+
+def _check_module(args: argparse.Namespace) -> None:
+    """What does not go with --module. Raises OptionError."""
+    for name in ("path", "family", "architecture", "recursive", "symbolic"):
+        if getattr(args, name):
+            shown = "a checkpoint as an argument" if name == "path" else f"--{name}"
+            raise OptionError(f"--module and {shown} exclude each other", hint="its weights: --checkpoint FILE")
+    for name in ("rows", "kernel", "weights", "precision", "calibration", "max_error"):
+        if getattr(args, name):
+            flag = f"--{name.replace('_', '-')}"
+            raise OptionError(f"{flag} is for checkpoints that are read as layers: the graph of a module is torch's")
 
 
 def _check_folder(args: argparse.Namespace) -> None:

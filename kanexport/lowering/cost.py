@@ -44,6 +44,7 @@ import numpy as np
 
 from kanexport.bases.bspline import BSpline
 from kanexport.form.ir import BasisTerm, Layer
+from kanexport.operators.stored import FULL
 
 MANY = 20_000  # values [B, I] of one function, from which tensors apart are surely faster
 FUNCTIONS = 64  # of a term; more make thousands of operators, which take long to load
@@ -55,9 +56,10 @@ COLUMNS = 4000  # functions of all sources
 
 def narrow(layer: Layer) -> bool:
     """Whether a layer in float32 is cheaper as columns of one matrix product (`narrow.py`)."""
-    bases = [term.basis for term in layer.terms if isinstance(term, BasisTerm)]
-    splines = [basis for basis in bases if isinstance(basis, BSpline)]
-    return bool(splines) and all(_narrow(layer, spline) for spline in splines)
+    given = [term for term in layer.terms if isinstance(term, BasisTerm)]
+    splines = [term.basis for term in given if isinstance(term.basis, BSpline)]
+    full = all(term.stored == FULL for term in given)  # other columns have other weights than those that are stored
+    return full and bool(splines) and all(_narrow(layer, spline) for spline in splines)
 
 
 def _narrow(layer: Layer, spline: BSpline) -> bool:

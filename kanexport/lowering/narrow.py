@@ -28,16 +28,14 @@ from kanexport.bases.bspline import BSpline
 from kanexport.form.ir import BasisTerm, EdgeTerm, Layer
 from kanexport.lowering import cost, simplify, terms
 from kanexport.operators.graph import Graph, Value
-from kanexport.operators.stored import FULL
 
 Array = npt.NDArray[np.float64]
 Columns = list[tuple[Value, Array]]  # values [B, n], and what they weigh [n, O]
 
 
 def fits(g: Graph, layer: Layer) -> bool:
-    """Whether a layer is summed in this form; where coefficients have fewer bits, it is not."""
-    whole = all(isinstance(term, EdgeTerm) or term.stored == FULL for term in layer.terms)
-    return g.dtype == np.float32 and whole and not g.small_values and cost.narrow(layer)
+    """Whether a layer is summed in this form."""
+    return g.dtype == np.float32 and not g.small_values and cost.narrow(layer)
 
 
 def summed(g: Graph, layer: Layer, x: Value, total: Value) -> Value:

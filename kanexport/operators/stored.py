@@ -16,6 +16,7 @@ FULL, HALF, BYTES = "float", "half", "int8"
 # The largest code of a weight and of a function's value. Two products of both fit 16 bits, which is where processors
 # with AVX2 and without VNNI add them: 2 * 127 * 127 < 2^15. With 255 such a machine would give other sums, unasked.
 LARGEST = 127
+LARGEST_HALF = 65504.0  # of float16
 DEPTH = 2**31 // (LARGEST + 1) ** 2  # products that an int32 holds the sum of
 
 Array = npt.NDArray[np.float64]
@@ -27,7 +28,7 @@ def half(values: Array) -> npt.NDArray[np.float16]:
         found = values.astype(np.float16)
     if not np.isfinite(found).all():
         raise InvalidKan(
-            f"a weight of {float(np.abs(values).max()):.3g} is too large for float16, whose largest is 65504",
+            f"a weight of {np.abs(values).max():.3g} is too large for float16, whose largest is {LARGEST_HALF:g}",
             hint="export without --weights half",
         )
     return found

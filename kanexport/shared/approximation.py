@@ -71,6 +71,6 @@ EXACT = Approximation()
 
 def _branch(branch: Branch) -> str:
     what = f"layer {branch.layer}, {branch.kind}: {branch.form}"
-    if branch.form == AS_IS and branch.first:
-        return f"{what}, since fewer bits of it alone change answers by {branch.first:.1e}"
-    return f"{what}, alone {branch.error:.1e}" if branch.form != AS_IS else what
+    alone = f", alone {branch.error:.1e}" if branch.form != AS_IS else ""
+    why = f", since fewer bits of it alone change answers by {branch.first:.1e}" if branch.first > branch.error else ""
+    return what + alone + why

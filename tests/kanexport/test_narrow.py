@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanexport.bases.bspline import BSpline, Repeated
-from kanexport.form.ir import Kan
+from kanexport.form.ir import BasisTerm, Kan
 from kanexport.form.norms import LayerNorm
 from kanexport.lowering import cost, lower
+from kanexport.operators.stored import HALF
 from kanexport.proof import evaluate, verify
 from kanexport.proof.near import excess
 from tests.kanexport.test_layouts import answers, layer, operators, uneven
@@ -93,7 +94,11 @@ def test_repeated_knots_float64_other_degrees_and_norms_behind_keep_the_other_fo
     for basis in (repeated, uneven(3, 5, 4), uneven(3, cost.COLUMNS // 2)):
         assert not cost.narrow(layer(basis, 4))
     assert not cost.narrow(layer(uneven(3, 5), cost.FEW_DESTINATIONS + 1))
-    kan = Kan(3, (layer(uneven(3, 5), 4),))
+    one = layer(uneven(3, 5), 4)
+    assert cost.narrow(one)
+    half = tuple(dataclasses.replace(term, stored=HALF) for term in one.terms if isinstance(term, BasisTerm))
+    assert not cost.narrow(dataclasses.replace(one, terms=half))
+    kan = Kan(3, (one,))
     wide = lower.lower(kan, "float64").model
     with mock.patch.object(cost, "narrow", return_value=False):
         assert lower.lower(kan, "float64").model == wide

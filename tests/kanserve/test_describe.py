@@ -32,6 +32,7 @@ PRIVATE = {
     "explanations": "of a file that is used where no server is, and says so itself",
     "verification.explaining": "of that file",
     "verification.kernel": "of another form of the same graph; GetModelConfig tells which one runs",
+    "approximation": "the first of the notes says it all in words, and kan.approximation of ModelConfig the sum of it",
     "variants": "which graph a run takes is the server's own measurement; ModelConfig says from how many rows",
     "baseline": "told by GetStatistics, beside what it is compared with",
 }

@@ -15,7 +15,7 @@ from kanexport.errors import ExportError
 from kanexport.manifest import MODEL_FILE
 from kanserve.bench.entrants import OURS, Absent, Entrant
 
-FEWER, INT8, HALF, SMALLER = "fewer bits", f"{OURS} --precision int8", f"{OURS} --weights half", "times smaller, int8"
+FEWER, INT8, HALF, SMALLER = "fewer", f"{OURS} --precision int8", f"{OURS} --weights half", "times smaller, int8"
 WIDTHS, BATCHES = (784, 64, 10), (1, 64, 256)
 ASKED = {INT8: Fewer(precision="int8"), HALF: Fewer(weights="half")}
 
