@@ -35,9 +35,9 @@ def write(records: Sequence[Record], folder: Path) -> list[str]:
 def _ratios(records: Sequence[Record], groups: Sequence[str], path: Path) -> None:
     for axes, group in _axes(groups, path, f"{EXPORT} / ours"):
         found = goals.ratios(records, group, EXPORT)
-        for case in dict.fromkeys(name for name, _ in found):
+        for at, case in enumerate(dict.fromkeys(name for name, _ in found)):
             points = sorted((rows, value) for (name, rows), value in found.items() if name == case)
-            axes.plot(*zip(*points, strict=True), marker="o", label=case)
+            axes.plot(*zip(*points, strict=True), marker="o", label=case, color=f"C{at}")
         axes.axhline(1, color=GREY, linewidth=0.8)
         axes.set_xticks(rows := sorted({rows for _, rows in found}), rows)
         axes.set_yticks([1, 2, 4, 8, 16], ["1x", "2x", "4x", "8x", "16x"])
@@ -45,18 +45,21 @@ def _ratios(records: Sequence[Record], groups: Sequence[str], path: Path) -> Non
 
 def _times(records: Sequence[Record], path: Path) -> None:
     groups = list(dict.fromkeys(one["group"] for one in records))
+    names = list(dict.fromkeys(one["name"] for record in records for one in record["entrants"]))
     for axes, group in _axes(groups, path, "us a row"):
         own = [one for one in records if one["group"] == group]
-        for name in dict.fromkeys(one["name"] for record in own for one in record["entrants"]):
+        for at, name in enumerate(names):
             every = [(record["rows"], one) for record in own if (one := goals.of(record, name)) is not None]
+            if not every:
+                continue
             rows = [count for count, _ in every]
             middle = [1e6 * one["median"] / count for count, one in every]
             spread = [
                 [1e6 * abs(one["median"] - one[end]) / count for count, one in every] for end in ("lower", "upper")
             ]
-            axes.errorbar(rows, middle, yerr=spread, marker="o", markersize=4, capsize=2, label=name)
+            axes.errorbar(rows, middle, yerr=spread, marker="o", markersize=4, capsize=2, label=name, color=f"C{at}")
         axes.set_title(f"{CASE}, {group} knots")
-        axes.set_xticks(rows, rows)
+        axes.set_xticks(counts := sorted({one["rows"] for one in own}), counts)
 
 
 def _axes(groups: Sequence[str], path: Path, label: str) -> Iterator[tuple[Any, str]]:
@@ -70,8 +73,8 @@ def _axes(groups: Sequence[str], path: Path, label: str) -> Iterator[tuple[Any, 
         axes.minorticks_off()
         axes.grid(alpha=0.3)
     every[0][0].set_ylabel(label)
-    handles, names = every[0][-1].get_legend_handles_labels()
-    figure.legend(handles, names, fontsize=7, loc="lower center", ncols=5)
+    named = {name: handle for axes in every[0] for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(named.values(), named.keys(), fontsize=7, loc="lower center", ncols=5)
     figure.tight_layout(rect=(0, 0.12, 1, 1))
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
