@@ -9,7 +9,7 @@ import numpy as np
 
 from kanexport.errors import InvalidKan
 from kanexport.form.ir import Kan, Layer
-from kanexport.lowering import cost, narrow, simplify, splines, terms
+from kanexport.lowering import cost, narrow, pruned, simplify, splines, terms
 from kanexport.operators.graph import Graph, Value
 from kanexport.operators.weights import Weights
 
@@ -56,22 +56,32 @@ def serving_graph(
 def _sums(g: Graph, layer: Layer, x: Value, *, kernel: bool) -> Value:
     """[B, I] -> [B, O]: the sum over the sources of every edge, plus the bias."""
     taken = splines.taken(layer, g.dtype) if kernel else None
-    rest = layer.terms
-    if taken is not None:
-        total = splines.emit(g, layer, taken, x)
-        rest = tuple(term for term in rest if term not in (taken.spline, taken.base))
-    elif narrow.fits(g, layer):
-        total, rest = narrow.summed(g, layer, x, _start(g, layer, x)), ()
+    if taken is None:
+        total = _terms(g, layer, x)
     else:
-        total = _start(g, layer, x)
-    for term in rest:
-        total = terms.summed(g, layer, term, x, total)
+        total = splines.emit(g, layer, taken, x)
+        for term in layer.terms:
+            if term not in (taken.spline, taken.base):
+                total = terms.summed(g, layer, term, x, total)
     if layer.symbolic:
         total = g.add(total, g.sum(_symbolic_table(g, layer, x), axis=1))
     if layer.nan_spreads.any() and not layer.nan_spreads.all():
         # Counted, because 0 * NaN would reach destinations that have no such edge.
         spoilt = g.gemm(g.cast(terms.nonfinite(g, x)), g.const(layer.nan_spreads))
         total = g.op("Where", g.op("Greater", spoilt, g.const(0.0)), g.nan(), total)
+    return total
+
+
+def _terms(g: Graph, layer: Layer, x: Value) -> Value:
+    """[B, I] -> [B, O]: the bias and all terms, of the sources that add something."""
+    total = _start(g, layer, x)
+    layer, kept = pruned.without(layer)
+    if kept is not None:
+        x = g.gather(x, kept, axis=1)
+    if narrow.fits(g, layer):
+        return narrow.summed(g, layer, x, total)
+    for term in layer.terms:
+        total = terms.summed(g, layer, term, x, total)
     return total
 
 

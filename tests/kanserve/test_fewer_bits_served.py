@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,6 +20,7 @@ from kanserve.client.connection import Client
 from kanserve.errors import LoadError, LoadReason
 from kanserve.models import trial
 from kanserve.repository import layout
+from kanserve.repository.check import check_manifest
 from tests.cli.running import checkpoint
 from tests.kanserve.running import Server, serving
 
@@ -107,3 +109,15 @@ def test_other_codes_than_those_that_were_proved_are_not_served(models: Path, tm
     with pytest.raises(LoadError, match="reference rows differ") as found:
         trial.load(damaged, layout.load(damaged, 2**30))
     assert found.value.reason is LoadReason.REFERENCE
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"asked": "int2"}, {"max_error": 1e300}, {"max_error": -1.0}, {"error": 0.9}, {"asked": ""}, {"max_error": 0.0}],
+    ids=str,
+)
+def test_a_manifest_that_says_what_cannot_be_is_refused(models: Path, change: dict[str, Any]) -> None:
+    found = contract.load(models / "int8" / "1")
+    check_manifest(found)
+    with pytest.raises(LoadError, match="approximation"):
+        check_manifest(dataclasses.replace(found, approximation=dataclasses.replace(found.approximation, **change)))

@@ -80,7 +80,7 @@ def test_names_with_quotes_come_back() -> None:
 
 
 def test_a_ledger_is_read_once_for_all_who_ask() -> None:
-    ledger, metrics = Ledger(3, 1.0), Metrics()
+    ledger, metrics = Ledger(3, 1.0, 1000), Metrics()
     assert ledger.due(10.0)
     for at in (10.0, 11.0, 12.0, 13.0):
         assert ledger.due(at)
@@ -92,6 +92,19 @@ def test_a_ledger_is_read_once_for_all_who_ask() -> None:
     assert (oldest := ledger.since(300.0)) is not None
     assert oldest.at == 11.0
     assert ledger.since(0.5) is None
+
+
+def test_a_ledger_of_many_versions_keeps_fewer_readings() -> None:
+    ledger, metrics = Ledger(300, 1.0, 40), Metrics()
+    for version in range(9):  # and one for requests to unknown models
+        metrics.model("toy", str(version))
+    for at in range(20):
+        ledger.add(read(metrics, float(at)))
+    assert len(list(ledger.steps(0.0))) == 4 - 1
+    tiny = Ledger(300, 1.0, 1)
+    for at in range(5):
+        tiny.add(read(metrics, float(at)))
+    assert len(list(tiny.steps(0.0))) == 1
 
 
 def test_history_forgets_what_is_old() -> None:

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from kanexport.shared import kernel
 from tests.kernel.conftest import SOURCE, builder
 
-LAYERS = 500
+LAYERS = 300
 SANITIZED = ("-std=c++17", "-O1", "-g", "-Wno-psabi", "-fno-math-errno", "-fno-trapping-math")
 SANITIZED = (*SANITIZED, "-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{SOURCE / 'src'}")
 I, O, K, DEGREE = 3, 2, 6, 3  # noqa: E741 - as everywhere here: sources, destinations, functions

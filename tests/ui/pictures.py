@@ -46,16 +46,20 @@ def write(folder: Path) -> Path:
 
 
 def ask(server: Server) -> None:
-    """The traffic of the pictures: a feature has drifted, of wines two have."""
+    """The traffic of the pictures: one feature has drifted; that of wines does while it is looked at."""
     rng = np.random.default_rng(1)
     server.infer(
         np.stack([rng.normal(0, 0.45, 300), rng.normal(0.5, 0.5, 300)], axis=1).astype(np.float32), model="hello"
     )
     server.infer(rng.uniform(-1, 1, (300, 64)).astype(np.float32), model="digits")
-    wines = rng.normal(0, 0.5, (400, 13))
-    wines[:, 0] += 1.2
-    wines[:, 12] *= 0.3
-    server.infer(wines.astype(np.float32), model="wine")
+    server.infer(_wines(250, 0.0), model="wine")
+
+
+def _wines(count: int, shift: float) -> np.ndarray:
+    wines = np.random.default_rng(count).normal(0, 0.5, (count, 13))
+    wines[:, 0] += shift
+    wines[:, 12] *= 1 - 0.6 * shift
+    return wines.astype(np.float32)
 
 
 def take(browser: Any, server: Server) -> Iterator[tuple[str, Image.Image]]:
@@ -85,7 +89,12 @@ def take(browser: Any, server: Server) -> Iterator[tuple[str, Image.Image]]:
     yield "observatory-explain", _shot(page)
     page.set_viewport_size({"width": WIDTH, "height": HEIGHT + 180})
     page.goto("ui/wine/drift")
+    page.locator(".verdict.good").wait_for()
+    for _ in range(4):
+        page.wait_for_timeout(1000)
+        server.infer(_wines(130, 1.2), model="wine")
     page.locator(".verdict.bad").wait_for()
+    page.wait_for_timeout(3000)
     yield "observatory-drift", _shot(page)
     context.close()
 

@@ -20,7 +20,7 @@ from kanserve.observe import figures
 from kanserve.observe.figures import Figures, Ledger, Span
 from kanserve.observe.merged import Page
 
-KEPT, APART = 300, 1.0  # readings, and seconds between two
+KEPT, APART, ROOM = 300, 1.0, 3000  # readings, seconds between two, and readings of one version in all
 RECENT = 300.0  # seconds
 GOOD = ("OK", "2", "3")  # with which the codes of calls begin that went well
 LEFT = ("CANCELLED", "499")  # how a watch ends when who watched goes
@@ -34,7 +34,7 @@ class Operations:
 
     def __init__(self, catalogue: Catalogue, control: Control, page: Page) -> None:
         self._catalogue, self._control, self._page = catalogue, control, page
-        self._ledger, self._turn = Ledger(KEPT, APART), asyncio.Lock()
+        self._ledger, self._turn = Ledger(KEPT, APART, ROOM), asyncio.Lock()
 
     async def tell(self, since: float) -> Told:
         """Everything; of the readings, those later than `since`, in seconds since the epoch."""

@@ -190,12 +190,16 @@ def quantile(buckets: Buckets, level: float) -> float | None:
     return bounds[-2]
 
 
+LEAST = 2  # readings, which a rate is of
+
+
 class Ledger:
-    """The latest readings, `most` of them, each at least `apart` seconds after the one before. Two viewers share
+    """The latest readings, `most` of them, each at least `apart` seconds after the one before; fewer, where there are
+    so many versions that they would take more than `room` of one version's, of some 9 kB each. Two viewers share
     them."""
 
-    def __init__(self, most: int, apart: float) -> None:
-        self._most, self._apart = most, apart
+    def __init__(self, most: int, apart: float, room: int) -> None:
+        self._most, self._apart, self._room = most, apart, room
         self._all: list[Figures] = []
 
     def due(self, at: float) -> bool:
@@ -204,7 +208,8 @@ class Ledger:
 
     def add(self, figures: Figures) -> None:
         """The next one."""
-        self._all = [*self._all, figures][-self._most :]
+        most = max(LEAST, min(self._most, self._room // max(1, len(figures.numbers))))
+        self._all = [*self._all, figures][-most:]
 
     @property
     def last(self) -> Figures:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kanexport.manifest import Manifest, TensorSpec
+from kanexport.shared.approximation import HALVES, SUMS, Approximation
 from kanexport.shared.outside import CLAMP, POLICIES
 from kanserve.errors import LoadError, LoadReason
 from kanserve.nouns import TensorInfo
@@ -32,6 +33,7 @@ def check_manifest(manifest: Manifest) -> None:
     if manifest.explanations.file and manifest.explanations.file not in listed:
         raise LoadError(LoadReason.MANIFEST, f"{manifest.explanations.file!r} is not a listed file")
     _check_outside(manifest)
+    _check_approximation(manifest.approximation)
     if len(manifest.reference.inputs) != len(manifest.reference.outputs):
         raise LoadError(LoadReason.MANIFEST, "the manifest's reference rows have other inputs than outputs")
 
@@ -44,6 +46,17 @@ def _check_outside(manifest: Manifest) -> None:
     kept = bool(manifest.layers) and [step.kind for step in manifest.layers[0].before][-1:] == ["clip"]
     if manifest.outside == CLAMP and not kept:
         raise LoadError(LoadReason.MANIFEST, "outside is 'clamp', but nothing keeps the inputs of the first layer")
+
+
+def _check_approximation(found: Approximation) -> None:
+    """What it says of itself is no more than a bound on rounding, and was kept."""
+    if found.asked not in ("", SUMS, HALVES):
+        raise LoadError(LoadReason.MANIFEST, f"approximation is {found.asked[:40]!r}, expected {SUMS} or {HALVES}")
+    if not 0 <= found.error <= found.max_error < 1 or bool(found.asked) != bool(found.max_error):
+        raise LoadError(
+            LoadReason.MANIFEST,
+            f"approximation has an error of {found.error:g} of {found.max_error:g} allowed, expected 0 to below 1",
+        )
 
 
 def _check_names(manifest: Manifest) -> None:

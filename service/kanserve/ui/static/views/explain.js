@@ -1,5 +1,6 @@
 // Why one row was answered so: what its inputs had to do with the answer, on which way, and where it is on the curves.
 
+import { ApiError } from '../api.js';
 import { Asking } from '../asking.js';
 import { dotted } from '../charts/curve.js';
 import { flow, valued } from '../charts/path.js';
@@ -17,8 +18,8 @@ const CURVES = 6;
 export async function show(root, ctx) {
   const { model } = ctx;
   if (!names.ofInputs(model)) {
-    throw new Error('This model has several inputs, or other parts before its KAN layers: the page has no form for its rows. '
-      + '`kanserve explain` takes them from files.');
+    throw new ApiError(501, 'This model has several inputs, or other parts before its KAN layers: the page has no form for its '
+      + 'rows. `kanserve explain` takes them from files.');
   }
   const size = names.width(model.input);
   const known = fromFragment(size);
