@@ -27,8 +27,8 @@ COVERED = (
     *("service/kanserve/handlers/checks.py", "service/kanserve/trials/screen.py", "service/kanserve/trials/tensors.py"),
 )
 TESTS = (
-    *("access", "bounds", "callers", "checks", "gate", "layout", "loading", "pbtxt"),
-    *("plan", "renewal", "scheduling", "screen", "tokens"),
+    *("access", "border", "bounds", "callers", "checks", "fewer_bits_served", "forms", "gate", "layout", "loading"),
+    *("pbtxt", "plan", "renewal", "scheduling", "screen", "tokens"),
 )
 LINE = re.compile(r"^(\S+): (\d+) killed, (\d+) survived \(.*\), (\d+) not reached", re.MULTILINE)
 
@@ -67,7 +67,7 @@ def covered() -> float:
             command = [sys.executable, "-m", "coverage", *arguments]
             return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
 
-        coverage("run", "-m", "pytest", "-q", *(f"tests/kanserve/test_{name}.py" for name in TESTS))
+        coverage("run", "-m", "pytest", "-q", *(f"tests/kanserve/test_{name}.py" for name in TESTS), "tests/kernel")
         coverage("combine", "--quiet")
         return float(coverage("report", "--format=total", "--precision=1", f"--include={','.join(COVERED)}"))
 
