@@ -217,6 +217,7 @@ def test_without_a_reference_drift_says_so(at: Any) -> None:
 def test_operations_show_traffic_errors_and_history(at: Any, own: Server) -> None:
     page = at("ui/ops")
     page.get_by_role("heading", name="Versions", exact=True).wait_for()
+    page.locator("svg.chart text").filter(has_text="nothing in this time").first.wait_for()  # never an empty picture
     for _ in range(5):
         own.infer(np.zeros((3, 2), np.float32), "hello")
     with pytest.raises(grpc.RpcError):
@@ -225,6 +226,7 @@ def test_operations_show_traffic_errors_and_history(at: Any, own: Server) -> Non
     page.locator(".ops-rates svg.chart").wait_for()
     page.locator(".ops-errors td").filter(has_text="INVALID_ARGUMENT").first.wait_for()
     assert page.locator(".ops-history tr").filter(has_text="loaded").count() >= 2
+    page.get_by_label("Times of").select_option(label="hello 1")
     page.locator(".ops-batches svg .bar:not([height='0'])").first.wait_for()
     assert page.locator(".ops-versions tbody tr").count() == 2
 

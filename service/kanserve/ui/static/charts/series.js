@@ -24,12 +24,19 @@ export function over({ times, lines, title, width, height = 220, y, level }) {
     found.plot.append(svg('line', { class: 'level', x1: found.x.range[0], x2: found.x.range[1], y1: at, y2: at }),
       svg('text', { class: 'label', x: found.x.range[1], y: at - 5, 'text-anchor': 'end' }, level.name));
   }
+  if (!shown.some((values) => values.some(Number.isFinite))) found.plot.append(nothing(found));
   for (const one of lines) {
     found.plot.append(line(times, one.values, found.x, found.y, { class: `line ${one.class}` }));
     const last = one.values.findLastIndex(Number.isFinite);
     if (last >= 0) found.plot.append(svg('circle', { class: `point ${one.class}`, cx: found.x(times[last]), cy: found.y(one.values[last]), r: 3 }));
   }
   return found.node;
+}
+
+/** Said in the middle of a picture that has nothing to show. */
+function nothing({ x, y }) {
+  const middle = ({ range: [from, to] }) => (from + to) / 2;
+  return svg('text', { class: 'label', x: middle(x), y: middle(y), 'text-anchor': 'middle' }, 'nothing in this time');
 }
 
 /** Parts of a whole over time, one above the other. layers: [{name, values, class}] from below. */
@@ -42,6 +49,7 @@ export function stacked({ times, layers, title, width, height = 220, y }) {
     x: { domain, names: clock, ticks: Math.max(1, Math.floor(width / 190)) },
     y: { domain: [0, (top || 1) * 1.08], label: y.label, names: y.names, ticks: 4 },
   });
+  if (!sums.some((sum) => sum > 0)) found.plot.append(nothing(found));
   let floor = times.map(() => 0);
   for (const one of layers) {
     const roof = floor.map((value, at) => value + (one.values[at] || 0));
