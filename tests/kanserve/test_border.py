@@ -47,7 +47,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         export(Request(path=path, repository=root / "models", name=policy, outside=policy, names=names))
     export(Request(path=path, repository=root / "models", name="old"))
     manifest = root / "models" / "old" / "1" / contract.FILE_NAME
-    text = manifest.read_text().replace('"format": 6', '"format": 5')
+    text = manifest.read_text().replace(f'"format": {contract.FORMAT}', '"format": 5')
     manifest.write_text(re.sub(r',\s*"outside": "as-trained"', "", text))
     return root / "models"
 
