@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from kanexport import manifest as contract
 from kanexport.pipeline import Request, Result, export
 from kanserve import backends
 from kanserve.config import Settings
+from kanserve.errors import LoadError, LoadReason
 from kanserve.models import measure
 from kanserve.models.forms import ByRows
 from kanserve.models.loading import Before, Loader
@@ -158,3 +160,32 @@ def test_a_server_answers_few_and_many_rows_alike(tmp_path: Path) -> None:
         parts = [server.infer(x[at : at + 10], "wide") for at in range(0, 300, 10)]
     assert result.manifest.variants
     assert np.concatenate(parts).tobytes() == whole.tobytes()
+
+
+def test_what_is_timed_need_not_answer_rightly(tmp_path: Path) -> None:
+    bundle = read(wide(tmp_path))
+    assert bundle.manifest is not None
+    wrong = dataclasses.replace(
+        bundle.manifest.reference, outputs=((9.0,) * 3,) * len(bundle.manifest.reference.inputs)
+    )
+    bundle = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, reference=wrong))
+    loader = Loader(backends.load("ort"), Settings(repository=Path()), 1, Metrics())
+    info, session, way = loader.unproved(
+        dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, variants=()))
+    )
+    assert (info.name, way.many_from) == ("wide", 0)
+    assert session.run(["y"], {"x": np.zeros((1, WIDTHS[0]), np.float32)})[0].shape == (1, 3)
+    with pytest.raises(LoadError, match="reference rows differ by"):
+        loader.load(bundle)
+
+
+def test_a_border_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    bundle = read(wide(tmp_path, outside="flag"))
+    assert load(bundle).border is not None
+    assert bundle.manifest is not None
+    first, *rest = bundle.manifest.layers
+    few = tuple(dataclasses.replace(basis, knots=basis.knots[:3]) for basis in first.bases)
+    manifest = dataclasses.replace(bundle.manifest, layers=(dataclasses.replace(first, bases=few), *rest))
+    with pytest.raises(LoadError) as caught:
+        load(dataclasses.replace(bundle, manifest=manifest))
+    assert caught.value.reason is LoadReason.MANIFEST
