@@ -256,7 +256,7 @@ def test_bytes_that_belong_to_no_input(web: Server) -> None:
 
 
 NOWHERE = [
-    (GET, "/", 404, "Not Found: /; the Open Inference Protocol is at /v2"),
+    (GET, "/v1", 404, "Not Found: /v1; the Open Inference Protocol is at /v2"),
     (GET, "/v2/", 404, "Not Found"),
     (GET, "/v2/models", 404, "Not Found"),
     (GET, "/v2/models//ready", 404, "Not Found"),
