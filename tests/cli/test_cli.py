@@ -204,6 +204,15 @@ def test_a_reader_that_leaves_is_no_crash(server: Server, tmp_path: Path) -> Non
 
 
 def test_an_interruption_is_130_and_silent() -> None:
+    # Of a suite that runs in the background it is ignored, and so by all that it starts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        _interrupt()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interrupt() -> None:
     # A listener that never answers: the command waits for its deadline.
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"127.0.0.1:{listener.getsockname()[1]}"
