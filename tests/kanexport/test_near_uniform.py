@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import torch
+from safetensors.numpy import save_file
 
 from kanexport.bases.bspline import BSpline
 from kanexport.bases.uniform import NEAR, UniformSpline, departure
@@ -45,8 +45,8 @@ def checkpoint(folder: Path, basis: list[BSpline], widths: list[int]) -> Path:
             f"layers.{at}.spline_weight": rng.normal(size=(m, n, spline.functions)) / n**0.5 * 0.9,
             f"layers.{at}.spline_scaler": rng.uniform(0.5, 1.5, size=(m, n)),
         }
-    path = folder / "model.pt"
-    torch.save({key: torch.tensor(value, dtype=torch.float32) for key, value in tensors.items()}, path)
+    path = folder / "model.safetensors"
+    save_file({key: value.astype(np.float32) for key, value in tensors.items()}, path)
     return path
 
 
