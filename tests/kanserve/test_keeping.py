@@ -262,7 +262,8 @@ def spread(server: Server, times: int) -> None:
 def several(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     toy.write(tmp_path / "models")
     given_ = {"state": str(tmp_path / "state")} if request.param else {}
-    with serving(tmp_path / "models", workers=2, threads=2, **given_) as server:
+    # All rows: of samples a machine with other work looks at fewer.
+    with serving(tmp_path / "models", workers=2, threads=2, statistics="full", **given_) as server:
         yield server
 
 
