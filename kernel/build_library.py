@@ -46,14 +46,18 @@ EVERYWHERE = ("evaluate_portable.cpp", "prepare.cpp", "operator.cpp")
 
 
 class CannotBuild(Exception):
-    """What is missing, and how to get it."""
+    """What went wrong."""
+
+
+class Missing(CannotBuild):
+    """What is not on this machine, and how to get it."""
 
 
 def build(output: Path, folder: Path) -> None:
-    """The library, with what is made on the way in `folder`. Raises CannotBuild."""
+    """The library, with what is made on the way in `folder`. Raises CannotBuild, and Missing for a tool or a header."""
     compiler = os.environ.get("CXX") or shutil.which("g++")
     if not compiler:
-        raise CannotBuild("there is no g++: install one (apt-get install g++), or name a C++ compiler in CXX")
+        raise Missing("there is no g++: install one (apt-get install g++), or name a C++ compiler in CXX")
     include = header(folder)
     x86 = platform.machine() in ("x86_64", "AMD64")
     sources = {**dict.fromkeys(EVERYWHERE, ()), **(X86 if x86 else {})}
@@ -63,19 +67,19 @@ def build(output: Path, folder: Path) -> None:
 
 
 def header(folder: Path) -> Path:
-    """The folder of onnxruntime's header. Raises CannotBuild."""
+    """The folder of onnxruntime's header. Raises Missing."""
     given = os.environ.get("ORT_INCLUDE")
     for place in (Path(given),) if given else INSTALLED:
         if (place / HEADER).is_file():
             return place
     if given:
-        raise CannotBuild(f"ORT_INCLUDE is {given}, which has no {HEADER}")
+        raise Missing(f"ORT_INCLUDE is {given}, which has no {HEADER}")
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
-        raise CannotBuild(f"there is no {HEADER}: name its folder in ORT_INCLUDE (Debian has it in {PACKAGE})")
+        raise Missing(f"there is no {HEADER}: name its folder in ORT_INCLUDE (Debian has it in {PACKAGE})")
     try:
         _run("apt-get", "download", "-qq", PACKAGE, cwd=folder)
     except CannotBuild as error:
-        raise CannotBuild(f"there is no {HEADER}, and apt-get cannot download {PACKAGE}: {error}") from error
+        raise Missing(f"there is no {HEADER}, and apt-get cannot download {PACKAGE}: {error}") from error
     package = next(folder.glob(f"{PACKAGE}_*.deb"))
     _run("dpkg-deb", "-x", str(package), str(folder / PACKAGE))
     return folder / PACKAGE / "usr" / "include" / "onnxruntime"

@@ -48,7 +48,7 @@ def _build(place: Path, home: Path, fault: Path) -> None:
     made.mkdir()
     try:
         module.build(made / "libkanserve_kernel.so", made)
-    except module.CannotBuild as error:
+    except module.Missing as error:  # what does not compile is a failure
         fault.write_text(str(error))
         return
     shutil.copytree(SOURCE / kernel.PACKAGE, home, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
