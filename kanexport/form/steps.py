@@ -166,7 +166,7 @@ class RowRange:
 
     def emit(self, g: Graph, x: Value) -> Value:
         """[B, N] -> [B, N]. The operators for extremes may lose NaN."""
-        spoilt = g.sum(g.cast(g.op("IsNaN", x)), axis=1, keepdims=True)
+        spoilt = g.sum(g.cast(g.op("IsNaN", x)), axis=1, keepdims=True, exact=True)
         low, high = (g.op(kind, x, axes=[1], keepdims=1) for kind in ("ReduceMin", "ReduceMax"))
         scaled = g.op("Div", g.mul(g.sub(x, low), g.const(2.0)), g.sub(high, low))
         return g.op("Where", g.op("Greater", spoilt, g.const(0.0)), g.nan(), g.sub(scaled, g.const(1.0)))

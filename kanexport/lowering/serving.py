@@ -91,7 +91,7 @@ def _start(g: Graph, layer: Layer, x: Value) -> Value:
     bias = g.const(layer.bias[None])
     if layer.terms and not layer.nan_spreads.all():
         return bias
-    spread = g.sum(g.sub(x, x), axis=1, keepdims=True)
+    spread = g.sum(g.sub(x, x), axis=1, keepdims=True, exact=True)
     if not layer.nan_spreads.all():  # no terms: only the batch axis is wanted
         spread = g.op("Where", g.op("IsNaN", spread), g.const(0.0), spread)
     return g.add(spread, bias) if simplify.has_bias(layer) or not layer.terms else spread

@@ -38,7 +38,7 @@ def _bytes(g: Graph, layer: Layer, term: BasisTerm, basis: Stepped, x: Value, to
     codes = basis.codes(g, read, layer.sources)
     if not basis.compact:  # NaN has no code
         spoilt = g.op("Where", g.op("IsNaN", read), g.nan(), g.const(0.0))
-        total = g.add(total, g.sum(spoilt, axis=1, keepdims=True))
+        total = g.add(total, g.sum(spoilt, axis=1, keepdims=True, exact=True))
     products = g.op("MatMulInteger", codes, weights.codes(g, layer, term, by_source=basis.table is not None))
     return g.add(g.mul(g.cast(products), g.const(weights.units(layer, term)[None] * basis.unit)), total)
 

@@ -19,6 +19,7 @@ import onnx
 from onnx import TensorProto, numpy_helper, shape_inference
 
 from kanexport.errors import InvalidKan
+from kanexport.operators import sums
 from kanexport.operators.stacks import Stack
 from kanexport.operators.weights import PAGE, Place, Weights, check, external
 from kanexport.shared import kernel
@@ -267,9 +268,19 @@ class Graph:
         """The axes in this order: (2, 0, 1) makes [B, K, I] to [I, B, K]."""
         return self.op("Transpose", a, perm=list(axes))
 
-    def sum(self, a: Value, *, axis: int, keepdims: bool = False) -> Value:
-        """The sum over one axis, which is gone afterwards or has one entry."""
-        return self.op("ReduceSum", a, self.index([axis]), keepdims=int(keepdims))
+    def sum(self, a: Value, *, axis: int, keepdims: bool = False, exact: bool = False) -> Value:
+        """The sum over one axis, which is gone afterwards or has one entry; a row's has the same bits in any company.
+        `exact`: no sum of these numbers is rounded, such as of zeros and NaN, and any order serves."""
+        ones = None if exact else sums.ones(self.shape(a), axis)
+        if ones is None:
+            return self.op("ReduceSum", a, self.index([axis]), keepdims=int(keepdims))
+        total = self.op("MatMul", *((a, self.const(ones)) if ones.shape[1] == 1 else (self.const(ones), a)))
+        return total if keepdims else self.reshape(total, *sums.without(self.shape(a), axis))
+
+    def shape(self, a: Value) -> tuple[int | None, ...]:
+        """As far as it is known: None for the batch."""
+        axes = self._types[a.name].tensor_type.shape.dim
+        return tuple(axis.dim_value if axis.HasField("dim_value") else None for axis in axes)
 
     def gemm(self, a: Value, b: Value, c: Value | None = None) -> Value:
         """a @ b + c for matrices; c broadcasts."""

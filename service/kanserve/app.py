@@ -130,7 +130,7 @@ class App:
             ),
         )
         self._renewal = Renewal(settings, gate, self._door, self.metrics)
-        self._renewing: asyncio.Task[None] | None = None
+        self._beside: list[asyncio.Task[None]] = []  # what goes on as long as the doors are open
         self._metrics_server: MetricsServer | None = None
 
     def _guard(self, gate: Gate | None) -> Guard:
@@ -155,7 +155,7 @@ class App:
         except ConfigError:
             self._metrics_server.close()
             raise
-        self._renewing = asyncio.create_task(self._renewal.run(), name="renewal")
+        self._beside = [asyncio.create_task(work) for work in (self._renewal.run(), memory.give_back())]
         found = {"grpc": ports.grpc, "http": ports.http}
         addresses = {name: f"{settings.host}:{port}" for name, port in found.items() if port is not None}
         return addresses | {"metrics": f"{settings.metrics_host}:{self._metrics_server.port}"}
@@ -220,8 +220,8 @@ class App:
         delay, refuse = (settings.drain_delay, settings.refuse_seconds) if patient else (0.0, 0.0)
         log.info("draining", delay=delay, grace=settings.drain_grace)
         self.lifecycle.draining = True
-        if self._renewing is not None:
-            self._renewing.cancel()
+        for task in self._beside:
+            task.cancel()
         await self._health.changed()
         await _pause(hurry, delay)
         self.lifecycle.close()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import gc
 import os
 import threading
 
-WORTH = 2**18  # bytes of a message; smaller ones are reused soon
-PAUSE = 1.0  # seconds between two returns of pages
+PAUSE, LATEST = 1.0, 32.0  # seconds between two looks, and at most between two returns of pages
+GROWN = 2**23  # bytes more than there were, after which pages are returned at once
+PAGE = os.sysconf("SC_PAGE_SIZE")
 TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
 SET = getattr(ctypes.CDLL(None), "mallopt", None)  # nor this
 ARENAS, MOST_ARENAS = -8, 2  # glibc's M_ARENA_MAX: by default eight for each core
@@ -44,18 +46,33 @@ def trim() -> None:
         TRIM(0)
 
 
-class Returns:
-    """Told of large messages that are done with; returns pages soon after, on a thread of its own."""
+async def give_back() -> None:
+    """Until it is cancelled, give back what glibc keeps of a burst: of large messages, or of connections that were
+    reset by the thousand, which gRPC's core allocates for. Ends where this is not glibc, or there is no /proc."""
+    with contextlib.suppress(FileNotFoundError):
+        if TRIM is not None:
+            await _keep(os.open("/proc/self/statm", os.O_RDONLY))
 
-    def __init__(self) -> None:
-        self._planned = False
 
-    def freed(self, size: int) -> None:
-        """A message of so many bytes is done with. On the event loop."""
-        if size >= WORTH and TRIM is not None and not self._planned:
-            self._planned = True
-            asyncio.get_running_loop().call_later(PAUSE, self._return)
+async def _keep(statm: int) -> None:
+    """In the middle of a burst little can be given back, so it is tried again, ever later. `statm` is opened once: a
+    process may have no descriptors left."""
+    try:
+        low, wait, left = _resident(statm), LATEST, LATEST
+        while True:
+            await asyncio.sleep(PAUSE)
+            now, left = _resident(statm), left - PAUSE
+            if now >= low + GROWN:
+                low, wait, left = now, PAUSE, 0.0
+            low = min(low, now)
+            if left <= 0:
+                # In a thread of its own: it may take milliseconds, for which nobody has to wait.
+                threading.Thread(target=trim, name="trim", daemon=True).start()
+                wait = left = min(2 * wait, LATEST)
+    finally:
+        os.close(statm)
 
-    def _return(self) -> None:
-        self._planned = False
-        threading.Thread(target=trim, name="trim", daemon=True).start()
+
+def _resident(statm: int) -> int:
+    """Bytes in memory; proc(5)."""
+    return int(os.pread(statm, 128, 0).split()[1]) * PAGE

@@ -18,6 +18,7 @@ from kanserve.rpc import convert, prescan
 from kanserve.rpc.prescan import Bound
 from tests.kanserve import attacks, toy
 from tests.kanserve.running import INFERENCE, KAN, Server, request, serving, wait_until
+from tests.reliability.row_05_rapid_reset import resets
 
 MIB = 2**20
 
@@ -100,6 +101,15 @@ def test_messages_that_were_refused_are_let_go(server: Server) -> None:
     with concurrent.futures.ThreadPoolExecutor(32) as pool:
         list(pool.map(refused, range(256)))
     assert highest(server) < before + 900  # MiB; 32 messages at a time are 122, and gRPC core copies them
+    server.infer(np.zeros((1, 3), np.float32))
+    wait_until(lambda: resident(server) < before + kept(server))
+
+
+def test_streams_that_were_reset_are_let_go(server: Server) -> None:
+    """20 000 of them at once: gRPC's core allocates for each, 105 MiB, and glibc would keep it all."""
+    server.infer(np.zeros((1, 3), np.float32))
+    before = resident(server)
+    resets(server, 20_000)
     server.infer(np.zeros((1, 3), np.float32))
     wait_until(lambda: resident(server) < before + kept(server))
 

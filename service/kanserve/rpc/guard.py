@@ -24,7 +24,6 @@ from kanserve.access.gate import Gate
 from kanserve.access.roles import Principal
 from kanserve.errors import Draining, KanserveError, QueueFull, TooManyBytes, TooManyCalls, TooOften, Unsupported
 from kanserve.lifecycle import Lifecycle
-from kanserve.memory import Returns
 from kanserve.observe import logs
 from kanserve.observe.metrics import UNKNOWN, Metrics
 from kanserve.rpc import bounded, status
@@ -164,7 +163,7 @@ class Guard:
         self.names: set[str] = set()  # of all that it guards, as the table of access has them
         self._metrics = metrics
         self.max_calls, self.calls = max_calls, 0
-        self.max_bytes, self._bytes, self._returns = max_bytes, 0, Returns()
+        self.max_bytes, self._bytes = max_bytes, 0
         self._lifecycle = lifecycle
         self.inflight = metrics.number("kanserve_inflight_requests").labels()
 
@@ -299,7 +298,6 @@ class Guard:
     def leave(self, size: int, *, probe: bool) -> None:
         """As `enter`, once."""
         self._bytes -= size
-        self._returns.freed(size)
         if not probe:
             self.calls -= 1
             self.inflight.value -= 1
@@ -330,8 +328,6 @@ class Guard:
     def hold(self, size: int) -> None:
         """So many bytes of a message more, or less."""
         self._bytes += size
-        if size < 0:
-            self._returns.freed(-size)
 
     def admit(self, *, probe: bool) -> None:
         """Raises what turns a call away before its method sees it."""

@@ -1,0 +1,59 @@
+"""A sum over an axis: the same bits for a row alone, first, in the middle and among many."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kanexport.operators.graph import Graph
+from kanexport.shared.quiet_runtime import onnxruntime
+
+ROWS = 24
+SIZES = [*range(1, 14), 30, 33, 129, 784]
+LAYOUTS = {  # the shape after the batch, and the axis, of K entries
+    "the last of two": (lambda count: (count,), 1),
+    "before the last": (lambda count: (count, 5), 1),
+    "before the last, of one": (lambda count: (count, 1), 1),
+    "the last of three": (lambda count: (3, count), 2),
+    "before the last of four": (lambda count: (3, count, 2), 2),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("keepdims", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_rows_sum_is_the_same_in_any_company(layout: str, keepdims: bool, dtype: str) -> None:
+    make, axis = LAYOUTS[layout]
+    for count in SIZES:
+        shape = make(count)
+        g = Graph("sums", dtype)
+        total = g.sum(g.input("x", *shape), axis=axis, keepdims=keepdims)
+        rows = np.random.default_rng(count).normal(size=(ROWS, *shape)).astype(dtype)
+        expected = rows.astype(np.longdouble).sum(axis=axis, keepdims=keepdims)
+        session = onnxruntime.InferenceSession(g.build({"y": (total, expected.shape[1:])}))
+
+        def ask(part: np.ndarray, session=session) -> np.ndarray:
+            return session.run(None, {"x": part.copy()})[0]
+
+        found = ask(rows)
+        assert np.abs(found - expected).max() <= 8 * count * np.finfo(dtype).eps
+        for start, stop in [(at, at + 1) for at in range(ROWS)] + [(0, 2), (1, 4), (3, 11), (7, ROWS)]:
+            np.testing.assert_array_equal(ask(rows[start:stop]), found[start:stop], err_msg=f"{count}, {start}:{stop}")
+
+
+def test_nan_stays_in_its_own_sum() -> None:
+    g = Graph("sums", "float32")
+    total = g.sum(g.input("x", 7, 5), axis=1)
+    session = onnxruntime.InferenceSession(g.build({"y": (total, (5,))}))
+    rows = np.ones((3, 7, 5), np.float32)
+    rows[1, 4, 2], rows[2, 0, 0] = np.nan, np.inf
+    expected = np.full((3, 5), 7, np.float32)
+    expected[1, 2], expected[2, 0] = np.nan, np.inf
+    np.testing.assert_array_equal(session.run(None, {"x": rows})[0], expected)
+
+
+def test_an_empty_batch_stays_empty() -> None:
+    g = Graph("sums", "float32")
+    total = g.sum(g.input("x", 7, 5), axis=1)
+    session = onnxruntime.InferenceSession(g.build({"y": (total, (5,))}))
+    assert session.run(None, {"x": np.zeros((0, 7, 5), np.float32)})[0].shape == (0, 5)
