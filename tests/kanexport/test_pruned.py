@@ -132,7 +132,7 @@ def test_pruned_inputs_of_a_trained_form_cost_nothing(pykan: Any, tmp_path: Path
 
 def test_the_number_of_operators_does_not_grow_with_the_edges(pykan: Any, tmp_path: Path) -> None:
     counts = []
-    for at, (n, m) in enumerate(((2, 2), (8, 8), (16, 4))):
+    for at, (n, m) in enumerate(((4, 4), (8, 8), (16, 4))):
         toy = pykan([n, m, 1], seed=1)
         for depth, (i, o) in enumerate(((n, m), (m, 1))):
             toy.tensors[f"act_fun.{depth}.mask"][:] = 0

@@ -108,6 +108,15 @@ def test_by_default_only_what_failed_has_a_line(tmp_path: Path) -> None:
     assert line["code"] == "INVALID_ARGUMENT"
 
 
+def test_numbers_that_are_none_have_no_line(tmp_path: Path) -> None:
+    """A signalling NaN, which numpy would warn of where statistics make float64 of it."""
+    toy.write(tmp_path)
+    with serving(tmp_path, statistics="full") as server:
+        server.infer(np.array([[0x7F800001, 0x7F7FFFFF, 0x7F800000]], np.uint32).view(np.float32))
+        wait_until(lambda: 'kanserve_statistics_rows_total{model="toy",version="1"} 1.0' in server.metrics())
+        assert not [line for line in server.lines() if line["event"] == "Python warns"]
+
+
 @pytest.mark.parametrize(
     ("policy", "outcome", "lines"),
     [

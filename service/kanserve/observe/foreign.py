@@ -19,6 +19,8 @@ from typing import Any, TextIO
 import structlog
 from structlog.typing import FilteringBoundLogger, Processor
 
+# What numpy would say of rows with NaN, infinities and all that a caller may send.
+NUMBERS = "(invalid value|overflow|divide by zero) encountered"
 LONGEST = 8192  # characters of a line without an end
 _kept: list[TextIO] = []  # what stderr was
 
@@ -36,6 +38,7 @@ def adopt(logger: FilteringBoundLogger, stream: TextIO, steps: Sequence[Processo
     root.handlers = [handler]
     root.setLevel(max(level, logging.INFO))  # libraries' debug lines are not ours to print
     warnings.showwarning = _warned(logger)
+    warnings.filterwarnings("ignore", NUMBERS, RuntimeWarning)
     sys.excepthook = _untaken(logger)
     threading.excepthook = lambda args: _tell(logger, args.exc_value, thread=getattr(args.thread, "name", ""))
     sys.unraisablehook = lambda args: _tell(logger, args.exc_value, reason=args.err_msg or "")
