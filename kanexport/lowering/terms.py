@@ -23,7 +23,10 @@ def summed(g: Graph, layer: Layer, term: Term, x: Value, total: Value) -> Value:
     """[B, I] and what the sums are so far -> [B, O]: a term times its coefficients, summed over
     the sources. One matrix product [B, K * I] @ [K * I, O] for a basis."""
     if isinstance(term, EdgeTerm):
-        return g.add(total, g.sum(_edge_term(g, layer, term, x), axis=1))
+        values = _edge_functions(g, layer, term, x)
+        if term.functions > 1:  # one sum, not one after the other
+            values = g.reshape(values, 0, layer.sources * term.functions, layer.destinations)
+        return g.add(total, g.sum(values, axis=1))
     if isinstance(term.basis, Stepped):
         return _bytes(g, layer, term, term.basis, x, total)
     basis = basis_term(g, layer, term, x)
@@ -46,7 +49,8 @@ def _bytes(g: Graph, layer: Layer, term: BasisTerm, basis: Stepped, x: Value, to
 def apart(g: Graph, layer: Layer, term: Term, x: Value) -> Value:
     """[B, I] -> [B, I, O]: a term times its coefficients, every edge by itself."""
     if isinstance(term, EdgeTerm):
-        return _edge_term(g, layer, term, x)
+        values = _edge_functions(g, layer, term, x)
+        return values if term.functions == 1 else g.sum(values, axis=2)
     basis = basis_term(g, layer, term, x)
     if term.basis.functions == 1:
         column = g.reshape(basis, 0, layer.sources, 1)
@@ -95,12 +99,13 @@ def _prepared(g: Graph, term: BasisTerm, x: Value) -> Value:
     return x
 
 
-def _edge_term(g: Graph, layer: Layer, term: EdgeTerm, x: Value) -> Value:
-    """[B, I] -> [B, I, O]: a function that every edge shifts and stretches for itself."""
+def _edge_functions(g: Graph, layer: Layer, term: EdgeTerm, x: Value) -> Value:
+    """[B, I] -> [B, I, K, O], or [B, I, O] where K is 1: functions that every edge shifts and stretches for itself,
+    times their coefficients."""
     coef = simplify.coefficients(layer, term)
     for step in term.before:
         x = step.emit(g, x)
-    if term.functions == 1:  # a reduction less
+    if term.functions == 1:
         centre, rate, weight = (
             term.centre[None, :, :, 0],
             term.rate[None, :, :, 0],
@@ -108,10 +113,10 @@ def _edge_term(g: Graph, layer: Layer, term: EdgeTerm, x: Value) -> Value:
         )
         inner = g.mul(g.sub(g.reshape(x, 0, layer.sources, 1), g.const(centre)), g.const(rate))
         return g.mul(term.function.emit(g, inner), g.const(weight))
-    # [B, I, K, O]: the reduction over K then runs over whole rows of O.
+    # [B, I, K, O]: sums over K then run over whole rows of O.
     centre, rate, weight = (a.transpose(0, 2, 1)[None] for a in (term.centre, term.rate, coef))
     inner = g.mul(g.sub(g.reshape(x, 0, layer.sources, 1, 1), g.const(centre)), g.const(rate))
-    return g.sum(g.mul(term.function.emit(g, inner), g.const(weight)), axis=2)
+    return g.mul(term.function.emit(g, inner), g.const(weight))
 
 
 def symbolic_columns(g: Graph, layer: Layer, x: Value) -> tuple[Value, list[SymbolicEdge]]:

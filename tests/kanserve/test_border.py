@@ -19,10 +19,16 @@ from kanexport.manifest import BasisInfo, NodeStep
 from kanexport.pipeline import Request, export
 from kanexport.shared.naming import Names
 from kanexport.shared.outside import POLICIES
+from kanserve import backends
 from kanserve.client.connection import Client
+from kanserve.config import Settings
+from kanserve.errors import LoadError, LoadReason
 from kanserve.models.border import Border
+from kanserve.models.loading import Loader
+from kanserve.observe.metrics import Metrics
 from kanserve.observe.series import Number
 from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.repository import layout
 from tests.cli.running import checkpoint
 from tests.golden_cases import cases
 from tests.kanserve import httpdoors, toy
@@ -218,6 +224,19 @@ def test_a_manifest_that_does_not_fit_itself_is_refused_in_words(tmp_path: Path)
         for parameters in ({"kan.coverage": True}, {"kan.explain_top_k": 1}):
             assert refusal(running, "empty", parameters) == "model 'empty' has no layers whose nodes are known"
         assert running.infer(INSIDE, "good").shape == running.infer(INSIDE, "empty").shape == (2, 2)
+
+
+@pytest.mark.parametrize("step", UNFIT.values(), ids=UNFIT)
+def test_a_border_that_cannot_be_drawn_is_a_load_that_fails(tmp_path: Path, step: NodeStep) -> None:
+    directory = toy.write(tmp_path)
+    first, *rest = contract.load(directory).layers
+    layer = dataclasses.replace(first, before=(step,), bases=(SPLINE,))
+    toy.edit(directory, layers=(layer, *rest), outside="reject")
+    (found,) = layout.scan(tmp_path, plain_onnx=False)
+    settings = Settings(repository=tmp_path)
+    with pytest.raises(LoadError, match="do not fit the 3 nodes that it is given; export again") as caught:
+        Loader(backends.load("ort"), settings, 1, Metrics()).load(layout.load(found, settings.max_file_bytes))
+    assert caught.value.reason is LoadReason.MANIFEST
 
 
 def refusal(server: Server, model: str, parameters: dict[str, Any]) -> str:
