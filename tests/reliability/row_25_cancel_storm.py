@@ -7,6 +7,7 @@ import collections
 import contextlib
 import random
 import tempfile
+import time
 from pathlib import Path
 
 import grpc
@@ -22,6 +23,7 @@ SLOW = request(np.zeros((1, 1), np.float32), "slow").SerializeToString()
 QUICK = request(np.zeros((1, 3), np.float32)).SerializeToString()
 PENDING, RUNS = (f'nv_inference_{name}{{model="slow",version="1"}}' for name in ("pending_request_count", "exec_count"))
 AT_ONCE = 100
+RETURNED = 2.5  # seconds after a burst, when what it needed for a moment has gone back
 
 
 async def storm(server: Server, rng: random.Random, count: int, scale: Scale) -> collections.Counter[str]:
@@ -55,6 +57,7 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
             server.call(f"{INFERENCE}ModelInfer", QUICK)
             ran, rng = sample(server, RUNS), random.Random(seed)
             ends = asyncio.run(storm(server, rng, count // 2, scale))
+            time.sleep(RETURNED)
             before = mib(server)
             ends += asyncio.run(storm(server, rng, count - count // 2, scale))
             with contextlib.suppress(AssertionError):
@@ -62,6 +65,7 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
                 wait_until(lambda: value(server.metrics(), PENDING) == 0, 30)
             held, waiting = sample(server, "kanserve_inflight_requests"), sample(server, PENDING)
             ran = sample(server, RUNS) - ran
+            time.sleep(RETURNED)
             grown = mib(server) - before
             good = bool(server.call(f"{INFERENCE}ModelInfer", QUICK))
     figures = {
