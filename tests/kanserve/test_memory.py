@@ -110,8 +110,9 @@ def test_streams_that_were_reset_are_let_go(server: Server) -> None:
     server.infer(np.zeros((1, 3), np.float32))
     before = resident(server)
     resets(server, 20_000)
-    server.infer(np.zeros((1, 3), np.float32))
-    wait_until(lambda: resident(server) < before + kept(server))
+    # gRPC's core may turn away whoever comes in the middle of it, and reads it later than it was sent.
+    wait_until(lambda: outcome(server) is grpc.StatusCode.OK)
+    wait_until(lambda: resident(server) < before + kept(server), 40)
 
 
 def test_all_messages_together_are_bounded(tmp_path: Path) -> None:
