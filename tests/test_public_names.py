@@ -97,6 +97,7 @@ def test_the_clients_and_their_errors() -> None:
         "NoAnswer": ["ClientError"],
         "Unavailable": ["NoAnswer", "ClientError"],
         "Unreachable": ["Unavailable", "NoAnswer", "ClientError"],
+        "RateLimited": ["NoAnswer", "ClientError"],
         "DeadlineExceeded": ["NoAnswer", "ClientError"],
         "ServerFailed": ["ClientError"],
     }

@@ -134,8 +134,10 @@ class TooManyBytes(Exhausted):
 class TooOften(Exhausted):
     """This caller has asked as often as it may; trying again makes sense."""
 
-    def __init__(self, name: str, rate: float) -> None:
+    def __init__(self, name: str, rate: float, wait: float) -> None:
+        """`wait`: seconds until its next call is let through."""
         super().__init__(f"{name} may ask {rate:g} times per second, which is its limit; try again later")
+        self.wait = wait
 
 
 class Unauthenticated(KanserveError):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -22,6 +25,7 @@ from kanserve.client.errors import (
     NotAllowed,
     NotFound,
     NotSupported,
+    RateLimited,
     ServerFailed,
     TooLarge,
     Unavailable,
@@ -45,7 +49,7 @@ def answering(answer: Answer) -> Iterator[str]:
         def service(self, _: Any) -> Any:
             return grpc.unary_unary_rpc_method_handler(answer)
 
-    server = grpc.server(futures.ThreadPoolExecutor(2), handlers=[Everything()])
+    server = grpc.server(futures.ThreadPoolExecutor(8), handlers=[Everything()])
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
@@ -160,6 +164,71 @@ def test_a_single_row_that_is_too_large_is_an_error() -> None:
 
     with answering(answer) as url, Client(url) as client, pytest.raises(TooLarge, match="ask for less"):
         bulk.infer(client, MODEL, np.zeros((4, 3), np.float32))
+
+
+def limited(context: grpc.ServicerContext, wait: str) -> None:
+    context.set_trailing_metadata((("grpc-retry-pushback-ms", wait),))
+    context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many")
+
+
+@pytest.mark.parametrize("retries", [0, 3])
+def test_a_rate_limit_is_waited_for_and_halves_nothing(retries: int) -> None:
+    sizes: list[int] = []
+    refused: list[float] = []
+
+    def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
+        if len(refused) < 9:
+            refused.append(time.monotonic())
+            limited(context, "30")
+        sizes.append(oip.ModelInferRequest.FromString(data).inputs[0].shape[0])
+        return echo(data, context)
+
+    rows = np.arange(90, dtype=np.float32).reshape(30, 3)
+    model = replace(MODEL, max_batch_size=4)
+    with answering(answer) as url, Client(url, retries=retries) as client:
+        found = bulk.infer(client, model, rows)
+        np.testing.assert_array_equal(found.outputs["y"], rows)
+        assert sorted(sizes) == [2, *[4] * 7]
+        del refused[:]
+        assert bulk.split(client, rows, 30, lambda part: client.infer(MODEL, part), None)[0].outputs["y"].shape == (
+            30,
+            3,
+        )
+    assert refused[-1] - refused[0] >= 8 * 0.03 * 0.9
+
+
+@pytest.mark.parametrize("wait", ["-1", "60000"])
+def test_a_server_that_pushes_back_for_good_or_for_too_long_is_asked_once(wait: str) -> None:
+    calls: list[bytes] = []
+
+    def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
+        calls.append(data)
+        limited(context, wait)
+        raise AssertionError
+
+    with answering(answer) as url, Client(url) as client:
+        for ask in (client.ready, lambda: bulk.infer(client, MODEL, np.zeros((4, 3), np.float32))):
+            with pytest.raises(RateLimited, match="too many") as caught:
+                ask()
+            assert caught.value.code == "RESOURCE_EXHAUSTED"
+            assert caught.value.retry_after == (None if wait == "-1" else 60)
+    assert len(calls) == 2
+
+
+def test_several_requests_are_under_way_and_their_answers_in_order() -> None:
+    together = threading.Barrier(bulk.WINDOW)
+
+    def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
+        together.wait(timeout=60)  # broken unless that many are there at once
+        if oip.ModelInferRequest.FromString(data).raw_input_contents[0][:4] == bytes(4):
+            time.sleep(0.05)  # the first is answered last
+        return echo(data, context)
+
+    rows = np.arange(16 * 3, dtype=np.float32).reshape(16, 3)
+    with answering(answer) as url, Client(url) as client:
+        parts = [answer.outputs["y"] for answer in bulk.stream(client, replace(MODEL, max_batch_size=2), iter([rows]))]
+    assert [len(part) for part in parts] == [2] * 8
+    np.testing.assert_array_equal(np.concatenate(parts), rows)
 
 
 def test_requests_stay_below_the_message_limit() -> None:

@@ -20,6 +20,7 @@ UNBATCHED = ModelInfo("toy", 1, 0, (replace(X, shape=(2, 3)),), (Y,), "")
 GIVEN = InputTensor("x", "FP32", (2, 3), bytes(24))
 SIGN = InputTensor("flag", "BOOL", (2, 1), bytes(2))
 GOOD = InferRequest("toy", "", "7", (GIVEN, SIGN))
+HAS = '; the model has inputs "x" [-1, 3] FP32, "flag" [-1, 1] BOOL'
 TEXTS = ModelInfo("toy", 1, 4, (TensorInfo("s", "BYTES", (-1, 1)),), (Y,), "")
 
 
@@ -31,21 +32,21 @@ CASES: dict[str, tuple[InferRequest, str]] = {
     "an input too few": (
         replace(GOOD, inputs=(SIGN,)),
         "[request id: 7] expected 2 inputs but got 1 inputs for model 'toy'. Got input(s) ['flag'], but missing "
-        "required input(s) ['x']. Please provide all required input(s).",
+        f"required input(s) ['x']. Please provide all required input(s).{HAS}",
     ),
     "no id": (
         replace(GOOD, inputs=(), id=""),
         "[request id: <id_unknown>] expected 2 inputs but got 0 inputs for model 'toy'. Got input(s) [], but missing "
-        "required input(s) ['x','flag']. Please provide all required input(s).",
+        f"required input(s) ['x','flag']. Please provide all required input(s).{HAS}",
     ),
     "a name twice": (replace(GOOD, inputs=(GIVEN, GIVEN)), "[request id: 7] input 'x' already exists in request"),
     "another name": (
         replace(GOOD, inputs=(GIVEN, replace(SIGN, name="sign"))),
-        "unexpected inference input 'sign' for model 'toy'",
+        f"unexpected inference input 'sign' for model 'toy'{HAS}",
     ),
     "one more": (
         replace(GOOD, inputs=(GIVEN, SIGN, replace(SIGN, name="sign"))),
-        "unexpected inference input 'sign' for model 'toy'",
+        f"unexpected inference input 'sign' for model 'toy'{HAS}",
     ),
     "an extent below zero": (
         with_x(shape=(-1, 3)),
@@ -121,12 +122,26 @@ def test_outputs_come_in_the_order_in_which_they_were_asked_for() -> None:
     assert [one.name for one in wanted(MODEL, replace(GOOD, outputs=("z", "y")))] == ["z", "y"]
     assert [one.name for one in wanted(MODEL, replace(GOOD, outputs=("z",)))] == ["z"]
     for outputs, words in (
-        (("w",), "unexpected inference output 'w' for model 'toy'"),
+        (
+            ("w",),
+            "unexpected inference output 'w' for model 'toy'; the model has outputs "
+            '"y" [-1, 2] FP32, "z" [-1, 2] FP32',
+        ),
         (("y", "y"), "[request id: 7] output 'y' already exists in request"),
     ):
         with pytest.raises(BadRequest) as caught:
             wanted(MODEL, replace(GOOD, outputs=outputs))
         assert str(caught.value) == words
+
+
+def test_of_many_inputs_the_first_are_told() -> None:
+    many = replace(MODEL, inputs=tuple(replace(X, name=f"{'n' * 100}{at}") for at in range(30)))
+    with pytest.raises(BadRequest) as caught:
+        validate(many, replace(GOOD, inputs=(GIVEN,) * 1))
+    said = str(caught.value).partition("input(s).")[2]
+    assert said.count("[-1, 3] FP32") == 8
+    assert said.endswith(" and 22 more")
+    assert len(said) < 900
 
 
 @pytest.mark.parametrize(("named", "said"), [(("length", "height"), "'height'"), ((), "'x1'")])

@@ -21,6 +21,7 @@ Code = grpc.StatusCode
 INVALID = Code.INVALID_ARGUMENT
 ROWS = np.zeros((2, 3), np.float32)
 NO_ID = "[request id: <id_unknown>] "
+HAS_X, HAS_Y = '; the model has input "x" [-1, 3] FP32', '; the model has output "y" [-1, 2] FP32'
 CUT = "..."  # a text that ends so is a beginning
 # Triton's HttpCodeFromError, by the gRPC code of the same error; RESOURCE_EXHAUSTED, which it has not, as nearest.
 STATUS = {
@@ -255,17 +256,17 @@ INFER = [
         edited(no_input),
         INVALID,
         f"{NO_ID}expected 1 inputs but got 0 inputs for model 'toy'. Got input(s) [], but missing "
-        "required input(s) ['x']. Please provide all required input(s).",
+        f"required input(s) ['x']. Please provide all required input(s).{HAS_X}",
     ),
     Wrong("input twice", another_input("x"), INVALID, f"{NO_ID}input 'x' already exists in request"),
-    Wrong("input unknown", with_input(name="q"), INVALID, "unexpected inference input 'q' for model 'toy'"),
-    Wrong("input more", another_input("q"), INVALID, "unexpected inference input 'q' for model 'toy'"),
-    Wrong("output unknown", with_outputs("z"), INVALID, "unexpected inference output 'z' for model 'toy'"),
+    Wrong("input unknown", with_input(name="q"), INVALID, f"unexpected inference input 'q' for model 'toy'{HAS_X}"),
+    Wrong("input more", another_input("q"), INVALID, f"unexpected inference input 'q' for model 'toy'{HAS_X}"),
+    Wrong("output unknown", with_outputs("z"), INVALID, f"unexpected inference output 'z' for model 'toy'{HAS_Y}"),
     Wrong(
         "output a node",
         with_outputs("layer1_in"),
         INVALID,
-        "unexpected inference output 'layer1_in' for model 'toy'",
+        f"unexpected inference output 'layer1_in' for model 'toy'{HAS_Y}",
     ),
     Wrong("output twice", with_outputs("y", "y"), INVALID, f"{NO_ID}output 'y' already exists in request"),
     *(

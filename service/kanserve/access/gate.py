@@ -130,7 +130,7 @@ class Bucket:
         self._left = min(max(1.0, self._rate), self._left + (now - self._since) * self._rate)
         self._since = now
         if self._left < 1:
-            raise TooOften(self._name, self._rate)
+            raise TooOften(self._name, self._rate, (1 - self._left) / self._rate)
         self._left -= 1
 
 

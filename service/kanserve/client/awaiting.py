@@ -12,7 +12,7 @@ import grpc.aio
 
 from kanserve.client import calls, channel, kan_calls
 from kanserve.client.calls import After, Ask, Call
-from kanserve.client.peer import Peer, as_method
+from kanserve.client.peer import Peer, as_method, push_back
 from kanserve.client.statistics import Update
 
 T = TypeVar("T")
@@ -90,14 +90,15 @@ class AsyncClient(Peer[grpc.aio.Channel]):
         return await self._do(asked)
 
     async def _do(self, call: Call[T]) -> T:
-        """Send it; again while the server is unavailable and the deadline allows. Raises ClientError."""
+        """Send it; again while the server is unavailable or limits the rate, and the deadline allows. Raises
+        ClientError."""
         send, data, attempts = self._send(call), call.data, self._attempts(call)
         while True:
             try:
                 got = send(data, timeout=attempts.left, metadata=self._metadata)
                 return call.result([message async for message in got] if call.stream else await got)
             except grpc.RpcError as error:
-                pause = attempts.pause(error.code())
+                pause = attempts.pause(error.code(), push_back(error))
                 if pause is None:
                     raise self._translated(call, error) from error
             await asyncio.sleep(pause)

@@ -1,14 +1,16 @@
 """Many rows: split into requests that the server's limits allow, joined again.
 
-A request that is refused as too large is halved, so a server with tighter
-limits than it announces is served too.
+A request that is refused as too large is halved, so a server with tighter limits than it announces is served too. One
+that is refused because there are too many is repeated as it is, after the time that the server says.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,9 +18,10 @@ import numpy as np
 from kanserve.client import coverage as cover
 from kanserve.client import explain as explanations
 from kanserve.client.answers import Answer, ServedModel
-from kanserve.client.connection import Client
+from kanserve.client.calls import Call, inference
+from kanserve.client.connection import Client, Pending, begin
 from kanserve.client.description import Description
-from kanserve.client.errors import TooLarge
+from kanserve.client.errors import RateLimited, TooLarge
 from kanserve.client.explain import Explanation
 from kanserve.client.frames import index_of
 from kanserve.client.rows import of_frame
@@ -28,6 +31,8 @@ T = TypeVar("T")
 Progress = Callable[[int, int], None]  # rows done, rows in all
 
 REQUEST_BYTES = 3 * 2**20  # of tensor data; servers take 4 MiB messages by default
+WINDOW = 4  # requests under way at a time
+PAUSE = 0.5  # seconds after a refusal for the rate that does not say how long
 
 
 def infer(
@@ -36,13 +41,83 @@ def infer(
     """Outputs by name for all `rows` [rows, ...], of several inputs a mapping by their names, in
     order. Raises ClientError."""
     called, rows = index_of(rows), of_frame(rows, model.names)
-    tensors = model.inputs if isinstance(rows, Mapping) else model.inputs[0]
-    most = model.max_batch_size or max(1, count(rows))
-    most = min(most, REQUEST_BYTES // max(1, row_bytes(rows, model.inputs)))
-    parts = split(rows, most, lambda part: client.infer(tensors, part, model=model.name, version=version), progress)
+    parts, done = [], 0
+    for answer in stream(client, model, [rows], version=version):
+        parts.append(answer)
+        done += rows_of(answer)
+        if progress:
+            progress(done, count(rows))
     names = parts[0].outputs
     outputs = {name: np.concatenate([part.outputs[name] for part in parts]) for name in names}
     return Answer(parts[-1].version, outputs, parts[-1].parameters, model.names, called)
+
+
+def stream(client: Client, model: ServedModel, parts: Iterable[Any], *, version: str = "") -> Iterator[Answer]:
+    """Outputs for one part of rows after the other, each as `infer` takes it, in order; the answers come as the server
+    gives them, each for as many rows as one request has. At most WINDOW requests are under way, and the next part is
+    taken when one of them is answered. No rows at all are one request. Raises ClientError."""
+    return _Stream(client, model, version).answers(parts)
+
+
+class _Stream:
+    """Requests under way, the oldest first."""
+
+    def __init__(self, client: Client, model: ServedModel, version: str) -> None:
+        self._client, self._model, self._version = client, model, version
+        self._window, self._most = WINDOW, 0  # most rows of a request, 0: no limit is known yet
+        self._waiting: deque[tuple[Any, Pending[Answer]]] = deque()
+
+    def answers(self, parts: Iterable[Any]) -> Iterator[Answer]:
+        rows, sent = None, False
+        try:
+            for rows in parts:
+                start, total = 0, count(rows)
+                while start < total:
+                    piece = part(rows, slice(start, start + self._fitting(rows)))
+                    while len(self._waiting) >= self._window:
+                        yield from self._next()
+                    self._waiting.append((piece, self._begun(piece)))
+                    start, sent = start + count(piece), True
+            if rows is not None and not sent:
+                self._waiting.append((rows, self._begun(rows)))
+            while self._waiting:
+                yield from self._next()
+        finally:
+            for _, pending in self._waiting:
+                pending.cancel()
+
+    def _fitting(self, rows: Any) -> int:
+        """How many rows the next request has."""
+        most = min(self._model.max_batch_size or count(rows), self._most or count(rows))
+        return max(1, min(most, REQUEST_BYTES // max(1, row_bytes(rows, self._model.inputs))))
+
+    def _call(self, rows: Any) -> Call[Answer]:
+        tensors = self._model.inputs if isinstance(rows, Mapping) else self._model.inputs[0]
+        return inference(tensors, rows, model=self._model.name, version=self._version)
+
+    def _begun(self, rows: Any) -> Pending[Answer]:
+        return begin(self._client, self._call(rows))
+
+    def _next(self) -> Iterator[Answer]:
+        """The answers for the oldest request."""
+        rows, pending = self._waiting.popleft()
+        try:
+            answer = pending.result()
+        except RateLimited as error:
+            self._window = 1
+            _sleep(error, until=time.monotonic() + self._client.timeout)
+        except TooLarge:
+            if count(rows) < 2:
+                raise
+        else:
+            if pending.held_back:
+                self._window = max(1, self._window // 2)
+            yield answer
+            return
+        size = min(self._most or count(rows), count(rows))
+        answers = split(self._client, rows, size, lambda piece: self._begun(piece).result(), None)
+        self._most = min(size, rows_of(answers[0]) or size)
+        yield from answers
 
 
 def explain(
@@ -63,6 +138,7 @@ def explain(
     most = min(most, REQUEST_BYTES // max(1, row_bytes(rows, described.inputs)))
     found = explanations.joined(
         split(
+            client,
             rows,
             most,
             lambda part: client.explain(described, part, reference=reference, outputs=outputs, method=method),
@@ -77,17 +153,18 @@ def coverage(client: Client, described: Description, rows: Any, *, progress: Pro
     rows = of_frame(rows, described.names)
     fits = REQUEST_BYTES // max(1, row_bytes(rows, described.inputs))
     most = min(fits, described.max_rows, described.max_batch_size or fits)
-    return cover.joined(split(rows, most, lambda part: client.coverage(described, part), progress))
+    return cover.joined(split(client, rows, most, lambda part: client.coverage(described, part), progress))
 
 
-def split(rows: Any, most: int, call: Callable[[Any], T], progress: Progress | None) -> list[T]:
-    """Call with consecutive parts of at most `most` rows; zero rows are one call."""
+def split(client: Client, rows: Any, most: int, call: Callable[[Any], T], progress: Progress | None) -> list[T]:
+    """Call with consecutive parts of at most `most` rows; zero rows are one call. A part that the `client` may not send
+    yet is repeated for as long as one call may take. Raises ClientError."""
     size, total = max(1, most), count(rows)
     parts: list[T] = []
     start = 0
     while start < total or not parts:
         try:
-            parts.append(call(part(rows, slice(start, start + size))))
+            parts.append(patient(client, call, part(rows, slice(start, start + size))))
         except TooLarge:
             if size == 1 or total - start < 2:
                 raise
@@ -97,6 +174,30 @@ def split(rows: Any, most: int, call: Callable[[Any], T], progress: Progress | N
         if progress:
             progress(min(start, total), total)
     return parts
+
+
+def patient(client: Client, call: Callable[[Any], T], rows: Any) -> T:
+    """One call of the `client`, repeated while the server limits the rate, for as long as a call may take. Raises
+    ClientError."""
+    until = time.monotonic() + client.timeout
+    while True:
+        try:
+            return call(rows)
+        except RateLimited as error:
+            _sleep(error, until=until)
+
+
+def _sleep(error: RateLimited, *, until: float) -> None:
+    """Wait as the server says. Raises the error if it says never, or if that is too late."""
+    wait = PAUSE if error.retry_after == 0 else error.retry_after
+    if wait is None or time.monotonic() + wait >= until:
+        raise error
+    time.sleep(wait)
+
+
+def rows_of(answer: Answer) -> int:
+    """How many rows an answer is for."""
+    return max(map(len, answer.outputs.values()), default=0)
 
 
 def count(rows: Any) -> int:

@@ -46,7 +46,7 @@ def edges(
     ways = dict.fromkeys(wanted, (sources, destinations))
     if path is not None:
         none = bulk.part(rows, slice(0, 0))
-        found = client.edges(described, none, layers=wanted, path=path)
+        found = bulk.patient(client, lambda part: client.edges(described, part, layers=wanted, path=path), none)
         ways = {layer.layer: (tuple(layer.sources.tolist()), tuple(layer.destinations.tolist())) for layer in found}
     for done, index in enumerate(wanted):
         report = bulk.shifted(progress, done, len(wanted))
@@ -188,4 +188,4 @@ class _LayerQuery:
 
         most = min(fit, self.described.max_rows)
         most = min(most, bulk.REQUEST_BYTES // max(1, bulk.row_bytes(rows, self.described.inputs)))
-        return bulk.split(rows, most, call, progress)
+        return bulk.split(self.client, rows, most, call, progress)

@@ -1,6 +1,6 @@
 """The client that waits: one method a call, plain values in and out.
 
-Every call has a deadline. UNAVAILABLE is retried, nothing else is. What gRPC
+Every call has a deadline. UNAVAILABLE and rate limits are retried, nothing else is. What gRPC
 raises is translated once, into a ClientError (`kanserve.client.errors`).
 """
 
@@ -9,13 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import grpc
 
 from kanserve.client import calls, channel, kan_calls
 from kanserve.client.calls import After, Ask, Call
-from kanserve.client.peer import Peer, as_method
+from kanserve.client.errors import ClientError
+from kanserve.client.peer import Attempts, Peer, as_method, push_back
 from kanserve.client.statistics import Update
 
 T = TypeVar("T")
@@ -86,14 +87,63 @@ class Client(Peer[grpc.Channel]):
         return self._do(asked)
 
     def _do(self, call: Call[T]) -> T:
-        """Send it; again while the server is unavailable and the deadline allows. Raises ClientError."""
+        """Send it; again while the server is unavailable or limits the rate, and the deadline allows. Raises
+        ClientError."""
         send, data, attempts = self._send(call), call.data, self._attempts(call)
         while True:
             try:
                 got = send(data, timeout=attempts.left, metadata=self._metadata)
                 return call.result(list(got) if call.stream else got)
             except grpc.RpcError as error:
-                pause = attempts.pause(error.code())
+                pause = attempts.pause(error.code(), push_back(error))
                 if pause is None:
                     raise self._translated(call, error) from error
             time.sleep(pause)
+
+    def _begin(self, call: Call[T]) -> Pending[T]:
+        """Send it, and return before its answer is there."""
+        send, data, attempts = self._send(call), call.data, self._attempts(call)
+
+        def attempt() -> Any:
+            return send.future(data, timeout=attempts.left, metadata=self._metadata)
+
+        return Pending(call, attempts, attempt, self._translated)
+
+
+class Pending(Generic[T]):
+    """A call under way, one message each way, sent with the first and every further `attempt`. Others may be sent
+    before its answer is waited for."""
+
+    def __init__(
+        self,
+        call: Call[T],
+        attempts: Attempts,
+        attempt: Callable[[], Any],
+        translated: Callable[[Call[Any], grpc.RpcError], ClientError],
+    ) -> None:
+        self._call, self._attempts, self._attempt, self._translated = call, attempts, attempt, translated
+        self._future = attempt()
+        self.held_back = False  # whether the server limited the rate
+
+    def result(self) -> T:
+        """Wait for the answer; repeated as any call is. Raises ClientError."""
+        while True:
+            try:
+                return self._call.result(self._future.result())
+            except grpc.RpcError as error:
+                wait = push_back(error)
+                self.held_back |= wait is not None
+                pause = self._attempts.pause(error.code(), wait)
+                if pause is None:
+                    raise self._translated(self._call, error) from error
+            time.sleep(pause)
+            self._future = self._attempt()
+
+    def cancel(self) -> None:
+        """Leave it; nobody waits for the answer."""
+        self._future.cancel()
+
+
+def begin(client: Client, call: Call[T]) -> Pending[T]:
+    """Send a call of the `client`, and return before its answer is there: for several at a time."""
+    return client._begin(call)

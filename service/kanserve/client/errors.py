@@ -10,6 +10,7 @@ ClientError             carries `code`, the name of the gRPC status
 ├── NoAnswer            the same call may succeed later
 │   ├── Unavailable     the server cannot answer now: it starts, drains or has too much to do
 │   │   └── Unreachable nothing answers at the address
+│   ├── RateLimited     the server limits how often, or how much at once, it is called
 │   └── DeadlineExceeded
 └── ServerFailed        anything else that went wrong in the server or between
 
@@ -20,6 +21,8 @@ except kanserve.NoAnswer:
 """
 
 from __future__ import annotations
+
+import math
 
 
 class ClientError(Exception):
@@ -71,6 +74,13 @@ class Unreachable(Unavailable):
     """Nothing answers at the address."""
 
 
+class RateLimited(NoAnswer):
+    """More calls, or more bytes at once, than the server allows. `retry_after`: seconds after which the server says to
+    call again; None if it says never."""
+
+    retry_after: float | None = None
+
+
 class DeadlineExceeded(NoAnswer):
     """No answer within the client's timeout."""
 
@@ -95,7 +105,12 @@ BY_CODE: dict[str, type[ClientError]] = {
 INPUT_CODES = ("INVALID_ARGUMENT", "OUT_OF_RANGE", "NOT_FOUND", "FAILED_PRECONDITION")
 
 
-def of(code: str, text: str, *, unreachable: bool = False) -> ClientError:
-    """The error for a gRPC status."""
+def of(code: str, text: str, *, unreachable: bool = False, push_back: float | None = None) -> ClientError:
+    """The error for a gRPC status. `push_back`: seconds after which the server says to call again, infinite for never,
+    None if it says nothing. A limit of one request comes without push-back, a limit on all requests comes with it."""
+    if code == "RESOURCE_EXHAUSTED" and push_back is not None:
+        limited = RateLimited(text, code=code)
+        limited.retry_after = push_back if math.isfinite(push_back) else None
+        return limited
     kind = Unreachable if unreachable else BY_CODE.get(code, ServerFailed)
     return kind(text, code=code)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import math
 import random
 import time
 from abc import ABC, abstractmethod
@@ -24,6 +25,8 @@ M = TypeVar("M", bound=Callable[..., Any])
 SELF = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
 
 FIRST_BACK_OFF, LONGEST_BACK_OFF = 0.1, 2.0  # seconds; doubles, with jitter
+PUSH_BACK = "grpc-retry-pushback-ms"  # of gRPC's retries (gRFC A6)
+AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)  # the second only with push-back
 
 
 class Peer(ABC, Generic[C]):
@@ -45,7 +48,8 @@ class Peer(ABC, Generic[C]):
         """`url` is host:port, or grpcs://host:port for TLS, which any of the other arguments ask for too.
 
         `timeout` seconds bound every single call, retries included, of which there are `retries` at most, while the
-        server is unavailable: 3 take half a second, 8 about 8. PEM files: `ca` has whom to
+        server is unavailable or limits the rate: 3 take half a second, 8 about 8, and longer if the server says when
+        to call again. PEM files: `ca` has whom to
         trust (default: the usual authorities), `cert` and `key` show who is calling. `server_name`
         is what the server's certificate says, where that is not the host. `token` goes with every call, over TLS or
         to this machine alone unless `token_in_clear`. Raises ValueError.
@@ -93,7 +97,17 @@ class Peer(ABC, Generic[C]):
             "UNIMPLEMENTED": f"the server at {self.url} does not offer {call.path.rpartition('/')[2]}: {details}",
         }
         plain = details if code in errors.BY_CODE else f"the server at {self.url} failed ({code}): {details}"
-        return errors.of(code, words.get(code, plain))
+        return errors.of(code, words.get(code, plain), push_back=push_back(error))
+
+
+def push_back(error: grpc.RpcError) -> float | None:
+    """Seconds after which the server says to call again; infinite if it says never, None if it says nothing."""
+    trailers: Any = error.trailing_metadata()
+    said = dict(trailers or ()).get(PUSH_BACK)
+    if said is None:
+        return None
+    # gRFC A6: whatever is not a number of milliseconds from 0 means that there is no next attempt.
+    return int(said) / 1000 if isinstance(said, str) and said.isascii() and said.isdigit() else math.inf
 
 
 def as_method(method: M, make: Callable[..., Ask[Any]]) -> M:
@@ -118,10 +132,13 @@ class Attempts:
         """Seconds until the deadline."""
         return max(0.001, self._deadline - time.monotonic())
 
-    def pause(self, code: grpc.StatusCode) -> float | None:
-        """Seconds to wait before the next try, after one that ended with `code`; None: there is no other."""
+    def pause(self, code: grpc.StatusCode, push_back: float | None = None) -> float | None:
+        """Seconds to wait before the next try, after one that ended with `code` and `push_back` (see the function);
+        None: there is no other."""
         wait = min(FIRST_BACK_OFF * 2.0**self._made, LONGEST_BACK_OFF) * random.uniform(0.5, 1.0)
-        if code is not grpc.StatusCode.UNAVAILABLE or self._made == self._retries or wait >= self.left:
+        wait = max(wait, (push_back or 0.0) * random.uniform(1.0, 1.2))  # callers that were refused together come apart
+        final = code not in AGAIN or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and push_back is None)
+        if final or self._made == self._retries or wait >= self.left:
             return None
         self._made += 1
         return wait

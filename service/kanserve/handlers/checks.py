@@ -1,7 +1,8 @@
 """What can be said of a request before it runs, against its model.
 
 The order of the checks and their words are Triton's, so that a client written
-against Triton meets nothing new.
+against Triton meets nothing new. If a name is wrong, the inputs or outputs of the
+model follow behind Triton's words.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ BATCH_NOTE = (
     "config, try setting max_batch_size to zero. See the model configuration docs for more info on "
     "max_batch_size."
 )
+SHOWN, LONGEST = 8, 64  # tensors in an error, characters of the name of one
 
 
 def validate(info: ModelInfo, request: InferRequest) -> int:
@@ -47,11 +49,12 @@ def _names(info: ModelInfo, request: InferRequest, prefix: str) -> None:
         raise BadRequest(
             f"{prefix}expected {len(wanted)} inputs but got {len(given)} inputs for model '{info.name}'. "
             f"Got input(s) [{_quoted(given)}], but missing required input(s) [{_quoted(missing)}]. "
-            "Please provide all required input(s)."
+            f"Please provide all required input(s).{_there_are('input', info.inputs)}"
         )
     for name in given:
         if name not in wanted:
-            raise BadRequest(f"unexpected inference input '{name}' for model '{info.name}'")
+            there = _there_are("input", info.inputs)
+            raise BadRequest(f"unexpected inference input '{name}' for model '{info.name}'{there}")
 
 
 def _once(what: str, names: Sequence[str], prefix: str) -> None:
@@ -111,7 +114,8 @@ def wanted(info: ModelInfo, request: InferRequest) -> tuple[TensorInfo, ...]:
     _once("output", request.outputs, prefix_of(request))
     for name in request.outputs:
         if name not in known:
-            raise BadRequest(f"unexpected inference output '{name}' for model '{info.name}'")
+            there = _there_are("output", info.outputs)
+            raise BadRequest(f"unexpected inference output '{name}' for model '{info.name}'{there}")
     return tuple(known[name] for name in request.outputs)
 
 
@@ -128,6 +132,13 @@ def beyond(info: ModelInfo, place: Place, count: int, rows: int) -> BadRequest:
 def prefix_of(request: InferRequest) -> str:
     """What Triton writes before most of its words about a request."""
     return f"[request id: {request.id or '<id_unknown>'}] "
+
+
+def _there_are(what: str, tensors: Sequence[TensorInfo]) -> str:
+    """Such as `; the model has input "x" [-1, 4] FP32`; of many the first ones."""
+    shown = ", ".join(f'"{one.name[:LONGEST]}" {list(one.shape)} {one.datatype}' for one in tensors[:SHOWN])
+    more = f" and {len(tensors) - SHOWN} more" if len(tensors) > SHOWN else ""
+    return f"; the model has {what}{'s' if len(tensors) > 1 else ''} {shown}{more}"
 
 
 def _list(shape: Sequence[int]) -> str:

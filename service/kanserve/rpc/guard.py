@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import functools
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sized
 from contextlib import AbstractAsyncContextManager
@@ -33,7 +34,8 @@ from kanserve.rpc.status import Code
 STRICT_HEADER = "triton_grpc_error"  # of a stream of requests: what is wrong with one ends it
 TRACE_HEADERS = ("traceparent", "tracestate")
 HEADERS = (ID_HEADER, STRICT_HEADER, *TRACE_HEADERS, access.HEADER)  # all that is read of a call's metadata
-# gRPC's own way to say "come back, but not at once"; its retry policies honour it.
+# gRPC's own way to say "come back, but not at once"; its retry policies honour it. By it clients of ours tell a limit
+# on all requests from a limit on one.
 PUSHBACK = ("grpc-retry-pushback-ms", "500")
 
 log = logs.get_logger("rpc")
@@ -434,7 +436,9 @@ def _failed(error: Exception, call: Call) -> CallFailed:
     if isinstance(error, CallFailed):
         return CallFailed(error.code, error.text, error.trailers)
     trailers = told(call)
-    if isinstance(error, QueueFull | Draining | TooManyBytes | TooManyCalls | TooOften):
+    if isinstance(error, TooOften):
+        trailers = (*trailers, (PUSHBACK[0], str(math.ceil(error.wait * 1000))))
+    elif isinstance(error, QueueFull | Draining | TooManyBytes | TooManyCalls):
         trailers = (*trailers, PUSHBACK)
     return CallFailed(status.code(error), status.text(error, call.request_id), trailers)
 

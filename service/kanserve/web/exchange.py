@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -26,7 +27,6 @@ ENCODINGS = ", ".join(compression.WINDOWS)
 WORTH = 1024  # bytes of an answer that is packed
 BLOCKING = 2**16  # bytes from which packing and unpacking have a thread
 CHALLENGE = {"www-authenticate": "Bearer"}
-RETRY = {"retry-after": "1"}  # seconds; the shortest that HTTP can say
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +196,7 @@ def failed(failure: CallFailed) -> Answer:
     trailers = dict(failure.trailers)
     headers = {ID_HEADER: trailers[ID_HEADER]}
     if PUSHBACK[0] in trailers:
-        headers |= RETRY
+        headers["retry-after"] = str(max(1, math.ceil(int(trailers[PUSHBACK[0]]) / 1000)))  # seconds; HTTP has no less
     if failure.code is Code.UNAUTHENTICATED:
         headers |= CHALLENGE
     if isinstance(error, Refused):
