@@ -20,6 +20,9 @@ LONGEST = 128  # characters of a name or a unit
 DESCRIPTION = 4096  # characters
 SHOWN = 5  # names in an error
 FILES = (".csv", ".json", ".txt")
+# Endings of checkpoints, whatever the files hold: an argument that ends so names a file, never a served model.
+CHECKPOINTS = (".pt", ".pth", ".safetensors", ".ckpt", ".keras")
+MORE_CHECKPOINTS = (".bin", ".pkl", ".pickle", ".model")  # also of much else
 
 
 class NamingError(ValueError):

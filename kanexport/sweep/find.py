@@ -20,14 +20,14 @@ from pathlib import Path
 from kanexport.errors import CheckpointError
 from kanexport.files import safetensorsfile, torchzip
 from kanexport.files.checkpoint import CACHE, CONFIG, LEGACY_MAGIC, STATE
+from kanexport.shared.naming import CHECKPOINTS, MORE_CHECKPOINTS
 
 ENTRY_LIMIT = 200_000  # directory entries looked at
 ITEM_LIMIT = 10_000  # checkpoints
-SUFFIXES = (".pt", ".pth", ".safetensors", ".ckpt", ".keras")  # names of checkpoints, whatever they hold
-MORE_SUFFIXES = (".bin", ".pkl", ".pickle", ".model")  # of checkpoints and much else
 HEAD = 2048  # bytes that tell a format
 NAME_LENGTH = 128
 SMALLER = "name a smaller folder"
+SUFFIX = re.compile(rf"\.({'|'.join(suffix[1:] for suffix in (*CHECKPOINTS, *MORE_CHECKPOINTS))})$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +87,12 @@ def _unlisted(root: Path, error: OSError) -> Item:
 
 def names(items: Sequence[Item], prefix: str = "") -> list[str]:
     """A model name for each, from its place: without its suffix if that leaves the names of the
-    whole folder different, else with it, else with a digest of the place."""
+    whole folder different, else with it, else with a digest of the place. No name ends in a suffix of a checkpoint,
+    since commands take such a word for a file: a.pt becomes a-pt."""
     front = f"{prefix}-" if prefix else ""
-    ends = re.compile(rf"({'|'.join(map(re.escape, (*SUFFIXES, *MORE_SUFFIXES, STATE, CONFIG)))})$", re.IGNORECASE)
+    ends = re.compile(
+        rf"({'|'.join(map(re.escape, (*CHECKPOINTS, *MORE_CHECKPOINTS, STATE, CONFIG)))})$", re.IGNORECASE
+    )
     short = [_usable(front + ends.sub("", item.place)) for item in items]
     whole = [_usable(front + item.place) for item in items]
     chosen: dict[int, str] = {}
@@ -116,8 +119,9 @@ def _with_digest(name: str, place: str) -> str:
 
 
 def _usable(text: str) -> str:
-    """A place as a model name; what a name may not hold becomes a dash."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip("._-") or "model"
+    """A place as a model name; what a name may not hold becomes a dash, as does the dot of a suffix."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip("._-") or "model"
+    return re.sub(SUFFIX, r"-\1", name)
 
 
 def _files(root: Path, repository: Path, faults: list[OSError]) -> Iterator[Path]:
@@ -144,7 +148,7 @@ def _is_regular(path: Path) -> bool:
 
 
 def _is_checkpoint(path: Path) -> bool:
-    if path.suffix.lower() in SUFFIXES:
+    if path.suffix.lower() in CHECKPOINTS:
         return True
     try:
         size = path.stat().st_size

@@ -166,12 +166,34 @@ def test_load_tries_the_graph_as_the_server_would(repository: Path, tmp_path: Pa
     reference(outputs=((1.0, 2.0),) * len(manifest.load(folder).reference.outputs))(folder)
     states = [entry.state for entry in inventory.of_folder(tmp_path / "models")]
     assert states == ["COMPLETE", "COMPLETE"]  # which promises nothing about the graph
-    good, bad = document(kanserve("models", tmp_path / "models", "--load", "--json"))["models"]
+    good, bad = document(kanserve("models", tmp_path / "models", "--load", "--json", "--allow-invalid"))["models"]
     assert (good["state"], good["checked"]) == ("LOADS", ["names", "files", "manifest", "graph", "reference rows"])
     assert (bad["state"], bad["checked"]) == ("INVALID", ["names", "files", "manifest"])
     assert "reference rows differ" in bad["reason"]
     assert "--load also tries the graph" in kanserve("models", tmp_path / "models").stdout
     assert "--load also tries" not in kanserve("models", tmp_path / "models", "--load").stdout
+
+
+def test_a_folder_with_an_invalid_version_is_an_exit_code(repository: Path, tmp_path: Path) -> None:
+    """The table and the document stay."""
+    shutil.copytree(repository, tmp_path / "models")
+    shutil.copytree(tmp_path / "models" / "tiny" / "1", tmp_path / "models" / "tiny" / "2")
+    flip(tmp_path / "models" / "tiny" / "2")
+    whole = kanserve("models", tmp_path / "models")
+    assert (whole.returncode, "INVALID" in whole.stdout, "COMPLETE" in whole.stdout) == (2, True, True)
+    assert "tiny version 2: INVALID" in whole.stderr
+    told = kanserve("models", tmp_path / "models", "--json")
+    states = [entry["state"] for entry in json.loads(told.stdout)["models"]]
+    assert (told.returncode, states) == (2, ["COMPLETE", "INVALID"])
+    allowed = kanserve("models", tmp_path / "models", "--allow-invalid")
+    assert (allowed.returncode, allowed.stdout, allowed.stderr) == (0, whole.stdout, "")
+    assert kanserve("models", tmp_path / "models", "tiny", "--model-version", "2").returncode == 2
+
+
+def test_options_of_a_folder_are_refused_of_a_server() -> None:
+    for option in ("--load", "--allow-invalid"):
+        done = kanserve("models", option, "--url", "127.0.0.1:1")
+        assert (done.returncode, f"{option} is for a REPOSITORY folder" in done.stderr) == (2, True), done.stderr
 
 
 def test_a_folder_that_is_one_model(repository: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from golden_cases import cases
 
-from tests.cli.running import kanserve, program
+from tests.cli.running import Server, document, kanserve, program
 
 HELLO = next(case for case in cases() if case.name == "pykan-hello-adapted")
 NOWHERE = {"KANSERVE_URL": "127.0.0.1:9"}
@@ -27,6 +27,8 @@ def desk(tmp_path: Path) -> Path:
 
 def test_a_picture_and_an_explanation_in_two_commands(desk: Path) -> None:
     place = {"TMPDIR": str(desk / "temporary"), **NOWHERE}
+    # Certificates and a token are for the server that is not asked; the command's own wants none of them.
+    place |= {"KANSERVE_CA": "nowhere.pem", "KANSERVE_TOKEN": "no token", "KANSERVE_TOKEN_FILE": "nowhere"}
     drawn = program("plot", HELLO.path, "-o", desk / "net.svg", **place)
     assert drawn.returncode == 0, drawn.stderr
     assert "<svg" in (desk / "net.svg").read_text()
@@ -56,22 +58,130 @@ def test_a_path_with_nothing_at_its_end(desk: Path) -> None:
     assert (done.returncode, f"there is no file {desk / 'missing'}" in done.stderr) == (2, True)
 
 
-@pytest.mark.parametrize("folder", [True, False])
-def test_a_folder_or_file_that_is_called_like_a_model_is_not_taken_for_a_checkpoint(
-    desk: Path, monkeypatch: pytest.MonkeyPatch, *, folder: bool
-) -> None:
+@pytest.fixture
+def crowded(desk: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same, as current folder, with files and a folder that are called as a model of the server is."""
     monkeypatch.chdir(desk)
-    if folder:
-        (desk / "hello").mkdir()
-    else:
-        (desk / "hello").write_bytes(b"")
-    done = kanserve("explain", "hello", "--input", "rows.csv", "--timeout", "2", **NOWHERE)
-    assert ("127.0.0.1:9" in done.stderr, "exporting" in done.stderr) == (True, False), done.stderr
+    for name in ("tiny_config.yml", "tiny_state", "tiny", "tiny.pt"):
+        (desk / name).write_bytes(b"no checkpoint")
+    rows = np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)
+    np.save(desk / "rows.npy", rows)
+    return desk
 
 
-def test_where_a_server_is_named_a_name_is_one_of_its_models(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(desk)
-    (desk / "hello.pt").write_bytes(b"")
-    done = kanserve("explain", "hello.pt", "--input", "rows.csv", "--url", "127.0.0.1:1", "--timeout", "2", **NOWHERE)
-    assert "127.0.0.1:1" in done.stderr
+ROWS = ("--input", "rows.npy")
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "infer": ROWS,
+    "edges": ROWS,
+    "explain": ROWS,
+    "scores": ROWS,
+    "coverage": ROWS,
+    "curves": (),
+    "formula": ("--partial",),
+    "plot": (),
+    "report": ("-o", "tiny.html"),
+    "stats": (),
+    "models": (),
+    "drift": ROWS,
+    "promote": (),
+    "rollback": (),
+    "shadow": (),
+    "open": ("--no-browser",),
+}
+FILES = ("infer", "edges", "explain", "scores", "coverage", "curves", "formula", "plot", "report")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_name_is_a_served_model_whatever_the_folder_has(command: str, server: Server, crowded: Path) -> None:
+    """`KANSERVE_URL` names the server, and files called so were taken for the model in nine of these commands."""
+    done = kanserve(command, "tiny", *COMMANDS[command], KANSERVE_URL=server.url)
+    assert "no checkpoint" not in done.stderr, done.stderr
     assert "exporting" not in done.stderr
+    refused = {"drift": "nothing to compare with", "rollback": "no ready version", "shadow": "tried"}
+    assert (done.returncode == 0) == (command not in refused), done.stderr
+    assert done.returncode == 0 or refused[command] in done.stderr
+
+
+@pytest.mark.parametrize("command", ["infer", "coverage", "stats"])
+def test_without_a_server_the_error_says_which_path_means_the_file(command: str, crowded: Path) -> None:
+    done = kanserve(command, "tiny", *COMMANDS[command], "--timeout", "2", **NOWHERE)
+    assert "no server answers at 127.0.0.1:9" in done.stderr
+    assert ("for the checkpoint in this folder, give ./tiny" in done.stderr) == (command in FILES), done.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_without_such_a_model_the_error_says_which_path_means_the_file(
+    command: str, server: Server, crowded: Path
+) -> None:
+    (crowded / "tinny.safetensors").write_bytes(b"")
+    other = kanserve(command, "tinny", *COMMANDS[command], KANSERVE_URL=server.url).stderr
+    assert ("give ./tinny.safetensors; " in other) == (command in FILES), other
+    assert "did you mean 'tiny'?" in other, other
+
+
+@pytest.mark.parametrize(
+    ("command", "path"),
+    [
+        ("coverage", "./tiny"),
+        ("curves", "tiny.pt"),
+        *((command, path) for command in COMMANDS if command not in FILES for path in ("./tiny", "tiny.pt")),
+    ],
+)
+def test_a_path_is_a_file_in_every_command(command: str, path: str, server: Server, crowded: Path) -> None:
+    """By its form, also where a server is named by the variable."""
+    done = kanserve(command, path, *COMMANDS[command], KANSERVE_URL=server.url)
+    assert done.returncode == 2
+    if command in FILES:
+        assert f"{path}: exporting it" in done.stderr
+    elif command == "models":
+        assert f"{Path(path)} is not a folder" in done.stderr
+    else:
+        assert f"`kanserve {command}` takes no file" in done.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_path_next_to_a_server(command: str, server: Server, crowded: Path) -> None:
+    """With a separator it is an error; the suffix alone leaves it a name, since a model may be called so."""
+    place = ("--url", server.url)
+    done = kanserve(command, "./tiny", *COMMANDS[command], *place)
+    assert (done.returncode, "./tiny is a path, and --url names a server" in done.stderr) == (2, True), done.stderr
+    other = kanserve(command, "tiny.pt", *COMMANDS[command], *place)
+    assert other.returncode == 2
+    assert "did you mean 'tiny'?" in other.stderr, other.stderr
+    assert ("give ./tiny.pt and leave --url out" in other.stderr) == (command in FILES), other.stderr
+
+
+def test_a_folder_of_models_is_a_path(server: Server, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(repository.parent)
+    name = repository.name
+    for path in (f"./{name}", f"{name}/"):
+        assert "tiny" in kanserve("models", path, **NOWHERE).stdout
+    for word in ("models", "--load"):
+        done = kanserve("models", name, *([word] if word.startswith("-") else []), "--timeout", "2", **NOWHERE)
+        assert f"for the folder here, give ./{name}" in done.stderr, done.stderr
+    assert "3 → 4 → 2" in kanserve("models", name, "tiny", **NOWHERE).stdout
+    done = kanserve("models", name, "tiny", "--url", server.url)
+    assert (done.returncode, "expected one of them" in done.stderr) == (2, True), done.stderr
+
+
+def test_a_timing_is_of_the_repository_or_of_a_path(repository: Path, crowded: Path) -> None:
+    few = ("--batch", "1", "--threads", "1", "--rounds", "1", "--json")
+    assert document(kanserve("bench", "tiny", "--repository", repository, *few))["model"] == "tiny"
+    done = kanserve("bench", "tiny", *few)
+    assert (done.returncode, "give ./tiny" in done.stderr) == (2, True), done.stderr
+    assert "tiny.pt: exporting it" in kanserve("bench", "tiny.pt", "--repository", repository, *few).stderr
+
+
+@pytest.mark.parametrize("word", ["n" * 5000, "tiny\0", "hello", "", "étude"])
+def test_words_that_are_no_file(word: str, crowded: Path) -> None:
+    (crowded / "hello").mkdir()
+    done = kanserve("explain", word, *ROWS, "--timeout", "2", **NOWHERE)
+    assert "Traceback" not in done.stderr
+    assert ("exporting" in done.stderr, "give ./" in done.stderr) == (False, False), done.stderr
+
+
+def test_a_missing_file_with_a_suffix(crowded: Path) -> None:
+    done = kanserve("explain", "net.pt", *ROWS, **NOWHERE)
+    assert done.returncode == 2
+    assert "there is no file net.pt" in done.stderr
+    assert "with --url HOST:PORT it is the name of a model" in done.stderr

@@ -144,15 +144,15 @@ def test_one_model_layer_by_layer(grid: Server, folder: Path, place: str) -> Non
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("nothing",), "nothing is not a folder here, and as a model: "),
+        (("nothing", "--url", "SERVER"), "models of the server: grid"),
         (("FOLDER", "nothing"), "there is no nothing"),
         (("FOLDER", "grid", "--model-version", "7"), "grid has the versions 1"),
         (("FOLDER/nothing", "grid"), "is not a folder"),
     ],
 )
 def test_a_model_that_is_not_there(grid: Server, folder: Path, arguments: tuple[str, ...], says: str) -> None:
-    words = [argument.replace("FOLDER", str(folder)) for argument in arguments]
-    done = kanserve("models", *words, "--url", grid.url)
+    words = [argument.replace("FOLDER", str(folder)).replace("SERVER", grid.url) for argument in arguments]
+    done = kanserve("models", *words)
     assert (done.returncode, done.stdout) == (2, "")
     assert says in done.stderr
 

@@ -17,7 +17,7 @@ from kanserve.bench import contest, rows, show
 from kanserve.bench.rows import Feeds
 from kanserve.bench.show import Told
 from kanserve.console import folder, nearby, picture_file, read_rows, results
-from kanserve.console.common import InputError, add_json_option, add_row_options, default_url
+from kanserve.console.common import InputError, add_json_option, add_row_options
 from kanserve.errors import KanserveError
 from kanserve.pictures import braille
 from kanserve.repository.layout import Bundle
@@ -45,7 +45,12 @@ EXAMPLES = """examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.description, parser.epilog = TEXT, EXAMPLES
-    parser.add_argument("name", metavar="NAME", help="a model in the repository folder, or a checkpoint here")
+    parser.add_argument(
+        "name",
+        metavar="NAME",
+        help="a model in the repository folder; or a checkpoint's path, with a / in it or a suffix (./net, net.pt)",
+    )
+    parser.set_defaults(files=True)
     parser.add_argument("--repository", type=Path, default=Path("models"), metavar="DIR", help="the folder (models)")
     parser.add_argument("--model-version", default="", metavar="N", help="default: the highest")
     add_row_options(parser, "rows drawn inside the grids")
@@ -79,13 +84,15 @@ def run(args: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _version(args: argparse.Namespace) -> Iterator[tuple[Bundle, Manifest]]:
-    """What NAME means: a model of the repository; else a checkpoint, exported for this command."""
-    if not folder.holds(args.repository, args.name) and nearby.is_checkpoint(args.name, default_url()):
+    """What NAME means: a model of the repository; or, if it is a path, a checkpoint, exported for this command."""
+    if nearby.is_path(args.name):
         rows_given = args.input if args.input != "-" else None
         with nearby.exported(args.name, rows_given, then="timing it") as (place, name):
             yield folder.version(place / nearby.MODELS, name, "")
-    else:
-        yield folder.version(args.repository, args.name, args.model_version)
+        return
+    if not folder.holds(args.repository, args.name) and (hint := nearby.advice(args, args.name)):
+        raise InputError(f"{args.repository}: there is no {args.name}", hint=hint)
+    yield folder.version(args.repository, args.name, args.model_version)
 
 
 def _measured(args: argparse.Namespace, bundle: Bundle, manifest: Manifest) -> Told:

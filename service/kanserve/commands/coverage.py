@@ -30,7 +30,7 @@ EXAMPLES = """examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.description, parser.epilog = TEXT, EXAMPLES
-    add_model_options(parser)
+    add_model_options(parser, files=True)
     add_row_options(parser)
     parser.add_argument("--show", type=index, default=12, metavar="N", help="nodes in the table (12)")
     parser.add_argument(

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from kanexport.shared.nearest import advice
-from kanexport.shared.output import print_json
+from kanexport.shared.output import note, print_json
 from kanexport.shared.voice import Exit
-from kanserve.console import inventory, layers, model_table, remote
+from kanserve.console import inventory, layers, model_table, nearby, remote
 from kanserve.console.common import CommandError, InputError, add_client_options
-from kanserve.console.inventory import Detail
+from kanserve.console.inventory import Detail, Entry
 
 TEXT = """List what a server serves or what a repository folder holds; with a NAME, one model layer
 by layer.
@@ -22,14 +22,15 @@ The states of a folder's versions:
             demands; the graph was not tried
   LOADS     with --load: also the graph loads on this machine's CPU and gives the
             reference answers
-  INVALID   the server refuses it, for the reason shown
+  INVALID   the server refuses it, for the reason shown; the exit code is 2
   PLAIN     model.onnx without a manifest; served with --plain-onnx only, not looked into
   IGNORED   the server passes over it
 """
 EXAMPLES = """examples:
   kanserve models                    of the server at --url
-  kanserve models repository --load  of a folder, each version loaded once
-  kanserve models digits             one model, layer by layer
+  kanserve models ./models --load    of a folder, each version loaded once
+  kanserve models ./models digits    one model of a folder
+  kanserve models digits             one model of the server, layer by layer
 """
 
 
@@ -40,19 +41,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "where",
         nargs="?",
         metavar="REPOSITORY",
-        help="a folder; without it the server at --url is asked",
+        help="a folder, with a / in it (./models); without it the server at --url is asked",
     )
-    parser.add_argument("name", nargs="?", metavar="NAME", help="one model, layer by layer; also without a REPOSITORY")
+    parser.add_argument(
+        "name", nargs="?", metavar="NAME", help="one model, layer by layer; without a REPOSITORY, of the server"
+    )
+    parser.set_defaults(files=False, folders=True)
     parser.add_argument("--model-version", default="", metavar="N", help="of NAME; default: the highest")
     parser.add_argument("--load", action="store_true", help="of a REPOSITORY: load each version as the server would")
+    parser.add_argument(
+        "--allow-invalid", action="store_true", help="of a REPOSITORY: exit code 0 although a version is INVALID"
+    )
     add_client_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns 0. Raises CommandError."""
-    folder, name = _meant(args.where, args.name)
-    if args.load and folder is None:
-        raise CommandError("--load is for a REPOSITORY folder; a server has loaded its models")
+    """Returns 0, or 2 if a version of a folder is INVALID. Raises CommandError."""
+    folder, name = _meant(args)
     source = str(folder) if folder else args.url
     if name:
         detail = _of_folder(folder, name, args) if folder else _of_server(name, args)
@@ -67,31 +72,38 @@ def run(args: argparse.Namespace) -> int:
         print_json({"source": source, "models": [asdict(entry) for entry in entries]})
     else:
         model_table.table(source, entries).show()
-    return Exit.DONE
+    return _judged(entries, args)
 
 
-def _meant(where: str | None, name: str | None) -> tuple[Path | None, str]:
-    """The folder, and the name. One word alone is a folder if there is one of that name
-    or if it could be no model's name."""
-    if where is None:
-        return None, ""
-    if name is None and not Path(where).is_dir() and os.sep not in where and where not in (".", ".."):
-        return None, where
-    return Path(where), name or ""
+def _judged(entries: Sequence[Entry], args: argparse.Namespace) -> int:
+    """The exit code of a list: a folder with a version that a server refuses is wrong."""
+    refused = [entry for entry in entries if entry.state == inventory.INVALID]
+    if not refused or args.allow_invalid:
+        return Exit.DONE
+    first = f"{refused[0].name} version {refused[0].version}"
+    more = f" and {len(refused) - 1} more" if len(refused) > 1 else ""
+    note(f"{first}{more}: INVALID, so that a server refuses it; with --allow-invalid the exit code is 0")
+    return Exit.WRONG
+
+
+def _meant(args: argparse.Namespace) -> tuple[Path | None, str]:
+    """The folder, and the name. One word alone is a folder if it is a path, by the rule of all commands. Raises
+    CommandError."""
+    if args.where is not None and (args.name is not None or nearby.is_path_for(args, args.where)):
+        if args.url_given:
+            raise InputError("a REPOSITORY folder and --url are given: expected one of them")
+        return Path(args.where), args.name or ""
+    for option, given in (("--load", args.load), ("--allow-invalid", args.allow_invalid)):
+        if given:
+            hint = nearby.advice(args, args.where or "")
+            raise CommandError(f"{option} is for a REPOSITORY folder; a server has loaded its models", hint=hint)
+    return None, args.where or ""
 
 
 def _of_server(name: str, args: argparse.Namespace) -> Detail:
-    try:
-        with remote.connection(args, model=name) as client:
-            described = client.describe(name, args.model_version)
-            return inventory.described(described, client.model(name, described.version).serving)
-    except CommandError as error:
-        raise CommandError(
-            f"{name} is not a folder here, and as a model: {error.message}",
-            hint=error.hint,
-            kind=error.kind,
-            exit_code=error.exit_code,
-        ) from error
+    with remote.connection(args, model=name) as client:
+        described = client.describe(name, args.model_version)
+        return inventory.described(described, client.model(name, described.version).serving)
 
 
 def _of_folder(repository: Path, name: str, args: argparse.Namespace) -> Detail:

@@ -9,7 +9,7 @@ from kanexport.shared.output import print_json, say
 from kanexport.shared.voice import Exit
 from kanserve.client import control
 from kanserve.console import remote
-from kanserve.console.common import add_client_options
+from kanserve.console.common import add_client_options, add_name
 
 EXAMPLES = """examples:
   kanserve promote digits 3                      version 3 answers, whatever versions come
@@ -22,7 +22,7 @@ The choice lasts until the server ends. `kanserve rollback digits` goes back to 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.epilog = EXAMPLES
-    parser.add_argument("name", metavar="NAME", help="a model")
+    add_name(parser)
     parser.add_argument("version", metavar="VERSION", nargs="?", default="", help="a version (the highest)")
     add_client_options(parser)
 

@@ -9,7 +9,7 @@ from kanexport.shared.output import print_json, say
 from kanexport.shared.voice import Exit
 from kanserve.client import control
 from kanserve.console import remote
-from kanserve.console.common import add_client_options
+from kanserve.console.common import add_client_options, add_name
 
 EXAMPLES = """examples:
   kanserve rollback digits
@@ -22,7 +22,7 @@ highest does. It stays whatever versions come, until the server ends or `kanserv
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.epilog = EXAMPLES
-    parser.add_argument("name", metavar="NAME", help="a model")
+    add_name(parser)
     add_client_options(parser)
 
 

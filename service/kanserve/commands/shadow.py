@@ -9,7 +9,7 @@ from kanexport.shared.output import print_json, say
 from kanexport.shared.voice import Exit
 from kanserve.client import control
 from kanserve.console import remote
-from kanserve.console.common import add_client_options
+from kanserve.console.common import add_client_options, add_name
 
 EXAMPLES = """examples:
   kanserve promote digits 2                      version 2 answers
@@ -25,7 +25,7 @@ counted.
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.epilog = EXAMPLES
-    parser.add_argument("name", metavar="NAME", help="a model")
+    add_name(parser)
     parser.add_argument("version", metavar="VERSION", nargs="?", default="", help="a version that does not answer")
     parser.add_argument("--share", type=float, default=0.0, metavar="PART", help="of the requests (all)")
     parser.add_argument(

@@ -14,7 +14,7 @@ from types import FrameType
 from kanexport.shared.output import note
 from kanexport.shared.voice import Exit
 from kanserve.console import nearby, observatory
-from kanserve.console.common import CommandError, add_json_option, default_url
+from kanserve.console.common import CommandError, add_json_option
 
 TEXT = """Look into the models of a repository, or into a checkpoint: serve them to this machine alone, on
 ports that are free, and open the observatory page. Ends with Ctrl-C, and leaves nothing behind.
@@ -63,7 +63,7 @@ def _models(path: str) -> Iterator[tuple[Path, str]]:
     if Path(path).is_dir():
         yield Path(path), ""
         return
-    if not nearby.is_checkpoint(path, default_url()):
+    if not nearby.is_here(path):
         raise CommandError(
             f"{path} is neither a folder nor a checkpoint",
             hint="a repository is what `kanserve export --repository` writes into",

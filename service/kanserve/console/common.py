@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from typing import Any
 
 from kanexport.shared.voice import Failure
 
@@ -35,15 +36,24 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
 
 
+class _Url(argparse.Action):
+    """An address that was typed, which the variables' is not: `url_given` says so."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
+        namespace.url, namespace.url_given = values, True
+
+
 def add_client_options(parser: argparse.ArgumentParser, *, url: str | None = None) -> None:
     """`--url`, what TLS needs, `--timeout` and `--json`. `url`: its default, else where clients look."""
     default = "" if url is not None else " (default: KANSERVE_URL, here %(default)s)"
     parser.add_argument(
         "--url",
+        action=_Url,
         default=default_url() if url is None else url,
         metavar="HOST:PORT",
         help=f"the server's gRPC address, with grpcs:// in front for TLS{default}",
     )
+    parser.set_defaults(url_given=False)
     for name, metavar, what in TLS_OPTIONS:
         parser.add_argument(
             f"--{name.replace('_', '-')}",
@@ -86,10 +96,18 @@ def why(error: OSError | UnicodeDecodeError) -> str:
 
 def add_model_options(parser: argparse.ArgumentParser, *, files: bool = False) -> None:
     """NAME and `--model-version`: a model of the server. `files`: or a checkpoint, see `nearby`."""
-    also = ", or a checkpoint here, which is exported and served for this command alone" if files else ""
-    parser.add_argument("name", metavar="NAME", help=f"a model of the server{also}")
-    parser.set_defaults(files=files)
+    add_name(parser, files=files)
     parser.add_argument("--model-version", default="", metavar="N", help="default: the highest that is ready")
+
+
+def add_name(parser: argparse.ArgumentParser, *, files: bool = False) -> None:
+    """NAME: a model of the server. `files`: or a checkpoint, see `nearby`."""
+    also = (
+        "; or the path of a checkpoint, with a / in it or a suffix (./net, net.pt), which is exported and served for "
+        "this command alone, without --url"
+    )
+    parser.add_argument("name", metavar="NAME", help=f"a model of the server{also if files else ''}")
+    parser.set_defaults(files=files)
 
 
 def add_row_options(parser: argparse.ArgumentParser, default: str = "") -> None:

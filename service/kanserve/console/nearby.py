@@ -1,4 +1,8 @@
-"""A checkpoint in the place of a model's name: exported and served for one command, in processes of their own."""
+"""Whether an argument means a served model or a checkpoint, and a checkpoint served for one command.
+
+The rule of all commands, by the form of the word alone: a word with a path separator in it, or with the suffix of a
+checkpoint, is a path. Any other word is the name of a served model, whatever the current folder has.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import argparse
 import contextlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -13,10 +18,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from kanexport.shared.naming import CHECKPOINTS, MORE_CHECKPOINTS
 from kanexport.shared.output import note
 from kanexport.shared.voice import Exit
-from kanserve.console.common import CommandError, default_url
+from kanserve.console.common import CommandError, InputError
 
+SUFFIXES = (*CHECKPOINTS, *MORE_CHECKPOINTS)
 PARTS = ("_config.yml", "_state")  # of a pykan checkpoint, which goes by what stands before them
 MODELS = "models"  # the repository in the folder of a command
 PROGRAM = (sys.executable, "-m", "kanserve")
@@ -24,23 +31,63 @@ SECONDS = 10.0  # until a server has left
 LAST = 3  # lines of its log in an error
 
 
-def is_checkpoint(name: str, url: str) -> bool:
-    """Whether a name is that of a file here, and no other server was named. A bare name without a suffix is a model's,
-    also where a folder is called so. Raises CommandError for a path with nothing at its end: a model's name is none."""
-    if url != default_url():
+def is_path(word: str) -> bool:
+    """Whether an argument is a path and not the name of a served model. What exists changes nothing."""
+    return _is_place(word) or word.lower().endswith(SUFFIXES)
+
+
+def is_path_for(args: argparse.Namespace, word: str) -> bool:
+    """The same for a command with `--url`. If `--url` is given, a word without a separator is a name, also with a
+    suffix. Raises InputError for a path next to `--url`: the server has no part in it."""
+    if not args.url_given:
+        return is_path(word)
+    if _is_place(word):
+        raise InputError(
+            f"{word} is a path, and --url names a server: expected one of them",
+            hint="leave --url out for the files here, or give the name of a model of that server",
+        )
+    return False
+
+
+def is_here(path: str) -> bool:
+    """Whether a checkpoint is at a path: a file, or pykan's files whose names begin so."""
+    try:
+        return Path(path).is_file() or any(Path(path + part).is_file() for part in PARTS)
+    except OSError:  # a name that is too long for a file
         return False
-    path, is_path = Path(name), os.sep in name
-    if any(Path(name + part).exists() for part in PARTS) or (path.is_file() and (is_path or path.suffix != "")):
-        return True
-    if is_path and not path.exists():
-        raise CommandError(f"there is no file {name}, and a model's name has no {os.sep} in it", exit_code=Exit.WRONG)
-    return is_path
+
+
+def advice(args: argparse.Namespace, word: str) -> str:
+    """For an error about a name that no server knows: the path that means what the current folder has under it; ""
+    where it has nothing, or the command takes no path."""
+    if not word or _is_place(word):
+        return ""
+    leave = " and leave --url out" if getattr(args, "url_given", False) else ""
+    if getattr(args, "folders", False) and Path(word).is_dir():
+        return f"for the folder here, give {_place(word)}{leave}"
+    if not getattr(args, "files", False):
+        return ""
+    found = [word + suffix for suffix in ("", *SUFFIXES) if is_here(word + suffix)]
+    return f"for the checkpoint in this folder, give {_place(found[0])}{leave}" if found else ""
+
+
+def _is_place(word: str) -> bool:
+    return os.sep in word or word in (os.curdir, os.pardir)
+
+
+def _place(word: str) -> str:
+    """As it is typed."""
+    return shlex.quote(os.path.join(os.curdir, word))
 
 
 @contextlib.contextmanager
 def served(args: argparse.Namespace) -> Iterator[None]:
-    """Meanwhile `args.url` is where `args.name` is served, which then is the model's name. Raises CommandError with
-    what the export says."""
+    """Meanwhile `args.url` is where the checkpoint at `args.name` is served, which then is the model's name. Raises
+    CommandError with what the export says."""
+    if not getattr(args, "files", False):
+        raise InputError(
+            f"{args.name} is a path, expected the name of a served model: `kanserve {args.command}` takes no file"
+        )
     rows = getattr(args, "input", None)
     with (
         exported(args.name, rows, then="serving it") as (folder, name),
@@ -55,6 +102,8 @@ def exported(path: str, rows: str | None, *, then: str) -> Iterator[tuple[Path, 
     """Meanwhile the folder has the checkpoint as a model in its `MODELS`, of this name. `rows`: a file whose header, if
     it has one, names the features; `then`: what is done with the model. Raises CommandError with what the export
     says."""
+    if not is_here(path) and not Path(path).exists():
+        raise CommandError(f"there is no file {path}", hint=_missing(path), exit_code=Exit.WRONG)
     with tempfile.TemporaryDirectory(prefix="kanserve-") as folder:
         note(f"{path}: exporting it, and {then} for this command")
         told = _export(path, Path(folder) / MODELS, rows)
@@ -62,6 +111,12 @@ def exported(path: str, rows: str | None, *, then: str) -> Iterator[tuple[Path, 
         for name, value in told["options"]["assumed"].items():
             note(f"  assumed: {name} = {value}")
         yield Path(folder), told["name"]
+
+
+def _missing(path: str) -> str:
+    if _is_place(path):
+        return f"the name of a served model has no {os.sep} in it"
+    return "a word with the suffix of a checkpoint is a file; with --url HOST:PORT it is the name of a model"
 
 
 def _export(path: str, repository: Path, rows: str | None) -> Any:

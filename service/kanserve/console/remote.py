@@ -18,22 +18,27 @@ from kanserve.console.common import TLS_OPTIONS, CommandError, InputError, token
 def connection(args: argparse.Namespace, *, model: str = "") -> Iterator[Client]:
     """A client for `--url`; its errors become CommandError with hint and exit code.
 
-    `model`: the name that the command is about. If the server does not know it, the hint
-    says which it knows. Where the command takes a checkpoint in its place and is given one, a server
-    of its own is asked, and `args.name` is what the model is called there.
+    `model`: the name that the command is about. If the server does not know it, the hint says which it knows, and
+    whether the folder has a checkpoint of that name. If it is a path, the checkpoint is exported and served for this
+    command, and `args.name` is its model's name there; a command that takes no checkpoint refuses it.
     """
-    here = getattr(args, "files", False) and nearby.is_checkpoint(model, args.url)
+    own = bool(model) and nearby.is_path_for(args, model)
     try:
-        with nearby.served(args) if here else contextlib.nullcontext(), _client(args) as client:
+        with nearby.served(args) if own else contextlib.nullcontext(), _client(args, own=own) as client:
             try:
                 yield client
             except NotFound as error:
-                raise failure(error, hint=_names(client, model)) from error
+                raise failure(error, hint=_names(client, args, model)) from error
+    except (Unreachable, DeadlineExceeded) as error:
+        raise failure(error, hint="; or ".join(filter(None, (nearby.advice(args, model), _hint(error))))) from error
     except ClientError as error:
         raise failure(error) from error
 
 
-def _client(args: argparse.Namespace) -> Client:
+def _client(args: argparse.Namespace, *, own: bool) -> Client:
+    """`own`: of the server that this command has started, which needs neither certificates nor a token."""
+    if own:
+        return Client(args.url, timeout=args.timeout)
     given = {name: getattr(args, name) for name, _, _ in TLS_OPTIONS}
     try:
         return Client(args.url, timeout=args.timeout, token=token(args), token_in_clear=args.token_in_clear, **given)
@@ -61,10 +66,11 @@ def _hint(error: ClientError) -> str:
     return ""
 
 
-def _names(client: Client, model: str) -> str:
+def _names(client: Client, args: argparse.Namespace, model: str) -> str:
     """Help with a name that the server does not have; nothing if it has it (in another version)."""
     with contextlib.suppress(ClientError):
         known = sorted({entry.name for entry in client.index()})
         if model and model not in known:
-            return advice(model, known, what="models of the server") or "the server has no models"
+            names = advice(model, known, what="models of the server") or "the server has no models"
+            return "; ".join(filter(None, (nearby.advice(args, model), names)))
     return ""
