@@ -37,7 +37,7 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
     request.check_rows()
     request.check_kernel()
     request.fewer.check(request.dtype, explain=target.explain.wanted)
-    answers = rows.load(request.answers) if request.answers else None
+    answers = rows.load(request.answers).of_network() if request.answers else None
     found = _read(loaded, request, answers, advance)
     kan, options, files = found.kan, found.options, loaded.files
     del loaded  # the network has copies of its tensors

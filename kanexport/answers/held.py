@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import numpy.typing as npt
 
@@ -9,14 +11,13 @@ from kanexport import manifest
 from kanexport.answers import judge
 from kanexport.answers.judge import Evaluate
 from kanexport.answers.rows import Answers
-from kanexport.errors import OptionError
 from kanexport.form.ir import Kan
 from kanexport.lowering.lower import Lowered
 from kanexport.manifest import ANSWERS
 from kanexport.packing.publish import Claim, Target
 from kanexport.proof import evaluate, runtime
 from kanexport.proof.evaluate import Jitter, Trace
-from kanexport.proof.ports import Ports
+from kanexport.proof.ports import Ports, split
 from kanexport.proof.verify import network_ports
 
 Array = npt.NDArray[np.float64]
@@ -34,29 +35,47 @@ def network(answers: Answers, kan: Kan, lowered: Lowered, target: Target) -> Cla
 
 
 def graph(answers: Answers, ports: Ports, meaning: Evaluate, lowered: Lowered, target: Target) -> Claim:
-    """A graph with one input and one output; `meaning`: what it means in float64. Raises AnswersDiffer
-    where it gives something else than the trained model did, and OptionError where the shapes differ."""
-    if len(ports.inputs) != 1 or len(ports.outputs) != 1:
-        names = ", ".join(port.name for port in (*ports.inputs, *ports.outputs))
-        raise OptionError(f"answers are of one input and one output, x and y; the model has {names}")
-    row, output = ports.inputs[0].shape, ports.outputs[0].name
-    if answers.x[0].size != np.prod(row):
-        raise judge.unfit(answers, f"rows of shape {answers.x.shape[1:]}", f"takes {row}")
-    session, x = runtime.session(lowered.model, lowered.weights), answers.x.reshape(len(answers.x), *row)
-    parts = [ports.feeds(x[at : at + ROWS_AT_ONCE], target.dtype) for at in range(0, len(x), ROWS_AT_ONCE)]
-    given = np.concatenate([runtime.run(session, part)[output] for part in parts])
+    """A graph; `meaning`: what it means in float64. Each output is compared by itself. Raises AnswersDiffer where
+    it gives something else than the trained model did, and OptionError where names or shapes differ."""
+    answers = answers.of_model(ports.inputs, ports.outputs)
+    given = _run(lowered, ports, answers.x, target.dtype)
     tolerance = judge.allowed(answers, target.dtype, target.tolerance)
-    found = judge.match(answers, given, meaning, target.dtype, tolerance)
-    judge.require(found, answers, "the exported graph")
+    parts = split(ports.outputs, answers.y)
+    found = []
+    for at, (port, y) in enumerate(zip(ports.outputs, parts, strict=True)):
+        one = dataclasses.replace(answers, y=y)
+        found.append(judge.match(one, given[port.name], _part(meaning, ports, at), target.dtype, tolerance))
+        several = f"'s output {port.name}" if len(parts) > 1 else ""
+        judge.require(found[-1], one, f"the exported graph{several}")
     document = manifest.Answers(
         name=answers.name,
         sha256=answers.sha256,
-        rows=found.rows,
-        max_abs=found.max_abs,
-        max_rel=found.max_rel,
+        rows=min(one.rows for one in found),
+        max_abs=max(one.max_abs for one in found),
+        max_rel=max(one.max_rel for one in found),
         tolerance=tolerance,
     )
-    left = (
-        f"{found.left_out} rows of {answers.name} were not compared: rounding alone, or an overflow of float32, decides"
-    )
-    return Claim(ANSWERS, (document,), (left,) if found.left_out else ())
+    left = max(one.left_out for one in found)
+    note = f"{left} rows of {answers.name} were not compared: rounding alone, or an overflow of float32, decides"
+    return Claim(ANSWERS, (document,), (note,) if left else ())
+
+
+def _run(lowered: Lowered, ports: Ports, x: Array, dtype: str) -> dict[str, Array]:
+    """The graph's outputs by name, in pieces."""
+    session = runtime.session(lowered.model, lowered.weights)
+    pieces = [
+        runtime.run(session, ports.feeds(x[at : at + ROWS_AT_ONCE], dtype)) for at in range(0, len(x), ROWS_AT_ONCE)
+    ]
+    return {port.name: np.concatenate([piece[port.name] for piece in pieces]) for port in ports.outputs}
+
+
+def _part(meaning: Evaluate, ports: Ports, at: int) -> Evaluate:
+    """The meaning of one output."""
+    if len(ports.outputs) == 1:
+        return meaning
+
+    def part(x: Array, jitter: Jitter | None) -> Trace:
+        trace = meaning(x, jitter)
+        return dataclasses.replace(trace, y=split(ports.outputs, trace.y)[at])
+
+    return part

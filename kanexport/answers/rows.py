@@ -3,15 +3,19 @@
 They come as an .npz with the arrays `x` and `y` (and, from `record_answers`, `zone`), as two
 .npy files, the inputs first, or as a .csv whose header names the columns x0, x1, ... and
 y0, y1, ...
+
+A model of several inputs has one array for each in its .npz, called as the input is, and one of several
+outputs the arrays `y.NAME`. An input called `y` or `zone` is the array `x.y` or `x.zone`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import math
 import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +23,14 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.errors import OptionError
+from kanexport.proof.ports import FLOAT, Port, join, split
 from kanexport.shared import csvrows
 
 Array = npt.NDArray[np.float64]
 
 GIVEN = "given"  # the zone of rows that the user chose
 ROWS_LIMIT = 100_000
+X, Y, ZONE = "x", "y", "zone"  # the arrays of a file
 FORMS = (
     "an .npz with the arrays x and y, two .npy files (inputs, then answers), or a .csv with columns x0,... and y0,..."
 )
@@ -35,7 +41,8 @@ RECORD = "kanexport.record_answers(model, rows, 'answers.npz') writes them from 
 class Answers:
     """Rows and the trained model's answers, in float64; `dtype`: what the model computed in, float32 or
     float64. `usual` [B]: rows that the user chose, as opposed to those far outside of them. `name`
-    and `sha256`: of the file."""
+    and `sha256`: of the file. `inputs`, `outputs`: the arrays that `x` and `y` hold, as `ports.join` joins
+    several; `recorded`: whether `record_answers` wrote them all."""
 
     x: Array
     y: Array
@@ -43,13 +50,77 @@ class Answers:
     usual: npt.NDArray[np.bool_]
     name: str
     sha256: str
+    inputs: tuple[Port, ...] = ()
+    outputs: tuple[Port, ...] = ()
+    recorded: bool = False
 
     def some(self, count: int) -> Answers:
         """At most so many of the rows, from all parts of the file."""
         if len(self.x) <= count:
             return self
         chosen = np.unique(np.linspace(0, len(self.x) - 1, count).astype(int))
-        return Answers(self.x[chosen], self.y[chosen], self.dtype, self.usual[chosen], self.name, self.sha256)
+        return replace(self, x=self.x[chosen], y=self.y[chosen], usual=self.usual[chosen])
+
+    def of_network(self) -> Answers:
+        """For a network of one input [N, n] and one output: of several outputs the first. Where rows are tokens,
+        x [B, *T, n] and y [B, *T, m], every token is a row. Raises OptionError for several inputs."""
+        x, y = self._only_input(), split(self.outputs, self.y)[0]
+        usual, tokens = self.usual, x.shape[:-1]
+        if x.ndim > 2 and y.shape[:-1] == tokens:
+            x, y = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
+            usual = np.repeat(usual, math.prod(tokens[1:]))
+        one = replace(self, x=x, y=y, usual=usual, inputs=self.inputs[:1], outputs=self.outputs[:1])
+        return one.some(ROWS_LIMIT)
+
+    def _only_input(self) -> Array:
+        parts = dict(zip((port.name for port in self.inputs), split(self.inputs, self.x), strict=True))
+        if len(parts) > 1 and (self.recorded or X not in parts):
+            raise OptionError(
+                f"--answers {self.name} has the inputs {', '.join(parts)}, expected one: a checkpoint's network has "
+                "one input, x",
+                hint="record what goes into the network itself, or export the module with --module",
+            )
+        return parts.get(X, next(iter(parts.values())))
+
+    def of_model(self, inputs: Sequence[Port], outputs: Sequence[Port]) -> Answers:
+        """For a model with these inputs and outputs, in their order. Raises OptionError where one is missing or
+        has another shape."""
+        x = _chosen(split(self.inputs, self.x), self.inputs, inputs, self.name, "input")
+        x = [_shaped(rows, port, self.name, several=len(x) > 1) for rows, port in zip(x, inputs, strict=True)]
+        y = _chosen(split(self.outputs, self.y), self.outputs, outputs, self.name, "output")
+        return replace(self, x=join(x), y=join(y), inputs=tuple(inputs), outputs=tuple(outputs))
+
+
+def _chosen(parts: Sequence[Array], has: Sequence[Port], wanted: Sequence[Port], name: str, what: str) -> list[Array]:
+    """The arrays of a model's inputs or outputs, in its order."""
+    by_name = _by_name(parts, has, wanted, Y if what == "output" else X)
+    missing = [port.name for port in wanted if port.name not in by_name]
+    if missing:
+        raise OptionError(
+            f"--answers {name} has the {what}s {', '.join(port.name for port in has)}, but no {missing[0]}; the model "
+            f"has {', '.join(port.name for port in wanted)}",
+            hint=RECORD,
+        )
+    return [by_name[port.name] for port in wanted]
+
+
+def _by_name(parts: Sequence[Array], has: Sequence[Port], wanted: Sequence[Port], usual: str) -> dict[str, Array]:
+    """By the names that a model has for them; of one alone there is no doubt, whatever it is called."""
+    found = {port.name: part for port, part in zip(has, parts, strict=True)}
+    only = wanted[0].name
+    if len(wanted) > 1 or only in found:
+        return found
+    if len(parts) == 1:
+        return {only: parts[0]}
+    return {only: found[usual]} if usual in found else found
+
+
+def _shaped(rows: Array, port: Port, name: str, *, several: bool) -> Array:
+    """In the model's own shape. Raises OptionError."""
+    if rows[0].size == port.size:
+        return rows.reshape(-1, *port.shape)
+    shown = f"rows of shape {rows.shape[1:]}" + (f" for {port.name}" if several else "")
+    raise OptionError(f"--answers {name} has {shown}, the model takes {port.shape}", hint=FORMS)
 
 
 def load(paths: Sequence[Path]) -> Answers:
@@ -70,29 +141,90 @@ def load(paths: Sequence[Path]) -> Answers:
 
 def answers(arrays: dict[str, Any], name: str, digest: str) -> Answers:
     """Checked: numbers, as many answers as inputs, at least one. Raises OptionError."""
-    x, y = (_numbers(arrays, key, name) for key in ("x", "y"))
-    if len(x) != len(y) or not len(x):
-        raise OptionError(f"--answers {name} has {len(x)} rows of x and {len(y)} of y, expected as many, and some")
-    zone = arrays.get("zone")
-    if zone is not None and zone.shape != (len(x),):
-        raise OptionError(f"--answers {name}: zone has shape {zone.shape}, expected ({len(x)},)")
-    usual = np.ones(len(x), dtype=bool) if zone is None else np.asarray(zone.astype(str) == GIVEN)
-    wide = y.astype(np.float64)
-    part = slice(0, ROWS_LIMIT)
-    return Answers(x[part].astype(np.float64), wide[part], _computed_in(x, y), usual[part], name, digest)
+    recorded = ZONE in arrays
+    took, gave = _named(arrays, recorded=recorded)
+    inputs, outputs = ({own: _numbers(arrays, key, name) for own, key in some.items()} for some in (took, gave))
+    rows = _rows(inputs, outputs, name)
+    zone = arrays[ZONE] if recorded else np.full(rows, GIVEN)
+    if zone.shape != (rows,):
+        raise OptionError(f"--answers {name}: zone has shape {zone.shape}, expected ({rows},)")
+    x, y = ([part[:ROWS_LIMIT].astype(np.float64) for part in parts.values()] for parts in (inputs, outputs))
+    narrow = all(_computed_in(part) == "float32" for part in outputs.values())
+    return Answers(
+        join(x),
+        join(y),
+        "float32" if narrow else "float64",
+        np.asarray(zone[:ROWS_LIMIT].astype(str) == GIVEN),
+        name,
+        digest,
+        _ports(inputs),
+        _ports(outputs),
+        recorded,
+    )
+
+
+def _named(arrays: Mapping[str, Any], *, recorded: bool) -> tuple[dict[str, str], dict[str, str]]:
+    """The keys of inputs and of outputs, by their names."""
+    gave = {key.partition(".")[2] or key: key for key in arrays if _is_output(key)}
+    took = {key.removeprefix(f"{X}."): key for key in arrays if key != ZONE and not _is_output(key)}
+    return (took if recorded else _inputs(took, arrays)) or {X: X}, gave or {Y: Y}
+
+
+def _inputs(took: Mapping[str, str], arrays: Mapping[str, Any]) -> dict[str, str]:
+    """Of a file that somebody wrote: what lies beside its `x` may be anything."""
+    if X not in took:
+        return dict(took)
+    x = arrays[took[X]]
+    return {own: key for own, key in took.items() if own == X or _may_be_input(arrays[key], x)}
+
+
+def _is_output(key: str) -> bool:
+    return key == Y or key.startswith(f"{Y}.")
+
+
+def stored(inputs: Mapping[str, Any], outputs: Mapping[str, Any], zone: Any) -> dict[str, Any]:
+    """The arrays of a file, by the names that `answers` reads."""
+    reserved = (Y, ZONE)
+    arrays = {f"{X}.{name}" if name in reserved else name: rows for name, rows in inputs.items()}
+    only = len(outputs) == 1
+    return arrays | {Y if only else f"{Y}.{name}": rows for name, rows in outputs.items()} | {ZONE: zone}
+
+
+def _may_be_input(value: npt.NDArray[Any], x: npt.NDArray[Any]) -> bool:
+    return value.dtype.kind in "fiub" and value.ndim > 0 and x.ndim > 0 and len(value) == len(x)
+
+
+def _rows(inputs: Mapping[str, Any], outputs: Mapping[str, Any], name: str) -> int:
+    """How many there are. Raises OptionError where arrays differ."""
+    counts = {own: len(rows) for own, rows in (*inputs.items(), *outputs.items())}
+    rows, *_ = counts.values()
+    if set(counts.values()) != {rows} or not rows:
+        shown = " and ".join(
+            f"{count} rows of {own}" if not at else f"{count} of {own}"
+            for at, (own, count) in enumerate(counts.items())
+        )
+        raise OptionError(f"--answers {name} has {shown}, expected as many, and some")
+    return rows
+
+
+def _ports(arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[Port, ...]:
+    return tuple(
+        Port(name, rows.shape[1:], FLOAT if rows.dtype.kind == "f" else rows.dtype.name)
+        for name, rows in arrays.items()
+    )
 
 
 def _numbers(arrays: dict[str, Any], key: str, name: str) -> npt.NDArray[Any]:
     value = arrays.get(key)
     if value is None:
         raise OptionError(f"--answers {name} has {', '.join(arrays) or 'nothing'}, but no {key}", hint=FORMS)
-    if value.dtype.kind not in "fiu" or value.ndim < 1:
+    if value.dtype.kind not in "fiub" or value.ndim < 1:
         kind = f"{value.dtype} of shape {value.shape}"
         raise OptionError(f"--answers {name}: {key} is {kind}, expected real numbers, a row each")
     return np.asarray(value)
 
 
-def _computed_in(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> str:
+def _computed_in(y: npt.NDArray[Any]) -> str:
     """What a model computed in: float64 only where answers need it."""
     with np.errstate(over="ignore"):
         narrow = np.array_equal(y.astype(np.float32).astype(np.float64), y.astype(np.float64), equal_nan=True)

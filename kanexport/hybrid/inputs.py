@@ -38,9 +38,10 @@ UNNAMED = "arr_"  # what numpy.savez calls arrays without a name
 
 def rows(example: Any, module: nn.Module) -> tuple[Array, Wiring]:
     """Example rows as one array, and what the module takes: an array, a tensor, a tuple of them in the
-    order of forward's parameters, or a dictionary by their names. Raises OptionError for anything
+    order of forward's parameters (its last part may be a dictionary of those given by name), or a
+    dictionary by their names. Raises OptionError for anything
     else, no rows, different numbers of them, and numbers that are not finite."""
-    given = _named(example, module)
+    given = named(example, inspect.signature(module.forward).parameters)
     plugs, parts = [], []
     for name, keyword, value in given:
         array = _as_array(value)
@@ -58,18 +59,25 @@ def rows(example: Any, module: nn.Module) -> tuple[Array, Wiring]:
     return join(parts), Wiring(tuple(plugs))
 
 
-def _named(example: Any, module: nn.Module) -> list[tuple[str, str, Any]]:
-    """Name, keyword (empty: by its place) and rows of each input. Raises OptionError."""
-    parameters = inspect.signature(module.forward).parameters
+def named(example: Any, parameters: Mapping[str, inspect.Parameter]) -> list[tuple[str, str, Any]]:
+    """Name, keyword (empty: by its place) and rows of each input. `parameters`: of the forward that takes them.
+    A dictionary at the end of a tuple has those that are given by their names. Raises OptionError."""
     if isinstance(example, Mapping) and example:
         _require_parameters(example, parameters)
         return [(_free(name, at), name, value) for at, (name, value) in enumerate(example.items())]
     given = list(example) if isinstance(example, tuple | list) else [example]
+    if len(given) > 1 and isinstance(given[-1], Mapping):
+        first = named(tuple(given[:-1]), parameters) if len(given) > 2 else [(_place(0, parameters), "", given[0])]
+        return first + named(given[-1], parameters)
     if len(given) == 1:
         return [(INPUT, "", given[0])]
+    return [(_free(_place(at, parameters), at), "", value) for at, value in enumerate(given)]
+
+
+def _place(at: int, parameters: Mapping[str, inspect.Parameter]) -> str:
+    """The name of the parameter at a place."""
     places = [name for name, one in parameters.items() if one.kind in PLACES]
-    names = [*places, *(f"{INPUT}{at}" for at in range(len(places), len(given)))]
-    return [(_free(name, at), "", value) for at, (name, value) in enumerate(zip(names, given, strict=False))]
+    return places[at] if at < len(places) else f"{INPUT}{at}"
 
 
 def _require_parameters(example: Mapping[Any, Any], parameters: Mapping[str, inspect.Parameter]) -> None:

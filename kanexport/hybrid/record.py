@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from kanexport.answers.rows import GIVEN
+from kanexport.answers.rows import GIVEN, stored
 from kanexport.errors import OptionError
+from kanexport.hybrid.inputs import named
+from kanexport.hybrid.wiring import names, tensors
 from kanexport.shared import atomic
 
 BESIDE = (1.5, 3.0, 10.0)  # times the given rows
@@ -22,50 +26,94 @@ FAR = (100.0, 1000.0)
 MOST = 64  # of the given rows, that others are made from
 SEED = 0
 HALF = (torch.float16, torch.bfloat16)
-SEVERAL = "a module of several inputs is compared with itself: kanexport.export(model, rows), or --module"
+SEVERAL = "several inputs: a tuple in the order of forward's parameters, or a dictionary by their names"
 
 Array = npt.NDArray[Any]
+Inputs = Sequence[tuple[str, str, Array]]  # name, keyword (empty: by its place), rows
 
 
-def record_answers(model: Callable[[Any], Any], rows: Any, path: str | Path) -> Path:
+def record_answers(model: Callable[..., Any], rows: Any, path: str | Path) -> Path:
     """Write what a trained model answers to an .npz, for `kanserve export --answers` (or `answers=`).
 
     `model`: a torch module, as it is (it answers in eval mode and is as it was afterwards), or a function
-    of an array. `rows` [B, ...]: rows like the data, a tensor or array; the model is also asked for rows
-    around and far outside of them, zeros, and rows of one sign. The file holds `x`, `y` and `zone`,
-    in the model's own precision; a module of half precision is asked in float32, as a copy, because its
-    own answers would be too inexact to tell forwards apart. Raises OptionError for rows or answers that
-    are no real numbers, and for several inputs: `kanexport.export(model, rows)` compares such a
-    module with itself.
+    of arrays. `rows` [B, ...]: rows like the data, a tensor or array; for several inputs a tuple of them in the
+    order of the parameters, a dictionary by their names (they become keyword arguments), or a tuple whose last
+    part is such a dictionary. The model is also asked for rows around and far outside of them, zeros, and rows of
+    one sign; whole numbers and truth values, such as ids of tokens, are drawn from those given.
+
+    The file holds the inputs under their names (a single one as `x`, or by the name that a dictionary gives it),
+    `y` (several outputs: `y.NAME` each) and `zone`, in the model's own precision; a module of half precision is
+    asked in float32, as a copy, because its own answers would be too inexact to tell forwards apart. Outputs that
+    have no row for each row of the input, such as a loss, are left out, unless the first one has none. Raises
+    OptionError for rows or answers that are no real numbers, one for each row.
     """
-    given = _rows(rows)
+    given = _given(model, rows)
     zones = _zones(given)
-    x = np.concatenate(list(zones.values()))
-    y = _ask(model, x)
-    if y.dtype.kind != "f" or len(y) != len(x):
-        raise OptionError(f"the model gives {y.dtype} of shape {y.shape} for {len(x)} rows, expected one answer a row")
-    names = [name for name, some in zones.items() for _ in some]
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, x=x, y=y, zone=np.array(names))
+    inputs = [
+        (name, keyword, np.concatenate([zone[at] for zone in zones.values()]))
+        for at, (name, keyword, _) in enumerate(given)
+    ]
+    count = len(inputs[0][2])
+    outputs = _outputs(_ask(model, inputs), count, [name for name, _, _ in inputs])
+    zone = np.array([name for name, some in zones.items() for _ in some[0]])
     target = Path(path)
-    atomic.write(target, buffer.getvalue())
+    atomic.write(target, _archive(stored({name: value for name, _, value in inputs}, outputs, zone)))
     return target
 
 
-def _rows(rows: Any) -> Array:
-    """Raises OptionError for what is not one tensor of finite real numbers."""
-    if isinstance(rows, Mapping | tuple):
-        raise OptionError(f"rows are {len(rows)} tensors, expected one", hint=SEVERAL)
-    given = _array(rows)
-    if given.ndim < 1 or not len(given) or given.dtype.kind != "f" or not np.isfinite(given).all():
-        raise OptionError(f"rows are {given.dtype} of shape {given.shape}, expected finite real numbers [rows, ...]")
+def _archive(arrays: Mapping[str, Array]) -> bytes:
+    """An .npz; an input may have a name that numpy.savez takes for its own, such as `file`."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, value in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, value, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _given(model: Callable[..., Any], rows: Any) -> list[tuple[str, str, Array]]:
+    """Raises OptionError for what are no tensors of finite real numbers, with as many rows each."""
+    example = np.asarray(rows) if isinstance(rows, list) else rows
+    found = named(example, _parameters(model))
+    given = [(name, keyword, _array(value)) for name, keyword, value in found]
+    whole = len(given) > 1 or isinstance(model, nn.Module)  # a function of one array computes with real numbers
+    for name, _, value in given:
+        if not _are_rows(value, "fiub" if whole else "f"):
+            what = "rows are" if len(given) == 1 else f"rows of {name} are"
+            raise OptionError(
+                f"{what} {value.dtype} of shape {value.shape}, expected finite real numbers [rows, ...]", hint=SEVERAL
+            )
+    _require_as_many(given)
     return given
 
 
-def _zones(given: Array) -> dict[str, Array]:
-    """The given rows, and others made from them; all of their type."""
+def _require_as_many(given: Inputs) -> None:
+    counts = {name: len(value) for name, _, value in given}
+    if len(set(counts.values())) > 1:
+        shown = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise OptionError(f"the inputs differ in their number of rows: {shown}", hint=SEVERAL)
+
+
+def _are_rows(value: Array, kinds: str) -> bool:
+    return value.dtype.kind in kinds and value.ndim > 0 and len(value) > 0 and bool(np.isfinite(value).all())
+
+
+def _parameters(model: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(model.forward if isinstance(model, nn.Module) else model).parameters
+    except (TypeError, ValueError):  # some functions do not tell
+        return {"kwargs": inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)}
+
+
+def _zones(given: Inputs) -> dict[str, list[Array]]:
+    """The rows of each input by zone: those given, and others made from them; all of their type."""
     rng = np.random.default_rng(SEED)
-    few = given[np.unique(np.linspace(0, len(given) - 1, MOST).astype(int))]
+    parts = [_floating(value, rng) if value.dtype.kind == "f" else _drawn(value, rng) for _, _, value in given]
+    return {name: [part[name] for part in parts] for name in parts[0]}
+
+
+def _floating(given: Array, rng: np.random.Generator) -> dict[str, Array]:
+    few = given[_few(given)]
     spread = float(given.std()) or 1.0
     zones = {
         GIVEN: given,
@@ -78,6 +126,23 @@ def _zones(given: Array) -> dict[str, Array]:
     return {name: np.asarray(rows, dtype=given.dtype) for name, rows in zones.items()}
 
 
+def _drawn(given: Array, rng: np.random.Generator) -> dict[str, Array]:
+    """Whole numbers as given; in the other zones each place has what was seen there, since others may mean nothing
+    to the model."""
+    few = len(_few(given))
+    counts = {"around": few, "beside": few * len(BESIDE), "one-sided": few * 2, "zeros": 1, "far": min(few, 8) * 2}
+    flat = given.reshape(len(given), -1)
+    zones = {GIVEN: given}
+    for name, count in counts.items():
+        rows = flat[rng.integers(len(flat), size=(count, flat.shape[1])), np.arange(flat.shape[1])]
+        zones[name] = rows.reshape(count, *given.shape[1:])
+    return zones
+
+
+def _few(given: Array) -> npt.NDArray[np.intp]:
+    return np.unique(np.linspace(0, len(given) - 1, MOST).astype(int))
+
+
 def _array(value: Any) -> Array:
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu()
@@ -85,31 +150,57 @@ def _array(value: Any) -> Array:
     return np.asarray(value)
 
 
-def _ask(model: Callable[[Any], Any], x: Array) -> Array:
-    """The answers [B, ...]; a module's in eval mode, in its own precision, where it lies."""
+def _ask(model: Callable[..., Any], inputs: Inputs) -> Any:
+    """What the model gives; a module in eval mode, in its own precision, where it lies."""
     if not isinstance(model, nn.Module):
-        return _array(model(x))
-    module, tensor = _fitting(model, x)
+        return _called(model, inputs)
+    module, given = _fitting(model, inputs)
     training = {part: part.training for part in module.modules()}
     try:
         for part in training:  # not eval(): pykan 0.0 has a method `train` of its own, which trains
             part.training = False
         with torch.no_grad():
-            answer = module(tensor)
+            return _called(module, given)
     finally:
         for part, mode in training.items():
             part.training = mode
-    if isinstance(answer, tuple | list) and answer:
-        answer = answer[0]
-    return _array(answer)
 
 
-def _fitting(model: nn.Module, x: Array) -> tuple[nn.Module, torch.Tensor]:
+def _called(model: Callable[..., Any], inputs: Sequence[tuple[str, str, Any]]) -> Any:
+    places = [value for _, keyword, value in inputs if not keyword]
+    return model(*places, **{keyword: value for _, keyword, value in inputs if keyword})
+
+
+def _outputs(answer: Any, rows: int, taken: Sequence[str]) -> dict[str, Array]:
+    """What a model gave, by name: that which has a row for each row. Raises OptionError where the first has none."""
+    found = [(name, _array(value)) for name, value in tensors(answer if _has_tensors(answer) else np.asarray(answer))]
+    if not found or not _are_answers(found[0][1], rows):
+        shown = f"{found[0][1].dtype} of shape {found[0][1].shape}" if found else type(answer).__name__
+        raise OptionError(f"the model gives {shown} for {rows} rows, expected one answer a row")
+    kept = [one for one in found if _are_answers(one[1], rows)]
+    called = names([name for name, _ in kept], taken)
+    return dict(zip(called, (value for _, value in kept), strict=True))
+
+
+def _has_tensors(answer: Any) -> bool:
+    """Not so a list of numbers, which is an array."""
+    return not isinstance(answer, list) or any(isinstance(part, torch.Tensor | np.ndarray) for part in answer)
+
+
+def _are_answers(value: Array, rows: int) -> bool:
+    return value.dtype.kind in "fiub" and value.ndim > 0 and len(value) == rows
+
+
+def _fitting(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, list[tuple[str, str, torch.Tensor]]]:
     """The module, or a float32 copy of one of half precision, and the rows as it takes them, where it lies."""
-    tensor = torch.from_numpy(x)
     parameter = next((value for value in model.parameters() if value.is_floating_point()), None)
-    if parameter is None:
-        return model, tensor
-    if parameter.dtype in HALF:
-        return copy.deepcopy(model).float(), tensor.to(parameter.device, torch.float32)
-    return model, tensor.to(device=parameter.device, dtype=parameter.dtype)
+    half = parameter is not None and parameter.dtype in HALF
+    dtype = torch.float32 if half else None if parameter is None else parameter.dtype
+    given = [(name, keyword, _placed(torch.from_numpy(value), parameter, dtype)) for name, keyword, value in inputs]
+    return copy.deepcopy(model).float() if half else model, given
+
+
+def _placed(rows: torch.Tensor, parameter: torch.Tensor | None, dtype: torch.dtype | None) -> torch.Tensor:
+    if parameter is None or dtype is None:
+        return rows
+    return rows.to(parameter.device, dtype if rows.is_floating_point() else None)

@@ -153,15 +153,24 @@ def _inner(y: Any) -> list[tuple[str, Any]] | None:
 
 def outputs(y: Any, taken: Sequence[str]) -> tuple[Port, ...]:
     """The outputs of a module that gave `y`, each with a name that is not taken."""
-    names, ports = list(taken), []
-    for given, value in tensors(y):
-        name = re.sub(r"\W", "_", given, flags=re.ASCII) or OUTPUT
-        while name in names or OURS.fullmatch(name):
-            name += "_out"
-        names.append(name)
+    found = list(tensors(y))
+    ports = []
+    for name, (_, value) in zip(names([given for given, _ in found], taken), found, strict=True):
         kind = FLOAT if value.is_floating_point() else dtype_name(value)
         ports.append(Port(name, tuple(_rowed(value).shape[1:]), kind))
     return tuple(ports)
+
+
+def names(given: Sequence[str], taken: Sequence[str]) -> list[str]:
+    """What outputs are called, each by a name that is not taken."""
+    used, found = list(taken), []
+    for one in given:
+        name = re.sub(r"\W", "_", one, flags=re.ASCII) or OUTPUT
+        while name in used or OURS.fullmatch(name):
+            name += "_out"
+        used.append(name)
+        found.append(name)
+    return found
 
 
 def dtype_name(value: torch.Tensor) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from kanexport import manifest
@@ -264,8 +265,107 @@ def test_recorded_answers_of_a_live_module(tmp_path: Path) -> None:
     assert kanexport.record_answers(lambda rows: rows**2, x, tmp_path / "f.npz").exists()
     with pytest.raises(OptionError, match="expected finite real numbers"):
         kanexport.record_answers(module, np.array([["a"]]), path)
-    with pytest.raises(OptionError, match="2 tensors, expected one"):
-        kanexport.record_answers(module, (x, x), path)
+    with pytest.raises(OptionError, match="differ in their number of rows: input 20, x1 19"):
+        kanexport.record_answers(module, (x, x[1:]), path)
+
+
+def _of_two_inputs() -> Any:
+    torch = pytest.importorskip("torch")
+    from tests.hybrid_modules import KANLinear
+
+    class Both(torch.nn.Module):
+        """A picture and facts about it, one of them under a name that files use; logits and a class."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = torch.nn.Conv2d(1, 2, 3), KANLinear(8 + 3, 4)
+
+        def forward(self, image: Any, y: Any, *, kind: Any) -> dict[str, Any]:
+            seen = self.conv(image).flatten(1)
+            logits = self.head(torch.cat([seen, y, kind[:, None].to(y.dtype)], dim=1))
+            return {"logits": logits, "top": logits.argmax(1)}
+
+    torch.manual_seed(1)
+    rng = np.random.default_rng(1)
+    rows_ = {
+        "image": rng.normal(size=(12, 1, 4, 4)).astype(np.float32),
+        "y": rng.normal(size=(12, 2)).astype(np.float32),
+        "kind": rng.integers(0, 3, size=12),
+    }
+    return Both(), rows_
+
+
+@pytest.mark.parametrize("form", ["dictionary", "tuple"])
+def test_a_module_of_two_inputs_is_recorded_and_verified(form: str, tmp_path: Path) -> None:
+    module, given = _of_two_inputs()
+    import kanexport
+
+    example = given if form == "dictionary" else (given["image"], given["y"], {"kind": given["kind"]})
+    path = kanexport.record_answers(module, example, tmp_path / "answers.npz")
+    with np.load(path) as file:
+        assert set(file.files) == {"image", "x.y", "kind", "y.logits", "y.top", "zone"}
+        assert file["kind"].dtype == np.int64
+        assert set(np.unique(file["kind"])) <= set(given["kind"])
+        assert file["image"].shape[1:] == (1, 4, 4)
+        recorded = {name: file[name] for name in file.files}
+    result = kanexport.export(module, example, name="m", repository=tmp_path / "models", answers=path)
+    assert result.manifest.claim.startswith(manifest.AGAINST[manifest.ANSWERS])
+    assert result.manifest.verification.answers[0].rows == len(recorded["zone"])
+    session = onnxruntime.InferenceSession(str(result.directory / "model.onnx"))
+    usual = recorded["zone"] == "given"
+    feeds = {"image": recorded["image"], "y": recorded["x.y"], "kind": recorded["kind"][:, None]}
+    answer = session.run(["logits", "top"], {name: value[usual] for name, value in feeds.items()})
+    np.testing.assert_allclose(answer[0], recorded["y.logits"][usual], atol=1e-5)
+    np.testing.assert_array_equal(answer[1][:, 0], recorded["y.top"][usual])
+    module.head.base_weight.data += 0.1
+    with pytest.raises(AnswersDiffer, match="the exported graph's output logits differs"):
+        kanexport.export(module, example, name="m", version=2, repository=tmp_path / "models", answers=path)
+
+
+def test_answers_of_other_inputs_are_refused_by_name(tmp_path: Path) -> None:
+    module, given = _of_two_inputs()
+    import kanexport
+
+    path = kanexport.record_answers(module, given, tmp_path / "answers.npz")
+    request = Request(path=CASES["efficient-kan-digits"].path, repository=tmp_path / "m", name="m", answers=(path,))
+    with pytest.raises(OptionError, match=r"has the inputs image, y, kind, expected one"):
+        export(request)
+    arrays = dict(np.load(path))
+    del arrays["kind"]
+    np.savez(tmp_path / "fewer.npz", **arrays)
+    with pytest.raises(OptionError, match="has the inputs image, y, but no kind; the model has image, y, kind"):
+        kanexport.export(module, given, name="m", repository=tmp_path, answers=tmp_path / "fewer.npz")
+
+
+def test_the_tokens_of_recorded_rows_are_rows_of_a_checkpoint(tmp_path: Path, case: Any) -> None:
+    golden, reference = case("efficient-kan-digits")
+    x, y = (reference[key][:24].reshape(4, 3, 2, -1) for key in ("x", "y"))
+    file = _write(tmp_path / "a.npz", x=x, y=y, seed=np.arange(4), zone=np.array(["given", "far"] * 2))
+    with pytest.raises(OptionError, match="has the inputs x, seed"):
+        rows.load([file]).of_network()
+    file = _write(tmp_path / "a.npz", x=x, y=y, seed=np.arange(4))  # not recorded: what lies beside x may be anything
+    loaded = rows.load([file]).of_network()
+    np.testing.assert_array_equal(loaded.x.astype(np.float32), reference["x"][:24])
+    result = export(Request(path=golden.path, repository=tmp_path / "m", name="m", answers=(file,)))
+    assert result.manifest.verification.answers[0].rows == 24
+
+
+def test_inputs_of_any_name_and_outputs_of_any_kind_are_recorded(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    import kanexport
+
+    class Odd(torch.nn.Module):
+        def forward(self, file: Any, zone: Any) -> Any:
+            return file @ torch.ones(2, 3), {"loss": file.sum(), "beside": zone > 0}, None
+
+    x = np.ones((5, 2), np.float32)
+    with np.load(kanexport.record_answers(Odd(), (x, x[:, 0]), tmp_path / "a.npz")) as file:
+        assert set(file.files) == {"file", "x.zone", "y.y0", "y.y1_beside", "zone"}
+    loaded = rows.load([tmp_path / "a.npz"])
+    assert [port.name for port in loaded.inputs] == ["file", "zone"]
+    np.testing.assert_array_equal(loaded.of_model(loaded.inputs, loaded.outputs).y, loaded.y)
+    with pytest.raises(OptionError, match=r"gives float32 of shape \(\) for"):
+        kanexport.record_answers(lambda rows: rows.sum(), x, tmp_path / "b.npz")
 
 
 def test_a_module_of_half_precision_is_asked_in_float32(tmp_path: Path) -> None:
