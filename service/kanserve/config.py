@@ -135,7 +135,7 @@ class Settings(BaseSettings):
 
     renew_seconds: Seconds = setting(
         10.0,
-        "between two looks at certificates and the file of tokens",
+        "between two looks at certificates and the file of tokens; a changed token file is seen in a twentieth of it",
         group=Group.ACCESS,
         metavar="SECONDS",
         live=True,

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import os
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -24,6 +27,7 @@ from kanserve.observe.metrics import Metrics
 
 T = TypeVar("T")
 CERTIFICATES, TOKENS = "certificates", "tokens"  # values of the metrics' label `what`
+GLANCES, SHORTEST = 20, 0.1  # looks at the times of the token file per look at all, and seconds between two at least
 
 log = logs.get_logger("renewal")
 
@@ -41,7 +45,10 @@ class Source(Generic[T]):
 
 
 class Renewal:
-    """What is in files: looked at every `renew_seconds`, and when it is `asked`. `run` is a task of the server's."""
+    """What is in files: looked at every `renew_seconds`, and when it is `asked`. `run` is a task of the server's.
+
+    A revoked token has to end soon, so the token file is read too as soon as its size or times change, which is seen
+    within a twentieth of `renew_seconds`."""
 
     def __init__(self, settings: Settings, gate: Gate | None, doors: Doors, metrics: Metrics) -> None:
         self._settings, self._doors, self._metrics = settings, doors, metrics
@@ -54,6 +61,8 @@ class Renewal:
         if gate is not None:
             self._tokens = Source(TOKENS, lambda: keeper.read(settings), self._admit, gate.credentials)
         self._gate = gate
+        self._file = settings.tokens
+        self._seen = self._facts()
         for what in (CERTIFICATES, TOKENS):
             self._refused(what, "")
 
@@ -64,14 +73,39 @@ class Renewal:
 
     async def run(self) -> None:
         """Until it is cancelled."""
+        looked = time.monotonic()
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._asked.wait(), self._every)
+                await asyncio.wait_for(self._asked.wait(), self._pause())
+            if not (self._asked.is_set() or time.monotonic() >= looked + self._every):
+                if self._tokens is not None and await asyncio.to_thread(self._touched):
+                    await self._look(self._tokens)
+                continue
             self._asked.clear()
+            looked = time.monotonic()
             if self._certificates is not None:
                 await self._look(self._certificates)
             if self._tokens is not None:
                 await self._look(self._tokens)
+
+    def _pause(self) -> float:
+        if self._tokens is None:
+            return self._every
+        return min(self._every, max(self._every / GLANCES, SHORTEST))
+
+    def _touched(self) -> bool:
+        """Whether the token file is another one, or another size, or was written, since this was asked last."""
+        before, self._seen = self._seen, self._facts()
+        return self._seen != before
+
+    def _facts(self) -> tuple[float, ...]:
+        if self._file is None:
+            return ()
+        try:
+            found = os.stat(self._file)
+        except OSError:
+            return (math.inf,)
+        return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_mode
 
     async def _look(self, source: Source[T]) -> None:
         reason = ""

@@ -48,6 +48,17 @@ def test_who_passes(tmp_path: Path) -> None:
             asked.admit(Role.INTERPRET, what)
 
 
+def test_a_certificate_with_several_listed_names_is_the_first_entry_of_the_file(tmp_path: Path) -> None:
+    """Whatever the order of its names, which come as a set, whose order differs from process to process."""
+    names = [f"spiffe://a/{at}" for at in range(40)]
+    entries = [f"[[certificate]]\nname = 'c{at}'\nsan = '{name}'\nroles = ['read']\n" for at, name in enumerate(names)]
+    for first in (7, 31):
+        order = [first, *(at for at in range(40) if at != first)]
+        asked = gate("".join(entries[at] for at in order), tmp_path)
+        assert asked.admit(Role.READ, shown(certificate=" ".join(names))).name == f"c{first}"
+        assert asked.admit(Role.READ, shown(certificate=" ".join(reversed(names[:35])))).name == f"c{first}"
+
+
 def test_what_is_looked_up_is_forgotten_with_its_file(tmp_path: Path) -> None:
     asked = gate(tokenfile.block("ci", GOOD, "infer"), tmp_path)
     assert asked.admit(Role.INFER, shown(GOOD)).name == "ci"

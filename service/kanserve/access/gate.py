@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from types import TracebackType
 from typing import Protocol
 
 from kanserve.access.roles import NOBODY, Principal, require
@@ -15,6 +17,7 @@ from kanserve.errors import Forbidden, TooOften, Unauthenticated
 
 HEADER = "authorization"
 SCHEME = "bearer "
+GLANCE = 0.25  # seconds between two checks of the expiry times of open streams
 
 
 class Shown(Protocol):
@@ -28,22 +31,29 @@ class Shown(Protocol):
 
 
 class Gate:
-    """Asked once a call. `names`: those in a certificate. What it knows is swapped whole by `take`."""
+    """Asked once a call. `names`: those in a certificate. What it knows is swapped whole by `take`.
 
-    def __init__(self, credentials: Credentials, names: Callable[[str | bytes], frozenset[str]]) -> None:
+    Streams outlive the check of their call, so each holds a `Permit` for as long as it is open."""
+
+    def __init__(self, credentials: Credentials, names: Callable[[str | bytes], Collection[str]]) -> None:
         self._names = names
+        self._open: set[Permit] = set()
+        self._timer: asyncio.TimerHandle | None = None
         self.take(credentials)
 
     def take(self, credentials: Credentials) -> None:
-        """From now on. What was looked up before is forgotten."""
+        """From now on. What was looked up before is forgotten. Ends the open streams of callers that the credentials
+        do not have any more, or not as before."""
         self.credentials = credentials
         self._tokens = [(entry.mark.encode(), entry) for entry in credentials.tokens]
-        self._certificates = {entry.mark: entry for entry in credentials.certificates}
+        self._certificates = {entry.mark: (at, entry) for at, entry in enumerate(credentials.certificates)}
         self._known: dict[bytes, tuple[Principal, Bucket | None]] = {}  # by digest; no more than there are tokens
         entries = (*credentials.tokens, *credentials.certificates)
         self._callers = {entry.principal.name: entry.principal for entry in entries}
         rates = {entry.principal.name: entry.rate for entry in entries if entry.rate is not None}
         self._buckets = {name: Bucket(name, rate) for name, rate in rates.items()}
+        for permit in tuple(self._open):
+            permit.look()
 
     def admit(self, need: Need, shown: Shown) -> Principal:
         """Who calls. Raises Unauthenticated, Forbidden, TooOften."""
@@ -67,12 +77,38 @@ class Gate:
 
     def again(self, caller: Principal) -> None:
         """One more request on a stream of theirs. Raises TooOften, Unauthenticated."""
-        if self._callers.get(caller.name) != caller:
-            raise Unauthenticated(f"{caller.name} is not known here any more, or not as before: open another stream")
-        _valid(caller)
+        self.still(caller)
         bucket = self._buckets.get(caller.name)
         if bucket is not None:
             bucket.take()
+
+    def still(self, caller: Principal) -> None:
+        """Raises Unauthenticated if the credential of an admitted caller was revoked, changed or has expired."""
+        if self._callers.get(caller.name) != caller:
+            raise Unauthenticated(f"{caller.name} is not known here any more, or not as before: open another stream")
+        _valid(caller)
+
+    def permit(self, caller: Principal) -> Permit:
+        """The permit of a stream that was admitted and opens now. Needs a running event loop."""
+        permit = Permit(self, caller)
+        self._open.add(permit)
+        if caller.expires is not None and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(GLANCE, self._glance)
+        return permit
+
+    def closed(self, permit: Permit) -> None:
+        """The stream of this permit has ended."""
+        self._open.discard(permit)
+
+    def _glance(self) -> None:
+        """Look at every open stream whose caller has an expiry time, as long as there are any. The clock of the day
+        decides, which may jump: so one timer for that time would not do."""
+        self._timer = None
+        ending = [permit for permit in self._open if permit.caller.expires is not None]
+        for permit in ending:
+            permit.look()
+        if ending:
+            self._timer = asyncio.get_running_loop().call_later(GLANCE, self._glance)
 
     def _lenient(self, shown: Shown) -> Principal:
         try:
@@ -107,12 +143,70 @@ class Gate:
         return found
 
     def _certified(self, certificate: str | bytes) -> tuple[Principal, Bucket | None]:
-        if certificate:
-            for name in self._names(certificate):
-                entry = self._certificates.get(name)
-                if entry is not None:
-                    return entry.principal, self._buckets.get(entry.principal.name)
-        return NOBODY, None
+        """The first entry of the file, in its order, that names the certificate."""
+        names = self._names(certificate) if certificate else ()
+        found = [self._certificates[name] for name in names if name in self._certificates]
+        if not found:
+            return NOBODY, None
+        _, entry = min(found, key=lambda one: one[0])
+        return entry.principal, self._buckets.get(entry.principal.name)
+
+
+class Permit:
+    """The permission of one stream: a context around each wait of the stream for its next message, on the event loop.
+
+    Entering it raises Unauthenticated once the credential was revoked, changed or has expired. If that happens inside,
+    the wait is cancelled at once and leaves as Unauthenticated, so that an idle stream ends too. A stream that is
+    sending ends when that message is sent. Call `close` last."""
+
+    __slots__ = ("_before", "_gate", "_inside", "_reason", "_task", "caller")
+
+    def __init__(self, gate: Gate, caller: Principal) -> None:
+        self._gate, self.caller = gate, caller
+        self._task: asyncio.Task[object] | None = None  # that waited last
+        self._inside, self._before = False, 0
+        self._reason: Unauthenticated | None = None
+
+    def __enter__(self) -> Permit:
+        self._check()
+        self._task = asyncio.current_task()
+        assert self._task is not None
+        self._inside, self._before = True, self._task.cancelling()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._inside = False
+        if self._reason is None:
+            return
+        assert self._task is not None
+        if self._task.uncancel() <= self._before:  # else somebody else has cancelled it too, and that counts
+            raise self._again()
+
+    def _check(self) -> None:
+        if self._reason is not None:
+            raise self._again()
+        self._gate.still(self.caller)
+
+    def _again(self) -> Unauthenticated:
+        """The reason as an error of its own: one that was raised before keeps its traceback."""
+        return Unauthenticated(str(self._reason))
+
+    def look(self) -> None:
+        """End the stream if its credential is not valid any more."""
+        if self._reason is not None:
+            return
+        try:
+            self._gate.still(self.caller)
+        except Unauthenticated as error:
+            self._reason = Unauthenticated(str(error))
+            if self._task is not None and self._inside:
+                self._task.cancel()
+
+    def close(self) -> None:
+        """The stream has ended."""
+        self._gate.closed(self)
 
 
 class Bucket:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kanserve.errors import Forbidden, Unauthenticated
 
@@ -29,12 +29,14 @@ INCLUDES: dict[Role, frozenset[Role]] = {
 @dataclass(frozen=True, slots=True)
 class Principal:
     """Who calls, by the name in the file of tokens, with every role that theirs include. `known` False: nobody that
-    showed a credential. `expires`: seconds since 1970."""
+    showed a credential. `expires`: seconds since 1970. `mark`: the credential as in the file, so that another one under
+    the same name is another caller."""
 
     name: str
     roles: frozenset[Role]
     known: bool = True
     expires: float | None = None
+    mark: str = field(default="", repr=False)
 
 
 NOBODY = Principal("", frozenset(), known=False)

@@ -169,7 +169,9 @@ def _entry(table: Mapping[str, Any], kind: str, where: str) -> Entry:
     roles = _roles(table.get("roles"), where)
     mark = _sha256(table.get("sha256"), where) if kind == "token" else _san(table.get("san"), where)
     expires = _expires(table.get("expires"), where)
-    return Entry(Principal(name, including(roles), expires=expires), roles, mark, _rate(table.get("rate"), where))
+    return Entry(
+        Principal(name, including(roles), expires=expires, mark=mark), roles, mark, _rate(table.get("rate"), where)
+    )
 
 
 def named(value: object, where: str) -> str:

@@ -10,12 +10,13 @@ malformed message with UNKNOWN and the name of a Python class.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import functools
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sized
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sized
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
@@ -163,6 +164,7 @@ class Guard:
     ) -> None:
         self.lines, self._gate, self._tracing, self.max_seconds = lines, gate, tracing, max_seconds
         self.names: set[str] = set()  # of all that it guards, as the table of access has them
+        self.streams: set[str] = set()  # of these, that answer with a stream
         self._metrics = metrics
         self.max_calls, self.calls = max_calls, 0
         self.max_bytes, self._bytes = max_bytes, 0
@@ -218,8 +220,10 @@ class Guard:
     def flow(
         self, series: Series, method: Callable[[AsyncIterator[Q], Call], AsyncIterator[bytes]], *, probe: bool = False
     ) -> Callable[[AsyncIterator[Q], Arrival], AsyncIterator[bytes]]:
-        """What `stream` does, for requests of any kind whose length is their bytes."""
+        """What `stream` does, for requests of any kind whose length is their bytes. The caller is authorised again
+        before each message that goes out, and as long as the stream waits for one: see `access.gate.Permit`."""
         admitted = self._admission(series.path)
+        self.streams.add(series.path)
 
         async def answers(messages: AsyncIterator[Q], arrival: Arrival) -> AsyncIterator[bytes]:
             metadata = tuple(arrival.metadata)
@@ -230,13 +234,31 @@ class Guard:
                 if admitted is not None:
                     call.caller = admitted(shown)
                 self.admit(probe=probe)
-                async for response in method(_counted(messages, watch), call):
-                    watch.response_bytes += len(response)
-                    yield response
+                with self._permitted(call.caller) as permit:
+                    steps = aiter(method(_counted(messages, watch), call))
+                    while True:
+                        with permit:
+                            response = await anext(steps, None)
+                        if response is None:
+                            return
+                        watch.response_bytes += len(response)
+                        yield response
 
         if self._tracing is not None and not probe:
             return self._tracing.stream(series.path, answers)
         return answers
+
+    @contextlib.contextmanager
+    def _permitted(self, caller: Principal) -> Iterator[AbstractContextManager[object]]:
+        """What each wait of a stream of theirs is done in."""
+        if self._gate is None or not caller.known:
+            yield contextlib.nullcontext()
+            return
+        permit = self._gate.permit(caller)
+        try:
+            yield permit
+        finally:
+            permit.close()
 
     def strange(self, name: str) -> Callable[[Arrival], bool] | None:
         """What tells, before a request is read, that it will be refused for who calls; `name` as in the table of

@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 
-from kanserve.errors import Draining, KanserveError
+from kanserve.errors import Draining, KanserveError, Unauthenticated
 from kanserve.observe import logs
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.rpc import status
@@ -119,7 +119,7 @@ class _Flow:
             answer = await self._infer(data, call) + FINAL
         except KanserveError as error:
             self.refused += 1
-            if self._strict:
+            if self._strict or isinstance(error, Unauthenticated):  # nothing later of this stream may pass either
                 raise
             return _refusal(error, call)
         share.answered(len(answer))
