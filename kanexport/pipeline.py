@@ -64,7 +64,7 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
         opset=graph.OPSET,
         signature=signature,
         source=source,
-        notes=made.kan.notes + precision.notes(kan.dtype, request.dtype) + made.notes,
+        notes=made.kan.notes + precision.notes(kan.dtype, request.dtype) + made.notes + found.notes,
         approximation=made.approximation,
     )
     return publish(target, model)
@@ -72,12 +72,14 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Found:
-    """A file as it was read: the network, its family and why that one, and what was assumed on the way."""
+    """A file as it was read: the network, its family and why that one, what was assumed on the way, and what to know
+    of how it was decided."""
 
     kan: Kan
     family: str
     reason: str
     options: Options
+    notes: tuple[str, ...] = ()
 
 
 def _read(loaded: Checkpoint, request: Request, answers: Answers | None, advance: Callable[[int, int], None]) -> _Found:
@@ -87,7 +89,7 @@ def _read(loaded: Checkpoint, request: Request, answers: Answers | None, advance
         decision = Search(ways, answers, request.facts, request.tolerance, advance).decide()
         one = decision.reading
         one.options.settle(decision.decided, decision.also)
-        return _Found(one.kan, one.family, one.way.reason, one.options)
+        return _Found(one.kan, one.family, one.way.reason, one.options, decision.notes)
     options = request.facts()
     kan, family = ways[0].read(options)
     return _Found(kan, family, ways[0].reason, options)

@@ -1,13 +1,15 @@
 """Which reading of a file the trained model's answers mean: the known ones are tried, the likeliest first.
 
 A reading is a reader and values for what the file leaves open (`Options.open`). The search changes
-one fact, then two, then three, until a round has readings that fit; of these the one nearest to the
-answers is taken, unless a likelier one is as near. Then every fact is changed by itself: what
-fits as well was not decided, and is told.
+one fact, then two, then three, until a round has readings that fit: whose errors rounding explains. Of these the one
+nearest to the answers is taken, unless a likelier one is as near, and held against all rows; where some tell it
+apart, they join the few, and the search begins again. Then every fact is changed by itself: what fits as well was not
+decided, and is told.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,13 +23,15 @@ from kanexport.options import FORWARD, Options
 from kanexport.proof.tolerance import OUTPUT_TOLERANCE
 
 FEW_ROWS = 48  # of the answers, that every reading is tried on
+JOINING = 16  # rows of the answers, those at which a reading that fits the few is furthest off
+SEARCHES = 3  # with more such rows each
 READINGS = 800  # that are tried at most
 NUMBERS = 12  # readings that are tried with other numbers, those that were nearest
 BESIDE = 1.01  # times a number that fits: whether the answers would notice
 DISTINCT = 3  # numbers among the answers, that readings are told by; with fewer, only what would be assumed may fit
 CHANGES = 3  # from what would be assumed
 INEXACT = 1e-3  # relative; a published library may be off by so much in float32, and what is off by more is another
-NEARER = 8.0  # times, that a less likely reading must be nearer to be taken
+NEARER = 3.0  # times, that a less likely reading must be nearer to be taken
 
 Facts = Mapping[str, str]
 Read = Callable[[Options], tuple[Kan, str]]
@@ -57,17 +61,19 @@ class Reading:
 @dataclass(frozen=True, slots=True)
 class Decision:
     """The reading that the answers mean. `decided`: the facts that they tell, by name; `also`: of the facts
-    that they leave open, the values that fit as well, which are assumed still; `families`: likewise."""
+    that they leave open, the values that fit as well, which are assumed still; `families`: likewise. `notes`: how far
+    off it is beyond what rounding explains, if that was allowed."""
 
     reading: Reading
     decided: dict[str, str]
     also: dict[str, tuple[str, ...]]
     families: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 class Search:
     """Tries readings of one file on a few of its answers. `options`: makes the user's, with facts to try;
-    `tolerance`: relative, of a reading's outputs; `advance` is told how many were tried, of how many."""
+    `tolerance`: the user's; `advance` is told how many were tried, of how many."""
 
     def __init__(
         self,
@@ -77,9 +83,9 @@ class Search:
         tolerance: float,
         advance: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
-        self.ways, self.answers = ways, answers.some(FEW_ROWS)
+        self.ways, self.all, self.answers = ways, answers, answers.some(FEW_ROWS)
         self.options, self.advance = options, advance
-        self.tolerance = judge.allowed(answers, answers.dtype, tolerance)
+        self.relaxed = judge.relaxation(answers, tolerance)
         self.tried: dict[tuple[int, frozenset[tuple[str, str]]], Reading | None] = {}
         self.questions: dict[tuple[int, frozenset[tuple[str, str]]], dict[str, tuple[str, ...]]] = {}
         self.known: dict[tuple[int, str], dict[str, None]] = {}  # all values of a fact that were heard of
@@ -88,14 +94,30 @@ class Search:
 
     def decide(self) -> Decision:
         """Raises AnswersDiffer where no known reading fits, and what the reader raised where there is no reading."""
+        for _ in range(SEARCHES):
+            chosen, fitting = self._choose()
+            whole = judge.reading(chosen.kan, self.all, self.relaxed)
+            if whole.fits or not whole.worst:
+                break
+            self._join(whole.worst)
+        if not whole.fits:
+            raise self._nearest([dataclasses.replace(chosen, match=whole)])
+        decided, also = self._told(chosen)
+        others = dict.fromkeys(one.family for one in fitting if one.family != chosen.family)
+        return Decision(chosen, decided, also, tuple(others), judge.told(whole, self.all, "the reading of the file"))
+
+    def _choose(self) -> tuple[Reading, list[Reading]]:
+        """The reading to take, and all that fit the few rows."""
         fitting = self._search()
         best = min(fitting, key=lambda one: one.match.excess)
         enough = NEARER * max(best.match.excess, 1 / NEARER**2)
         chosen = next(one for one in fitting if one.match.excess <= enough)
-        chosen = self._simpler(chosen)
-        decided, also = self._told(chosen)
-        others = dict.fromkeys(one.family for one in fitting if one.family != chosen.family)
-        return Decision(chosen, decided, also, tuple(others))
+        return self._simpler(chosen), fitting
+
+    def _join(self, rows: Sequence[int]) -> None:
+        """Begin again, with these rows of all answers too."""
+        self.answers = self.answers.joined(self.all.at(rows[:JOINING]))
+        self.tried.clear()
 
     def _simpler(self, reading: Reading) -> Reading:
         """With as few facts changed as fit, and are about as near."""
@@ -124,7 +146,7 @@ class Search:
 
     def _by_number(self) -> list[Reading]:
         """The reading that fits with a number that the file leaves open, if there is one."""
-        nearest = sorted(filter(None, self.tried.values()), key=lambda one: one.match.max_rel)
+        nearest = sorted(filter(None, self.tried.values()), key=_unlike)
         for one in [one for one in nearest if len(one.facts) < CHANGES][:NUMBERS]:
             for key, text in one.options.numbers.items():
                 value = self._number(one, key, float(text))
@@ -162,7 +184,7 @@ class Search:
 
     def _error(self, at: int, facts: Facts) -> float:
         reading = self.tried.get((at, _key(facts)))
-        return reading.match.max_rel if reading is not None else float("inf")
+        return reading.match.unlike if reading is not None else float("inf")
 
     def _try(self, at: int, facts: Facts) -> Reading | None:
         """The file read so, beside the answers; None where it cannot be."""
@@ -177,7 +199,7 @@ class Search:
         options.width = self.answers.x[0].size
         try:
             kan, family = way.read(options)
-            found = judge.reading(kan, self.answers, self.tolerance)
+            found = judge.reading(kan, self.answers, self.relaxed)
         except ExportError as error:
             self.first = self.first or error
             question = {error.key: error.among} if isinstance(error, OpenQuestion) else {}
@@ -240,23 +262,33 @@ class Search:
         return self._nearest(compared)
 
     def _nearest(self, readings: Sequence[Reading]) -> AnswersDiffer:
-        nearest = min(readings, key=lambda one: one.match.max_rel)
+        """What to say where none fits: the nearest is the one whose outputs are most alike in shape."""
+        nearest = min(readings, key=_unlike)
         facts = ", ".join(f"{key}={value}" for key, value in {**nearest.options.assumed, **nearest.facts}.items())
-        error, close = nearest.match.max_rel, nearest.match.max_rel <= INEXACT
-        enough = f"if the library itself is no more exact, --tolerance {self.enough(error):.0e} allows it; else "
+        found, count = nearest.match, len(self._readings())
+        close = found.max_rel <= INEXACT
+        enough = (
+            f"if the library itself is no more exact, --tolerance {self.enough(found.max_rel):.0e} allows it; else "
+        )
         few = (
             "" if self.telling else "record answers with more different numbers, by which other readings are told; or "
         )
         return AnswersDiffer(
-            f"none of {len(readings)} known readings of the file gives what the trained model answered; the nearest is "
-            f"{nearest.family} ({facts or 'nothing assumed'}), by {error:.2e} relative at {nearest.match.where}",
+            f"none of {count} known readings of the file gives what the trained model answered; the nearest is "
+            f"{nearest.family} ({facts or 'nothing assumed'}), not the same: off by {found.max_rel:.2e} relative at "
+            f"{found.where}, where rounding explains {judge.EXPLAINED * found.explained:.1e}",
             hint=f"nothing was written; {enough if close else few}export the module itself: --module FILE:FACTORY "
             "--checkpoint FILE",
         )
 
     def enough(self, error: float) -> float:
-        """The `--tolerance` that would allow an error."""
-        return 1.5 * error * OUTPUT_TOLERANCE / judge.ALLOWED[self.answers.dtype]
+        """The `--tolerance` that would allow an error: more than the usual."""
+        return max(1.5 * error / judge.ALLOWED[self.answers.dtype], 2.0) * OUTPUT_TOLERANCE
+
+
+def _unlike(reading: Reading) -> tuple[float, float]:
+    """By how much a reading is another function, then by how much it is off."""
+    return (reading.match.unlike, reading.match.max_rel)
 
 
 def _is_number(text: str) -> bool:

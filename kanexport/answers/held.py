@@ -55,9 +55,8 @@ def graph(answers: Answers, ports: Ports, meaning: Evaluate, lowered: Lowered, t
         max_rel=max(one.max_rel for one in found),
         tolerance=tolerance,
     )
-    left = max(one.left_out for one in found)
-    note = f"{left} rows of {answers.name} were not compared: rounding alone, or an overflow of float32, decides"
-    return Claim(ANSWERS, (document,), (note,) if left else ())
+    notes = (note for one in found for note in judge.told(one, answers, "the exported graph"))
+    return Claim(ANSWERS, (document,), tuple(dict.fromkeys(notes)))
 
 
 def _run(lowered: Lowered, ports: Ports, x: Array, dtype: str) -> dict[str, Array]:

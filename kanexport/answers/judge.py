@@ -1,9 +1,10 @@
 """Something that answers, held against what the trained model answered, row by row.
 
-An error is relative to the largest answer of its own row, or to what is usual among the rows that
-the user chose, whichever is larger: rows far outside of the data may give enormous answers, and
-would hide everything else. What rounding alone changes is excused as in `proof/tolerance.py`; where
-that is so much that an answer says nothing, the row is left out, counted and told.
+An error is relative to the largest answer of its own row. A reading of a file is right only where rounding
+explains the error: `EXPLAINED` times what rounding changes in that row (`proof/rounding.py`), in the precision
+that the model computed in, or as much as the user's own larger tolerance allows. A graph, whose meaning is known by
+then, may be off by the tolerance, and by what rounding excuses as in `proof/tolerance.py`. Where that is so much
+that an answer says nothing, the row is left out, counted and told.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from kanexport.answers.rows import FORMS, Answers
 from kanexport.errors import AnswersDiffer, OptionError
 from kanexport.form.ir import Kan
 from kanexport.operators import precision
+from kanexport.proof import rounding
 from kanexport.proof.evaluate import Jitter, Trace
 from kanexport.proof.evaluate import evaluate as exactly
 from kanexport.proof.tolerance import CONDITION, DRAWS, OUTPUT_TOLERANCE, OVERFLOW
@@ -28,6 +30,7 @@ Evaluate = Callable[[Array, Jitter | None], Trace]
 
 # Relative, by what the model computed in. Libraries' own float32 runs are off by up to 9e-6 on real checkpoints.
 ALLOWED = {"float32": 5e-5, "float64": 1e-8}
+EXPLAINED = 4.0  # times what rounding changes: a reading that is off by more is another one
 HOPELESS = 16.0  # times what one draw of rounding excuses: no other draw excuses that
 LOOSE = 1e-2  # an allowance beyond it would excuse anything
 
@@ -35,8 +38,13 @@ LOOSE = 1e-2  # an allowance beyond it would excuse anything
 @dataclass(frozen=True, slots=True)
 class Match:
     """How far answers are from the trained model's: the largest error over the rows compared, absolute and
-    relative, where it is, and how many times the allowance it is; rows compared, and left out; of the rows whose
-    answers are numbers (those that the user chose, where there are such), how many were compared, of how many."""
+    relative, the place of the worst, and how many times the allowance it is; rows compared, and left out; of the rows
+    whose answers are numbers (those that the user chose, where there are such), how many were compared, of how many.
+
+    explained  relative: what rounding explains at the worst place, as far as that was looked for
+    relaxed    of the rows that only a relaxed tolerance took, the largest error and what would have been allowed
+    unlike     of a reading: what is left of the answers' variation after the best scale and shift, 0 to 1
+    worst      of a reading: the rows beyond their allowance, the furthest first"""
 
     max_abs: float
     max_rel: float
@@ -46,6 +54,10 @@ class Match:
     left_out: int
     telling: int
     numbers: int
+    explained: float = 0.0
+    relaxed: tuple[float, float] | None = None
+    unlike: float = 1.0
+    worst: tuple[int, ...] = ()
 
     @property
     def enough(self) -> bool:
@@ -64,15 +76,19 @@ def allowed(answers: Answers, dtype: str, tolerance: float) -> float:
     return ALLOWED[coarser] * tolerance / OUTPUT_TOLERANCE
 
 
+def relaxation(answers: Answers, tolerance: float) -> float:
+    """How far a reading may be from the answers beyond what rounding explains, relative: nothing, unless the model
+    computed in float64 or the user gave a larger `tolerance` than the usual."""
+    relaxed = answers.dtype == "float64" or tolerance > OUTPUT_TOLERANCE
+    return allowed(answers, answers.dtype, tolerance) if relaxed else 0.0
+
+
 def match(answers: Answers, given: Array, evaluate: Evaluate, dtype: str, tolerance: float) -> Match:
-    """Hold answers `given` [B, ...] against the trained model's. `evaluate`: the meaning in float64 of what
-    gave them, which tells what rounding of `dtype` changes; `tolerance`: relative. Raises OptionError where
-    the shapes are different."""
-    y = answers.y.reshape(len(answers.y), -1)
-    flat = given.reshape(len(given), -1)
-    if flat.shape != y.shape:
-        raise unfit(answers, f"answers of {y.shape[1]} numbers a row", f"gives {flat.shape[1]}")
-    scale = _scale(y, answers.usual)
+    """Hold answers `given` [B, ...] of a graph of `dtype` against the trained model's. `evaluate`: the graph's meaning
+    in float64, which tells what rounding changes; `tolerance`: relative. Raises OptionError where the shapes are
+    different."""
+    y, flat = _same_shape(answers, given)
+    scale = _scale(y, flat)
     error, absolute = _errors(_as(flat, answers.dtype), y, scale)
     bound = np.full(error.shape, tolerance)
     off, keep = np.flatnonzero(error > tolerance), np.ones(len(y), dtype=bool)
@@ -83,17 +99,55 @@ def match(answers: Answers, given: Array, evaluate: Evaluate, dtype: str, tolera
             evaluate, some, max(map(precision.rounding, (dtype, answers.dtype))), tolerance
         )
         keep = exact.peak < OVERFLOW
-    keep &= bound <= LOOSE
-    if not keep.any():
-        return Match(0.0, 0.0, 0.0, "", 0, len(y), 0, int(_numbers(answers).sum()))
-    excess = np.where(keep, error / bound, -1)
-    worst = int(excess.argmax())
-    kept = np.flatnonzero(keep)
-    where = _where(worst, flat, y, answers)
-    largest = float(absolute[kept].max()), float(error[kept].max())
-    numbers = _numbers(answers)
-    told = int((numbers & keep).sum()), int(numbers.sum())
-    return Match(*largest, float(excess[worst]), where, len(kept), int((~keep).sum()), *told)
+    return _Rows(answers, flat, y, error, absolute, bound, keep & (bound <= LOOSE)).match(tolerance)
+
+
+def _same_shape(answers: Answers, given: Array) -> tuple[Array, Array]:
+    """Both as [B, numbers]. Raises OptionError."""
+    y, flat = answers.y.reshape(len(answers.y), -1), given.reshape(len(given), -1)
+    if flat.shape != y.shape:
+        raise unfit(answers, f"answers of {y.shape[1]} numbers a row", f"gives {flat.shape[1]}")
+    return y, flat
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Rows:
+    """Answers and what was given for them, [B, numbers]; by row [B] the error, relative and absolute, how much of it
+    is allowed, and whether the row is compared."""
+
+    answers: Answers
+    given: Array
+    y: Array
+    error: Array
+    absolute: Array
+    bound: Array
+    keep: npt.NDArray[np.bool_]
+
+    def match(self, usual: float | Array, explained: Array | None = None) -> Match:
+        """What comes of it; `usual`: what is allowed where nothing is relaxed."""
+        numbers, keep = _numbers(self.answers), self.keep
+        if not keep.any():
+            return Match(0.0, 0.0, 0.0, "", 0, len(self.y), 0, int(numbers.sum()))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            excess = np.where(self.error > 0, self.error / self.bound, 0.0)
+        excess = np.where(keep, excess, -1)
+        worst = int(excess.argmax())
+        usual = np.broadcast_to(usual, self.error.shape)
+        beyond = np.flatnonzero(keep & (self.error > usual) & (excess <= 1))
+        most = int(beyond[self.error[beyond].argmax()]) if len(beyond) else 0
+        return Match(
+            max_abs=float(self.absolute[keep].max()),
+            max_rel=float(self.error[keep].max()),
+            excess=float(excess[worst]),
+            where=_where(worst, self.given, self.y, self.answers),
+            rows=int(keep.sum()),
+            left_out=int((~keep).sum()),
+            telling=int((numbers & keep).sum()),
+            numbers=int(numbers.sum()),
+            explained=float(explained[worst]) if explained is not None else 0.0,
+            relaxed=(float(self.error[most]), float(usual[most])) if len(beyond) else None,
+            worst=tuple(int(at) for at in np.argsort(-excess, kind="stable")[: (excess > 1).sum()]),
+        )
 
 
 def _numbers(answers: Answers) -> npt.NDArray[np.bool_]:
@@ -101,6 +155,23 @@ def _numbers(answers: Answers) -> npt.NDArray[np.bool_]:
     some = np.asarray(np.isfinite(answers.y.reshape(len(answers.y), -1)).any(axis=1))
     chosen = some & answers.usual
     return chosen if chosen.any() else some
+
+
+def told(found: Match, answers: Answers, what: str) -> tuple[str, ...]:
+    """In words, for the notes: rows that were left out, and what only a relaxed tolerance took."""
+    words = []
+    if found.left_out:
+        words.append(
+            f"{found.left_out} rows of {answers.name} were not compared: rounding alone, or an overflow of float32, "
+            "decides"
+        )
+    if found.relaxed:
+        error, usual = found.relaxed
+        words.append(
+            f"{answers.name}: {what} is off by up to {error:.1e} of a row's largest answer, where {usual:.1e} is "
+            "allowed without the relaxed tolerance"
+        )
+    return tuple(words)
 
 
 def require(found: Match, answers: Answers, what: str) -> None:
@@ -114,18 +185,49 @@ def require(found: Match, answers: Answers, what: str) -> None:
         )
 
 
-def reading(kan: Kan, answers: Answers, tolerance: float) -> Match:
-    """A reading in float64, held against the trained model's answers. Raises OptionError where the shapes differ."""
+def reading(kan: Kan, answers: Answers, relaxed: float) -> Match:
+    """A reading in float64, held against the trained model's answers: an error is right that rounding explains, or
+    that is `relaxed`, relative, as `relaxation` says. Raises OptionError where the shapes differ."""
     width = answers.x[0].size
     if width != kan.n_inputs:
         raise unfit(answers, f"rows of {width} numbers", f"takes {kan.n_inputs}")
-    flat = dataclasses.replace(answers, x=answers.x.reshape(len(answers.x), -1))
-    exact = exactly(kan, flat.x)
+    x = answers.x.reshape(len(answers.x), -1)
+    exact = exactly(kan, x)
+    y, given = _same_shape(answers, exact.y)
+    scale = _scale(y, given)
+    error, absolute = _errors(_as(given, answers.dtype), y, scale)
+    explained = _explained(kan, x, given, absolute, relaxed * scale, answers.dtype) / scale
+    bound = np.maximum(EXPLAINED * explained, relaxed)
+    keep = (exact.peak < OVERFLOW) & (bound <= LOOSE)
+    found = _Rows(answers, given, y, error, absolute, bound, keep).match(EXPLAINED * explained, explained)
+    return dataclasses.replace(found, unlike=_unlike(given, y, answers.usual))
 
-    def meaning(x: Array, jitter: Jitter | None) -> Trace:
-        return exact if jitter is None else exactly(kan, x, jitter=jitter)
 
-    return match(flat, exact.y, meaning, answers.dtype, tolerance)
+def _explained(kan: Kan, x: Array, exact: Array, error: Array, relaxed: Array, dtype: str) -> Array:
+    """[B]: by how much rounding changes each row, absolute. Where one draw shows that no other could explain the
+    `error` of some row, or where all errors are explained, that is all."""
+    change = np.zeros(len(x))
+    for draw in rounding.draws(kan, x, exact, dtype):
+        first, change = not change.any(), np.maximum(change, draw)
+        bound = np.maximum(EXPLAINED * change, relaxed)
+        loose = bound > LOOSE * _scale(exact, exact)
+        if (error <= EXPLAINED * change).all() or (not first and ((error > HOPELESS * bound) & ~loose).any()):
+            break
+    return change
+
+
+def _unlike(given: Array, y: Array, usual: npt.NDArray[np.bool_]) -> float:
+    """How unlike in shape: of the variation of answers y [B, outputs] over the usual rows, the part that the best
+    scale and shift of each output of `given` leaves. A constant is as unlike as can be."""
+    rows = np.isfinite(y).all(axis=1) & np.isfinite(given).all(axis=1)
+    rows = rows & usual if (rows & usual).sum() > 1 else rows
+    if rows.sum() < 2:
+        return 1.0
+    a, b = (part[rows] - part[rows].mean(axis=0) for part in (given, y))
+    with np.errstate(all="ignore"):
+        slope = np.nan_to_num((a * b).sum(axis=0) / (a * a).sum(axis=0))
+        left = np.sqrt(((b - slope * a) ** 2).sum() / (b**2).sum())
+    return float(left) if np.isfinite(left) else 1.0
 
 
 def distinct(answers: Answers) -> int:
@@ -150,11 +252,11 @@ def unfit(answers: Answers, has: str, model: str) -> OptionError:
     return OptionError(f"--answers {answers.name} has {has}, the model {model}", hint=FORMS)
 
 
-def _scale(y: Array, usual: npt.NDArray[np.bool_]) -> Array:
-    """[B]: what errors of each row are relative to."""
-    peaks = np.where(np.isfinite(y), np.abs(y), 0).max(axis=1, initial=0)
-    some = peaks[usual & (peaks > 0)] if (usual & (peaks > 0)).any() else peaks[peaks > 0]
-    return np.asarray(np.maximum(peaks, np.median(some) if len(some) else 1.0))
+def _scale(y: Array, given: Array) -> Array:
+    """[B]: what errors of each row are relative to, its own largest answer; where that is 0, what was given."""
+    peaks, others = (np.where(np.isfinite(part), np.abs(part), 0).max(axis=1, initial=0) for part in (y, given))
+    some = np.where(peaks > 0, peaks, others)
+    return np.asarray(np.where(some > 0, some, 1.0))
 
 
 def _as(values: Array, dtype: str) -> Array:
@@ -204,4 +306,5 @@ def _where(row: int, given: Array, y: Array, answers: Answers) -> str:
     with np.errstate(invalid="ignore"):
         apart = np.abs(_as(given[row], answers.dtype) - y[row])
     column = int(np.where(np.isnan(apart), np.inf, apart).argmax())
-    return f"row {row}, output {column}: {given[row, column]:.6g} where the model answered {y[row, column]:.6g}"
+    answer = f"{given[row, column]:.6g} where the model answered {y[row, column]:.6g}"
+    return f"row {answers.place(row)}, output {column}: {answer}"

@@ -42,7 +42,8 @@ class Answers:
     """Rows and the trained model's answers, in float64; `dtype`: what the model computed in, float32 or
     float64. `usual` [B]: rows that the user chose, as opposed to those far outside of them. `name`
     and `sha256`: of the file. `inputs`, `outputs`: the arrays that `x` and `y` hold, as `ports.join` joins
-    several; `recorded`: whether `record_answers` wrote them all."""
+    several; `recorded`: whether `record_answers` wrote them all. `places` [B]: the number of each row in the file, if
+    these are some of them."""
 
     x: Array
     y: Array
@@ -53,13 +54,34 @@ class Answers:
     inputs: tuple[Port, ...] = ()
     outputs: tuple[Port, ...] = ()
     recorded: bool = False
+    places: npt.NDArray[np.int_] | None = None
+
+    def place(self, row: int) -> int:
+        """The number of a row in the file."""
+        return row if self.places is None else int(self.places[row])
 
     def some(self, count: int) -> Answers:
         """At most so many of the rows, from all parts of the file."""
         if len(self.x) <= count:
             return self
-        chosen = np.unique(np.linspace(0, len(self.x) - 1, count).astype(int))
-        return replace(self, x=self.x[chosen], y=self.y[chosen], usual=self.usual[chosen])
+        return self.at(np.unique(np.linspace(0, len(self.x) - 1, count).astype(int)))
+
+    def at(self, rows: Sequence[int] | npt.NDArray[np.int_]) -> Answers:
+        """Some of the rows."""
+        chosen = np.asarray(rows, dtype=int)
+        places = chosen if self.places is None else self.places[chosen]
+        return replace(self, x=self.x[chosen], y=self.y[chosen], usual=self.usual[chosen], places=places)
+
+    def joined(self, others: Answers) -> Answers:
+        """With other rows of the same file."""
+        own, more = (np.arange(len(part.x)) if part.places is None else part.places for part in (self, others))
+        return replace(
+            self,
+            x=np.concatenate([self.x, others.x]),
+            y=np.concatenate([self.y, others.y]),
+            usual=np.concatenate([self.usual, others.usual]),
+            places=np.concatenate([own, more]),
+        )
 
     def of_network(self) -> Answers:
         """For a network of one input [N, n] and one output: of several outputs the first. Where rows are tokens,

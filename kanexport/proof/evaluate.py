@@ -37,10 +37,12 @@ class Trace:
 @dataclass(frozen=True, slots=True)
 class Jitter:
     """The rounding that any implementation in a precision is free to do: nodes and
-    weights off by up to two units of `size`, relative."""
+    weights off by up to two units of `size`, relative. `functions`: the values of a basis too, by as much of
+    the largest that a source has, since implementations compute them in other ways."""
 
     size: float
     seed: int
+    functions: bool = False
 
     def shake(self, x: Array, block: int = 0) -> Array:
         """Every number off by a random part of that; the same for the same seed and shape. `block`: which of
@@ -52,6 +54,13 @@ class Jitter:
         change += 1
         change *= x
         return change
+
+    def shake_functions(self, values: Array, *, compact: bool) -> Array:
+        """Values of a basis [B, K, I] off by parts of the largest of their source; where they are zero because a
+        `compact` basis ends, they stay so."""
+        largest = np.where(np.isfinite(values), np.abs(values), 0).max(axis=1, keepdims=True)
+        change = np.random.default_rng((self.seed, 1)).uniform(-2, 2, size=values.shape) * self.size * largest
+        return np.where(values == 0, values, values + change) if compact else values + change
 
 
 def evaluate(kan: Kan, x: Array, *, jitter: Jitter | None = None) -> Trace:
@@ -88,7 +97,7 @@ def _sums(layer: Layer, x: Array, jitter: Jitter | None) -> tuple[Array, Array]:
     per row a bound of the magnitudes met, [B]."""
     for step in layer.before:
         x = step.evaluate(x)
-    total = np.zeros((len(x), layer.destinations))
+    total = np.zeros((len(x), layer.destinations), x.dtype)
     bound = np.zeros(len(x))
     for term in layer.terms:
         if isinstance(term, EdgeTerm):
@@ -97,7 +106,10 @@ def _sums(layer: Layer, x: Array, jitter: Jitter | None) -> tuple[Array, Array]:
                 total[part] += values.sum(axis=1)
                 bound[part] = np.maximum(bound[part], peak(values))
             continue
-        basis = _basis(term, x).transpose(2, 0, 1)  # [I, B, K]
+        values = _basis(term, x)
+        if jitter is not None and jitter.functions:
+            values = jitter.shake_functions(values, compact=term.basis.compact)
+        basis = values.transpose(2, 0, 1)  # [I, B, K]
         largest = 0.0
         masked = not (layer.mask == 1).all()
         for part, coef in _blocks(term, jitter):
@@ -136,7 +148,7 @@ def _basis(term: BasisTerm, x: Array) -> Array:
     """[B, I] -> [B, K, I]"""
     for step in term.before:
         x = step.evaluate(x)
-    return term.basis.evaluate(x)
+    return term.basis.evaluate(x).astype(x.dtype, copy=False)
 
 
 def _edge_term(term: EdgeTerm, x: Array, jitter: Jitter | None) -> Iterator[tuple[slice, Array]]:

@@ -1,0 +1,81 @@
+"""What float32 itself changes in the answers of a network.
+
+Two measures, and the larger counts: the network computed in float32 in the order of its formula, as
+libraries do, and the float64 evaluation with nodes and weights off by random parts of a float32's last digits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.errors import InvalidKan
+from kanexport.form.ir import Kan
+from kanexport.operators import precision
+from kanexport.proof import evaluate
+from kanexport.proof.evaluate import Jitter
+from kanexport.proof.tolerance import DRAWS
+
+Array = npt.NDArray[np.float64]
+T = TypeVar("T")
+
+LAST = 2.0  # units of the largest answer of a row: its own rounding
+
+
+def narrowed(part: T) -> T:
+    """The same with every array in float32: bases, steps and layers are computed in what they hold. Raises
+    InvalidKan where the numbers do not survive it, such as knots that become one."""
+    return cast(T, _narrowed(part))
+
+
+def _narrowed(part: Any) -> Any:
+    """The same object where there is nothing to change."""
+    if isinstance(part, np.ndarray):
+        return part.astype(np.float32) if part.dtype == np.float64 else part
+    if isinstance(part, tuple):
+        changed = _changed(dict(enumerate(part)))
+        return tuple(changed.get(at, old) for at, old in enumerate(part)) if changed else part
+    return part if isinstance(part, type) or not dataclasses.is_dataclass(part) else _with_fields(part)
+
+
+def _with_fields(part: Any) -> Any:
+    changed = _changed({field.name: getattr(part, field.name) for field in dataclasses.fields(part) if field.init})
+    return dataclasses.replace(part, **changed) if changed else part
+
+
+def _changed(fields: dict[Any, Any]) -> dict[Any, Any]:
+    return {name: new for name, old in fields.items() if (new := _narrowed(old)) is not old}
+
+
+def draws(kan: Kan, x: Array, exact: Array, dtype: str) -> Iterator[Array]:
+    """Draw by draw, by how much rounding of `dtype` changes each row's answers, [B], absolute and at most; `exact`
+    [B, outputs]: the answers to rows x [B, inputs] in float64. The first is what the last rounding alone does."""
+    size = precision.rounding(dtype)
+    yield LAST * size * _largest(exact)
+    if dtype == "float32":
+        yield _apart(_in_float32(kan, x), exact)
+    for seed in range(DRAWS):
+        yield _apart(evaluate.evaluate(kan, x, jitter=Jitter(size, seed, functions=True)).y, exact)
+
+
+def _in_float32(kan: Kan, x: Array) -> Array:
+    """[B, outputs] as float32 gives them; NaN where the numbers of the network do not survive float32."""
+    with np.errstate(over="ignore"):
+        try:
+            return evaluate.evaluate(narrowed(kan), x.astype(np.float32)).y.astype(np.float64)
+        except InvalidKan:
+            return np.full((len(x), kan.n_outputs), np.nan)
+
+
+def _largest(values: Array) -> Array:
+    """[B, outputs] -> [B]: the largest finite magnitude."""
+    return np.asarray(np.where(np.isfinite(values), np.abs(values), 0).max(axis=1, initial=0))
+
+
+def _apart(given: Array, exact: Array) -> Array:
+    with np.errstate(invalid="ignore"):
+        return _largest(given - exact)

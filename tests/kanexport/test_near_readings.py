@@ -1,0 +1,91 @@
+"""Recorded outputs take a reading only where rounding explains its error; the nearest other one ends with exit 3."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small_checkpoints import save
+
+from kanexport.answers import judge, rows
+from kanexport.errors import AnswersDiffer
+from kanexport.manifest import ANSWERS
+from kanexport.packing.publish import Result
+from kanexport.pipeline import Request, export
+
+Array = np.ndarray
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Callable[..., Result]:
+    """Export a file, held against recorded outputs."""
+
+    def run(path: Path, x: Array, y: Array, **more: Any) -> Result:
+        np.savez(tmp_path / "answers.npz", x=x, y=y)
+        answers = (tmp_path / "answers.npz",)
+        return export(Request(path=path, repository=tmp_path / "models", name="m", answers=answers, **more))
+
+    return run
+
+
+def chebyshev(u: Array, coef: Array) -> Array:
+    """[B, I] -> [B, O] in float32, by the recurrence, as copies of ChebyKAN compute it."""
+    functions = [np.ones_like(u), u]
+    for _ in range(coef.shape[2] - 2):
+        functions.append(2 * u * functions[-1] - functions[-2])
+    return np.einsum("bik,iok->bo", np.stack(functions, axis=-1), coef)
+
+
+@pytest.fixture
+def clamped() -> tuple[dict[str, Array], Array, Callable[[float], Array]]:
+    """A file, rows of which most are clamped, and the outputs with a clamp that ends so far before 1."""
+    rng = np.random.default_rng(3)
+    coef = rng.normal(size=(4, 2, 9)).astype(np.float32)
+    x = rng.normal(0, 2, size=(120, 4)).astype(np.float32)
+
+    def outputs(short: float) -> Array:
+        end = np.float32(1) - np.float32(short)
+        return chebyshev(np.clip(x, -end, end), coef)
+
+    return {"cheby_coeffs": coef}, x, outputs
+
+
+def test_a_clamp_at_one_is_taken(recorded: Any, clamped: Any, tmp_path: Path) -> None:
+    tensors, x, outputs = clamped
+    document = recorded(save(tmp_path, tensors), x, outputs(0.0)).manifest
+    assert document.against == ANSWERS
+    assert document.source.options_decided["forward"] == "clip"
+
+
+def test_a_tolerance_that_is_relaxed_is_told_with_both_numbers(recorded: Any, clamped: Any, tmp_path: Path) -> None:
+    tensors, x, outputs = clamped
+    y = outputs(0.0) * (1 + np.float32(2e-5))
+    with pytest.raises(AnswersDiffer, match=r"the nearest is chebykan \(.*\), not the same: off by") as error:
+        recorded(save(tmp_path, tensors), x, y, options=("forward=clip",))
+    assert error.value.exit_code == 3
+    assert "where rounding explains" in error.value.message
+    assert not (tmp_path / "models").exists()
+    tolerance = float(error.value.hint.partition("--tolerance ")[2].split()[0])
+    notes = recorded(save(tmp_path, tensors), x, y, options=("forward=clip",), tolerance=tolerance).manifest.notes
+    assert any("is allowed without the relaxed tolerance" in note and "2.0e-05" in note for note in notes)
+
+
+def test_a_row_is_held_against_its_own_largest_output(tmp_path: Path) -> None:
+    """Not against what is usual among the rows."""
+    y = np.array([[1e-3], [1.0], [2.0]])
+    np.savez(tmp_path / "a.npz", x=np.arange(3.0)[:, None], y=y)
+    answers = rows.load([tmp_path / "a.npz"])
+    given = y + np.array([[1e-6], [0], [0]])
+    found = judge.match(answers, given, _exact(y), "float32", 5e-5)
+    assert found.max_rel == pytest.approx(1e-3)
+    assert not found.fits
+    assert found.worst == (0,)
+
+
+def _exact(y: Array) -> Any:
+    from kanexport.proof.evaluate import Trace
+
+    return lambda x, jitter: Trace(y[x[:, 0].astype(int)], (), np.ones(len(x)))
