@@ -9,7 +9,7 @@ import csv
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +49,19 @@ class Names:
     def output(self, at: int) -> str:
         """The name of a number of an answer; y0, y1 ... without names."""
         return self.classes[at] if self.classes else f"y{at}"
+
+    def columns(self, sizes: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
+        """The names of the numbers of each output, by the output's own; `sizes`: how many a row has. The classes if
+        there are so many, otherwise y0, y1 ... of an only output, and NAME0, NAME1 ... of several."""
+        found, first = {}, 0
+        known = len(self.classes) == sum(sizes.values())
+        for name, size in sizes.items():
+            if known:
+                found[name] = self.classes[first : first + size]
+            else:
+                found[name] = tuple(f"{'y' if len(sizes) == 1 else name}{at}" for at in range(size))
+            first += size
+        return found
 
     def check(self, inputs: int, outputs: int) -> None:
         """Raises NamingError unless they fit a model of so many numbers a row and an answer."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,10 +13,12 @@ from typing import Any
 
 import grpc
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kanexport.shared.naming import Names
 from kanserve import (
     AsyncClient,
     Client,
@@ -28,6 +31,7 @@ from kanserve import (
     TooLarge,
     Unreachable,
 )
+from kanserve.client import bulk, bulk_edges
 from kanserve.client.peer import LONGEST_BACK_OFF, Attempts
 from tests.cli.running import Server, serving
 
@@ -137,6 +141,41 @@ def test_errors_are_caught_by_kind(server: Server, name: str) -> None:
         asyncio.run(ask())
     assert (type(waited.value), type(awaited.value)) == (kind, kind)
     assert (waited.value.code, str(waited.value)) == (awaited.value.code, str(awaited.value))
+    unchained(waited.value)
+    unchained(awaited.value)
+
+
+def unchained(error: ClientError) -> None:
+    """Its traceback is of this client alone: what gRPC raised is translated, and says nothing more."""
+    text = "".join(traceback.format_exception(error))
+    assert "RpcError" not in text, text
+    assert "direct cause" not in text, text
+    assert "During handling" not in text, text
+
+
+def test_errors_of_streams_and_of_many_requests_are_not_chained(server: Server) -> None:
+    async def watch() -> None:
+        async with AsyncClient(server.url) as client:
+            async for _ in client.watch_statistics("tniy"):
+                pass
+
+    with Client(server.url) as client:
+        described, model = client.describe("tiny"), client.model("tiny")
+        frame = pd.DataFrame(ROWS, columns=["a", "b", "c"])
+        named = dataclasses.replace(described, names=Names(features=("a", "b", "d")))
+        ends: tuple[Callable[[], Any], ...] = (
+            lambda: list(client.watch_statistics("tniy")),
+            lambda: list(client.curves("tiny", layers=(9,))),
+            lambda: bulk.infer(client, dataclasses.replace(model, name="tniy"), ROWS),
+            lambda: bulk.explain(client, described, ROWS[:, :2]),
+            lambda: list(bulk_edges.edges(client, described, ROWS, layers=(9,))),
+            lambda: client.explain(named, frame),
+            lambda: asyncio.run(watch()),
+        )
+        for end in ends:
+            with pytest.raises(ClientError) as caught:
+                end()
+            unchained(caught.value)
 
 
 def test_calls_at_the_same_time(server: Server) -> None:

@@ -18,7 +18,7 @@ def test_one_edge_is_a_picture(server: Server) -> None:
     done = kanserve("curves", "tiny", "--layer", 0, "--source", 2, "--destination", 1, "--url", server.url)
     assert done.returncode == 0, done.stderr
     title, *lines = done.stdout.splitlines()
-    assert title == "tiny version 1, edge 0: 2 → 1"
+    assert title == "tiny version 1, edge 0: x2 → 1"
     assert sum("┤" in line for line in lines) == 12
     assert any(0x2800 < ord(character) <= 0x28FF for character in done.stdout)
     assert lines[-1].endswith("its grid, to the outermost knots and 2 % more")

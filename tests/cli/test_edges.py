@@ -105,7 +105,7 @@ def test_the_table_names_edges_with_their_values(server: Server, rows: Path, tmp
     mean = np.abs(everything).mean(axis=0)
     source, destination = np.unravel_index(mean.argmax(), mean.shape)
     first = next(line for line in done.stdout.splitlines() if "→" in line and line.lstrip().startswith("0:"))
-    assert first.split()[:4] == ["0:", str(source), "→", str(destination)]
+    assert first.split()[:4] == ["0:", f"x{source}", "→", str(destination)]
     assert f"{mean.max():.4g}" in first
     assert "3 of 12 edges" in done.stdout
     edges = document(kanserve(*arguments, "--json"))["edges"]

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from golden_cases import cases
 
+from kanexport.shared.naming import Names
 from kanserve import Client
 from kanserve.pb import grpc_service_pb2 as oip
 from tests.cli.running import document, kanserve
@@ -170,6 +171,14 @@ def test_names_of_ends_that_do_not_exist(server: Server, tmp_path: Path, words: 
     path = write(tmp_path / "rows.csv", FEATURES, np.zeros((2, 13)))
     done = kanserve("edges", "wine", "--url", server.address, "--input", path, *words)
     assert (done.returncode, says in done.stderr, "Traceback" in done.stderr) == (2, True, False), done.stderr
+
+
+def test_names_of_several_outputs() -> None:
+    """Classes count over all outputs, one after the other; without them each output's own name is in front."""
+    sizes = {"kind": 2, "size": 1}
+    assert Names(classes=("a", "b", "c")).columns(sizes) == {"kind": ("a", "b"), "size": ("c",)}
+    assert Names().columns(sizes) == {"kind": ("kind0", "kind1"), "size": ("size0",)}
+    assert Names(classes=("a", "b")).columns({"logits": 3}) == {"logits": ("y0", "y1", "y2")}
 
 
 def test_a_formula_is_of_the_features(server: Server) -> None:

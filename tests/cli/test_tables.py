@@ -154,3 +154,41 @@ table.show()
 def test_an_empty_table_is_its_heading(capsys: pytest.CaptureFixture[str]) -> None:
     Table("nothing", ("name", "state")).show()
     assert capsys.readouterr().out.split()[:3] == ["nothing", "name", "state"]
+
+
+def test_one_name_for_every_number_without_names(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """x0, x1 ... and y0, y1 ...: what one command prints, every other takes and prints too."""
+    monkeypatch.chdir(tmp_path)
+    np.save("rows.npy", np.linspace(-0.9, 0.9, 12, dtype=np.float32).reshape(4, 3))
+
+    def ask(command: str, *words: str) -> Any:
+        return document(kanserve(command, "tiny", *words, "--json", KANSERVE_URL=server.url))
+
+    rows = ("--input", "rows.npy")
+    inputs, outputs = {"x0", "x1", "x2"}, {"y0", "y1"}
+    header = kanserve("infer", "tiny", *rows, KANSERVE_URL=server.url).stdout.splitlines()[0]
+    assert set(header.split(",")) == outputs
+    kanserve("infer", "tiny", *rows, "--output", "y.csv", KANSERVE_URL=server.url)
+    assert Path("y.csv").read_text().splitlines()[0] == header
+    explained = ask("explain", *rows)
+    assert (set(explained["inputs"]), set(explained["outputs"])) == (inputs, outputs)
+    for found in (ask("edges", *rows, "--show", "99")["edges"], ask("curves", "--show", "99")["curves"]):
+        assert {edge["source_name"] for edge in found if edge["layer"] == 0} == inputs
+        assert {edge["destination_name"] for edge in found if edge["layer"] == 1} == outputs
+    scores = ask("scores", *rows, "--show", "99")
+    assert set(scores["features"]) == inputs
+    assert {edge["source_name"] for edge in scores["edges"] if edge["layer"] == 0} == inputs
+    assert inputs < {node["name"] for node in ask("coverage", *rows)["nodes"]}
+    stats = ask("stats")
+    assert set(stats["classes"]) == outputs
+    assert inputs | outputs < {node["name"] for layer in stats["layers"] for node in layer["nodes"]}
+    lines = ask("formula", "--partial")
+    assert set(lines["inputs"]) == inputs
+    assert {line["name"] for line in lines["formulas"]} == outputs
+    one = ask("curves", "--source", "x1", "--layer", "0", "--destination", "2")["curves"]
+    assert [(edge["source"], edge["destination"]) for edge in one] == [(1, 2)]
+    way = ask("edges", *rows, "--path", "x1", "y0")["edges"]
+    assert {edge["source"] for edge in way if edge["layer"] == 0} == {1}
+    assert ask("explain", *rows, "--of", "y1")["outputs"] == ["y1"]

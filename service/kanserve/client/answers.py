@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,10 +60,13 @@ class Answer:
         values = self.outputs[name]
         if values.ndim != 2:
             raise ValueError(f"output {name} has {values.ndim} axes, and a DataFrame has two, rows and columns")
-        alone = own == [name] and len(self.names.classes) in (0, values.shape[1])
-        columns = range(values.shape[1])
-        names = [self.names.output(at) if alone else f"{name}{at}" for at in columns]
-        return frames.table(values, names, index=self.index)
+        return frames.table(values, self.columns()[name], index=self.index)
+
+    def columns(self) -> dict[str, tuple[str, ...]]:
+        """The names of the numbers of a row of each output, in C order: see `Names.columns`."""
+        sizes = {name: math.prod(values.shape[1:]) for name, values in self.outputs.items()}
+        own = {name: size for name, size in sizes.items() if not name.startswith("kan.")}
+        return UNNAMED.columns(sizes) | self.names.columns(own)
 
 
 @dataclass(frozen=True, slots=True)

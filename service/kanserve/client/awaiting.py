@@ -60,7 +60,7 @@ class AsyncClient(Peer[grpc.aio.Channel]):
                 for update in call.result([message]):
                     yield update
         except grpc.RpcError as error:
-            raise self._translated(call, error) from error
+            raise self._translated(call, error) from None
         finally:
             messages.cancel()
 
@@ -100,5 +100,5 @@ class AsyncClient(Peer[grpc.aio.Channel]):
             except grpc.RpcError as error:
                 pause = attempts.pause(error.code(), push_back(error))
                 if pause is None:
-                    raise self._translated(call, error) from error
+                    raise self._translated(call, error) from None
             await asyncio.sleep(pause)

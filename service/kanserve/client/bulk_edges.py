@@ -42,7 +42,7 @@ def edges(
     try:
         wanted = select.find([layer.name for layer in described.layers], layers)
     except BadRequest as error:
-        raise InvalidInput(f"model {described.name!r}: {error}", code="INVALID_ARGUMENT") from error
+        raise InvalidInput(f"model {described.name!r}: {error}", code="INVALID_ARGUMENT") from None
     ways = dict.fromkeys(wanted, (sources, destinations))
     if path is not None:
         none = bulk.part(rows, slice(0, 0))

@@ -61,7 +61,7 @@ class Client(Peer[grpc.Channel]):
         try:
             yield from call.result(messages)
         except grpc.RpcError as error:
-            raise self._translated(call, error) from error
+            raise self._translated(call, error) from None
         finally:
             messages.cancel()
 
@@ -97,7 +97,7 @@ class Client(Peer[grpc.Channel]):
             except grpc.RpcError as error:
                 pause = attempts.pause(error.code(), push_back(error))
                 if pause is None:
-                    raise self._translated(call, error) from error
+                    raise self._translated(call, error) from None
             time.sleep(pause)
 
     def _begin(self, call: Call[T]) -> Pending[T]:
@@ -135,7 +135,7 @@ class Pending(Generic[T]):
                 self.held_back |= wait is not None
                 pause = self._attempts.pause(error.code(), wait)
                 if pause is None:
-                    raise self._translated(self._call, error) from error
+                    raise self._translated(self._call, error) from None
             time.sleep(pause)
             self._future = self._attempt()
 

@@ -71,17 +71,17 @@ class Description:
         return self.outputs[0]
 
     def source(self, layer: int, at: int) -> str:
-        """What to call a source of a layer: the feature that it is, or its number."""
-        if layer or not self.names.features or self.family == manifest.HYBRID:
+        """What to call a source of a layer: the feature that it is (x0, x1 ... without names), or its number."""
+        if layer or self.family == manifest.HYBRID:
             return str(at)
         columns = next((step.indices for step in self.layers[0].before if step.kind == "select"), ())
         return self.names.feature(columns[at] if columns else at)
 
     def destination(self, layer: int, at: int) -> str:
-        """What to call a destination of a layer: the class that it is, or its number."""
+        """What to call a destination of a layer: the class that it is (y0, y1 ... without names), or its number."""
         last = self.layers[layer]
         moved = any(step.kind in ("select", "product") for step in last.after)
-        if layer < len(self.layers) - 1 or moved or not self.names.classes or self.family == manifest.HYBRID:
+        if layer < len(self.layers) - 1 or moved or self.family == manifest.HYBRID:
             return str(at)
         return self.names.output(at)
 

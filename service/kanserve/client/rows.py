@@ -23,7 +23,7 @@ def of_frame(rows: Any, names: Names) -> Any:
     try:
         order = names.order([str(column) for column in rows.columns])
     except NamingError as error:
-        raise errors.of("INVALID_ARGUMENT", str(error)) from error
+        raise errors.of("INVALID_ARGUMENT", str(error)) from None
     numbers = np.asarray(rows.to_numpy())
     return numbers if order is None else numbers[:, order]
 

@@ -8,7 +8,7 @@ from kanexport.shared import progress
 from kanexport.shared.output import emit, note, print_json
 from kanexport.shared.voice import Exit
 from kanserve.client import bulk
-from kanserve.client.answers import Answer, ServedModel
+from kanserve.client.answers import Answer
 from kanserve.console import read_rows, remote, results
 from kanserve.console.common import add_client_options, add_model_options, add_row_options
 
@@ -40,17 +40,12 @@ def run(args: argparse.Namespace) -> int:
         with progress.bar("infer", unit="rows", at_once=False) as report:
             answer = bulk.infer(client, model, rows, version=args.model_version, progress=report)
     if args.output:
-        results.write(args.output, answer.outputs, _columns(model))
-    _print(args, answer, bulk.count(rows), _columns(model))
+        results.write(args.output, answer.outputs, answer.columns())
+    _print(args, answer, bulk.count(rows))
     return Exit.DONE
 
 
-def _columns(model: ServedModel) -> tuple[str, ...]:
-    """What the numbers of an answer are called, where there is one output."""
-    return model.names.classes if len(model.outputs) == 1 else ()
-
-
-def _print(args: argparse.Namespace, answer: Answer, row_count: int, columns: tuple[str, ...]) -> None:
+def _print(args: argparse.Namespace, answer: Answer, row_count: int) -> None:
     """One document, or what was written where, or the outputs as CSV."""
     if args.json:
         what = (
@@ -62,5 +57,6 @@ def _print(args: argparse.Namespace, answer: Answer, row_count: int, columns: tu
     elif args.output:
         note(results.summary(args.output, answer.outputs))
     else:
+        columns = answer.columns()
         for name, output in answer.outputs.items():
-            emit(results.csv_text(name, output, columns))
+            emit(results.csv_text(output, columns[name]))

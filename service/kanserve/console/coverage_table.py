@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from kanexport.manifest import HYBRID
 from kanexport.shared.tables import Table
 from kanserve.client.coverage import EXTENSION, INSIDE, OUTSIDE, UNKNOWN, Coverage
 from kanserve.client.description import Description
+from kanserve.client.statistics import node_name
 from kanserve.console.drawing import bar
 
 LEGEND = "inside: on the grid; extension: beside it, as far as its outermost functions reach; outside: beyond that"
@@ -66,7 +66,7 @@ def nodes(described: Description, found: Coverage) -> list[Node]:
         flat = zones.reshape(-1, zones.shape[-1])
         shares = [(flat == zone).mean(axis=0) for zone in (INSIDE, EXTENSION, OUTSIDE)]
         for at in np.flatnonzero((flat != UNKNOWN).any(axis=0)).tolist():
-            every.append(Node(layer, at, _name(described, layer, at), *(float(share[at]) for share in shares)))
+            every.append(Node(layer, at, node_name(described, layer, at), *(float(share[at]) for share in shares)))
     return sorted(every, key=lambda node: (-node.outside, -node.extension, node.layer, node.at))
 
 
@@ -130,10 +130,4 @@ def _farthest(described: Description, found: Coverage, at: int) -> dict[str, Any
     row = int(cells.argmax())
     width = found.zones[at].shape[-1]
     node = int(found.worst[row, at]) % width
-    return {"row": row, "node": node, "name": _name(described, at, node), "cells": float(cells[row])}
-
-
-def _name(described: Description, layer: int, at: int) -> str:
-    if layer == 0 and described.family != HYBRID:
-        return described.names.feature(at)
-    return f"layer {layer}, node {at}"
+    return {"row": row, "node": node, "name": node_name(described, at, node), "cells": float(cells[row])}

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -38,8 +39,8 @@ def check_count(target: str | None, names: tuple[str, ...]) -> None:
         raise InputError(f"--output {target} holds one array; the model has {', '.join(names)}: use .npz or .json")
 
 
-def write(target: str, arrays: Mapping[str, Any], columns: Sequence[str] = ()) -> None:
-    """Write the arrays by name, in the form that the suffix says; `columns` are the names in a .csv. Raises
+def write(target: str, arrays: Mapping[str, Any], columns: Mapping[str, Sequence[str]] = MappingProxyType({})) -> None:
+    """Write the arrays by name, in the form that the suffix says; `columns` are the names in a .csv, by array. Raises
     CommandError."""
     path = Path(target)
     check_count(target, tuple(arrays))
@@ -64,24 +65,23 @@ def summary(target: str, arrays: Mapping[str, Any]) -> str:
     return f"{target}: {', '.join(f'{name} {shape}' for name, shape in shapes(arrays).items())}"
 
 
-def csv_text(name: str, values: Any, columns: Sequence[str] = ()) -> str:
-    """A header and one line per row, each row flat in C order under the names of `columns`, else such as y[0] or
-    y[0][1]. Floats are written so that they read back as they were."""
-    table = values.reshape(len(values), int(np.prod(values.shape[1:])))
-    places = ["".join(f"[{at}]" for at in place) for place in np.ndindex(values.shape[1:])]
+def csv_text(values: Any, columns: Sequence[str]) -> str:
+    """A header and one line per row, each row flat in C order under the names of `columns`. Floats are written so that
+    they read back as they were."""
+    table = values.reshape(len(values), len(columns))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(columns if len(columns) == len(places) else [f"{name}{place}" for place in places])
+    writer.writerow(columns)
     writer.writerows([[str(value) for value in row] for row in table])
     return out.getvalue()
 
 
-def _encode(form: str, arrays: Mapping[str, Any], columns: Sequence[str]) -> bytes:
+def _encode(form: str, arrays: Mapping[str, Any], columns: Mapping[str, Sequence[str]]) -> bytes:
     if form == ".json":
         return (json_text({name: array.tolist() for name, array in arrays.items()}) + "\n").encode()
     if form == ".csv":
         name, values = next(iter(arrays.items()))
-        return csv_text(name, values, columns).encode()
+        return csv_text(values, columns[name]).encode()
     out = io.BytesIO()
     if form == ".npz":
         np.savez(out, **arrays)
