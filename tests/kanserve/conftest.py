@@ -7,8 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.kanserve import toy
+from tests.kanserve import stalls, toy
 from tests.kanserve.running import Server, serving
+
+
+@pytest.fixture(autouse=True)
+def _the_loop_turns(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No test holds up the loop of a server, unless `stalls(seconds, why)` marks it."""
+    stalls.longest()
+    yield
+    found, marker = stalls.longest(), request.node.get_closest_marker("stalls")
+    most = stalls.LIMIT if marker is None else marker.args[0]
+    if found is not None and found.cpu > most:
+        pytest.fail(f"the event loop of a server did not turn for {found.cpu:.2f} s of its own, at:\n{found.at}")
 
 
 @pytest.fixture(scope="session")

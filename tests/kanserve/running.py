@@ -21,6 +21,7 @@ import grpc
 import numpy as np
 
 from kanserve.pb import grpc_service_pb2 as pb
+from tests.kanserve import stalls
 
 INFERENCE = "/inference.GRPCInferenceService/"
 KAN = "/kanserve.v1.KanService/"
@@ -39,6 +40,9 @@ def end_with_it():
         time.sleep(1)
     os.kill(os.getpid(), signal.SIGTERM)
 def ready(addresses):
+    if "KANSERVE_TEST_STALLS" in os.environ:
+        from tests.kanserve import stalls
+        stalls.watch(asyncio.get_running_loop(), os.environ.pop("KANSERVE_TEST_STALLS"))
     threading.Thread(target=end_with_it, daemon=True).start()  # whoever started it may be killed
     print(json.dumps(addresses), flush=True)
 serve = workers.serve if settings.workers > 1 else app.serve
@@ -48,7 +52,7 @@ raise SystemExit(asyncio.run(serve(settings, ready)))
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running server. `calls` use one channel. `http`: where it speaks HTTP, if it does."""
+    """A running server. `calls` use one channel. `http`: where it speaks HTTP, if it does. `stalls`: of its loop."""
 
     process: subprocess.Popen[str]
     port: int
@@ -56,6 +60,7 @@ class Server:
     channel: grpc.Channel
     log: Path
     http: str = ""
+    stalls: stalls.Log | None = None
 
     @property
     def address(self) -> str:
@@ -134,20 +139,27 @@ def launched(
         **settings,
     }
     with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder, "log")
+        log, turns = Path(folder, "log"), stalls.Log(Path(folder, "stalls"))
+        stalls.OPEN.append(turns)
         with log.open("w") as errors:
             process = subprocess.Popen(
                 [*(limited(files) if files else ()), sys.executable, "-c", START, json.dumps(options), *door],
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
-                env={"GRPC_VERBOSITY": "NONE", **os.environ, "PYTHONUNBUFFERED": "1"},  # as kanserve.cli has it
+                env={
+                    "GRPC_VERBOSITY": "NONE",  # as kanserve.cli has it
+                    **os.environ,
+                    "PYTHONUNBUFFERED": "1",
+                    "KANSERVE_TEST_STALLS": str(turns.path),
+                },
             )
         with process:
             try:
                 yield process, log
             finally:
                 process.kill()
+                turns.keep()
 
 
 def limited(files: int) -> tuple[str, ...]:
@@ -166,7 +178,9 @@ def serving(repository: Path, door: tuple[str, ...] = (), files: int = 0, **sett
         where = json.loads(line)
         port, metrics_port = (int(where[name].rpartition(":")[2]) for name in ("grpc", "metrics"))
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield Server(process, port, metrics_port, channel, log, where.get("http", ""))
+            yield Server(
+                process, port, metrics_port, channel, log, where.get("http", ""), stalls.Log(log.with_name("stalls"))
+            )
 
 
 def wait_until(condition: Any, seconds: float = 10) -> None:

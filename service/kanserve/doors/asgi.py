@@ -37,6 +37,7 @@ TRAILERS = "http.response.trailers"
 HEADERS: Headers = [(b"content-type", GRPC), (b"grpc-accept-encoding", framing.ACCEPTED)]
 START: Event = {"type": "http.response.start", "status": 200, "headers": HEADERS, "trailers": True}
 REQUEST, BODY = "http.request", "http.response.body"
+NOSNIFF = (b"x-content-type-options", b"nosniff")
 TIMEOUT, ENCODING = b"grpc-timeout", b"grpc-encoding"
 ASKED = tuple(name.encode() for name in guard.HEADERS)
 SHOWN = access.HEADER.encode()
@@ -191,7 +192,7 @@ def _is_grpc(kind: bytes) -> bool:
 async def _refuse(send: Send, failure: CallFailed) -> None:
     given = dict(failure.trailers)
     body = json.dumps({"error": failure.text, "request_id": given[ID_HEADER]}).encode()
-    headers: Headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers: Headers = [(b"content-type", b"application/json"), NOSNIFF, (b"content-length", str(len(body)).encode())]
     headers.append((ID, given[ID_HEADER].encode()))
     await send({"type": "http.response.start", "status": 426, "headers": headers})
     await send({"type": "http.response.body", "body": body})

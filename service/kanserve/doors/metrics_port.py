@@ -75,6 +75,7 @@ def _handler(metrics: Page, scrape_timeout: float) -> type[BaseHTTPRequestHandle
                 body = compression.packed(body, encoding)
             self.send_response(HTTPStatus.OK if known else HTTPStatus.NOT_FOUND)
             self.send_header("Content-Type", CONTENT_TYPE if known else "text/plain")
+            self.send_header("X-Content-Type-Options", "nosniff")
             self.send_header("Content-Length", str(len(body)))
             if encoding:
                 self.send_header("Content-Encoding", encoding)

@@ -15,6 +15,8 @@ import numpy as np
 import orjson
 from google.protobuf.message import Message
 
+from kanserve.web import numbers
+
 Shape = Callable[[Any], tuple[int, ...]]
 F4, F8, U4, U8 = "<f4", "<f8", "<u4", "<u8"
 
@@ -112,11 +114,8 @@ def _value(field: Any, value: Any, write: Write) -> Any:
 
 
 def fragment(array: np.ndarray[Any, Any]) -> orjson.Fragment:
-    """An array as nested lists. A float32 is written as the float64 that it equals."""
-    wide = array.astype(np.float64) if array.dtype.kind == "f" else np.ascontiguousarray(array)
-    if wide.dtype.kind == "f" and not np.isfinite(wide).all():
-        return orjson.Fragment(json.dumps(wide.tolist(), separators=(",", ":")))
-    return orjson.Fragment(orjson.dumps(wide, option=orjson.OPT_SERIALIZE_NUMPY))
+    """An array as nested lists."""
+    return orjson.Fragment(numbers.written(array))
 
 
 def _number(value: Any) -> Any:

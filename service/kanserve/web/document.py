@@ -1,42 +1,101 @@
-"""JSON as it comes in: bounded before it is read, every key once, NaN and the infinities as Triton takes them.
+"""JSON as it comes in: bounded before it is parsed, every key once, NaN and the infinities as Triton takes them.
 
-The event loop waits while it is read, so orjson does that; the standard library, which is ten times slower, sees what
-orjson refuses, and what may have a key twice, if it is not too large.
+How deep it is, how many values and keys it has is counted first (`structure`), in time that grows with its bytes alone.
+Then orjson parses it, a large one piece by piece; the standard library, which is ten times slower, sees what orjson
+refuses, and what has a key twice, if it is not too large. `reading` keeps all of it away from the event loop where it
+may take long.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import orjson
 
 from kanserve.errors import BadRequest, Exhausted
+from kanserve.web import structure
+from kanserve.web.structure import Malformed, Piece, Shape, TooMuch
+
+T = TypeVar("T")
 
 PARTS = 2**17  # lists, objects and keys of one request: an empty one costs many times its two bytes
+DEPTH = 32  # lists and objects within each other
 SLOW = 2**16  # values of one that the standard library reads
-KEY_ENDS = (b'":', b'" :')
+SMALL = 4096  # bytes; a smaller one cannot hold much
+LARGE = 2**16  # bytes from which a document is not read on the event loop
 WORDS = (b"NaN", b"Infinity", b"-Infinity")
 BEFORE = (b"[", b",", b" ", b"\n", b"\t")
 
 
+async def reading(size: int, work: Callable[[], T]) -> T:
+    """What `work` gives, which reads or writes `size` bytes of JSON: on a thread where these are many."""
+    return work() if size < LARGE else await asyncio.to_thread(work)
+
+
 def read(text: bytes, most: int) -> Any:
     """The document; NaN and the infinities in lists as strings. `most`: values in it. Raises BadRequest, Exhausted."""
-    commas = text.count(b",")
-    parts = text.count(b"[") + text.count(b"{") + text.count(b":")
-    if parts > PARTS:
-        raise BadRequest(
-            f"the request has {parts} lists, objects and colons, at most {PARTS} are allowed; "
-            "send the numbers of a tensor in one flat list, or as binary data"
-        )
-    if commas > most:
-        raise Exhausted(f"the request has {commas} values in JSON, at most {most} are allowed; send binary data")
+    if len(text) <= SMALL and text.count(b"[") + text.count(b"{") <= DEPTH and text.count(b",") <= most:
+        document = _read(text, SMALL)
+        if text.count(b":") == _keys(document):  # those within strings included, so no key is there twice
+            return document
+    try:
+        shape = structure.scan(text, parts=PARTS, values=most)
+        if (depth := structure.depth(text, shape)) > DEPTH:
+            raise _malformed(
+                f"lists and objects are nested too deep, JSON nesting depth exceeds maximum allowed limit ({DEPTH}): "
+                f"{depth}"
+            )
+        if len(text) <= structure.SLICE:
+            return _checked(text, shape.colons, shape.commas)
+        return _joined(text, shape)
+    except Malformed as error:
+        raise _malformed(str(error)) from None
+    except TooMuch as error:
+        raise _beyond(error, most) from None
+
+
+def _checked(text: bytes, colons: int, commas: int) -> Any:
+    """A document that has so many keys, if each is there once."""
     document = _read(text, commas)
-    # What looks like a key's end within a string makes the second look necessary, a doubled key makes it fail.
-    if sum(map(text.count, KEY_ENDS)) != sum(_keys(document)):
-        _slowly(text, commas)
+    if colons and colons != _keys(document):
+        return _slowly(text, commas)
     return document
+
+
+def _joined(text: bytes, shape: Shape) -> Any:
+    """A document from its pieces. `open_` are the lists and objects that go on after a piece, outermost first."""
+    whole: Any = None
+    open_: list[Any] = []
+    for piece in structure.pieces(text, shape):
+        value = _checked(piece.text, piece.colons, piece.text.count(b","))
+        if piece.start:
+            _go_on(open_, piece, value)
+            del open_[piece.base + 1 :]
+        else:
+            whole = value
+            open_.append(value)
+        while len(open_) < piece.end:
+            last = open_[-1]
+            open_.append(last[-1] if isinstance(last, list) else next(reversed(last.values())))
+    return whole
+
+
+def _go_on(open_: list[Any], piece: Piece, value: Any) -> None:
+    """Add a piece to what is open."""
+    for level in range(piece.base, piece.start):
+        there, within = open_[level], level + 1 < piece.start
+        if isinstance(there, list):
+            there.extend(value[1:] if within else value)
+            value = value[0] if within else None
+        else:
+            inner = value.pop(structure.MORE)
+            for key in there.keys() & value.keys():
+                raise _twice(key)
+            there.update(value)
+            value = inner
 
 
 def _read(text: bytes, commas: int) -> Any:
@@ -45,7 +104,7 @@ def _read(text: bytes, commas: int) -> Any:
     except orjson.JSONDecodeError as error:
         words = [word for word in WORDS if word in text]
         if not words:
-            raise _malformed(error) from None
+            raise _malformed(str(error)) from None
     # As values of lists they become strings, which `numbers` knows. Within a string that makes no JSON.
     quoted = text
     for word in words:
@@ -57,34 +116,37 @@ def _read(text: bytes, commas: int) -> Any:
         return _slowly(text, commas)
 
 
-def _keys(value: Any) -> Iterator[int]:
-    """How many keys the objects have, those in lists of numbers left out."""
-    if isinstance(value, dict):
-        yield len(value)
-        for inner in value.values():
-            yield from _keys(inner)
-    elif isinstance(value, list) and value and isinstance(value[0], dict):
-        for inner in value:
-            yield from _keys(inner)
+def _keys(value: Any) -> int:
+    """How many keys the objects have."""
+    count, waiting = 0, [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            count += len(one)
+            waiting += one.values()
+        elif isinstance(one, list) and not {dict, list}.isdisjoint(map(type, one)):
+            waiting += one
+    return count
 
 
 def _slowly(text: bytes, commas: int) -> Any:
     if commas > SLOW:
         raise BadRequest(
             f"failed to parse the request JSON buffer: with more than {SLOW} values, here {commas}, NaN and Infinity "
-            "may stand in lists alone, every key once, and no quote before a colon within a string; send binary data"
+            "may stand in lists alone, and every key once; send binary data"
         )
     try:
         return json.loads(text, object_pairs_hook=_once, parse_float=_finite)
     except (ValueError, RecursionError) as error:
-        raise _malformed(error) from None
+        words = str(error) if isinstance(error, ValueError) else "lists and objects are nested too deep"
+        raise _malformed(words) from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise BadRequest(f"the key '{key[:80]}' stands twice in one object of the request")
+            raise _twice(key)
         found[key] = value
     return found
 
@@ -96,6 +158,23 @@ def _finite(text: str) -> float:
     return number
 
 
-def _malformed(error: Exception) -> BadRequest:
-    words = str(error) if isinstance(error, ValueError) else "lists and objects are nested too deep"
+def _twice(key: str) -> BadRequest:
+    return BadRequest(f"the key '{key[:80]}' stands twice in one object of the request")
+
+
+def _beyond(error: TooMuch, most: int) -> BadRequest | Exhausted:
+    if error.what == "values":
+        return Exhausted(f"the request has {error.count} values in JSON, at most {most} are allowed; send binary data")
+    if error.what == "parts":
+        return BadRequest(
+            f"the request has {error.count} lists, objects and colons, at most {PARTS} are allowed; "
+            "send the numbers of a tensor in one flat list, or as binary data"
+        )
+    return BadRequest(
+        f"the request has {error.count} bytes of JSON between two values of a list, at most {structure.LONGEST} are "
+        "allowed; send binary data"
+    )
+
+
+def _malformed(words: str) -> BadRequest:
     return BadRequest(f"failed to parse the request JSON buffer: {words[:200]}")

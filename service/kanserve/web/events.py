@@ -24,7 +24,12 @@ from kanserve.web.exchange import Asked, Bounds
 from kanserve.web.refusal import Refused
 
 # Nobody on the way keeps events, nor holds them back until there are more (nginx's word).
-HEADERS = {"content-type": "text/event-stream", "cache-control": "no-store", "x-accel-buffering": "no"}
+HEADERS = {
+    "content-type": "text/event-stream",
+    "cache-control": "no-store",
+    "x-accel-buffering": "no",
+    **exchange.NOSNIFF,
+}
 BEAT, COMMENT = 5.0, b":\n\n"  # seconds between two of these
 Source = Callable[[Asked, Call], AsyncGenerator[bytes]]
 

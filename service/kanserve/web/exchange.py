@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ ENCODINGS = ", ".join(compression.WINDOWS)
 WORTH = 1024  # bytes of an answer that is packed
 BLOCKING = 2**16  # bytes from which packing and unpacking have a thread
 CHALLENGE = {"www-authenticate": "Bearer"}
+NOSNIFF = {"x-content-type-options": "nosniff"}  # of every answer: a browser is not to guess what it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,8 @@ class Exchange:
     async def _unpacked(self, body: bytes, encoding: str) -> bytes:
         try:
             if len(body) < BLOCKING:
-                return compression.unpacked(body, encoding, self._bounds.body)
+                with contextlib.suppress(compression.TooLong):  # a few bytes can be the stream of millions
+                    return compression.unpacked(body, encoding, min(BLOCKING, self._bounds.body))
             return await asyncio.to_thread(compression.unpacked, body, encoding, self._bounds.body)
         except compression.TooLong:
             raise self._too_large("more when unpacked") from None
@@ -207,7 +210,7 @@ def failed(failure: CallFailed) -> Answer:
 
 async def response(answer: Answer, accepted: str) -> Response:
     """`accepted`: Accept-Encoding."""
-    headers = {"content-type": answer.kind, **answer.headers}
+    headers = {"content-type": answer.kind, **NOSNIFF, **answer.headers}
     body, encoding = answer.body, compression.chosen(accepted)
     if encoding and len(body) >= WORTH and answer.packs:
         if len(body) < BLOCKING:

@@ -6,6 +6,7 @@ Source: Triton's "binary tensor data extension" and the Open Inference Protocol'
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from kanserve.web.numbers import word
 
 HEADER_LENGTH = "inference-header-content-length"
 DIGITS = re.compile(r"\d{1,10}")
+DIGITS_PER_BYTE = 4  # of a number, about
 LIMITS = (-(2**63), 2**63, 2**64)
 BEYOND = 2**1024  # any double that is one
 
@@ -42,9 +44,13 @@ class Wanted:
         return self.named.get(name, self.everything)
 
 
-def request(asked: Asked, typed: int) -> tuple[pb.ModelInferRequest, Wanted]:
+async def request(asked: Asked, typed: int) -> tuple[pb.ModelInferRequest, Wanted]:
     """The message that a request stands for. `typed`: bytes of one tensor as numbers. Raises BadRequest, Exhausted."""
     text, rest = _parted(asked)
+    return await document.reading(len(text), functools.partial(_request, asked, text, rest, typed))
+
+
+def _request(asked: Asked, text: bytes, rest: memoryview, typed: int) -> tuple[pb.ModelInferRequest, Wanted]:
     body = _is(document.read(text, typed), dict, "the request")
     message = _message(asked)
     message.id = _member(body, "id", str, "the request", "")
@@ -81,8 +87,13 @@ def bare(asked: Asked, info: ModelInfo) -> tuple[pb.ModelInferRequest, Wanted]:
     return message, Wanted(everything=True)
 
 
-def answer(response: InferResponse, wanted: Wanted, typed: int) -> Answer:
+async def answer(response: InferResponse, wanted: Wanted, typed: int) -> Answer:
     """JSON, and behind it the tensors that go as bytes. Raises Exhausted, BadRequest for what JSON cannot hold."""
+    size = sum(len(tensor.data) for tensor in response.outputs if not wanted.raw(tensor.name))
+    return await document.reading(DIGITS_PER_BYTE * size, functools.partial(_answer, response, wanted, typed))
+
+
+def _answer(response: InferResponse, wanted: Wanted, typed: int) -> Answer:
     outputs, behind = [], []
     for tensor in response.outputs:
         one: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}

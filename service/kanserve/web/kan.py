@@ -6,6 +6,7 @@ with arrays as nested lists, or as bytes behind the JSON (`packed`). What a requ
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from kanserve.errors import BadRequest, Exhausted
 from kanserve.handlers.catalogue import Catalogue
 from kanserve.nouns import ModelInfo, TensorInfo
 from kanserve.pb import kan_pb2
+from kanserve.rpc import convert
 from kanserve.rpc.call import Call
 from kanserve.rpc.kan import KanService
 from kanserve.web import arrays, document, numbers
@@ -58,24 +60,27 @@ class KanPages:
         message = kan_pb2.DescribeModelRequest(**_model(asked))
         data = await self._service.describe_model(message.SerializeToString(), call)
         form = Told(asked)
-        return form.answer(form.told(kan_pb2.DescribeModelResponse.FromString(data)))
+        return await document.reading(
+            len(data), lambda: form.answer(form.told(kan_pb2.DescribeModelResponse.FromString(data)))
+        )
 
     async def curves(self, asked: Asked, call: Call) -> Answer:
         """GetCurves, its blocks in a list."""
-        message = self.message(asked, kan_pb2.GetCurvesRequest)
+        message = await self.message(asked, kan_pb2.GetCurvesRequest)
         blocks: list[Any] = []
         size, form = 0, Told(asked)
         async for data in self._service.get_curves(_one(message.SerializeToString()), call):
             size = self._within(size + len(data), form)
-            blocks.append(form.told(kan_pb2.CurveBlock.FromString(data)))
-        return form.answer({"blocks": blocks})
+            told = functools.partial(_told, form, kan_pb2.CurveBlock, data)
+            blocks.append(await document.reading(len(data), told))
+        return await document.reading(size, lambda: form.answer({"blocks": blocks}))
 
     async def watch(self, asked: Asked, call: Call) -> AsyncGenerator[bytes]:
         """WatchStatistics, each update as JSON. The request's fields are in the query."""
         message = self._queried(asked, kan_pb2.WatchStatisticsRequest)
         updates = self._service.watch_statistics(_one(message.SerializeToString()), call)
         async for data in updates:
-            yield orjson.dumps(arrays.plain(kan_pb2.StatisticsUpdate.FromString(data)))
+            yield await document.reading(len(data), functools.partial(_update, data))
 
     def _queried(self, asked: Asked, kind: type[Message]) -> Any:
         """Raises BadRequest."""
@@ -96,10 +101,11 @@ class KanPages:
         self, kind: type[Message], answer: type[Message], method: Callable[[bytes, Call], Awaitable[bytes]]
     ) -> Method:
         async def answered(asked: Asked, call: Call) -> Answer:
-            data = await method(self.message(asked, kind).SerializeToString(), call)
+            message = await self.message(asked, kind)
+            data = await method(message.SerializeToString(), call)
             form = Told(asked)
             self._within(len(data), form)
-            return form.answer(form.told(answer.FromString(data)))
+            return await document.reading(len(data), lambda: form.answer(_told(form, answer, data)))
 
         return answered
 
@@ -113,8 +119,12 @@ class KanPages:
             raise Exhausted(f"the answer takes {size} bytes or more, the limit is {self._most}; ask for less")
         return size
 
-    def message(self, asked: Asked, kind: type[Message]) -> Any:
+    async def message(self, asked: Asked, kind: type[Message]) -> Any:
         """A request of this kind, its rows packed. Raises BadRequest, Exhausted, and what `Catalogue.info` does."""
+        info, _ = self._catalogue.info(*_model(asked).values())
+        return await document.reading(len(asked.body), functools.partial(self._message, asked, kind, info))
+
+    def _message(self, asked: Asked, kind: type[Message], info: ModelInfo) -> Any:
         body = document.read(asked.body, self._typed) if asked.body else {}
         if not isinstance(body, dict):
             raise BadRequest(f"Unable to parse the request: expected an object, got {numbers.word(body)}")
@@ -123,10 +133,10 @@ class KanPages:
             if key not in known:
                 raise BadRequest(f"the request has {key[:40]!r}, which is not known; {advice(key[:40], sorted(known))}")
         message = kind(**_model(asked))
-        info, _ = self._catalogue.info(*_model(asked).values())
         for key, (field, count) in ROWS.items():
             if key in body:
                 self._rows(message, info, body.pop(key), field, count)
+        _bound_lists(body)
         try:
             json_format.ParseDict(body, message)
         except json_format.ParseError as error:
@@ -165,6 +175,25 @@ class KanPages:
                 f"rows take {len(data)} bytes, in JSON the limit is {self._typed}; send fewer, or over gRPC"
             )
         return data
+
+
+def _bound_lists(body: dict[str, Any]) -> None:
+    """Raises BadRequest for lists that would take long to read: each value takes a microsecond and more."""
+    lists = {key: value for key, value in body.items() if isinstance(value, list)}
+    for key, value in lists.items():
+        convert.at_most(key, value, convert.INDEX_LIMIT)
+    if (values := sum(map(len, lists.values()))) > convert.INDEX_LIMIT:
+        raise BadRequest(
+            f"{', '.join(sorted(lists))} have {values} entries together, at most {convert.INDEX_LIMIT} are allowed"
+        )
+
+
+def _told(form: Told, kind: type[Message], data: bytes) -> dict[str, Any]:
+    return form.told(kind.FromString(data))
+
+
+def _update(data: bytes) -> bytes:
+    return orjson.dumps(arrays.plain(kan_pb2.StatisticsUpdate.FromString(data)))
 
 
 async def _one(data: bytes) -> AsyncIterator[bytes]:

@@ -3,13 +3,15 @@
 A float32 is written as the float64 that it equals, as Triton does: whoever reads either gets the same number.
 NaN and the infinities, which JSON lacks, are the words NaN, Infinity and -Infinity, Triton's too; Python's and
 RapidJSON's parsers take them.
+
+Lists and arrays are worked on in parts of `PART` numbers: one call of numpy or orjson lets no other thread run.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -22,6 +24,7 @@ from kanserve.nouns import BYTES, HELD, Array, OutputTensor
 WORDS = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "an integer", float: "a number"}
 DEPTH = 16  # lists within lists, as many as a shape may have dimensions
 NONFINITE = frozenset({"NaN", "Infinity", "-Infinity"})  # strings among numbers, as protobuf's JSON has them
+PART = 2**16  # numbers
 RAW_ONLY = ("FP16", "BF16")  # Triton's rule: no JSON for these
 KINDS: dict[str, tuple[frozenset[type], str]] = {
     "b": (frozenset({bool}), "true or false"),
@@ -42,14 +45,11 @@ def to_bytes(name: str, datatype: str, data: Any) -> bytes:
         raise BadRequest(f"invalid datatype for input {name}: '{datatype[:40]}' is none of {', '.join(HELD)}")
     values = _flat(name, data)
     allowed, words = KINDS[HELD[datatype].kind]
-    kinds = set(map(type, values))
-    if str in kinds and HELD[datatype].kind == "f" and NONFINITE.issuperset(v for v in values if isinstance(v, str)):
-        kinds.discard(str)
-    if other := kinds - allowed:
+    if other := _kinds(values, words=HELD[datatype].kind == "f") - allowed:
         raise BadRequest(f"Unable to parse 'data' of input '{name}': {datatype} takes {words}, got {word(other.pop())}")
     if datatype == BYTES:
         return _strings(name, values)
-    return _array(name, datatype, values).tobytes()
+    return b"".join(_array(name, datatype, part).tobytes() for part in _parts(values))
 
 
 def fragment(tensor: OutputTensor) -> orjson.Fragment:
@@ -61,17 +61,25 @@ def fragment(tensor: OutputTensor) -> orjson.Fragment:
         )
     if tensor.datatype == BYTES:
         return _texts(tensor)
-    array: Array = np.frombuffer(tensor.data, HELD[tensor.datatype])
-    if array.dtype.kind == "f":
-        array = array.astype(np.float64)
-        if not np.isfinite(array).all():
-            return orjson.Fragment(json.dumps(array.tolist(), separators=(",", ":")))
-    return orjson.Fragment(orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY))
+    return orjson.Fragment(written(np.frombuffer(tensor.data, HELD[tensor.datatype])))
+
+
+def written(array: Array) -> bytes:
+    """An array as nested lists, of one dimension or more. A float32 is written as the float64 that it equals."""
+    if array.size > PART and (rows := len(array) * PART // array.size):
+        parts = [written(array[at : at + rows]) for at in range(0, len(array), rows)]
+        return b"[" + b",".join(part[1:-1] for part in parts) + b"]"
+    if array.size > PART:
+        return b"[" + b",".join(map(written, array)) + b"]"
+    wide = array.astype(np.float64) if array.dtype.kind == "f" else np.ascontiguousarray(array)
+    if wide.dtype.kind == "f" and not np.isfinite(wide).all():
+        return json.dumps(wide.tolist(), separators=(",", ":")).encode()
+    return orjson.dumps(wide, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def _strings(name: str, values: Sequence[str]) -> bytes:
     try:
-        return tensors.joined(value.encode() for value in values)
+        return b"".join(tensors.joined(value.encode() for value in part) for part in _parts(values))
     except UnicodeEncodeError:
         raise BadRequest(f"input '{name}': half of a surrogate pair is no character") from None
 
@@ -83,6 +91,18 @@ def _texts(tensor: OutputTensor) -> orjson.Fragment:
         raise BadRequest(
             f"output '{tensor.name}' holds bytes that are no UTF-8, as JSON needs; use the binary data format"
         ) from None
+
+
+def _parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    return (values[at : at + PART] for at in range(0, len(values), PART))
+
+
+def _kinds(values: Sequence[Any], *, words: bool) -> set[type]:
+    """`words`: those of NONFINITE are numbers."""
+    kinds = set(itertools.chain.from_iterable(set(map(type, part)) for part in _parts(values)))
+    if words and str in kinds and NONFINITE.issuperset(v for v in values if isinstance(v, str)):
+        kinds.discard(str)
+    return kinds
 
 
 def _flat(name: str, data: Any) -> Sequence[Any]:

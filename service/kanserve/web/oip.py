@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
@@ -55,11 +56,12 @@ class Oip:
     async def config(self, asked: Asked, call: Call) -> Answer:
         """The configuration Triton would have made."""
         model = self._catalogue.model(*_model(asked))
-        return json_answer(plain(describe.config(model.info, model.serving)))
+        return await asyncio.to_thread(lambda: json_answer(plain(describe.config(model.info, model.serving))))
 
     async def statistics(self, asked: Asked, call: Call) -> Answer:
         """Counts and durations since the start, of all models or of one."""
-        return json_answer(plain(describe.statistics(self._catalogue.statistics(*_model(asked)))))
+        found = self._catalogue.statistics(*_model(asked))
+        return await asyncio.to_thread(lambda: json_answer(plain(describe.statistics(found))))
 
     async def index(self, asked: Asked, call: Call) -> Answer:
         """Every version found, with its state and what is wrong with it."""
@@ -94,9 +96,9 @@ class Oip:
         if asked.headers.get(infer.HEADER_LENGTH) == "0":
             message, wanted = infer.bare(asked, self._catalogue.info(*_model(asked))[0])
         else:
-            message, wanted = infer.request(asked, self._typed)
+            message, wanted = await infer.request(asked, self._typed)
         _, response = await self._service.infer(message, call)
-        return infer.answer(response, wanted, self._typed)
+        return await infer.answer(response, wanted, self._typed)
 
 
 def unsupported(what: str) -> Callable[[Asked, Call], Awaitable[Answer]]:

@@ -57,21 +57,29 @@ class Views:
             "counted": kept.counted,
             "note": kept.note,
         }
-        rows = [
-            {"at": row.at, "values": {key: _plain(value) for key, value in row.values.items()}} for row in kept.rows
-        ]
-        return json_answer(told | {"rows": rows})
+
+        def answer() -> Answer:
+            rows = [
+                {"at": one.at, "values": {key: _plain(value) for key, value in one.values.items()}} for one in kept.rows
+            ]
+            return json_answer(told | {"rows": rows})
+
+        return await asyncio.to_thread(answer)
 
     async def coverage(self, asked: Asked, call: Call) -> Answer:
         """Where the nodes of each layer are on their grids for rows, as `kan.coverage` of ModelInfer tells it."""
-        message = self._pages.message(asked, kan_pb2.GetStatisticsRequest)
+        message = await self._pages.message(asked, kan_pb2.GetStatisticsRequest)
         call.adopt(message.id)
         request = interpreting.batch_from_pb(message, deadline=call.deadline, caller=call.caller.name)
         call.facts |= {"model": request.model[:128], "rows": request.row_count}
         info, layers = await self._insights.covered(request)
         call.facts["version"] = info.version
         told = {"model_name": info.name, "model_version": str(info.version), "digest": info.digest, "id": request.id}
-        return json_answer(told | {"zones": ZONES, "layers": [_layer(at, one) for at, one in enumerate(layers)]})
+
+        def answer() -> Answer:
+            return json_answer(told | {"zones": ZONES, "layers": [_layer(at, one) for at, one in enumerate(layers)]})
+
+        return await asyncio.to_thread(answer)
 
     async def operations(self, asked: Asked, call: Call) -> Answer:
         """How the server does. A request may say `since` when the page knows the readings."""

@@ -1,0 +1,169 @@
+"""What JSON consists of, found before anything is parsed: how deep, how many values, where it can be cut.
+
+    found = scan(text, limits)          one pass, linear, in slices
+    pieces(text, found)                 parts of about `SLICE` bytes, each complete JSON by itself
+
+A parser in C lets no other thread run until it returns, so a large document that is parsed in one call stops the event
+loop, whichever thread calls. Parsed piece by piece it stops nobody: between two pieces other threads have their turn.
+Strings are left out of every count. Nothing here decides whether the text is JSON: the parser does, piece by piece,
+except for what a cut would hide, which `pieces` refuses.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+SLICE = 2**17  # bytes that are looked at, and parsed, at a time
+LONGEST = 2**21  # bytes of a piece: a string or an object that no cut divides
+QUOTE, BACKSLASH, COMMA, COLON = b'",:'[0], b"\\"[0], b","[0], b":"[0]
+OPENERS, CLOSERS = b"[{", b"]}"
+CLOSES = dict(zip(OPENERS, CLOSERS, strict=True))
+NO_END, NO_BEGINNING = b"[{,:", b"]},:"  # a piece does not end, or begin, so
+MORE = "\u0000"  # the key under which an object goes on that an earlier piece began
+AGAIN = {OPENERS[0]: b"[", OPENERS[1]: b'{"\\u0000":'}
+SPACE = b" \t\n\r"
+
+KINDS = np.zeros(256, np.uint8)
+KINDS[list(OPENERS)], KINDS[list(CLOSERS)], KINDS[COMMA], KINDS[COLON] = 1, 2, 3, 4
+
+
+class Malformed(ValueError):
+    """Text that is not JSON."""
+
+
+class TooMuch(ValueError):
+    """Text that has more of something than the limits allow: `parts` or `values`, and how many there are so far."""
+
+    def __init__(self, what: str, count: int) -> None:
+        super().__init__(f"{count} {what}")
+        self.what, self.count = what, count
+
+
+@dataclass(slots=True)
+class Shape:
+    """Counts, and `marks`: positions of brackets and colons, and of the last comma of each slice, in their order."""
+
+    commas: int = 0
+    colons: int = 0
+    openers: int = 0
+    closers: int = 0
+    marks: list[NDArray[np.int64]] = field(default_factory=list)
+
+    @property
+    def parts(self) -> int:
+        """Lists, objects and colons: an empty one costs many times its two bytes."""
+        return self.openers + self.colons
+
+
+def scan(text: bytes, *, parts: int, values: int) -> Shape:
+    """Raises TooMuch as soon as there is too much, Malformed for more closing brackets than opening ones."""
+    found, at, inside = Shape(), 0, False
+    while at < len(text):
+        end = _end(text, at)
+        piece = text[at:end]
+        if BACKSLASH in piece:  # of the same length, so that positions stay
+            piece = piece.replace(b"\\\\", b"__").replace(b'\\"', b"__")
+        inside = _count(found, piece, at, inside=inside)
+        if found.parts > parts:
+            raise TooMuch("parts", found.parts)
+        if found.commas > values:
+            raise TooMuch("values", found.commas)
+        if found.closers > found.openers:
+            raise Malformed("a bracket closes what none opened")
+        at = end
+    return found
+
+
+def _end(text: bytes, at: int) -> int:
+    """Of a slice: an escape is not divided."""
+    end = min(at + SLICE, len(text))
+    while end < len(text) and text[end - 1] == BACKSLASH:
+        slice_ = text[at:end]
+        if (len(slice_) - len(slice_.rstrip(b"\\"))) % 2 == 0:
+            break
+        end += 1
+    return end
+
+
+def _count(found: Shape, piece: bytes, at: int, *, inside: bool) -> bool:
+    """Add a slice, and say whether the next begins inside of a string."""
+    letters = np.frombuffer(piece, np.uint8)
+    kinds = KINDS[letters]
+    if QUOTE in piece:
+        quotes = np.cumsum(letters == QUOTE, dtype=np.uint8)
+        kinds[(quotes + np.uint8(inside)) & 1 == 1] = 0
+        inside = bool((int(quotes[-1]) + inside) & 1)
+    elif inside:
+        return True
+    counts = np.bincount(kinds, minlength=5).tolist()
+    found.openers += counts[1]
+    found.closers += counts[2]
+    found.commas += counts[3]
+    found.colons += counts[4]
+    commas = np.flatnonzero(kinds == 3)
+    kinds[commas[:-1]] = 0
+    found.marks.append(np.flatnonzero(kinds) + at)
+    return inside
+
+
+def depth(text: bytes, found: Shape) -> int:
+    """How many lists and objects are open at once, at most."""
+    deepest, now = 0, 0
+    for marks in found.marks:
+        kinds = KINDS[np.frombuffer(text, np.uint8)[marks]]
+        steps = np.cumsum((kinds == 1).astype(np.int64) - (kinds == 2))
+        if steps.size:
+            deepest, now = max(deepest, now + int(steps.max())), now + int(steps[-1])
+    return deepest
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """`text`: JSON by itself. Its value goes on from level `base` of what is open at its start; `start`: levels that
+    are open there, `end`: at its end. `colons`: keys that it has, those of MORE included."""
+
+    text: bytes
+    base: int
+    start: int
+    end: int
+    colons: int
+
+
+# radon: one pass over the brackets; parted, each of its four counters would be handed on.
+def pieces(text: bytes, found: Shape) -> Iterator[Piece]:
+    """In their order. Raises Malformed, and TooMuch for a piece that is too long."""
+    stack, before, at, low, colons = bytearray(), bytearray(), 0, 0, 0
+    for mark in itertools.chain.from_iterable(marks.tolist() for marks in found.marks):
+        letter = text[mark]
+        if letter in OPENERS:
+            stack.append(letter)
+        elif letter in CLOSERS:
+            if not stack or CLOSES[stack.pop()] != letter:
+                raise Malformed("a bracket closes what another opened")
+            low = min(low, len(stack))
+        elif letter == COLON:
+            colons += 1
+        elif stack and stack[-1] == OPENERS[0]:  # a comma between values of a list
+            yield _piece(text[at:mark], before, stack, low, colons)
+            at, before, low, colons = mark + 1, stack[:], len(stack), 0
+    if stack:
+        raise Malformed("the text ends inside of a list or an object")
+    yield _piece(text[at:], before, stack, low, colons)
+
+
+def _piece(text: bytes, before: bytearray, stack: bytearray, low: int, colons: int) -> Piece:
+    if len(text) > LONGEST:
+        raise TooMuch("bytes", len(text))
+    bare = text.strip(SPACE)
+    if not bare or bare[-1] in NO_END or (before and bare[0] in NO_BEGINNING):
+        raise Malformed("a value is missing before or after a comma")
+    base = max(low - 1, 0)
+    begin = b"".join(AGAIN[letter] for letter in before[base:-1]) + bytes(before[base:][-1:])
+    end = bytes(CLOSES[letter] for letter in reversed(stack[base:]))
+    again = sum(letter == OPENERS[1] for letter in before[base:-1])
+    return Piece(begin + text + end, base, len(before), len(stack), colons + again)

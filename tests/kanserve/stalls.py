@@ -1,0 +1,104 @@
+"""How long the event loop of a server under test does not turn: measured in the server, read by the tests.
+
+In the server: `watch(loop, path)` writes one line of JSON per stall. In the tests: `Log` reads them.
+
+`cpu` is the processor time that the loop's own thread spends between two turns, so a busy machine, which makes the
+thread wait for a core, does not count. `wall` is the time that passes; it also has what blocks without computing,
+such as a full pipe or a lock, and the wait for a core.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+TURN = 0.005  # seconds between two turns that nothing holds up
+WORTH = 0.02  # seconds of either kind from which a stall has a line
+LOOK = 0.02  # seconds between two looks at the loop's stack
+FRAMES = 12
+LIMIT = 0.25  # seconds of `cpu` that a test may cause without a written reason
+
+
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """Seconds, and the loop's stack during it, "" where nobody saw it."""
+
+    cpu: float
+    wall: float
+    at: str
+
+
+def watch(loop: asyncio.AbstractEventLoop, path: str) -> None:
+    """Call on the loop's thread."""
+    _Turns(loop, path)
+
+
+class _Turns:
+    def __init__(self, loop: asyncio.AbstractEventLoop, path: str) -> None:
+        self._loop, self._thread = loop, threading.get_ident()
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._clock = time.pthread_getcpuclockid(self._thread)
+        self._cpu, self._wall, self._at = time.thread_time(), time.monotonic(), ""
+        threading.Thread(target=self._look, name="stalls", daemon=True).start()
+        loop.call_later(TURN, self._turn)
+
+    def _turn(self) -> None:
+        cpu, wall = time.thread_time(), time.monotonic()
+        spent, passed = cpu - self._cpu, wall - self._wall - TURN
+        if max(spent, passed) > WORTH:
+            line = json.dumps({"cpu": round(spent, 4), "wall": round(passed, 4), "at": self._at})
+            os.write(self._file, line.encode() + b"\n")
+        self._cpu, self._wall, self._at = time.thread_time(), time.monotonic(), ""
+        self._loop.call_later(TURN, self._turn)
+
+    def _look(self) -> None:
+        while True:
+            time.sleep(LOOK)
+            try:
+                spent = time.clock_gettime(self._clock) - self._cpu
+            except OSError:  # the thread of the loop has ended
+                return
+            if spent > WORTH:
+                frames = traceback.format_stack(sys._current_frames().get(self._thread))
+                self._at = "".join(frames[-FRAMES:])
+
+
+class Log:
+    """The stalls of one server, as they come."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._read = 0
+        self._kept: list[Stall] = []
+
+    def take(self) -> list[Stall]:
+        """Those since the last call."""
+        self.keep()
+        found, self._kept = self._kept, []
+        return found
+
+    def keep(self) -> None:
+        """Read what is there, before the file goes."""
+        if not self.path.exists():
+            return
+        data = self.path.read_bytes()[self._read :]
+        whole = data[: data.rfind(b"\n") + 1]
+        self._read += len(whole)
+        self._kept += [Stall(**json.loads(line)) for line in whole.splitlines()]
+
+
+OPEN: list[Log] = []  # of every server that a test has started
+
+
+def longest() -> Stall | None:
+    """By `cpu`, of all servers, since the last call."""
+    found = [stall for log in OPEN for stall in log.take()]
+    OPEN[:] = [log for log in OPEN if log.path.exists()]
+    return max(found, key=lambda stall: stall.cpu, default=None)

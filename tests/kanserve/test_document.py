@@ -1,0 +1,119 @@
+"""JSON in pieces means what it means in one, and is bounded before it is parsed."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from kanserve.errors import BadRequest, Exhausted
+
+pytest.importorskip("orjson")
+pytest.importorskip("starlette")
+
+from kanserve.web import document, structure
+
+MANY = 10**7
+WORDS = (1, 2.5, -3, "a,[b", '\\"]', "{:", "", True, None, "\\\\", "é", "\u0000", "\\")
+KEYS = ("a", 'b"', "c:", "d\\", "")
+
+
+@pytest.fixture(params=[7, 64])
+def slices(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Bytes of a slice, so few that a small document has many pieces."""
+    monkeypatch.setattr(structure, "SLICE", request.param)
+    monkeypatch.setattr(document, "SMALL", 0)
+    return int(request.param)
+
+
+def value(chance: random.Random, depth: int = 0) -> Any:
+    kind = chance.random()
+    if depth > 5 or kind < 0.3:
+        return chance.choice(WORDS)
+    if kind < 0.65:
+        return [value(chance, depth + 1) for _ in range(chance.randint(0, 6))]
+    return {chance.choice(KEYS) + str(at): value(chance, depth + 1) for at in range(chance.randint(0, 5))}
+
+
+def texts(seed: int, count: int = 120) -> Iterator[tuple[random.Random, bytes]]:
+    chance = random.Random(seed)
+    for _ in range(count):
+        text = json.dumps(value(chance), ensure_ascii=chance.random() < 0.5, indent=chance.choice([None, None, 1]))
+        yield chance, text.encode()
+
+
+def strict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a key twice")
+    return dict(pairs)
+
+
+def read(text: bytes) -> tuple[bool, Any]:
+    try:
+        return True, document.read(text, MANY)
+    except BadRequest:
+        return False, None
+
+
+def test_pieces_are_the_whole(slices: int) -> None:
+    most = 0
+    for _, text in texts(1):
+        assert document.read(text, MANY) == json.loads(text)
+        most = max(most, len(list(structure.pieces(text, structure.scan(text, parts=MANY, values=MANY)))))
+    assert most > 10
+
+
+def test_what_is_not_json_in_one_is_not_in_pieces(slices: int) -> None:
+    refused = 0
+    for chance, text in texts(2):
+        at, letters = chance.randrange(len(text)), bytes([chance.choice(b'[]{},:"\\1 ')])
+        broken = text[:at] + letters * chance.randint(0, 1) + text[at + 1 :]
+        try:
+            expected = True, json.loads(broken, object_pairs_hook=strict)
+        except ValueError:
+            expected, refused = (False, None), refused + 1
+        assert read(broken) == expected, broken
+    assert refused > 25
+
+
+def test_numbers_that_json_lacks_in_pieces(slices: int) -> None:
+    text = b'{"a": [' + b"NaN, 1, -Infinity, [Infinity], " * 20 + b"2]}"
+    assert document.read(text, MANY) == {"a": ["NaN", 1, "-Infinity", ["Infinity"]] * 20 + [2]}
+
+
+@pytest.mark.parametrize(("depth", "good"), [(31, True), (32, True), (33, False), (900, False)])
+@pytest.mark.parametrize("large", [False, True])
+def test_depth_is_bounded(depth: int, good: bool, large: bool) -> None:
+    inner = b"[" + b"1," * (100_000 if large else 0) + b'1, "[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[["]'
+    text = b'{"a":' * (depth - 1) + inner + b"}" * (depth - 1)
+    assert read(text)[0] == good
+
+
+def test_counts_are_bounded_and_strings_count_as_one() -> None:
+    assert len(document.read(b'["' + b"," * 5000 + b'"]', 1)) == 1
+    with pytest.raises(Exhausted, match="values in JSON, at most 4"):
+        document.read(b"[" + b"0," * 5 + b"0]", 4)
+    with pytest.raises(BadRequest, match="lists, objects and colons, at most"):
+        document.read(b"[" + b"[]," * (document.PARTS + 1) + b"0]", MANY)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"a":' * 900 + b"[" + b"{}," * 120_000 + b"0]" + b"}" * 900,
+        b"[" * 30 + b"{}," * 120_000 + b"0" + b"]" * 30,
+        b'{"a": "' + b"\\\\" * 10**6 + b'"}',
+        b'{"a": "' + b'\\":' * (2 * 10**5) + b'"}',
+        b"[" + b'"",' * 10**6 + b"0]",
+        b"]" * 10**6,
+    ],
+    ids=["attack", "objects", "escapes", "quotes", "strings", "closed"],
+)
+def test_time_grows_with_bytes_alone(text: bytes) -> None:
+    begun = time.thread_time()
+    read(text)
+    assert time.thread_time() - begun < 2  # some 0.1 s, where 356 KB took 4.6 s
