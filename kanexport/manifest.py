@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kanexport.shared import disk
 from kanexport.shared.approximation import EXACT, Approximation
 from kanexport.shared.baseline import NO_BASELINE, Baseline
 from kanexport.shared.explanations import NO_EXPLANATIONS, Explanations
 from kanexport.shared.naming import UNNAMED, Names
 from kanexport.shared.outside import AS_TRAINED
 from kanexport.shared.strict import ManifestError as ManifestError
-from kanexport.shared.strict import build
+from kanexport.shared.strict import build, json_of
 
 FORMAT = 7
 READABLE = (1, 2, 3, 4, 5, 6, 7)  # each added fields with defaults; what an older one lacks has its default
@@ -406,8 +407,8 @@ def loads(data: bytes) -> Manifest:
     if len(data) > SIZE_LIMIT:
         raise ManifestError(f"manifest is {len(data)} bytes, more than {SIZE_LIMIT}")
     try:
-        document = json.loads(data, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        document = json_of(data)
+    except ValueError as error:
         raise ManifestError(f"manifest is not JSON: {error}") from error
     if not isinstance(document, dict):
         raise ManifestError("manifest is not a JSON object")
@@ -431,8 +432,4 @@ def _unreadable(version: Any) -> str:
 
 def load(directory: Path) -> Manifest:
     """Read `directory/manifest.json`. Raises OSError or ManifestError."""
-    return loads((directory / FILE_NAME).read_bytes())
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not allowed")
+    return loads(disk.read(directory / FILE_NAME, SIZE_LIMIT))

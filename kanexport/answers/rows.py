@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from kanexport.errors import OptionError
 from kanexport.proof.ports import FLOAT, Port, join, split
-from kanexport.shared import csvrows
+from kanexport.shared import csvrows, disk
 
 Array = npt.NDArray[np.float64]
 
@@ -255,7 +255,7 @@ def _computed_in(y: npt.NDArray[Any]) -> str:
 
 def _bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return disk.read(path, disk.ANY, links=True)
     except OSError as error:
         raise OptionError(f"--answers {path} cannot be read: {error.strerror}", hint=RECORD) from error
 

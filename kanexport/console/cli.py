@@ -244,7 +244,10 @@ def _write_report(path: Path, document: dict[str, Any]) -> None:
     try:
         atomic.write(path, (json_text(document, indent=1) + "\n").encode())
     except OSError as error:
-        raise OptionError(f"--report {path} cannot be written: {error.strerror}") from error
+        raise OptionError(
+            f"--report {path} cannot be written: {error.strerror}",
+            hint="the versions that it would list are in the repository: `kanserve models REPOSITORY` shows them",
+        ) from error
 
 
 def main(argv: list[str] | None = None) -> int:

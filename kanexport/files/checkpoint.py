@@ -19,6 +19,7 @@ from kanexport.files import kerasfile, safetensorsfile, statedict, torchzip, yam
 from kanexport.files.inert import SAVE_STATE_DICT
 from kanexport.files.statedict import Found
 from kanexport.manifest import SourceFile
+from kanexport.shared import disk
 
 Array = npt.NDArray[Any]
 
@@ -109,10 +110,9 @@ def _list_checkpoints(folder: Path) -> str:
 
 def _read(path: Path) -> bytes:
     try:
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise CheckpointError(f"{path} has {size} bytes, more than {MAX_FILE_BYTES}")
-        return path.read_bytes()
+        return disk.read(path, MAX_FILE_BYTES, links=True)
+    except disk.Refused as error:
+        raise CheckpointError(f"{path} {error.found}") from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
 

@@ -20,7 +20,7 @@ from kanexport.lowering.lower import Lowered
 from kanexport.manifest import LayerInfo, TensorSpec
 from kanexport.packing.signature import Signature
 from kanexport.proof import runtime
-from kanexport.shared import cells, csvrows
+from kanexport.shared import cells, csvrows, disk
 from kanexport.shared.baseline import Baseline, NodeBaseline
 from kanexport.shared.naming import Names, NamingError
 
@@ -45,7 +45,7 @@ class Rows:
 def load(path: Path, flag: str = REFERENCE) -> Rows:
     """The rows that a `flag` of the command names. Raises OptionError, naming the file and what was expected."""
     try:
-        data = path.read_bytes()
+        data = disk.read(path, disk.ANY, links=True)
         x, columns = _read(path, data)
     except csvrows.CsvError as error:
         raise OptionError(f"{flag}: {error.args[0]}", hint=FORMS) from error

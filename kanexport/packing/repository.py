@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,10 +25,12 @@ from pathlib import Path
 from kanexport import manifest as contract
 from kanexport.errors import RepositoryError
 from kanexport.manifest import Manifest
-from kanexport.shared import atomic, leftovers
+from kanexport.shared import atomic, disk, leftovers
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 CONFIG_FILE = "config.pbtxt"
+CONFIG_BYTES = 2**20  # at most
+FILE, FOLDER = 0o644, 0o755  # modes of what is written, but for the umask
 Parts = Sequence[bytes | memoryview]  # a large file's bytes, one after the other
 
 
@@ -63,16 +64,18 @@ def pack(repository: Path, manifest: Manifest, files: Mapping[str, bytes | Parts
     try:
         check_target(repository, manifest.name, manifest.version, force=force)
         repository.mkdir(parents=True, exist_ok=True)
-        with _undisturbed(), _hidden(repository, home) as staging:
-            version = staging / str(manifest.version)
-            version.mkdir()
-            _write_version(version, manifest, files)
-            _write(staging / CONFIG_FILE, triton_config(manifest))
-            for folder in (version, staging):
-                _flush(folder)
+        with _undisturbed(), _hidden(repository, home) as (staging, inside):
+            os.mkdir(str(manifest.version), FOLDER, dir_fd=inside)
+            with disk.directory(str(manifest.version), within=inside) as version:
+                _write_version(version, manifest, files)
+                os.fsync(version)
+            disk.create(CONFIG_FILE, [triton_config(manifest)], mode=FILE, within=inside)
+            os.fsync(inside)
             with leftovers.held(repository):
                 check_target(repository, manifest.name, manifest.version, force=force)  # another may have been faster
-                _appear(staging, home, manifest, force=force)
+                _appear(staging, inside, home, manifest, force=force)
+    except disk.Refused as error:
+        raise RepositoryError(f"{home} cannot be written: {error.filename} {error.found}") from error
     except OSError as error:
         raise RepositoryError(f"{home} cannot be written: {error.strerror or error}") from error
     except MemoryError as error:
@@ -107,69 +110,51 @@ def _signature(manifest: Manifest) -> bytes:
 
 def _check_config(home: Path, manifest: Manifest, *, force: bool) -> None:
     """All versions of a model share one config: other shapes are another model."""
-    path = home / CONFIG_FILE
     others = [p for p in home.iterdir() if p.name.isdecimal() and p.name != str(manifest.version)]
-    same = path.is_file() and path.read_bytes().startswith(_signature(manifest))
-    if path.is_file() and not same and others and not force:
+    found = _config(home, force=force)
+    if found is not None and not found.startswith(_signature(manifest)) and others and not force:
         raise RepositoryError(
             f"{home} holds versions with another input, output or batch size than this export",
             hint="choose another --name, or --force to replace the shared config.pbtxt",
         )
 
 
-def _write_version(folder: Path, manifest: Manifest, files: Mapping[str, bytes | Parts]) -> None:
+def _write_version(folder: int, manifest: Manifest, files: Mapping[str, bytes | Parts]) -> None:
+    """Into an open directory."""
     for name, parts in files.items():
-        _write(folder / name, *([parts] if isinstance(parts, bytes) else parts))
-    _write(folder / contract.FILE_NAME, contract.dumps(manifest))
+        disk.create(name, [parts] if isinstance(parts, bytes) else parts, mode=FILE, within=folder)
+    disk.create(contract.FILE_NAME, [contract.dumps(manifest)], mode=FILE, within=folder)
 
 
-def _write(path: Path, *parts: bytes | memoryview) -> None:
-    """Create a file that is not there yet, following no link, and flush it to disk."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
-    with atomic.taken(descriptor, "wb") as file:
-        file.writelines(parts)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _flush(folder: Path) -> None:
-    """The names in a folder, to disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _appear(staging: Path, home: Path, manifest: Manifest, *, force: bool) -> None:
-    """The last step, by one rename or exchange. `staging` has config and version as a model's folder has them."""
+def _appear(staging: Path, inside: int, home: Path, manifest: Manifest, *, force: bool) -> None:
+    """The last step, by one rename or exchange. `staging`, which `inside` has open, has config and version as a model's
+    folder has them."""
     if not os.path.lexists(home):
         os.rename(staging, home)
         return
-    _check_config(home, manifest, force=force)
-    version = str(manifest.version)
-    if _fits(home / CONFIG_FILE, _signature(manifest)):
-        _place(staging / version, home / version)
-        return
-    for path in home.iterdir():
-        if path.name not in (version, CONFIG_FILE) and not path.name.startswith(leftovers.HIDDEN):
-            _copy(path, staging / path.name)
+    with disk.directory(home) as there:  # a link to a folder is none that anybody serves
+        _check_config(home, manifest, force=force)
+        version, found, signature = str(manifest.version), _config(home, force=force), _signature(manifest)
+        if found is not None and found.startswith(signature) and found != signature:
+            _place(staging / version, home / version)
+            return
+        for name in os.listdir(there):
+            if name not in (version, CONFIG_FILE) and not name.startswith(leftovers.HIDDEN):
+                disk.copy(name, there, inside)
     _place(staging, home)
 
 
-def _fits(path: Path, signature: bytes) -> bool:
-    """Whether a config.pbtxt begins like that and goes on, and so stays as it is."""
-    if path.is_symlink() or not path.is_file():
-        return False
-    found = path.read_bytes()
-    return found.startswith(signature) and found != signature
-
-
-def _copy(path: Path, target: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.copytree(path, target, symlinks=True)
-    else:
-        shutil.copy2(path, target, follow_symlinks=False)
+def _config(home: Path, *, force: bool) -> bytes | None:
+    """What a model's config.pbtxt says; None where there is none, or with `force` something else, which is replaced and
+    never followed. Raises OSError."""
+    try:
+        return disk.read(home / CONFIG_FILE, CONFIG_BYTES)
+    except FileNotFoundError:
+        return None
+    except disk.Refused:
+        if not force:
+            raise
+        return None
 
 
 def _place(new: Path, target: Path) -> None:
@@ -191,14 +176,15 @@ def _place(new: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def _hidden(repository: Path, home: Path) -> Iterator[Path]:
-    """A hidden folder in the repository, gone afterwards, and with it whatever it holds then."""
+def _hidden(repository: Path, home: Path) -> Iterator[tuple[Path, int]]:
+    """A hidden folder in the repository, and its descriptor; gone afterwards, and with it whatever it holds then. What
+    is written goes through the descriptor, whoever gives its name to something else meanwhile."""
     for parent in (repository, home):
         leftovers.sweep(parent)
     with leftovers.place(repository) as staging:
-        staging.mkdir()
-        with leftovers.held(staging):
-            yield staging
+        staging.mkdir(FOLDER)
+        with leftovers.held(staging, own=True) as inside:
+            yield staging, inside
 
 
 @contextlib.contextmanager

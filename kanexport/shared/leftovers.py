@@ -18,6 +18,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from kanexport.shared import disk
+
 HIDDEN = ".kanexport-"
 OLD = "-old-"  # then the name that it had, in a folder that stepped aside for another
 PATIENCE, PAUSE = 60.0, 0.02  # seconds to wait for a lock; between two tries
@@ -46,19 +48,20 @@ def place(parent: Path, old: str = "") -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """A lock on a folder: nobody else has it, and nobody sweeps it. Waits for it, but not for ever. Where the file
-    system has no locks, there is none. Raises OSError."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def held(folder: Path, *, own: bool = False) -> Iterator[int]:
+    """A lock on a folder, and its descriptor: nobody else has it, and nobody sweeps it. Waits for it, but not for ever.
+    Where the file system has no locks, there is none. `own`: this process made it, so that no link
+    leads there. To let go of it cannot fail: what was done under it is done. Raises OSError."""
+    descriptor = os.open(folder, disk.DIRECTORY | (os.O_NOFOLLOW if own else 0))
     try:
         end = time.monotonic() + PATIENCE
         while not _got(descriptor):
             if time.monotonic() > end:
                 raise OSError(errno.EAGAIN, f"another export has held it for {PATIENCE:g} s")
             time.sleep(PAUSE)
-        yield
+        yield descriptor
     finally:
-        os.close(descriptor)
+        disk.close(descriptor)
 
 
 def _got(descriptor: int) -> bool:

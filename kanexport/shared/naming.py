@@ -11,9 +11,8 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from kanexport.shared import csvrows
+from kanexport.shared import csvrows, disk
 from kanexport.shared.nearest import closest
 
 LONGEST = 128  # characters of a name or a unit
@@ -121,7 +120,7 @@ def parse(option: str, text: str) -> tuple[str, ...]:
     if not text.lower().endswith(FILES):
         return tuple(name.strip() for name in next(csv.reader([text], skipinitialspace=True), []))
     try:
-        content = csvrows.decode(text, Path(text).read_bytes())
+        content = csvrows.decode(text, disk.read(text, disk.ANY, links=True))
     except (OSError, csvrows.CsvError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise NamingError(f"{option} {text} cannot be read: {reason}") from error

@@ -20,6 +20,7 @@ from pathlib import Path
 from kanexport.errors import CheckpointError
 from kanexport.files import safetensorsfile, torchzip
 from kanexport.files.checkpoint import CACHE, CONFIG, LEGACY_MAGIC, STATE
+from kanexport.shared import disk
 from kanexport.shared.naming import CHECKPOINTS, MORE_CHECKPOINTS
 
 ENTRY_LIMIT = 200_000  # directory entries looked at
@@ -152,8 +153,7 @@ def _is_checkpoint(path: Path) -> bool:
         return True
     try:
         size = path.stat().st_size
-        with path.open("rb") as file:
-            head = file.read(HEAD)
+        head = disk.beginning(path, HEAD)
     except OSError:
         return False
     if head.startswith(torchzip.MAGIC):
@@ -166,7 +166,6 @@ def _is_checkpoint(path: Path) -> bool:
 
 def _is_pykan_config(path: Path) -> bool:
     try:
-        with path.open("rb") as file:
-            return b"base_fun_name:" in file.read(2**16)
+        return b"base_fun_name:" in disk.beginning(path, 2**16)
     except OSError:
         return False

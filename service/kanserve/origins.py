@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import ValidationError
-from pydantic_settings import EnvSettingsSource, TomlConfigSettingsSource
+from pydantic_settings import EnvSettingsSource, InitSettingsSource
 
+from kanexport.shared import disk
 from kanexport.shared.nearest import advice
 from kanserve.config import ENV_PREFIX, Settings
 from kanserve.errors import ConfigError
@@ -35,6 +36,7 @@ KUBERNETES = re.compile(
 )
 KUBERNETES_URL = re.compile(r"(?:tcp|udp|sctp)://")
 DEFAULT = "default"
+LARGEST = 2**20  # bytes of a configuration file
 NOTHING: Mapping[str, Any] = types.MappingProxyType({})
 PATHS = tuple(
     name for name, field in Settings.model_fields.items() if Path in (field.annotation, *get_args(field.annotation))
@@ -105,10 +107,13 @@ def _is_ours(name: str, value: str) -> bool:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     """The file's keys; relative paths are relative to the file."""
-    if not path.is_file():
-        raise ConfigError(f"configuration file {path} is not there")
     try:
-        found = dict(TomlConfigSettingsSource(Settings, toml_file=path)())
+        text = disk.read(path, LARGEST, links=True).decode()
+        found = dict(InitSettingsSource(Settings, tomllib.loads(text))())
+    except FileNotFoundError as error:
+        raise ConfigError(f"configuration file {path} is not there") from error
+    except RecursionError:
+        raise ConfigError(f"configuration file {path} holds values that are nested too deep for settings") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"configuration file {path} is not TOML: {error}") from error
     except OSError as error:

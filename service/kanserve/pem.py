@@ -12,11 +12,12 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from kanexport.shared import atomic
+from kanexport.shared import atomic, disk
 
 CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 KEY = b"PRIVATE KEY-----"
 ENCRYPTED = b"ENCRYPTED"
+LARGEST = 4 * 2**20  # bytes of a file; all authorities that a system trusts are a quarter of a MiB
 EXPIRED, EARLY = 10, 9  # X509_V_ERR_CERT_HAS_EXPIRED, X509_V_ERR_CERT_NOT_YET_VALID of OpenSSL
 
 
@@ -102,7 +103,7 @@ def _step(side: ssl.SSLObject) -> None:
 
 def _read(path: Path, begin: bytes, what: str) -> bytes:
     try:
-        data = path.read_bytes()
+        data = disk.read(path, LARGEST, links=True)
     except OSError as error:
         raise PemError(f"the {what} {path} cannot be read: {error.strerror}") from error
     if begin not in data:

@@ -177,3 +177,32 @@ def test_a_server_sweeps_what_nobody_works_on(tmp_path: Path) -> None:
         assert [line["left"] for line in server.lines() if line["event"] == "swept"] == [path.name for path in dead]
     assert hidden(tmp_path) == [alive.name]
     assert swept(tmp_path / "nowhere") == []
+
+
+def test_whichever_descriptor_does_not_close_what_is_said_is_so(tmp_path: Path) -> None:
+    """For all: an export that says that it failed has left the old version, and one that is there is no failure."""
+    close, n = os.close, 0
+    while True:
+        packed(tmp_path, 1, force=True)
+        before, n, calls, refused = state(tmp_path), n + 1, 0, False
+
+        def failing(descriptor: int) -> None:
+            nonlocal calls
+            calls += 1
+            close(descriptor)
+            if calls == n:  # noqa: B023  # of this turn
+                raise OSError(5, "Input/output error")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "close", failing)
+            try:
+                packed(tmp_path, 1, NARROW, force=True)
+            except RepositoryError:
+                refused = True
+        if refused:
+            assert state(tmp_path) == before
+        else:
+            assert agree(tmp_path) == {1: NARROW}
+        if calls < n:
+            break
+    assert n > 5

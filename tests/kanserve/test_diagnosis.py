@@ -222,16 +222,19 @@ def test_machines(models: Path, flags: tuple[str, ...], level: Level | None, tex
     ("state", "level", "text"),
     [
         ("state/of/this", Level.OK, "kept in"),
-        ("a file", Level.WARNING, "is no folder: they will be lost with the server"),
+        ("a file", Level.WARNING, "is a file, expected a directory: the server will not use it"),
         ("a file/state", Level.WARNING, "is no folder"),
+        ("open", Level.WARNING, "can be written by everyone (mode 777)"),
     ],
 )
 def test_where_statistics_are_kept(models: Path, tmp_path: Path, state: str, level: Level, text: str) -> None:
     (tmp_path / "a file").write_text("")
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
     code, found = check(models, *FREE, "--state", tmp_path / state)
     assert code == 0
     assert any(text in line for line in told(found, level))
-    assert [path.name for path in tmp_path.iterdir()] == ["a file"]  # nothing is made
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a file", "open"]  # nothing is made
 
 
 def test_settings_that_are_wrong_are_all_named(models: Path, tmp_path: Path) -> None:

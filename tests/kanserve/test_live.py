@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -12,8 +13,16 @@ import grpc
 import pytest
 
 from kanexport import manifest as contract
+from kanserve import backends
+from kanserve.config import Settings
+from kanserve.models.registry import Registry, State
+from kanserve.models.rollout import Rollout
+from kanserve.observe.metrics import Metrics
+from kanserve.repository import layout
+from kanserve.repository.layout import Bundle, Candidate
 from tests.kanserve import live, toy
 from tests.kanserve.running import Server, serving, wait_until
+from tests.kanserve.test_known import nothing
 
 POLL = 0.05
 
@@ -110,6 +119,39 @@ def test_a_new_version_that_fails_leaves_the_server_ready(tmp_path: Path) -> Non
         assert live.factor(server) == 1
         shutil.rmtree(tmp_path / "toy" / "2")
         wait_until(lambda: list(live.index(server)) == [("toy", "1")])
+
+
+def test_a_version_that_goes_while_it_is_read_is_forgotten_and_one_that_fails_has_two_series(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry, metrics, read = Registry(), Metrics(), layout.load
+    settings = Settings(repository=tmp_path, trial=False)
+    rollout = Rollout(settings, backends.load("ort"), 1, registry, metrics, nothing)
+
+    def gone(candidate: Candidate, most: int) -> Bundle:
+        if candidate.version == 2:
+            shutil.rmtree(tmp_path / "toy" / "2")
+        return read(candidate, most)
+
+    monkeypatch.setattr(layout, "load", gone)
+
+    async def all_of_it() -> None:
+        toy.write(tmp_path)
+        await rollout.load(asyncio.Event())
+        toy.write(tmp_path, version=2)
+        toy.write(tmp_path, version=3, reference_scale=1.5)
+        for _ in range(2):
+            await rollout._look_and_act(time.monotonic())
+
+    asyncio.run(all_of_it())
+    assert {entry.version: entry.state for entry in registry.entries()} == {1: State.READY, 3: State.UNAVAILABLE}
+    series = {v: [s for s in metrics.text().decode().splitlines() if f'version="{v}"' in s] for v in (1, 2, 3)}
+    assert len(series[1]) > 100
+    assert series[2] == []
+    assert sorted(series[3]) == [
+        'kanserve_model_loaded{model="toy",version="3"} 0.0',
+        'kanserve_model_refused{model="toy",version="3"} 1.0',
+    ]
 
 
 def test_the_latest_versions_stay_and_the_older_leave(tmp_path: Path) -> None:

@@ -90,11 +90,11 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     for make, says in (
         (lambda: None, "cannot be read: No such file"),
         (lambda: path.write_bytes(b"\xff"), "is not text"),
-        (lambda: path.write_bytes(b"#" * 2**20 + b"##"), "is larger than 1048576 bytes"),
+        (lambda: path.write_bytes(b"#" * 2**20 + b"##"), "has 1048578 bytes, more than 1048576"),
         (lambda: path.chmod(0o644), "is open to everyone on this machine (mode 644)"),
         (lambda: path.chmod(0o602), "is open to everyone"),
-        (lambda: (path.unlink(), path.mkdir()), "cannot be read: Is a directory"),
-        (lambda: (path.rmdir(), os.mkfifo(path, 0o600)), "is no file"),
+        (lambda: (path.unlink(), path.mkdir()), "is not a regular file but a directory"),
+        (lambda: (path.rmdir(), os.mkfifo(path, 0o600)), "is not a regular file but a FIFO"),
     ):
         make()
         if path.is_file() and "everyone" not in says:

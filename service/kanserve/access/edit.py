@@ -13,13 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from kanexport.shared import atomic
+from kanexport.shared import disk
 from kanexport.shared.nearest import advice
 from kanserve.access import tokens
 from kanserve.access.roles import Role
 from kanserve.errors import ConfigError
 
-OWNERS = 0o600
 BLOCK = re.compile(r"^[ \t]*\[\[", re.MULTILINE)
 NAME = re.compile(r"^[ \t]*name[ \t]*=[ \t]*(?:\"([^\"]*)\"|'([^']*)')", re.MULTILINE)
 
@@ -65,7 +64,8 @@ def revoke(path: Path, name: str) -> None:
         kept = "".join(part for part in parts if _name(part) != name).encode()
         if _names(kept, path) != names - {name}:
             raise ConfigError(f"{name} stands in {path} in a way that only an editor can take out")
-        atomic.write(path, kept, mode=stat.S_IMODE(os.fstat(file.fileno()).st_mode))
+        about = os.fstat(file.fileno())
+        _folder(path).write(path.name, kept, mode=stat.S_IMODE(about.st_mode), owner=(about.st_uid, about.st_gid))
 
 
 def _names(data: bytes, path: Path) -> set[str]:
@@ -78,14 +78,20 @@ def _name(block: str) -> str:
     return (found[1] or found[2] or "") if found else ""
 
 
+def _folder(path: Path) -> disk.Folder:
+    return disk.Folder(path.parent, shared=True)
+
+
 @contextmanager
 def _open(path: Path) -> Iterator[BinaryIO]:
     """To be read and appended to, by one command at a time. Raises ConfigError."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, OWNERS)
-        with atomic.taken(descriptor, "r+b", buffering=0) as file:
+        with _folder(path).append(path.name) as descriptor, open(descriptor, "r+b", buffering=0, closefd=False) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            tokens.closed(os.fstat(descriptor).st_mode, path)
+            about = os.fstat(descriptor)
+            tokens.closed(about.st_mode, path)
+            if about.st_size > tokens.LARGEST:
+                raise ConfigError(f"the file of tokens {path} has {about.st_size} bytes, more than {tokens.LARGEST}")
             yield file
     except OSError as error:
         raise ConfigError(f"the file of tokens {path} cannot be changed: {error.strerror}") from error

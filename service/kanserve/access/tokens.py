@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import os
 import re
 import secrets
 import stat
@@ -25,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kanexport.shared import atomic
+from kanexport.shared import disk
 from kanexport.shared.nearest import advice
 from kanserve.access.roles import Principal, Role, including
 from kanserve.errors import ConfigError
@@ -79,18 +78,12 @@ def load(path: Path) -> Credentials:
 
 
 def _bytes(path: Path) -> bytes:
+    """A Secret that is mounted is a link."""
     try:
-        with atomic.taken(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            data = file.read(LARGEST + 1) if stat.S_ISREG(mode) else b""
+        _guarded(path.parent, path)
+        return disk.read(path, LARGEST, links=True, look=lambda about: closed(about.st_mode, path))
     except OSError as error:
         raise ConfigError(f"the file of tokens {path} cannot be read: {error.strerror}") from error
-    if not stat.S_ISREG(mode):
-        raise ConfigError(f"the file of tokens {path} is no file")
-    closed(mode, path)
-    if len(data) > LARGEST:
-        raise ConfigError(f"the file of tokens {path} is larger than {LARGEST} bytes")
-    return data
 
 
 def closed(mode: int, path: Path) -> None:
@@ -100,6 +93,16 @@ def closed(mode: int, path: Path) -> None:
         raise ConfigError(
             f"the file of tokens {path} is open to everyone on this machine (mode {stat.S_IMODE(mode):o}): chmod o-rw, "
             "or defaultMode: 0440 of a Secret that is mounted"
+        )
+
+
+def _guarded(folder: Path, path: Path) -> None:
+    """Raises ConfigError for a directory in which everyone may put another file in the place of this one."""
+    mode = folder.stat().st_mode
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        raise ConfigError(
+            f"the file of tokens {path} can be replaced by everyone on this machine: its directory has mode "
+            f"{stat.S_IMODE(mode):o}: chmod o-w"
         )
 
 
@@ -133,6 +136,8 @@ def _document(data: bytes, where: str) -> dict[str, Any]:
         raise ConfigError(f"{where} is not text") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{where} is not TOML: {_place(error)}") from error
+    except RecursionError:
+        raise ConfigError(f"{where} is not a list of callers: its values are nested too deep") from None
     for key in document:
         if key not in KEYS:
             raise ConfigError(f"{where} has the unknown key {key[:40]!r}: {advice(key, KEYS)}")

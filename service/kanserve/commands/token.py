@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import os
 import re
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from kanexport.shared import disk
 from kanexport.shared.output import note, print_json, say
 from kanexport.shared.voice import Exit
 from kanserve.access import edit, tokens
@@ -19,13 +22,14 @@ from kanserve.console.common import CommandError, InputError, add_json_option
 from kanserve.errors import ConfigError
 
 EXAMPLES = """examples:
-  kanserve token new dashboard --roles infer,interpret --tokens tokens.toml
-  kanserve token new ci --roles infer --expires 90d --rate 100 --tokens tokens.toml
+  kanserve token new dashboard --roles infer,interpret --tokens tokens.toml --output dashboard.token
+  kanserve token new ci --roles infer --expires 90d --rate 100 --tokens tokens.toml --output ci.token
   kanserve token list --tokens tokens.toml
   kanserve token revoke ci --tokens tokens.toml
 
-A token is shown once, when it is made; the file has its sha256. To rotate one, make another under a second name,
-hand it out, and revoke the first: a running server follows the file.
+A token is shown once, when it is made; the tokens file holds its sha256. --output FILE writes the token where only you
+can read it. `> FILE` leaves that to the umask: usually everyone on the machine can read the file. To rotate a token,
+make another under a second name, hand it out, and revoke the first: a running server follows the tokens file.
 """
 DAYS = re.compile(r"([1-9]\d{0,4})d")
 
@@ -48,6 +52,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stdin", action="store_true", help="new: take the token from stdin, as one that a secret store has made"
     )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="new: write the token to FILE with mode 0600 instead of stdout; an existing FILE is an error",
+    )
+    parser.add_argument("--force", action="store_true", help="new: --output replaces an existing FILE")
     add_json_option(parser)
 
 
@@ -66,14 +77,53 @@ def run(args: argparse.Namespace) -> int:
 def _new(args: argparse.Namespace) -> int:
     if not args.roles:
         raise InputError(f"--roles is missing: {', '.join(Role)}")
+    if args.stdin and args.output is not None:
+        raise InputError("--output writes a new token, and --stdin gives one that is already stored somewhere")
     given = _given() if args.stdin else ""
-    token = edit.new(args.tokens, args.name, args.roles, token=given, expires=args.expires, rate=args.rate)
+    with _output(args.output, force=args.force) as put:
+        token = edit.new(args.tokens, args.name, args.roles, token=given, expires=args.expires, rate=args.rate)
+        try:
+            put(token)
+        except OSError:
+            edit.revoke(args.tokens, args.name)  # nobody has it
+            raise
+    _tell(args, "" if given or args.output is not None else token)
+    return Exit.DONE
+
+
+def _tell(args: argparse.Namespace, token: str) -> None:
+    """What was made. `token`: where it is to be shown, else ""."""
     if args.json:
-        print_json({"name": args.name, "roles": args.roles, "token": None if given else token})
-    elif not given:
+        written = None if args.output is None else str(args.output)
+        print_json({"name": args.name, "roles": args.roles, "token": token or None, "output": written})
+    elif token:
         say(token)
         note(f"the token of {args.name}; it is not shown again")
-    return Exit.DONE
+    elif args.output is not None:
+        note(f"{args.output}: the token of {args.name}, which only you can read")
+
+
+@contextlib.contextmanager
+def _output(path: Path | None, *, force: bool) -> Iterator[Callable[[str], None]]:
+    """What puts a token into the file, which is there before the token is made: a caller whose token nobody has would
+    be of no use. Raises CommandError."""
+    if path is None:
+        yield lambda token: None
+        return
+    folder = disk.Folder(path.parent, shared=True)
+    try:
+        if force and os.path.lexists(path):
+            folder.check(path.name)
+            yield lambda token: folder.write(path.name, f"{token}\n".encode())
+            return
+        with folder.new(path.name) as file:
+            yield lambda token: file.writelines([f"{token}\n".encode()])
+    except FileExistsError as error:
+        raise InputError(f"--output {path} exists already", hint="name another file, or add --force") from error
+    except disk.Refused as error:
+        raise InputError(f"--output: {error.filename} {error.found}", hint="name another file") from error
+    except OSError as error:
+        raise InputError(f"--output {path} cannot be written: {error.strerror}") from error
 
 
 def _given() -> str:

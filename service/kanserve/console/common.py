@@ -6,8 +6,10 @@ import argparse
 import os
 from typing import Any
 
+from kanexport.shared import disk
 from kanexport.shared.voice import Failure
 
+TOKEN_BYTES = 2**16  # of a file with a token
 TLS_OPTIONS = (
     ("ca", "FILE", "TLS: certificates to trust, as PEM"),
     ("cert", "FILE", "TLS: a certificate that says who is calling, as PEM"),
@@ -80,8 +82,7 @@ def token(args: argparse.Namespace) -> str:
     if not args.token_file:
         return os.environ.get("KANSERVE_TOKEN", "").strip()
     try:
-        with open(args.token_file, encoding="ascii") as file:
-            found = file.readline().strip()
+        found = disk.first_line(args.token_file, TOKEN_BYTES).decode("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"the token file {args.token_file} cannot be read: {why(error)}") from error
     if not found:

@@ -3,7 +3,8 @@
     FOLDER/statistics/MODEL/VERSION/NUMBER.tally      one file for each process behind a port, by its number
 
 A file is a line of JSON and then the arrays, compressed. It is written whole or not at all, and believed only if it is
-of this form, of the same graph, and of the same cells. A folder that is full, read-only or broken costs the keeping
+of this form, of the same graph, and of the same cells. The folder is the server's own (`disk.Folder`): a link, a FIFO
+or a directory that others can write is refused. A folder that is full, read-only, refused or broken costs the keeping
 alone, and one line in the log.
 
 Each window has a mark, the time at which it was begun by ResetStatistics, or 0. The latest mark that any file has is
@@ -22,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kanexport.shared import atomic
+from kanexport.shared import disk, strict
 from kanserve.models.statistics import Nodes, Tally
 from kanserve.nouns import ModelInfo
 from kanserve.observe import logs
@@ -61,11 +62,15 @@ class Keeping:
 
     def shelf(self, info: ModelInfo, nodes: Nodes) -> Shelf:
         """For one version."""
-        return Shelf(self, self.folder / "statistics" / info.name / str(info.version), info.digest, nodes)
+        own = disk.Folder(self.folder, "statistics", info.name, str(info.version))
+        return Shelf(self, own, info.digest, nodes)
 
     def cannot(self, what: str, where: Path, error: Exception) -> None:
-        """Tell it once: of writing, until it can again; of reading, of each version."""
-        key = KEPT if what == KEPT else str(where)
+        """Tell it once: of writing, until it can again; of reading, of each version; of what is refused, of each
+        place."""
+        if isinstance(error, disk.Refused):
+            where = Path(str(error.filename))
+        key = KEPT if what == KEPT and not isinstance(error, disk.Refused) else str(where)
         if key not in self.told:
             self.told.add(key)
             log.warning(f"statistics are not {what}", folder=str(where), reason=str(error)[:200])
@@ -74,7 +79,7 @@ class Keeping:
 class Shelf:
     """The files of one version."""
 
-    def __init__(self, keeping: Keeping, folder: Path, digest: str, nodes: Nodes) -> None:
+    def __init__(self, keeping: Keeping, folder: disk.Folder, digest: str, nodes: Nodes) -> None:
         self._keeping, self._folder, self._digest, self._nodes = keeping, folder, digest, nodes
         bounds = json.dumps([part.bounds for part in nodes.parts])
         self._cells = hashlib.sha256(bounds.encode()).hexdigest()
@@ -87,11 +92,10 @@ class Shelf:
     def write(self, kept: Kept) -> None:
         """One's own."""
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            atomic.write(self._folder / f"{self._keeping.number}{SUFFIX}", self._bytes(kept), mode=0o600)
+            self._folder.write(f"{self._keeping.number}{SUFFIX}", self._bytes(kept))
             self._keeping.told.discard(KEPT)
         except OSError as error:
-            self._keeping.cannot(KEPT, self._folder, error)
+            self._keeping.cannot(KEPT, self._folder.path, error)
 
     def own(self) -> Kept | None:
         """What was counted before the last restart; None where there is nothing."""
@@ -111,17 +115,17 @@ class Shelf:
 
     def _all(self) -> Iterator[tuple[int, Kept]]:
         try:
-            paths = sorted(self._folder.glob(f"*{SUFFIX}"))
+            names = [name for name in self._folder.names() if name.endswith(SUFFIX)]
         except OSError as error:
-            self._keeping.cannot("read", self._folder, error)
+            self._keeping.cannot(KEPT, self._folder.path, error)
             return
-        for path in paths:
+        for name in names:
             try:
-                yield int(path.stem), self._read(path)
+                yield int(name.removesuffix(SUFFIX)), self._read(name)
             except FileNotFoundError:  # nobody's any more
                 continue
-            except (OSError, ValueError, KeyError, TypeError, zlib.error) as error:
-                self._keeping.cannot("read", self._folder, error)
+            except (OSError, ValueError, KeyError, TypeError, OverflowError, zlib.error) as error:
+                self._keeping.cannot("read", self._folder.path, error)
 
     def _head(self) -> dict[str, object]:
         return {"what": MAGIC, "format": FORMAT, "digest": self._digest, "cells": self._cells}
@@ -132,21 +136,19 @@ class Shelf:
         head = self._head() | {"numbers": numbers, "sha256": _sum(numbers, body)}
         return json.dumps(head).encode() + b"\n" + zlib.compress(body, LEVEL)
 
-    def _read(self, path: Path) -> Kept:
-        """Raises OSError, ValueError, KeyError, TypeError, zlib.error."""
+    def _read(self, name: str) -> Kept:
+        """Raises OSError, ValueError, KeyError, TypeError, OverflowError, zlib.error."""
         size = 2 * sum(array.nbytes for array in _arrays(self._nodes.empty()))
-        with path.open("rb") as file:
-            line = file.readline(HEAD)
-            packed = file.read(size + HEAD)
-        head = json.loads(line)
+        line, _, packed = self._folder.read(name, size + size // 256 + 2 * HEAD).partition(b"\n")
+        head = strict.json_of(line[:HEAD])
         if (wrong := _unlike(head, self._head())) == "digest":  # of what this version was before
             raise FileNotFoundError
         if wrong:
-            raise ValueError(f"{path.name} has another {wrong} than this version")
+            raise ValueError(f"{name} has another {wrong} than this version")
         unpacking = zlib.decompressobj()
         body = unpacking.decompress(packed, size + 1)
         if len(body) != size or _sum(head["numbers"], body) != head["sha256"]:
-            raise ValueError(f"{path.name} is damaged")
+            raise ValueError(f"{name} is damaged")
         mark, since, seen, seconds, *rows = head["numbers"]
         total, recent = (self._tally(int(rows), half) for rows, half in zip(rows, _halves(body), strict=True))
         return Kept(mark, since, seen, seconds, total, recent)

@@ -150,9 +150,9 @@ class Registry:
         return model
 
     def forget(self, name: str, version: int) -> None:
-        """A version that serves nothing is not there any more, unless it came back meanwhile."""
+        """A version that serves nothing is not there any more, also one that went while it was read."""
         versions = self._entries.get(name, {})
-        if version in versions and versions[version].state in (State.UNAVAILABLE, State.UNLOADING):
+        if version in versions and versions[version].state is not State.READY:
             del versions[version]
             if not versions:
                 del self._entries[name]

@@ -230,7 +230,7 @@ class Rollout:
         """It is there, and will be loaded unless it serves already."""
         if key not in self._known:
             self._known[key] = Known()
-            self._metrics.model(key[0], str(key[1]))
+            self._metrics.expected(key[0], str(key[1]))
         if self._registry.state(*key) in (None, State.UNAVAILABLE, State.UNLOADING):
             self._registry.found(*key)
 
@@ -298,6 +298,7 @@ class Rollout:
             self._registry.remark(*key, REFUSED + text)
         else:
             self._registry.failed(*key, text)
+            self._metrics.expected(key[0], str(key[1]))
         self._tidings.refused(key, reason, text, changed=not known.same(seen), serves=known.serves)
 
     def _miss(self, key: Key, *, gone: bool) -> None:

@@ -1,8 +1,8 @@
 """Every metric in one table. The port that shows them is `doors/metrics_port.py`.
 
 Three rules: no label whose values a client chooses (an unknown model counts as
-`_unknown_`), every series is there with 0 before its first event, no number is
-kept twice. The last is why Triton's counters are read from `Statistics` at
+`_unknown_`), every series of what serves is there with 0 before its first event, no
+number is kept twice. The last is why Triton's counters are read from `Statistics` at
 scrape time. They are also written out here: prometheus_client would append
 `_total` to their names, and dashboards made for Triton would find nothing.
 """
@@ -227,6 +227,12 @@ class Metrics:
                 self.number(f"kanserve_model_{zero}").labels(*labels)
             self._models[name, version] = known
         return known
+
+    def expected(self, name: str, version: str) -> None:
+        """A version is there and does not serve. One series says so; the others begin when it does, since whoever can
+        write a repository could make any number of them."""
+        self.forget(name, version)
+        self.number("kanserve_model_loaded").labels(name, version)
 
     def edge_query(self, name: str, version: str, code: str, seconds: float) -> None:
         """One edge query ended."""

@@ -15,23 +15,23 @@ import functools
 import hashlib
 import os
 import re
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kanexport import manifest as contract
 from kanexport.manifest import Manifest, ManifestError
+from kanexport.shared import disk
 from kanserve.errors import ConfigError, LoadError, LoadReason
 from kanserve.repository import pbtxt
 from kanserve.repository.pbtxt import SILENT, OperatorConfig
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 VERSION = re.compile(r"[1-9][0-9]{0,17}")
+SHARED = (
+    ": it may be another's and change with it; copy it, or allow hard_links where the file system shares equal files"
+)
 MOUNTED = "..data"  # the link through which Kubernetes mounts a ConfigMap, a Secret or a projected volume
-DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# NONBLOCK: opening a named pipe would otherwise wait for a writer for ever.
-FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,15 +194,11 @@ def _versions(directory: Path, entries: list[str], markers: tuple[str, ...]) -> 
 @contextlib.contextmanager
 def _opened(root: Path, steps: tuple[str, ...]) -> Iterator[int]:
     """The directory, reached step by step so that no link is followed."""
-    current = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with contextlib.ExitStack() as stack:
+        current = stack.enter_context(disk.directory(root, links=True))
         for step in steps:
-            deeper = os.open(step, DIRECTORY, dir_fd=current)
-            os.close(current)
-            current = deeper
+            current = stack.enter_context(disk.directory(step, within=current))
         yield current
-    finally:
-        os.close(current)
 
 
 def _verified(
@@ -255,47 +251,12 @@ def _plain(candidate: Candidate, directory: int, max_file_bytes: int, told: Oper
 
 
 def _read(candidate: Candidate, directory: int, name: str, limit: int, *, expected: int | None = None) -> bytes:
-    """A file of the directory, once. Looked at before it is opened, because opening a device can do something.
-    Raises LoadError."""
+    """A file of the directory, once. Raises LoadError."""
     try:
-        _check_kind(candidate, name, os.stat(name, dir_fd=directory, follow_symlinks=False))
-        descriptor = os.open(name, FILE, dir_fd=directory)
+        return disk.read(name, limit, within=directory, hard_links=candidate.hard_links, expected=expected)
+    except disk.Refused as error:
+        raise LoadError(LoadReason.INTEGRITY, f"{name} {error.found}{SHARED if error.names else ''}") from error
     except FileNotFoundError as error:
         raise LoadError(LoadReason.INTEGRITY, f"{name} is missing") from error
     except OSError as error:
         raise LoadError(LoadReason.UNREADABLE, f"{name}: {error.strerror or error}") from error
-    try:
-        about = os.fstat(descriptor)
-        _check_kind(candidate, name, about)
-        return _drained(descriptor, name, about.st_size, limit, expected)
-    finally:
-        os.close(descriptor)
-
-
-def _check_kind(candidate: Candidate, name: str, about: os.stat_result) -> None:
-    """A regular file, and nobody's but this version's. Raises LoadError."""
-    if stat.S_ISLNK(about.st_mode):
-        raise LoadError(LoadReason.INTEGRITY, f"{name} is a symbolic link, which may lead anywhere: put the file there")
-    if not stat.S_ISREG(about.st_mode):
-        raise LoadError(LoadReason.INTEGRITY, f"{name} is not a regular file")
-    if about.st_nlink > 1 and not candidate.hard_links:
-        raise LoadError(
-            LoadReason.INTEGRITY,
-            f"{name} is a hard link, a file with {about.st_nlink} names: it may be another's and change with it; "
-            "copy it, or allow hard_links where the file system shares equal files",
-        )
-
-
-def _drained(descriptor: int, name: str, size: int, limit: int, expected: int | None) -> bytes:
-    """Everything behind a descriptor, so many bytes. Raises LoadError."""
-    if size > limit:
-        raise LoadError(LoadReason.INTEGRITY, f"{name} has {size} bytes, more than {limit}")
-    if expected is not None and size != expected:
-        raise LoadError(LoadReason.INTEGRITY, f"{name} has {size} bytes, the manifest says {expected}")
-    # In one piece: a large file is not held twice. A file system may give less at once than was asked for.
-    data = os.read(descriptor, size + 1)
-    while len(data) <= size and (more := os.read(descriptor, size + 1 - len(data))):
-        data += more
-    if len(data) != size:
-        raise LoadError(LoadReason.INTEGRITY, f"{name} {'grew' if len(data) > size else 'shrank'} while it was read")
-    return data
