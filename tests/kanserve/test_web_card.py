@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h2.config
+import h2.connection
+import numpy as np
 import pytest
 
+from kanexport.manifest import SymbolicEdge
+from kanserve.pictures import figure
+from kanserve.pictures.scene import BLACK
+from kanserve.portrait import figures
 from tests.cli.running import program
-from tests.kanserve import httpdoors, toy
-from tests.kanserve.running import Server, serving
+from tests.kanserve import httpdoors, toy, toy_wide
+from tests.kanserve.running import Server, serving, wait_until
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "checkpoints"
 CASES = {
@@ -60,6 +71,62 @@ def test_what_a_card_tells(server: Server) -> None:
     assert found["The network"]["pictures"][0]["svg"].startswith("<svg ")
     assert len(found["The edges that matter most"]["pictures"]) == 3
     assert "Formula" not in card(server, "digits")
+
+
+def test_a_card_whose_caller_resets_its_request_ends(tmp_path: Path) -> None:
+    """And one that several ask for is made once, by the metrics of the queries that it takes."""
+    pytest.importorskip("h2corn")
+    toy_wide.write(tmp_path, 300)
+    with serving(tmp_path, transport="asgi", access_log="all") as server:
+        for _ in range(5):  # a fast machine may have made it before
+            reset(server, "/v1/kan/models/wide/report")
+            wait_until(lambda: len(told(server)) > 0, 20)
+            if told(server)[-1]["code"] == "CANCELLED":
+                break
+        else:
+            pytest.fail(f"{told(server)}")
+        paths = ["/v1/kan/models/wide/report"] * 4
+        with ThreadPoolExecutor(4) as pool:
+            replies = list(pool.map(lambda path: httpdoors.ask(server, path), paths))
+        assert [reply.status for reply in replies] == [200] * 4
+        assert len({reply.body for reply in replies}) == 1
+        begun = time.monotonic()
+        assert httpdoors.ask(server, paths[0]).body == replies[0].body
+        again = httpdoors.ask(server, paths[0], accept="text/html")
+        assert again.status == 200
+        assert time.monotonic() - begun < 10
+
+
+def told(server: Server) -> list[dict[str, Any]]:
+    return [line for line in server.lines() if line.get("method", "").endswith("/report")]
+
+
+def reset(server: Server, path: str) -> None:
+    """A request over HTTP/2 that is taken back while it is answered."""
+    state = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+    state.initiate_connection()
+    usual = {":method": "GET", ":scheme": "http", ":path": path, ":authority": "a"}
+    state.send_headers(1, list(usual.items()), end_stream=True)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as peer:
+        peer.sendall(state.data_to_send())
+        time.sleep(0.05)
+        state.reset_stream(1, 8)
+        peer.sendall(state.data_to_send())
+
+
+def test_edges_are_coloured_as_in_the_network() -> None:
+    """By themselves and all at once."""
+    edge = SymbolicEdge(source=0, destination=1, function="sin", a=1.0, b=0.0, c=1.0, d=0.0, mask=1.0)
+    layer = toy.manifest("toy").layers[0]
+    mask = tuple(
+        tuple(float((row + column) % 2) for column in range(layer.destinations)) for row in range(layer.sources)
+    )
+    for one in (layer, replace(layer, mask=mask), replace(layer, mask=mask, symbolic=(edge,))):
+        symbolic, numeric = figures.kinds(one)
+        whole = figure.Layer(np.ones(symbolic.shape), symbolic, numeric, (), ())
+        for source, destination in np.ndindex(symbolic.shape):
+            expected = whole.colour(source, destination) or BLACK
+            assert figures.colour(one, source, destination) == expected
 
 
 def test_edges_that_are_no_curves_are_left_out(server: Server) -> None:

@@ -6,7 +6,8 @@ Who asks is for others: the command does over gRPC, the server itself for its pa
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from kanexport.manifest import HYBRID, LayerInfo, arrows
@@ -28,6 +29,7 @@ LARGE = 129  # of a curve by itself
 EDGES, INPUTS = 24, 40  # that a report has at most
 SMALL = 0.7  # of the size of one edge's picture
 DIGITS, LONGEST = 4, 2000  # of a formula: significant digits, characters
+Edge = tuple[int, int, int]  # layer, source, destination
 
 
 class Curves(Protocol):
@@ -174,10 +176,30 @@ def _inputs(described: Description, scores: Scores) -> Bars:
 
 
 def _edges(curves: Curves, described: Description, scores: Scores) -> Sequence[Pictures]:
-    scenes = []
-    for layer, source, destination, _ in score_tables.strongest(scores, EDGES):
-        for found in curves(layers=[layer], sources=[source], destinations=[destination], points=LARGE):
-            scenes.append(one_edge(described, found))
+    wanted = [(layer, source, destination) for layer, source, destination, _ in score_tables.strongest(scores, EDGES)]
+    found = dict(_curves(curves, wanted))
+    scenes = [one_edge(described, found[one]) for one in wanted if one in found]
     if not scenes:
         return ()
     return (Pictures("The edges that matter most", f"{len(scenes)} of them, over their grids.", scenes),)
+
+
+def _curves(curves: Curves, wanted: Sequence[Edge]) -> Iterator[tuple[Edge, LayerCurves]]:
+    """Each by itself, asked for together: one curve of a layer takes as long as all of them."""
+    for layer in dict.fromkeys(one[0] for one in wanted):
+        own = [one for one in wanted if one[0] == layer]
+        sources, destinations = (sorted({one[at] for one in own}) for at in (1, 2))
+        for many in curves(layers=[layer], sources=sources, destinations=destinations, points=LARGE):
+            for one in own:
+                row, column = many.sources.index(one[1]), many.destinations.index(one[2])
+                yield (
+                    one,
+                    replace(
+                        many,
+                        sources=(one[1],),
+                        destinations=(one[2],),
+                        x=many.x[row : row + 1],
+                        phi=many.phi[row : row + 1, column : column + 1],
+                        domains=(many.domains[row],),
+                    ),
+                )

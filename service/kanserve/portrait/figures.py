@@ -67,10 +67,11 @@ def kinds(layer: LayerInfo) -> tuple[Flags, Flags]:
 
 
 def colour(layer: LayerInfo, source: int, destination: int) -> str:
-    """Of one edge, as in the network."""
-    symbolic, numeric = kinds(layer)
-    one = Layer(np.ones(symbolic.shape), symbolic, numeric, (), ())
-    return one.colour(source, destination) or BLACK
+    """Of one edge, as in the network: without a look at the other edges, which may be a million."""
+    edges = [edge for edge in layer.symbolic if (edge.source, edge.destination) == (source, destination)]
+    symbolic = np.array([[any(edge.mask != 0 for edge in edges)]])
+    numeric = np.array([[layer.mask[source][destination] != 0 if layer.mask else bool(layer.bases)]])
+    return Layer(np.ones((1, 1)), symbolic, numeric, (), ()).colour(0, 0) or BLACK
 
 
 def knots(layer: LayerInfo, source: int) -> list[float]:

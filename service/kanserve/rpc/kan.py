@@ -89,6 +89,12 @@ class KanService:
             "WatchStatistics": self.watch_statistics,
         }
 
+    def meant(self, name: str, version: str) -> tuple[ModelInfo, object]:
+        """The version that a request means, and an object that stands for it as long as it serves. Raises what
+        `DescribeModel` does."""
+        model, _ = self._kan.describe(name, version)
+        return model.info, model
+
     async def get_curves(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
         """Curves of edges, a block a message."""
         message = convert.parse(kan_pb2.GetCurvesRequest, await anext(messages, b""))

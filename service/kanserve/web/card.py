@@ -1,46 +1,65 @@
 """The card of a version: what `kanserve report` writes, made by the server itself, as JSON for the page or as the file.
 
-What it takes is loaded when somebody asks. It is made on a thread, which has the server's own methods answer.
+What it takes is loaded when somebody asks. It is made on a thread, which has the server's own methods answer. Callers
+of one version wait for one report, which is kept; a report that all of them have left ends.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, TypeVar
 
 import orjson
 
 from kanserve.errors import Exhausted, NotPossible
+from kanserve.nouns import ModelInfo
 from kanserve.pb import kan_pb2
 from kanserve.rpc.call import Call
 from kanserve.rpc.kan import KanService
 from kanserve.web.exchange import Answer, Asked
+from kanserve.web.once import Abandoned, Bound, Once
 
 if TYPE_CHECKING:
     from kanserve.client.curves import LayerCurves
 
+T = TypeVar("T")
 HTML = "text/html; charset=utf-8"
+GLANCE = 0.1  # seconds after which a thread that waits for curves sees that nobody waits for it
 PATIENCE = 60.0  # seconds for curves, which take milliseconds
 
 
 class Card:
-    """One after the other: it takes a hundred milliseconds and more of a thread."""
+    """The reports of all versions, by `once`: it takes a hundred milliseconds and more of a thread."""
 
-    def __init__(self, service: KanService) -> None:
-        self._service, self._turn = service, asyncio.Lock()
+    def __init__(self, service: KanService, bound: Bound | None = None) -> None:
+        self._service, self._once = service, Once(bound or Bound())
 
     async def report(self, asked: Asked, call: Call) -> Answer:
-        """The report of a version; with `Accept: text/html` as the file."""
-        name, version = asked.path["name"], asked.path.get("version", "")
-        request = kan_pb2.DescribeModelRequest(model_name=name, model_version=version)
-        described = kan_pb2.DescribeModelResponse.FromString(
-            await self._service.describe_model(request.SerializeToString(), call)
-        )
+        """The report of a version; with `Accept: text/html` as the file. Raises what `DescribeModel` does, TookTooLong
+        and QueueFull."""
+        info, model = self._service.meant(asked.path["name"], asked.path.get("version", ""))
+        call.facts |= {"model": info.name, "version": info.version}
+        html = HTML.split(";")[0] in asked.headers.get("accept", "")
+        caller = call.caller
+
+        async def make(gone: threading.Event) -> Answer:
+            own = Call(call.request_id, call.given, None)  # it may outlive the call that began it
+            own.caller = caller
+            return await self._report(info, own, gone, html=html)
+
+        return await self._once.get((info.name, info.version, html), model, make)
+
+    async def _report(self, info: ModelInfo, call: Call, gone: threading.Event, *, html: bool) -> Answer:
+        request = kan_pb2.DescribeModelRequest(model_name=info.name, model_version=str(info.version))
+        data = await self._service.describe_model(request.SerializeToString(), call)
+        described = await asyncio.to_thread(kan_pb2.DescribeModelResponse.FromString, data)
         scores = await self._scores(described, call)
-        async with self._turn:
-            loop, html = asyncio.get_running_loop(), HTML.split(";")[0] in asked.headers.get("accept", "")
-            return await asyncio.to_thread(self._made, loop, described, scores, call, html=html)
+        loop = asyncio.get_running_loop()
+        return await asyncio.to_thread(self._made, loop, described, scores, call, gone, html=html)
 
     async def _scores(self, described: kan_pb2.DescribeModelResponse, call: Call) -> kan_pb2.EdgeScoresResponse | None:
         """Over the rows of the export; None where a model has none, or too many."""
@@ -57,9 +76,11 @@ class Card:
         told: kan_pb2.DescribeModelResponse,
         scored: kan_pb2.EdgeScoresResponse | None,
         call: Call,
+        gone: threading.Event,
         *,
         html: bool,
     ) -> Answer:
+        """On a thread. Raises Abandoned when nobody waits for it any more."""
         from kanserve.client import curves as curves_
         from kanserve.client import scores as scores_
         from kanserve.client.description import from_pb
@@ -80,7 +101,8 @@ class Card:
             )
             waiting = asyncio.run_coroutine_threadsafe(self._curves(request, call), loop)
             try:
-                return curves_.joined(waiting.result(PATIENCE))
+                found: list[kan_pb2.CurveBlock] = _awaited(waiting, gone)
+                return curves_.joined(found)
             except (NotPossible, Exhausted):  # edges of class B are no curves, and there may be little room
                 return ()
 
@@ -98,3 +120,16 @@ class Card:
             yield request.SerializeToString()
 
         return [kan_pb2.CurveBlock.FromString(data) async for data in self._service.get_curves(one(), call)]
+
+
+def _awaited(waiting: Future[T], gone: threading.Event) -> T:
+    """What a coroutine gives, on a thread. Raises what it does, TimeoutError, and Abandoned; then it is cancelled."""
+    end = time.monotonic() + PATIENCE
+    while not gone.is_set() and time.monotonic() < end:
+        try:
+            return waiting.result(GLANCE)
+        except TimeoutError:
+            if waiting.done():
+                raise
+    waiting.cancel()
+    raise Abandoned if gone.is_set() else TimeoutError
