@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import shutil
 import threading
 import time
 import types
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -14,10 +17,11 @@ import pytest
 
 from kanserve.models.shadow import BYTES, WAIT, Shadow, differences
 from kanserve.observe.metrics import Metrics
+from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from tests.cli.running import document, kanserve
-from tests.kanserve import live, toy
-from tests.kanserve.running import KAN, Server, serving, wait_until
+from tests.kanserve import live, test_known, toy
+from tests.kanserve.running import INFERENCE, KAN, Server, request, serving, wait_until
 
 INF, NAN = math.inf, math.nan
 
@@ -44,7 +48,11 @@ def test_other_shapes_are_no_answer() -> None:
 
 
 def asked(server: Server, **fields: object) -> kan_pb2.ShadowReport:
-    message = kan_pb2.ShadowModelRequest(model_name="toy", **fields)
+    return asked_of(server, "toy", **fields)
+
+
+def asked_of(server: Server, model: str, **fields: object) -> kan_pb2.ShadowReport:
+    message = kan_pb2.ShadowModelRequest(model_name=model, **fields)
     return kan_pb2.ShadowReport.FromString(server.call(f"{KAN}ShadowModel", message.SerializeToString()))
 
 
@@ -142,3 +150,65 @@ def test_what_cannot_be_tried(two: Path) -> None:
         asked(server, model_version="1")
         kanserve("promote", "toy", "1", "--url", server.address)
         assert not asked(server).running, "it answers itself"
+
+
+class Broken:
+    """Somebody who observes, and cannot."""
+
+    def __init__(self) -> None:
+        self.offers = 0
+
+    def offer(self, names: object, size: int, copy: object) -> None:
+        self.offers += 1
+        raise RuntimeError("it is broken")
+
+
+def test_who_observes_is_never_in_the_way_of_an_answer(tmp_path: Path) -> None:
+    """By the long way and by the short one; and a model that has left is observed by nobody."""
+    toy.write(tmp_path)
+    served, broken, told = test_known.Served(tmp_path), Broken(), []
+    served.loop.set_exception_handler(lambda _, context: told.append(str(context["exception"])))
+    model = served.registry.resolve("toy", "")
+    asked = request(test_known.ROWS).SerializeToString()
+    try:
+        answers = [served.first(asked)]
+        model.observe("shadow", broken)
+        answers += [served.again(asked) for _ in range(3)]
+        assert all(answer == answers[0] for answer in answers)
+        served.loop.run_until_complete(asyncio.sleep(0))
+        assert broken.offers == 3
+        assert told == ["it is broken"] * 3
+        served.loop.call_soon(model.leave)
+        served.loop.run_until_complete(asyncio.sleep(0))
+        assert not model.observed
+    finally:
+        served.registry.close()
+        served.loop.close()
+
+
+def test_a_shadow_that_has_ended_takes_no_more() -> None:
+    shadow = Shadow(Slow(), 2, 1.0, 0.1, Metrics())  # type: ignore[arg-type]  # as much of a model as it asks for
+    shadow.end()
+    shadow.offer(["y"], 10, lambda: ({}, [np.zeros((1, 1))]))
+    assert (shadow.requests, shadow.dropped) == (0, 0)
+
+
+def test_a_version_that_leaves_under_a_shadow_ends_what_it_has_in_flight(tmp_path: Path, door: str) -> None:
+    """The request was answered with INTERNAL: it was offered to the shadow that had ended with its version."""
+    toy.write_slow(tmp_path, steps=5)
+    shutil.copytree(tmp_path / "slow" / "1", tmp_path / "slow" / "2")
+    message = pb.ModelInferRequest(model_name="slow")
+    message.inputs.add(name="x", datatype="FP32", shape=[1, 1])
+    message.raw_input_contents.append(np.ones((1, 1), "<f4").tobytes())
+    how = {"model_control": "explicit", "load_model": "*", "plain_onnx": True}
+    with serving(tmp_path, transport=door, **how) as server, ThreadPoolExecutor(1) as pool:
+        assert asked_of(server, "slow", model_version="1", tolerance=1.0).running
+        answer = pool.submit(server.call, f"{INFERENCE}ModelInfer", message.SerializeToString(), 60)
+        wait_until(lambda: "kanserve_inflight_requests 1.0" in server.metrics())
+        policy = "version_policy { specific { versions: [1] } }"
+        (tmp_path / "slow" / "config.pbtxt").write_text(f'platform: "onnxruntime_onnx"\n{policy}\n')
+        load = pb.RepositoryModelLoadRequest(model_name="slow").SerializeToString()
+        server.call(f"{INFERENCE}RepositoryModelLoad", load)
+        assert not asked_of(server, "slow").running
+        assert not answer.done(), "it was too fast for this test"
+        assert pb.ModelInferResponse.FromString(answer.result(60)).model_version == "2"

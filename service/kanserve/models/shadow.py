@@ -34,13 +34,16 @@ class Shadow:
         self.largest = 0.0
         self._labels, self._metrics = (model.info.name, str(model.info.version)), metrics
         self._due, self._waiting, self._bytes = 0.0, 0, 0
+        self._ended = False
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor = pool(1, f"shadow-{model.info.name}", NICE)
         self._count("dropped_total", 0)
         self._metrics.number("kanserve_shadow_largest_difference").labels(*self._labels).set(0)
 
     def offer(self, names: Sequence[str], size: int, copy: Callable[[], Copy]) -> None:
-        """A request was answered: `size` bytes in and out, which `copy` gives as arrays."""
+        """A request was answered: `size` bytes in and out, which `copy` gives as arrays. Nothing, once it has ended."""
+        if self._ended:
+            return
         self._due += self.share
         if self._due < 1:
             return
@@ -59,6 +62,7 @@ class Shadow:
 
     def end(self) -> None:
         """No more copies; what waits is dropped."""
+        self._ended = True
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _work(self, names: Sequence[str], size: int, copy: Callable[[], Copy]) -> None:
