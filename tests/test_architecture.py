@@ -209,6 +209,7 @@ HOMES = {
     "onnxruntime": {"kanexport/shared/quiet_runtime.py"},
     "torch": {"kanexport/hybrid/", "service/kanserve/bench/eager.py"},
     "pickle": set(),
+    "pyarrow": {"kanexport/shared/csvtable.py", "service/kanserve/console/tables.py"},
     "prometheus_client": {"service/kanserve/observe/metrics.py", "service/kanserve/observe/series.py"},
     "kanserve.pb": {
         *(f"service/kanserve/{folder}/" for folder in ("rpc", "web", "client")),

@@ -90,7 +90,7 @@ MODULES = {"shutil", "tempfile"}
 OPENS = {
     "kanexport/shared/disk.py": {"os.open", "os.replace", "os.unlink", "os.mkdir", "os.symlink", "mkdir", "open"},
     # What a person names for the output of a command: it may be a link.
-    "kanexport/shared/atomic.py": {"os.open", "os.replace", "os.unlink", "os.path.realpath", "write_bytes"},
+    "kanexport/shared/atomic.py": {"os.open", "os.replace", "os.unlink", "os.path.realpath", "open"},
     # Hidden folders of exports, by their pattern; rmtree follows no link.
     "kanexport/shared/leftovers.py": {"os.open", "os.rename", "unlink", "shutil.rmtree"},
     # The repository that a person names, and in it whole folders change their names.
@@ -111,6 +111,8 @@ OPENS = {
     },  # in a folder of its own
     "service/kanserve/console/observatory.py": {"open"},  # a browser
     "service/kanserve/console/read_rows.py": {"read_bytes"},  # rows that a person names
+    "service/kanserve/console/result_stream.py": {"shutil.copyfileobj", "tempfile.TemporaryFile"},  # it has no name
+    "service/kanserve/console/row_stream.py": {"open"},  # rows that a person names
     "service/kanserve/memory.py": {"os.open"},  # /proc
     "service/kanserve/models/headroom.py": {"read_text"},  # cgroup and /proc
     "service/kanserve/observe/logs.py": {"os.open"},  # /dev/null

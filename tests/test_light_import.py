@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-HEAVY = ["numpy", "onnx", "onnxruntime", "torch", "grpc", "google.protobuf", "yaml", "safetensors"]
+HEAVY = ["numpy", "onnx", "onnxruntime", "torch", "grpc", "google.protobuf", "yaml", "safetensors", "pyarrow"]
 HEAVY += ["prometheus_client", "pydantic", "rich", "structlog"]
 
 

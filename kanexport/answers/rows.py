@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from kanexport.errors import OptionError
 from kanexport.proof.ports import FLOAT, Port, join, split
-from kanexport.shared import csvrows, disk
+from kanexport.shared import csvrows, csvtable, disk
 
 Array = npt.NDArray[np.float64]
 
@@ -274,8 +274,7 @@ def _arrays(paths: Sequence[Path], data: Sequence[bytes]) -> dict[str, Any]:
 
 def _columns(name: str, data: bytes) -> dict[str, Any]:
     """The columns that are named x... and y..., each in their order. Raises CsvError."""
-    text = csvrows.decode(name, data)
-    names, values = csvrows.header(text), np.array(csvrows.parse(name, text))
+    values, names = csvtable.whole(name, data)
     columns = {key: [at for at, one in enumerate(names) if one.strip().lower().startswith(key)] for key in "xy"}
     if len(columns["x"]) + len(columns["y"]) != values.shape[1] or not all(columns.values()):
         raise csvrows.CsvError(

@@ -20,7 +20,7 @@ from kanexport.lowering.lower import Lowered
 from kanexport.manifest import LayerInfo, TensorSpec
 from kanexport.packing.signature import Signature
 from kanexport.proof import runtime
-from kanexport.shared import cells, csvrows, disk
+from kanexport.shared import cells, csvrows, csvtable, disk
 from kanexport.shared.baseline import Baseline, NodeBaseline
 from kanexport.shared.naming import Names, NamingError
 
@@ -61,8 +61,8 @@ def load(path: Path, flag: str = REFERENCE) -> Rows:
 
 def _read(path: Path, data: bytes) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
     if path.suffix == ".csv":
-        text = csvrows.decode(path.name, data)
-        return np.array(csvrows.parse(path.name, text)), tuple(csvrows.header(text))
+        numbers, header = csvtable.whole(path.name, data)
+        return numbers, tuple(header)
     loaded = np.load(io.BytesIO(data), allow_pickle=False)
     if isinstance(loaded, np.ndarray):
         return loaded, ()

@@ -6,10 +6,11 @@
     nearest     "did you mean"
     output      JSON and text on stdout
     csvrows     rows of numbers from CSV
+    csvtable    large CSV files as arrays, part by part (numpy, pyarrow)
     atomic      a file that appears whole or not at all
     tables      tables for people, on any width (rich)
     progress    progress bars (rich)
     installing  how a missing part is installed
 
-All but those with rich need the standard library alone.
+All but those with rich or numpy need the standard library alone.
 """

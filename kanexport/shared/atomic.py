@@ -9,6 +9,7 @@ import os
 import secrets
 import stat
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,8 +25,16 @@ def write(path: Path, data: bytes, *, mode: int | None = None) -> None:
     The mode is what the umask says, as of any new file, or `mode`. A link keeps pointing to the
     file, which is replaced. What is no regular file, such as a pipe, is written to.
     """
+    with opened(path, mode=mode) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def opened(path: Path, *, mode: int | None = None) -> Iterator[BinaryIO]:
+    """As `write`, for data that come one after the other: the file appears when the block ends without an error."""
     if str(path).startswith(LIVE) or _is_special(path):
-        path.write_bytes(data)
+        with path.open("wb") as special:
+            yield special
         return
     target = Path(os.path.realpath(path))
     beside = target.with_name(f".kanserve-{secrets.token_hex(8)}")
@@ -34,7 +43,7 @@ def write(path: Path, data: bytes, *, mode: int | None = None) -> None:
         with taken(descriptor, "wb") as file:
             if mode is not None:
                 os.fchmod(descriptor, mode)
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, target)

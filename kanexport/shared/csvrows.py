@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 EXPECTED = "rows of numbers were expected"
 
@@ -28,28 +28,48 @@ def decode(name: str, data: bytes) -> str:
 
 def parse(name: str, text: str, *, most: int | None = None) -> list[list[float]]:
     """All rows, or the first `most`; at least one. Raises CsvError; `name` is for its text."""
-    reader = csv.reader(io.StringIO(text, newline=""))
-    lines = ((reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells))
-    rows: list[list[float]] = []
-    try:
-        first = next(lines, None)
-        if first is None:
-            raise CsvError(f"{name} is empty; {EXPECTED}")
-        header = not any(is_number(cell) for cell in first[1])
-        for line, cells in itertools.islice(lines if header else itertools.chain([first], lines), most):
-            rows.append(_numbers(name, line, cells))
-            _check_length(name, line, rows)
-    except csv.Error as error:
-        raise CsvError(f"{name}, line {reader.line_num}: {error}; {EXPECTED}") from error
+    lines = records(name, io.StringIO(text, newline=""))
+    first = next(lines, None)
+    if first is None:
+        raise CsvError(f"{name} is empty; {EXPECTED}")
+    below = lines if is_header(first[1]) else itertools.chain([first], lines)
+    rows = numbers(name, itertools.islice(below, most))
     if not rows:
         raise CsvError(f"{name} holds a header line and nothing below it; {EXPECTED}")
     return rows
 
 
+def records(name: str, lines: Iterable[str], *, before: int = 0) -> Iterator[tuple[int, list[str]]]:
+    """The cells of each record that is not blank, with the number of its last line; `before` lines are above. Raises
+    CsvError."""
+    reader = csv.reader(lines)
+    try:
+        yield from ((before + reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells))
+    except csv.Error as error:
+        raise CsvError(f"{name}, line {before + reader.line_num}: {error}; {EXPECTED}") from error
+
+
+def numbers(name: str, found: Iterable[tuple[int, list[str]]], *, width: int = 0) -> list[list[float]]:
+    """The numbers of records. `width`: how many columns the rows above them have, 0 if there are none. Raises CsvError,
+    which names the line and the column."""
+    rows: list[list[float]] = []
+    for line, cells in found:
+        rows.append(list(_each(name, line, cells)))
+        width = width or len(cells)
+        if len(cells) != width:
+            raise CsvError(f"{name}, line {line}: found {len(cells)} columns, but the rows before have {width}")
+    return rows
+
+
+def is_header(cells: Sequence[str]) -> bool:
+    """Whether the cells of the first record are the names of columns: none of them is a number."""
+    return not any(is_number(cell) for cell in cells)
+
+
 def header(text: str) -> list[str]:
     """The names of the columns; none where the first line is a row of numbers, or there is none."""
     first = next((cells for cells in csv.reader(io.StringIO(text, newline="")) if any(c.strip() for c in cells)), [])
-    return [] if any(is_number(cell) for cell in first) else first
+    return first if is_header(first) else []
 
 
 def is_number(cell: str) -> bool:
@@ -61,10 +81,6 @@ def is_number(cell: str) -> bool:
     return "_" not in cell
 
 
-def _numbers(name: str, line: int, cells: list[str]) -> list[float]:
-    return list(_each(name, line, cells))
-
-
 def _each(name: str, line: int, cells: list[str]) -> Iterator[float]:
     for column, cell in enumerate(cells, 1):
         if not is_number(cell):
@@ -73,8 +89,3 @@ def _each(name: str, line: int, cells: list[str]) -> Iterator[float]:
                 f"{name}, line {line}, column {column}: found {cell.strip()[:80]!r}; a number was expected{separated}"
             )
         yield float(cell)
-
-
-def _check_length(name: str, line: int, rows: list[list[float]]) -> None:
-    if len(rows[-1]) != len(rows[0]):
-        raise CsvError(f"{name}, line {line}: found {len(rows[-1])} columns, but the rows before have {len(rows[0])}")

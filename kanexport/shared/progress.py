@@ -1,9 +1,10 @@
-"""Progress bars on stderr, for both programs."""
+"""Progress on stderr, for both programs: a bar on a terminal, otherwise a line now and then."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -12,9 +13,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from kanexport.shared.voice import printable
 
+EVERY = 10.0  # seconds between two lines
+
 
 class Report(Protocol):
-    """Called as the work goes on: how much is done, how much there is, and what is next."""
+    """Called as the work goes on: how much is done, how much there is (0: that is not known), and what is next."""
 
     def __call__(self, done: int, total: int, place: str = "") -> None:
         """`place` is shown beside the bar, such as the file that is next."""
@@ -22,12 +25,12 @@ class Report(Protocol):
 
 @contextlib.contextmanager
 def bar(what: str, *, unit: str = "", at_once: bool = True) -> Iterator[Report]:
-    """A bar that is gone afterwards. Without a terminal nothing is shown.
+    """A bar that is gone afterwards. Without a terminal a line every EVERY seconds, and none for shorter work.
 
-    With `at_once` false it appears only when a first report leaves something to do.
+    With `at_once` false the bar appears only when a first report leaves something to do.
     """
     if not sys.stderr.isatty():
-        yield lambda done, total, place="": None
+        yield _lines(what, unit)
         return
     console = Console(stderr=True, markup=False, emoji=False)
     columns = (TextColumn(what), BarColumn(), TextColumn("{task.fields[count]}", markup=False))
@@ -35,7 +38,26 @@ def bar(what: str, *, unit: str = "", at_once: bool = True) -> Iterator[Report]:
         task = display.add_task(what, total=None, count="", visible=at_once)
 
         def report(done: int, total: int, place: str = "") -> None:
-            count = " ".join(word for word in (f"{done}/{total}", unit, printable(place)) if word)
-            display.update(task, completed=done, total=total, count=count, visible=at_once or done < total)
+            count = _count(done, total, unit, place)
+            display.update(task, completed=done, total=total or None, count=count, visible=at_once or done != total)
 
         yield report
+
+
+def _lines(what: str, unit: str) -> Report:
+    """A line on stderr for the first report of each interval, and none after the last piece of work."""
+    due = time.monotonic() + EVERY
+
+    def report(done: int, total: int, place: str = "") -> None:
+        nonlocal due
+        if time.monotonic() >= due and done != total:
+            due = time.monotonic() + EVERY
+            print(f"{what}: {_count(done, total, unit, place)}", file=sys.stderr, flush=True)
+
+    return report
+
+
+def _count(done: int, total: int, unit: str, place: str) -> str:
+    """Such as "3/10 rows, part.csv"."""
+    count = f"{done}/{total}" if total else f"{done}"
+    return ", ".join(filter(None, (f"{count} {unit}".strip(), printable(place))))

@@ -216,7 +216,7 @@ with progress.bar("working", unit="rows", at_once={at_once}) as report:
 def test_a_bar_counts_and_names_what_is_next() -> None:
     printed = on_a_terminal(REPORTS.format(at_once=True, done=1))
     assert "working" in printed
-    assert "1/4 rows a[b]\\x1b[2Jc" in printed
+    assert "1/4 rows, a[b]\\x1b[2Jc" in printed
 
 
 def test_a_bar_for_what_is_done_at_once_does_not_appear() -> None:

@@ -92,8 +92,7 @@ class _Stream:
         return max(1, min(most, REQUEST_BYTES // max(1, row_bytes(rows, self._model.inputs))))
 
     def _call(self, rows: Any) -> Call[Answer]:
-        tensors = self._model.inputs if isinstance(rows, Mapping) else self._model.inputs[0]
-        return inference(tensors, rows, model=self._model.name, version=self._version)
+        return inference(self._model, rows, version=self._version)
 
     def _begun(self, rows: Any) -> Pending[Answer]:
         return begin(self._client, self._call(rows))

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import time
+from dataclasses import dataclass
+from typing import Any
 
 from kanexport.shared import progress
-from kanexport.shared.output import emit, note, print_json
+from kanexport.shared.output import note, print_json
 from kanexport.shared.voice import Exit
 from kanserve.client import bulk
-from kanserve.client.answers import Answer
-from kanserve.console import read_rows, remote, results
+from kanserve.client.answers import ServedModel
+from kanserve.client.connection import Client
+from kanserve.console import remote, result_stream, results, row_stream
 from kanserve.console.common import add_client_options, add_model_options, add_row_options
 
+TOLD = 1.0  # seconds from which a run reports its speed
 EXAMPLES = """examples:
   kanserve infer digits --input rows.npy                    CSV on stdout
   kanserve infer digits --input rows.csv --output y.npz
+  kanserve infer digits --input rows.parquet --output y.jsonl
   head -3 rows.csv | kanserve infer digits --input - --json
   kanserve infer text --input rows.npz                      several inputs: one array for each, by its name
 """
@@ -25,38 +31,69 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     add_model_options(parser, files=True)
     add_row_options(parser)
-    parser.add_argument("--output", metavar="FILE", help=".npz, .npy, .csv or .json; without it: CSV on stdout")
+    parser.add_argument(
+        "--output", metavar="FILE", help=".csv, .npy, .jsonl (a line per row), .npz or .json; without it: CSV on stdout"
+    )
     add_client_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Returns 0. Raises CommandError."""
-    results.check(args.output)
-    given = read_rows.contents(args.input)
-    with remote.connection(args, model=args.name) as client:
+    results.check(args.output, result_stream.SUFFIXES)
+    kept: dict[str, Any] = {}
+    keep = (lambda outputs, _: kept.update(outputs)) if args.json else None
+    with row_stream.opened(args.input) as given, remote.connection(args, model=args.name) as client:
         model = client.model(args.name, args.model_version)
-        results.check_count(args.output, tuple(output.name for output in model.outputs))
-        rows = read_rows.rows_for_all(model.inputs, given, array=args.array, names=model.names)
-        with progress.bar("infer", unit="rows", at_once=False) as report:
-            answer = bulk.infer(client, model, rows, version=args.model_version, progress=report)
-    if args.output:
-        results.write(args.output, answer.outputs, answer.columns())
-    _print(args, answer, bulk.count(rows))
+        names = tuple(output.name for output in model.outputs)
+        results.check_count(args.output, names)
+        rows = row_stream.rows(model.inputs, given, array=args.array, names=model.names)
+        with result_stream.opened(args.output, names, keep=keep) as sink:
+            ran = _infer(args, client, model, rows, sink)
+    _print(args, ran, sink, kept)
     return Exit.DONE
 
 
-def _print(args: argparse.Namespace, answer: Answer, row_count: int) -> None:
-    """One document, or what was written where, or the outputs as CSV."""
+@dataclass(slots=True)
+class _Run:
+    """The versions that computed the rows, in the order of the rows, and how long all of them took."""
+
+    versions: list[str]
+    seconds: float
+
+    def rate(self, rows: int) -> float:
+        return rows / max(self.seconds, 1e-9)
+
+
+def _infer(
+    args: argparse.Namespace, client: Client, model: ServedModel, rows: row_stream.Rows, sink: result_stream.Shapes
+) -> _Run:
+    """The rows through the server, and their outputs into the sink."""
+    ran, begun = _Run([], 0.0), time.monotonic()
+    with progress.bar("infer", unit="rows", at_once=False) as report:
+        for answer in bulk.stream(client, model, rows.parts, version=args.model_version):
+            sink.add(answer)
+            if answer.version not in ran.versions:
+                ran.versions.append(answer.version)
+            report(sink.rows, rows.total, rows.share())
+    ran.seconds = time.monotonic() - begun
+    return ran
+
+
+def _print(args: argparse.Namespace, ran: _Run, sink: result_stream.Shapes, kept: dict[str, Any]) -> None:
+    """What was written where, and how fast, on stderr; with --json one document."""
+    if args.output and not args.json:
+        note(results.written(args.output, sink.shapes))
+    if len(ran.versions) > 1:
+        note(
+            f"warning: the model changed meanwhile: its versions {', '.join(ran.versions)} computed rows, in this order"
+        )
+    if ran.seconds >= TOLD:
+        note(f"{sink.rows} rows in {ran.seconds:.1f} s, {ran.rate(sink.rows):.0f} rows per second")
     if args.json:
         what = (
-            {"output": args.output, "shapes": results.shapes(answer.outputs)}
+            {"output": args.output, "shapes": sink.shapes}
             if args.output
-            else {"outputs": {name: output.tolist() for name, output in answer.outputs.items()}}
+            else {"outputs": {name: output.tolist() for name, output in kept.items()}}
         )
-        print_json({"model": args.name, "version": answer.version, "rows": row_count, **what})
-    elif args.output:
-        note(results.summary(args.output, answer.outputs))
-    else:
-        columns = answer.columns()
-        for name, output in answer.outputs.items():
-            emit(results.csv_text(output, columns[name]))
+        speed = {"seconds": round(ran.seconds, 3), "rows_per_second": round(ran.rate(sink.rows), 1)}
+        print_json({"model": args.name, "version": ran.versions[-1], "rows": sink.rows, **speed, **what})

@@ -2,9 +2,12 @@
 
 common        options and errors that commands share
 remote        the connection of a command, its errors as text and exit code
-read_rows     rows from .npy, .npz, .csv, .json or stdin
+read_rows     rows from .npy, .npz, .csv, .json, tables of columns or stdin
+row_stream    the same part by part
+tables        Parquet, Arrow IPC and Feather
 fit_rows      rows in the shape and type of a model's input
 results       arrays into files and onto stdout
+result_stream rows of outputs as they come
 inventory     what a server or a folder holds, one entry a version
 model_table   those entries as a table
 edge_facts    edge values as figures: strength, extremes, histogram

@@ -113,7 +113,9 @@ def add_name(parser: argparse.ArgumentParser, *, files: bool = False) -> None:
 
 def add_row_options(parser: argparse.ArgumentParser, default: str = "") -> None:
     """`--input` and `--array`: where the rows come from. `default`: rows that are taken without, if any."""
-    text = "rows as .npy, .npz, .csv or .json; - reads stdin" + (f" (default: {default})" if default else "")
+    text = "rows as .npy, .npz, .csv, .json, .parquet, .arrow or .feather; - reads stdin" + (
+        f" (default: {default})" if default else ""
+    )
     parser.add_argument("--input", required=not default, metavar="FILE", help=text)
     parser.add_argument("--array", default="", metavar="NAME", help="which array of an .npz")
 

@@ -13,9 +13,14 @@ from kanserve.nouns import DTYPES, TensorInfo
 ANY = -1  # an extent that the model leaves open
 
 
-def fit(name: str, values: Any, tensor: TensorInfo) -> Any:
+def fit(name: str, values: Any, tensor: TensorInfo, *, above: int = 0) -> Any:
     """`values` as [rows, *tensor.shape[1:]] in the tensor's dtype. Raises InputError where the
-    shape is another one, or a finite number would be lost; `name` is the file's."""
+    shape is another one, or a finite number would be lost; `name` is the file's. `above`: rows of it before these."""
+    return converted(name, shaped(name, values, tensor), tensor.datatype, above=above)
+
+
+def shaped(name: str, values: Any, tensor: TensorInfo) -> Any:
+    """`values` as [rows, *tensor.shape[1:]], without a copy, in the dtype that they have. Raises InputError."""
     if values.dtype.kind not in "biuf":
         raise InputError(f"{name} holds values of type {values.dtype}; numbers were expected")
     if values.ndim == 0:
@@ -27,7 +32,13 @@ def fit(name: str, values: Any, tensor: TensorInfo) -> Any:
         raise InputError(
             f"{name} has {_shape_found(rows)}; the model's input {tensor.name!r} has {_shape_expected(tensor)}"
         )
-    return _converted(name, rows, tensor.datatype)
+    return rows
+
+
+def streams(tensor: TensorInfo, width: int) -> bool:
+    """Whether rows of `width` numbers fit a model's input part by part: not where a whole file may be one row."""
+    extents = tensor.shape[1:]
+    return len(extents) == 1 or (ANY not in extents and width == math.prod(extents))
 
 
 def _as_rows(values: Any, expected: tuple[int, ...]) -> Any:
@@ -65,12 +76,15 @@ def _shape_expected(tensor: TensorInfo) -> str:
     return f"shape {tensor.shape}{flat}"
 
 
-def _converted(name: str, rows: Any, datatype: str) -> Any:
+def converted(name: str, rows: Any, datatype: str, *, above: int = 0) -> Any:
+    """`rows` in the dtype of `datatype`. Raises InputError for the first number that does not fit, by its place below
+    the rows `above`."""
     with np.errstate(over="ignore", invalid="ignore"):
-        converted = rows.astype(DTYPES[datatype])
+        found = rows.astype(DTYPES[datatype])
     # What is finite stays so, and whole numbers stay the same.
-    lost = np.isfinite(rows) & ~np.isfinite(converted) if converted.dtype.kind == "f" else converted != rows
+    lost = np.isfinite(rows) & ~np.isfinite(found) if found.dtype.kind == "f" else found != rows
     if lost.any():
         at = tuple(int(i) for i in np.argwhere(lost)[0])
-        raise InputError(f"{name}, value {list(at)}: {rows[at]!s} does not fit into {datatype}")
-    return converted
+        place = [above + at[0], *at[1:]]
+        raise InputError(f"{name}, value {place}: {rows[at]!s} does not fit into {datatype}")
+    return found

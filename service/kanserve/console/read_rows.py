@@ -1,4 +1,4 @@
-"""Reading rows of numbers: .npy, .npz, .csv, .json, or stdin.
+"""Reading rows of numbers: .npy, .npz, .csv, .json, tables of columns such as .parquet, or stdin.
 
 Every refusal names the file, what was found and what was expected.
 """
@@ -17,14 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from kanexport.shared import csvrows
+from kanexport.shared import csvrows, csvtable
 from kanexport.shared.naming import UNNAMED, Names, NamingError
 from kanexport.shared.nearest import advice
-from kanserve.console import fit_rows
+from kanexport.shared.output import note
+from kanserve.console import fit_rows, tables
 from kanserve.console.common import InputError
 from kanserve.nouns import TensorInfo
 
-SUFFIXES = (".npy", ".npz", ".csv", ".json")
+SUFFIXES = (".npy", ".npz", ".csv", ".json", *tables.SUFFIXES)
+MARKS = {b"\x93NUMPY": ".npy", b"PK\x03\x04": ".npz", b"PAR1": ".parquet", b"ARROW1": ".arrow", b"FEA1": ".feather"}
 SPECIAL_NUMBERS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 
 
@@ -44,47 +46,78 @@ def contents(source: str) -> Contents:
     """
     if source == "-":
         data = sys.stdin.buffer.read()
-        return Contents("stdin", _form_of(data), data)
-    path = Path(source)
-    if path.suffix.lower() not in SUFFIXES:
-        raise InputError(
-            f"{source}: the name must end in one of {', '.join(SUFFIXES)}, or be - for stdin; "
-            f"found {path.suffix or 'no suffix'}"
-        )
+        return Contents("stdin", form_of(data), data)
+    form = form_named(source)
     try:
-        return Contents(source, path.suffix.lower(), path.read_bytes())
+        found = Contents(source, form, Path(source).read_bytes())
     except OSError as error:
         raise InputError(f"{source} cannot be read: {error.strerror}") from error
+    if form in tables.SUFFIXES:
+        tables.check(source, form)
+    return found
+
+
+def form_named(source: str) -> str:
+    """The form of a file, by the suffix of its name. Raises InputError."""
+    suffix = Path(source).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise InputError(
+            f"{source}: the name must end in one of {', '.join(SUFFIXES)}, or be - for stdin; "
+            f"found {suffix or 'no suffix'}"
+        )
+    return suffix
 
 
 def rows_for(tensor: TensorInfo, given: Contents, *, array: str = "", names: Names = UNNAMED) -> Any:
     """Rows for the input `tensor`, [rows, *tensor.shape[1:]], in its dtype. Raises InputError.
 
     A file may hold each row flat, in C order, as a CSV must, and may hold one row alone.
-    `array` picks one array of an .npz. With `names` of the features the columns of a CSV that has a header are put in
-    their order.
+    `array` picks one array of an .npz. With `names` of the features the columns of a table, and of a CSV that has a
+    header, are put in their order.
     """
-    numbers = _numbers_of(given, tensor, array)
-    return fit_rows.fit(given.name, _ordered(given, numbers, names), tensor)
+    if given.form != ".csv" and given.form not in tables.SUFFIXES:
+        return fit_rows.fit(given.name, _numbers_of(given, tensor, array), tensor)
+    numbers, header = _table(given)
+    order = order_of(given.name, header, numbers.shape[1], names)
+    return fit_rows.fit(given.name, numbers if order is None else numbers[:, order], tensor)
 
 
-def _ordered(given: Contents, numbers: Any, names: Names) -> Any:
-    """The columns as the model's features come. Raises InputError for a header that names others."""
-    if given.form != ".csv" or not names.features:
-        return numbers
-    header = [name.strip() for name in csvrows.header(_text(given))]
-    if header and len(header) != numbers.shape[1]:
-        raise InputError(
-            f"{given.name}: the header names {len(header)} columns, the rows below it have {numbers.shape[1]}"
-        )
+def order_of(name: str, header: Sequence[str], width: int, names: Names) -> list[int] | None:
+    """Where in a row of `width` columns, called as the `header` of the file has it, each feature of the model is; None:
+    in this order. Raises InputError for a header that names others. Without names of features the order of the columns
+    is used, which a warning on stderr says."""
+    header = [column.strip() for column in header]
+    if not names.features:
+        if header and header != [names.feature(at) for at in range(width)]:
+            note(
+                f"warning: {name} names its columns, but the model has no feature names: the order of columns was used"
+            )
+        return None
+    if header and len(header) != width:
+        raise InputError(f"{name}: the header names {len(header)} columns, the rows below it have {width}")
     try:
-        order = names.order(header)
+        return names.order(header)
     except NamingError as error:
         raise InputError(
-            f"{given.name}: {error}",
+            f"{name}: {error}",
             hint="`kanserve models NAME` lists the features; a file without a header is taken as it stands",
         ) from error
-    return numbers if order is None else numbers[:, order]
+
+
+def _table(given: Contents) -> tuple[Any, Sequence[str]]:
+    """The numbers [rows, columns] of a file, and the names of the columns. Raises InputError."""
+    try:
+        if given.form == ".csv":
+            return csvtable.whole(given.name, given.data)
+    except csvrows.CsvError as error:
+        raise InputError(str(error)) from error
+    table = tables.opened(given.name, given.form, io.BytesIO(given.data))
+    return np.concatenate(list(table.parts())), table.columns
+
+
+def count(rows: Any) -> int:
+    """How many rows `rows_for_all` gave."""
+    return len(next(iter(rows.values()))) if isinstance(rows, dict) else len(rows)
 
 
 def rows_for_all(tensors: Sequence[TensorInfo], given: Contents, *, array: str = "", names: Names = UNNAMED) -> Any:
@@ -123,11 +156,11 @@ def _several(given: Contents, names: Sequence[str]) -> dict[str, Any]:
     )
 
 
-def _form_of(data: bytes) -> str:
-    if data.startswith(b"\x93NUMPY"):
-        return ".npy"
-    if data.startswith(b"PK\x03\x04"):
-        return ".npz"
+def form_of(data: bytes) -> str:
+    """The form of a file, by its first bytes."""
+    for mark, form in MARKS.items():
+        if data.startswith(mark):
+            return form
     return ".json" if data.lstrip()[:1] in (b"[", b"{") else ".csv"
 
 
@@ -137,11 +170,7 @@ def _numbers_of(given: Contents, tensor: TensorInfo, array: str) -> Any:
         return _npy(given)
     if given.form == ".npz":
         return _npz(given, tensor, array)
-    text = _text(given)
-    try:
-        return _json(given.name, text) if given.form == ".json" else np.array(csvrows.parse(given.name, text))
-    except csvrows.CsvError as error:
-        raise InputError(str(error)) from error
+    return _json(given.name, _text(given))
 
 
 def _text(given: Contents) -> str:

@@ -62,17 +62,25 @@ def array(values: Any) -> Any:
 
 def summary(target: str, arrays: Mapping[str, Any]) -> str:
     """Such as "y.npz: y [5, 2]"."""
-    return f"{target}: {', '.join(f'{name} {shape}' for name, shape in shapes(arrays).items())}"
+    return written(target, shapes(arrays))
 
 
-def csv_text(values: Any, columns: Sequence[str]) -> str:
-    """A header and one line per row, each row flat in C order under the names of `columns`. Floats are written so that
-    they read back as they were."""
+def written(target: str, shapes: Mapping[str, Sequence[int]]) -> str:
+    """The same of shapes by name."""
+    return f"{target}: {', '.join(f'{name} {list(shape)}' for name, shape in shapes.items())}"
+
+
+def csv_text(values: Any, columns: Sequence[str], *, header: bool = True) -> str:
+    """A header, if there is none above, and one line per row, each row flat in C order under the names of `columns`.
+    Floats are written so that they read back as they were."""
     table = values.reshape(len(values), len(columns))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([[str(value) for value in row] for row in table])
+    if header:
+        writer.writerow(columns)
+    # A float64 of Python has the text of numpy's, sooner.
+    cells = table.tolist() if table.dtype == np.float64 else [[str(value) for value in row] for row in table]
+    writer.writerows(cells)
     return out.getvalue()
 
 

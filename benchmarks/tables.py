@@ -1,0 +1,157 @@
+"""A large table through `kanserve infer` next to a loop of pandas and onnxruntime, in time, memory and error.
+
+    python benchmarks/tables.py [--rows 1000000] [--columns 20] [--rounds 3] [--forms csv,parquet,feather,npy]
+
+A network [columns, 8, 1] of random weights is exported and served on loopback by a process of its own. The loop reads
+the CSV with pandas, runs the exported graph on 4096 rows at a time in its own process, and writes a CSV; `kanserve
+infer` reads each form and writes a CSV. All take turns in each round, and each ratio is of two times of one round.
+The error is the largest difference between the outputs that were written, relative to the largest output; RSS is the
+peak of the client's process, or of the loop's. Markdown on stdout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "service")]
+
+from tests.cli.running import checkpoint  # noqa: E402 - after the path is set
+
+KANSERVE = (sys.executable, "-m", "kanserve")
+LOOP = """
+import sys
+import numpy as np, onnxruntime, pandas
+graph, source, target = sys.argv[1:]
+session = onnxruntime.InferenceSession(graph)
+rows = pandas.read_csv(source).to_numpy(np.float32)
+parts = [session.run(["y"], {"x": rows[at : at + 4096]})[0] for at in range(0, len(rows), 4096)]
+pandas.DataFrame(np.concatenate(parts), columns=["y0"]).to_csv(target, index=False)
+"""
+
+
+@dataclass
+class Entrant:
+    """A command, and what came of it in each round."""
+
+    name: str
+    command: tuple[str, ...]
+    target: Path
+    seconds: list[float] = field(default_factory=list)
+    peaks: list[float] = field(default_factory=list)  # MiB
+
+    def run(self) -> None:
+        """Once. Raises RuntimeError."""
+        begun = time.monotonic()
+        process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        assert process.stderr is not None
+        told = process.stderr.read().decode()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise RuntimeError(f"{self.name} ended with {process.returncode}: {told}")
+        self.seconds.append(time.monotonic() - begun)
+        self.peaks.append(usage.ru_maxrss / 1024)
+
+    def outputs(self) -> Any:
+        """What it wrote."""
+        return pd.read_csv(self.target).to_numpy(np.float32)
+
+
+def files(folder: Path, rows: int, columns: int, forms: list[str]) -> None:
+    """The same rows in each form."""
+    numbers = np.random.default_rng(0).uniform(-2, 2, (rows, columns)).astype(np.float32)
+    frame = pd.DataFrame(numbers, columns=[f"x{at}" for at in range(columns)])
+    frame.to_csv(folder / "rows.csv", index=False)
+    if "parquet" in forms:
+        frame.to_parquet(folder / "rows.parquet", index=False)
+    if "feather" in forms:
+        frame.to_feather(folder / "rows.feather")
+    if "npy" in forms:
+        np.save(folder / "rows.npy", numbers)
+
+
+@contextlib.contextmanager
+def served(folder: Path, columns: int) -> Iterator[str]:
+    """The address of a server of the network."""
+    state = checkpoint(folder / "wide.safetensors", (columns, 8, 1))
+    subprocess.run(
+        [*KANSERVE, "export", str(state), "--repository", str(folder / "models"), "--name", "wide"], check=True
+    )
+    flags = ("--grpc-port", "0", "--metrics-port", "0", "--json")
+    command = [*KANSERVE, "serve", str(folder / "models"), *flags]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield json.loads(process.stdout.readline())["grpc"]
+        finally:
+            process.terminate()
+
+
+def entrants(folder: Path, url: str, forms: list[str]) -> list[Entrant]:
+    """The loop, and the command for each form."""
+    graph, source, target = (str(folder / name) for name in ("models/wide/1/model.onnx", "rows.csv", "loop.csv"))
+    found = [Entrant("pandas and onnxruntime, csv", (sys.executable, "-c", LOOP, graph, source, target), Path(target))]
+    for form in forms:
+        target = str(folder / f"{form}-out.csv")
+        given = ("infer", "wide", "--input", str(folder / f"rows.{form}"), "--output", target, "--url", url)
+        found.append(Entrant(f"kanserve infer, {form}", (*KANSERVE, *given), Path(target)))
+    return found
+
+
+def report(found: list[Entrant], rows: int) -> None:
+    """A row for each."""
+    loop, expected = found[0], found[0].outputs()
+    print(
+        f"\n{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {len(loop.seconds)} rounds\n"
+    )
+    print("| | s, median (range) | relative time (range) | rows per second | peak RSS, MiB | error |")
+    print("|---|---|---|---|---|---|")
+    for one in found:
+        ratios = [mine / other for mine, other in zip(one.seconds, loop.seconds, strict=True)]
+        error = np.abs(one.outputs() - expected).max() / np.abs(expected).max()
+        middle = statistics.median(one.seconds)
+        print(
+            f"| {one.name} | {middle:.1f} ({min(one.seconds):.1f} to {max(one.seconds):.1f}) | "
+            f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) | {rows / middle:.0f} | "
+            f"{max(one.peaks):.0f} | {error:.0e} |"
+        )
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--columns", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--forms", type=lambda text: text.split(","), default=["csv", "parquet", "feather", "npy"])
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        files(folder, args.rows, args.columns, args.forms)
+        with served(folder, args.columns) as url:
+            found = entrants(folder, url, args.forms)
+            for at in range(args.rounds):
+                for one in found[at % len(found) :] + found[: at % len(found)]:
+                    one.run()
+        report(found, args.rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""Results as they come: rows of outputs into a file or onto stdout, in bounded memory where the form allows it.
+
+.csv, .npy and .jsonl are written while rows are computed; a file appears when all are there. An .npz, a .json and
+`--json` need all of them at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+
+from kanexport.shared import atomic
+from kanexport.shared.output import emit, jsonable
+from kanexport.shared.voice import Exit
+from kanserve.client.answers import Answer
+from kanserve.console import results
+from kanserve.console.common import CommandError
+
+Columns = Mapping[str, Sequence[str]]  # the names of the numbers of each output
+Write = Callable[[dict[str, Any], Columns], object]
+SUFFIXES = (*results.SUFFIXES, ".jsonl")
+
+
+class Sink(Protocol):
+    """Where the outputs of consecutive rows go."""
+
+    def add(self, answer: Answer) -> None:
+        """The outputs of the next rows."""
+        ...
+
+    def end(self) -> None:
+        """There are no more."""
+        ...
+
+
+class Shapes:
+    """A sink that counts: the shape of each output."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink, self.shapes = sink, dict[str, list[int]]()
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return max((shape[0] for shape in self.shapes.values() if shape), default=0)
+
+    def add(self, answer: Answer) -> None:
+        """As of any sink."""
+        self._sink.add(answer)
+        for name, array in answer.outputs.items():
+            shape = self.shapes.setdefault(name, [0, *array.shape[1:]])
+            shape[0] += len(array)
+
+    def end(self) -> None:
+        """As of any sink."""
+        self._sink.end()
+
+
+class Kept:
+    """All outputs in memory, given to `write` at the end, with the names of their numbers by output."""
+
+    def __init__(self, write: Write) -> None:
+        self._write, self._parts = write, list[dict[str, Any]]()
+        self._columns: Columns = {}
+
+    def add(self, answer: Answer) -> None:
+        """As of any sink."""
+        self._parts.append(answer.outputs)
+        self._columns = self._columns or answer.columns()
+
+    def end(self) -> None:
+        """As of any sink."""
+        names = self._parts[0] if self._parts else {}
+        self._write({name: np.concatenate([part[name] for part in self._parts]) for name in names}, self._columns)
+
+
+class Csv:
+    """Text, by `write`; a header above the first rows."""
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self._write, self._header = write, True
+
+    def add(self, answer: Answer) -> None:
+        """As of any sink, of one output."""
+        ((name, values),) = answer.outputs.items()
+        self._write(results.csv_text(values, answer.columns()[name], header=self._header))
+        self._header = False
+
+    def end(self) -> None:
+        """As of any sink."""
+
+
+class Lines:
+    """One JSON object per row, with each output by its name."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def add(self, answer: Answer) -> None:
+        """As of any sink."""
+        outputs = answer.outputs
+        rows = zip(*(array.tolist() for array in outputs.values()), strict=True)
+        finite = all(array.dtype.kind != "f" or bool(np.isfinite(array).all()) for array in outputs.values())
+        documents = (dict(zip(outputs, row, strict=True)) for row in rows)
+        lines = (json.dumps(one if finite else jsonable(one), allow_nan=False) + "\n" for one in documents)
+        self._file.write("".join(lines).encode())
+
+    def end(self) -> None:
+        """As of any sink."""
+
+
+class Npy:
+    """One array, whose header is written again at the end, when the number of rows is known."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._target = file
+        self._file: Any = file if file.seekable() else tempfile.TemporaryFile()  # noqa: SIM115 - closed in `end`
+        self._rows, self._row = 0, np.zeros(0, np.float32)
+        self._begin = self._file.tell()
+
+    def add(self, answer: Answer) -> None:
+        """As of any sink, of one output."""
+        (values,) = answer.outputs.values()
+        if not self._rows:
+            self._row = values[:0]
+            self._head()
+        self._rows += len(values)
+        self._file.write(np.ascontiguousarray(values).data)
+
+    def end(self) -> None:
+        """As of any sink."""
+        self._head()
+        if self._file is not self._target:
+            with self._file:
+                self._file.seek(0)
+                shutil.copyfileobj(self._file, self._target)
+
+    def _head(self) -> None:
+        """numpy leaves room in a header for more rows, so that it keeps its length."""
+        self._file.seek(self._begin)
+        described = np.lib.format.header_data_from_array_1_0(np.ascontiguousarray(self._row))
+        np.lib.format.write_array_header_1_0(self._file, described | {"shape": (self._rows, *self._row.shape[1:])})
+
+
+@contextlib.contextmanager
+def opened(target: str | None, names: Sequence[str], *, keep: Write | None = None) -> Iterator[Shapes]:
+    """Where outputs called `names` go: into the file `target`, or as CSV onto stdout; without a target all of them to
+    `keep`, if it is given. Raises CommandError."""
+    form = Path(target).suffix.lower() if target else ""
+    if target and form in (".csv", ".npy", ".jsonl"):
+        with _words(target), atomic.opened(Path(target)) as file:
+            yield from _filled(_sink(form, file))
+        return
+    if target:
+        sink: Sink = Kept(lambda outputs, columns: results.write(target, outputs, columns))
+    elif keep is not None:
+        sink = Kept(keep)
+    elif len(names) == 1:
+        sink = Csv(emit)
+    else:
+        sink = Kept(_one_below_the_other)
+    yield from _filled(sink)
+
+
+def _filled(sink: Sink) -> Iterator[Shapes]:
+    shapes = Shapes(sink)
+    yield shapes
+    shapes.end()
+
+
+def _one_below_the_other(outputs: dict[str, Any], columns: Columns) -> None:
+    for name, values in outputs.items():
+        emit(results.csv_text(values, columns[name]))
+
+
+def _sink(form: str, file: BinaryIO) -> Sink:
+    if form == ".csv":
+        return Csv(lambda text: file.write(text.encode()))
+    return Npy(file) if form == ".npy" else Lines(file)
+
+
+@contextlib.contextmanager
+def _words(target: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CommandError(f"{target} cannot be written: {error.strerror}", exit_code=Exit.FAILED) from error
