@@ -26,8 +26,8 @@ from kanexport.shared.outside import AS_TRAINED
 from kanexport.shared.strict import ManifestError as ManifestError
 from kanexport.shared.strict import build, json_of
 
-FORMAT = 7
-READABLE = (1, 2, 3, 4, 5, 6, 7)  # each added fields with defaults; what an older one lacks has its default
+FORMAT = 8
+READABLE = (1, 2, 3, 4, 5, 6, 7, 8)  # each added fields with defaults; what an older one lacks has its default
 PLURAL = {"input": "inputs", "output": "outputs"}  # what formats 1 and 2 had one of
 FILE_NAME = "manifest.json"
 MODEL_FILE = "model.onnx"
@@ -38,6 +38,8 @@ SIZE_LIMIT = 256 * 2**20  # bytes; a manifest beyond this is not ours
 # threads each. kanserve takes it for what nobody chose, as long as it stands there unchanged, and decides by itself.
 TRITON_RUNS, TRITON_INSTANCES, TRITON_THREADS = "kanexport", 2, 1
 
+# How far a runtime may optimise the graphs: as it likes, or so far as onnxruntime's ORT_ENABLE_BASIC.
+ANY, BASIC = "", "basic"
 SAME_UNITS = ("select", "clip")  # steps whose results are what they take, where they give it
 HYBRID = "hybrid"  # the family of a torch module with KAN layers in it
 READING, ANSWERS, MODULE = "reading", "answers", "module"
@@ -294,7 +296,8 @@ class Manifest:
     formats 1 and 2 had one of each, as `input` and `output`. `names`, since format 4, is what people
     call them; `baseline`, since format 5, what they and the nodes inside were on the user's data; since format 6
     `explanations`, what the graph gives that tells how answers came about, and `outside`, a key of
-    `shared.outside.POLICIES`; since format 7 `variants`, and `approximation`, what has fewer bits on request. `opset`
+    `shared.outside.POLICIES`; since format 7 `variants`, and `approximation`, what has fewer bits on request; since
+    format 8 `optimization`, `ANY` or `BASIC`: with more, the runtime that proved the graphs computes others. `opset`
     is the graphs' ONNX operator set. `layers` are those whose edges can be asked for, in the order in which they run.
     `files` is everything in the version directory but the manifest. `notes` are sentences for people.
 
@@ -324,6 +327,7 @@ class Manifest:
     outside: str = AS_TRAINED
     variants: tuple[Variant, ...] = ()
     approximation: Approximation = EXACT
+    optimization: str = ANY
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:

@@ -202,7 +202,7 @@ LAW: dict[str, dict[str, set[str]]] = {
 HOMES = {
     "onnx": {
         "kanexport/operators/",
-        *(f"kanexport/hybrid/{name}.py" for name in ("conv_graphs", "splice", "tails", "trace")),
+        *(f"kanexport/hybrid/{name}.py" for name in ("conv_graphs", "splice", "tails", "trace", "vectors")),
         "service/kanserve/bench/mlp.py",
     },
     "onnxscript": {"kanexport/hybrid/trace.py"},

@@ -61,7 +61,7 @@ def graph(answers: Answers, ports: Ports, meaning: Evaluate, lowered: Lowered, t
 
 def _run(lowered: Lowered, ports: Ports, x: Array, dtype: str) -> dict[str, Array]:
     """The graph's outputs by name, in pieces."""
-    session = runtime.session(lowered.model, lowered.weights)
+    session = runtime.session(lowered.model, lowered.weights, optimization=lowered.optimization)
     pieces = [
         runtime.run(session, ports.feeds(x[at : at + ROWS_AT_ONCE], dtype)) for at in range(0, len(x), ROWS_AT_ONCE)
     ]

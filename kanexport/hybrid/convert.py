@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -27,12 +28,12 @@ from kanexport.hybrid.wiring import Served
 from kanexport.lowering import lower
 from kanexport.lowering.edges import term_tensors
 from kanexport.lowering.lower import Lowered
-from kanexport.manifest import HYBRID, MODULE, LayerInfo, Source, SourceFile
+from kanexport.manifest import BASIC, HYBRID, MODULE, LayerInfo, Source, SourceFile
 from kanexport.operators import served
 from kanexport.packing import describe, explained
 from kanexport.packing.publish import Claim, ProvedModel, Result, Target, publish
 from kanexport.packing.signature import Signature
-from kanexport.proof import trial_rows, verify
+from kanexport.proof import runtime, trial_rows, verify
 from kanexport.proof.verify import Proof
 from kanexport.shared.outside import CLAMP
 
@@ -151,11 +152,48 @@ def _attempt(
             signature = Signature(plan.ports, target.dtype)
             lowered = explained.add(target.explain, lowered, _describe(plan, lowered), signature, target.names, against)
             with lent(whole, plan.oracle.dtype):
-                return lowered, _prove(plan, lowered, zones.of(plan.ports, x, count), target, sizes, advance)
+                return _proved(lowered, functools.partial(_tried, plan, x, count, target, sizes, advance))
         except (InvalidKan, VerificationFailed) as error:
             failure = failure or error
     assert failure is not None
     raise failure
+
+
+def _tried(
+    plan: Plan,
+    x: Array,
+    count: int,
+    target: Target,
+    sizes: tuple[int, ...],
+    advance: Callable[[int, int], None],
+    lowered: Lowered,
+) -> Proof:
+    return _prove(plan, lowered, zones.of(plan.ports, x, count), target, sizes, advance)
+
+
+def _proved(lowered: Lowered, prove: Callable[[Lowered], Proof]) -> tuple[Lowered, Proof]:
+    """The graphs and their proof; where onnxruntime's optimiser makes them wrong, with less of it. Raises what `prove`
+    raises of the graphs with all of it."""
+    try:
+        return lowered, prove(lowered)
+    except VerificationFailed as error:
+        if lowered.explained is not None:  # any runtime may run that graph
+            raise
+        basic = dataclasses.replace(lowered, optimization=BASIC)
+        try:
+            proof = prove(basic)
+        except (InvalidKan, VerificationFailed):
+            raise error from None
+        return basic, dataclasses.replace(proof, notes=(*proof.notes, optimiser(error.message)))
+
+
+def optimiser(failure: str) -> str:
+    """What is said where a graph is right only if the runtime optimises it less."""
+    return (
+        f"the graph is right, and {runtime.name()} makes it wrong from ORT_ENABLE_EXTENDED on ({failure}); it is "
+        "verified at ORT_ENABLE_BASIC, and kanserve loads it so; for Triton, add optimization { graph { level: -1 } } "
+        "to config.pbtxt; in Python, set SessionOptions.graph_optimization_level to ORT_ENABLE_BASIC"
+    )
 
 
 def _require_at_most(sizes: Sequence[int], most: int) -> None:

@@ -17,6 +17,7 @@ from kanexport.lowering import splines, uniform
 from kanexport.lowering.contributions import Anchor
 from kanexport.lowering.edges import edge_graph
 from kanexport.lowering.serving import INPUT, naming, serving_graph
+from kanexport.manifest import ANY
 from kanexport.operators.weights import SHARED_FROM, Weights
 from kanexport.shared.explanations import Explanations
 
@@ -45,7 +46,8 @@ class Lowered:
     """Serialised ONNX models. `edges[l]` is layer l's edge graph; `node_tensors[l]` names the tensor
     of `model` that feeds layer l, and the input of its edge graph. `weights`: the file that all of
     them take large constants from, if there is one. `explained`: if it was asked for; `many`: where another form is
-    faster in runs of many rows; `kernel`: `model` by the operator of `shared.kernel`, if that was asked for."""
+    faster in runs of many rows; `kernel`: `model` by the operator of `shared.kernel`, if that was asked for;
+    `optimization`: how far a runtime may change the graphs, `manifest.ANY` or `BASIC`."""
 
     model: bytes
     edges: tuple[bytes, ...]
@@ -54,6 +56,7 @@ class Lowered:
     explained: Explained | None = None
     many: Many | None = None
     kernel: bytes | None = None
+    optimization: str = ANY
 
 
 def lower(

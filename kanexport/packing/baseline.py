@@ -79,7 +79,8 @@ def measure(
     """Runs the graph on the rows. Raises OptionError where they are none of the model's."""
     inputs, outputs = signature.inputs(), signature.outputs()
     x = fitting(rows, inputs, names)
-    session, given = runtime.session(lowered.model, lowered.weights), inputs[0].name
+    session = runtime.session(lowered.model, lowered.weights, optimization=lowered.optimization)
+    given = inputs[0].name
     parts: dict[str, list[Array]] = {}
     for at in range(0, len(x), ROWS_AT_ONCE):
         part = x[at : at + ROWS_AT_ONCE].astype(dtype)

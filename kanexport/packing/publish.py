@@ -143,6 +143,7 @@ def publish(target: Target, model: ProvedModel) -> Result:
         outside=target.outside,
         variants=model.proof.variants,
         approximation=model.approximation,
+        optimization=model.lowered.optimization,
     )
     return Result(repository.pack(target.repository, document, files, force=target.force), document)
 

@@ -75,8 +75,9 @@ class Prover:
     def __init__(self, subject: Subject, lowered: Lowered, dtype: str, tolerance: float, *, library: str = "") -> None:
         self.subject, self.lowered, self.dtype = subject, lowered, np.dtype(dtype)
         self.tolerance = Tolerance.of(tolerance, dtype)
-        self.session = runtime.session(lowered.model, lowered.weights, library)
-        self.edge_sessions = [runtime.session(model, lowered.weights) for model in lowered.edges]
+        level = lowered.optimization
+        self.session = runtime.session(lowered.model, lowered.weights, library, level)
+        self.edge_sessions = [runtime.session(model, lowered.weights, optimization=level) for model in lowered.edges]
         self.zones: dict[str, ZoneErrors] = {}
         self.scales: dict[int | str, float] = {}  # magnitudes inside the grid: by layer, and by output
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.errors import ExportError, InvalidKan, VerificationFailed
-from kanexport.manifest import WEIGHTS_FILE
+from kanexport.manifest import ANY, BASIC, WEIGHTS_FILE
 from kanexport.operators.weights import Weights
 from kanexport.shared.quiet_runtime import onnxruntime
 
@@ -28,9 +28,10 @@ class Session:
     given: dict[str, npt.NDArray[Any]]
 
 
-def session(model: bytes, weights: Weights | None = None, library: str = "") -> Session:
+def session(model: bytes, weights: Weights | None = None, library: str = "", optimization: str = ANY) -> Session:
     """A session on one thread. `weights`: the file that the graph takes constants from; `library`: that has operators
-    of its. Raises InvalidKan if the runtime cannot run the graph."""
+    of its; `optimization`: how far the runtime may change the graph. Raises InvalidKan
+    if the runtime cannot run the graph."""
     given: dict[str, npt.NDArray[Any]] = {}
     options = onnxruntime.SessionOptions()
     if weights is not None and library:  # whose operators take constants alone
@@ -41,6 +42,8 @@ def session(model: bytes, weights: Weights | None = None, library: str = "") -> 
     options.intra_op_num_threads = 1
     options.enable_cpu_mem_arena = False  # a model of many layers has as many sessions
     options.log_severity_level = 4
+    if optimization == BASIC:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     with _refusing(_not_loaded):
         if library:
             options.register_custom_ops_library(library)

@@ -12,6 +12,7 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Protocol, cast
 
+from kanexport.manifest import ANY
 from kanserve.errors import ConfigError
 from kanserve.nouns import Array, TensorInfo
 
@@ -49,10 +50,18 @@ class Backend(Protocol):
         """Raises ConfigError for a device that is not there."""
 
     def create(
-        self, graph: bytes, *, device: str, threads: int, beside: Mapping[str, bytes] = NOTHING, library: str = ""
+        self,
+        graph: bytes,
+        *,
+        device: str,
+        threads: int,
+        beside: Mapping[str, bytes] = NOTHING,
+        library: str = "",
+        optimization: str = ANY,
     ) -> Session:
         """Prepare a graph. `beside`: the files, by name, in which it may keep weights; it gets at no
-        other. `library`: the path of one with further operators. Raises LoadError, and ConfigError for a device that
+        other. `library`: the path of one with further operators; `optimization`: how far the
+        runtime may change the graph, as the manifest says. Raises LoadError, and ConfigError for a device that
         is not there."""
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from kanexport.manifest import ANY, BASIC
 from kanexport.shared.quiet_runtime import onnxruntime
 from kanserve.backends import NOTHING
 from kanserve.errors import BackendError, ConfigError, Exhausted, LoadError, LoadReason, NotPossible
@@ -76,10 +77,16 @@ def check(device: str) -> None:
 
 
 def create(
-    graph: bytes, *, device: str, threads: int, beside: Mapping[str, bytes] = NOTHING, library: str = ""
+    graph: bytes,
+    *,
+    device: str,
+    threads: int,
+    beside: Mapping[str, bytes] = NOTHING,
+    library: str = "",
+    optimization: str = ANY,
 ) -> OrtSession:
     """Prepare a graph from its bytes, and those of the files that it keeps weights in. `library`: the path of one with
-    further operators.
+    further operators. `optimization`: how far the runtime may change the graph, as the manifest says.
 
     Raises ConfigError if `device` has no provider here, LoadError if the runtime
     refuses the graph.
@@ -88,6 +95,8 @@ def create(
     provider = (PROVIDERS[device], EXACT[device])
     onnxruntime.set_default_logger_severity(SILENT)
     options = _options(device, threads, beside)
+    if optimization == BASIC:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     try:
         if library:
             options.register_custom_ops_library(library)

@@ -65,7 +65,9 @@ def field(bundle: Bundle, manifest: Manifest, backend: Backend, settings: Settin
     model = entrants.ours(bundle, manifest, backend, settings)
 
     def create(file: str) -> Session:
-        return backend.create(bundle.files[file], device=CPU, threads=1, beside=beside_of(bundle))
+        return backend.create(
+            bundle.files[file], device=CPU, threads=1, beside=beside_of(bundle), optimization=manifest.optimization
+        )
 
     others = [
         entrants.mlp(manifest, backend, settings.device, feeds),

@@ -99,7 +99,7 @@ class Loader:
         return info, *self._way(bundle, info, session, of_bundle)
 
     def _graphs_of(self, bundle: Bundle) -> Graphs:
-        create = functools.partial(self._create, beside=beside_of(bundle))
+        create = functools.partial(self._create, bundle)
         return Graphs(bundle, create, library_for(bundle, self.settings))
 
     def _guard_border(self, model: Model, info: ModelInfo) -> None:
@@ -188,23 +188,29 @@ class Loader:
         manifest = bundle.manifest
         assert manifest is not None
         (variant,) = manifest.variants
-        session = self._create(bundle.files[variant.file], beside=beside_of(bundle), threads=threads)
+        session = self._create(bundle, bundle.files[variant.file], threads=threads)
         proving.named(variant.file, functools.partial(proving.check_graph, manifest, session))
         proving.named(variant.file, functools.partial(proving.prove, manifest, session))
         return session
 
     def _graphs(self, bundle: Bundle, manifest: Manifest) -> tuple[LayerGraph, ...]:
-        beside = beside_of(bundle)
         return tuple(
             LayerGraph(
                 layer,
-                functools.partial(self._create, bundle.files[layer.edges_file], beside=beside, threads=self.threads),
+                functools.partial(self._create, bundle, bundle.files[layer.edges_file], threads=self.threads),
             )
             for layer in manifest.layers
         )
 
-    def _create(self, graph: bytes, *, beside: Mapping[str, bytes], threads: int, library: str = "") -> Session:
-        return self.backend.create(graph, device=self.settings.device, threads=threads, beside=beside, library=library)
+    def _create(self, bundle: Bundle, graph: bytes, *, threads: int, library: str = "") -> Session:
+        return self.backend.create(
+            graph,
+            device=self.settings.device,
+            threads=threads,
+            beside=beside_of(bundle),
+            library=library,
+            optimization=contract.ANY if bundle.manifest is None else bundle.manifest.optimization,
+        )
 
 
 def _form(manifest: Manifest) -> object:

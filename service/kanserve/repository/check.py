@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kanexport.manifest import Manifest, TensorSpec
+from kanexport.manifest import ANY, BASIC, Manifest, TensorSpec
 from kanexport.shared.approximation import HALVES, SUMS, Approximation
 from kanexport.shared.outside import CLAMP, POLICIES
 from kanserve.errors import LoadError, LoadReason
@@ -34,8 +34,14 @@ def check_manifest(manifest: Manifest) -> None:
         raise LoadError(LoadReason.MANIFEST, f"{manifest.explanations.file!r} is not a listed file")
     _check_outside(manifest)
     _check_approximation(manifest.approximation)
+    _check_optimization(manifest.optimization)
     if len(manifest.reference.inputs) != len(manifest.reference.outputs):
         raise LoadError(LoadReason.MANIFEST, "the manifest's reference rows have other inputs than outputs")
+
+
+def _check_optimization(found: str) -> None:
+    if found not in (ANY, BASIC):
+        raise LoadError(LoadReason.MANIFEST, f"optimization is {found[:40]!r}, expected {ANY!r} or {BASIC!r}")
 
 
 def _check_outside(manifest: Manifest) -> None:
