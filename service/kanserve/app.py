@@ -24,7 +24,7 @@ from kanserve import backends, memory, threads, version, watchdog
 from kanserve.access import keeper
 from kanserve.access.gate import Gate
 from kanserve.config import Settings
-from kanserve.doors import transports
+from kanserve.doors import listening, transports
 from kanserve.doors.metrics_port import MetricsServer
 from kanserve.errors import ConfigError
 from kanserve.handlers import control
@@ -325,12 +325,13 @@ async def _leave(app: App, signals: Signals, watch: Watchdog) -> int:
 
 
 def metrics_server(page: Page, settings: Settings) -> MetricsServer:
-    """The port of the metrics. Raises ConfigError."""
-    host, port = settings.metrics_host, settings.metrics_port
+    """The port of the metrics, where it is one of its own. Raises ConfigError."""
+    listening.every(settings)
+    port = listening.Port.metrics(settings)
     try:
-        return MetricsServer(page, host, port, settings.scrape_timeout)
+        return MetricsServer(page, port.host, port.port, settings.scrape_timeout)
     except OSError as error:
-        raise ConfigError(f"cannot listen on {host}:{port} for metrics: {error.strerror}") from error
+        raise port.refused(error) from error
 
 
 class Signals:

@@ -35,7 +35,11 @@ class KanserveError(Exception):
 
 
 class ConfigError(KanserveError):
-    """Settings that cannot work, found before anything is started."""
+    """Settings that cannot work, found before anything is started. `hint`: what to do, where the text does not say."""
+
+    def __init__(self, text: str, *, hint: str = "") -> None:
+        super().__init__(text)
+        self.hint = hint
 
 
 class LoadReason(enum.StrEnum):

@@ -109,7 +109,8 @@ def _bound(settings: Settings, name: str) -> socket.socket:
     """What the workers inherit for a port: a socket that listens, or for grpcio one that keeps the port for them."""
     accepts = name == "http_port" or transports.taken(settings.transport) == "asgi"
     bind = listening.bind if accepts else listening.keep
-    return bind(settings.host, getattr(settings, name), settings.keepalive)
+    port = listening.Port.http if name == "http_port" else listening.Port.grpc
+    return bind(port(settings), settings.keepalive)
 
 
 class Crew:

@@ -131,14 +131,6 @@ def test_no_peer_writes_into_the_log(repository: Path, tmp_path: Path) -> None:
     assert b"forged" not in (tmp_path / "log").read_bytes()
 
 
-def test_a_port_that_is_taken_is_named(repository: Path, tmp_path: Path) -> None:
-    with serving(repository, tmp_path / "log") as running:
-        port = running.url.rpartition(":")[2]
-        done = program("serve", repository, "--grpc-port", port, "--metrics-port", "0")
-    assert done.returncode == 2
-    assert port in done.stderr
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_with_0(number: signal.Signals, repository: Path, tmp_path: Path) -> None:
     with serving(repository, tmp_path / "log", "--log-format", "json") as running:

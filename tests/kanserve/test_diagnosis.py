@@ -18,8 +18,9 @@ import trustme
 from kanserve.config import Settings
 from kanserve.diagnosis import folder, machine
 from kanserve.diagnosis.finding import Level
+from kanserve.diagnosis.running import Source, Trust
 from kanserve.models import headroom
-from tests.cli.running import CLEAN, COMMAND, kanserve, serving
+from tests.cli.running import CLEAN, COMMAND, kanserve, program, serving
 from tests.kanserve import certificates, toy
 from tests.kanserve.running import limited
 
@@ -150,6 +151,32 @@ def test_ports_that_are_not_to_be_had(models: Path) -> None:
     assert told(found, Level.PROBLEM)[0].startswith("metrics port: no.such.host.example:0 cannot be listened on")
     with socket.create_server(("127.0.0.1", port)):  # nothing of the check listens any more
         pass
+
+
+@pytest.mark.parametrize(
+    ("place", "flags"),
+    [
+        ("gRPC", ("--transport", "asgi")),
+        ("gRPC", ("--transport", "grpcio")),
+        ("gRPC", ("--transport", "grpcio", "--workers", "2")),
+        ("metrics", ()),
+    ],
+)
+def test_a_start_says_of_a_port_what_a_check_says(models: Path, place: str, flags: tuple[str, ...]) -> None:
+    """The port by its name, why, and what to do."""
+    if "asgi" in flags:
+        pytest.importorskip("h2corn")
+    flag = f"--{place.lower()}-port"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        given = ("serve", models, *FREE, flag, port, *flags)
+        checked, started = kanserve(*given, "--check", "--json"), program(*given, "--json")
+    (wrong,) = [one for one in json.loads(checked.stdout)["findings"] if one["level"] == Level.PROBLEM]
+    error = json.loads(started.stdout)["error"]
+    assert (checked.returncode, started.returncode, error["kind"]) == (2, 2, "ConfigError")
+    assert error["message"] == f"{wrong['about']}: {wrong['text']}"
+    assert error["message"] == f"{place} port: 127.0.0.1:{port} cannot be listened on: Address already in use"
+    assert error["hint"] == wrong["advice"] == f"end what listens there (`ss -ltnp`), or take another port with {flag}"
 
 
 def broken(folder: Path) -> None:
@@ -344,6 +371,40 @@ def test_the_doctor_looks_at_a_server(alive: Any) -> None:
     assert "metrics: 1 loads of versions failed" in lines
     assert "server: toy version 1 serves" in told(found, Level.OK)
     assert not {"gRPC port", "metrics port"} & {one["about"] for one in found}
+
+
+def test_the_doctor_finds_the_metrics_on_the_shared_port(alive: Any) -> None:
+    """The server's metrics port is no usual one."""
+    pytest.importorskip("h2corn")
+    _, found = doctor("--url", alive.url)
+    assert "metrics: 1 loads of versions failed" in told(found, Level.WARNING)
+    assert not [line for line in told(found, Level.WARNING) if "/metrics" in line]
+
+
+def test_the_doctor_shows_who_asks(models: Path, pems: Path, tmp_path: Path) -> None:
+    """Over TLS, with a token, and with another name in the certificate than the host's."""
+    pytest.importorskip("h2corn")
+    tokens = tmp_path / "tokens.toml"
+    secret = kanserve("token", "new", "me", "--roles", "read", "--tokens", tokens).stdout.strip()
+    (tmp_path / "mine").write_text(secret)
+    pair = ("--tls-cert", pems / "server.pem", "--tls-key", pems / "server.key")
+    with serving(models, tmp_path / "log", *map(str, pair), "--tokens", str(tokens)) as server:
+        place = ("--url", f"grpcs://{server.url}", "--server-name", "localhost", "--ca", pems / "ca.pem")
+        _, found = doctor(*place, "--token-file", tmp_path / "mine")
+        told_of = [line for line in told(found, Level.OK) if line.startswith("metrics")]
+        assert told_of == [f"metrics: https://{server.url}/metrics: nothing was lost, no load and no inference failed"]
+        for name, reason in (("localhost", "401 Unauthorized"), ("elsewhere.example", "Hostname mismatch")):
+            with pytest.raises(OSError, match=reason):
+                Source(server.url, Trust(pems / "ca.pem", name=name)).read()
+        assert "kanserve_" in Source(server.metrics).read()
+
+
+def test_metrics_that_are_nowhere_are_a_warning(models: Path, tmp_path: Path) -> None:
+    """Each place is named, with the reason."""
+    with serving(models, tmp_path / "log", "--transport", "grpcio") as server:
+        _, found = doctor("--url", server.url)
+        (line,) = [line for line in told(found, Level.WARNING) if line.startswith("metrics")]
+    assert f"http://{server.url}/metrics: there is no HTTP; http://127.0.0.1:8002/metrics: " in line
 
 
 def test_a_server_that_is_not_there_is_a_problem() -> None:

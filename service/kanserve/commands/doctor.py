@@ -10,11 +10,14 @@ from typing import Any
 from kanexport.shared.output import print_json
 from kanexport.shared.voice import Exit
 from kanserve import origins
+from kanserve.client import channel
+from kanserve.client.channel import Tls
 from kanserve.console import remote
-from kanserve.console.common import CommandError, add_client_options
+from kanserve.console.common import CommandError, add_client_options, token
 from kanserve.diagnosis import machine, running, show
 from kanserve.diagnosis.ahead import ahead
 from kanserve.diagnosis.finding import Finding, problem, well
+from kanserve.diagnosis.running import Source, Trust
 from kanserve.errors import ConfigError
 
 TEXT = """Look at everything that a server needs, and say what is wrong with it and what to do: Python and
@@ -37,7 +40,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("repository", nargs="?", metavar="REPOSITORY", help="folder of models")
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings of a server")
     add_client_options(parser, url="")
-    parser.add_argument("--metrics", metavar="HOST:PORT", help=f"where it tells its metrics (its host, {PORT})")
+    parser.add_argument(
+        "--metrics",
+        metavar="HOST:PORT",
+        help=f"where its metrics are (default: the port of --url, then port {PORT} of its host)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,9 +72,20 @@ def _found(args: argparse.Namespace) -> Iterator[Finding]:
 
 
 def _running(args: argparse.Namespace) -> Iterator[Finding]:
-    host = args.url.rpartition("//")[2].rpartition(":")[0]
     try:
         with remote.connection(args) as client:
-            yield from running.look(client, args.metrics or f"{host}:{PORT}")
+            yield from running.look(client, _sources(args))
     except CommandError as error:
         yield problem("server", error.message, error.hint)
+
+
+def _sources(args: argparse.Namespace) -> list[Source]:
+    """Where its metrics may be: on the port that is asked, which is surely its own, then on the usual one."""
+    if args.metrics:
+        return [Source(args.metrics)]
+    tls = Tls.of(args.ca, args.cert, args.key, args.server_name)
+    secure = channel.is_secure(args.url, tls)
+    shown = dict(channel.carried(token(args), args.url, secure=secure, in_clear=args.token_in_clear))
+    shared = args.url.rpartition("//")[2]
+    trust = Trust(tls.ca, tls.cert, tls.key, tls.server_name) if secure else None
+    return [Source(shared, trust, shown), Source(f"{shared.rpartition(':')[0]}:{PORT}")]

@@ -89,7 +89,7 @@ def _told(findings: list[Finding], *, as_json: bool) -> int:
 def _ended(error: KanserveError) -> CommandError:
     """The server's error as the end of the command: settings are the user's, the rest is not."""
     code = Exit.WRONG if isinstance(error, ConfigError) else Exit.FAILED
-    return CommandError(str(error), kind=type(error).__name__, exit_code=code)
+    return CommandError(str(error), hint=getattr(error, "hint", ""), kind=type(error).__name__, exit_code=code)
 
 
 def _kind(metavar: str) -> dict[str, Any]:

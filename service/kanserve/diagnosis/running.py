@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import urllib.request
-from collections.abc import Iterator
+import contextlib
+import http.client
+import ssl
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from pathlib import Path
 
 from kanserve.client.answers import IndexEntry
 from kanserve.client.connection import Client
@@ -13,6 +18,7 @@ from kanserve.diagnosis.finding import Finding, ok, problem, warning
 ABOUT = "server"
 SECONDS = 5.0  # for its metrics
 MOST = 2**24  # bytes of them
+OWN = "kanserve_"  # begins the name of a metric of ours
 READY = "READY"
 # Where samples begin so, what they count in words, and what to do.
 COUNTED = (
@@ -26,8 +32,69 @@ COUNTED = (
 )
 
 
-def look(client: Client, metrics: str) -> Iterator[Finding]:
-    """By its protocol, and by the page of metrics at `metrics`, an address with a port."""
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What TLS needs: PEM files (None: the usual authorities, no certificate of the caller's), and the name in the
+    server's certificate, if that is not the host."""
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a server may have its page of metrics: a host and port. `trust`: with TLS; `headers`: who asks."""
+
+    address: str
+    trust: Trust | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        """Of the page."""
+        return f"{'http' if self.trust is None else 'https'}://{self.address}/metrics"
+
+    def read(self) -> str:
+        """The page. Raises OSError, ValueError."""
+        try:
+            with contextlib.closing(self._connection()) as connection:
+                connection.request("GET", "/metrics", headers=dict(self.headers))
+                answer = connection.getresponse()
+                page = answer.read(MOST).decode("utf-8", "replace")
+        except http.client.HTTPException as error:
+            raise OSError("there is no HTTP") from error
+        if answer.status != HTTPStatus.OK:
+            raise OSError(f"{answer.status} {answer.reason}")
+        if OWN not in page:
+            raise OSError("its metrics are not those of a kanserve")
+        return page
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if self.trust is None:
+            return http.client.HTTPConnection(self.address, timeout=SECONDS)
+        return _Secure(self.address, self.trust)
+
+
+class _Secure(http.client.HTTPSConnection):
+    """With the name that is looked for in the certificate."""
+
+    def __init__(self, address: str, trust: Trust) -> None:
+        context = ssl.create_default_context(cafile=trust.ca)
+        if trust.cert:
+            context.load_cert_chain(trust.cert, trust.key)
+        super().__init__(address, timeout=SECONDS, context=context)
+        self._own, self._name = context, trust.name
+
+    def connect(self) -> None:
+        """Raises OSError."""
+        http.client.HTTPConnection.connect(self)
+        self.sock = self._own.wrap_socket(self.sock, server_hostname=self._name or self.host)
+
+
+def look(client: Client, metrics: Sequence[Source]) -> Iterator[Finding]:
+    """By its protocol, and by its page of metrics, which is at the first of some places that has one."""
     try:
         state, index = client.health(), client.index()
     except ClientError as error:
@@ -52,20 +119,26 @@ def _version(entry: IndexEntry, *, others: bool) -> Finding:
     return found(ABOUT, f"{named} is {entry.state}: {entry.reason or 'no reason is told'}", "its log: `load failed`")
 
 
-def _counted(address: str) -> Iterator[Finding]:
-    try:
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=SECONDS) as answer:
-            page = answer.read(MOST).decode("utf-8", "replace")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        yield warning("metrics", f"http://{address}/metrics: {reason}", "name their address with --metrics")
-        return
+def _counted(sources: Sequence[Source]) -> Iterator[Finding]:
+    failed = []
+    for source in sources:
+        try:
+            page = source.read()
+        except (OSError, ValueError) as error:
+            failed.append(f"{source.url}: {error}")
+        else:
+            yield from _told(source, page)
+            return
+    yield warning("metrics", "; ".join(failed), "name their address with --metrics; --token-file says who asks")
+
+
+def _told(source: Source, page: str) -> Iterator[Finding]:
     said = [
         warning("metrics", f"{count:g} {words}", advice)
         for name, label, words, advice in COUNTED
         if (count := _sum(page, name, label))
     ]
-    yield from said or [ok("metrics", "nothing was lost, no load and no inference failed")]
+    yield from said or [ok("metrics", f"{source.url}: nothing was lost, no load and no inference failed")]
 
 
 def _sum(page: str, name: str, label: str) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeAlias, cast
 
@@ -10,8 +12,8 @@ import grpc
 
 from kanserve.config import GRPC_LIMIT, Settings
 from kanserve.doors import listening
+from kanserve.doors.listening import Port
 from kanserve.doors.tls import Tls
-from kanserve.errors import ConfigError
 from kanserve.rpc.call import Arrival
 from kanserve.rpc.guard import CallFailed, Guarded, Kind, Stream, Unary
 from kanserve.rpc.services import Services
@@ -61,7 +63,7 @@ class Grpcio:
     """A door that is not bound yet. Needs a running event loop."""
 
     def __init__(self, settings: Settings, services: Services, connections: int, tls: Tls | None) -> None:
-        self._host, self._port = settings.host, settings.grpc_port
+        self._port = Port.grpc(settings)
         self._renewed: grpc.ServerCertificateConfiguration | None = None
         self._credentials = None if tls is None else self._dynamic(tls)
         logging.getLogger("grpc._cython.cygrpc").addFilter(_without_bytes)
@@ -70,14 +72,15 @@ class Grpcio:
 
     async def start(self) -> int:
         """Bind and answer. Returns the port. Raises ConfigError if the address is taken or wrong."""
-        host = f"[{self._host}]" if ":" in self._host and not self._host.startswith("[") else self._host
-        taken = f"cannot listen on {host}:{self._port}; is another server running there?"
+        host = self._port.host
+        host = f"[{host}]" if ":" in host and not host.startswith("[") else host
         try:
-            bound = self._listen(f"{host}:{self._port}")
-        except RuntimeError as error:
-            raise ConfigError(taken) from error
+            bound = self._listen(f"{host}:{self._port.port}")
+        except RuntimeError:  # gRPC core does not say why
+            bound = 0
         if not bound:
-            raise ConfigError(taken)
+            taken = OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))  # if it is free again meanwhile
+            raise listening.tried(self._port) or self._port.refused(taken)
         await self._server.start()
         return bound
 

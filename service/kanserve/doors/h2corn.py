@@ -16,6 +16,7 @@ from kanserve import pem
 from kanserve.config import Settings
 from kanserve.doors import listening
 from kanserve.doors.asgi import GrpcApp, Limits
+from kanserve.doors.listening import Port
 from kanserve.doors.tls import Tls
 from kanserve.doors.waiting import Application
 from kanserve.errors import ConfigError
@@ -45,7 +46,7 @@ class H2corn:
         settings: Settings,
         services: Services,
         pages: Application,
-        port: int,
+        port: Port,
         connections: int,
         tls: Tls | None,
     ) -> None:
@@ -61,7 +62,7 @@ class H2corn:
         """Bind and answer. Returns the port. Raises ConfigError if the address is taken or wrong."""
         _hush()
         asyncio.get_running_loop().set_exception_handler(_unless_told)
-        self._listener = listening.bind(self._settings.host, self._port, self._settings.keepalive)
+        self._listener = listening.bind(self._port, self._settings.keepalive)
         try:
             await self._carry(self._listener, self._tls)
         except ConfigError:

@@ -1,20 +1,94 @@
-"""The port of a door, and how many connections it may have."""
+"""The ports of a server, why one cannot be had, and how many connections a door may have."""
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from kanserve import openfiles
+from kanserve.config import Settings
 from kanserve.errors import ConfigError
 from kanserve.observe import logs
 
 BACKLOG = 1024
 PROBES = 3
 LONGEST = 32767  # seconds, of TCP's
+ADVICE = {
+    errno.EADDRINUSE: "end what listens there (`ss -ltnp`), or take another port with {flag}",
+    errno.EACCES: "take a port from 1024 on with {flag}, or give the process the right to bind it",
+    errno.EADDRNOTAVAIL: "name an address of this machine (`ip addr`)",
+}
 
 log = logs.get_logger("door")
 _inherited: dict[int, int] = {}  # port -> file descriptor
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One that a server listens on: its `name` in words, the `flag` that chooses it, where it is."""
+
+    name: str
+    flag: str
+    host: str
+    port: int
+
+    @classmethod
+    def grpc(cls, settings: Settings) -> Port:
+        """Of gRPC, and with `asgi` of HTTP too."""
+        return cls("gRPC port", "--grpc-port", settings.host, settings.grpc_port)
+
+    @classmethod
+    def http(cls, settings: Settings) -> Port:
+        """Of HTTP, where it has one of its own."""
+        return cls("HTTP port", "--http-port", settings.host, settings.http_port or 0)
+
+    @classmethod
+    def metrics(cls, settings: Settings) -> Port:
+        """Of the metrics."""
+        return cls("metrics port", "--metrics-port", settings.metrics_host, settings.metrics_port)
+
+    @property
+    def place(self) -> str:
+        """Such as 127.0.0.1:8001."""
+        return f"{self.host}:{self.port}"
+
+    def refused(self, error: OSError) -> ConfigError:
+        """Why it cannot be had, and what to do."""
+        advice = ADVICE.get(error.errno or 0, "name another address").format(flag=self.flag)
+        known = (error.errno or 0) > 0  # asyncio and socket add to the words of the system; names of hosts have others
+        why = os.strerror(error.errno or 0) if known else error.strerror or error
+        return ConfigError(f"{self.name}: {self.place} cannot be listened on: {why}", hint=advice)
+
+
+def every(settings: Settings) -> tuple[Port, ...]:
+    """All that a server of these settings listens on. Raises ConfigError if two of them are the same."""
+    ports = [Port.grpc(settings), *([Port.http(settings)] if settings.http_port is not None else [])]
+    ports.append(Port.metrics(settings))
+    names: dict[tuple[str, int], str] = {}
+    for one in ports:
+        first = names.setdefault((one.host, one.port), one.name)
+        if one.port and first != one.name:
+            raise ConfigError(
+                f"{one.name}: {one.place} is the {first} already", hint=f"take another port with {one.flag}"
+            )
+    return tuple(ports)
+
+
+def tried(port: Port) -> ConfigError | None:
+    """What is wrong with a port, if anything is. It is bound for a moment; nobody is answered there."""
+    bare = port.host.strip("[]")
+    family = socket.AF_INET6 if ":" in bare else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server: a port of calls just ended
+            probe.bind((bare, port.port))
+            probe.listen(1)
+    except OSError as error:
+        return port.refused(error)
+    return None
 
 
 def inherit(sockets: Mapping[int, int]) -> None:
@@ -27,18 +101,18 @@ def shared(port: int) -> bool:
     return port in _inherited
 
 
-def keep(host: str, port: int, keepalive: float) -> socket.socket:
+def keep(port: Port, keepalive: float) -> socket.socket:
     """A port for processes that bind sockets of their own to it; this one takes no connection. Raises ConfigError."""
-    return _bound(host, port, listens=False)
+    return _bound(port, listens=False)
 
 
-def bind(host: str, port: int, keepalive: float) -> socket.socket:
+def bind(port: Port, keepalive: float) -> socket.socket:
     """A listening socket. Raises ConfigError if the address is taken or wrong.
 
     Its connections take over that TCP looks for the peer after `keepalive` silent seconds, and gives it up after
     two thirds as many again.
     """
-    made = socket.socket(fileno=_inherited[port]) if shared(port) else _bound(host, port, listens=True)
+    made = socket.socket(fileno=_inherited[port.port]) if shared(port.port) else _bound(port, listens=True)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _seconds(keepalive))
     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _seconds(keepalive / PROBES))
@@ -47,23 +121,21 @@ def bind(host: str, port: int, keepalive: float) -> socket.socket:
     return made
 
 
-def _bound(host: str, port: int, *, listens: bool) -> socket.socket:
-    bare = host.strip("[]")
+def _bound(port: Port, *, listens: bool) -> socket.socket:
+    bare = port.host.strip("[]")
     family = socket.AF_INET6 if ":" in bare else socket.AF_INET
     try:
         if listens:
-            return socket.create_server((bare, port), family=family, backlog=BACKLOG, dualstack_ipv6=bare == "::")
+            return socket.create_server((bare, port.port), family=family, backlog=BACKLOG, dualstack_ipv6=bare == "::")
         made = socket.socket(family)
         try:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            made.bind((bare, port))
+            made.bind((bare, port.port))
         except OSError:
             made.close()
             raise
     except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {host}:{port}: {error.strerror}; is another server running there?"
-        ) from error
+        raise port.refused(error) from error
     return made
 
 

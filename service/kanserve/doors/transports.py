@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from kanserve.config import Settings
 from kanserve.doors import listening, tls
 from kanserve.doors.door import Door
+from kanserve.doors.listening import Port
 from kanserve.doors.tls import Tls
 from kanserve.doors.waiting import Application
 from kanserve.errors import ConfigError
@@ -69,11 +70,11 @@ def build(settings: Settings, services: Services, pages: Pages) -> Doors:
     shown = tls.load(settings)
     connections = listening.allowed(settings.max_connections, doors=1 if settings.http_port is None else 2)
 
-    def asgi(port: int) -> Door:
+    def asgi(port: Port) -> Door:
         return _asgi(settings, services, pages, port, connections, shown)
 
-    first = asgi(settings.grpc_port) if both else _grpcio(settings, services, connections, shown)
-    second = None if settings.http_port is None else asgi(settings.http_port)
+    first = asgi(Port.grpc(settings)) if both else _grpcio(settings, services, connections, shown)
+    second = None if settings.http_port is None else asgi(Port.http(settings))
     return Doors(first, second, both=both, tls=shown)
 
 
@@ -97,7 +98,9 @@ def missing() -> list[str]:
     return [name for name in NEEDED if importlib.util.find_spec(name) is None]
 
 
-def _asgi(settings: Settings, services: Services, pages: Pages, port: int, connections: int, shown: Tls | None) -> Door:
+def _asgi(
+    settings: Settings, services: Services, pages: Pages, port: Port, connections: int, shown: Tls | None
+) -> Door:
     lacking = missing()
     if lacking:
         raise ConfigError(
