@@ -143,6 +143,7 @@ class App:
             tracing=self._tracing,
             max_calls=settings.max_calls,
             max_bytes=settings.max_bytes,
+            largest=settings.max_request_bytes,
             max_seconds=settings.max_deadline,
         )
 
@@ -195,8 +196,8 @@ class App:
         settings = self._settings = self._settings.model_copy(update=dict(change.live))
         self._renewal.asked(settings.renew_seconds)
         logs.configure(settings.log_format, settings.log_level)
-        self.guard.lines, self.guard.max_bytes = AccessLog(settings.access_log), settings.max_bytes
-        self.guard.max_calls = settings.max_calls
+        self.guard.lines = AccessLog(settings.access_log)
+        self.guard.limit(settings.max_calls, settings.max_bytes)
         self._health.max_watches = self._watches.most = settings.max_watches
         self.metrics.number("kanserve_settings_refused").labels().set(change.refused)
         self.metrics.number("kanserve_settings_waiting").labels().set(len(change.waiting))

@@ -14,7 +14,8 @@
     ├── Exhausted             the request asks for more than a limit allows
     │   ├── TooManyCalls      the server handles as many calls as it may
     │   ├── TooOften          this caller has asked as often as it may
-    │   └── TooManyBytes      their messages are as large together as they may be
+    │   ├── TooManyBytes      their messages are as large together as they may be
+    │   └── TooManyUnfinished requests that have not arrived completely take as many bytes as they may
     ├── Unauthenticated       nobody knows who is calling
     ├── Forbidden             who is calling may not do that
     ├── NotPossible           this model cannot do that
@@ -135,6 +136,16 @@ class TooManyBytes(Exhausted):
         super().__init__(f"the messages of all calls take more than {most} bytes, the server's limit; try again later")
 
 
+class TooManyUnfinished(Exhausted):
+    """Requests that have not arrived completely take as many bytes as they may; trying again makes sense."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"requests that have not arrived completely take more than {most} bytes, the server's limit; "
+            "try again later, with fewer large requests at once"
+        )
+
+
 class TooOften(Exhausted):
     """This caller has asked as often as it may; trying again makes sense."""
 
@@ -162,3 +173,13 @@ class Unsupported(KanserveError):
 
 class BackendError(KanserveError):
     """The runtime failed while running a graph. The text is for the log alone."""
+
+
+def let_go(error: BaseException) -> None:
+    """Drop the tracebacks of an error, of its cause and of its context, once they are logged. Their frames hold the
+    request's message, and often the error too: such a cycle keeps the message until the garbage is collected."""
+    chain = [error]
+    while chain:
+        one = chain.pop()
+        chain += [before for before in (one.__cause__, one.__context__) if before is not None]
+        one.__cause__ = one.__context__ = one.__traceback__ = None

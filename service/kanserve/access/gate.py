@@ -58,7 +58,7 @@ class Gate:
     def admit(self, need: Need, shown: Shown) -> Principal:
         """Who calls. Raises Unauthenticated, Forbidden, TooOften."""
         if need is ANYONE:
-            return self._lenient(shown)
+            return self.known(shown)
         caller, bucket = self._caller(shown)
         require(caller, need)
         if bucket is not None:
@@ -110,7 +110,8 @@ class Gate:
         if ending:
             self._timer = asyncio.get_running_loop().call_later(GLANCE, self._glance)
 
-    def _lenient(self, shown: Shown) -> Principal:
+    def known(self, shown: Shown) -> Principal:
+        """Who calls; nobody where the credential is not known. Raises nothing."""
         try:
             return self._caller(shown)[0]
         except Unauthenticated:
@@ -249,6 +250,11 @@ def stranger(gate: Gate | None, name: str) -> Callable[[Shown], bool] | None:
         return None
     need = NEEDS[name]
     return lambda shown: gate.refuses(need, shown)
+
+
+def name(gate: Gate | None, shown: Shown) -> str:
+    """The name of who calls, for counts; "" where nobody is known by one."""
+    return "" if gate is None else gate.known(shown).name
 
 
 def _valid(caller: Principal) -> None:

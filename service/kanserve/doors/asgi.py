@@ -13,22 +13,25 @@ themselves; for others (`watch`) the next event is waited for beside the method.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from kanserve.access import gate as access
 from kanserve.access import names
 from kanserve.doors import framing
 from kanserve.doors.framing import Headers, Messages
 from kanserve.doors.waiting import Application, Calls, Event, Receive, Send, Watched
+from kanserve.errors import TooManyUnfinished
 from kanserve.observe import logs
 from kanserve.rpc import guard
 from kanserve.rpc.call import ID_HEADER, Arrival, arrived
-from kanserve.rpc.guard import CallFailed, Guarded, Kind, Stream, Unary
+from kanserve.rpc.guard import PUSHBACK, CallFailed, Gone, Guarded, Kind, Stream, Unary
 from kanserve.rpc.services import Services
 from kanserve.rpc.status import Code
+from kanserve.rpc.unfinished import Part
 
 T = TypeVar("T")
 
@@ -50,10 +53,6 @@ OLD = "gRPC needs HTTP/2, and this request came by HTTP/1"
 PART = 2**18  # bytes that are given to the server at a time: it copies them, and nothing else runs meanwhile
 SMALL = 4096  # bytes of an answer that are not worth counting while it is sent
 LATE = "Deadline Exceeded"  # gRPC's own words
-
-
-class Gone(Exception):
-    """The caller went away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +89,9 @@ class GrpcApp:
                 method = self._services.methods.get(scope["path"], self._services.unknown)
                 await _refuse(send, method.refused(framing.failed(Code.UNIMPLEMENTED, OLD), _named(headers)))
             else:
-                await self._call(task, _Request(scope, receive), headers, _Wire(send, self._services.hold))
+                await self._call(
+                    task, _Request(scope, receive, self._services.part), headers, _Wire(send, self._services.hold)
+                )
         except (Gone, OSError):  # OSError: what ASGI has for a `send` when nobody is there
             pass
         finally:
@@ -170,8 +171,9 @@ def _late(method: Guarded, call: _Request) -> CallFailed:
 
 
 async def _stream(method: Stream, messages: AsyncIterator[bytes], arrival: Arrival, wire: _Wire) -> None:
-    async for answer in method.answers(messages, arrival):
-        await wire.message(answer)
+    async with contextlib.aclosing(cast(AsyncGenerator[bytes], method.answers(messages, arrival))) as answers:
+        async for answer in answers:
+            await wire.message(answer)
     await wire.end()
 
 
@@ -254,10 +256,10 @@ class _Wire:
 class _Request:
     """One call as it comes in."""
 
-    __slots__ = ("_packed", "_receive", "_scope", "arrival", "guarded", "path")
+    __slots__ = ("_packed", "_part", "_receive", "_scope", "arrival", "guarded", "path")
 
-    def __init__(self, scope: Event, receive: Receive) -> None:
-        self._scope, self.path, self._receive = scope, scope["path"], receive
+    def __init__(self, scope: Event, receive: Receive, part: Callable[[Hashable, str, Arrival], Part]) -> None:
+        self._scope, self.path, self._receive, self._part = scope, scope["path"], receive, part
         self._packed: bytes | None = None
         self.arrival, self.guarded = UNTOLD, False
 
@@ -290,16 +292,24 @@ class _Request:
         return found[0]
 
     async def messages(self, limit: int, *begun: Event) -> AsyncIterator[bytes]:
-        """All messages, until the caller is done; `begun` are events that came already. Raises CallFailed, or Gone."""
+        """All messages, until the caller is done; `begun` are events that came already. Bytes of a message that is
+        not whole are counted. Raises CallFailed, or Gone."""
         messages = Messages(limit, self._packed)
         more, before = True, list(begun)
-        while more:
-            event = before.pop(0) if before else await self._receive()
-            if event["type"] != REQUEST:
-                raise Gone
-            more = event.get("more_body", False)
-            for message in messages.take(event.get("body", b"")):
-                yield message
+        client = self._scope.get("client")
+        with self._part(client, client[0] if client else "", self.arrival) as part:
+            try:
+                while more:
+                    event = before.pop(0) if before else await part.more(self._receive())
+                    if event["type"] != REQUEST:
+                        raise Gone
+                    more = event.get("more_body", False)
+                    for message in messages.take(event.get("body", b"")):
+                        part.holds(messages.size)
+                        yield message
+                    part.holds(messages.size)
+            except TooManyUnfinished as error:
+                raise CallFailed(Code.RESOURCE_EXHAUSTED, str(error), (PUSHBACK,)) from None
         if not messages.whole:
             raise framing.failed(Code.INTERNAL, "the call ends inside of a message")
 

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from kanserve import compression
 from kanserve.rpc.guard import CallFailed
 from kanserve.rpc.status import Code
+from kanserve.rpc.unfinished import Buffer
 
 PREFIX = struct.Struct(">BI")  # compressed or not, length
 TIMEOUT = re.compile(rb"(\d{1,8})([HMSmun])")
@@ -54,33 +55,44 @@ class Messages:
     """Takes the bytes of one call as they come, gives its messages. `limit`: bytes of one message,
     unpacked; `encoding`: the call's grpc-encoding, or nothing."""
 
-    __slots__ = ("_buffer", "_encoding", "_limit")
+    __slots__ = ("_buffer", "_encoding", "_limit", "_wanted", "size")
 
     def __init__(self, limit: int, encoding: bytes | None) -> None:
         self._limit, self._encoding = limit, encoding
-        self._buffer = bytearray()
+        self._buffer, self._wanted = Buffer(), PREFIX.size
+        self.size = 0  # bytes of messages that are not taken yet
 
     def take(self, data: bytes) -> Iterator[bytes]:
         """The messages that are whole now. Raises CallFailed for one that is too large, as soon as its
         length is known, or that cannot be unpacked."""
-        self._buffer += data
-        while len(self._buffer) >= PREFIX.size:
-            packed, length = PREFIX.unpack_from(self._buffer)
-            if length > self._limit:
-                raise failed(Code.RESOURCE_EXHAUSTED, f"received message larger than max ({length} vs. {self._limit})")
-            if packed > 1:
-                raise failed(Code.INTERNAL, f"a message begins with {packed}, expected 0 or 1")
-            end = PREFIX.size + length
-            if len(self._buffer) < end:
-                return
-            message = bytes(memoryview(self._buffer)[PREFIX.size : end])
-            del self._buffer[:end]
+        self._buffer.add(data)
+        self.size = self._buffer.size
+        if self.size < self._wanted:
+            return
+        found, at = self._buffer.take(), 0
+        while (end := at + self._end(found, at)) <= len(found):
+            message = found[at + PREFIX.size : end]
+            packed, at = found[at], end
+            self.size = len(found) - at
             yield self._unpacked(message) if packed else message
+        self._wanted = end - at
+        self._buffer.add(found[at:])
+
+    def _end(self, found: bytes, at: int) -> int:
+        """Bytes of the frame that begins there; of its prefix where that is not whole. Raises CallFailed."""
+        if len(found) - at < PREFIX.size:
+            return PREFIX.size
+        packed, length = PREFIX.unpack_from(found, at)
+        if length > self._limit:
+            raise failed(Code.RESOURCE_EXHAUSTED, f"received message larger than max ({length} vs. {self._limit})")
+        if packed > 1:
+            raise failed(Code.INTERNAL, f"a message begins with {packed}, expected 0 or 1")
+        return PREFIX.size + int(length)
 
     @property
     def whole(self) -> bool:
         """Whether no message is unfinished."""
-        return not self._buffer
+        return not self.size
 
     def _unpacked(self, message: bytes) -> bytes:
         if self._encoding not in ENCODINGS:

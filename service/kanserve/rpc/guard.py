@@ -15,7 +15,7 @@ import enum
 import functools
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sized
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Sized
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
@@ -24,13 +24,24 @@ from typing import Any, Protocol, TypeVar
 from kanserve.access import gate as access
 from kanserve.access.gate import Gate
 from kanserve.access.roles import Principal
-from kanserve.errors import Draining, KanserveError, QueueFull, TooManyBytes, TooManyCalls, TooOften, Unsupported
+from kanserve.errors import (
+    Draining,
+    KanserveError,
+    QueueFull,
+    TooManyBytes,
+    TooManyCalls,
+    TooManyUnfinished,
+    TooOften,
+    Unsupported,
+    let_go,
+)
 from kanserve.lifecycle import Lifecycle
 from kanserve.observe import logs
 from kanserve.observe.metrics import UNKNOWN, Metrics
 from kanserve.rpc import bounded, status
 from kanserve.rpc.call import ID_HEADER, Arrival, Call, arrived
 from kanserve.rpc.status import Code
+from kanserve.rpc.unfinished import Part, Unfinished
 
 STRICT_HEADER = "triton_grpc_error"  # of a stream of requests: what is wrong with one ends it
 TRACE_HEADERS = ("traceparent", "tracestate")
@@ -60,8 +71,13 @@ class CallFailed(Exception):
         self.trailers = trailers
 
     def forget(self) -> None:
-        """Let go of what led here: its frames hold the call's message, for as long as anybody holds this."""
-        self.__cause__ = self.__context__ = self.__traceback__ = None
+        """Let go of what led here, as `let_go` does."""
+        let_go(self)
+
+
+class Gone(Exception):
+    """The caller went away: raised by a door where the next message would be. The call ends as one that is cancelled
+    does."""
 
 
 Q = TypeVar("Q", bound=Sized)
@@ -147,8 +163,8 @@ class AccessLog:
 
 class Guard:
     """Wraps the methods of one server. `max_calls`: that are handled at once, probes not counted;
-    `max_bytes`: of their messages; `lines`: which calls have one; `gate`: who may call, None where anyone may;
-    `max_seconds`: that a call with one answer may take, None: any."""
+    `max_bytes`: of their messages, of which the `largest` is so large; `lines`: which calls have one;
+    `gate`: who may call, None where anyone may; `max_seconds`: that a call with one answer may take, None: any."""
 
     def __init__(
         self,
@@ -160,6 +176,7 @@ class Guard:
         tracing: Tracing | None = None,
         max_calls: int,
         max_bytes: int,
+        largest: int = 0,
         max_seconds: float | None = None,
     ) -> None:
         self.lines, self._gate, self._tracing, self.max_seconds = lines, gate, tracing, max_seconds
@@ -168,6 +185,7 @@ class Guard:
         self._metrics = metrics
         self.max_calls, self.calls = max_calls, 0
         self.max_bytes, self._bytes = max_bytes, 0
+        self._unfinished = Unfinished(self.hold, max_bytes, largest)
         self._lifecycle = lifecycle
         self.inflight = metrics.number("kanserve_inflight_requests").labels()
 
@@ -343,11 +361,21 @@ class Guard:
             return
         outcome = Code.OK if error is None else _outcome(error, call)
         series.ended(outcome, error, seconds)
-        failure = error if isinstance(error, Exception) else None
+        failure = error if isinstance(error, Exception) and not isinstance(error, Gone) else None
         if self.lines.wants(outcome, probe=probe):
             _write(series, call, outcome, failure, seconds=seconds, sizes=sizes)
         if failure is not None:  # the process boundary: a bug must not reach the wire as text
             raise _failed(failure, call) from failure
+
+    def limit(self, max_calls: int, max_bytes: int) -> None:
+        """From now on."""
+        self.max_calls, self.max_bytes = max_calls, max_bytes
+        self._unfinished.limit(max_bytes)
+
+    def part(self, connection: Hashable, peer: str, arrival: Arrival) -> Part:
+        """A request that has not arrived completely. It counts for the principal that calls; for `peer`, the address,
+        where nobody has to show who calls."""
+        return self._unfinished.part(connection, access.name(self._gate, arrival) or peer)
 
     def hold(self, size: int) -> None:
         """So many bytes of a message more, or less."""
@@ -424,7 +452,7 @@ def outcome(error: BaseException) -> str:
 def _outcome(error: BaseException, call: Call) -> Code:
     if isinstance(error, CallFailed):  # by the door, while a stream was read
         return error.code
-    if isinstance(error, Exception):
+    if isinstance(error, Exception) and not isinstance(error, Gone):
         return status.code(error)
     return Code.DEADLINE_EXCEEDED if call.late() else Code.CANCELLED
 
@@ -460,7 +488,7 @@ def _failed(error: Exception, call: Call) -> CallFailed:
     trailers = told(call)
     if isinstance(error, TooOften):
         trailers = (*trailers, (PUSHBACK[0], str(math.ceil(error.wait * 1000))))
-    elif isinstance(error, QueueFull | Draining | TooManyBytes | TooManyCalls):
+    elif isinstance(error, QueueFull | Draining | TooManyBytes | TooManyCalls | TooManyUnfinished):
         trailers = (*trailers, PUSHBACK)
     return CallFailed(status.code(error), status.text(error, call.request_id), trailers)
 

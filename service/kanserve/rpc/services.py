@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
@@ -10,12 +10,14 @@ from google.protobuf.descriptor import ServiceDescriptor
 
 from kanserve.observe.metrics import UNKNOWN
 from kanserve.rpc import bounded, health, reflection
+from kanserve.rpc.call import Arrival
 from kanserve.rpc.guard import Guard, Guarded, Kind, StreamMethod, UnaryMethod
 from kanserve.rpc.health import Health
 from kanserve.rpc.inference import InferenceService
 from kanserve.rpc.kan import KanService
 from kanserve.rpc.reflection import Reflection
 from kanserve.rpc.stream import InferStream
+from kanserve.rpc.unfinished import Part
 
 STREAM = "ModelStreamInfer"
 NONE: Mapping[str, StreamMethod] = {}
@@ -25,12 +27,14 @@ NAMES = (InferenceService.descriptor.full_name, KanService.descriptor.full_name)
 @dataclass(frozen=True, slots=True)
 class Services:
     """`methods` by path, such as /grpc.health.v1.Health/Check; `unknown` answers for any other path.
-    `hold`: that many bytes of an answer wait for their caller, or wait no more; `apart`: a context in which calls that
+    `hold`: that many bytes of an answer wait for their caller, or wait no more; `part`: a request that has not arrived
+    completely, of this connection, address and `Arrival`; `apart`: a context in which calls that
     end wait, so many seconds before and after what is done there, so that nobody asks again in that moment."""
 
     methods: Mapping[str, Guarded]
     unknown: Guarded
     hold: Callable[[int], None]
+    part: Callable[[Hashable, str, Arrival], Part]
     apart: Callable[[float], AbstractAsyncContextManager[None]]
 
 
@@ -59,7 +63,7 @@ def guarded(
             methods[f"/{name}/{reflection.METHOD}"] = guard.stream(
                 name, reflection.METHOD, Kind.BIDI_STREAM, mirror.info, probe=True
             )
-    return Services(methods, guard.refusal(UNKNOWN, UNKNOWN), guard.hold, guard.apart)
+    return Services(methods, guard.refusal(UNKNOWN, UNKNOWN), guard.hold, guard.part, guard.apart)
 
 
 def _service(

@@ -106,7 +106,8 @@ class _Flow:
 
     def close(self) -> None:
         """Give up what is not answered."""
-        for task, share in self._waiting:
+        while self._waiting:
+            task, share = self._waiting.popleft()
             task.cancel()
             share.close()
 

@@ -16,10 +16,12 @@ from starlette.responses import Response
 
 from kanserve import compression
 from kanserve.access import names
+from kanserve.errors import TooManyUnfinished
 from kanserve.observe.metrics import Metrics
 from kanserve.rpc.call import ID_HEADER, Arrival, Call
 from kanserve.rpc.guard import PUSHBACK, CallFailed, Guard
 from kanserve.rpc.status import Code
+from kanserve.rpc.unfinished import Buffer, Part
 from kanserve.web import refusal
 from kanserve.web.refusal import Refused
 
@@ -88,7 +90,7 @@ class Exchange:
                 raise asked.broken
             return await method(asked, call)
 
-        self._bounds = bounds
+        self._bounds, self._part = bounds, guard.part
         self._strange = guard.strange(" ".join(labels))
         self._guarded = guard.around(Series(metrics, *labels), whole, probe=probe)
 
@@ -127,27 +129,33 @@ class Exchange:
                 f"content-encoding {encoding[:40]!r} is not supported; {ENCODINGS} are",
                 {"accept-encoding": ENCODINGS},
             )
-        try:
-            async with asyncio.timeout(self._bounds.arrival):
-                body = await self._arrived(request)
-        except TimeoutError:
-            seconds = f"{self._bounds.arrival:g} s"
-            raise Refused(HTTPStatus.REQUEST_TIMEOUT, f"the request did not arrive whole within {seconds}") from None
-        return body if encoding == "identity" else await self._unpacked(body, encoding)
+        shown = arrival(request)
+        with self._part(request.client, request.client.host if request.client else "", shown) as part:
+            try:
+                async with asyncio.timeout(self._bounds.arrival):
+                    body = await self._arrived(request, part)
+            except TimeoutError:
+                seconds = f"{self._bounds.arrival:g} s"
+                text = f"the request did not arrive whole within {seconds}"
+                raise Refused(HTTPStatus.REQUEST_TIMEOUT, text) from None
+            except TooManyUnfinished as error:
+                raise Refused(HTTPStatus.TOO_MANY_REQUESTS, str(error), RETRY) from None
+            return body if encoding == "identity" else await self._unpacked(body, encoding)
 
-    async def _arrived(self, request: Request) -> bytes:
+    async def _arrived(self, request: Request, part: Part) -> bytes:
         length = request.headers.get("content-length", "")
         if length.isdecimal() and int(length[:20]) > self._bounds.body:
             raise self._too_large(f"{length[:20]} bytes")
-        body = bytearray()
+        body, parts = Buffer(), request.stream()
         try:
-            async for part in request.stream():
-                body += part
-                if len(body) > self._bounds.body:
+            while (data := await part.more(anext(parts, None))) is not None:
+                body.add(data)
+                if body.size > self._bounds.body:
                     raise self._too_large("more")
+                part.holds(body.size)
         except ClientDisconnect:
             raise Refused(refusal.CLIENT_GONE, "the caller went away before the request was whole") from None
-        return bytes(body)
+        return body.take()
 
     async def _unpacked(self, body: bytes, encoding: str) -> bytes:
         try:

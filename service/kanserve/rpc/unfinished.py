@@ -1,0 +1,178 @@
+"""Requests that have not arrived completely: their bytes are counted as they come, and bounded.
+
+Every byte of such a request counts for its connection, for its caller and in total, and in the guard's `max_bytes`. If
+the total exceeds its limit, the newest unfinished request of the heaviest connection of the heaviest caller is refused.
+So a caller who fills the limit loses requests of its own, and a lone caller may use all of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable
+from typing import TypeVar
+
+from kanserve.errors import TooManyUnfinished
+
+T = TypeVar("T")
+SMALL = 2**12  # bytes of a piece that is joined with others
+SHARE, MOST = 0.375, 0.75  # of `max_bytes`: the rest stays for requests that are whole
+
+
+class Buffer:
+    """Bytes that arrive in pieces. Pieces are kept as they come, because one buffer that grows leaves holes in the
+    allocator's memory; small ones are joined, because each would cost more than it holds."""
+
+    __slots__ = ("_pieces", "size")
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes | bytearray] = []
+        self.size = 0
+
+    def add(self, data: bytes) -> None:
+        """Append."""
+        if not data:
+            return
+        self.size += len(data)
+        last = self._pieces[-1] if self._pieces else b""
+        if len(data) >= SMALL:
+            self._pieces.append(data)
+        elif isinstance(last, bytearray) and len(last) < SMALL:
+            last += data
+        else:
+            self._pieces.append(bytearray(data))
+
+    def take(self) -> bytes:
+        """Everything; then it is empty."""
+        data = b"".join(self._pieces)
+        self._pieces.clear()
+        self.size = 0
+        return data
+
+
+class Unfinished:
+    """The account of a server. `hold` gets the change of the total in bytes. `largest`: bytes of the largest request,
+    for which there is room even if `max_bytes` is small."""
+
+    def __init__(self, hold: Callable[[int], None], max_bytes: int, largest: int = 0) -> None:
+        self._hold, self._largest = hold, largest
+        self.limit(max_bytes)
+        self.total = 0
+        self._callers: dict[str, _Caller] = {}
+
+    def limit(self, max_bytes: int) -> None:
+        """The guard's limit from now on."""
+        self.most = min(max(int(SHARE * max_bytes), self._largest), int(MOST * max_bytes))
+
+    def part(self, connection: Hashable, caller: str) -> Part:
+        """A request that begins to arrive. `caller`: the name of the principal, or the address of the peer. The owner
+        closes it."""
+        return Part(self, connection, caller)
+
+    def grown(self, part: Part, size: int) -> None:
+        """`part` has so many bytes more (or less, if negative). Refuses requests until the total fits the limit.
+        Raises TooManyUnfinished if `part` itself is refused."""
+        caller = self._callers.setdefault(part.caller, _Caller())
+        connection = caller.connections.setdefault(part.connection, _Connection())
+        connection.parts[part] = None
+        for count in (self, caller, connection):
+            count.total += size
+        part.size += size
+        self._hold(size)
+        while size > 0 and self.total > self.most:
+            newest = self._newest(part)
+            self.gone(newest)
+            newest.refuse()
+            if newest is part:
+                raise TooManyUnfinished(self.most)
+
+    def gone(self, part: Part) -> None:
+        """`part` holds nothing any more."""
+        caller = self._callers.get(part.caller)
+        connection = caller.connections.get(part.connection) if caller else None
+        if caller is None or connection is None or part not in connection.parts:
+            return
+        del connection.parts[part]
+        for count in (self, caller, connection):
+            count.total -= part.size
+        self._hold(-part.size)
+        part.size = 0
+        if not connection.parts:
+            del caller.connections[part.connection]
+        if not caller.connections:
+            del self._callers[part.caller]
+
+    def _newest(self, part: Part) -> Part:
+        """The request to refuse; `part` where no other waits for bytes."""
+        heaviest = max(self._callers.values(), key=_total)
+        connection = max(heaviest.connections.values(), key=_total)
+        return next((one for one in reversed(connection.parts) if one.waits or one is part), part)
+
+
+class _Connection:
+    """Unfinished requests of one connection, the oldest first."""
+
+    __slots__ = ("parts", "total")
+
+    def __init__(self) -> None:
+        self.total, self.parts = 0, dict[Part, None]()
+
+
+class _Caller:
+    """Connections of one caller that have unfinished requests."""
+
+    __slots__ = ("connections", "total")
+
+    def __init__(self) -> None:
+        self.total, self.connections = 0, dict[Hashable, _Connection]()
+
+
+def _total(count: _Caller | _Connection) -> int:
+    return count.total
+
+
+class Part:
+    """One request while it arrives: a context, which ends the count."""
+
+    __slots__ = ("_account", "_refused", "_task", "caller", "connection", "size")
+
+    def __init__(self, account: Unfinished, connection: Hashable, caller: str) -> None:
+        self._account, self.connection, self.caller = account, connection, caller
+        self.size, self._refused = 0, False
+        self._task: asyncio.Task[object] | None = None
+
+    def __enter__(self) -> Part:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._account.gone(self)
+
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for more bytes, so that it can be refused."""
+        return self._task is not None
+
+    def holds(self, size: int) -> None:
+        """So many bytes have arrived and are not passed on yet. Raises TooManyUnfinished."""
+        if size == 0:
+            self._account.gone(self)
+        elif size != self.size:
+            self._account.grown(self, size - self.size)
+
+    async def more(self, coming: Awaitable[T]) -> T:
+        """The next bytes. Raises TooManyUnfinished if the request is refused meanwhile."""
+        task = self._task = asyncio.current_task()
+        try:
+            return await coming
+        except asyncio.CancelledError:
+            if self._refused and task is not None and task.uncancel() == 0:
+                raise TooManyUnfinished(self._account.most) from None
+            raise
+        finally:
+            self._task = None
+            del task  # a task that was cancelled holds this frame
+
+    def refuse(self) -> None:
+        """By the account, for others."""
+        self._refused = True
+        if self._task is not None:
+            self._task.cancel()
