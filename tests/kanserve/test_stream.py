@@ -204,6 +204,33 @@ def test_who_goes_away_is_not_worked_for(own: Server) -> None:
     np.testing.assert_allclose(own.infer(rows(1)), toy.outputs(rows(1)), rtol=1e-5)
 
 
+def test_callers_who_leave_at_any_moment_are_cancelled_without_a_traceback(own: Server) -> None:
+    """60 of them, after 0 to 4 of their answers: each call ends CANCELLED, or OK if the server was faster."""
+    message = request(np.zeros((1, 3), np.float32)).SerializeToString()
+    labels = f'grpc_method="ModelStreamInfer",grpc_service="{INFERENCE.strip("/")}",grpc_type="bidi_stream"'
+
+    def handled() -> dict[str, float]:
+        found = {}
+        for line in own.metrics().splitlines():
+            if line.startswith("grpc_server_handled_total") and labels in line:
+                found[line.partition('grpc_code="')[2].partition('"')[0]] = float(line.split()[-1])
+        return found
+
+    before, seen = handled(), len(own.lines())
+    for number in range(60):
+        done = queue.SimpleQueue[bytes | None]()
+        for _ in range(1 + number % 7):
+            done.put(message)
+        call = own.channel.stream_stream(STREAM)(iter(done.get, None), timeout=30)
+        for _ in range(min(number % 5, 1 + number % 7)):
+            next(call)
+        call.cancel()
+        done.put(None)
+    wait_until(lambda: sum(handled().values()) >= sum(before.values()) + 60 - 60 // 10 and inflight(own) == 0, 30)
+    assert {code for code, number in handled().items() if number != before.get(code, 0)} <= {"CANCELLED", "OK"}
+    assert not [line for line in own.lines()[seen:] if line.get("level") == "error" or "exception" in line]
+
+
 def test_a_deadline_is_the_streams(own: Server) -> None:
     def endless() -> Iterator[pb.ModelInferRequest]:
         yield request(rows(1))

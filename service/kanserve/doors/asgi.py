@@ -52,6 +52,7 @@ HTTP2 = "2"
 OLD = "gRPC needs HTTP/2, and this request came by HTTP/1"
 PART = 2**18  # bytes that are given to the server at a time: it copies them, and nothing else runs meanwhile
 SMALL = 4096  # bytes of an answer that are not worth counting while it is sent
+CANCELLED = 1.0  # seconds in which a server cancels the task of a caller who went away
 LATE = "Deadline Exceeded"  # gRPC's own words
 
 
@@ -93,7 +94,8 @@ class GrpcApp:
                     task, _Request(scope, receive, self._services.part), headers, _Wire(send, self._services.hold)
                 )
         except (Gone, OSError):  # OSError: what ASGI has for a `send` when nobody is there
-            pass
+            # A server that cancels the task does so now. It would log a call that returns before that as a failure.
+            await asyncio.sleep(0 if self._watch else CANCELLED)
         finally:
             self._calls.end(task)
 

@@ -139,7 +139,7 @@ class Exchange:
                 text = f"the request did not arrive whole within {seconds}"
                 raise Refused(HTTPStatus.REQUEST_TIMEOUT, text) from None
             except TooManyUnfinished as error:
-                raise Refused(HTTPStatus.TOO_MANY_REQUESTS, str(error), RETRY) from None
+                raise Refused(HTTPStatus.TOO_MANY_REQUESTS, str(error), {"retry-after": "1"}) from None
             return body if encoding == "identity" else await self._unpacked(body, encoding)
 
     async def _arrived(self, request: Request, part: Part) -> bytes:

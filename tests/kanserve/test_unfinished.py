@@ -1,0 +1,143 @@
+"""Requests that have not arrived completely: their bytes count as they come, over the limit the newest is refused."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+
+import grpc
+import numpy as np
+import pytest
+
+from kanserve.errors import TooManyUnfinished
+from kanserve.rpc.unfinished import SMALL, Buffer, Part, Unfinished
+from tests.kanserve import toy
+from tests.kanserve.running import INFERENCE, Server, request, serving, wait_until
+from tests.kanserve.test_memory import highest, resident
+from tests.kanserve.unfinished_bodies import callers
+
+MIB = 2**20
+SENT = 15 * MIB // 16  # bytes that arrive of each body
+GROWN = 40  # MiB that the server may grow by
+ROWS = np.zeros((1, 3), np.float32)
+
+
+def account(most: int) -> tuple[Unfinished, list[int]]:
+    """With a limit of so many bytes, and the total that the guard counts."""
+    held = [0]
+
+    def hold(size: int) -> None:
+        held[0] += size
+
+    made = Unfinished(hold, 4 * most)
+    made.most = most
+    return made, held
+
+
+async def waiting(part: Part, size: int, ends: Counter[str], name: str) -> None:
+    """A request of which so many bytes are there, and more never come."""
+    with part:
+        try:
+            part.holds(size)
+            await part.more(asyncio.get_running_loop().create_future())
+        except TooManyUnfinished:
+            ends[name] += 1
+
+
+def test_over_the_limit_the_newest_request_of_the_heaviest_connection_goes() -> None:
+    """A greedy connection loses its newest request, and a small one of another caller goes on."""
+
+    async def run() -> None:
+        made, held = account(100)
+        ends: Counter[str] = Counter()
+        greedy = [
+            asyncio.create_task(waiting(made.part("a", "x"), 30, ends, f"greedy {number}")) for number in range(3)
+        ]
+        await asyncio.sleep(0)
+        small = asyncio.create_task(waiting(made.part("b", "x"), 20, ends, "small"))
+        await asyncio.sleep(0.01)
+        assert ends == {"greedy 2": 1}
+        assert held[0] == made.total == 80
+        for task in (*greedy, small):
+            task.cancel()
+        await asyncio.gather(*greedy, small, return_exceptions=True)
+        assert held[0] == made.total == 0
+
+    asyncio.run(run())
+
+
+def test_a_caller_with_many_connections_loses_its_own() -> None:
+    async def run() -> None:
+        made, held = account(100)
+        ends: Counter[str] = Counter()
+        parts = [(made.part(number, "many"), 20, f"many {number}") for number in range(5)]
+        tasks = [asyncio.create_task(waiting(part, size, ends, name)) for part, size, name in parts]
+        await asyncio.sleep(0)
+        tasks.append(asyncio.create_task(waiting(made.part("one", "other"), 50, ends, "other")))
+        await asyncio.sleep(0.01)
+        assert "other" not in ends
+        assert ends.total() == 3
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert held[0] == 0
+
+    asyncio.run(run())
+
+
+def test_one_caller_may_use_all_of_the_limit_and_not_more() -> None:
+    made, held = account(100)
+    with made.part("a", "x") as part:
+        part.holds(100)
+        with pytest.raises(TooManyUnfinished):
+            part.holds(101)
+    assert held[0] == made.total == 0
+
+
+@pytest.mark.parametrize("piece", [1, 100, SMALL, 3 * SMALL])
+def test_pieces_become_the_bytes_that_came(piece: int) -> None:
+    data = np.random.default_rng(piece).bytes(5 * SMALL)
+    buffer = Buffer()
+    for at in range(0, len(data), piece):
+        buffer.add(data[at : at + piece])
+    assert buffer.size == len(data)
+    assert buffer.take() == data
+    assert (buffer.size, buffer.take()) == (0, b"")
+
+
+@pytest.fixture(scope="module", params=["asgi"])
+def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """With room for 6 MiB of unfinished bodies."""
+    pytest.importorskip("h2corn")
+    root = tmp_path_factory.mktemp("unfinished")
+    toy.write(root)
+    chosen = {} if request.param == "asgi" else {"http_port": 0}
+    with serving(root, transport=request.param, max_bytes=16 * MIB, access_log="none", **chosen) as running:
+        yield running
+
+
+@pytest.mark.parametrize(("kind", "connections", "streams", "status"), [("grpc", 6, 10, "8"), ("http", 60, 1, "429")])
+def test_unfinished_bodies_take_no_more_than_their_limit(
+    server: Server, kind: str, connections: int, streams: int, status: str
+) -> None:
+    """60 of them, of which 54 MiB would arrive; others are answered meanwhile, and later a large request passes."""
+    server.infer(ROWS)
+    before = resident(server)
+    with callers(server, kind, connections, streams, SENT) as ends:
+        wait_until(lambda: ends[status] >= 40, 30)
+        assert server.infer(ROWS).shape == (1, 2)
+        assert highest(server) < before + GROWN
+    wait_until(lambda: "kanserve_inflight_requests 0.0" in server.metrics())
+    large = request(ROWS, id="x" * 4_000_000).SerializeToString()
+    wait_until(lambda: answered(server, large))
+
+
+def answered(server: Server, data: bytes) -> bool:
+    try:
+        server.call(f"{INFERENCE}ModelInfer", data)
+    except grpc.RpcError as error:
+        if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+            raise
+        return False
+    return True
