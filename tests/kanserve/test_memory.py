@@ -161,7 +161,9 @@ def test_fields_are_counted_as_the_parser_finds_them(sizes: list[int], noise: by
         message.raw_input_contents.append(b"\xff" * size)
     data = message.SerializeToString()
     count = 2 + 2 * len(sizes)
-    assert prescan._fits(data, 0, len(data), Bound(count))
-    assert not prescan._fits(data, 0, len(data), Bound(count - 1))
-    assert prescan._fits(data, 0, len(data), convert.INFER)
-    prescan._fits(noise, 0, len(noise), convert.INFER)  # whatever it is, it ends
+    infer = convert.bound(pb.ModelInferRequest)
+    assert prescan._fits(data, 0, len(data), Bound(count), count) == 0
+    assert prescan._fits(data, 0, len(data), Bound(count - 1), count) == -1
+    assert prescan._fits(data, 0, len(data), Bound(count), count - 1) == -1
+    assert prescan._fits(data, 0, len(data), infer, prescan.TOTAL) >= 0
+    prescan._fits(noise, 0, len(noise), infer, prescan.TOTAL)  # whatever it is, it ends

@@ -183,7 +183,8 @@ def _resolve(wanted: Sequence[int], size: int, what: str, where: str) -> tuple[i
         if not 0 <= index < size:
             raise BadRequest(f"{what} {index} does not exist: {where} has {size} {what}s, numbered 0 to {size - 1}")
     if len(set(wanted)) != len(wanted):
-        twice = next(index for at, index in enumerate(wanted) if index in wanted[:at])
+        seen: set[int] = set()
+        twice = next(index for index in wanted if index in seen or seen.add(index))
         raise BadRequest(f"{what} {twice} is named twice; name each {what} once")
     return tuple(wanted)
 

@@ -6,6 +6,8 @@ the message. The rest is `handlers/inference.py`'s.
 
 from __future__ import annotations
 
+import asyncio
+import functools
 from collections.abc import Sized
 from typing import Any, TypeVar
 
@@ -33,10 +35,7 @@ DIMENSION_LIMIT = 16
 INDEX_LIMIT = 2**16
 
 # Looked at before a large message is built. Packed numbers are one field; strings and layer names are one each.
-PLAIN = Bound()
-CONTENT = Bound(most=INDEX_LIMIT)  # of InferTensorContents
-INFER = Bound(within={4: Bound(), 5: Bound(within={5: CONTENT}), 6: Bound()})  # parameters, inputs, outputs
-QUERY = Bound(most=2 * INDEX_LIMIT)
+WIDE = {"InferTensorContents": INDEX_LIMIT}
 
 # Field of InferTensorContents -> datatypes it may carry; the first names it in errors.
 CONTENTS = {
@@ -67,10 +66,31 @@ PARAMETERS = {
 M = TypeVar("M", bound=Message)
 
 
-def parse(kind: type[M], data: bytes, bound: Bound = PLAIN) -> M:
+@functools.cache
+def bound(kind: type[Message]) -> Bound:
+    """How many fields such a message may have."""
+    return prescan.bound(kind.DESCRIPTOR, WIDE)
+
+
+async def parsed(kind: type[M], data: bytes) -> M:
+    """As `parse`; on a thread for a message of many fields, since others would wait for milliseconds."""
+    if prescan.fits(data, bound(kind), prescan.QUICK):
+        return _built(kind, data)
+    return await asyncio.to_thread(parse, kind, data)
+
+
+def parse(kind: type[M], data: bytes) -> M:
     """A message from its bytes. Raises BadRequest for bytes that are none, or have more fields than `bound`."""
-    if not prescan.fits(data, bound):
-        raise BadRequest(f"{kind.DESCRIPTOR.name} has too many fields: one of its messages has more than {bound.most}")
+    most = bound(kind)
+    if not prescan.fits(data, most):
+        raise BadRequest(
+            f"{kind.DESCRIPTOR.name} has too many fields: one of its messages has more than {most.most}, or all of "
+            f"them have more than {prescan.TOTAL}"
+        )
+    return _built(kind, data)
+
+
+def _built(kind: type[M], data: bytes) -> M:
     try:
         return kind.FromString(data)
     except DecodeError as error:

@@ -36,7 +36,7 @@ class Health:
     async def check(self, data: bytes, call: Call) -> bytes:
         """SERVING or NOT_SERVING; NOT_FOUND for a name that means nothing here. Anyone may ask about the whole; who
         asks about a part needs a role."""
-        service = convert.parse(health_pb2.HealthCheckRequest, data).service
+        service = (await convert.parsed(health_pb2.HealthCheckRequest, data)).service
         if service not in ("", LIVENESS):
             roles.require(call.caller, table.NAMED_HEALTH)
         serving = self._serving(service)
@@ -46,7 +46,7 @@ class Health:
 
     async def watch(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
         """The state now and after every change, until the server leaves."""
-        service = convert.parse(health_pb2.HealthCheckRequest, await anext(messages, b"")).service
+        service = (await convert.parsed(health_pb2.HealthCheckRequest, await anext(messages, b""))).service
         if self._watches >= self.max_watches:
             raise Exhausted("too many health watches are open")
         self._watches += 1

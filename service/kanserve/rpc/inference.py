@@ -65,42 +65,42 @@ class InferenceService:
 
     async def server_live(self, data: bytes, call: Call) -> bytes:
         """True while the process means to go on."""
-        convert.parse(pb.ServerLiveRequest, data)
+        await convert.parsed(pb.ServerLiveRequest, data)
         return pb.ServerLiveResponse(live=self._catalogue.live()).SerializeToString()
 
     async def server_ready(self, data: bytes, call: Call) -> bytes:
         """True once every version is loaded, until the server begins to leave."""
-        convert.parse(pb.ServerReadyRequest, data)
+        await convert.parsed(pb.ServerReadyRequest, data)
         return pb.ServerReadyResponse(ready=self._catalogue.ready()).SerializeToString()
 
     async def server_metadata(self, data: bytes, call: Call) -> bytes:
         """Name, version, and the extensions that are implemented."""
-        convert.parse(pb.ServerMetadataRequest, data)
+        await convert.parsed(pb.ServerMetadataRequest, data)
         return pb.ServerMetadataResponse(
             name="kanserve", version=self._version, extensions=EXTENSIONS
         ).SerializeToString()
 
     async def model_ready(self, data: bytes, call: Call) -> bytes:
         """Whether a version can be used; one that is not there is not ready."""
-        message = convert.parse(pb.ModelReadyRequest, data)
+        message = await convert.parsed(pb.ModelReadyRequest, data)
         ready = self._catalogue.model_ready(message.name, message.version)
         return pb.ModelReadyResponse(ready=ready).SerializeToString()
 
     async def model_metadata(self, data: bytes, call: Call) -> bytes:
         """Names, datatypes and shapes of inputs and outputs."""
-        message = convert.parse(pb.ModelMetadataRequest, data)
+        message = await convert.parsed(pb.ModelMetadataRequest, data)
         info, versions = self._catalogue.info(message.name, message.version)
         return describe.metadata(info, versions).SerializeToString()
 
     async def model_config(self, data: bytes, call: Call) -> bytes:
         """The configuration Triton would have made."""
-        message = convert.parse(pb.ModelConfigRequest, data)
+        message = await convert.parsed(pb.ModelConfigRequest, data)
         model = self._catalogue.model(message.name, message.version)
         return pb.ModelConfigResponse(config=describe.config(model.info, model.serving)).SerializeToString()
 
     async def model_statistics(self, data: bytes, call: Call) -> bytes:
         """Counts and durations since the start."""
-        message = convert.parse(pb.ModelStatisticsRequest, data)
+        message = await convert.parsed(pb.ModelStatisticsRequest, data)
         models = self._catalogue.statistics(message.name, message.version)
         return describe.statistics(models).SerializeToString()
 
@@ -123,7 +123,7 @@ class InferenceService:
         """A request whose head is not known."""
         call.facts = {}
         generation = self._inference.registry.generation
-        message = convert.parse(pb.ModelInferRequest, data, convert.INFER)
+        message = await convert.parsed(pb.ModelInferRequest, data)
         request, response = await self.infer(message, call)
         if parts is not None and generation == self._inference.registry.generation:
             model = self._inference.registry.resolve(request.model, request.version)
@@ -150,7 +150,7 @@ class InferenceService:
 
     async def repository_index(self, data: bytes, call: Call) -> bytes:
         """Every version found, with its state and what is wrong with it."""
-        message = convert.parse(pb.RepositoryIndexRequest, data)
+        message = await convert.parsed(pb.RepositoryIndexRequest, data)
         only_repository(message.repository_name)
         response = pb.RepositoryIndexResponse()
         for status in self._catalogue.index(only_ready=message.ready):
@@ -159,7 +159,7 @@ class InferenceService:
 
     async def repository_model_load(self, data: bytes, call: Call) -> bytes:
         """As it lies in the repository; refused unless models are loaded by hand."""
-        message = convert.parse(pb.RepositoryModelLoadRequest, data)
+        message = await convert.parsed(pb.RepositoryModelLoadRequest, data)
         only_repository(message.repository_name)
         call.facts["model"] = message.model_name[:128]
         await self._control.load(message.model_name, set(message.parameters))
@@ -167,7 +167,7 @@ class InferenceService:
 
     async def repository_model_unload(self, data: bytes, call: Call) -> bytes:
         """Refused as `repository_model_load`."""
-        message = convert.parse(pb.RepositoryModelUnloadRequest, data)
+        message = await convert.parsed(pb.RepositoryModelUnloadRequest, data)
         only_repository(message.repository_name)
         call.facts["model"] = message.model_name[:128]
         await self._control.unload(message.model_name, set(message.parameters))

@@ -97,7 +97,7 @@ class KanService:
 
     async def get_curves(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
         """Curves of edges, a block a message."""
-        message = convert.parse(kan_pb2.GetCurvesRequest, await anext(messages, b""))
+        message = await convert.parsed(kan_pb2.GetCurvesRequest, await anext(messages, b""))
         call.facts["model"] = message.model_name[:128]
         request = interpreting.curves_from_pb(message, deadline=call.deadline, caller=call.caller.name)
         info, blocks = self._kan.curves(request)
@@ -108,7 +108,7 @@ class KanService:
 
     async def explain(self, data: bytes, call: Call) -> bytes:
         """What the inputs of rows have to do with their answers."""
-        message = convert.parse(kan_pb2.ExplainRequest, data)
+        message = await convert.parsed(kan_pb2.ExplainRequest, data)
         call.adopt(message.id)
         request = interpreting.explain_from_pb(message, deadline=call.deadline, caller=call.caller.name)
         call.facts |= {"model": request.model[:128], "rows": request.row_count}
@@ -118,7 +118,7 @@ class KanService:
 
     async def edge_scores(self, data: bytes, call: Call) -> bytes:
         """What each edge matters over rows."""
-        message = convert.parse(kan_pb2.EdgeScoresRequest, data)
+        message = await convert.parsed(kan_pb2.EdgeScoresRequest, data)
         call.adopt(message.id)
         request = interpreting.batch_from_pb(message, deadline=call.deadline, caller=call.caller.name)
         call.facts |= {"model": request.model[:128], "rows": request.row_count}
@@ -134,7 +134,7 @@ class KanService:
 
     async def get_statistics(self, data: bytes, call: Call) -> bytes:
         """What a model's numbers are over rows, beside what they were."""
-        message = convert.parse(kan_pb2.GetStatisticsRequest, data)
+        message = await convert.parsed(kan_pb2.GetStatisticsRequest, data)
         call.adopt(message.id)
         request = interpreting.batch_from_pb(message, deadline=call.deadline, caller=call.caller.name)
         call.facts |= {"model": request.model[:128], "rows": request.row_count}
@@ -144,7 +144,7 @@ class KanService:
 
     async def watch_statistics(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
         """The same of a model's traffic, again and again."""
-        message = convert.parse(kan_pb2.WatchStatisticsRequest, await anext(messages, b""))
+        message = await convert.parsed(kan_pb2.WatchStatisticsRequest, await anext(messages, b""))
         call.adopt(message.id)
         call.facts["model"] = message.model_name[:128]
         updates = self._watches.watch(interpreting.watch_from_pb(message))
@@ -156,7 +156,7 @@ class KanService:
 
     async def reset_statistics(self, data: bytes, call: Call) -> bytes:
         """Count anew what a model is asked."""
-        message = convert.parse(kan_pb2.ResetStatisticsRequest, data)
+        message = await convert.parsed(kan_pb2.ResetStatisticsRequest, data)
         call.facts["model"] = message.model_name[:128]
         info, since = statistics.reset(self._kan, message.model_name, message.model_version)
         self._control.counted_anew(info.name, info.version, since)
@@ -166,19 +166,19 @@ class KanService:
 
     async def promote_model(self, data: bytes, call: Call) -> bytes:
         """Choose the version that answers by default."""
-        message = convert.parse(kan_pb2.PromoteModelRequest, data)
+        message = await convert.parsed(kan_pb2.PromoteModelRequest, data)
         call.facts["model"] = message.model_name[:128]
         return _choice(self._control.promote(message.model_name, message.model_version))
 
     async def rollback_model(self, data: bytes, call: Call) -> bytes:
         """The version that answered by default before."""
-        message = convert.parse(kan_pb2.RollbackModelRequest, data)
+        message = await convert.parsed(kan_pb2.RollbackModelRequest, data)
         call.facts["model"] = message.model_name[:128]
         return _choice(self._control.rollback(message.model_name))
 
     async def shadow_model(self, data: bytes, call: Call) -> bytes:
         """Try a version on the traffic of another, end that, or tell what came of it."""
-        message = convert.parse(kan_pb2.ShadowModelRequest, data)
+        message = await convert.parsed(kan_pb2.ShadowModelRequest, data)
         call.facts["model"] = message.model_name[:128]
         if message.stop:
             return _shadow(self._control.unshadow(message.model_name))
@@ -189,7 +189,7 @@ class KanService:
 
     async def describe_model(self, data: bytes, call: Call) -> bytes:
         """Layers, bases, masks, symbolic edges, and how well the export was verified."""
-        message = convert.parse(kan_pb2.DescribeModelRequest, data)
+        message = await convert.parsed(kan_pb2.DescribeModelRequest, data)
         call.facts["model"] = message.model_name[:128]
         model, manifest = self._kan.describe(message.model_name, message.model_version)
         if not model.description:
@@ -205,7 +205,7 @@ class KanService:
 
     async def query_edges(self, data: bytes, call: Call) -> bytes:
         """Edge values for rows."""
-        request, estimate_only = self._asked(data, call)
+        request, estimate_only = await self._asked(data, call)
         if estimate_only:
             return edge_messages.estimated(request, *self._edges.estimate(request)).SerializeToString()
         response = await self._answered(request, call)
@@ -215,7 +215,7 @@ class KanService:
 
     async def stream_edges(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
         """The same, some rows or sources of a layer a message."""
-        request, estimate_only = self._asked(await anext(messages, b""), call)
+        request, estimate_only = await self._asked(await anext(messages, b""), call)
         if estimate_only:
             yield edge_messages.estimated(request, *self._edges.estimate(request)).SerializeToString()
             return
@@ -223,9 +223,9 @@ class KanService:
             yield edge_messages.packed(part)
             await asyncio.sleep(0)  # between copies of a megabyte others have their turn
 
-    def _asked(self, data: bytes, call: Call) -> tuple[EdgeRequest, bool]:
+    async def _asked(self, data: bytes, call: Call) -> tuple[EdgeRequest, bool]:
         """The request, and whether an estimate is all. Raises BadRequest."""
-        message = convert.parse(kan_pb2.QueryEdgesRequest, data)
+        message = await convert.parsed(kan_pb2.QueryEdgesRequest, data)
         call.adopt(message.id)
         request = edge_messages.from_pb(message, deadline=call.deadline, caller=call.caller.name)
         call.facts |= {"model": request.model[:128], "rows": request.row_count}

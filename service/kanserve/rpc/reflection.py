@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from grpc_reflection.v1alpha import reflection_pb2
@@ -26,8 +27,9 @@ class Reflection:
         """One answer for every question."""
         async for answer in self._servicer.ServerReflectionInfo(_questions(messages), None):
             yield answer.SerializeToString()
+            await asyncio.sleep(0)  # thousands of questions may be there at once: others have their turn
 
 
 async def _questions(messages: AsyncIterator[bytes]) -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
     async for message in messages:
-        yield convert.parse(reflection_pb2.ServerReflectionRequest, message)
+        yield await convert.parsed(reflection_pb2.ServerReflectionRequest, message)
