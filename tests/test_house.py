@@ -117,6 +117,7 @@ OPENS = {
     "service/kanserve/models/headroom.py": {"read_text"},  # cgroup and /proc
     "service/kanserve/observe/logs.py": {"os.open"},  # /dev/null
     "service/kanserve/observe/machine.py": {"read_text"},  # /proc
+    "service/kanserve/observe/unblocked.py": {"os.open"},  # /proc
     "service/kanserve/pem.py": {"os.unlink", "tempfile.mkstemp"},  # its own, where there is no memory file
     "service/kanserve/reference.py": {"write_text"},  # the documentation, in a clone
     "service/kanserve/repository/layout.py": {"resolve"},  # the repository that a person names, and a ConfigMap's link

@@ -161,7 +161,7 @@ def test_fields_are_counted_as_the_parser_finds_them(sizes: list[int], noise: by
         message.raw_input_contents.append(b"\xff" * size)
     data = message.SerializeToString()
     count = 2 + 2 * len(sizes)
-    infer = convert.bound(pb.ModelInferRequest)
+    infer = convert.bound(pb.ModelInferRequest.DESCRIPTOR)
     assert prescan._fits(data, 0, len(data), Bound(count), count) == 0
     assert prescan._fits(data, 0, len(data), Bound(count - 1), count) == -1
     assert prescan._fits(data, 0, len(data), Bound(count), count - 1) == -1

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -82,6 +83,116 @@ def test_whoever_speaks_speaks_in_the_same_form() -> None:
 
 def test_the_level_holds_for_all_of_them() -> None:
     assert {line["level"] for line in words("error")} == {"error"}
+
+
+LONG = """
+import sys
+from kanserve.observe import logs
+logs.configure(sys.argv[1])
+def fail(n):
+    return fail(n - 1) if n else 1 / 0
+try:
+    fail(900)
+except ZeroDivisionError as error:
+    logs.get_logger("test").error("x" * 10**5, exc_info=error)
+"""
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_no_line_is_long(form: str) -> None:
+    done = subprocess.run([sys.executable, "-c", LONG, form], capture_output=True, text=True, timeout=60)
+    assert 1000 < len(done.stderr) < 2**17
+    if form == "json":
+        (line,) = map(json.loads, done.stderr.splitlines())
+        assert line["exception"].startswith("Traceback")
+        assert line["exception"].endswith("division by zero")
+        assert max(map(len, line.values())) < 8300
+
+
+FULL = """
+import ctypes, faulthandler, logging, os, subprocess, sys, threading, time, warnings
+from kanserve.observe import logs
+from kanserve import watchdog
+logs.configure("json", "info")
+libc, begun = ctypes.CDLL(None), time.monotonic()
+for _ in range(64):
+    libc.write(2, b"x" * 8192, 8192)  # as a library does, without our log
+print("full", flush=True)
+log = logs.get_logger("test")
+for _ in range(500):
+    log.info("a line of ours", text="x" * 4096)
+warnings.warn("Python's", UserWarning)
+logging.getLogger("some.library").error("a library's")
+print("printed", file=sys.stderr)
+def fail(): raise ValueError("a traceback")
+thread = threading.Thread(target=fail); thread.start(); thread.join()
+faulthandler.dump_traceback(2)
+child = "import os, contextlib\\nwith contextlib.suppress(OSError): os.write(2, b'x' * 9000)"
+subprocess.run([sys.executable, "-c", child], timeout=20)
+print(time.monotonic() - begun, logs.dropped(), flush=True)
+watchdog.end()
+"""
+
+
+@pytest.mark.parametrize("kind", ["pipe", "terminal", "socket", "pipe without /proc"])
+def test_a_full_stderr_holds_nobody_who_writes_to_it(kind: str) -> None:
+    """Ours, Python's, a library's in C, a child's: nobody reads, and all go on. Flags of what was inherited stay."""
+    program = FULL.replace("logs.configure", "from kanserve.observe import unblocked\nlogs.configure", 1)
+    if kind == "terminal":
+        reader, writer = os.openpty()
+    elif kind == "socket":
+        reader, writer = (one.detach() for one in socket.socketpair())
+    else:
+        reader, writer = os.pipe()
+    if "without" in kind:
+        program = program.replace(
+            "logs.configure", "unblocked.os.open = lambda *a: os.stat('/none')\nlogs.configure", 1
+        )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=writer, text=True, timeout=60
+        )
+        assert done.returncode == 70, done.stdout
+        seconds, dropped = done.stdout.split()[1:]
+        assert float(seconds) < 30
+        assert int(dropped) > 100
+        assert os.get_blocking(writer)
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+SOCKET = (
+    b"GET /v2 HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize("transport", ["asgi", "grpcio"])
+def test_upgrades_are_refused_and_fill_no_stderr(tmp_path: Path, transport: str) -> None:
+    """A thousand of them, of nobody who is known, where stderr is full already."""
+    pytest.importorskip("h2corn")
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * 4096)
+    os.set_blocking(writer, True)
+    settings = {"transport": transport, **({"http_port": 0} if transport == "grpcio" else {})}
+    with started(tmp_path, "", writer, **settings) as (process, addresses):
+        host, _, port = addresses["http"].rpartition(":")
+        for at in range(1000):
+            with socket.create_connection((host, int(port)), timeout=20) as peer:
+                peer.sendall(SOCKET)
+                said = peer.recv(4096)
+            assert at or said.startswith(b"HTTP/1.1 501 ")
+            assert at or b"does not upgrade a connection" in said
+        with grpc.insecure_channel(addresses["grpc"]) as channel:
+            channel.unary_unary(f"{INFERENCE}ModelInfer")(DATA, timeout=20)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    os.close(reader)
+    os.close(writer)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ import contextlib
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Hashable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, TypeVar, cast
 
 from kanserve.access import gate as access
@@ -41,6 +42,7 @@ HEADERS: Headers = [(b"content-type", GRPC), (b"grpc-accept-encoding", framing.A
 START: Event = {"type": "http.response.start", "status": 200, "headers": HEADERS, "trailers": True}
 REQUEST, BODY = "http.request", "http.response.body"
 NOSNIFF = (b"x-content-type-options", b"nosniff")
+UPGRADE = b"http2-settings"  # of a request that has made h2c of its connection
 TIMEOUT, ENCODING = b"grpc-timeout", b"grpc-encoding"
 ASKED = tuple(name.encode() for name in guard.HEADERS)
 SHOWN = access.HEADER.encode()
@@ -50,6 +52,8 @@ UNTOLD = Arrival((), None)
 OK: Event = {"type": TRAILERS, "headers": framing.status(Code.OK), "more_trailers": False}
 HTTP2 = "2"
 OLD = "gRPC needs HTTP/2, and this request came by HTTP/1"
+NO_UPGRADE = "this server speaks gRPC and HTTP; it does not upgrade a connection to websocket or h2c"
+SOCKET = "websocket."  # what stands before the types of events that refuse one
 PART = 2**18  # bytes that are given to the server at a time: it copies them, and nothing else runs meanwhile
 SMALL = 4096  # bytes of an answer that are not worth counting while it is sent
 CANCELLED = 1.0  # seconds in which a server cancels the task of a caller who went away
@@ -83,12 +87,16 @@ class GrpcApp:
         task = self._calls.begin()
         try:
             headers = dict(scope["headers"])
-            if scope["method"] != "POST" or not _is_grpc(headers.get(b"content-type", b"")):
+            if scope["type"] != "http" or UPGRADE in headers:
+                self._calls.whole(task)
+                await self._no_upgrade(scope, send, headers)
+            elif scope["method"] != "POST" or not _is_grpc(headers.get(b"content-type", b"")):
                 self._calls.whole(task)
                 await self._pages(scope, receive, send)
             elif scope["http_version"] != HTTP2:
                 method = self._services.methods.get(scope["path"], self._services.unknown)
-                await _refuse(send, method.refused(framing.failed(Code.UNIMPLEMENTED, OLD), _named(headers)))
+                failure = method.refused(framing.failed(Code.UNIMPLEMENTED, OLD), _named(headers))
+                await _refuse(send, HTTPStatus.UPGRADE_REQUIRED, failure)
             else:
                 await self._call(
                     task, _Request(scope, receive, self._services.part), headers, _Wire(send, self._services.hold)
@@ -98,6 +106,11 @@ class GrpcApp:
             await asyncio.sleep(0 if self._watch else CANCELLED)
         finally:
             self._calls.end(task)
+
+    async def _no_upgrade(self, scope: Event, send: Send, headers: dict[bytes, bytes]) -> None:
+        """The status for a request to speak something else, whoever asks: it is not read, and nobody is let in."""
+        failure = self._services.unknown.refused(framing.failed(Code.UNIMPLEMENTED, NO_UPGRADE), _named(headers))
+        await _refuse(send, HTTPStatus.NOT_IMPLEMENTED, failure, "" if scope["type"] == "http" else SOCKET)
 
     async def _call(self, task: asyncio.Task[Any], call: _Request, headers: dict[bytes, bytes], wire: _Wire) -> None:
         method = self._services.methods.get(call.path, self._services.unknown)
@@ -193,13 +206,13 @@ def _is_grpc(kind: bytes) -> bool:
     return kind == GRPC or kind.startswith(GRPC + b"+") or kind.partition(b";")[0].strip() == GRPC
 
 
-async def _refuse(send: Send, failure: CallFailed) -> None:
+async def _refuse(send: Send, status: HTTPStatus, failure: CallFailed, before: str = "") -> None:
     given = dict(failure.trailers)
     body = json.dumps({"error": failure.text, "request_id": given[ID_HEADER]}).encode()
     headers: Headers = [(b"content-type", b"application/json"), NOSNIFF, (b"content-length", str(len(body)).encode())]
     headers.append((ID, given[ID_HEADER].encode()))
-    await send({"type": "http.response.start", "status": 426, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": f"{before}http.response.start", "status": status, "headers": headers})
+    await send({"type": f"{before}http.response.body", "body": body})
 
 
 class _Wire:

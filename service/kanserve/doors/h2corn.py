@@ -105,8 +105,7 @@ class H2corn:
         await asyncio.wait(serving)
 
     async def _application(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http":
-            await self._app(scope, receive, send)
+        await self._app(scope, receive, send)
 
 
 class _Carrier:

@@ -6,6 +6,7 @@ d the selected ones; k edges.
 
 from __future__ import annotations
 
+import collections
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -183,8 +184,7 @@ def _resolve(wanted: Sequence[int], size: int, what: str, where: str) -> tuple[i
         if not 0 <= index < size:
             raise BadRequest(f"{what} {index} does not exist: {where} has {size} {what}s, numbered 0 to {size - 1}")
     if len(set(wanted)) != len(wanted):
-        seen: set[int] = set()
-        twice = next(index for index in wanted if index in seen or seen.add(index))
+        twice = collections.Counter(wanted).most_common(1)[0][0]
         raise BadRequest(f"{what} {twice} is named twice; name each {what} once")
     return tuple(wanted)
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TextIO, cast
 import structlog
 from structlog.typing import FilteringBoundLogger, Processor
 
-from kanserve.observe import foreign
+from kanserve.observe import foreign, unblocked
 from kanserve.observe.sink import Sink
 from kanserve.observe.spans import TRACE
 
@@ -39,6 +39,7 @@ class Named(Protocol):
 
 CALL: ContextVar[Named | None] = ContextVar("call", default=None)
 CLOSED = -1  # a descriptor that takes nothing
+LONGEST = 8192  # characters of one fact in a line
 LAST_WORDS = 1.0  # seconds for lines that wait at the end
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -76,6 +77,12 @@ def _keep_free() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest that is free
 
 
+def _raw(line: str) -> None:
+    """What a library wrote by itself."""
+    for sink in _sinks:
+        sink.write(line)
+
+
 def release() -> None:
     """From here on stderr is written to directly again, after all lines; for the end of a command."""
     foreign.release()
@@ -86,7 +93,7 @@ def configure(format: str = "auto", level: str = "info") -> None:
     """Set up logging of this process, or change it. `format`: auto, json or console; auto asks the terminal."""
     if not _sinks:
         _keep_free()
-        _sinks.append(Sink(CLOSED if sys.stderr is None else sys.stderr.fileno()))
+        _sinks.append(Sink(CLOSED if sys.stderr is None else unblocked.unblock(_raw, sys.stderr.fileno())))
         atexit.register(drain)
     shared: list[Processor] = [
         _name_request,
@@ -94,7 +101,7 @@ def configure(format: str = "auto", level: str = "info") -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     final: list[Processor] = (
-        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        [structlog.processors.format_exc_info, _bound, structlog.processors.JSONRenderer()]
         if as_json(format)
         # Plain tracebacks: rich ones print local variables, and tensor contents never go into logs.
         else [structlog.dev.ConsoleRenderer(colors=_terminal(), exception_formatter=structlog.dev.plain_traceback)]
@@ -123,6 +130,15 @@ def _from(least: int) -> Processor:
         return event
 
     return keep
+
+
+def _bound(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """No fact is longer than LONGEST: of a traceback that never ends its begin and its end tell enough."""
+    for name, fact in event.items():
+        if isinstance(fact, str) and len(fact) > LONGEST:
+            left = len(fact) - LONGEST
+            event[name] = f"{fact[: LONGEST // 2]}\n... {left} characters are left out ...\n{fact[-LONGEST // 2 :]}"
+    return event
 
 
 def _name_request(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

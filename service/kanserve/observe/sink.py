@@ -7,11 +7,14 @@ counted, and never a call.
 from __future__ import annotations
 
 import os
+import select
 import threading
 import time
 from collections import deque
 
 MOST_BYTES = 2**20  # that wait
+MOST_LINE = 2**16  # characters; `logs` bounds what a line is made of, this is for those who write by themselves
+CUT = "... the line is cut\n"
 
 
 class Sink:
@@ -32,7 +35,7 @@ class Sink:
 
     def write(self, text: str) -> int:
         """Take a line, or drop it where too much waits."""
-        data = text.encode("utf-8", "backslashreplace")
+        data = (text if len(text) <= MOST_LINE else text[:MOST_LINE] + CUT).encode("utf-8", "backslashreplace")
         with self._changed:
             if self._waiting + len(data) > self._most:
                 self._dropped += 1
@@ -70,7 +73,16 @@ class Sink:
         view = memoryview(data)
         try:
             while view:
-                view = view[os.write(self._descriptor, view) :]
+                try:
+                    view = view[os.write(self._descriptor, view) :]
+                except BlockingIOError:
+                    self._free()
         except OSError:
             return False
         return True
+
+    def _free(self) -> None:
+        """Wait until somebody reads: this thread may, nobody else does."""
+        waiting = select.poll()
+        waiting.register(self._descriptor, select.POLLOUT)
+        waiting.poll()

@@ -11,6 +11,7 @@ import functools
 from collections.abc import Sized
 from typing import Any, TypeVar
 
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 
 from kanexport.shared.nearest import advice
@@ -67,21 +68,21 @@ M = TypeVar("M", bound=Message)
 
 
 @functools.cache
-def bound(kind: type[Message]) -> Bound:
+def bound(message: Descriptor) -> Bound:
     """How many fields such a message may have."""
-    return prescan.bound(kind.DESCRIPTOR, WIDE)
+    return prescan.bound(message, WIDE)
 
 
 async def parsed(kind: type[M], data: bytes) -> M:
     """As `parse`; on a thread for a message of many fields, since others would wait for milliseconds."""
-    if prescan.fits(data, bound(kind), prescan.QUICK):
+    if prescan.fits(data, bound(kind.DESCRIPTOR), prescan.QUICK):
         return _built(kind, data)
     return await asyncio.to_thread(parse, kind, data)
 
 
 def parse(kind: type[M], data: bytes) -> M:
     """A message from its bytes. Raises BadRequest for bytes that are none, or have more fields than `bound`."""
-    most = bound(kind)
+    most = bound(kind.DESCRIPTOR)
     if not prescan.fits(data, most):
         raise BadRequest(
             f"{kind.DESCRIPTOR.name} has too many fields: one of its messages has more than {most.most}, or all of "
