@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import threading
 import time
@@ -13,11 +14,13 @@ import grpc
 import numpy as np
 import pytest
 
+from kanserve.access import tokens
 from kanserve.client.connection import Client
 from kanserve.client.errors import InvalidInput, NotFound, NotSupported, TooLarge, Unavailable
 from kanserve.client.statistics import Statistics, Update
+from kanserve.handlers import watching
 from kanserve.pb import kan_pb2
-from tests.kanserve import toy
+from tests.kanserve import tokenfile, toy
 from tests.kanserve.running import KAN, Server, serving
 from tests.kanserve.test_live_statistics import draw, until, value
 
@@ -203,3 +206,49 @@ def test_full_looks_at_every_row(tmp_path: Path) -> None:
         for _ in range(40):
             server.infer(draw(64))
         until(lambda: client.statistics("toy").row_count == 40 * 64)
+
+
+def test_one_caller_has_a_quarter_of_all_watches(tmp_path: Path) -> None:
+    toy.write(tmp_path / "models")
+    mine, other = tokens.make(), tokens.make()
+    blocks = [tokenfile.block(name, token, "infer", "interpret") for name, token in (("me", mine), ("other", other))]
+    tokenfile.save(tmp_path / "tokens", "\n".join(blocks))
+    asked = kan_pb2.WatchStatisticsRequest(model_name="toy").SerializeToString()
+    with serving(tmp_path / "models", tokens=str(tmp_path / "tokens"), max_watches=8) as one:
+        watch = one.channel.unary_stream(f"{KAN}WatchStatistics")
+        of = {token: (("authorization", f"Bearer {token}"),) for token in (mine, other)}
+        calls = [watch(asked, timeout=30, metadata=of[mine]) for _ in range(2)]
+        assert all(next(call) for call in calls)
+        with pytest.raises(grpc.RpcError) as caught:
+            next(watch(asked, timeout=30, metadata=of[mine]))
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "me has 2 watches of statistics open" in caught.value.details()
+        assert next(watch(asked, timeout=30, metadata=of[other]))
+
+
+class Counter:
+    """Statistics that count how often they are counted."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def counted(self, *, lately: bool) -> int:
+        self.times += 1
+        time.sleep(0.05)
+        return self.times
+
+
+def test_all_who_watch_the_same_have_it_counted_once() -> None:
+    live: Any = Counter()
+
+    async def watched() -> None:
+        shared = watching._Counted()
+        assert set(await asyncio.gather(*(shared.latest(live, "") for _ in range(64)))) == {1}
+        gone = asyncio.ensure_future(shared.latest(live, ""))
+        await asyncio.sleep(0)
+        gone.cancel()  # who leaves ends nothing for the others
+        assert await shared.latest(live, "") == 1
+        shared.at -= watching.FRESH
+        assert await shared.latest(live, "") == 2
+
+    asyncio.run(watched())

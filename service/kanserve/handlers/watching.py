@@ -13,11 +13,13 @@ from kanserve.errors import BadRequest, Exhausted
 from kanserve.handlers import statistics
 from kanserve.handlers.kan import Kan
 from kanserve.handlers.statistics import Found
-from kanserve.models.live import Live
+from kanserve.models.live import Counted, Live
 from kanserve.nouns import ModelInfo
 
 LEAST, USUAL, LONGEST = 1.0, 2.0, 3600.0  # seconds between two updates
 MOST = 10_000  # updates of one watch
+FRESH = LEAST / 2  # seconds for which what was counted for one watch is told to others too
+SHARE = 4  # one caller may have this part of all watches
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +33,34 @@ class WatchRequest:
     over: str = ""
     interval: float = 0.0
     updates: int = 0
+    caller: str = ""
+
+
+@dataclass(slots=True)
+class _Counted:
+    """What was counted last for those who watch the same, `users` of them, and since when it is known."""
+
+    users: int = 0
+    task: asyncio.Task[Counted] | None = None
+    at: float = 0.0
+
+    async def latest(self, live: Live, over: str) -> Counted:
+        """Counted once for all who ask within FRESH. Raises BadRequest."""
+        now = time.monotonic()
+        if self.task is None or (self.task.done() and now - self.at > FRESH):
+            self.task, self.at = asyncio.ensure_future(statistics.counted(live, over)), now
+            self.task.add_done_callback(_seen)
+        return await asyncio.shield(self.task)
 
 
 class Watches:
-    """Of one server, `most` at once. `closing`: set when the server turns everything away."""
+    """Of one server, `most` at once, a quarter of these by one caller who is known by name. What they are told is
+    counted once for all who watch the same. `closing`: set when the server turns everything away."""
 
     def __init__(self, kan: Kan, closing: asyncio.Event, most: int) -> None:
         self._kan, self._closing, self.most = kan, closing, most
-        self._open: set[asyncio.Event] = set()
+        self._open: dict[asyncio.Event, str] = {}  # and whose it is
+        self._counted: dict[tuple[Live, str], _Counted] = {}
         kan.registry.tell(self._wake)
 
     def _wake(self) -> None:
@@ -49,18 +71,17 @@ class Watches:
         """Statistics now and after each interval; with the last of them why there are no more. Raises BadRequest,
         Exhausted, and what `statistics` does."""
         interval, most = _in_reason(request)
-        if len(self._open) >= self.most:
-            raise Exhausted(
-                f"{self.most} watches of statistics are open, which is as many as there may be (max_watches)"
-            )
+        self._bound(request.caller)
         model, _ = statistics.described(self._kan, request.model, request.version)
         info, live = model.info, statistics.live(model)
         del model  # nobody here keeps it from being freed
         woken = asyncio.Event()
-        self._open.add(woken)
+        self._open[woken] = request.caller
+        shared = self._counted.setdefault((live, request.over), _Counted())
+        shared.users += 1
         try:
             for sent in range(1, most + 1):
-                counted = await statistics.counted(live, request.over)
+                counted = await shared.latest(live, request.over)
                 ended = self._ended(info, live, request.version)
                 if not ended and sent == most:
                     ended = f"{most} updates were sent"
@@ -69,7 +90,28 @@ class Watches:
                     return
                 await self._pause(woken, interval, info, live, request.version)
         finally:
-            self._open.discard(woken)
+            del self._open[woken]
+            shared.users -= 1
+            if not shared.users:
+                self._counted.pop((live, request.over), None)
+
+    def forget(self) -> None:
+        """What was counted: it begins anew."""
+        for shared in self._counted.values():
+            shared.task = None
+
+    def _bound(self, caller: str) -> None:
+        """Raises Exhausted."""
+        if len(self._open) >= self.most:
+            raise Exhausted(
+                f"{self.most} watches of statistics are open, which is as many as there may be (max_watches)"
+            )
+        own, most = list(self._open.values()).count(caller), max(1, self.most // SHARE)
+        if caller and own >= most:
+            raise Exhausted(
+                f"{caller} has {own} watches of statistics open, which is as many as one caller may have (a quarter of "
+                "max_watches)"
+            )
 
     async def _pause(self, woken: asyncio.Event, seconds: float, info: ModelInfo, live: Live, asked: str) -> None:
         """So long, or until there is a reason to end."""
@@ -97,6 +139,12 @@ class Watches:
         if model.live is not live:
             return f"version {info.version} was replaced by another of that number"
         return "" if asked or default == info.version else now
+
+
+def _seen(task: asyncio.Task[Counted]) -> None:
+    """What was raised is not lost where nobody waits for it any more."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _in_reason(request: WatchRequest) -> tuple[float, int]:

@@ -138,7 +138,7 @@ def _add_nodes(answer: kan_pb2.GetStatisticsResponse, nodes: NodeStatistics) -> 
         answer.nodes[-1].counts_before = b"".join(np.array(row, "<u8").tobytes() for row in part.baseline.counts)
 
 
-def watch_from_pb(message: kan_pb2.WatchStatisticsRequest) -> WatchRequest:
+def watch_from_pb(message: kan_pb2.WatchStatisticsRequest, caller: str = "") -> WatchRequest:
     """WatchStatisticsRequest, as it came."""
     return WatchRequest(
         model=message.model_name,
@@ -147,6 +147,7 @@ def watch_from_pb(message: kan_pb2.WatchStatisticsRequest) -> WatchRequest:
         over=message.over,
         interval=message.interval,
         updates=message.updates,
+        caller=caller,
     )
 
 

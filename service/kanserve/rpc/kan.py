@@ -23,6 +23,7 @@ from kanserve.rpc import convert, describe, edge_messages, interpreting, paging,
 from kanserve.rpc.call import Call
 from kanserve.rpc.guard import StreamMethod, UnaryMethod
 from kanserve.rpc.status import Code
+from kanserve.rpc.watched import Told
 
 LARGE = 2**17  # bytes of an answer that is not built on the event loop: tens of microseconds
 
@@ -64,7 +65,7 @@ class KanService:
 
     def __init__(self, kan: Kan, control: Control, metrics: Metrics, watches: Watches) -> None:
         self._kan, self._edges, self._explainer, self._control = kan, EdgeQueries(kan), Explainer(kan), control
-        self._watches = watches
+        self._watches, self._told = watches, Told()
         self._metrics = metrics
 
     def methods(self) -> dict[str, UnaryMethod]:
@@ -147,18 +148,19 @@ class KanService:
         message = await convert.parsed(kan_pb2.WatchStatisticsRequest, await anext(messages, b""))
         call.adopt(message.id)
         call.facts["model"] = message.model_name[:128]
-        updates = self._watches.watch(interpreting.watch_from_pb(message))
-        async with contextlib.aclosing(updates):
-            async for found, ended in updates:
-                call.facts["version"] = found.info.version
-                update = kan_pb2.StatisticsUpdate(statistics=interpreting.statistics_to_pb(found), ended=ended)
-                yield update.SerializeToString()
+        updates = self._watches.watch(interpreting.watch_from_pb(message, call.caller.name))
+        with self._told as told:
+            async with contextlib.aclosing(updates):
+                async for found, ended in updates:
+                    call.facts["version"] = found.info.version
+                    yield await told.update(found, ended)
 
     async def reset_statistics(self, data: bytes, call: Call) -> bytes:
         """Count anew what a model is asked."""
         message = await convert.parsed(kan_pb2.ResetStatisticsRequest, data)
         call.facts["model"] = message.model_name[:128]
         info, since = statistics.reset(self._kan, message.model_name, message.model_version)
+        self._watches.forget()
         self._control.counted_anew(info.name, info.version, since)
         call.facts["version"] = info.version
         answer = kan_pb2.ResetStatisticsResponse(model_name=info.name, model_version=str(info.version), since=since)
