@@ -30,7 +30,8 @@ def naming_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="rows of your data, such as the training set, as .npy, .npz or "
-        ".csv: counts of what the nodes were on them go with the model, the rows do not",
+        ".csv: counts of what the nodes were on them go with the model, the rows do not; a .csv's header names the "
+        "features if --features does not",
     )
     add("--description", default="", metavar="TEXT", help="what the model is, in words")
 

@@ -37,7 +37,7 @@ def export(
     units: Sequence[str] = (),
     classes: Sequence[str] = (),
     description: str = "",
-    reference: str | Path | None = None,
+    reference: Any = None,
     explain: bool | Sequence[str | int] = False,
     outside: str = AS_TRAINED,
     advance: Callable[[int, int], None] = lambda done, total: None,
@@ -48,7 +48,8 @@ def export(
     made with them, so real rows are better than random ones. `options`: what neither tensors nor attributes tell, as
     in `--option`; `functions`: symbolic functions of your own by name, as expressions in x, as in `--function`.
     `features`, `classes`, `units`, `description`: what its numbers, and the model, are called. `reference`, `outside`:
-    as `--reference` and `--outside` take them. `explain`: as `--explain`, or the layers of `--explain-layers`.
+    as `--reference` and `--outside` take them; `reference` may also be a DataFrame. Its columns, or the header of a
+    .csv, name the features if `features` does not. `explain`: as `--explain`, or the layers of `--explain-layers`.
     `answers`: what the trained model answered, as `record_answers` writes it. The module is as it was afterwards.
     Returns where the version lies and its manifest. Raises ExportError; then nothing was written.
     """
@@ -61,7 +62,7 @@ def export(
         tolerance=tolerance,
         force=force,
         names=Names(tuple(features), tuple(units), tuple(classes), description),
-        reference=None if reference is None else baseline.load(Path(reference)),
+        reference=None if reference is None else baseline.of(reference),
         explain=Asked.of(explain),
         outside=outside,
     )

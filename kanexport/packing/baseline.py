@@ -28,18 +28,28 @@ Array = npt.NDArray[np.float64]
 
 FORMS = "rows as .npy [rows, ...], .npz with one array or one called x, or .csv"
 REFERENCE = "--reference"
+FRAME = "a DataFrame"
 ROWS_LIMIT = 1_000_000
 ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """`x` [B, ...] as it was in the file; `columns`: the names of a .csv's; `name` and `sha256`: of the file."""
+    """`x` [B, ...] as it was in the file; `columns`: the names of a .csv's or a DataFrame's; `name` and `sha256`: of
+    the file."""
 
     x: Array
     columns: tuple[str, ...]
     name: str
     sha256: str
+
+    def features(self) -> tuple[str, ...]:
+        """The columns as names of a model's features; none where there is no header. Raises NamingError where it gives
+        no names."""
+        width = math.prod(self.x.shape[1:])
+        if self.columns:
+            Names(features=self.columns).check(width, 0)
+        return self.columns
 
 
 def load(path: Path, flag: str = REFERENCE) -> Rows:
@@ -53,16 +63,30 @@ def load(path: Path, flag: str = REFERENCE) -> Rows:
         raise OptionError(f"{flag} {path} cannot be read: {error.strerror or error}", hint=FORMS) from error
     except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise OptionError(f"{flag} {path.name} cannot be read: {str(error)[:200]}", hint=FORMS) from error
+    _require_rows(x, path.name, flag)
+    return Rows(x.astype(np.float64), columns, path.name, hashlib.sha256(data).hexdigest())
+
+
+def of(given: str | Path | Any) -> Rows:
+    """A file's rows, or those of a DataFrame (anything with columns and to_numpy). Raises OptionError."""
+    if not (hasattr(given, "columns") and hasattr(given, "to_numpy")):
+        return load(Path(given))
+    x, columns = np.asarray(given.to_numpy()), tuple(str(name).strip() for name in given.columns)
+    _require_rows(x, FRAME, REFERENCE)
+    x = np.ascontiguousarray(x, dtype=np.float64)
+    return Rows(x, columns, FRAME, hashlib.sha256(x.tobytes()).hexdigest())
+
+
+def _require_rows(x: npt.NDArray[Any], name: str, flag: str) -> None:
     if x.dtype.kind not in "fiu" or x.ndim < 2 or not 2 <= len(x) <= ROWS_LIMIT:
         kind = f"{x.dtype} of shape {list(x.shape)}"
-        raise OptionError(f"{flag} {path.name} holds {kind}, expected 2 to {ROWS_LIMIT} rows of numbers", hint=FORMS)
-    return Rows(x.astype(np.float64), columns, path.name, hashlib.sha256(data).hexdigest())
+        raise OptionError(f"{flag} {name} holds {kind}, expected 2 to {ROWS_LIMIT} rows of numbers", hint=FORMS)
 
 
 def _read(path: Path, data: bytes) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
     if path.suffix == ".csv":
         numbers, header = csvtable.whole(path.name, data)
-        return numbers, tuple(header)
+        return numbers, tuple(name.strip() for name in header)
     loaded = np.load(io.BytesIO(data), allow_pickle=False)
     if isinstance(loaded, np.ndarray):
         return loaded, ()

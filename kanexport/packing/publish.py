@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
@@ -26,7 +27,7 @@ from kanexport.shared.approximation import EXACT, Approximation
 from kanexport.shared.baseline import NO_BASELINE, Baseline
 from kanexport.shared.explanations import EXPLAIN_FILE, NO_EXPLANATIONS
 from kanexport.shared.kernel import KERNEL_FILE
-from kanexport.shared.naming import UNNAMED, Names
+from kanexport.shared.naming import UNNAMED, Names, NamingError
 from kanexport.shared.outside import AS_TRAINED, POLICIES
 
 MAX_BATCH_SIZE = 1024
@@ -47,6 +48,26 @@ class Target:
     reference: Rows | None = None  # of the user's data
     explain: Asked = NOT_ASKED
     outside: str = AS_TRAINED  # what becomes of inputs there, a key of `shared.outside.POLICIES`
+
+    def __post_init__(self) -> None:
+        """The header of the reference rows names the features, unless the user does."""
+        with contextlib.suppress(NamingError):
+            if self.reference is not None and not self.names.features:
+                names = dataclasses.replace(self.names, features=self.reference.features())
+                object.__setattr__(self, "names", names)
+
+    def of_header(self) -> tuple[str, ...]:
+        """What is said of the header of the reference rows."""
+        rows = self.reference
+        if rows is None or not rows.columns:
+            return ()
+        try:
+            named = rows.features() == self.names.features
+        except NamingError as error:
+            unused = f"the header of {rows.name} gives no feature names: {error}; --features NAMES gives them"
+            return () if self.names.features else (unused,)
+        said = f"features are named by the header of {rows.name}: {naming.listed(rows.columns)}"
+        return (said,) if named else ()
 
     def check(self) -> None:
         """Refuse early what would fail late. Raises OptionError and RepositoryError."""
@@ -135,6 +156,7 @@ def publish(target: Target, model: ProvedModel) -> Result:
         + model.proof.notes
         + model.claim.notes
         + _of_operators(model)
+        + target.of_header()
         + unsaid
         + (() if explained is None else explained.notes),
         names=target.names,

@@ -98,9 +98,9 @@ class Names:
         unknown = [name for name in given if name not in known]
         if missing := [name for name in self.features if name not in there]:
             near = closest(missing[0], unknown)
-            raise NamingError(f"there is no column {_listed(missing)}" + (f"; there is {near!r}" if near else ""))
+            raise NamingError(f"there is no column {listed(missing)}" + (f"; there is {near!r}" if near else ""))
         if unknown:
-            raise NamingError(f"the column {_listed(unknown)} is no feature of the model, which has {len(known)}")
+            raise NamingError(f"the column {listed(unknown)} is no feature of the model, which has {len(known)}")
         if twice := _twice(given):
             raise NamingError(f"the column {twice!r} is there twice")
 
@@ -155,6 +155,7 @@ def _check(what: str, name: str, *, empty: bool) -> None:
         raise NamingError(f"{what}: {name[:LONGEST]!r} is no name: 1 to {LONGEST} characters that can be printed")
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """A few names, and how many more there are."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(map(repr, names[:SHOWN])) + more

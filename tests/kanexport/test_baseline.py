@@ -155,3 +155,46 @@ def test_a_baseline_that_does_not_fit_its_model_is_a_reason_not_to_load(changes:
     for more, said in others:
         (fault,) = bounds.faults(dataclasses.replace(listed(), baseline=dataclasses.replace(whole, **more)))
         assert said in fault
+
+
+def _of_wine(tmp_path: Path, header: str) -> Path:
+    path, rows = tmp_path / "train.csv", np.random.default_rng(0).normal(size=(8, 13))
+    np.savetxt(path, rows, delimiter=",", header=header, comments="")
+    return path
+
+
+COLUMNS = tuple(f"column {at}" for at in range(13))
+
+
+def test_the_header_of_the_reference_rows_names_the_features(tmp_path: Path) -> None:
+    path = _of_wine(tmp_path, ", ".join(COLUMNS))
+    found = exported(tmp_path, path)
+    assert found.names.features == COLUMNS
+    assert "features are named by the header of train.csv: 'column 0', 'column 1'" in " ".join(found.notes)
+    given = tuple(reversed(COLUMNS))
+    found = exported(tmp_path, path, version=2, names=Names(features=given))
+    assert found.names.features == given
+    assert "header" not in " ".join(found.notes)
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        (",".join(("", *COLUMNS[1:])), "'' is no name"),
+        (",".join(("a", "a", *COLUMNS[2:])), "'a' is there twice"),
+    ],
+)
+def test_a_header_that_names_no_features_is_a_warning(tmp_path: Path, header: str, words: str) -> None:
+    found = exported(tmp_path, _of_wine(tmp_path, header))
+    assert found.names == Names()
+    (note,) = [note for note in found.notes if "the header of train.csv gives no feature names" in note]
+    assert words in note
+
+
+def test_a_frame_is_reference_rows() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": [1.0, 2.0], " b": [3, 4]})
+    rows = baseline.of(frame)
+    assert (rows.columns, rows.name, rows.x.tolist()) == (("a", "b"), "a DataFrame", [[1.0, 3.0], [2.0, 4.0]])
+    with pytest.raises(OptionError, match="a DataFrame holds object"):
+        baseline.of(pandas.DataFrame({"a": ["x", "y"]}))
