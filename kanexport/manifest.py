@@ -206,7 +206,7 @@ class Zone:
 
     name             the group: inside, extension, knots, far, nonfinite or single for a stack of
                      layers; a module has inside, scaled, noise, zeros and single for its rows, and
-                     batches named after their number of rows, such as 33
+                     batches of so many rows, such as "batch of 33" (before format 8: "33")
     rows             of the model; of a layer, if the group was made for layers alone
     *_max_abs        absolute, in the units of the output or the edge
     *_max_rel        relative to the largest finite magnitude (of the layer, for edges) in the

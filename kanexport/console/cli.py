@@ -61,6 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--tolerance", type=float, default=OUTPUT_TOLERANCE, help="largest relative error of outputs allowed")
     add("--force", action="store_true", help="replace the version if it exists")
     add("--json", action="store_true", help="print one JSON document")
+    add("--verbose", action="store_true", help="show the known alternatives of each fact that was assumed")
     add("--recursive", action="store_true", help="export every checkpoint below a folder; see docs/checkpoints.md")
     add("--report", type=Path, metavar="FILE", help="with --recursive: write what became of each, as JSON")
     beside.form_options(parser)
@@ -121,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(report.document(result))
     else:
-        show.result(result)
+        show.result(result, verbose=args.verbose)
     return Exit.DONE
 
 

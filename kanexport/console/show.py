@@ -5,20 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kanexport.manifest import READING, Manifest, arrows
+from kanexport.manifest import HYBRID, READING, Manifest, arrows
 from kanexport.packing.publish import Result
 from kanexport.shared.approximation import Approximation
 from kanexport.shared.output import say
 from kanexport.shared.outside import AS_TRAINED, POLICIES
 from kanexport.shared.tables import Table
 
+ASSUMED = "assumed, since the file does not tell"
 COMPARE = "to compare: kanexport.record_answers(model, rows, 'answers.npz') where it was trained, then --answers"
 SEVERAL = "; "  # between what else a fact may be
 STAR = "* the model itself makes rounding that large; its notes (in the report) say where"
 
 
-def result(result: Result) -> None:
-    """Print one export as a table."""
+REGIONS = {
+    "inside": "in grid",
+    "extension": "grid extension",
+    "knots": "on knots",
+    "far": "far outside",
+    "nonfinite": "NaN, infinity",
+    "single": "batch of 1",
+}
+EXAMPLE = {"inside": "example rows", "scaled": "example, scaled", "noise": "example, noise"}  # of a module
+NOTHING = "-"  # was compared
+
+
+def result(result: Result, *, verbose: bool = False) -> None:
+    """Print one export as a table; `verbose`: with what else each fact may be that was assumed."""
     manifest = result.manifest
     edges = sum(layer.active_edges for layer in manifest.layers)
     say(
@@ -28,7 +41,7 @@ def result(result: Result) -> None:
     say(manifest.claim)
     if manifest.against == READING:
         say(COMPARE, indent=2)
-    _facts("assumed, since the file does not tell", manifest.source.options_assumed, manifest.source.alternatives)
+    _assumed(manifest.source.options_assumed, manifest.source.alternatives, verbose=verbose)
     _facts("decided by the answers", manifest.source.options_decided, {})
     if manifest.outside != AS_TRAINED:
         say(f"outside: {manifest.outside}: {POLICIES[manifest.outside]}")
@@ -46,6 +59,18 @@ def result(result: Result) -> None:
     say(f"written to {result.directory}")
 
 
+def _assumed(facts: Mapping[str, str], words: Mapping[str, str], *, verbose: bool) -> None:
+    """Facts that no file holds: in one line, with the number of known alternatives; `verbose`: with these."""
+    if verbose:
+        _facts(ASSUMED, facts, words)
+    elif facts:
+        counts = {key: len(words[key].split(SEVERAL)) if words.get(key) else 0 for key in facts}
+        others = {key: f" ({count} known alternatives)" if count > 1 else "" for key, count in counts.items()}
+        said = [f"{key}={value}{others[key]}" for key, value in facts.items()]
+        more = "; --verbose shows the alternatives" if any(counts.values()) else ""
+        say(f"{ASSUMED}: {', '.join(said)}{more}")
+
+
 def _facts(what: str, facts: Mapping[str, str], words: Mapping[str, str]) -> None:
     """Facts that no file holds, one a line where there is more to say than their values."""
     if not facts:
@@ -59,13 +84,20 @@ def _facts(what: str, facts: Mapping[str, str], words: Mapping[str, str]) -> Non
 
 
 def _zones(manifest: Manifest) -> Table:
-    """The largest errors, zone by zone."""
+    """The largest errors, region by region."""
+    words = REGIONS | (EXAMPLE if manifest.source.family == HYBRID else {})
     numbers = ("rows", "outputs, relative", "outputs, absolute", "edges, relative", "edges, absolute")
-    table = Table("largest errors against float64", ("zone", *numbers, "worst edge"), numbers=numbers)
+    table = Table("largest errors against float64", ("region", *numbers, "worst edge"), numbers=numbers)
     for zone in manifest.verification.zones:
-        errors = (zone.outputs_max_rel, zone.outputs_max_abs, zone.edges_max_rel, zone.edges_max_abs)
-        table.add(zone.name, str(zone.rows), *(f"{error:.1e}" for error in errors), zone.worst_edge)
+        outputs = _errors(zone.worst_output, zone.outputs_max_rel, zone.outputs_max_abs)
+        edges = _errors(zone.worst_edge, zone.edges_max_rel, zone.edges_max_abs)
+        table.add(words.get(zone.name, zone.name), str(zone.rows), *outputs, *edges, zone.worst_edge or NOTHING)
     return table
+
+
+def _errors(where: str, *errors: float) -> tuple[str, ...]:
+    """`where`: of the largest; empty where nothing was compared."""
+    return tuple(f"{error:.1e}" if where or error else NOTHING for error in errors)
 
 
 def _branches(found: Approximation) -> Table:

@@ -99,8 +99,8 @@ class Prover:
             self.layer(errors, index, nodes, trace.inputs[index], keep, shaken)
 
     def batch(self, x: Array) -> None:
-        """Outputs alone, for rows x [B, ...]: what a zone named after their number holds."""
-        self.outputs(str(len(x)), x)
+        """Outputs alone, for rows x [B, ...], as a zone that is named after their number."""
+        self.outputs(f"batch of {len(x)}", x)
 
     def outputs(self, name: str, x: Array) -> tuple[ZoneErrors, Trace, dict[str, Array], Rows, Draws]:
         """Compares the outputs of some rows, and gives what the edges are compared with."""

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from kanexport import manifest
-from kanexport.console import cli
+from kanexport.console import cli, show
+from tests import golden_cases
 
 Golden = Callable[[str], tuple[Path, tuple[str, ...]]]
 
@@ -76,7 +78,7 @@ def test_a_table_on_stdout_for_people(golden: Golden, tmp_path: Path, capsys: py
     out, err = capsys.readouterr()
     assert err == ""
     assert "m version 1: pykan, 2 → 3 → 1" in out
-    for word in ("inside", "extension", "knots", "far", "nonfinite", "written to"):
+    for word in ("in grid", "grid extension", "on knots", "far outside", "NaN, infinity", "written to"):
         assert word in out
 
 
@@ -186,3 +188,30 @@ def test_the_help_shows_commands_that_parse(capsys: pytest.CaptureFixture[str]) 
         parsed = parser.parse_args(example.split())
         assert parsed.path or parsed.module
         assert parsed.repository == Path("models")
+
+
+def test_assumptions_are_one_line_unless_all_is_asked_for(tmp_path: Path, capsys: Any) -> None:
+    path = next(one for one in golden_cases.cases() if one.name == "efficient-kan-digits").path
+    arguments = [str(path), "--repository", str(tmp_path), "--name", "m"]
+    assert cli.main(arguments) == 0
+    printed = capsys.readouterr().out
+    (line,) = [line for line in printed.splitlines() if line.startswith("assumed")]
+    assert "forward=efficient-kan (3 known alternatives), base_activation=silu" in line
+    assert "--option forward=spline-of-tanh" not in printed
+    assert cli.main([*arguments, "--version", "2", "--verbose"]) == 0
+    assert "--option forward=spline-of-tanh" in capsys.readouterr().out
+
+
+def test_regions_have_names_and_what_was_not_compared_a_dash(tmp_path: Path, capsys: Any) -> None:
+    torch = pytest.importorskip("torch")
+    from kanexport.hybrid.convert import convert
+    from kanexport.packing.publish import Target
+    from tests.hybrid_modules import KANLinear
+
+    torch.manual_seed(0)
+    target = Target(repository=tmp_path, name="m")
+    show.result(convert(torch.nn.Sequential(KANLinear(4, 3)), np.ones((8, 4)), target, options={}))
+    lines = {line[:15].strip(): line for line in capsys.readouterr().out.splitlines()}
+    assert lines["batch of 33"].split()[-3:] == ["-", "-", "-"]
+    assert lines["far outside"].split()[3:5] == ["-", "-"]
+    assert "-" not in lines["example rows"].replace("e-", "").split()

@@ -63,12 +63,13 @@ def _kinds(entries: Sequence[Entry]) -> list[str]:
 def _claims(entries: Sequence[Entry]) -> list[str]:
     """What each was verified against, and what was assumed."""
     facts = [", ".join(f"{key}={value}" for key, value in entry.assumed.items()) for entry in entries]
-    return [
+    lines = (
         *(entry.verified for entry in entries if entry.verified),
         *(f"assumed, since the file does not tell: {text}" for text in facts if text),
         *(f"runs with {entry.serving}" for entry in entries if entry.serving),
         *filter(None, map(_outside, entries)),
-    ]
+    )
+    return list(dict.fromkeys(lines))  # versions of one model have most of them in common
 
 
 def _outside(entry: Entry) -> str:

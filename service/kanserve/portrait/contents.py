@@ -161,7 +161,13 @@ def _proof(described: Description) -> Sequence[Part]:
         )
         head = ("rows", "how many", "outputs", "edges", "worst edge")
         zones = [
-            (zone.name, str(zone.rows), f"{zone.outputs_max_rel:.1e}", f"{zone.edges_max_rel:.1e}", zone.worst_edge)
+            (
+                zone.name,
+                str(zone.rows),
+                f"{zone.outputs_max_rel:.1e}" if zone.worst_output or zone.outputs_max_rel else "-",
+                f"{zone.edges_max_rel:.1e}" if zone.worst_edge or zone.edges_max_rel else "-",
+                zone.worst_edge or "-",
+            )
             for zone in described.zones
         ]
         found.append(Grid("Zones of the proof", remark, head, zones))
