@@ -13,10 +13,12 @@ from urllib.error import HTTPError
 import grpc
 import pytest
 
+from kanserve import Client
+from kanserve.client import control
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from tests.cli.running import document, kanserve
-from tests.kanserve import live, toy
+from tests.kanserve import live, tokenfile, toy
 from tests.kanserve.running import INFERENCE, KAN, Server, serving, wait_until
 
 Code = grpc.StatusCode
@@ -177,6 +179,29 @@ def test_a_chosen_version_stays_when_others_come(three: Path) -> None:
         live.write(three / "toy" / "4", 16.0, version=4)
         wait_until(lambda: sorted(live.index(server)) == [("toy", "2"), ("toy", "3"), ("toy", "4")])
         assert live.factor(server) == 4
+
+
+def test_the_log_says_who_chose(three: Path, tmp_path: Path) -> None:
+    """In every process: the one that was asked, and the one that did the same."""
+    pytest.importorskip("h2corn")
+    made = tokenfile.write(tmp_path / "tokens.toml")
+    with (
+        serving(three, workers=2, transport="asgi", poll=0, tokens=str(tmp_path / "tokens.toml")) as server,
+        Client(server.address, token=made["admin"]) as client,
+    ):
+        control.promote(client, "toy", "1")
+        control.rollback(client, "toy")
+        control.shadow(client, "toy", "2")
+        control.shadow(client, "toy", stop=True)
+        client.reset_statistics("toy")
+        wait_until(lambda: len(live.events(server, "statistics reset")) == 2)
+        chosen = live.events(server, "chosen")
+        told = [(line["how"], line["model"], line["version"], line["before"]) for line in chosen]
+        assert sorted(told) == [("promote", "toy", 1, 3)] * 2 + [("rollback", "toy", 3, 1)] * 2
+        for event in ("chosen", "shadow", "shadow ended", "statistics reset"):
+            lines = live.events(server, event)
+            assert {line.get("caller") for line in lines} == {"admin"}, lines
+            assert len({line["request_id"] for line in lines}) == len(lines) / 2, lines
 
 
 def test_all_workers_do_the_same(three: Path) -> None:

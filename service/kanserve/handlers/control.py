@@ -32,6 +32,15 @@ class Chosen:
     before: int
 
 
+@dataclass(frozen=True, slots=True)
+class Relayed:
+    """A call that another process has answered, for the lines that are written while its order is obeyed here."""
+
+    request_id: str
+    who: str
+    facts: dict[str, object] = field(default_factory=dict)
+
+
 def _nowhere(order: Order) -> None:
     """Nobody serves beside."""
 
@@ -58,19 +67,19 @@ class Control:
         BadRequest for parameters: a caller does not say what a model is."""
         self._check("load", parameters)
         await self.rollout.load_by_hand(name)
-        self.relay.pass_on({"do": "load", "model": name})
+        self._pass_on({"do": "load", "model": name})
 
     async def unload(self, name: str, parameters: Collection[str]) -> None:
         """Its versions take no more requests. Raises NotFound."""
         self._check("unload", set(parameters) - {"unload_dependents"})
         await self.rollout.unload_by_hand(name)
-        self.relay.pass_on({"do": "unload", "model": name})
+        self._pass_on({"do": "unload", "model": name})
 
     def promote(self, name: str, version: str) -> Chosen:
         """From now on this version answers requests without one; "": the highest that is ready, as if nobody had
         chosen. Raises NotFound, NotPossible, BadRequest."""
         before = self._default(name)
-        return self._choose(name, Choice(self._ready(name, version) if version else 0, before))
+        return self._choose(name, Choice(self._ready(name, version) if version else 0, before), "promote")
 
     def rollback(self, name: str) -> Chosen:
         """The version answers that did before the last choice, or where there was none, the one below. Raises
@@ -80,30 +89,33 @@ class Control:
         target = choice.before if choice is not None else max(lower, default=0)
         if not target:
             raise NotPossible(f"model '{name}' has no ready version below {default} to go back to")
-        return self._choose(name, Choice(self._ready(name, str(target)), default))
+        return self._choose(name, Choice(self._ready(name, str(target)), default), "rollback")
 
     def shadow(self, name: str, version: str, share: float, tolerance: float) -> Report:
         """Try a version on the traffic of the one that answers. Raises what `Shadows.start` does."""
         report = self.shadows.start(name, version, share, tolerance)
         order = {"do": "shadow", "model": name, "version": report.version, "share": share, "tolerance": tolerance}
-        self.relay.pass_on(order)
+        self._pass_on(order)
         return report
 
     def unshadow(self, name: str) -> Report:
         """Try none. Raises what `Shadows.report` does."""
         report = self.shadows.report(name)
         self.shadows.stop(name)
-        self.relay.pass_on({"do": "shadow", "model": name, "version": 0})
+        self._pass_on({"do": "shadow", "model": name, "version": 0})
         return self.shadows.report(name) if report.running else report
 
     def counted_anew(self, name: str, version: int, mark: float) -> None:
         """The statistics of a version were reset here; others do the same."""
-        self.relay.pass_on({"do": "reset", "model": name, "version": version, "mark": mark})
+        log.info("statistics reset", model=name, version=version)
+        self._pass_on({"do": "reset", "model": name, "version": version, "mark": mark})
 
     async def listen(self, *, until_done: bool = False) -> None:
         """Do what others were told to do. `until_done`: until nothing waits, else until cancelled."""
         while not (until_done and self.relay.orders.empty()):
             order = await self.relay.orders.get()
+            by = order.get("by")
+            logs.CALL.set(Relayed(by["request_id"], by["caller"]) if by else None)
             try:
                 await self._obey(order)
             except KanserveError as error:
@@ -119,21 +131,29 @@ class Control:
             model = self.registry.model(name, order["version"])
             if model is not None and model.live is not None:
                 model.live.reset(order["mark"])
+                log.info("statistics reset", model=name, version=order["version"])
         elif order["do"] == "choose":
-            self._take(name, Choice(order["version"], order["before"]))
+            self._take(name, Choice(order["version"], order["before"]), order["how"])
         elif order["version"]:
             self.shadows.start(name, str(order["version"]), order["share"], order["tolerance"])
         else:
             self.shadows.stop(name)
 
-    def _choose(self, name: str, choice: Choice) -> Chosen:
-        self._take(name, choice)
-        self.relay.pass_on({"do": "choose", "model": name, "version": choice.version, "before": choice.before})
+    def _choose(self, name: str, choice: Choice, how: str) -> Chosen:
+        self._take(name, choice, how)
+        order = {"do": "choose", "model": name, "version": choice.version, "before": choice.before, "how": how}
+        self._pass_on(order)
         return Chosen(name, self._default(name), choice.before)
 
-    def _take(self, name: str, choice: Choice) -> None:
+    def _take(self, name: str, choice: Choice, how: str) -> None:
         self.registry.choose(name, choice if choice.version else None)
-        self.rollout.chosen(name)
+        self.rollout.chosen(name, how, choice.before)
+
+    def _pass_on(self, order: Order) -> None:
+        """With the call that it came by."""
+        call = logs.CALL.get()
+        by = {} if call is None else {"request_id": call.request_id, "caller": call.who}
+        self.relay.pass_on({**order, "by": by})
 
     def _default(self, name: str) -> int:
         return self.registry.entry(name, "").version

@@ -67,6 +67,7 @@ class Shadows:
             shadow.end()
             self._ended[name] = _report(shadow, running=False)
             self._lend(name, None)
+            log.info("shadow ended", model=name, version=shadow.model.info.version, against=shadow.against)
 
     def report(self, name: str) -> Report:
         """What came of it until now. Raises NotFound, and NotPossible where none was tried."""

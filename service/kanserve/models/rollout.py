@@ -155,11 +155,12 @@ class Rollout:
                     await self._take(Step.FORGET, key, Look({}, {}, {}))
             await self._changed()
 
-    def chosen(self, name: str) -> None:
-        """Somebody chose the version that answers by default."""
+    def chosen(self, name: str, how: str, before: int) -> None:
+        """A caller chose the version that answers by default. `how`: promote or rollback; `before`: which did."""
         default = self._registry.default(name)
         self._tidings.chosen(name, default, self._registry.ready_versions(name))
-        log.info("chosen", model=name, version=default, by_hand=self._registry.choice(name) is not None)
+        stays = self._registry.choice(name) is not None
+        log.info("chosen", model=name, version=default, before=before, how=how, by_hand=stays)
 
     async def _look(self) -> Look:
         """What is there; of models that nobody asked for, only the index learns."""

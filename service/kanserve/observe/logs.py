@@ -32,6 +32,11 @@ class Named(Protocol):
         ...
 
     @property
+    def who(self) -> str:
+        """The name of the caller, "" without one."""
+        ...
+
+    @property
     def facts(self) -> dict[str, object]:
         """What its line tells beside; never what is in a tensor."""
         ...
@@ -145,6 +150,8 @@ def _name_request(_: Any, __: str, event: structlog.typing.EventDict) -> structl
     call = CALL.get()
     if call is not None:
         event.setdefault("request_id", call.request_id)
+        if call.who:
+            event.setdefault("caller", call.who)
     trace = TRACE.get()
     if trace is not None:
         event.setdefault("trace_id", trace.id)

@@ -48,6 +48,11 @@ class Call:
             self._request_id = f"{PREFIX}{next(_made):08x}"
         return self._request_id
 
+    @property
+    def who(self) -> str:
+        """The name of the caller, "" without one."""
+        return self.caller.name
+
     def adopt(self, message_id: str) -> None:
         """Use the id inside the message, unless the metadata named one."""
         self.message_id = message_id
