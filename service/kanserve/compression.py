@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import zlib
 
 # Window sizes of zlib: gzip's own header, and zlib's, which both protocols call deflate.
 WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+BLOCKING = 2**16  # bytes from which packing and unpacking have a thread
 LEVEL = 1  # of 9: tensors shrink little, and what text can lose it loses at once
 
 
@@ -29,6 +32,15 @@ def unpacked(data: bytes, encoding: str, limit: int) -> bytes:
     if not stream.eof or stream.unused_data:
         raise Corrupt
     return plain
+
+
+async def aside(data: bytes, encoding: str, limit: int) -> bytes:
+    """What `unpacked` gives; on a thread, unless little goes in and little comes out: a few bytes can be the stream of
+    millions."""
+    if len(data) < BLOCKING:
+        with contextlib.suppress(TooLong):
+            return unpacked(data, encoding, min(BLOCKING, limit))
+    return await asyncio.to_thread(unpacked, data, encoding, limit)
 
 
 def packed(data: bytes, encoding: str) -> bytes:

@@ -125,6 +125,8 @@ def test_a_rate_is_kept_on_calls_and_streams(tmp_path: Path, monkeypatch: pytest
             f"Bearer {'a' * (LONGEST + 1)}",
         ),
         *(f"Bearer {GOOD[:-1]}", f"Bearer {GOOD}x", f"Bearer x{GOOD}", b"Bearer bytes", f"Bearer \u00e9{GOOD}"),
+        *(f"Bearer {GOOD}{end}" for end in ("\u00a0", "\u2003", "\u0085", "\t", " ", "\n", "\x00", "\ufffd")),
+        *(f"Bearer {begin}{GOOD}" for begin in ("\u00a0", "\u2003", "\t", "\n")),
     ],
 )
 def test_what_is_no_token(tmp_path: Path, value: str | bytes) -> None:

@@ -301,12 +301,17 @@ class _Request:
         return alone
 
     async def _only(self, limit: int, *begun: Event) -> bytes:
-        found = [data async for data in self.messages(limit, *begun)]
-        if len(found) != 1:
-            raise framing.failed(Code.INTERNAL, f"a unary call has one message, this one {len(found) or 'none'}")
+        found: list[bytes] = []
+        async with contextlib.aclosing(self.messages(limit, *begun)) as messages:
+            async for data in messages:
+                if found:
+                    raise framing.failed(Code.INTERNAL, "a unary call has one message, this one has more")
+                found.append(data)
+        if not found:
+            raise framing.failed(Code.INTERNAL, "a unary call has one message, this one none")
         return found[0]
 
-    async def messages(self, limit: int, *begun: Event) -> AsyncIterator[bytes]:
+    async def messages(self, limit: int, *begun: Event) -> AsyncGenerator[bytes]:
         """All messages, until the caller is done; `begun` are events that came already. Bytes of a message that is
         not whole are counted. Raises CallFailed, or Gone."""
         messages = Messages(limit, self._packed)
@@ -321,7 +326,7 @@ class _Request:
                     more = event.get("more_body", False)
                     for message in messages.take(event.get("body", b"")):
                         part.holds(messages.size)
-                        yield message
+                        yield message if isinstance(message, bytes) else await message.unpacked()
                     part.holds(messages.size)
             except TooManyUnfinished as error:
                 raise CallFailed(Code.RESOURCE_EXHAUSTED, str(error), (PUSHBACK,)) from None

@@ -10,6 +10,7 @@ import binascii
 import re
 import struct
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from urllib.parse import quote
 
 from kanserve import compression
@@ -62,9 +63,9 @@ class Messages:
         self._buffer, self._wanted = Buffer(), PREFIX.size
         self.size = 0  # bytes of messages that are not taken yet
 
-    def take(self, data: bytes) -> Iterator[bytes]:
+    def take(self, data: bytes) -> Iterator[bytes | Packed]:
         """The messages that are whole now. Raises CallFailed for one that is too large, as soon as its
-        length is known, or that cannot be unpacked."""
+        length is known, or that is packed in a way that the call does not name."""
         self._buffer.add(data)
         self.size = self._buffer.size
         if self.size < self._wanted:
@@ -74,7 +75,7 @@ class Messages:
             message = found[at + PREFIX.size : end]
             packed, at = found[at], end
             self.size = len(found) - at
-            yield self._unpacked(message) if packed else message
+            yield self._packed(message) if packed else message
         self._wanted = end - at
         self._buffer.add(found[at:])
 
@@ -94,15 +95,28 @@ class Messages:
         """Whether no message is unfinished."""
         return not self.size
 
-    def _unpacked(self, message: bytes) -> bytes:
+    def _packed(self, message: bytes) -> Packed:
         if self._encoding not in ENCODINGS:
             raise failed(Code.INTERNAL, "a message is compressed, and the call names no grpc-encoding")
+        return Packed(message, ENCODINGS[self._encoding], self._limit)
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A message that may unpack to `limit` bytes."""
+
+    data: bytes
+    encoding: str
+    limit: int
+
+    async def unpacked(self) -> bytes:
+        """On a thread where that takes long. Raises CallFailed."""
         try:
-            return compression.unpacked(message, ENCODINGS[self._encoding], self._limit)
+            return await compression.aside(self.data, self.encoding, self.limit)
         except compression.Corrupt:
-            raise failed(Code.INTERNAL, f"a message is no {self._encoding.decode()} stream") from None
+            raise failed(Code.INTERNAL, f"a message is no {self.encoding} stream") from None
         except compression.TooLong:
-            text = f"received message larger than max ({self._limit}) when unpacked"
+            text = f"received message larger than max ({self.limit}) when unpacked"
             raise failed(Code.RESOURCE_EXHAUSTED, text) from None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -28,7 +27,6 @@ from kanserve.web.refusal import Refused
 JSON = "application/json"
 ENCODINGS = ", ".join(compression.WINDOWS)
 WORTH = 1024  # bytes of an answer that is packed
-BLOCKING = 2**16  # bytes from which packing and unpacking have a thread
 CHALLENGE = {"www-authenticate": "Bearer"}
 NOSNIFF = {"x-content-type-options": "nosniff"}  # of every answer: a browser is not to guess what it is
 
@@ -159,10 +157,7 @@ class Exchange:
 
     async def _unpacked(self, body: bytes, encoding: str) -> bytes:
         try:
-            if len(body) < BLOCKING:
-                with contextlib.suppress(compression.TooLong):  # a few bytes can be the stream of millions
-                    return compression.unpacked(body, encoding, min(BLOCKING, self._bounds.body))
-            return await asyncio.to_thread(compression.unpacked, body, encoding, self._bounds.body)
+            return await compression.aside(body, encoding, self._bounds.body)
         except compression.TooLong:
             raise self._too_large("more when unpacked") from None
         except compression.Corrupt:
@@ -221,7 +216,7 @@ async def response(answer: Answer, accepted: str) -> Response:
     headers = {"content-type": answer.kind, **NOSNIFF, **answer.headers}
     body, encoding = answer.body, compression.chosen(accepted)
     if encoding and len(body) >= WORTH and answer.packs:
-        if len(body) < BLOCKING:
+        if len(body) < compression.BLOCKING:
             body = compression.packed(body, encoding)
         else:
             body = await asyncio.to_thread(compression.packed, body, encoding)
