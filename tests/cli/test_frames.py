@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -65,7 +66,16 @@ def test_without_names_columns_are_as_they_stand(server: Server) -> None:
     frame = pd.DataFrame(ROWS, columns=["a", "b", "c"])
     with Client(server.url) as client:
         model = client.model("tiny")
-        np.testing.assert_array_equal(client.infer(model, frame).outputs["y"], client.infer(model, ROWS).outputs["y"])
+        expected = client.infer(model, ROWS).outputs["y"]
+        for ask in (client.infer, partial(bulk.infer, client)):
+            with pytest.warns(
+                UserWarning, match="columns a, b, c, but the model has no feature names: the order"
+            ) as told:
+                found = ask(model, frame)
+            assert (len(told), told[0].filename) == (1, __file__)
+            np.testing.assert_array_equal(found.outputs["y"], expected)
+        numbered = client.infer(model, pd.DataFrame(ROWS))  # without a warning
+    np.testing.assert_array_equal(numbered.outputs["y"], expected)
 
 
 def test_answers_as_frames_have_the_classes_and_the_rows_names(named: Server) -> None:

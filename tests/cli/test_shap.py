@@ -56,7 +56,7 @@ def test_rows_of_a_frame_and_of_several_requests_are_its_data(server: Server) ->
     with Client(server.url) as client:
         described = client.describe("tiny")
         found = bulk.explain(client, described, many)
-        framed = client.explain(described, pd.DataFrame(ROWS, columns=["a", "b", "c"]))
+        framed = client.explain(described, pd.DataFrame(ROWS))
     np.testing.assert_array_equal(found.to_dict()["data"], many)
     np.testing.assert_array_equal(framed.to_dict()["data"], ROWS)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,18 +16,41 @@ from kanserve.client.frames import is_frame
 from kanserve.nouns import DTYPES, TensorInfo
 from kanserve.pb import kan_pb2 as kan
 
+UNSAID = ("", "x", "column_")  # columns that are only numbered: by pandas, as features without names, by polars
+SHOWN = 4  # columns in a warning
+
 
 def of_frame(rows: Any, names: Names) -> Any:
     """Rows as they are; of a DataFrame, pandas' or polars', its numbers, its columns in the order of the features by
-    their names. Raises InvalidInput for a column that is missing or is none."""
+    their names. Warns if the model has none. Raises InvalidInput for a column that is missing or is none."""
     if not is_frame(rows):
         return rows
+    columns = [str(column) for column in rows.columns]
+    if not names.features and not _numbered(columns):
+        shown = ", ".join(columns[:SHOWN]) + (" ..." if len(columns) > SHOWN else "")
+        warnings.warn(
+            f"the DataFrame has the columns {shown}, but the model has no feature names: the order of columns was used",
+            stacklevel=_outside(),
+        )
     try:
-        order = names.order([str(column) for column in rows.columns])
+        order = names.order(columns)
     except NamingError as error:
         raise errors.of("INVALID_ARGUMENT", str(error)) from None
     numbers = np.asarray(rows.to_numpy())
     return numbers if order is None else numbers[:, order]
+
+
+def _numbered(columns: Sequence[str]) -> bool:
+    return any(list(columns) == [f"{word}{at}" for at in range(len(columns))] for word in UNSAID)
+
+
+def _outside() -> int:
+    """How many calls above the caller the code outside this package is, as `warnings.warn` counts."""
+    level, frame = 1, inspect.currentframe()
+    frame = frame.f_back if frame else None
+    while frame is not None and str(frame.f_globals.get("__name__", "")).startswith("kanserve."):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def packed(described: Description, rows: Any) -> dict[str, Any]:

@@ -126,7 +126,8 @@ def _csv_errors() -> Iterator[None]:
 def _table(tensor: TensorInfo, given: Given, names: Names) -> Rows:
     file = given.file if given.seekable else io.BytesIO(given.file.read())
     table = tables.opened(given.name, given.form, file)
-    return Rows(_parts(tensor, given, table.columns, names, table.parts()), table.rows, given.share)
+    share = (lambda: "") if table.rows else given.share
+    return Rows(_parts(tensor, given, table.columns, names, table.parts()), table.rows, share)
 
 
 def _parts(
