@@ -26,7 +26,7 @@ from kanserve.models.edges import LayerGraph
 from kanserve.models.statistics import Nodes
 from kanserve.nouns import LayerScores
 from tests.golden_cases import Case, cases
-from tests.kanserve import toy
+from tests.kanserve import test_drift, toy
 from tests.kanserve.running import serving
 from tests.kanserve.test_live_statistics import draw, until
 
@@ -129,6 +129,48 @@ def test_scores_over_counts_are_those_over_the_rows_that_were_counted(case: Case
     assert live.notes == ()
     for what in ("spread", "edges", "nodes"):
         assert apart(live.layers, exact, what) < 0.02, what
+
+
+@pytest.mark.parametrize("case", GOLDEN[:2], ids=lambda case: case.name)
+def test_scores_over_a_baseline_are_those_over_its_rows(case: Case, tmp_path: Path) -> None:
+    """Within 10 % of the largest of a layer: an export keeps counts of its cells, and no value of a row."""
+    plain = contract.load(export(Request(path=case.path, repository=tmp_path, name="plain")).directory)
+    drawn = np.array(plain.reference.inputs)
+    rows = np.random.default_rng(1).normal(drawn.mean(axis=0), drawn.std(axis=0) / 2, (1500, drawn.shape[1]))
+    np.save(tmp_path / "rows.npy", rows.astype(np.float32))
+    export(Request(path=case.path, repository=tmp_path / "served", name="toy", reference=tmp_path / "rows.npy"))
+    with serving(tmp_path / "served") as server, Client(server.address) as client:
+        described = client.describe("toy")
+        exact = client.scores(described, rows.astype(np.float32))
+        for over in ("baseline", "best"):
+            found = client.scores(described, over=over)
+            assert (found.over, found.row_count) == ("baseline", 1500)
+            assert "the export keeps counts of these rows" in found.notes[0]
+            for one, other in zip(found.layers, exact.layers, strict=True):
+                for what in ("edges", "nodes"):
+                    told, true = getattr(one, what), getattr(other, what)
+                    assert np.abs(told - true).max() < 0.1 * np.abs(true).max(), (over, what)
+
+
+def test_without_a_baseline_the_best_are_the_reference_rows(tmp_path: Path) -> None:
+    directory = toy.write(tmp_path)
+    with serving(tmp_path) as server, Client(server.address) as client:
+        described = client.describe("toy")
+        with pytest.raises(NotSupported, match="has a baseline of 0 rows, scores take two or more"):
+            client.scores(described, over="baseline")
+        best, usual = client.scores(described, over="best"), client.scores(described)
+        assert (best.over, best.row_count) == (usual.over, usual.row_count) == ("reference", usual.row_count)
+        with pytest.raises(InvalidInput, match="send no rows"):
+            client.scores(described, draw(8), over="baseline")
+    layers = contract.load(directory).layers
+    toy.edit(
+        directory,
+        layers=(dataclasses.replace(layers[0], edge_class="B"), layers[1]),
+        edge_class="B",
+        baseline=test_drift.seen(test_drift.ROWS[:200]),
+    )
+    with serving(tmp_path) as server, Client(server.address) as client:
+        assert client.scores(client.describe("toy"), over="best").over == "reference", "edges that are no curves"
 
 
 def test_live_scores_over_the_wire(tmp_path: Path) -> None:

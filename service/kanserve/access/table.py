@@ -51,6 +51,7 @@ _ROUTES: dict[Need, tuple[tuple[str, str], ...]] = {
         *((UNKNOWN, f"{MODELS[0]}/{rest}") for rest in ("generate", "generate_stream")),
     ),
     Role.INTERPRET: (
+        ("GET", "/v1/kan/overview"),
         *(("GET", f"{model}{rest}") for model in KANS for rest in ("", "/watch", "/rows", "/report")),
         *(
             ("POST", f"{model}/{what}")

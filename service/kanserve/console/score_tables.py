@@ -14,6 +14,7 @@ from kanserve.console.drawing import bar
 OVER = {
     "rows": "the rows that were given",
     "live": "of the model's traffic that were looked into",
+    "baseline": "that the export was given (--reference), as it has counted them",
     "reference": "the rows that the export was proved with, which are no data: --input has yours",
 }
 

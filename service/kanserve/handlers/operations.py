@@ -12,10 +12,11 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from kanexport.manifest import arrows, row_shapes
 from kanserve.handlers.catalogue import Catalogue
 from kanserve.handlers.control import Control
 from kanserve.handlers.shadow import Report
-from kanserve.nouns import VersionStatus
+from kanserve.nouns import ModelInfo, VersionStatus
 from kanserve.observe import figures
 from kanserve.observe.figures import Figures, Ledger, Span
 from kanserve.observe.merged import Page
@@ -38,9 +39,7 @@ class Operations:
 
     async def tell(self, since: float) -> Told:
         """Everything; of the readings, those later than `since`, in seconds since the epoch."""
-        async with self._turn:
-            if self._ledger.due(time.time()):
-                self._ledger.add(await asyncio.to_thread(self._read))
+        await self._look()
         now, before = self._ledger.last, self._ledger.since(RECENT)
         return {
             "at": now.at,
@@ -55,6 +54,38 @@ class Operations:
             ],
             "readings": [_reading(step, older) for older, step in self._ledger.steps(since)],
         }
+
+    async def overview(self) -> Told:
+        """Each version in short: what it is, how its export was verified, how it is used, and how its traffic is."""
+        await self._look()
+        now, before = self._ledger.last, self._ledger.since(RECENT)
+        versions = [self._short(one, now, before) for one in self._catalogue.index(only_ready=False)]
+        return {"at": now.at, "versions": versions}
+
+    async def _look(self) -> None:
+        """At the metrics, if the last look was long enough ago."""
+        async with self._turn:
+            if self._ledger.due(time.time()):
+                self._ledger.add(await asyncio.to_thread(self._read))
+
+    def _short(self, one: VersionStatus, now: Figures, before: Figures | None) -> Told:
+        """`drift`: the largest ratio to what chance gives; None without a baseline. `error`: the largest relative error
+        of the outputs in the verification, on finite rows."""
+        registry, key = self._catalogue.registry, (one.name, str(one.version))
+        model = registry.model(one.name, one.version)
+        total, recent = (figures.span(key, now, since) for since in (None, before))
+        found: Told = {
+            "model": one.name,
+            "version": str(one.version),
+            "state": one.state,
+            "reason": one.reason,
+            "default": registry.default(one.name) == one.version,
+            "requests": total.requests,
+            "rows": total.rows,
+            "requests_per_second": recent.requests / recent.seconds if recent.seconds else None,
+            "drift": now.numbers.get(key, {}).get("drift"),
+        }
+        return found if model is None else found | _identity(model.info)
 
     def _read(self) -> Figures:
         text = self._page.text()
@@ -101,6 +132,21 @@ class Operations:
             "failed": own.get("shadow_failed", 0),
             "largest_difference": own.get("shadow_largest", 0),
         }
+
+
+def _identity(info: ModelInfo) -> Told:
+    """Of a version that serves; without a manifest, its shape is all that is known."""
+    shapes = [[tensor.shape for tensor in tensors] for tensors in (info.inputs, info.outputs)]
+    known = info.manifest
+    if known is None:
+        return {"family": "", "shape": arrows(row_shapes(shapes[0], (), shapes[1])), "against": "", "error": None}
+    errors = [zone.outputs_max_rel for zone in known.verification.zones if zone.name != "nonfinite"]
+    return {
+        "family": known.source.family,
+        "shape": arrows(row_shapes(shapes[0], known.layers, shapes[1])),
+        "against": known.against,
+        "error": max(errors, default=None),
+    }
 
 
 def _reading(now: Figures, before: Figures) -> Told:

@@ -7,16 +7,29 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kanserve.errors import BadRequest, NotFound, NotPossible, Unavailable
+from kanexport.manifest import Manifest
+from kanserve.errors import BadRequest, Exhausted, NotFound, NotPossible, Unavailable
 from kanserve.handlers.kan import Kan, alone
 from kanserve.interpret.window import Counts
+from kanserve.models import live_scores
 from kanserve.models.kept_rows import KeptRow
 from kanserve.models.live import Counted, Live
 from kanserve.models.model import Model
-from kanserve.models.statistics import NodeStatistics
+from kanserve.models.statistics import NodeStatistics, Tally
 from kanserve.nouns import EdgeRequest, LayerScores, ModelInfo
 
-ROWS, LIVE, TOTAL = "rows", "live", "total"
+ROWS, LIVE, TOTAL, BASELINE, BEST = "rows", "live", "total", "baseline", "best"
+# Why there are no scores over so few rows, and what is to be known of those that there are.
+LITTLE = {
+    LIVE: "model '{name}' was asked too little: {rows} rows were looked into since it is counted, scores are of what "
+    "moves from row to row, and take two or more",
+    BASELINE: "model '{name}' has a baseline of {rows} rows, scores take two or more: its export is given some by "
+    "`kanserve export --reference`",
+}
+NOTES: dict[str, tuple[str, ...]] = {
+    LIVE: (),
+    BASELINE: ("the export keeps counts of these rows, not the rows: scores are over the counts",),
+}
 NONE_KEPT = (
     "no rows of what models are asked are kept: they are callers' data, and `kanserve serve --keep-rows N` (keep_rows) "
     "says that some may be"
@@ -130,35 +143,53 @@ def found(info: ModelInfo, id: str, over: str, what: Counted) -> Found:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Scores over the traffic: how many rows were looked into, the scores, and what a reader should know."""
+    """Scores over what was counted: `over` what, of how many rows, and what a reader should know."""
 
     info: ModelInfo
+    over: str
     rows: int
     layers: tuple[LayerScores, ...]
     notes: tuple[str, ...]
 
 
-async def live_scores(kan: Kan, request: EdgeRequest, over: str) -> Scored:
-    """What each edge matters over a version's traffic since it is counted. Raises BadRequest, Exhausted, NotPossible,
-    and what `Model.edges` does."""
-    if over != LIVE:
-        raise BadRequest(f"scores are over the rows that come with them, or over '{LIVE}'; '{over[:32]}' was asked for")
+def best(kan: Kan, request: EdgeRequest) -> str:
+    """Over what a model's scores say most: BASELINE where its export has one and its edges are curves, else "", which
+    are the reference rows. Raises what `Kan.describe` does."""
+    _, manifest = kan.describe(request.model, request.version)
+    try:
+        _counted_of(kan, manifest, live_scores.before(manifest))
+    except (NotPossible, Exhausted):
+        return ""
+    return BASELINE
+
+
+async def counted_scores(kan: Kan, request: EdgeRequest, over: str) -> Scored:
+    """What each edge matters over what was counted: LIVE, a version's traffic since it is counted, or BASELINE, the
+    rows that its export was given. Raises BadRequest, Exhausted, NotPossible, and what `Model.edges` does."""
+    if over not in (LIVE, BASELINE):
+        raise BadRequest(
+            f"scores are over the rows that come with them, or over '{LIVE}', '{BASELINE}' or '{BEST}'; "
+            f"'{over[:32]}' was asked for"
+        )
     if request.row_count:
-        raise BadRequest(f"scores over '{LIVE}' are of the model's traffic: send no rows with it")
+        of = "the model's traffic" if over == LIVE else "the rows that the export was given"
+        raise BadRequest(f"scores over '{over}' are of {of}: send no rows with it")
     described(kan, request.model, request.version)
     model, manifest = kan.scored(request)
+    tally = (await counted(live(model), TOTAL)).tally if over == LIVE else live_scores.before(manifest)
+    _counted_of(kan, manifest, tally, LITTLE[over])
+    found = await model.live_scores(manifest, tally, deadline=request.deadline, caller=request.caller)
+    return Scored(model.info, over, tally.rows, found.layers, (*NOTES[over], *found.notes))
+
+
+def _counted_of(kan: Kan, manifest: Manifest, tally: Tally, little: str = "{name}: {rows} rows") -> None:
+    """Raises NotPossible for edges that are no curves and for too few rows, Exhausted for too much work."""
     for at in range(len(manifest.layers)):
         alone(manifest, at)
-    what = await counted(live(model), TOTAL)
-    if what.rows < 2:
-        raise NotPossible(
-            f"model '{model.info.name}' was asked too little: {what.rows} rows were looked into since it is counted, "
-            "scores are of what moves from row to row, and take two or more"
-        )
-    most = 2 * max(window.cells.shape[1] for window in what.tally.windows)
+    if tally.rows < 2:
+        raise NotPossible(little.format(name=manifest.name, rows=tally.rows))
+    most = 2 * max(window.cells.shape[1] for window in tally.windows)
     kan.bound_work([dataclasses.replace(layer, positions=()) for layer in manifest.layers], most, "points")
-    found = await model.live_scores(manifest, what.tally, deadline=request.deadline, caller=request.caller)
-    return Scored(model.info, what.rows, found.layers, found.notes)
 
 
 def reset(kan: Kan, name: str, version: str) -> tuple[ModelInfo, float]:

@@ -1,4 +1,5 @@
-"""Scores of a model's edges over its traffic, from what was counted of it and the curves of the edges."""
+"""Scores of a model's edges over its traffic, or over its baseline, from what was counted of it and the curves of the
+edges."""
 
 from __future__ import annotations
 
@@ -8,11 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from kanexport.manifest import LayerInfo, Manifest
+from kanexport.shared.baseline import NodeBaseline
 from kanserve.interpret import curves as grids
 from kanserve.interpret import importance, scores
 from kanserve.interpret.importance import Weighted
 from kanserve.interpret.scores import Spread
-from kanserve.interpret.window import Window
+from kanserve.interpret.window import Cells, Window
 from kanserve.models import curves
 from kanserve.models.edges import LayerGraph
 from kanserve.models.scores import as_layers
@@ -26,6 +28,44 @@ class LiveScores:
 
     layers: tuple[LayerScores, ...]
     notes: tuple[str, ...]
+
+
+class _Before(Window):
+    """What a baseline says of some nodes. It has counts per cell and the moments of all values: the values of a cell are
+    taken as evenly spread over it, those beyond the bounds as on them, and all are then moved and stretched so that
+    mean and standard deviation are those of the rows."""
+
+    def __init__(self, found: NodeBaseline) -> None:
+        super().__init__(Cells.of(found.cells, len(found.counts)))
+        for node, counts in enumerate(found.counts):
+            self.counts[node, : len(counts)] = counts
+        self.nonfinite = np.array(found.nonfinite, np.int64)
+        inner = self.cells.bounds.T[:, 1:] - self.cells.bounds.T[:, :-1]
+        self.squares[:, 1:-1] = self.counts[:, 1:-1] * np.where(np.isfinite(inner), inner, 0.0) ** 2 / 12
+        self._known = np.array(found.mean), np.array(found.std)
+
+    def points(self) -> tuple[grids.Floats, grids.Floats]:
+        """As of `Window`, with the moments of the rows."""
+        x, weights = super().points()
+        total = np.maximum(weights.sum(axis=1, keepdims=True), 1.0)
+        mean = (weights * x).sum(axis=1, keepdims=True) / total
+        spread = np.sqrt((weights * (x - mean) ** 2).sum(axis=1, keepdims=True) / total)
+        known, std = (one[:, None] for one in self._known)
+        stretched = known + (x - mean) * std / np.where(spread > 0, spread, 1.0)
+        return np.where(np.isfinite(known) & np.isfinite(std), stretched, x), weights
+
+    def moments(self) -> tuple[grids.Floats, grids.Floats]:
+        """As they were on the rows."""
+        count = self.values.astype(np.float64)
+        with np.errstate(all="ignore"):
+            return self._known[0], self._known[1] * np.sqrt(count / np.where(count > 1, count - 1, np.nan))
+
+
+def before(manifest: Manifest) -> Tally:
+    """The baseline of an export, as what was counted."""
+    found = manifest.baseline
+    windows = tuple(_Before(one) for one in (*found.layers, *found.outputs))
+    return Tally(found.rows, windows, np.zeros(0, np.int64))
 
 
 def compute(graphs: Sequence[LayerGraph], manifest: Manifest, tally: Tally) -> Iterator[LiveScores | None]:

@@ -48,6 +48,7 @@ SERVER = {
     "process_resident_memory_bytes": "memory_bytes",
     "process_cpu_seconds_total": "cpu_seconds",
 }
+DRIFT = "kanserve_drift_ratio"  # of each layer; of a version the largest
 FAILURES, BUILD = "nv_inference_request_failure", "kanserve_build_info"
 GRPC, HTTP = "grpc_server_handled_total", "http_requests_total"
 PHASES = ("queue", "input", "infer", "output")
@@ -97,6 +98,9 @@ class _Reading:
         key = labels.get("model", ""), labels.get("version", "")
         if name in NUMBERS:
             self.numbers.setdefault(key, {})[NUMBERS[name]] = value
+        elif name == DRIFT:
+            numbers = self.numbers.setdefault(key, {})
+            numbers["drift"] = max(value, numbers.get("drift", 0.0))
         elif name in SPREADS:
             own = self.buckets.setdefault(key, {})
             own.setdefault(SPREADS[name], []).append((float(labels["le"]), value))
@@ -116,7 +120,7 @@ def _called(name: str, labels: Mapping[str, str]) -> tuple[str, str]:
     return f"{labels['method']} {labels['handler']}", labels["status"]
 
 
-KNOWN = frozenset({*NUMBERS, *SPREADS, *SERVER, FAILURES, BUILD, GRPC, HTTP})
+KNOWN = frozenset({*NUMBERS, *SPREADS, *SERVER, DRIFT, FAILURES, BUILD, GRPC, HTTP})
 LINES = re.compile(rf"^({'|'.join(sorted(KNOWN))})(?:{{(.*)}})? (\S+)$", re.MULTILINE)
 
 

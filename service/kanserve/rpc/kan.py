@@ -123,15 +123,18 @@ class KanService:
         call.adopt(message.id)
         request = interpreting.batch_from_pb(message, deadline=call.deadline, caller=call.caller.name)
         call.facts |= {"model": request.model[:128], "rows": request.row_count}
-        if message.over:
-            found = await statistics.live_scores(self._kan, request, message.over)
+        over = message.over
+        if over == statistics.BEST and not request.row_count:
+            over = statistics.best(self._kan, request)
+        if over:
+            found = await statistics.counted_scores(self._kan, request, over)
             call.facts["version"] = found.info.version
-            answer = interpreting.scores_to_pb(found.info, request.id, message.over, found.rows, found.layers)
+            answer = interpreting.scores_to_pb(found.info, request.id, found.over, found.rows, found.layers)
             answer.notes.extend(found.notes)
             return answer.SerializeToString()
-        info, over, rows, layers = await self._kan.scores(request)
+        info, of, rows, layers = await self._kan.scores(request)
         call.facts["version"] = info.version
-        return interpreting.scores_to_pb(info, request.id, over, rows, layers).SerializeToString()
+        return interpreting.scores_to_pb(info, request.id, of, rows, layers).SerializeToString()
 
     async def get_statistics(self, data: bytes, call: Call) -> bytes:
         """What a model's numbers are over rows, beside what they were."""

@@ -23,7 +23,7 @@ from kanserve.web.oip import Oip, unsupported
 from kanserve.web.probes import Probes
 from kanserve.web.refusal import Refused
 from kanserve.web.ui import Page
-from kanserve.web.views import OPERATIONS, Views
+from kanserve.web.views import OPERATIONS, OVERVIEW, Views
 
 MODEL = "/v2/models/{name}"
 VERSIONED = (MODEL, f"{MODEL}/versions/{{version}}")
@@ -92,6 +92,7 @@ def _table(oip: Oip, kan: KanPages, views: Views, probes: Probes) -> Iterator[tu
         yield "GET", f"{path}/config", oip.config, False
         yield "GET", f"{path}/stats", oip.statistics, False
     yield "POST", OPERATIONS, views.operations, False
+    yield "GET", OVERVIEW, views.overview, False
     for path in OF_KAN:
         for name, (verb, answers) in (kan.methods() | views.methods()).items():
             yield verb, f"{path}/{name}".rstrip("/"), answers, False

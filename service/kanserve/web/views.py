@@ -24,7 +24,7 @@ from kanserve.web.card import Card
 from kanserve.web.exchange import Answer, Asked, Method, json_answer
 from kanserve.web.kan import KanPages
 
-OPERATIONS = "/v1/kan/operations"
+OPERATIONS, OVERVIEW = "/v1/kan/operations", "/v1/kan/overview"
 ZONES = ("unknown", "inside", "extension", "outside")  # what the numbers of zones mean
 VALUES = 64  # of a request for operations, which has one
 
@@ -80,6 +80,11 @@ class Views:
             return json_answer(told | {"zones": ZONES, "layers": [_layer(at, one) for at, one in enumerate(layers)]})
 
         return await asyncio.to_thread(answer)
+
+    async def overview(self, asked: Asked, call: Call) -> Answer:
+        """All versions in short."""
+        told = await self._operations.overview()
+        return await asyncio.to_thread(json_answer, told)
 
     async def operations(self, asked: Asked, call: Call) -> Answer:
         """How the server does. A request may say `since` when the page knows the readings."""
