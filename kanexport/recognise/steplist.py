@@ -140,7 +140,7 @@ def _kind(at: int, step: Any) -> str:
 def _check_lists(at: int, kind: str, settings: dict[str, Any]) -> None:
     """The lists of an affine or select step; dropout has none."""
     number = int if kind == "select" else int | float
-    for name in KINDS[kind] - {"of"}:
+    for name in sorted(KINDS[kind] - {"of"}):
         if not _is_list(settings.get(name), number):
             raise OptionError(f"step {at} ({kind}) needs {name} = [numbers]", hint=SEE)
     if kind == "select":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import grpc
 import numpy as np
 import pytest
 
+from kanexport.manifest import Zone
 from kanserve.client import control
 from kanserve.client.connection import Client
 from kanserve.pb import kan_pb2
 from tests.cli.running import program
-from tests.kanserve import httpdoors, live, toy
+from tests.kanserve import httpdoors, live, test_drift, toy
 from tests.kanserve.running import KAN, Server, serving, wait_until
 
 ROWS = np.random.default_rng(4).normal(size=(3, 3)).astype(np.float32)
@@ -169,6 +171,40 @@ def test_operations_are_what_the_metrics_say(server: Server) -> None:
     }
     assert (found["server"]["ready"], found["server"]["inflight"]) == (True, 1)
     assert found["server"]["version"]
+
+
+def test_the_overview_has_each_version_in_short(tmp_path: Path) -> None:
+    pytest.importorskip("h2corn")
+    errors = {"outputs_max_abs": 0.0, "edges_max_abs": 0.0, "edges_max_rel": 0.0, "worst_edge": "", "worst_output": ""}
+    zones = [
+        Zone(name=name, rows=5, outputs_max_rel=error, **errors)
+        for name, error in (("inside", 1e-7), ("outside", 3e-7), ("nonfinite", 5e-7))
+    ]
+    directory = toy.write(tmp_path)
+    verification = replace(toy.manifest("toy").verification, zones=tuple(zones))
+    toy.edit(directory, baseline=test_drift.seen(test_drift.ROWS[:200]), verification=verification)
+    toy.write(tmp_path, "bare")
+    toy.write_slow(tmp_path, "plain", steps=1, size=4)
+    live.truncate(toy.write(tmp_path, "broken") / "manifest.json")
+    with serving(tmp_path, transport="asgi", plain_onnx=True) as server:
+        server.infer(test_drift.ROWS[:40] + 5)
+        drift = 'kanserve_drift_ratio{layer="0",model="toy",version="1"}'
+        wait_until(lambda: live.shown(server, drift) > 1, 20)
+        time.sleep(1.1)  # readings are a second apart at least
+        status, found = ask(server, "/v1/kan/overview")
+        assert status == 200
+        own = {one["model"]: one for one in found["versions"]}
+        assert set(own) == {"toy", "bare", "plain", "broken"}
+        manifest = toy.manifest("toy")
+        toy_ = own["toy"]
+        assert (toy_["family"], toy_["shape"], toy_["against"]) == (manifest.source.family, "3 → 4 → 2", "reading")
+        assert (toy_["error"], own["bare"]["error"]) == (3e-7, None)
+        assert (toy_["requests"], toy_["rows"], toy_["default"], toy_["state"]) == (1, 40, True, "READY")
+        assert toy_["drift"] == max(live.shown(server, drift.replace("0", layer, 1)) for layer in ("0", "1", "output"))
+        assert (own["bare"]["drift"], own["bare"]["requests"]) == (None, 0)
+        assert (own["plain"]["family"], own["plain"]["shape"], own["plain"]["against"]) == ("", "1 → 1", "")
+        assert (own["broken"]["state"], "shape" in own["broken"]) == ("UNAVAILABLE", False)
+        assert own["broken"]["reason"]
 
 
 def test_operations_tell_what_became_of_versions_and_of_a_shadow(tmp_path: Path) -> None:

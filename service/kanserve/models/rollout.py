@@ -205,7 +205,7 @@ class Rollout:
         for action in await self._plan(look, -math.inf, names):
             if action.step is Step.LEAVE:
                 await self._take(action.step, action.key, look)
-        for name in {key[0] for key in self._known}:
+        for name in sorted({key[0] for key in self._known}):
             self._tidings.chosen(name, self._registry.default(name), self._registry.ready_versions(name))
 
     async def _plan(self, look: Look, now: float, names: Collection[str] | None) -> list[Action]:

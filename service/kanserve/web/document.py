@@ -92,8 +92,8 @@ def _go_on(open_: list[Any], piece: Piece, value: Any) -> None:
             value = value[0] if within else None
         else:
             inner = value.pop(structure.MORE)
-            for key in there.keys() & value.keys():
-                raise _twice(key)
+            if both := there.keys() & value.keys():
+                raise _twice(min(both))
             there.update(value)
             value = inner
 

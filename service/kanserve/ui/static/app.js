@@ -2,6 +2,9 @@
 
 import { Api } from './api.js';
 import { button, el, tell } from './dom.js';
+import { Skeleton } from './skeleton.js';
+
+const PATIENCE = 150; // milliseconds for which the view before stays, rather than a skeleton that flickers
 
 // Of a model: what the address says -> what it is called, and its module in views/. The first is shown where it says
 // nothing. `listed`: it has a place in the bar; others are led to.
@@ -110,24 +113,30 @@ class App {
     }
     $('banner').hidden = true;
     $('main').setAttribute('aria-busy', 'true');
+    const waiting = new Skeleton(wanted.module, root);
+    const place = () => { if (turn === this.turn && !root.isConnected) $('main').replaceChildren(waiting.node, root); };
+    const soon = setTimeout(place, turn === 1 ? 0 : PATIENCE);
     try {
       await this.#list();
       this.#bar(wanted);
       if (!wanted.module) throw new Error(`this page has no view ${wanted.view}`);
-      const model = wanted.name ? await this.model(wanted.name, wanted.version) : null;
-      const { show } = await import(`./views/${wanted.module}.js`);
+      if (wanted.name) waiting.say(`The server describes ${wanted.name}: layers, edges, verification.`);
+      const [model, { show }] = await Promise.all([
+        wanted.name ? this.model(wanted.name, wanted.version) : null, import(`./views/${wanted.module}.js`)]);
       if (turn !== this.turn) return;
       document.title = title(wanted);
-      $('main').replaceChildren(root);
-      const cleanup = await show(root, this.#context(wanted, model));
+      place();
+      const cleanup = await show(root, { ...this.#context(wanted, model), doing: (text) => waiting.say(text) });
       if (turn === this.turn) this.leave = cleanup ?? null;
       else cleanup?.();
     } catch (error) {
       if (turn !== this.turn || error?.name === 'AbortError') return;
       document.title = title(wanted);
-      $('main').replaceChildren(root);
+      place();
       tell(root, error);
     } finally {
+      clearTimeout(soon);
+      waiting.end();
       if (turn === this.turn) {
         $('main').removeAttribute('aria-busy');
         if (moved) $('main').focus();

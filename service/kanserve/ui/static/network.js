@@ -73,17 +73,21 @@ export function layersOf(model) {
   return model.layers.map((_, at) => new Layer(model, at));
 }
 
-/** Sets what each edge matters. over: 'reference' or 'live'. Resolves to words about it; rejects with ApiError. */
+const OVER = {
+  live: (rows) => `over ${rows} of the traffic`,
+  baseline: (rows) => `over the baseline: ${rows} that the export was given`,
+  reference: (rows) => `over the ${rows} that the export was tried on, which were drawn and are no data`,
+};
+
+/** Sets what each edge matters. over: 'best', the baseline if the export has one, else its own rows; or 'live'. Resolves to words about it; rejects with ApiError. */
 export async function score(layers, { api, kan }, over) {
-  const found = await api.post(`${kan}/scores`, over === 'live' ? { over } : {}, { packed: true });
+  const found = await api.post(`${kan}/scores`, { over }, { packed: true });
   for (const one of found.layers) {
     layers[one.layer].scores = one.edges ?? null;
     layers[one.layer].largest = Math.max(...extent(one.edges ?? []).map(Math.abs)) || 1;
     layers[one.layer].nodeScores = one.nodes ?? null;
   }
-  const rows = `${found.row_count} rows`;
-  const said = found.over === 'live' ? `over ${rows} of the traffic` : `over the ${rows} that the export was tried on, which were drawn and are no data`;
-  return [said, ...(found.notes ?? [])].join('; ');
+  return [OVER[found.over](`${found.row_count} rows`), ...(found.notes ?? [])].join('; ');
 }
 
 /** Sets which share of each node's values was outside its grid; `seen` are the lines of `nodes.js`. */

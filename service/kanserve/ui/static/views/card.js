@@ -1,10 +1,13 @@
 // What a model is, where it came from, how its export was proved: the parts of `kanserve report`, made by the server.
 
 import { button, csv, download, el, facts, table } from '../dom.js';
-import { number } from '../format.js';
+import { count, number } from '../format.js';
 
 export async function show(root, ctx) {
   const { api, kan, model } = ctx;
+  const edges = model.layers.reduce((sum, layer) => sum + layer.active_edges, 0);
+  ctx.doing(`The server makes the report of ${model.model_name}: what its ${count(edges)} edges matter, the curves of the strongest, `
+    + 'the picture of the network. It is kept, so that the next viewer has it at once.');
   const card = await api.get(`${kan}/report`);
   const file = `${model.model_name}-${model.model_version}`;
   const save = button('Save all of it as one file', async () => {

@@ -7,6 +7,7 @@ import { flow, valued } from '../charts/path.js';
 import { signed, waterfall } from '../charts/waterfall.js';
 import { button, el, select, table, tell } from '../dom.js';
 import { number } from '../format.js';
+import { Doing, bone } from '../skeleton.js';
 import * as names from '../names.js';
 import { form, fromFragment, paste, sampled, toFragment } from '../rows.js';
 import { savers } from '../svg.js';
@@ -14,6 +15,8 @@ import { savers } from '../svg.js';
 const BARS = 10; // inputs with a bar of their own
 const EDGES = 14; // of a layer, on the way
 const CURVES = 6;
+// What stands in each part until the first answer is there.
+const WAITING = { answer: ['tile', 'line'], where: ['row'], bars: ['line', 'chart'], way: ['line', 'picture'] };
 
 export async function show(root, ctx) {
   const { model } = ctx;
@@ -23,6 +26,7 @@ export async function show(root, ctx) {
   }
   const size = names.width(model.input);
   const known = fromFragment(size);
+  ctx.doing(`The server computes where the ${size} inputs of ${model.model_name} range, and which row of its traffic is the newest.`);
   const ranges = await spans(ctx, size);
   const state = {
     row: known.row ?? await beginning(ctx, ranges), reference: known.reference,
@@ -71,6 +75,8 @@ class Explain {
     this.form = form(model, state.row, ranges, (row, moving) => this.#take({ row }, moving));
     this.parts = Object.fromEntries(['answer', 'where', 'bars', 'way', 'dots', 'notes'].map((name) => [name, el('div', { class: name })]));
     this.trouble = el('p', { class: 'alarm', role: 'alert' });
+    this.doing = new Doing(`The server explains this row: contributions of ${state.row.length} inputs, the ${EDGES} strongest edges of each layer, and their curves.`);
+    for (const [part, kinds] of Object.entries(WAITING)) this.parts[part].append(...kinds.map(bone));
     this.resized = () => { if (this.answer) this.#draw(this.answer); };
   }
 
@@ -87,13 +93,14 @@ class Explain {
           this.form.node, paste(this.names, taken), sampled(ctx.api, ctx.kan, this.names, taken),
           el('div', { class: 'row' }, this.#link())),
         el('section', { class: 'wide', 'aria-label': 'The answer' },
-          this.trouble, parts.answer, parts.where, parts.bars, parts.way, parts.dots, parts.notes)));
+          this.trouble, this.doing.node, parts.answer, parts.where, parts.bars, parts.way, parts.dots, parts.notes)));
     addEventListener('resize', this.resized);
     await this.asking.first(this.state);
   }
 
   leave() {
     removeEventListener('resize', this.resized);
+    this.doing.end();
     this.asking.end();
   }
 
@@ -167,6 +174,7 @@ class Explain {
   }
 
   #fail(error) {
+    this.doing.end();
     if (!this.answer) {
       tell(this.root, error);
       return;
@@ -178,6 +186,7 @@ class Explain {
     const { ctx } = this;
     this.answer = answer;
     this.trouble.textContent = '';
+    this.doing.end();
     const { explained } = answer;
     if (this.version && explained.model_version !== this.version) {
       ctx.changed(`Version ${explained.model_version} of ${ctx.name} answers now; the page described version ${this.version}.`);

@@ -1,21 +1,68 @@
-// All models of the server.
+// All models of the server: what each version is, whether it was verified, and how it is used.
 
 import { el, table } from '../dom.js';
+import { count, number } from '../format.js';
 
-export async function show(root, { api }) {
-  const found = await api.post('v2/repository/index', {});
+// What a verification was compared with: short, and whether that is the trained model.
+const AGAINST = { reading: ['file', 'fair'], answers: ['trained model', 'good'], module: ['torch module', 'good'] };
+
+export async function show(root, { api, doing }) {
+  doing('The server counts the traffic and the drift of every version.');
+  const found = await versions(api);
   root.append(el('h1', {}, 'Models'));
   if (!found.length) {
     root.append(el('p', {}, 'The repository has no models. ', el('code', {}, 'kanserve export CHECKPOINT --repository FOLDER'), ' writes one.'));
     return undefined;
   }
-  const link = ({ name, version, state }) => (state === 'READY'
-    ? el('a', { href: `ui/${encodeURIComponent(name)}/map?version=${encodeURIComponent(version)}` }, name) : name);
   root.append(table([
-    { name: 'Model', value: (row) => row.name, text: link },
+    { name: 'Model', value: (row) => row.model, text: (row) => link(row, 'map', row.model) },
     { name: 'Version', value: (row) => Number(row.version), number: true },
-    { name: 'State', value: (row) => row.state.toLowerCase() },
+    { name: 'State', value: (row) => row.state.toLowerCase(), text: state },
+    { name: 'Family', value: (row) => row.family ?? '' },
+    { name: 'Shape', value: (row) => row.shape ?? '' },
+    { name: 'Verified against', value: (row) => row.against ?? '', text: verified },
+    { name: 'Requests', value: (row) => row.requests ?? NaN, text: traffic, number: true },
+    { name: 'Drift', value: (row) => row.drift ?? NaN, text: drift, number: true },
     { name: 'Why', value: (row) => row.reason ?? '' },
   ], found, { caption: `${found.length} versions in the repository`, file: 'models' }));
   return undefined;
+}
+
+/** With a token of the role read alone: names and states. */
+async function versions(api) {
+  try {
+    return (await api.get('v1/kan/overview')).versions;
+  } catch (error) {
+    if (error.status !== 403) throw error;
+    return (await api.post('v2/repository/index', {})).map(({ name, ...one }) => ({ ...one, model: name }));
+  }
+}
+
+function link({ model, version, state: now }, view, text, attributes = {}) {
+  if (now !== 'READY') return text;
+  return el('a', { href: `ui/${encodeURIComponent(model)}/${view}?version=${encodeURIComponent(version)}`, ...attributes }, text);
+}
+
+function state({ state: now, default: answers }) {
+  return el('span', { class: now !== 'READY' && 'moved' }, now.toLowerCase() + (answers ? ', default' : ''));
+}
+
+function verified(row) {
+  const [words, kind] = AGAINST[row.against] ?? ['', ''];
+  if (!words) return '';
+  const error = Number.isFinite(row.error) ? ` (${number(row.error, 2)})` : '';
+  return link(row, 'card', el('span', { class: `mark ${kind}` }, `${words}${error}`), { title: 'Largest relative error of the outputs' });
+}
+
+function traffic({ state: now, requests, requests_per_second: rate }) {
+  if (requests === undefined || (now !== 'READY' && !requests)) return '';
+  return `${count(requests)}${rate ? `, ${number(rate, 3)}/s` : ''}`;
+}
+
+/** 1 is what chance alone gives. */
+function drift(row) {
+  if (row.drift === undefined || row.state !== 'READY') return '';
+  if (row.drift === null) return el('span', { class: 'quiet' }, 'no baseline');
+  if (!row.requests) return el('span', { class: 'quiet' }, 'no traffic');
+  return link(row, 'drift', `${number(row.drift, 2)}\u00a0\u00d7`, { class: row.drift > 1 && 'moved', title: 'Times what chance alone gives' });
 }

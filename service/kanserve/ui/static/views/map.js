@@ -8,6 +8,7 @@ import { count } from '../format.js';
 import { matrix } from '../matrix.js';
 import { BOTH, NUMERIC, SYMBOLIC, curves, glow, layersOf, score } from '../network.js';
 import { lines } from '../nodes.js';
+import { bone } from '../skeleton.js';
 import { savers } from '../svg.js';
 
 const POINTS = 33; // of a curve on its edge
@@ -43,11 +44,11 @@ class MapView {
   constructor(root, ctx, layers, as) {
     Object.assign(this, { root, ctx, layers, as });
     this.wanted = { text: ctx.params.get('search') ?? '', kind: '', least: 0 };
-    this.over = 'reference';
+    this.over = 'best';
     this.folded = new Set();
-    this.said = el('p', { class: 'quiet' });
-    this.place = el('div', {});
-    this.list = el('div', {});
+    this.said = el('p', { class: 'quiet' }, 'The server computes what each edge matters.');
+    this.place = el('div', {}, bone('picture'));
+    this.list = el('div', {}, bone('table'));
     this.matrix = null;
     this.layer = 0;
     this.turn = 0;
@@ -63,7 +64,7 @@ class MapView {
     }, { 'aria-pressed': String(one === this.as) }));
     return el('form', { class: 'row', role: 'search', onsubmit: (event) => event.preventDefault() },
       el('span', { class: 'row', role: 'group', 'aria-label': 'Picture' }, tabs),
-      labelled('Importance', select([['reference', 'over the export\u2019s rows'], ['live', 'over the traffic']], this.over, (value) => { this.over = value; this.scored().catch((error) => tell(this.place, error)); })),
+      labelled('Importance', select([['best', 'over the export\u2019s rows'], ['live', 'over the traffic']], this.over, (value) => { this.over = value; this.scored().catch((error) => tell(this.place, error)); })),
       labelled('Find a node', el('input', { type: 'search', value: this.wanted.text, oninput: (event) => later(() => { this.wanted.text = event.target.value; }) })),
       labelled('Kind', select(KINDS, '', (value) => { this.wanted.kind = value; this.draw(); })),
       labelled('At least as dark as', el('input', { type: 'range', min: 0, max: 1, step: 0.02, value: '0', oninput: (event) => later(() => { this.wanted.least = Number(event.target.value); }) })));
@@ -75,7 +76,7 @@ class MapView {
       this.about = `Edges are as dark as they matter ${await score(this.layers, this.ctx, this.over)}.`;
     } catch (error) {
       if (!(error instanceof ApiError) || ![400, 413, 501].includes(error.status)) throw error;
-      if (this.over === 'reference') this.layers.forEach((layer) => { layer.scores = null; });
+      if (this.over === 'best') this.layers.forEach((layer) => { layer.scores = null; });
       this.about = `What the edges matter is not known: ${error.message}`;
     }
     await this.draw();

@@ -5,6 +5,7 @@ import { legend, over, stacked } from '../charts/series.js';
 import { button, csv, download, el, facts, select, table, tell } from '../dom.js';
 import { count, moment, number, seconds, share } from '../format.js';
 import { ofOperations, queries } from '../promql.js';
+import { Doing, bone } from '../skeleton.js';
 import { savers } from '../svg.js';
 
 const EVERY = 2000; // milliseconds
@@ -13,6 +14,8 @@ const KEPT = 900; // readings
 const LONG = 10; // seconds between two
 const LINES = ['one', 'two', 'three', 'four', 'five', 'six'];
 const PHASES = [['queue', 'waiting', 'two'], ['input', 'inputs', 'four'], ['infer', 'the graph', 'one'], ['output', 'outputs', 'three']];
+// What stands in each part until the first answer is there.
+const WAITING = { tiles: ['tiles'], rates: ['line', 'chart'], times: ['line', 'chart'], phases: ['line', 'chart'], batches: ['line', 'chart'], versions: ['line', 'table'] };
 const RATES = { names: (value) => number(value, 3) };
 
 export async function show(root, ctx) {
@@ -28,12 +31,14 @@ class Operations {
     this.parts = Object.fromEntries(['tiles', 'rates', 'times', 'phases', 'batches', 'versions', 'errors', 'shadows', 'history', 'server']
       .map((name) => [name, el('section', { class: `ops-${name}` })]));
     this.picker = el('div', { class: 'row' });
+    this.doing = new Doing('The server counts: requests, times, batches and errors of every version since its start.');
+    for (const [part, kinds] of Object.entries(WAITING)) this.parts[part].append(...kinds.map(bone));
     this.resized = () => this.#charts();
   }
 
   async start() {
     const { parts } = this;
-    this.root.append(el('h1', {}, 'Operations'), this.trouble, parts.tiles, this.picker,
+    this.root.append(el('h1', {}, 'Operations'), this.trouble, this.doing.node, parts.tiles, this.picker,
       el('div', { class: 'pair' }, parts.rates, parts.times, parts.phases, parts.batches),
       parts.versions, parts.errors, parts.shadows, parts.history,
       queries(ofOperations(), this.ctx.announce), parts.server);
@@ -44,6 +49,7 @@ class Operations {
 
   leave() {
     removeEventListener('resize', this.resized);
+    this.doing.end();
     this.quit.abort();
   }
 
@@ -76,6 +82,7 @@ class Operations {
     const found = await this.ctx.api.post('v1/kan/operations', { since: this.since }, { signal: this.quit.signal });
     const before = this.now;
     this.now = found;
+    this.doing.end();
     if (this.readings.length && found.server.started !== before?.server.started) this.readings = []; // another process
     this.readings = [...this.readings, ...found.readings].slice(-KEPT);
     this.since = found.at;

@@ -1,0 +1,78 @@
+// What a view shows until its answers are there: what is being computed, in words, and its final layout in grey.
+
+import { el } from './dom.js';
+
+const TICK = 1000; // milliseconds
+const SOON = 2; // seconds after which it is told how long it takes
+
+/** A grey box where something will be. kind: title, line, tile, tiles, picture, chart, row or table. */
+export function bone(kind) {
+  if (kind === 'tiles') return el('div', { class: 'tiles' }, repeated('tile', 6));
+  return el('div', { class: `bone of-${kind}`, 'aria-hidden': 'true' });
+}
+
+function bones(...kinds) {
+  return kinds.map(bone);
+}
+
+function repeated(kind, count) {
+  return Array.from({ length: count }, () => bone(kind));
+}
+
+const pair = (...children) => el('div', { class: 'pair' }, children.map((one) => el('section', {}, bones('line', one))));
+
+// Of each view: its parts, in their order.
+const LAYOUTS = {
+  home: () => bones('title', 'table'),
+  map: () => bones('title', 'line', 'row', 'picture', 'line', 'table'),
+  edge: () => bones('title', 'row', 'picture', 'chart', 'table'),
+  explain: () => [bone('title'), el('div', { class: 'columns' },
+    el('div', { class: 'side' }, bones('line', 'row', 'row', 'row', 'row', 'row')),
+    el('div', { class: 'wide' }, bones('tile', 'line', 'line', 'chart', 'picture')))],
+  drift: () => [bone('title'), bone('tile'), pair('chart', 'chart'), bone('table')],
+  card: () => [...bones('title', 'line', 'tile', 'row', 'line', 'table', 'line', 'picture'), el('div', { class: 'card-pictures' }, repeated('chart', 6))],
+  ops: () => [bone('title'), bone('tiles'), pair('chart', 'chart', 'chart', 'chart'), bone('table')],
+};
+
+/** Words about what is computed, and for how long, once that is worth telling. */
+export class Doing {
+  constructor(text) {
+    this.text = el('span', {}, text);
+    this.time = el('span', { 'aria-hidden': 'true' });
+    this.node = el('p', { class: 'doing', role: 'status' }, this.text, ' ', this.time);
+    this.begun = performance.now();
+    this.timer = setInterval(() => {
+      const seconds = Math.floor((performance.now() - this.begun) / 1000);
+      if (seconds >= SOON) this.time.textContent = `${seconds}\u00a0s`;
+    }, TICK);
+  }
+
+  say(text) {
+    this.text.textContent = text;
+  }
+
+  end() {
+    clearInterval(this.timer);
+    this.node.remove();
+  }
+}
+
+/** The skeleton of a view, for `module` of views/. It goes when `root`, the view's own element, has something in it. */
+export class Skeleton {
+  constructor(module, root) {
+    this.doing = new Doing('The page asks the server which models there are.');
+    this.node = el('div', { class: 'skeleton' }, this.doing.node, (LAYOUTS[module] ?? LAYOUTS.home)());
+    this.filled = new MutationObserver(() => { if (root.childElementCount) this.end(); });
+    this.filled.observe(root, { childList: true });
+  }
+
+  say(text) {
+    this.doing.say(text);
+  }
+
+  end() {
+    this.filled.disconnect();
+    this.doing.end();
+    this.node.remove();
+  }
+}
