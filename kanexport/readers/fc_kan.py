@@ -110,9 +110,9 @@ def _functions(options: Options, count: int) -> tuple[str, ...]:
     known = [",".join(names) for names in itertools.combinations(USUAL, count)]
     default = known[0] if known else ",".join(FUNCTIONS[:count])
     names = tuple(name.strip() for name in options.text("func_list", default, among=known).split(","))
-    if any(name in PARAMETRIC for name in names):
+    if parametric := [name for name in PARAMETRIC if name in names]:
         raise FamilyError(
-            f"func_list has {', '.join(sorted(set(names) & set(PARAMETRIC)))}, where the weight is inside of the function",
+            f"func_list has {', '.join(parametric)}, where the weight is inside of the function",
             hint="export the whole module with --module",
         )
     if len(names) != count or not set(names) <= set(FUNCTIONS):

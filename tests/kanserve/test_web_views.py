@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +17,7 @@ import pytest
 from kanexport.manifest import Zone
 from kanserve.client import control
 from kanserve.client.connection import Client
+from kanserve.handlers.operations import Operations
 from kanserve.pb import kan_pb2
 from tests.cli.running import program
 from tests.kanserve import httpdoors, live, test_drift, toy
@@ -205,6 +208,34 @@ def test_the_overview_has_each_version_in_short(tmp_path: Path) -> None:
         assert (own["plain"]["family"], own["plain"]["shape"], own["plain"]["against"]) == ("", "1 → 1", "")
         assert (own["broken"]["state"], "shape" in own["broken"]) == ("UNAVAILABLE", False)
         assert own["broken"]["reason"]
+
+
+class Slow:
+    """A page of metrics that takes its time."""
+
+    def __init__(self) -> None:
+        self.read, self.go = 0, threading.Event()
+
+    def text(self) -> bytes:
+        self.read += 1
+        self.go.wait(20)
+        return b""
+
+
+def test_those_who_ask_and_leave_have_the_metrics_read_once() -> None:
+    async def check() -> int:
+        page = Slow()
+        operations_ = Operations(None, None, page)  # type: ignore[arg-type]  # nothing else is asked for
+        for _ in range(5):
+            asking = asyncio.ensure_future(operations_._look())
+            await asyncio.sleep(0.01)
+            asking.cancel()
+        asking = asyncio.ensure_future(operations_._look())
+        page.go.set()
+        await asyncio.wait_for(asking, 20)
+        return page.read
+
+    assert asyncio.run(check()) == 1
 
 
 def test_operations_tell_what_became_of_versions_and_of_a_shadow(tmp_path: Path) -> None:

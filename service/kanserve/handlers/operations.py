@@ -35,7 +35,8 @@ class Operations:
 
     def __init__(self, catalogue: Catalogue, control: Control, page: Page) -> None:
         self._catalogue, self._control, self._page = catalogue, control, page
-        self._ledger, self._turn = Ledger(KEPT, APART, ROOM), asyncio.Lock()
+        self._ledger = Ledger(KEPT, APART, ROOM)
+        self._looking: asyncio.Task[None] | None = None
 
     async def tell(self, since: float) -> Told:
         """Everything; of the readings, those later than `since`, in seconds since the epoch."""
@@ -63,10 +64,17 @@ class Operations:
         return {"at": now.at, "versions": versions}
 
     async def _look(self) -> None:
-        """At the metrics, if the last look was long enough ago."""
-        async with self._turn:
-            if self._ledger.due(time.time()):
-                self._ledger.add(await asyncio.to_thread(self._read))
+        """At the metrics, if the last look was long enough ago: one for all who wait, also if some of them leave."""
+        if self._looking is None and self._ledger.due(time.time()):
+            self._looking = asyncio.ensure_future(self._looked())
+        if self._looking is not None:
+            await asyncio.shield(self._looking)
+
+    async def _looked(self) -> None:
+        try:
+            self._ledger.add(await asyncio.to_thread(self._read))
+        finally:
+            self._looking = None
 
     def _short(self, one: VersionStatus, now: Figures, before: Figures | None) -> Told:
         """`drift`: the largest ratio to what chance gives; None without a baseline. `error`: the largest relative error

@@ -31,8 +31,8 @@ class LiveScores:
 
 
 class _Before(Window):
-    """What a baseline says of some nodes. It has counts per cell and the moments of all values: the values of a cell are
-    taken as evenly spread over it, those beyond the bounds as on them, and all are then moved and stretched so that
+    """What a baseline says of some nodes. It has counts per cell and the moments of all values. The values of a cell
+    are taken as evenly spread over it, those beyond the bounds as on them. All are then moved and stretched so that
     mean and standard deviation are those of the rows."""
 
     def __init__(self, found: NodeBaseline) -> None:

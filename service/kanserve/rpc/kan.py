@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+import weakref
 from collections.abc import AsyncIterator
 
 from kanexport.manifest import Manifest
@@ -16,6 +17,7 @@ from kanserve.handlers.explain import Explainer
 from kanserve.handlers.kan import Kan
 from kanserve.handlers.shadow import Report
 from kanserve.handlers.watching import Watches
+from kanserve.models.model import Model
 from kanserve.nouns import EdgeRequest, EdgeResponse, ModelInfo
 from kanserve.observe.metrics import UNKNOWN, Metrics
 from kanserve.pb import kan_pb2
@@ -67,6 +69,7 @@ class KanService:
         self._kan, self._edges, self._explainer, self._control = kan, EdgeQueries(kan), Explainer(kan), control
         self._watches, self._told = watches, Told()
         self._metrics = metrics
+        self._describing: weakref.WeakKeyDictionary[Model, asyncio.Task[bytes]] = weakref.WeakKeyDictionary()
 
     def methods(self) -> dict[str, UnaryMethod]:
         """Name of the RPC -> what answers it."""
@@ -198,10 +201,19 @@ class KanService:
         call.facts["model"] = message.model_name[:128]
         model, manifest = self._kan.describe(message.model_name, message.model_version)
         if not model.description:
-            model.description = await asyncio.to_thread(self._description, model.info, manifest)
+            await self._described(model, manifest)
         if message.page_bytes or message.page_token:
             return await asyncio.to_thread(_page, model.description, message)
         return model.description
+
+    async def _described(self, model: Model, manifest: Manifest) -> None:
+        """Once for all who wait, also if some of them leave: a thread cannot be cancelled."""
+        task = self._describing.get(model)
+        if task is None or task.done():
+            work = asyncio.to_thread(self._description, model.info, manifest)
+            task = self._describing[model] = asyncio.ensure_future(work)
+        model.description = await asyncio.shield(task)
+        self._describing.pop(model, None)
 
     def _description(self, info: ModelInfo, manifest: Manifest) -> bytes:
         """Megabytes, for a large model with masks."""
