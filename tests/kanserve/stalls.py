@@ -65,9 +65,9 @@ class _Turns:
                 spent = time.clock_gettime(self._clock) - self._cpu
             except OSError:  # the thread of the loop has ended
                 return
-            if spent > WORTH:
-                frames = traceback.format_stack(sys._current_frames().get(self._thread))
-                self._at = "".join(frames[-FRAMES:])
+            frame = sys._current_frames().get(self._thread)
+            if spent > WORTH and frame is not None and frame.f_code.co_name != "select":
+                self._at = "".join(traceback.format_stack(frame)[-FRAMES:])
 
 
 class Log:

@@ -19,6 +19,7 @@ class Probes:
 
     def __init__(self, catalogue: Catalogue, page: Page) -> None:
         self._catalogue, self._page = catalogue, page
+        self._written: asyncio.Task[bytes] | None = None
 
     async def live(self, asked: Asked, call: Call) -> Answer:
         """200 while the process means to go on."""
@@ -29,8 +30,11 @@ class Probes:
         return _state(self._catalogue.ready())
 
     async def metrics(self, asked: Asked, call: Call) -> Answer:
-        """The page of the metrics port, of all workers, written on a thread: it takes milliseconds."""
-        return Answer(await asyncio.to_thread(self._page.text), CONTENT_TYPE)
+        """The page of the metrics port, of all workers, written on a thread: it takes milliseconds, and for hundreds
+        of models much longer. Whoever asks meanwhile gets the same, so that many who ask take no more than one."""
+        if self._written is None or self._written.done():
+            self._written = asyncio.ensure_future(asyncio.to_thread(self._page.text))
+        return Answer(await asyncio.shield(self._written), CONTENT_TYPE)
 
 
 def _state(good: bool) -> Answer:
