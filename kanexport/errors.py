@@ -5,7 +5,8 @@
     │   └── UnsafeCheckpoint     a pickle that asks for more than tensors
     ├── FamilyError              the tensors do not tell the library, or the order of its layers
     ├── OptionError              a fact is missing, unknown or malformed
-    │   └── OpenQuestion         nothing tells it, and no value is likelier than another
+    │   ├── OpenQuestion         nothing tells it, and no value is likelier than another
+    │   └── MissingFunctions     symbolic edges whose functions no file names
     ├── InvalidKan               weights, knots or shapes that are no KAN
     │   └── UnknownFunction      a function name outside the known table
     ├── RepositoryError          the model repository refuses the result
@@ -65,6 +66,17 @@ class OpenQuestion(OptionError):
         values = " | ".join(among if len(among) <= LISTED else (*among[: LISTED - 1], "...", among[-1]))
         super().__init__(message, hint=hint or f"say which: --option {key}={values}; or --answers, which tells")
         self.key, self.among = key, among
+
+
+class MissingFunctions(OptionError):
+    """Symbolic edges whose functions no file names: the user says which, or recorded outputs do. `keys`: the options
+    that would say it, one an edge; `among`: the names of functions that are known."""
+
+    def __init__(
+        self, message: str, keys: tuple[str, ...] = (), among: tuple[str, ...] = (), *, hint: str = ""
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.keys, self.among = keys, among
 
 
 class InvalidKan(ExportError):

@@ -17,6 +17,10 @@ MAX_NAME_CHARACTERS = 100  # of a user's function; the name stands in messages a
 ALIASES = {"base_fun": "base_activation", "base_activation": "base_fun"}
 FEW = 6  # values that are listed
 OWN_FORWARD = "what the library's own code computes from these tensors"
+OTHERS = (
+    f"{OWN_FORWARD}; the name of one tensor tells no more: other functions of the same coefficients are read with "
+    "--family by-shape --option forward=chebyshev-of-tanh, legendre-of-x and so on, and --answers tries them"
+)
 FORWARD = "forward"  # which library's forward: of all that is assumed, what can be wrong by most
 EPSILONS = ("1e-5", "1e-3", "1e-6", "1e-8", "1e-12")  # of normalisations in published models, torch's first
 
@@ -40,6 +44,8 @@ class Options:
         self.numbers: dict[str, str] = {}  # of what was assumed, those that may be any number
         self.beside: Mapping[str, Any] = {}  # what the file holds beside its tensors; may be anything
         self.width: int | None = None  # of the rows that the trained model took, where its answers are there
+        self.outputs: int | None = None  # of these answers, numbers a row
+        self.single = False  # whether the name of one tensor is all that tells the library
         self.mixed = False  # layers or files of several families: a forward that one does not know may be another's
         self._known: set[str] = set()
         self._forwards: dict[str, None] = {}  # all that the families know
@@ -137,7 +143,7 @@ class Options:
             text = f"option {FORWARD} is {strange[0][:80]!r}, which no layer of family {family} has"
             raise OptionError(text, hint=advice(strange[0], known))
         if self.optional(FORWARD) is None and FORWARD not in self.assumed | self.decided:
-            self.assume(FORWARD, family, words=OWN_FORWARD)
+            self.assume(FORWARD, family, words=OTHERS if self.single else OWN_FORWARD)
 
     def text(self, key: str, default: str, stored: str | None = None, *, among: Iterable[str] = ()) -> str:
         """The value, or what is `stored` in the file itself, or the default, which is then recorded as
@@ -208,6 +214,12 @@ class Options:
         if self.optional(key) is None:
             raise OpenQuestion(what, key, names)
         return self.choice(key, names, names[0])
+
+    def whose(self, names: Iterable[str], what: str) -> str:
+        """Whose forward it is, where nothing tells: one of `names`, as `must`. Raises OpenQuestion and OptionError."""
+        names = tuple(names)
+        self._forwards |= dict.fromkeys(names)
+        return self.must(FORWARD, names, what)
 
     def integers(self, key: str) -> tuple[int, ...] | None:
         """Comma-separated non-negative integers, if given. Raises OptionError."""

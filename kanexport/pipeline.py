@@ -104,9 +104,8 @@ def _ways(loaded: Checkpoint, request: Request, *, several: bool) -> list[Way]:
         steps = steplist.load(request.architecture)
         if not request.shared or assemble.holds(loaded, steps):
             return [Way(ARCHITECTURE, functools.partial(assemble.assemble, loaded, steps))]
-    fitting = detect.detect_all(loaded, request.family)
-    if not several:
-        detect.require_one(fitting)
+    readings = detect.readings if several else detect.one
+    fitting = readings(loaded, request.family)
     return [Way(reason, functools.partial(_by_reader, reader, loaded)) for reader, reason in fitting]
 
 

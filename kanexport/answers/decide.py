@@ -10,14 +10,13 @@ decided, and is told.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from kanexport.answers import judge, numbers
+from kanexport.answers import functions, judge, numbers
 from kanexport.answers.judge import Match
 from kanexport.answers.rows import Answers
-from kanexport.errors import AnswersDiffer, ExportError, OpenQuestion
+from kanexport.errors import AnswersDiffer, ExportError, MissingFunctions, OpenQuestion
 from kanexport.form.ir import Kan
 from kanexport.options import FORWARD, Options
 from kanexport.proof.tolerance import OUTPUT_TOLERANCE
@@ -25,8 +24,11 @@ from kanexport.proof.tolerance import OUTPUT_TOLERANCE
 FEW_ROWS = 48  # of the answers, that every reading is tried on
 JOINING = 16  # rows of the answers, those at which a reading that fits the few is furthest off
 SEARCHES = 3  # with more such rows each
-READINGS = 800  # that are tried at most
+READINGS = 1200  # that are tried at most
+AROUND = ("flow", "before", "between", "after")  # facts of what stands around the layers
+AFTER = 120  # readings that are tried after one that fits, in its round
 NUMBERS = 12  # readings that are tried with other numbers, those that were nearest
+MISSING = 3  # readings without functions of symbolic edges, that the table is tried for
 BESIDE = 1.01  # times a number that fits: whether the answers would notice
 DISTINCT = 3  # numbers among the answers, that readings are told by; with fewer, only what would be assumed may fit
 CHANGES = 3  # from what would be assumed
@@ -90,6 +92,9 @@ class Search:
         self.questions: dict[tuple[int, frozenset[tuple[str, str]]], dict[str, tuple[str, ...]]] = {}
         self.known: dict[tuple[int, str], dict[str, None]] = {}  # all values of a fact that were heard of
         self.first: ExportError | None = None  # why the likeliest way is none
+        self.missing: list[tuple[int, Facts, MissingFunctions]] = []  # readings that lack functions of symbolic edges
+        self.lacking = 0  # of these, for how many functions were tried
+        self.nameless: MissingFunctions | None = None
         self.telling = judge.distinct(answers) >= DISTINCT
 
     def decide(self) -> Decision:
@@ -118,6 +123,7 @@ class Search:
         """Begin again, with these rows of all answers too."""
         self.answers = self.answers.joined(self.all.at(rows[:JOINING]))
         self.tried.clear()
+        self.lacking = 0
 
     def _simpler(self, reading: Reading) -> Reading:
         """With as few facts changed as fit, and are about as near."""
@@ -138,11 +144,30 @@ class Search:
             if fitting:
                 near = self._next([(self.ways.index(one.way), one.facts) for one in fitting])
                 return fitting + self._fitting(near)
+            if named := self._by_function():
+                return named
             round_ = self._next(round_)
         found = fitting if not self.telling else self._by_number()
         if not found:
             raise self._refusal()
         return found
+
+    def _by_function(self) -> list[Reading]:
+        """The reading that fits with functions of pykan's table for symbolic edges that have none, if there is one."""
+        waiting, self.lacking = self.missing[: MISSING - self.lacking], min(MISSING, self.lacking + len(self.missing))
+        self.nameless = self.nameless or next((error for _, _, error in self.missing), None)
+        self.missing.clear()
+        for at, facts, error in waiting:
+
+            def unlike(names: Facts, at: int = at, facts: Facts = facts) -> tuple[float, bool]:
+                reading = self._read(at, {**facts, **names})
+                return (reading.match.unlike, reading.match.fits) if reading is not None else (float("inf"), False)
+
+            names = functions.found(unlike, error.keys, error.among)
+            if names is not None and (reading := self._try(at, {**facts, **names})) is not None:
+                self._learn(at, dict.fromkeys(error.keys, error.among))
+                return [reading]
+        return []
 
     def _by_number(self) -> list[Reading]:
         """The reading that fits with a number that the file leaves open, if there is one."""
@@ -165,22 +190,30 @@ class Search:
         return numbers.likeliest(error, assumed)
 
     def _fitting(self, round_: Sequence[tuple[int, Facts]]) -> list[Reading]:
-        """Of a round, the readings that fit, as far as the number of readings allows."""
-        some = itertools.islice(round_, max(0, READINGS - len(self.tried)))
-        readings = [reading for at, facts in some if (reading := self._try(at, facts)) is not None]
-        return [reading for reading in readings if reading.match.fits]
+        """Of a round, the readings that fit, as far as the number of readings allows. The round is in the order of
+        likelihood: once one fits, only so many more are tried."""
+        fitting: list[Reading] = []
+        left = max(0, READINGS - len(self.tried))
+        for number, (at, facts) in enumerate(round_):
+            if number >= left:
+                break
+            reading = self._try(at, facts)
+            if reading is not None and reading.match.fits:
+                fitting.append(reading)
+                left = min(left, number + AFTER)
+        return fitting
 
     def _next(self, round_: Sequence[tuple[int, Facts]]) -> list[tuple[int, Facts]]:
-        """Every reading of a round with one fact more, those first that were nearer."""
+        """Every reading of a round with one fact more, those first that were nearer; what stands around the layers
+        after what they are."""
         nearest = sorted(round_, key=lambda one: self._error(*one))
-        return [(at, more) for at, facts in nearest for more in self._changed(at, facts)]
+        found = [(at, key, {**facts, key: value}) for at, facts in nearest for key, value in self._changed(at, facts)]
+        return [(at, facts) for at, _, facts in sorted(found, key=lambda one: one[1] in AROUND)]
 
-    def _changed(self, at: int, facts: Facts) -> Iterator[Facts]:
-        """With one more fact that a file leaves open, for each of its other values."""
+    def _changed(self, at: int, facts: Facts) -> Iterator[tuple[str, str]]:
+        """One more fact that a file leaves open, for each of its other values."""
         for key, values in self.questions.get((at, _key(facts)), {}).items():
-            for value in values:
-                if key not in facts:
-                    yield {**facts, key: value}
+            yield from ((key, value) for value in values if key not in facts)
 
     def _error(self, at: int, facts: Facts) -> float:
         reading = self.tried.get((at, _key(facts)))
@@ -196,12 +229,14 @@ class Search:
 
     def _read(self, at: int, facts: Facts) -> Reading | None:
         options, way = self.options(facts), self.ways[at]
-        options.width = self.answers.x[0].size
+        options.width, options.outputs = self.answers.x[0].size, self.answers.y[0].size
         try:
             kan, family = way.read(options)
             found = judge.reading(kan, self.answers, self.relaxed)
         except ExportError as error:
             self.first = self.first or error
+            if isinstance(error, MissingFunctions) and not any(key in facts for key in error.keys):
+                self.missing.append((at, dict(facts), error))
             question = {error.key: error.among} if isinstance(error, OpenQuestion) else {}
             self._ask(at, facts, options, question)
             return None
@@ -232,7 +267,7 @@ class Search:
             fitting = tuple(other for other in others if self._as_well(at, chosen, key, other))
             if fitting:
                 also[key] = fitting
-        own = {} if FORWARD in chosen.options.given else {FORWARD: chosen.family}
+        own = {} if FORWARD in chosen.options.given or FORWARD in taken else {FORWARD: chosen.family}
         return own | {key: value for key, value in taken.items() if key not in also}, also
 
     def _values(self, at: int, chosen: Reading, key: str, taken: str) -> tuple[str, ...]:
@@ -253,6 +288,8 @@ class Search:
 
     def _refusal(self) -> ExportError:
         readings = self._readings()
+        if self.nameless is not None:
+            return self._nameless(self.nameless)
         if not readings:
             assert self.first is not None
             return self.first
@@ -260,6 +297,14 @@ class Search:
         if not compared:
             return judge.too_few(readings[0].match, self.answers)
         return self._nearest(compared)
+
+    def _nameless(self, error: MissingFunctions) -> ExportError:
+        """Symbolic edges lack their functions, and no names from the table give the answers."""
+        return AnswersDiffer(
+            f"{error.message}; functions of pykan's table were tried for them, and none gives what the trained model "
+            "answered",
+            hint=f"{error.hint}; or export the module itself: --module FILE:FACTORY --checkpoint FILE",
+        )
 
     def _nearest(self, readings: Sequence[Reading]) -> AnswersDiffer:
         """What to say where none fits: the nearest is the one whose outputs are most alike in shape."""

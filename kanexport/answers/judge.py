@@ -43,7 +43,8 @@ class Match:
 
     explained  relative: what rounding explains at the worst place, as far as that was looked for
     relaxed    of the rows that only a relaxed tolerance took, the largest error and what would have been allowed
-    unlike     of a reading: what is left of the answers' variation after the best scale and shift, 0 to 1
+    unlike     of a reading: what is left of the answers' variation after the best scale and shift, 0 to 1, and the
+               share of rows in which only one of them is finite
     worst      of a reading: the rows beyond their allowance, the furthest first"""
 
     max_abs: float
@@ -196,7 +197,7 @@ def reading(kan: Kan, answers: Answers, relaxed: float) -> Match:
     y, given = _same_shape(answers, exact.y)
     scale = _scale(y, given)
     error, absolute = _errors(_as(given, answers.dtype), y, scale)
-    explained = _explained(kan, x, given, absolute, relaxed * scale, answers.dtype) / scale
+    explained = _typical(_explained(kan, x, given, absolute, relaxed * scale, answers.dtype) / scale)
     bound = np.maximum(EXPLAINED * explained, relaxed)
     keep = (exact.peak < OVERFLOW) & (bound <= LOOSE)
     found = _Rows(answers, given, y, error, absolute, bound, keep).match(EXPLAINED * explained, explained)
@@ -205,29 +206,39 @@ def reading(kan: Kan, answers: Answers, relaxed: float) -> Match:
 
 def _explained(kan: Kan, x: Array, exact: Array, error: Array, relaxed: Array, dtype: str) -> Array:
     """[B]: by how much rounding changes each row, absolute. Where one draw shows that no other could explain the
-    `error` of some row, or where all errors are explained, that is all."""
+    `error` of some row, or where all errors are explained, that is all; where most errors are beyond what may be
+    explained at all, the last rounding alone."""
     change = np.zeros(len(x))
+    gross = (error > LOOSE * _scale(exact, exact)).mean() > 0.5
     for draw in rounding.draws(kan, x, exact, dtype):
         first, change = not change.any(), np.maximum(change, draw)
         bound = np.maximum(EXPLAINED * change, relaxed)
         loose = bound > LOOSE * _scale(exact, exact)
-        if (error <= EXPLAINED * change).all() or (not first and ((error > HOPELESS * bound) & ~loose).any()):
+        if gross or (error <= EXPLAINED * change).all() or (not first and ((error > HOPELESS * bound) & ~loose).any()):
             break
     return change
 
 
+def _typical(change: Array) -> Array:
+    """[B]: in rows where rounding happens to change little, what it changes in the others: a row is at times lucky."""
+    return np.maximum(change, np.median(change))
+
+
 def _unlike(given: Array, y: Array, usual: npt.NDArray[np.bool_]) -> float:
     """How unlike in shape: of the variation of answers y [B, outputs] over the usual rows, the part that the best
-    scale and shift of each output of `given` leaves. A constant is as unlike as can be."""
-    rows = np.isfinite(y).all(axis=1) & np.isfinite(given).all(axis=1)
+    scale and shift of each output of `given` leaves, and the share of rows in which only one is finite. A constant is
+    as unlike as can be."""
+    finite = np.isfinite(y).all(axis=1), np.isfinite(given).all(axis=1)
+    odd = float((finite[0] != finite[1]).mean())
+    rows = finite[0] & finite[1]
     rows = rows & usual if (rows & usual).sum() > 1 else rows
     if rows.sum() < 2:
-        return 1.0
+        return 1.0 + odd
     a, b = (part[rows] - part[rows].mean(axis=0) for part in (given, y))
     with np.errstate(all="ignore"):
         slope = np.nan_to_num((a * b).sum(axis=0) / (a * a).sum(axis=0))
         left = np.sqrt(((b - slope * a) ** 2).sum() / (b**2).sum())
-    return float(left) if np.isfinite(left) else 1.0
+    return odd + (float(left) if np.isfinite(left) else 1.0)
 
 
 def distinct(answers: Answers) -> int:

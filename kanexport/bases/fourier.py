@@ -54,7 +54,7 @@ class Fourier:
 
     def evaluate(self, x: Array) -> Array:
         """[B, I] -> [B, 2 K, I], float64, the cosines first."""
-        angles = x[:, None, :] * np.arange(1.0, self.harmonics + 1)[:, None]
+        angles = x[:, None, :] * np.arange(1, self.harmonics + 1, dtype=x.dtype)[:, None]
         return np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:

@@ -23,7 +23,8 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Gaussian:
-    """One function per centre; `centres` [K] with one `denominator` d, or [I, K] with one for each source [I]."""
+    """One function per centre; `centres` [K] with one `denominator` d, or [I, K] with one for each source [I]. Or
+    one for each centre, in their shape."""
 
     centres: Array
     denominator: float | Array
@@ -36,7 +37,7 @@ class Gaussian:
         if len(shape) not in (1, 2) or 0 in shape or not np.isfinite(self.centres).all():
             raise InvalidKan(f"centres of shape {shape} must be one or more finite numbers")
         width = np.asarray(self.denominator, dtype=np.float64)
-        if width.shape != shape[:-1]:
+        if width.shape not in (shape[:-1], shape):
             raise InvalidKan(f"denominators of shape {width.shape} do not fit centres of shape {shape}")
         wrong = width[~((np.abs(width) > 0) & (np.abs(width) < np.inf))]
         if wrong.size:
@@ -57,14 +58,24 @@ class Gaussian:
         """The centres as [K, 1] or [K, I], to go with sources last."""
         return np.atleast_2d(self.centres).T
 
+    @property
+    def _each(self) -> bool:
+        """Whether every centre has a width of its own."""
+        return np.shape(self.denominator) == self.centres.shape
+
+    @property
+    def _widths(self) -> Array:
+        """The widths as [], [I], [K, 1] or [K, I], to go with sources last."""
+        return np.atleast_2d(self.denominator).T if self._each else np.asarray(self.denominator)
+
     def evaluate(self, x: Array) -> Array:
         """[B, I] -> [B, K, I], float64."""
-        return np.asarray(np.exp(-(((x[:, None, :] - self._columns) / self.denominator) ** 2)))
+        return np.asarray(np.exp(-(((x[:, None, :] - self._columns) / self._widths) ** 2)))
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
         """[B, I] -> [B, K, I], or [B, I] where K is 1."""
         apart = g.sub(g.reshape(x, 0, 1, sources), g.const(self._columns[None]))
-        apart = g.mul(apart, g.const(1 / self.denominator))
+        apart = g.mul(apart, g.const(1 / self._widths))
         return g.reshape(g.op("Exp", g.op("Neg", g.mul(apart, apart))), *self._flat(sources))
 
     def _flat(self, sources: int) -> tuple[int, ...]:
@@ -78,7 +89,8 @@ class Gaussian:
         """From the first centre to the last, and three widths further; every centre is a point."""
         points = np.broadcast_to(self._columns, (self.functions, sources))
         low, high = points.min(axis=0), points.max(axis=0)
-        reach = 3 * np.abs(self.denominator)
+        reach = 3 * np.abs(self._widths)
+        reach = reach.max(axis=0) if self._each else reach
         return Support((low, high), (low - reach, high + reach), points)
 
     def parameters(self) -> dict[str, str]:
@@ -86,7 +98,8 @@ class Gaussian:
         widths = np.unique(self.denominator)
         if len(widths) == 1:
             return {"denominator": repr(float(widths[0]))}
-        return {"denominator": f"{float(widths[0])!r} to {float(widths[-1])!r}, one a source"}
+        whose = "centre" if self._each else "source"
+        return {"denominator": f"{float(widths[0])!r} to {float(widths[-1])!r}, one a {whose}"}
 
     def knots(self) -> Array:
         """The centres, [1, K] or [I, K]."""
@@ -100,4 +113,6 @@ def examples() -> list[Basis]:
         Gaussian(np.linspace(-1, 3, 5), 0.8),
         Gaussian(np.array([0.5]), 1.0),
         Gaussian(np.array([[-1.0, 0.0, 1.5], [0.0, 1.0, 2.0], [-3.0, 2.0, 4.0]]), np.array([0.5, 1.0, -2.0])),
+        Gaussian(np.array([-1.0, 0.0, 1.5]), np.array([0.5, 1.0, 2.0])),
+        Gaussian(np.array([[-1.0, 0.0], [0.0, 1.0], [-3.0, 2.0]]), np.array([[0.5, 1.0], [2.0, 1.0], [0.7, 0.9]])),
     ]

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from kanexport.bases import Basis, Support
 from kanexport.errors import InvalidKan
 from kanexport.functions import unary
-from kanexport.functions.squash import Clip, Range, Raw, Squash, Tanh, TanhOf
+from kanexport.functions.squash import SOFTSIGN, Bounded, Clip, Range, Raw, Squash, Tanh, TanhOf
 from kanexport.functions.unary import Unary
 
 if TYPE_CHECKING:
@@ -242,6 +242,11 @@ def hermite(degree: int) -> Polynomial:
     return Polynomial("hermite", _steps(degree, 2, 0, 2.0 * np.arange(degree), (2, 0)))
 
 
+def hermite_prob(degree: int) -> Polynomial:
+    """He_n, of probability: copies of Hermite layers."""
+    return Polynomial("hermite-prob", _steps(degree, 1, 0, 1.0 * np.arange(degree), (1, 0)))
+
+
 def laguerre(degree: int, alpha: float) -> Polynomial:
     """L_n^(alpha). Source: OrthogPolyKANs, LaguerreKANLayer."""
     n = np.arange(degree)
@@ -304,11 +309,15 @@ def examples() -> list[Basis]:
         instances += [jacobi_ikan(degree, 0.5, 1, ahead=degree % 2)]
         instances += [gram(rng.normal(size=degree + 1) / 20, unary.activation("silu"))]
         instances += [make(degree, Range(-1.5, 4)) for make in (chebyshev, legendre)]
-    squashes = (Tanh(short=1e-3), Tanh(slope=0.5, shift=0.1), TanhOf(Tanh()), TanhOf(Clip()), Clip(), Raw())
+    squashes: tuple[Squash, ...] = (
+        *(Tanh(short=1e-3), Tanh(slope=0.5, shift=0.1), TanhOf(Tanh()), TanhOf(Clip()), Clip(), Raw()),
+        *(Clip(short=1e-3), Bounded(SOFTSIGN), Bounded(unary.SYMBOLIC["arctan"], 2 / np.pi)),
+    )
     return [
         *instances,
         *(of(chebyshev(5), squash) for squash in squashes),
         of(hermite(2), Raw()),
+        of(hermite_prob(4), Raw()),
         of(lucas(0), Raw()),
         of(fibonacci(3), Raw()),
     ]

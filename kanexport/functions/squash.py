@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from kanexport.errors import InvalidKan, OptionError
 from kanexport.functions import unary
+from kanexport.functions.unary import Unary
 from kanexport.options import Options
 
 if TYPE_CHECKING:
@@ -111,29 +112,77 @@ class Tanh:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """u = x cut off at -1 and 1."""
+    """u = x cut off at -1 and 1, or `short` of them."""
 
-    name = "x between -1 and 1"
+    short: float = 0.0
+
     open = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.short < 1:
+            raise InvalidKan(f"x is cut off {self.short} before -1 and 1, expected 0 or more, less than 1")
+
+    @property
+    def name(self) -> str:
+        """Such as "x between -1 and 1"."""
+        return f"x between -1 and 1, up to {self.short:g} before them" if self.short else "x between -1 and 1"
 
     def evaluate(self, x: Array) -> Array:
         """x, or the end that is nearer, float64."""
-        return np.clip(x, -1, 1)
+        return np.clip(x, self.short - 1, 1 - self.short)
 
     def emit(self, g: Graph, x: Value) -> Value:
         """u; NaN for NaN."""
-        below = g.op("Where", g.op("Less", x, g.const(-1.0)), g.const(-1.0), x)
-        return g.op("Where", g.op("Greater", x, g.const(1.0)), g.const(1.0), below)
+        end = 1 - self.short
+        below = g.op("Where", g.op("Less", x, g.const(-end)), g.const(-end), x)
+        return g.op("Where", g.op("Greater", x, g.const(end)), g.const(end), below)
 
     def emit_rest(self, g: Graph, x: Value) -> tuple[Value, Value]:
         """The sign of u, and 1 - |u|, which is exact."""
         rest = g.sub(g.const(1.0), g.op("Abs", x))
-        return g.op("Sign", x), g.op("Where", g.op("Less", rest, g.const(0.0)), g.const(0.0), rest)
+        return g.op("Sign", x), g.op("Where", g.op("Less", rest, g.const(self.short)), g.const(self.short), rest)
 
     def support(self, sources: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         """Core [-1, 1], outer [-2, 2]."""
         one = np.ones(sources)
         return (-one, one), (-2 * one, 2 * one)
+
+
+@dataclass(frozen=True, slots=True)
+class Bounded:
+    """u = scale f(x) + shift, with a function that ends on both sides, so that u ends between -1 and 1."""
+
+    function: Unary
+    scale: float = 1.0
+    shift: float = 0.0
+
+    open = False
+
+    @property
+    def name(self) -> str:
+        """Such as "arctan(x) times 0.63662"."""
+        text = f"{self.function.name}(x)" + (f" times {self.scale:.6g}" if self.scale != 1 else "")
+        return f"{text} plus {self.shift:.6g}" if self.shift else text
+
+    def evaluate(self, x: Array) -> Array:
+        """u of x, float64."""
+        return self.function.evaluate(x) * self.scale + self.shift
+
+    def emit(self, g: Graph, x: Value) -> Value:
+        """u."""
+        scaled = self.function.emit(g, x)
+        scaled = scaled if self.scale == 1 else g.mul(scaled, g.const(self.scale))
+        return g.add(scaled, g.const(self.shift)) if self.shift else scaled
+
+    def emit_rest(self, g: Graph, x: Value) -> tuple[Value, Value]:
+        """The sign of u, and 1 - |u|."""
+        u = self.emit(g, x)
+        return g.op("Sign", u), g.sub(g.const(1.0), g.op("Abs", u))
+
+    def support(self, sources: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        """Core [-4, 4], outer [-10, 10]."""
+        one = np.ones(sources)
+        return (-4 * one, 4 * one), (-10 * one, 10 * one)
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +299,11 @@ class Range:
         low, high = np.full(sources, self.low), np.full(sources, self.high)
         reach = (high - low) / 4
         return (low, high), (low - reach, high + reach)
+
+
+SOFTSIGN = Unary(
+    "softsign", lambda x: x / (1 + np.abs(x)), lambda g, x: g.op("Div", x, g.add(g.op("Abs", x), g.const(1.0)))
+)
 
 
 def frozen(options: Options, at: int, count: int) -> Range:

@@ -51,7 +51,7 @@ def _sigmoid(x: Array) -> Array:
 
 
 def _erf(x: Array) -> Array:
-    values: Array = np.asarray(np.vectorize(math.erf, otypes=[np.float64])(x), dtype=np.float64)
+    values: Array = np.asarray(np.vectorize(math.erf, otypes=[x.dtype])(x))
     return values
 
 

@@ -138,7 +138,7 @@ def _is_lone_layer(reader: registry.LayerReader, tensors: Tensors) -> bool:
 
 @functools.cache
 def _all_readers() -> dict[str, registry.Reader]:
-    return registry.readers()
+    return {name: reader for name, reader in registry.readers().items() if not registry.by_shape(reader)}
 
 
 def parents(name: str) -> Iterator[str]:

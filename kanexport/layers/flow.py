@@ -30,6 +30,8 @@ from kanexport.shared.nearest import advice
 NOTHING, CHAIN = "nothing", "chain"
 # What published networks have between layers, before them and after them: these are tried.
 BETWEEN = ("tanh", "relu", "silu", "gelu", "sigmoid", "layernorm")
+THEN = "-then-"  # one after the other, of functions without tensors
+JOINED = tuple(f"layernorm{THEN}{name}" for name in ("silu", "gelu", "relu", "tanh"))
 BEFORE = ("tanh", "sigmoid", "layernorm")
 AFTER = ("sigmoid", "tanh", "relu", "softmax", "log_softmax")
 THEN_NORM = "-then-norm"  # the function stands before the norm, not after it
@@ -156,7 +158,7 @@ def _between(links: Sequence[Link], missing: Sequence[tuple[str, str]], options:
     """The function between layers. Raises OpenQuestion or OptionError."""
     layers = len(_layers(links))
     inner = [link for link in _inner(links) if link.kind]
-    among = (*BETWEEN, *(name + THEN_NORM for name in BETWEEN[:-1] if inner and not missing))
+    among = (*BETWEEN, *(name + THEN_NORM for name in BETWEEN[:-1] if inner and not missing), *JOINED)
     if missing:
         before, after = missing[0]
         return must(
@@ -196,7 +198,7 @@ def without_tensors(name: str, width: int, options: Options) -> Step:
 
 
 def _made(name: str, width: int, options: Options) -> list[Layer | Step]:
-    return [] if name == NOTHING else [without_tensors(name, width, options)]
+    return [without_tensors(part, width, options) for part in name.split(THEN) if part != NOTHING]
 
 
 def _sides(items: Sequence[Layer | Step]) -> tuple[int, int]:

@@ -3,32 +3,55 @@ such a layer differ from it without a trace in their tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
 from kanexport.bases import Basis, polynomial
 from kanexport.bases.polynomial import Polynomial
+from kanexport.bases.recurrence import Recurrence
 from kanexport.form.ir import BasisTerm, Layer, Term
-from kanexport.form.steps import Step
-from kanexport.functions.squash import Clip, Raw, Squash, Tanh, TanhOf
+from kanexport.form.norms import LayerNorm
+from kanexport.form.steps import Elementwise, RowRange, Step
+from kanexport.functions import unary
+from kanexport.functions.squash import SOFTSIGN, Bounded, Clip, Raw, Sigmoid, Squash, Tanh, TanhOf
+from kanexport.functions.unary import Unary
 from kanexport.layers.parts import Array, Part
-from kanexport.options import Options
+from kanexport.options import EPSILONS, Options
 
 # What copies of any layer that takes polynomials of tanh(x) do instead.
 COPIES = {
     "raw": "copies that take the polynomials of x itself",
     "clip": "copies that cut x off at -1 and 1, without tanh",
+    "clip-eps": "copies that cut x off at -1 + squash_eps and 1 - squash_eps, without tanh",
+    "tanh-eps": "copies that keep tanh(x) squash_eps away from -1 and 1",
     "tanh-twice": "copies that take tanh twice",
+    "arctan": "copies that take 2 / pi arctan(x)",
+    "softsign": "copies that take x / (1 + |x|)",
+    "sigmoid": "copies that take 2 sigmoid(x) - 1",
     "oid": "copies whose coefficients are [outputs, inputs, degree + 1]",
 }
-SQUASHES: dict[str, Squash] = {"raw": Raw(), "clip": Clip(), "tanh-twice": TanhOf(Tanh())}
+SHORT = ("1e-6", "1e-7", "1e-5", "1e-4", "1e-3")  # of the option squash_eps
+SQUASHES: dict[str, Callable[[Options], Squash]] = {
+    "tanh": lambda options: Tanh(),
+    "raw": lambda options: Raw(),
+    "clip": lambda options: Clip(),
+    "clip-eps": lambda options: Clip(short=options.number("squash_eps", SHORT[0], among=SHORT)),
+    "tanh-eps": lambda options: Tanh(short=options.number("squash_eps", SHORT[0], among=SHORT)),
+    "tanh-twice": lambda options: TanhOf(Tanh()),
+    "arctan": lambda options: Bounded(unary.SYMBOLIC["arctan"], 2 / math.pi),
+    "softsign": lambda options: Bounded(SOFTSIGN),
+    "sigmoid": lambda options: Tanh(slope=0.5),
+}
 
 
-def forward(options: Options, own: str, rivals: Mapping[str, str] | None = None, *, same: str = "") -> str:
+def forward(options: Options, own: str, rivals: Mapping[str, str] | None = None, *, same: tuple[str, ...] = ()) -> str:
     """Whose forward a layer of polynomials of tanh(x) has: `own`, one of the `rivals`, or one of the
-    COPIES but `same`, which is one of the rivals'. Raises OptionError."""
-    copies = {name: words for name, words in COPIES.items() if name != same}
+    COPIES but the `same`, which are one of the rivals'. Raises OptionError."""
+    copies = {name: words for name, words in COPIES.items() if name not in same}
     return options.forward(own, {**(rivals or {}), **copies})
 
 
@@ -38,9 +61,61 @@ def coefficients(part: Part, name: str, whose: str) -> Array:
     return coef.transpose(1, 0, 2) if whose == "oid" else coef
 
 
-def squashed(basis: Polynomial, whose: str) -> Polynomial:
-    """The polynomials, of what the copy takes them of."""
-    return polynomial.of(basis, SQUASHES[whose]) if whose in SQUASHES else basis
+def squashed(basis: Polynomial, whose: str, options: Options) -> Polynomial:
+    """The polynomials, of what the copy takes them of. Raises OptionError."""
+    return polynomial.of(basis, SQUASHES[whose](options)) if whose in COPIES and whose in SQUASHES else basis
+
+
+@dataclass(frozen=True, slots=True)
+class Of:
+    """What functions are taken of: steps of the whole row `first`, then a squash of each source."""
+
+    squash: Squash
+    first: tuple[Step, ...] = ()
+
+    # Of x itself first; with a LayerNorm without weights, or scaled by the extremes of the row.
+    NAMES: ClassVar[dict[str, str]] = {
+        "tanh": "tanh",
+        "x": "raw",
+        "clip": "clip",
+        "sigmoid": "",
+        "clip-eps": "clip-eps",
+        "tanh-eps": "tanh-eps",
+        "arctan": "arctan",
+        "arctan-1": "",
+        "softsign": "softsign",
+        "sigmoid-2": "sigmoid",
+        "tanh-twice": "tanh-twice",
+        "row-range": "raw",
+        "layernorm": "raw",
+        "layernorm-tanh": "tanh",
+    }
+
+    @classmethod
+    def make(cls, name: str, sources: int, options: Options) -> Of:
+        """By one of NAMES. Raises OptionError."""
+        own: dict[str, Squash] = {"sigmoid": Sigmoid(), "arctan-1": Bounded(unary.SYMBOLIC["arctan"])}
+        squash = own[name] if name in own else SQUASHES[cls.NAMES[name]](options)
+        if name == "row-range":
+            return cls(squash, (RowRange(),))
+        if name.startswith("layernorm"):
+            epsilon = options.number("layernorm_eps", EPSILONS[0], among=EPSILONS)
+            return cls(squash, (LayerNorm(np.ones(sources), np.zeros(sources), epsilon),))
+        return cls(squash)
+
+    def applied(self, basis: Basis) -> Basis:
+        """Polynomials of it, behind the steps of the row."""
+        if isinstance(basis, Polynomial):
+            return polynomial.of(basis, self.squash)
+        assert isinstance(basis, Recurrence)
+        return replace(basis, squash=self.squash)
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """All of it as steps, for functions that have no squash of their own."""
+        if isinstance(self.squash, Raw):
+            return self.first
+        return (*self.first, Elementwise(Unary(self.squash.name, self.squash.evaluate, self.squash.emit)))
 
 
 def layer(

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from kanexport.errors import FamilyError, InvalidKan, OptionError
+from kanexport.errors import FamilyError, InvalidKan, MissingFunctions
 from kanexport.files.checkpoint import Checkpoint
+from kanexport.layers import symbolic
 from kanexport.layers.parts import Tensors
 from kanexport.layers.symbolic import Edge, place
-from kanexport.options import Options
+from kanexport.options import SYMBOLIC, Options
 
 Shape = tuple[int, ...]  # of a layer's coefficients: [sources, destinations, functions]
 
@@ -134,9 +135,11 @@ def _function_names(tensors: Tensors, shapes: list[Shape], options: Options) -> 
 def _refuse_nameless(edges: list[Edge]) -> None:
     if edges:
         listed = ", ".join(f"({place(edge)})" for edge in edges[:8]) + (" ..." if len(edges) > 8 else "")
-        raise OptionError(
+        raise MissingFunctions(
             f"{len(edges)} symbolic edges (layer,source,destination) have no function, since no _config.yml stands "
             f"beside the weights: {listed}",
+            tuple(SYMBOLIC + place(edge) for edge in edges),
+            symbolic.NAMES,
             hint=" ".join(f"--symbolic {place(edge)}=NAME" for edge in edges[:3]) + f"; or {COPY_CONFIG}",
         )
 

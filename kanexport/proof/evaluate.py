@@ -38,7 +38,8 @@ class Trace:
 class Jitter:
     """The rounding that any implementation in a precision is free to do: nodes and
     weights off by up to two units of `size`, relative. `functions`: the values of a basis too, by as much of
-    the largest that a source has, since implementations compute them in other ways."""
+    the largest that a source has, since implementations compute them in other ways; the rows are then as they
+    are, unless they are normalised first."""
 
     size: float
     seed: int
@@ -67,8 +68,9 @@ def evaluate(kan: Kan, x: Array, *, jitter: Jitter | None = None) -> Trace:
     """Run rows [B, n_inputs] through the network. `jitter`: as an implementation that rounds would."""
     inputs, peaks = [], [peak(x)]
     with np.errstate(all="ignore"):
-        for layer in kan.layers:
-            x = x if jitter is None else jitter.shake(x)
+        for at, layer in enumerate(kan.layers):
+            if jitter is not None and (at > 0 or layer.mixes or not jitter.functions):
+                x = jitter.shake(x)
             inputs.append(x)
             x, most = _sums(layer, x, jitter)
             peaks += [most, peak(x)]
@@ -106,10 +108,7 @@ def _sums(layer: Layer, x: Array, jitter: Jitter | None) -> tuple[Array, Array]:
                 total[part] += values.sum(axis=1)
                 bound[part] = np.maximum(bound[part], peak(values))
             continue
-        values = _basis(term, x)
-        if jitter is not None and jitter.functions:
-            values = jitter.shake_functions(values, compact=term.basis.compact)
-        basis = values.transpose(2, 0, 1)  # [I, B, K]
+        basis = _basis(term, x, jitter).transpose(2, 0, 1)  # [I, B, K]
         largest = 0.0
         masked = not (layer.mask == 1).all()
         for part, coef in _blocks(term, jitter):
@@ -132,7 +131,7 @@ def _edges(layer: Layer, x: Array, jitter: Jitter | None) -> tuple[Array, Array]
             for part, values in _edge_term(term, x, jitter):
                 total[part] += values
             continue
-        basis = _basis(term, x).transpose(2, 0, 1)  # [I, B, K]
+        basis = _basis(term, x, jitter).transpose(2, 0, 1)  # [I, B, K]
         for sources, coef in _blocks(term, jitter):
             total[:, sources] += (basis[sources] @ coef.transpose(0, 2, 1)).transpose(1, 0, 2)
     total *= layer.mask
@@ -144,11 +143,16 @@ def _edges(layer: Layer, x: Array, jitter: Jitter | None) -> tuple[Array, Array]
     return total, np.maximum(most, peak(total))
 
 
-def _basis(term: BasisTerm, x: Array) -> Array:
+def _basis(term: BasisTerm, x: Array, jitter: Jitter | None) -> Array:
     """[B, I] -> [B, K, I]"""
     for step in term.before:
         x = step.evaluate(x)
-    return term.basis.evaluate(x).astype(x.dtype, copy=False)
+    if jitter is not None and jitter.functions and term.before:
+        x = jitter.shake(x)
+    values = term.basis.evaluate(x).astype(x.dtype, copy=False)
+    if jitter is not None and jitter.functions:
+        values = jitter.shake_functions(values, compact=term.basis.compact)
+    return values
 
 
 def _edge_term(term: EdgeTerm, x: Array, jitter: Jitter | None) -> Iterator[tuple[slice, Array]]:

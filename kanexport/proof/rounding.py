@@ -18,11 +18,11 @@ from kanexport.form.ir import Kan
 from kanexport.operators import precision
 from kanexport.proof import evaluate
 from kanexport.proof.evaluate import Jitter
-from kanexport.proof.tolerance import DRAWS
 
 Array = npt.NDArray[np.float64]
 T = TypeVar("T")
 
+DRAWS = 8  # of random last digits
 LAST = 2.0  # units of the largest answer of a row: its own rounding
 
 
@@ -57,12 +57,12 @@ def draws(kan: Kan, x: Array, exact: Array, dtype: str) -> Iterator[Array]:
     size = precision.rounding(dtype)
     yield LAST * size * _largest(exact)
     if dtype == "float32":
-        yield _apart(_in_float32(kan, x), exact)
+        yield _apart(in_float32(kan, x), exact)
     for seed in range(DRAWS):
         yield _apart(evaluate.evaluate(kan, x, jitter=Jitter(size, seed, functions=True)).y, exact)
 
 
-def _in_float32(kan: Kan, x: Array) -> Array:
+def in_float32(kan: Kan, x: Array) -> Array:
     """[B, outputs] as float32 gives them; NaN where the numbers of the network do not survive float32."""
     with np.errstate(over="ignore"):
         try:

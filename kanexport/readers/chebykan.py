@@ -56,7 +56,7 @@ SCALES = ("2", "5", "10", "100", "0.5")  # with 1 it is ChebyKAN's own
 
 def layer(part: Part, options: Options) -> Layer:
     """One ChebyKANLayer. Raises InvalidKan or OptionError."""
-    whose = polynomials.forward(options, FAMILY, RIVALS, same="tanh-twice")
+    whose = polynomials.forward(options, FAMILY, RIVALS, same=("tanh-twice", "tanh-eps"))
     coef = polynomials.coefficients(part, "cheby_coeffs", whose)
     n, _, functions = coef.shape
     if part.has("arange") and not np.array_equal(part.tensor("arange", functions), np.arange(functions)):
@@ -101,7 +101,7 @@ def _basis(degree: int, whose: str, options: Options) -> tuple[Polynomial, float
             return polynomial.of(basis, Tanh(slope=1 / scale)), scale
         case "second-kind":
             return polynomial.chebyshev2(degree), 1.0
-    return polynomials.squashed(basis, whose), 1.0
+    return polynomials.squashed(basis, whose, options), 1.0
 
 
 FAMILIES = (LayerKind(FAMILY, KEYS, layer), LayerKind(NORMED, NORMED_KEYS, normed_layer))

@@ -32,4 +32,4 @@ def layer(part: Part, options: Options) -> Layer:
     degree = coef.shape[2] - 1
     if whose == "orthogpolykans":
         return polynomials.layer(polynomial.jacobi_orthogpoly(degree, a, b), coef)
-    return polynomials.layer(polynomials.squashed(polynomial.jacobi(degree, a, b), whose), coef)
+    return polynomials.layer(polynomials.squashed(polynomial.jacobi(degree, a, b), whose, options), coef)

@@ -79,7 +79,7 @@ def _second_kind(part: Part, options: Options) -> Layer:
             return polynomials.layer(polynomial.legendre(degree), coef)
         case "jacobi-like":
             return polynomials.layer(polynomial.powers(degree), coef @ JACOBI_LIKE[: degree + 1, : degree + 1])
-    return polynomials.layer(polynomials.squashed(polynomial.chebyshev2(degree), whose), coef)
+    return polynomials.layer(polynomials.squashed(polynomial.chebyshev2(degree), whose, options), coef)
 
 
 def _kind(family: str, name: str, make: Make) -> LayerKind:
@@ -88,14 +88,14 @@ def _kind(family: str, name: str, make: Make) -> LayerKind:
 
 
 def _plain(make: Callable[[int], polynomial.Polynomial]) -> Make:
-    return lambda degree, whose, options: polynomials.squashed(make(degree), whose)
+    return lambda degree, whose, options: polynomials.squashed(make(degree), whose, options)
 
 
 def _squashed_values(make: Callable[[int], polynomial.Polynomial]) -> Make:
     """Polynomials of which a rival takes tanh."""
 
     def made(degree: int, whose: str, options: Options) -> Basis:
-        basis = polynomials.squashed(make(degree), whose)
+        basis = polynomials.squashed(make(degree), whose, options)
         outer = unary.activation("tanh") if whose in ("x-kanerf", "first-version") else None
         return dataclasses.replace(basis, outer=outer)
 
@@ -105,14 +105,14 @@ def _squashed_values(make: Callable[[int], polynomial.Polynomial]) -> Make:
 def _hermite(degree: int, whose: str, options: Options) -> Basis:
     if whose == "hermite-functions":
         return recurrence.hermite_functions(degree, options.number("hermite_eps", "1", among=("0", "1")))
-    return polynomials.squashed(polynomial.hermite(degree), whose)
+    return polynomials.squashed(polynomial.hermite(degree), whose, options)
 
 
 def _with_alpha(make: Callable[[int, float], polynomial.Polynomial], option: str) -> Make:
     def made(degree: int, whose: str, options: Options) -> Basis:
         alpha = options.number(option, ALPHAS[0], among=ALPHAS)
         options.words[option] = ALPHA
-        return polynomials.squashed(make(degree, alpha), whose)
+        return polynomials.squashed(make(degree, alpha), whose, options)
 
     return made
 

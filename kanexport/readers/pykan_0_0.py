@@ -15,19 +15,20 @@ nor is whether symbolic edges are on at all (`symbolic_enabled`, a constructor a
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import numpy as np
 
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
-from kanexport.errors import InvalidKan, OptionError
+from kanexport.errors import InvalidKan, MissingFunctions, OptionError
 from kanexport.files.checkpoint import Checkpoint
 from kanexport.form.ir import BasisTerm, Kan, Layer, SymbolicEdge
 from kanexport.functions import unary
 from kanexport.layers import parts, pykan_bare, symbolic
 from kanexport.layers.parts import Array, Tensors
 from kanexport.layers.symbolic import Edge, EdgeFunctions, place
-from kanexport.options import Options
+from kanexport.options import SYMBOLIC, Options
 
 FAMILY = "pykan-0.0"
 
@@ -106,13 +107,20 @@ def splines(grid: Array, coef: Array) -> list[BasisTerm]:
             f"grids of {grid.shape[2]} knots and {coef.shape[2]} coefficients an edge are no spline: "
             "expected G + 1 and G + k, with k >= 1 and G >= 1"
         )
+    return terms_by_grid(grid, coef, degree, lambda rows: _extend(rows, degree))
+
+
+def terms_by_grid(
+    grid: Array, coef: Array, degree: int, extended: Callable[[Array], Array] = lambda rows: rows
+) -> list[BasisTerm]:
+    """As `splines`, for grids [n, m, T] of any kind; `extended`: the knots of rows [n, T]."""
     grids = [np.unique(rows, axis=0, return_inverse=True) for rows in grid]
     which = np.stack([inverse.reshape(-1) for _, inverse in grids])  # [n, m]
     terms = []
     for at in range(int(which.max()) + 1):
         # A source with fewer grids repeats its first, with coefficients of zero.
         rows = np.stack([different[at if at < len(different) else 0] for different, _ in grids])
-        terms.append(BasisTerm(BSpline(_extend(rows, degree), degree), coef * (which == at)[:, :, None]))
+        terms.append(BasisTerm(BSpline(extended(rows), degree), coef * (which == at)[:, :, None]))
     return terms
 
 
@@ -173,9 +181,11 @@ def _enabled(options: Options, *, needed: bool) -> bool:
 
 def _refuse_nameless(edges: list[Edge]) -> None:
     if edges:
-        raise OptionError(
+        raise MissingFunctions(
             f"{len(edges)} symbolic edges (layer,source,destination) have no function, since pykan 0.0 stores "
             f"no names: {', '.join(f'({place(edge)})' for edge in edges)}",
+            tuple(SYMBOLIC + place(edge) for edge in edges),
+            symbolic.NAMES,
             hint=" ".join(f"--symbolic {place(edge)}=NAME" for edge in edges[:3])
             + (" ..." if len(edges) > 3 else "")
             + ", with NAME one of "

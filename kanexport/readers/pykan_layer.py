@@ -20,7 +20,7 @@ from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.errors import InvalidKan, OptionError
 from kanexport.form.ir import BasisTerm, Layer
-from kanexport.layers import parts
+from kanexport.layers import parts, stack
 from kanexport.layers.parts import Array, Keys, Part
 from kanexport.layers.stack import LayerKind
 from kanexport.options import Options
@@ -80,20 +80,47 @@ def flat_layer(part: Part, options: Options) -> Layer:
 
 
 def _sources(part: Part, size: int, options: Options) -> int:
-    """n of a layer with `size` edges, from in_dim. Raises OptionError."""
-    given = options.integers("in_dim")
+    """n of a layer with `size` edges, from in_dim, or from how wide recorded rows are. Raises OptionError."""
+    given = options.integers("in_dim") or _by_width(part, options)
     number = re.search(r"(\d+)\.$", part.prefix)
     at = int(number[1]) if number else 0
     if given is None or (len(given) > 1 and at >= len(given)):
-        divisors = [n for n in range(1, min(size, 10_000) + 1) if size % n == 0]
-        raise OptionError(
-            f"a layer of {size} edges does not tell how many sources it has: one of {divisors[:12]}",
-            hint="give --option in_dim=N, or one number for each layer: --option in_dim=2,5",
-        )
+        raise _untold(size)
     n = given[at] if len(given) > 1 else given[0]
     if n < 1 or size % n:
         raise OptionError(f"option in_dim is {n}, which does not divide the {size} edges of the layer")
     return n
+
+
+def _untold(size: int) -> OptionError:
+    divisors = [n for n in range(1, min(size, 10_000) + 1) if size % n == 0]
+    return OptionError(
+        f"a layer of {size} edges does not tell how many sources it has: one of {divisors[:12]}",
+        hint="give --option in_dim=N, or one number for each layer: --option in_dim=2,5; or --answers, which tells",
+    )
+
+
+def _by_width(part: Part, options: Options) -> tuple[int, ...] | None:
+    """The sources of all layers, if the first takes rows as wide as the recorded ones and each takes what the one
+    before gives; None where no rows are recorded, or they do not fit."""
+    prefixes = stack.prefixes(part.tensors, FLAT_KEYS, options.optional("prefix") or "")
+    sources, width = [], options.width or 0
+    for prefix in prefixes:
+        size = len(part.tensors[prefix + "coef"])
+        if not width or size % width:
+            return None
+        sources.append(width)
+        width = size // width
+    by_number = _by_number(prefixes, sources)
+    options.assumed["in_dim"] = ",".join(map(str, sources))
+    return by_number
+
+
+def _by_number(prefixes: list[str], sources: list[int]) -> tuple[int, ...]:
+    """As the option in_dim has them: by the number of the layer, where layers are numbered."""
+    numbers = [int(found[1]) if (found := re.search(r"(\d+)\.$", prefix)) else 0 for prefix in prefixes]
+    known = dict(zip(numbers, sources, strict=True))
+    return tuple(known.get(at, 1) for at in range(max(numbers) + 1)) if len(sources) > 1 else (sources[0],)
 
 
 FAMILIES = (LayerKind("pykan-layer", KEYS, layer, fits), LayerKind("pykan-0.0-layer", FLAT_KEYS, flat_layer, fits))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from kanexport.errors import ExportError, FamilyError, OptionError
 from kanexport.files.checkpoint import Checkpoint
@@ -11,7 +11,7 @@ from kanexport.form.ir import Kan
 from kanexport.layers import stack
 from kanexport.layers.parts import Part, Tensors
 from kanexport.options import Options
-from kanexport.recognise import refused, unknown
+from kanexport.recognise import refused, registry, unknown
 from kanexport.recognise.registry import LayerReader, Reader, layer_readers, quiet, readers
 from kanexport.shared.nearest import advice
 
@@ -23,23 +23,48 @@ def detect(checkpoint: Checkpoint, family: str | None) -> tuple[Reader, str]:
     return require_one(detect_all(checkpoint, family))
 
 
+def one(checkpoint: Checkpoint, family: str | None) -> list[tuple[Reader, str]]:
+    """As `detect`, alone in a list."""
+    return [detect(checkpoint, family)]
+
+
 def detect_all(checkpoint: Checkpoint, family: str | None) -> list[tuple[Reader, str]]:
-    """Every reader that takes a checkpoint, and why; at least one. Raises FamilyError."""
+    """Every reader that takes a checkpoint, and why; at least one. Where names tell no library, or tell too little, the
+    one that goes by shapes is the last. Raises FamilyError."""
     known = readers()
     if family is not None:
         if family not in known:
             raise FamilyError(f"unknown family {family[:80]!r}", hint=advice(family, known))
         return [(known[family], "given with --family")]
-    fitting = [(reader, reason) for reader in known.values() if (reason := reader.matches(checkpoint))]
+    fitting = _fitting(checkpoint, [reader for reader in known.values() if not registry.by_shape(reader)])
+    if all(registry.ambiguous(reader) for reader, _ in fitting):
+        fitting += _by_shape(checkpoint)
     if fitting:
         return fitting
     raise _unknown(checkpoint)
 
 
+def readings(checkpoint: Checkpoint, family: str | None) -> list[tuple[Reader, str]]:
+    """All that recorded outputs may decide between: as `detect_all`, and also by shapes where a name of a single tensor
+    is all that tells the library. Raises FamilyError."""
+    fitting = detect_all(checkpoint, family)
+    single = family is None and all(registry.single(reader) for reader, _ in fitting)
+    return fitting + _by_shape(checkpoint) if single else fitting
+
+
+def _by_shape(checkpoint: Checkpoint) -> list[tuple[Reader, str]]:
+    return _fitting(checkpoint, filter(registry.by_shape, readers().values()))
+
+
+def _fitting(checkpoint: Checkpoint, some: Iterable[Reader]) -> list[tuple[Reader, str]]:
+    return [(reader, reason) for reader in some if (reason := reader.matches(checkpoint))]
+
+
 def require_one(fitting: Sequence[tuple[Reader, str]]) -> tuple[Reader, str]:
-    """The only one of the readers that take a checkpoint. Raises FamilyError where it is one of several."""
-    if len(fitting) == 1:
-        return fitting[0]
+    """The only one of the readers that take a checkpoint; where names tell too little, the one that goes by shapes,
+    which asks. Raises FamilyError where it is one of several."""
+    if len(fitting) == 1 or registry.by_shape(fitting[-1][0]):
+        return fitting[-1]
     why = " and ".join(f"{reader.FAMILY} ({reason})" for reader, reason in fitting)
     names = " | ".join(reader.FAMILY for reader, _ in fitting)
     raise FamilyError(f"the tensors fit {why}", hint=f"say which: --family {names}; or --answers, which tells")

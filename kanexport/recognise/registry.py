@@ -74,6 +74,7 @@ class LayerReader:
 
     def read(self, checkpoint: Checkpoint, options: Options) -> Kan:
         """The layers in order, with the modules between them that the file tells of. Raises ExportError."""
+        options.single = len(self.keys.required) == 1
         tensors, root = checkpoint.tensors, options.optional("prefix") or ""
         prefixes = self._prefixes(tensors, root)
         layers = {prefix: self.layer(Part(tensors, prefix), options) for prefix in prefixes}
@@ -108,6 +109,26 @@ class LayerReader:
         return storage_dtype([tensors[key] for key in keys if key in tensors])
 
 
+@dataclass(frozen=True, slots=True)
+class ShapedReader:
+    """The reader for layers whose names tell no library: which tensor is what is told by shapes."""
+
+    module: Any
+
+    @property
+    def FAMILY(self) -> str:
+        """The family's name, as --family and the manifest have it."""
+        return str(self.module.FAMILY)
+
+    def matches(self, checkpoint: Checkpoint) -> str:
+        """Why the tensors may be a KAN's, or an empty text."""
+        return str(self.module.matches(checkpoint))
+
+    def read(self, checkpoint: Checkpoint, options: Options) -> Kan:
+        """As `LayerReader.read`. Raises ExportError."""
+        return LayerReader(self.module.kind(checkpoint, options)).read(checkpoint, options)
+
+
 def _notes(first: int) -> tuple[str, ...]:
     """What to know where the modules of a list are numbered from `first` on."""
     note = f"the numbers of the modules start at {first}: what stood before has no weights, and is left out"
@@ -124,13 +145,33 @@ def readers() -> dict[str, Reader]:
     folder = importlib.import_module(READERS).__path__
     modules = [cast(Any, importlib.import_module(f"{READERS}.{m.name}")) for m in pkgutil.iter_modules(folder)]
     members = [member for module in modules for member in getattr(module, "FAMILIES", (module,))]
-    whole_or_wrapped = [member if hasattr(member, "read") else LayerReader(member) for member in members]
-    return {str(reader.FAMILY): cast(Reader, reader) for reader in whole_or_wrapped}
+    return {str(reader.FAMILY): cast(Reader, reader) for reader in map(_wrapped, members)}
+
+
+def _wrapped(member: Any) -> Any:
+    if hasattr(member, "kind"):
+        return ShapedReader(member)
+    return member if hasattr(member, "read") else LayerReader(member)
 
 
 def layer_readers() -> dict[str, LayerReader]:
     """Those that read layer by layer."""
     return {name: reader for name, reader in readers().items() if isinstance(reader, LayerReader)}
+
+
+def ambiguous(reader: Reader) -> bool:
+    """Whether other layers have the reader's only names too, so that they alone tell too little."""
+    return bool(getattr(reader.module if isinstance(reader, LayerReader) else reader, "AMBIGUOUS", False))
+
+
+def single(reader: Reader) -> bool:
+    """Whether the name of a single tensor tells the reader's library, but not `ambiguous`."""
+    return isinstance(reader, LayerReader) and len(reader.keys.required) == 1 and not ambiguous(reader)
+
+
+def by_shape(reader: Reader) -> bool:
+    """Whether the reader goes by shapes alone, and is for what no names tell."""
+    return isinstance(reader, ShapedReader)
 
 
 def quiet() -> np.errstate:

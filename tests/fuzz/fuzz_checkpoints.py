@@ -57,6 +57,7 @@ _BASE = {"base_weights": (2, 3)}
 _IKAN = {"base_weight": (2, 3), "bias": (2,)}
 Shapes = dict[str, tuple[int, ...]]
 # Families without a golden file: the tensors of one layer of 3 sources and 2 destinations.
+FORCED = {"taylorkan": "taylorkan"}  # families whose names tell too little
 MADE_UP: dict[str, tuple[Shapes, tuple[str, ...]]] = {
     f"{name}kan": ({f"{key}_coeffs": (3, 2, 5)}, ())
     for name, key in {
@@ -79,6 +80,7 @@ MADE_UP: dict[str, tuple[Shapes, tuple[str, ...]]] = {
     },
     "boasbuckkan": ({"boas_buck_coeffs": (3, 2, 5), "a": (5,), "b": (5,)}, ()),
     "taylorkan": ({"coeffs": (2, 3, 4), "bias": (1, 2)}, ()),
+    "by-shape": ({"magic": (3, 2, 5)}, ("forward=chebyshev-of-tanh",)),
     **{
         f"ikan-{name}": ({f"{name}_coeffs": shape, **_IKAN}, ())
         for name, shape in {
@@ -242,7 +244,7 @@ def seeds(folder: Path) -> list[Seed]:
 
 def _seed(name: str, path: Path, files: dict[str, bytes], given: tuple[str, ...]) -> Seed:
     loaded, options = checkpoint.load(path), Options.parse(given)
-    reader, _ = detect.detect(loaded, None)
+    reader, _ = detect.detect(loaded, FORCED.get(name))
     detect.read(reader, loaded, options)
     steps = {key.rpartition(".")[0] for key in loaded.tensors}
     if isinstance(reader, registry.LayerReader):

@@ -1,0 +1,362 @@
+"""Layers whose names tell no library: which tensor is what is told by shapes (`layers/roles.py`), and which functions
+they are of is a question.
+
+    y_j = sum_i sum_c C_ijc f_c(g(x_i)) + sum_i W_ij act(x_i) + b_j
+
+with the coefficients C, and where the file has them the base weight W, the bias b, a scale of every edge's
+coefficients, and points: centres of Gaussians or knots of splines, shared by all, one row a source or one an edge.
+Without points, f are polynomials, a Fourier series, or Gaussians and splines on a fixed grid; with points and widths
+per source they may be the hidden units of one small MLP a source.
+
+Source: public copies of KAN layers under names of their own, and layers of no library.
+
+A file is never read so by itself unless its user says whose functions these are: the option `forward`, such as
+chebyshev-of-tanh, gaussian-width-of-x or bspline-of-x. Recorded outputs decide it. Where shapes allow more than one
+assignment of tensors, the option `roles` says which.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from kanexport.bases import Basis, polynomial, recurrence
+from kanexport.bases.activation import Activation
+from kanexport.bases.bspline import BSpline
+from kanexport.bases.fourier import Fourier
+from kanexport.bases.gaussian import Gaussian
+from kanexport.errors import InvalidKan
+from kanexport.files.checkpoint import Checkpoint
+from kanexport.form.ir import BasisTerm, EdgeTerm, Layer, Term
+from kanexport.form.steps import Step
+from kanexport.functions import unary, wavelets
+from kanexport.functions.unary import Unary
+from kanexport.layers import parts, roles, spacing
+from kanexport.layers.parts import Array, Keys, Part
+from kanexport.layers.polynomials import Of
+from kanexport.layers.roles import BASE, BIAS, POINTS, SCALE, WIDTHS, Found, Roles, Sizes
+from kanexport.layers.stack import LayerKind
+from kanexport.options import Options
+from kanexport.readers import pykan_0_0
+
+FAMILY = "by-shape"
+
+ROLES = "roles"  # the option
+POLYNOMIALS: dict[str, Callable[[int], Basis]] = {
+    "chebyshev": polynomial.chebyshev,
+    "legendre": polynomial.legendre,
+    "monomials": recurrence.monomials,
+    "hermite": polynomial.hermite,
+    "hermite-prob": polynomial.hermite_prob,
+    "chebyshev2": polynomial.chebyshev2,
+    "laguerre": lambda degree: polynomial.laguerre(degree, 0.0),
+}
+JACOBI = "jacobi"
+NUMBERS = ("1.0", "0.0", "0.5", "-0.5", "2.0")  # a and b of Jacobi's
+GRIDS = {"gaussians": (-1.0, 1.0), "gaussians-2": (-2.0, 2.0), "gaussians-01": (0.0, 1.0)}  # of fixed centres
+SPLINES, DEGREE = "splines", 3  # on a fixed grid from -1 to 1
+FOURIER, SINES_FIRST = "fourier", "fourier-sines-first"
+FORMS: dict[str, Callable[[Array], Array]] = {  # of a width, by what the distance from a centre is multiplied
+    "width": lambda w: 1 / w,
+    "sigma": lambda w: 1 / (math.sqrt(2) * w),
+    "beta": np.sqrt,
+    "rate": lambda w: w,
+}
+CHANGED: dict[str, Callable[[Array], Array]] = {
+    "": lambda w: w,
+    "exp-": np.exp,
+    "softplus-": lambda w: np.logaddexp(0, w),
+    "abs-": np.abs,
+}
+WAVES = ("mexican_hat", "ricker", "morlet", "dog")
+HIDDEN = ("relu", "silu", "tanh", "gelu", "sigmoid")  # of small MLPs
+AROUND = [
+    *(f"gaussian-{change}{form}" for change in CHANGED for form in FORMS),
+    *(f"{wave}-{change}width" for wave in WAVES for change in ("", "exp-")),
+]
+AROUND_SOURCES = [*AROUND, *(f"mlp-{name}" for name in HIDDEN)]
+FEW = ("x", "tanh", "clip", "sigmoid", "layernorm")  # what functions that are no polynomials are of
+WORDS = (
+    "polynomials of Chebyshev, Legendre, Taylor (monomials), Hermite, Laguerre or Jacobi, a Fourier series, Gaussians "
+    "or splines on a fixed grid; of x, tanh(x), x cut off at -1 and 1, and others"
+)
+POINTED = (
+    "Gaussians or wavelets around centres, whose widths may be stored in several ways, splines on knots, or small MLPs"
+)
+
+
+def matches(checkpoint: Checkpoint) -> str:
+    """Why the tensors may be a KAN's: the coefficients of one candidate."""
+    found = roles.find(checkpoint.tensors)
+    if found is None:
+        return ""
+    prefix, shapes = next(iter(found.layers.items()))
+    name, count = found.roles[0].coef, len(found.layers)
+    return f"by shape: {prefix + name} {shapes[name]} in {count} layer{'s' * (count > 1)}"
+
+
+def kind(checkpoint: Checkpoint, options: Options) -> LayerKind:
+    """How the layers of this checkpoint are read. Raises InvalidKan and OptionError."""
+    found = roles.find(checkpoint.tensors)
+    if found is None:
+        raise InvalidKan("no tensors have the shapes of a KAN layer's")
+    chosen = _chosen(found, options)
+    shapes = next(iter(found.layers.values()))
+    keys = Keys({name: len(shape) for name, shape in shapes.items()}, {})
+    return LayerKind(FAMILY, keys, functools.partial(_layer, chosen))
+
+
+def _chosen(found: Found, options: Options) -> Roles:
+    """The assignment that the option says, else the likeliest, which is recorded. Raises OptionError."""
+    by_text = {one.text: one for one in found.roles}
+    fitting = [text for text, one in by_text.items() if _between(one, found, options)] or list(by_text)
+    if len(by_text) == 1:
+        return found.roles[0]
+    if len(fitting) == 1 and options.optional(ROLES) is None:
+        options.assume(ROLES, fitting[0])
+        return by_text[fitting[0]]
+    named = options.choice(ROLES, fitting, fitting[0], words=f"or {'; or '.join(fitting[1:])}")
+    return by_text[named]
+
+
+def _between(one: Roles, found: Found, options: Options) -> bool:
+    """Whether it takes rows as wide as the recorded ones, and gives as many outputs; true where none are recorded."""
+    first, *_, last = [one.sizes(shapes) for shapes in (*found.layers.values(), *found.layers.values())]
+    if first is None or last is None:
+        return False
+    return options.width in (None, first.i) and options.outputs in (None, last.o)
+
+
+def _layer(chosen: Roles, part: Part, options: Options) -> Layer:
+    """One layer. Raises InvalidKan or OptionError."""
+    shapes = {name: part.shape(name) for name in (chosen.coef, *(name for name, _ in chosen.others))}
+    sizes = chosen.sizes(shapes)
+    if sizes is None:
+        raise InvalidKan(f"{chosen.coef} has shape {shapes[chosen.coef]}, which does not fit {chosen.text}")
+    forward = _forward(chosen, sizes, shapes, part, options)
+    kind, _, of = forward.rpartition("-of-")
+    coef = _coefficients(chosen, sizes, part)
+    terms = list(_terms(kind, Of.make(of, sizes.i, options), coef, _Points(chosen, sizes, part), options))
+    if name := chosen.name(BASE):
+        activation = Activation(parts.activation(options, "silu"))
+        terms.append(BasisTerm(activation, _edges(part, name, chosen, sizes)[:, :, None]))
+    bias = sum((part.tensor(name, *shapes[name]).reshape(-1) for name, role in chosen.others if role == BIAS), 0.0)
+    spline = any(isinstance(term, BasisTerm) and isinstance(term.basis, BSpline) for term in terms)
+    return Layer(
+        tuple(terms),
+        mask=np.ones((sizes.i, sizes.o)),
+        bias=np.zeros(sizes.o) + bias,
+        nan_spreads=np.full((sizes.i, sizes.o), spline and of == "x"),
+    )
+
+
+def _forward(chosen: Roles, sizes: Sizes, shapes: roles.Shapes, part: Part, options: Options) -> str:
+    """Whose functions. Raises OpenQuestion where nobody says."""
+    names = tuple(_forwards(chosen, sizes, shapes))
+    what = POINTED if chosen.name(POINTS) else WORDS
+    named = f"{part.prefix}{chosen.coef} {shapes[chosen.coef]}"
+    return options.whose(names, f"{named} is ambiguous: names and shapes fit {what}")
+
+
+def _forwards(chosen: Roles, sizes: Sizes, shapes: roles.Shapes) -> list[str]:
+    """All that the shapes allow, the likeliest first."""
+    points, widths = chosen.name(POINTS), chosen.name(WIDTHS)
+    if chosen.axes in roles.FOURIER:
+        return _of([FOURIER])
+    if points is None:
+        return _on_no_points(sizes, scaled=widths is not None)
+    if shapes[points][-1] != sizes.k:
+        return _of(["bspline"])
+    if widths is None:
+        return _of(["gaussian", "sech2"])
+    return _of(AROUND_SOURCES if len(shapes[points]) == len(shapes[widths]) == 2 else AROUND)
+
+
+def _on_no_points(sizes: Sizes, *, scaled: bool) -> list[str]:
+    """Polynomials, and functions on a fixed grid or none."""
+    whole = [] if scaled else [f"{name}-of-{of}" for of in Of.NAMES for name in (*POLYNOMIALS, JACOBI)]
+    series = [FOURIER, SINES_FIRST] if sizes.k % 2 == 0 else []
+    return whole + _of([*GRIDS, *([SPLINES] if sizes.k > DEGREE else []), *series])
+
+
+def _of(kinds: list[str]) -> list[str]:
+    """Each kind of FEW, all of x first."""
+    return [f"{kind}-of-{of}" for of in FEW for kind in kinds]
+
+
+def _coefficients(chosen: Roles, sizes: Sizes, part: Part) -> Array:
+    """[I, O, K], with the scale of the edges, if there is one."""
+    values = part.tensor(chosen.coef, *part.shape(chosen.coef))
+    o, i, k = sizes.o, sizes.i, sizes.k
+    match chosen.axes:
+        case "o-ik":
+            coef = values.reshape(o, i, k).transpose(1, 0, 2)
+        case "o-ki":
+            coef = values.reshape(o, k, i).transpose(2, 0, 1)
+        case "ik-o":
+            coef = values.reshape(i, k, o).transpose(0, 2, 1)
+        case axes if len(axes) == 4:
+            order = [axes.index(axis) for axis in "io2k"]
+            coef = values.transpose(order).reshape(i, o, 2 * k)
+        case axes:
+            coef = values.transpose([axes.index(axis) for axis in "iok"])
+    if name := chosen.name(SCALE):
+        coef = parts.product(coef, _edges(part, name, chosen, sizes)[:, :, None])
+    return np.ascontiguousarray(coef)
+
+
+def _edges(part: Part, name: str, chosen: Roles, sizes: Sizes) -> Array:
+    """One number an edge, [I, O]."""
+    values = part.tensor(name, *part.shape(name))
+    return values.T if chosen.turned(name, values.shape, sizes) else values
+
+
+class _Points:
+    """The points and widths of one layer."""
+
+    def __init__(self, chosen: Roles, sizes: Sizes, part: Part) -> None:
+        self.chosen, self.sizes, self.part = chosen, sizes, part
+        self.has = chosen.name(POINTS) is not None
+
+    def of(self, role: str) -> Array | None:
+        """[], [K], [I, 1], [I, K] or [I, O, K]; None where there are none."""
+        name = self.chosen.name(role)
+        if name is None:
+            return None
+        values = self.part.tensor(name, *self.part.shape(name))
+        if values.ndim == 3:
+            return self._of_edges(name, values)
+        if values.size == 1:
+            return values.reshape(())
+        if values.shape == (self.sizes.i,) and role == WIDTHS and self.sizes.i != self.sizes.k:
+            return values[:, None]
+        return values[0] if values.ndim == 2 and values.shape[0] == 1 else values
+
+    def _of_edges(self, name: str, values: Array) -> Array:
+        """[I, O, K]; of one row for all, [K]."""
+        if values.shape[:2] == (1, 1) != (self.sizes.i, self.sizes.o):
+            return np.asarray(values[0, 0])
+        return values.transpose(1, 0, 2) if self.chosen.turned(name, values.shape[:2], self.sizes) else values
+
+
+def _terms(kind: str, of: Of, coef: Array, points: _Points, options: Options) -> list[Term]:
+    """The functions of the edges. Raises InvalidKan or OptionError."""
+    if kind in (*POLYNOMIALS, JACOBI):
+        return [_polynomials(kind, of, coef, options)]
+    before = of.steps
+    if kind in (FOURIER, SINES_FIRST):
+        half = coef.shape[2] // 2
+        ordered = coef if kind == FOURIER else np.concatenate([coef[:, :, half:], coef[:, :, :half]], axis=2)
+        return [BasisTerm(Fourier(half), ordered, before)]
+    if kind == SPLINES:
+        return [BasisTerm(BSpline(_uniform(coef.shape[2], len(coef)), DEGREE), coef, before)]
+    if kind in GRIDS:
+        centres = np.linspace(*GRIDS[kind], coef.shape[2])
+        return [BasisTerm(Gaussian(centres, spacing.denominator(centres, options)), coef, before)]
+    if kind == "bspline":
+        return _knotted(points, coef, before)
+    return [_around(kind, points, coef, before, options)]
+
+
+def _polynomials(kind: str, of: Of, coef: Array, options: Options) -> BasisTerm:
+    degree = coef.shape[2] - 1
+    if kind == JACOBI:
+        a, b = (options.number(f"jacobi_{name}", NUMBERS[0], among=NUMBERS) for name in "ab")
+        basis: Basis = polynomial.jacobi(degree, a, b)
+    else:
+        basis = POLYNOMIALS[kind](degree)
+    return BasisTerm(of.applied(basis), coef, of.first)
+
+
+def _uniform(functions: int, sources: int) -> Array:
+    """Knots from -1 to 1 with as many functions, extended."""
+    step = 2.0 / (functions - DEGREE)
+    return np.tile(-1.0 + step * np.arange(-DEGREE, functions + 1), (sources, 1))
+
+
+def _knotted(points: _Points, coef: Array, before: tuple[Step, ...]) -> list[Term]:
+    """B-splines on stored knots: a row for all, for each source or for each edge. Raises InvalidKan."""
+    knots = points.of(POINTS)
+    assert knots is not None
+    n, m, functions = coef.shape
+    count = knots.shape[-1]
+    rows = knots[:, :, :] if knots.ndim == 3 else np.broadcast_to(np.atleast_2d(knots)[:, None], (n, m, count))
+    terms = (
+        pykan_0_0.terms_by_grid(rows, coef, count - functions - 1)
+        if count > functions
+        else pykan_0_0.splines(np.ascontiguousarray(rows), coef)
+    )
+    return [BasisTerm(term.basis, term.coef, before) for term in terms]
+
+
+def _around(kind: str, points: _Points, coef: Array, before: tuple[Step, ...], options: Options) -> Term:
+    """Functions around centres. Raises InvalidKan or OptionError."""
+    centres, widths = points.of(POINTS), points.of(WIDTHS)
+    assert centres is not None
+    if widths is None:
+        return _alone(kind, centres, coef, before, options)
+    name, _, form = kind.partition("-")
+    if name == "mlp":
+        return _hidden(form, centres, widths, coef, before)
+    rate = _rate(kind, form, widths)
+    if name == "gaussian" and centres.ndim < 3 and rate.ndim < 3:
+        return BasisTerm(_gaussian(centres, 1 / rate), coef, before)
+    function = unary.SYMBOLIC["gaussian"] if name == "gaussian" else wavelets.WAVELETS[name]
+    return _each(function, centres, rate, coef, before)
+
+
+def _rate(kind: str, form: str, widths: Array) -> Array:
+    """By what the distances from the centres are multiplied. Raises InvalidKan."""
+    change = next(start for start in sorted(CHANGED, key=len, reverse=True) if form.startswith(start))
+    with np.errstate(all="ignore"):
+        rate = FORMS[form.removeprefix(change)](CHANGED[change](widths))
+    if not np.isfinite(rate).all() or (rate == 0).any():
+        raise InvalidKan(f"widths do not make {kind}: some are 0, negative or not finite")
+    return rate
+
+
+def _alone(kind: str, centres: Array, coef: Array, before: tuple[Step, ...], options: Options) -> Term:
+    """Centres without widths: one width for all, the option `denominator`."""
+    row = np.sort(centres.reshape(-1, centres.shape[-1])[0])
+    width = spacing.denominator(row, options)
+    if not width:
+        raise InvalidKan("the denominator is 0")
+    if kind == "gaussian" and centres.ndim < 3:
+        return BasisTerm(_gaussian(centres, np.asarray(width)), coef, before)
+    function = unary.SYMBOLIC["gaussian"] if kind == "gaussian" else SECH2
+    return _each(function, centres, np.asarray(1 / width), coef, before)
+
+
+def _gaussian(centres: Array, widths: Array) -> Gaussian:
+    """One row of centres and one width for all; a row of both for each source."""
+    if centres.ndim == 1 and widths.ndim == 0:
+        return Gaussian(centres, float(widths))
+    if centres.ndim == 1 and widths.ndim == 1:
+        return Gaussian(centres, widths)
+    shape = np.broadcast_shapes(centres.shape, widths.shape)
+    return Gaussian(np.array(np.broadcast_to(centres, shape)), np.array(np.broadcast_to(widths, shape)))
+
+
+def _each(function: Unary, centres: Array, rate: Array, coef: Array, before: tuple[Step, ...]) -> EdgeTerm:
+    """The same function around a centre of its own for every edge and coefficient."""
+    centre, spread = (
+        np.array(np.broadcast_to(part[:, None] if part.ndim == 2 else part, coef.shape)) for part in (centres, rate)
+    )
+    return EdgeTerm(function, centre, spread, coef, before)
+
+
+def _hidden(name: str, shifts: Array, slopes: Array, coef: Array, before: tuple[Step, ...]) -> EdgeTerm:
+    """sum_c C_ijc act(slope_ic x_i + shift_ic): the hidden units of an MLP of one source. Raises InvalidKan."""
+    if (slopes == 0).any():
+        raise InvalidKan("a hidden unit of a source's MLP has the weight 0")
+    return _each(unary.activation(name), -shifts / slopes, slopes, coef, before)
+
+
+SECH2 = Unary(
+    "sech2",
+    lambda u: 1 - np.tanh(u) ** 2,
+    lambda g, u: g.sub(g.const(1.0), g.mul(g.op("Tanh", u), g.op("Tanh", u))),
+)
