@@ -191,6 +191,7 @@ LAW: dict[str, dict[str, set[str]]] = {
             "repository",
             "threads",
             "trials",
+            "version",
             "workers",
         },
         "cli": {"console"},

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.cli.running import document, kanserve, program, serving
+from tests.cli.running import CLEAN, document, kanserve, program, serving
 from tests.kanserve import attacks
 
 
@@ -129,6 +131,35 @@ def test_no_peer_writes_into_the_log(repository: Path, tmp_path: Path) -> None:
             while b"12345678" not in found:
                 found += peer.recv(65536)
     assert b"forged" not in (tmp_path / "log").read_bytes()
+
+
+def test_the_log_begins_before_what_takes_seconds(repository: Path) -> None:
+    """A line before the runtime is imported, one before models are loaded, then one every few seconds."""
+    code = (
+        "import sys; from kanserve import cli; from kanserve.commands import serve\n"
+        "assert not {'onnxruntime', 'grpc', 'numpy'} & set(sys.modules)\n"
+        "import kanserve.models.tidings as tidings; tidings.EVERY = 0.02\n"
+        "sys.exit(cli.main(sys.argv[1:]))"
+    )
+    given = ("serve", str(repository), "--grpc-port", "0", "--metrics-port", "0", "--json", "--log-format", "json")
+    command = [sys.executable, "-c", code, *given, "--drain-delay", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=CLEAN) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert process.stdout.readline(), process.stderr.read()
+        finally:
+            process.terminate()
+        lines = [json.loads(line) for line in process.stderr.read().splitlines()]
+    events = [line["event"] for line in lines]
+    assert events[0] == "initializing"
+    assert (lines[0]["repository"], lines[0]["workers"]) == (str(repository), 1)
+    order = [events.index(one) for one in ("initializing", "listening", "loading", "loaded", "serving")]
+    assert order == sorted(order)
+    first, *more = [line for line in lines if line["event"] == "loading"]
+    assert first["versions"] == 1
+    assert more, "nothing was said while the version loaded"
+    assert {(line["model"], line["version"], line["done"], line["of"]) for line in more} == {("tiny", 1, 0, 1)}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

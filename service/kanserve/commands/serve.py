@@ -9,16 +9,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kanexport.shared import installing
 from kanexport.shared.output import print_json
 from kanexport.shared.tables import Table
 from kanexport.shared.voice import Exit
-from kanserve import app, config, origins, workers
+from kanserve import config, origins
 from kanserve.console.common import CommandError, add_json_option
 from kanserve.diagnosis import show
 from kanserve.diagnosis.finding import Finding, problem, well
 from kanserve.errors import ConfigError, KanserveError
 from kanserve.observe import logs
 from kanserve.reload import Reload
+from kanserve.version import version
+
+log = logs.get_logger("app")
 
 EXAMPLES = """examples:
   kanserve serve models
@@ -69,8 +73,17 @@ def run(args: argparse.Namespace) -> int:
     logs.configure(settings.log_format, settings.log_level)
     try:
         again = Reload(settings, lambda: origins.load(flags, config=args.config).settings)
-        serve = workers.serve if settings.workers > 1 else app.serve
-        return asyncio.run(serve(settings, _announce if args.json else None, changes=again))
+        # Before what takes seconds: the runtime is imported, then models are loaded.
+        log.info(
+            "initializing",
+            version=version(),
+            pid=os.getpid(),
+            repository=str(settings.repository),
+            workers=settings.workers,
+        )
+        module = "kanserve.workers" if settings.workers > 1 else "kanserve.app"
+        serve = installing.load("serve", module, "serve").serve
+        return int(asyncio.run(serve(settings, _announce if args.json else None, changes=again)))
     except KanserveError as error:
         raise _ended(error) from error
     finally:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -26,7 +26,7 @@ from kanserve.models.keeping import Keeping
 from kanserve.models.loading import Before
 from kanserve.models.model import Leaving, Model
 from kanserve.models.registry import Registry, State
-from kanserve.models.tidings import Tidings
+from kanserve.models.tidings import Progress, Tidings
 from kanserve.observe import logs
 from kanserve.observe.metrics import Metrics
 from kanserve.repository import versions, watch
@@ -187,18 +187,29 @@ class Rollout:
         names = self._asked if names is None else names
         look = look.only(names)
         actions = await self._plan(look, now, names)
-        for action in actions:
-            if action.step is Step.LOAD:
-                self._announce(action.key)
-        for action in actions:
-            if stop.is_set():
-                return
-            await self._take(action.step, action.key, look)
+        await self._take_all(actions, look, stop)
+        if stop.is_set():
+            return
         if actions:
             await self._make_room(look, names)
         if self._begun and generation != self._registry.generation:
             self._metrics.number("kanserve_repository_change_timestamp_seconds").labels().set(time.time())
             await self._changed()
+
+    async def _take_all(self, actions: Sequence[Action], look: Look, stop: asyncio.Event) -> None:
+        """One after the other, until `stop`; the log says how far the loads are."""
+        loads = [action.key for action in actions if action.step is Step.LOAD]
+        for key in loads:
+            self._announce(key)
+        if loads and not self._begun:
+            log.info("loading", versions=len(loads))
+        async with _told(Progress(len(loads))) as progress:
+            for action in actions:
+                if stop.is_set():
+                    return
+                if action.step is Step.LOAD:
+                    progress.next(action.key)
+                await self._take(action.step, action.key, look)
 
     async def _make_room(self, look: Look, names: Collection[str] | None) -> None:
         """What leaves for what has been loaded, and what answers by default now."""
@@ -325,6 +336,16 @@ class Rollout:
             self._tidings.forgotten((left.name, left.version), seconds)
             if (left.name, left.version) in self._there:
                 self._registry.listed(left.name, left.version)
+
+
+@contextlib.asynccontextmanager
+async def _told(progress: Progress) -> AsyncIterator[Progress]:
+    """Its lines are written meanwhile."""
+    telling = asyncio.create_task(progress.tell())
+    try:
+        yield progress
+    finally:
+        telling.cancel()
 
 
 async def _contained(work: Awaitable[T], facts: Mapping[str, object]) -> T:

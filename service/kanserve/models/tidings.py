@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
 
@@ -13,7 +15,29 @@ from kanserve.observe.metrics import Metrics
 from kanserve.repository.look import Key
 from kanserve.repository.versions import VersionPolicy
 
+EVERY = 5.0  # seconds between two lines of a load that goes on
+
 log = logs.get_logger("models")
+
+
+class Progress:
+    """How far the loads of some versions are: `tell` writes a line every few seconds, until it is cancelled."""
+
+    def __init__(self, of: int) -> None:
+        self._of, self._done, self._key = of, -1, ("", 0)
+        self._began = time.monotonic()
+
+    def next(self, key: Key) -> None:
+        """The load of this version begins, and the one before has ended."""
+        self._key, self._began, self._done = key, time.monotonic(), self._done + 1
+
+    async def tell(self) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(EVERY)
+            seconds = round(time.monotonic() - self._began, 1)
+            name, version = self._key
+            log.info("loading", model=name, version=version, seconds=seconds, done=max(0, self._done), of=self._of)
 
 
 class Tidings:
