@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from kanexport.shared.baseline import NO_BASELINE, Baseline
 from kanexport.shared.explanations import NO_EXPLANATIONS, Explanations
 from kanexport.shared.naming import UNNAMED, Names
 from kanexport.shared.outside import AS_TRAINED
+from kanexport.shared.stored import LIMIT, Stored, entries, put_back, taken_out
 from kanexport.shared.strict import ManifestError as ManifestError
 from kanexport.shared.strict import build, json_of
 
@@ -33,13 +35,16 @@ FILE_NAME = "manifest.json"
 MODEL_FILE = "model.onnx"
 MANY_FILE = "model_many.onnx"  # the same network for runs of many rows
 WEIGHTS_FILE = "weights.bin"  # constants of all graphs of a large model; the graphs name it as external data
-SIZE_LIMIT = 256 * 2**20  # bytes; a manifest beyond this is not ours
+NUMBERS_FILE = "numbers.bin"  # long lists of a large manifest, see `Manifest.stored`
+SIZE_LIMIT = 4 * 2**20  # bytes of a manifest; an export of 10^6 edges has 1.0 MiB before its lists are moved
+SMALL = 2**19  # bytes of a manifest whose lists stay in it, for people to read
 # What an exported config.pbtxt tells Triton about runs, in an instance_group of this name: so many at once, of so many
 # threads each. kanserve takes it for what nobody chose, as long as it stands there unchanged, and decides by itself.
 TRITON_RUNS, TRITON_INSTANCES, TRITON_THREADS = "kanexport", 2, 1
 
 # How far a runtime may optimise the graphs: as it likes, or so far as onnxruntime's ORT_ENABLE_BASIC.
 ANY, BASIC = "", "basic"
+NUMBERS = re.compile(r"\[\s+([-+.\deE,\s]+?)\s+\]")
 SAME_UNITS = ("select", "clip")  # steps whose results are what they take, where they give it
 HYBRID = "hybrid"  # the family of a torch module with KAN layers in it
 READING, ANSWERS, MODULE = "reading", "answers", "module"
@@ -297,8 +302,9 @@ class Manifest:
     call them; `baseline`, since format 5, what they and the nodes inside were on the user's data; since format 6
     `explanations`, what the graph gives that tells how answers came about, and `outside`, a key of
     `shared.outside.POLICIES`; since format 7 `variants`, and `approximation`, what has fewer bits on request; since
-    format 8 `optimization`, `ANY` or `BASIC`: with more, the runtime that proved the graphs computes others. `opset`
-    is the graphs' ONNX operator set. `layers` are those whose edges can be asked for, in the order in which they run.
+    format 8 `optimization`, `ANY` or `BASIC`: with more, the runtime that proved the graphs computes others; and
+    `stored`, which lists of numbers are in NUMBERS_FILE: none, once `loads` was given that file. `opset` is the graphs'
+    ONNX operator set. `layers` are those whose edges can be asked for, in the order in which they run.
     `files` is everything in the version directory but the manifest. `notes` are sentences for people.
 
     `edge_class`: A, an edge's value depends on its source alone; B, also on the other nodes of
@@ -328,6 +334,7 @@ class Manifest:
     variants: tuple[Variant, ...] = ()
     approximation: Approximation = EXACT
     optimization: str = ANY
+    stored: tuple[Stored, ...] = ()
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -402,14 +409,61 @@ def arrows(shapes: tuple[tuple[int, ...], ...]) -> str:
 
 def dumps(manifest: Manifest) -> bytes:
     """The manifest as UTF-8 JSON; `loads(dumps(m)) == m`. Non-finite numbers raise."""
+    return _text(dataclasses.asdict(manifest))
+
+
+def parts(manifest: Manifest) -> tuple[Manifest, bytes | None]:
+    """A large manifest without its long lists of numbers, and those as the bytes of NUMBERS_FILE, which is not among
+    its `files` yet; a small one as it is, and None. Raises ManifestError for one that is too large all the same."""
     document = dataclasses.asdict(manifest)
-    return json.dumps(document, indent=1, allow_nan=False).encode() + b"\n"
+    if len(_text(document)) <= SMALL:
+        return manifest, None
+    bare, stored, numbers = taken_out(document)
+    size = len(_text(bare | {"stored": entries(stored)}))
+    if size > SIZE_LIMIT or len(numbers) > LIMIT:
+        raise ManifestError(
+            f"the manifest would have {size} bytes and {len(numbers)} of numbers, more than {SIZE_LIMIT} and {LIMIT}"
+        )
+    return build(Manifest, bare | {"stored": entries(stored)}, "manifest", defaults=False), numbers
 
 
-def loads(data: bytes) -> Manifest:
-    """Read a manifest from its bytes. Raises ManifestError naming the first fault."""
+def _text(document: Any) -> bytes:
+    """Indented, but for lists of numbers, which are a line each."""
+    text = json.dumps(document, indent=1, allow_nan=False)
+    return NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text).encode() + b"\n"
+
+
+def loads(data: bytes, numbers: bytes | None = None) -> Manifest:
+    """Read a manifest from its bytes, and with those of NUMBERS_FILE all of its lists; without them lists that are
+    `stored` there are empty. Raises ManifestError naming the first fault."""
+    document = _document(data)
+    if numbers is not None:
+        put_back(
+            document, build(_Stored, {"stored": document.get("stored")}, "manifest", defaults=False).stored, numbers
+        )
+        document["stored"] = []
+    return build(Manifest, document, "manifest", defaults=document["format"] != FORMAT)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """What is read first of a manifest."""
+
+    stored: tuple[Stored, ...]
+
+
+def heading(data: bytes) -> tuple[str, int]:
+    """Name and version alone. Raises ManifestError."""
+    document = _document(data)
+    name, version = document.get("name"), document.get("version")
+    if not isinstance(name, str) or type(version) is not int:
+        raise ManifestError("manifest: it has no name and version")
+    return name, version
+
+
+def _document(data: bytes) -> dict[str, Any]:
     if len(data) > SIZE_LIMIT:
-        raise ManifestError(f"manifest is {len(data)} bytes, more than {SIZE_LIMIT}")
+        raise ManifestError(f"manifest is {len(data)} bytes, more than {SIZE_LIMIT}: export the model again")
     try:
         document = json_of(data)
     except ValueError as error:
@@ -421,7 +475,7 @@ def loads(data: bytes) -> Manifest:
         raise ManifestError(_unreadable(version))
     if version < FORMAT:
         document = {PLURAL.get(key, key): [value] if key in PLURAL else value for key, value in document.items()}
-    return build(Manifest, document, "manifest", defaults=version != FORMAT)
+    return document
 
 
 def _unreadable(version: Any) -> str:
@@ -435,5 +489,7 @@ def _unreadable(version: Any) -> str:
 
 
 def load(directory: Path) -> Manifest:
-    """Read `directory/manifest.json`. Raises OSError or ManifestError."""
-    return loads(disk.read(directory / FILE_NAME, SIZE_LIMIT))
+    """Read `directory/manifest.json`, and its numbers where they lie beside it. Raises OSError or ManifestError."""
+    data = disk.read(directory / FILE_NAME, SIZE_LIMIT)
+    found = loads(data)
+    return loads(data, disk.read(directory / NUMBERS_FILE, LIMIT)) if found.stored else found

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kanexport import manifest
-from kanexport.errors import OptionError
+from kanexport.errors import OptionError, RepositoryError
 from kanexport.lowering.lower import Lowered
 from kanexport.manifest import FileEntry, LayerInfo, Manifest, Source
 from kanexport.operators import precision, served
@@ -167,7 +167,22 @@ def publish(target: Target, model: ProvedModel) -> Result:
         approximation=model.approximation,
         optimization=model.lowered.optimization,
     )
-    return Result(repository.pack(target.repository, document, files, force=target.force), document)
+    bare, document = _parted(document, files)
+    return Result(repository.pack(target.repository, bare, files, force=target.force), document)
+
+
+def _parted(document: Manifest, files: dict[str, bytes | repository.Parts]) -> tuple[Manifest, Manifest]:
+    """What the manifest's file holds, and the whole; what is not in that file is added to `files`. Raises
+    RepositoryError."""
+    try:
+        bare, numbers = manifest.parts(document)
+    except manifest.ManifestError as error:
+        raise RepositoryError(str(error), hint="fewer symbolic edges (prune the model) make it smaller") from error
+    if numbers is None:
+        return document, document
+    files[manifest.NUMBERS_FILE] = numbers
+    listed = (*document.files, _entry(manifest.NUMBERS_FILE, numbers))
+    return dataclasses.replace(bare, files=listed), dataclasses.replace(document, files=listed)
 
 
 def _baseline(target: Target, model: ProvedModel) -> Baseline:

@@ -8,6 +8,7 @@ import math
 import re
 import types
 import typing
+from array import array
 from dataclasses import MISSING
 from typing import Any, TypeVar
 
@@ -72,6 +73,8 @@ def _convert(hint: Any, value: Any, where: str, defaults: bool) -> Any:
     origin = typing.get_origin(hint)
     if origin is tuple:
         item = typing.get_args(hint)[0]
+        if isinstance(value, array):
+            return _of_array(item, value, where)
         if not isinstance(value, list):
             raise ManifestError(f"{where}: expected a list, found {_name(value)}")
         return tuple(_convert(item, entry, f"{where}[{at}]", defaults) for at, entry in enumerate(value))
@@ -82,6 +85,17 @@ def _convert(hint: Any, value: Any, where: str, defaults: bool) -> Any:
     if dataclasses.is_dataclass(hint) and not isinstance(hint, types.GenericAlias):
         return build(typing.cast(type, hint), value, where, defaults=defaults)
     return _scalar(hint, value, where)
+
+
+def _of_array(hint: Any, value: array[Any], where: str) -> tuple[Any, ...]:
+    """Numbers that came in a file of their own."""
+    if hint is float and value.typecode == "q":
+        return tuple(map(float, value))
+    if hint is not {"d": float, "q": int}.get(value.typecode):
+        raise ManifestError(f"{where}: expected a list of {getattr(hint, '__name__', hint)}, found numbers")
+    if hint is float and not all(map(math.isfinite, value)):
+        raise ManifestError(f"{where}: a number is not finite")
+    return tuple(value)
 
 
 def _scalar(hint: type, value: Any, where: str) -> Any:

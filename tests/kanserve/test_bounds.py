@@ -123,7 +123,7 @@ def test_what_is_within_reason_passes() -> None:
 @pytest.mark.parametrize(
     ("written", "text"),
     [
-        (8, "format 8, of a newer kanexport; this program understands 1, 2, 3, 4, 5, 6, 7: upgrade this program"),
+        (9, "format 9, of a newer kanexport; this program understands 1, 2, 3, 4, 5, 6, 7, 8: upgrade this program"),
         (10**400, "export the model again with a matching kanexport"),
         ("3", "manifest has format '3'; this program understands"),
         (None, "manifest has format None; this program understands"),

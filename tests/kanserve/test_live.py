@@ -19,7 +19,7 @@ from kanserve.models.registry import Registry, State
 from kanserve.models.rollout import Rollout
 from kanserve.observe.metrics import Metrics
 from kanserve.repository import layout
-from kanserve.repository.layout import Bundle, Candidate
+from kanserve.repository.layout import Bundle, Candidate, Texts
 from tests.kanserve import live, toy
 from tests.kanserve.running import Server, serving, wait_until
 from tests.kanserve.test_known import nothing
@@ -128,10 +128,10 @@ def test_a_version_that_goes_while_it_is_read_is_forgotten_and_one_that_fails_ha
     settings = Settings(repository=tmp_path, trial=False)
     rollout = Rollout(settings, backends.load("ort"), 1, registry, metrics, nothing)
 
-    def gone(candidate: Candidate, most: int) -> Bundle:
+    def gone(candidate: Candidate, most: int, found: Texts | None = None) -> Bundle:
         if candidate.version == 2:
             shutil.rmtree(tmp_path / "toy" / "2")
-        return read(candidate, most)
+        return read(candidate, most, found)
 
     monkeypatch.setattr(layout, "load", gone)
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from kanserve.config import Settings
 from kanserve.errors import ConfigError, LoadError, LoadReason
 from kanserve.models import kernel, measure
 from kanserve.repository.check import check_manifest
-from kanserve.repository.layout import Bundle, Candidate
+from kanserve.repository.layout import Bundle, Candidate, Texts
 from kanserve.trials import job
 from kanserve.trials.asking import Asker
 from kanserve.trials.job import Job
@@ -29,31 +31,38 @@ class Trial:
         self._settings = settings
         self._asker = Asker(settings.backend)
 
+    async def parsed(self, found: Texts) -> None:
+        """Until what a version says of itself was parsed somewhere else. Raises as `passed`."""
+        if self._settings.trial:
+            files = found.files()
+            await self._asker.ask(replace(self._job(None, files), texts=True), files)
+
     async def passed(self, bundle: Bundle) -> None:
         """Until it has. Raises LoadError with the reason why it has not, ConfigError for a device that is not there.
         Cancelled, it leaves nothing running."""
         if bundle.manifest is not None:
             await asyncio.to_thread(check_manifest, bundle.manifest)
         if self._settings.trial:
-            await self._asker.ask(await asyncio.to_thread(self._job, bundle), bundle.files)
+            job = await asyncio.to_thread(self._job, bundle, bundle.files)
+            await self._asker.ask(job, bundle.files)
 
     def close(self) -> None:
         """Let the process go that versions are tried in."""
         self._asker.close()
 
-    def _job(self, bundle: Bundle) -> Job:
-        settings, manifest = self._settings, bundle.manifest
+    def _job(self, bundle: Bundle | None, files: Mapping[str, bytes]) -> Job:
+        settings, manifest = self._settings, None if bundle is None else bundle.manifest
         return Job(
             backend=settings.backend,
             device=settings.device,
             threads=THREADS,
             strict=settings.graph_screen == "strict",
             rows=measure.tried_rows(manifest, settings.plain_max_batch, settings.piece_bytes),
-            seconds=settings.load_timeout + sum(map(len, bundle.files.values())) / PACE,
+            seconds=settings.load_timeout + sum(map(len, files.values())) / PACE,
             memory=settings.load_memory,
-            files={name: len(data) for name, data in bundle.files.items()},
+            files={name: len(data) for name, data in files.items()},
             manifest=None if manifest is None else job.slim(manifest),
-            library=kernel.library_for(bundle, settings),
+            library="" if bundle is None else kernel.library_for(bundle, settings),
         )
 
 

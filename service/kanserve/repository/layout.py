@@ -21,7 +21,7 @@ from pathlib import Path
 
 from kanexport import manifest as contract
 from kanexport.manifest import Manifest, ManifestError
-from kanexport.shared import disk
+from kanexport.shared import disk, stored
 from kanserve.errors import ConfigError, LoadError, LoadReason
 from kanserve.repository import pbtxt
 from kanserve.repository.pbtxt import SILENT, OperatorConfig
@@ -89,20 +89,72 @@ def scan(repository: Path, *, plain_onnx: bool, hard_links: bool = False) -> lis
     return sorted(candidates, key=lambda candidate: (candidate.name, candidate.version))
 
 
-def load(candidate: Candidate, max_file_bytes: int) -> Bundle:
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """What a version says of itself, read and not parsed: the bytes of its files by name."""
+
+    config: bytes | None = None
+    manifest: bytes | None = None
+    numbers: bytes | None = None
+
+    def files(self) -> dict[str, bytes]:
+        """Those that are there."""
+        named = {pbtxt.FILE_NAME: self.config, contract.FILE_NAME: self.manifest, contract.NUMBERS_FILE: self.numbers}
+        return {name: data for name, data in named.items() if data is not None}
+
+    @classmethod
+    def of(cls, files: Mapping[str, bytes]) -> Texts:
+        """The same from their files."""
+        return cls(files.get(pbtxt.FILE_NAME), files.get(contract.FILE_NAME), files.get(contract.NUMBERS_FILE))
+
+    def judge(self) -> Manifest | None:
+        """What the manifest says. Raises LoadError for anything that cannot be understood."""
+        try:
+            pbtxt.read(self.config or b"")
+            manifest = None if self.manifest is None else contract.loads(self.manifest)
+            if manifest is None or self.manifest is None or not manifest.stored:
+                return manifest
+            if self.numbers is None:
+                raise LoadError(LoadReason.INTEGRITY, f"{contract.NUMBERS_FILE} is missing")
+            return contract.loads(self.manifest, self.numbers)
+        except ManifestError as error:
+            raise LoadError(LoadReason.MANIFEST, str(error)) from error
+
+
+def texts(candidate: Candidate) -> Texts:
+    """What is to be parsed before anything else is read. Raises LoadError."""
+    try:
+        told = _config_bytes(candidate)
+        with _opened(candidate.root, candidate.steps) as directory:
+            return replace(_texts(candidate, directory), config=told)
+    except OSError as error:
+        raise LoadError(LoadReason.UNREADABLE, f"cannot be read: {error.strerror or error}") from error
+
+
+def _texts(candidate: Candidate, directory: int) -> Texts:
+    entries = os.listdir(directory)
+    if contract.FILE_NAME not in entries:
+        return Texts()
+    said = _read(candidate, directory, contract.FILE_NAME, contract.SIZE_LIMIT)
+    if contract.NUMBERS_FILE not in entries:
+        return Texts(manifest=said)
+    return Texts(manifest=said, numbers=_read(candidate, directory, contract.NUMBERS_FILE, stored.LIMIT))
+
+
+def load(candidate: Candidate, max_file_bytes: int, found: Texts | None = None) -> Bundle:
     """Read one version: every listed file once, compared with size and sha256. A file beyond
-    `max_file_bytes` is refused.
+    `max_file_bytes` is refused. `found`: what was read of it before, and tried.
 
     Raises LoadError with the reason; what it says names files by base name only.
     """
+    found = found or texts(candidate)
     try:
-        told = config(candidate)
+        told = _labelled(candidate, found.config)
         with _opened(candidate.root, candidate.steps) as directory:
-            entries = set(os.listdir(directory))
-            if contract.FILE_NAME not in entries:
+            if found.manifest is None:
                 bundle, said = _plain(candidate, directory, max_file_bytes, told)
             else:
-                bundle, said = _verified(candidate, directory, entries, max_file_bytes, told)
+                bundle, said = _verified(candidate, directory, found, max_file_bytes, told)
         return replace(bundle, content=hashlib.sha256(said + repr(told).encode()).hexdigest())
     except OSError as error:
         raise LoadError(LoadReason.UNREADABLE, f"cannot be read: {error.strerror or error}") from error
@@ -111,19 +163,32 @@ def load(candidate: Candidate, max_file_bytes: int) -> Bundle:
 
 
 def manifest(candidate: Candidate) -> Manifest:
-    """What the version says of itself, not compared with its files. Raises LoadError, OSError, ManifestError."""
+    """What the version says of itself, not compared with its files, and without lists in a file of their own. Raises
+    LoadError, OSError, ManifestError."""
     with _opened(candidate.root, candidate.steps) as directory:
         return contract.loads(_read(candidate, directory, contract.FILE_NAME, contract.SIZE_LIMIT))
 
 
 def config(candidate: Candidate) -> OperatorConfig:
     """What the model's config.pbtxt says; nothing, where there is none. Raises LoadError, OSError."""
+    return _labelled(candidate, _config_bytes(candidate))
+
+
+def _config_bytes(candidate: Candidate) -> bytes | None:
     with _opened(candidate.root, candidate.steps[:-1]) as directory:
         if pbtxt.FILE_NAME not in os.listdir(directory):
-            return SILENT
-        told = pbtxt.read(_read(candidate, directory, pbtxt.FILE_NAME, pbtxt.SIZE_LIMIT))
+            return None
+        return _read(candidate, directory, pbtxt.FILE_NAME, pbtxt.SIZE_LIMIT)
+
+
+def _labelled(candidate: Candidate, data: bytes | None) -> OperatorConfig:
+    """With the lines of the files that it names."""
+    told = SILENT if data is None else pbtxt.read(data)
+    if not told.labels:
+        return told
+    with _opened(candidate.root, candidate.steps[:-1]) as directory:
         labels = (
-            replace(one, lines=pbtxt.lines(one.file, _read(candidate, directory, one.file, pbtxt.SIZE_LIMIT)))
+            replace(one, lines=pbtxt.lines(one.file, _read(candidate, directory, one.file, pbtxt.LABELS_LIMIT)))
             for one in told.labels
         )
         return replace(told, labels=tuple(labels))
@@ -173,9 +238,11 @@ def said(found: Candidate) -> tuple[str, int]:
 def _told(found: Candidate, facts: tuple[int, ...]) -> tuple[str, int]:
     """A manifest's name and version, while the facts of its file stay; "" and 0 where it is none. Raises OSError."""
     with contextlib.suppress(ManifestError, LoadError):
-        said = manifest(found)
-        if NAME.fullmatch(said.name):
-            return said.name, said.version
+        with _opened(found.root, found.steps) as directory:
+            said = _read(found, directory, contract.FILE_NAME, contract.SIZE_LIMIT)
+        name, version = contract.heading(said)
+        if NAME.fullmatch(name):
+            return name, version
     return "", 0
 
 
@@ -202,11 +269,12 @@ def _opened(root: Path, steps: tuple[str, ...]) -> Iterator[int]:
 
 
 def _verified(
-    candidate: Candidate, directory: int, entries: set[str], max_file_bytes: int, told: OperatorConfig
+    candidate: Candidate, directory: int, found: Texts, max_file_bytes: int, told: OperatorConfig
 ) -> tuple[Bundle, bytes]:
     """What was read, and in short: the manifest's bytes, which name the hashes of all others."""
-    said = _read(candidate, directory, contract.FILE_NAME, contract.SIZE_LIMIT)
-    manifest = contract.loads(said)
+    manifest = found.judge()
+    assert manifest is not None
+    assert found.manifest is not None
     if manifest.name != candidate.name:
         raise LoadError(
             LoadReason.MANIFEST,
@@ -218,14 +286,17 @@ def _verified(
             f"the manifest says version {manifest.version}, the folder {candidate.version}",
         )
     listed = {entry.path for entry in manifest.files}
-    unlisted = sorted(entries - listed - _beside(candidate, told))
+    unlisted = sorted(set(os.listdir(directory)) - listed - _beside(candidate, told))
     if unlisted:
         raise LoadError(LoadReason.INTEGRITY, f"{unlisted[0]} is not listed in the manifest")
     files: dict[str, bytes] = {}
     for entry in manifest.files:
         if os.path.basename(entry.path) != entry.path or not NAME.fullmatch(entry.path):
             raise LoadError(LoadReason.MANIFEST, f"{entry.path!r} is not a plain file name")
-        data = _read(candidate, directory, entry.path, max_file_bytes, expected=entry.size)
+        if entry.path == contract.NUMBERS_FILE and found.numbers is not None:
+            data = found.numbers
+        else:
+            data = _read(candidate, directory, entry.path, max_file_bytes, expected=entry.size)
         digest = hashlib.sha256(data).hexdigest()
         if digest != entry.sha256:
             raise LoadError(
@@ -234,7 +305,7 @@ def _verified(
             )
         files[entry.path] = data
     graph = manifest.file(contract.MODEL_FILE).sha256
-    return Bundle(manifest.name, manifest.version, manifest, files, graph, told), said
+    return Bundle(manifest.name, manifest.version, manifest, files, graph, told), found.manifest
 
 
 def _beside(candidate: Candidate, told: OperatorConfig) -> set[str]:

@@ -25,6 +25,8 @@ from kanserve import backends
 from kanserve.backends import Session
 from kanserve.errors import BackendError, ConfigError, Exhausted, LoadError, LoadReason, NotPossible
 from kanserve.nouns import HELD, TensorInfo
+from kanserve.repository.check import check_manifest
+from kanserve.repository.layout import Texts
 from kanserve.trials import job as jobs
 from kanserve.trials import proving, screen
 from kanserve.trials.job import Job
@@ -41,7 +43,7 @@ def run(memory: int, reply: socket.socket) -> None:
     try:
         job, files = jobs.take(memory)
         limit(job)
-        try_out(job, files)
+        (parse if job.texts else try_out)(job, files)
         words: dict[str, str] = {}
     except LoadError as error:
         words = {"reason": error.reason, "text": str(error)}
@@ -66,6 +68,14 @@ def limit(job: Job) -> None:
         addresses = job.most + ADDRESSES + ARENA * job.threads
         resource.setrlimit(resource.RLIMIT_DATA, (job.most, job.most))
         resource.setrlimit(resource.RLIMIT_AS, (addresses, addresses))
+
+
+def parse(job: Job, files: Mapping[str, bytes]) -> None:
+    """What the server will parse, for the first time here: whatever it takes, this process has limits. Raises
+    LoadError."""
+    manifest = Texts.of(files).judge()
+    if manifest is not None:
+        check_manifest(manifest)
 
 
 def try_out(job: Job, files: Mapping[str, bytes]) -> None:

@@ -26,7 +26,8 @@ OWN, OF_A_THREAD = 2**28, 2**24  # bytes of the interpreter and its libraries; o
 class Job:
     """One version. `files`: their sizes, by name; `rows`: that a batch is tried with; `seconds` and `memory` (bytes,
     beside what the files take) are its limits; `strict`: as the setting `graph_screen` has it; `library`:
-    of further operators, for the graph in a file of its own that has some ("": that is not loaded)."""
+    of further operators, for the graph in a file of its own that has some ("": that is not loaded); `texts`: the files
+    are those of `layout.Texts`, which are parsed and nothing else."""
 
     backend: str
     device: str
@@ -38,6 +39,7 @@ class Job:
     files: Mapping[str, int]
     manifest: str | None
     library: str = ""
+    texts: bool = False
 
     @property
     def most(self) -> int:
