@@ -433,10 +433,10 @@ def _text(document: Any) -> bytes:
     return NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text).encode() + b"\n"
 
 
-def loads(data: bytes, numbers: bytes | None = None) -> Manifest:
-    """Read a manifest from its bytes, and with those of NUMBERS_FILE all of its lists; without them lists that are
-    `stored` there are empty. Raises ManifestError naming the first fault."""
-    document = _document(data)
+def loads(data: bytes, numbers: bytes | None = None, *, most: int = SIZE_LIMIT) -> Manifest:
+    """Read a manifest from its bytes, at most so many, and with those of NUMBERS_FILE all of its lists; without them
+    lists that are `stored` there are empty. Raises ManifestError naming the first fault."""
+    document = _document(data, most)
     if numbers is not None:
         put_back(
             document, build(_Stored, {"stored": document.get("stored")}, "manifest", defaults=False).stored, numbers
@@ -461,9 +461,9 @@ def heading(data: bytes) -> tuple[str, int]:
     return name, version
 
 
-def _document(data: bytes) -> dict[str, Any]:
-    if len(data) > SIZE_LIMIT:
-        raise ManifestError(f"manifest is {len(data)} bytes, more than {SIZE_LIMIT}: export the model again")
+def _document(data: bytes, most: int = SIZE_LIMIT) -> dict[str, Any]:
+    if len(data) > most:
+        raise ManifestError(f"manifest is {len(data)} bytes, more than {most}: export the model again")
     try:
         document = json_of(data)
     except ValueError as error:

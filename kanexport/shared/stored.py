@@ -7,6 +7,7 @@ The file has 8 bytes a number, little-endian: float64 or int64. A list of lists 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import sys
 from array import array
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from kanexport.shared.strict import ManifestError
 FEW = 256  # numbers of a list that stays in the document
 BYTES = 8  # of a number
 CODES = {"float": "d", "int": "q"}
+KINDS = {frozenset({int}): "int", frozenset({float}): "float", frozenset({int, float}): "float"}
 LIMIT = 64 * 2**20  # bytes of the file: 8 million numbers, such as the mask of as many edges
 
 
@@ -63,11 +65,14 @@ def _numbers(value: Sequence[Any]) -> tuple[str, list[int] | None, array[Any]] |
     """Of a long list of numbers, or of lists of them: their kind, the lengths of rows if it has some, and the numbers.
     None for what stays where it is."""
     rows = bool(value) and all(isinstance(row, list | tuple) and row for row in value)
-    flat = [number for row in value for number in row] if rows else list(value)
-    if len(flat) < FEW or not all(type(number) in (int, float) for number in flat):
+    flat = list(itertools.chain.from_iterable(value)) if rows else list(value)
+    kind = KINDS.get(frozenset(map(type, flat)))
+    if len(flat) < FEW or kind is None:
         return None
-    kind = "int" if all(type(number) is int and -(2**63) <= number < 2**63 for number in flat) else "float"
-    return kind, [len(row) for row in value] if rows else None, array(CODES[kind], flat)
+    try:
+        return kind, list(map(len, value)) if rows else None, array(CODES[kind], flat)
+    except OverflowError:  # no number of 8 bytes
+        return None
 
 
 def put_back(document: dict[str, Any], stored: Sequence[Stored], data: bytes) -> None:
@@ -76,16 +81,22 @@ def put_back(document: dict[str, Any], stored: Sequence[Stored], data: bytes) ->
         raise ManifestError(f"the numbers of the manifest have {len(data)} bytes, more than {LIMIT}")
     end = 0
     for one in stored:
-        if one.kind not in CODES or one.numbers < 0 or one.rows < -1 or one.offset != end:
-            raise ManifestError(f"manifest.stored: {one.place[:80]!r} is not one list after the other of {list(CODES)}")
-        middle = end + BYTES * max(0, one.rows)
-        end = middle + BYTES * one.numbers
-        if end > len(data):
-            raise ManifestError(f"manifest.stored: {one.place[:80]!r} has {one.numbers} numbers, beyond the file's end")
+        middle, end = _bounds(one, end, len(data))
         lengths = None if one.rows < 0 else _array("q", data[one.offset : middle])
         _put(document, one.place, _listed(lengths, _array(CODES[one.kind], data[middle:end]), one.place))
     if end != len(data):
         raise ManifestError(f"manifest.stored lists {end} bytes, the file has {len(data)}")
+
+
+def _bounds(one: Stored, begin: int, size: int) -> tuple[int, int]:
+    """Where in the file the lengths of rows and where the numbers end. Raises ManifestError."""
+    if one.kind not in CODES or one.numbers < 0 or one.rows < -1 or one.offset != begin:
+        raise ManifestError(f"manifest.stored: {one.place[:80]!r} is not one list after the other of {list(CODES)}")
+    middle = begin + BYTES * max(0, one.rows)
+    end = middle + BYTES * one.numbers
+    if end > size:
+        raise ManifestError(f"manifest.stored: {one.place[:80]!r} has {one.numbers} numbers, beyond the file's end")
+    return middle, end
 
 
 def _listed(lengths: array[Any] | None, numbers: array[Any], place: str) -> Any:

@@ -16,6 +16,7 @@ T = TypeVar("T")
 
 
 DEPTH = 32  # lists and objects in one another
+MOST = 100_000  # lists and objects together; numbers are cheap to parse, these are not
 STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 SQUARE = bytes.maketrans(b"{}", b"[]")
 NO_BRACKET = bytes(byte for byte in range(256) if byte not in b"[]{}")
@@ -26,12 +27,15 @@ class ManifestError(ValueError):
 
 
 def json_of(data: bytes) -> Any:
-    """A document of JSON that is nested at most DEPTH deep, without NaN and infinities. Raises ValueError.
+    """A document of JSON with at most MOST lists and objects, nested at most DEPTH deep, without NaN and infinities.
+    Raises ValueError.
 
     The depth is counted before anything is parsed, in time that grows with the bytes alone: each turn takes the
     innermost brackets away.
     """
     brackets = STRING.sub(b"", data).translate(SQUARE, NO_BRACKET)
+    if len(brackets) > 2 * MOST:
+        raise ValueError(f"it has {len(brackets) // 2} lists and objects, more than {MOST}")
     for _ in range(DEPTH):
         brackets = brackets.replace(b"[]", b"")
     if brackets:
@@ -72,12 +76,7 @@ def _convert(hint: Any, value: Any, where: str, defaults: bool) -> Any:
     """Convert one JSON value to the type of its field, refusing anything else."""
     origin = typing.get_origin(hint)
     if origin is tuple:
-        item = typing.get_args(hint)[0]
-        if isinstance(value, array):
-            return _of_array(item, value, where)
-        if not isinstance(value, list):
-            raise ManifestError(f"{where}: expected a list, found {_name(value)}")
-        return tuple(_convert(item, entry, f"{where}[{at}]", defaults) for at, entry in enumerate(value))
+        return _listed(typing.get_args(hint)[0], value, where, defaults)
     if origin is dict:
         if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
             raise ManifestError(f"{where}: expected an object of strings, found {_name(value)}")
@@ -85,6 +84,14 @@ def _convert(hint: Any, value: Any, where: str, defaults: bool) -> Any:
     if dataclasses.is_dataclass(hint) and not isinstance(hint, types.GenericAlias):
         return build(typing.cast(type, hint), value, where, defaults=defaults)
     return _scalar(hint, value, where)
+
+
+def _listed(item: Any, value: Any, where: str, defaults: bool) -> tuple[Any, ...]:
+    if isinstance(value, array):
+        return _of_array(item, value, where)
+    if not isinstance(value, list):
+        raise ManifestError(f"{where}: expected a list, found {_name(value)}")
+    return tuple(_convert(item, entry, f"{where}[{at}]", defaults) for at, entry in enumerate(value))
 
 
 def _of_array(hint: Any, value: array[Any], where: str) -> tuple[Any, ...]:

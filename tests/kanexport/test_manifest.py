@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
 import subprocess
 import sys
 import typing
@@ -16,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanexport import manifest
-from kanexport.manifest import FORMAT, LayerInfo, Manifest, ManifestError, NodeStep
+from kanexport.manifest import FORMAT, BasisInfo, LayerInfo, Manifest, ManifestError, NodeStep, SymbolicEdge
 from kanexport.pipeline import Request, export
+from tests.kanserve import toy
 
 TEXT = st.text(max_size=12)
 NUMBER = st.floats(allow_nan=False, allow_infinity=False)
@@ -181,3 +183,86 @@ def layer(sources: int, *, positions: tuple[int, ...] = (), before: tuple[NodeSt
 )
 def test_shapes_on_the_way_of_a_row(given_shape: tuple[int, ...], layers: tuple[LayerInfo, ...], words: str) -> None:
     assert manifest.arrows(manifest.row_shapes([given_shape], layers, [(-1, 2)])) == words
+
+
+def large() -> Manifest:
+    """With a mask of 120,000 edges, rows of knots of several lengths, and steps of numbers and indices."""
+    rng = random.Random(7)
+    small = toy.manifest("toy")
+    mask = tuple(tuple(rng.random() for _ in range(400)) for _ in range(300))
+    knots = tuple(tuple(sorted(rng.random() for _ in range(5 + at % 3))) for at in range(300))
+    basis = BasisInfo(kind="bspline", functions=8, parameters={}, knots=knots)
+    steps = (NodeStep(kind="select", indices=tuple(range(300))), NodeStep(kind="affine", scale=(1.5,) * 300))
+    first = dataclasses.replace(small.layers[0], mask=mask, bases=(basis,), before=steps, bias=(0.0,) * 20)
+    return dataclasses.replace(small, format=FORMAT, layers=(first, *small.layers[1:]))
+
+
+def test_a_large_manifest_has_its_numbers_in_a_file_beside_it() -> None:
+    whole = large()
+    assert len(manifest.dumps(whole)) > manifest.SMALL
+    bare, numbers = manifest.parts(whole)
+    assert numbers is not None
+    assert len(manifest.dumps(bare)) < 10_000
+    assert {one.place.partition(".")[2] for one in bare.stored} == {
+        *("0.mask", "0.bases.0.knots", "0.before.0.indices", "0.before.1.scale"),
+    }
+    assert manifest.loads(manifest.dumps(bare), numbers) == whole
+    assert manifest.loads(manifest.dumps(bare)) == bare
+    small = toy.manifest("toy")
+    assert manifest.parts(small) == (small, None)
+
+
+def turned(at: int, **changes: Any) -> Callable[[Manifest, bytes], tuple[Manifest, bytes]]:
+    def change(bare: Manifest, numbers: bytes) -> tuple[Manifest, bytes]:
+        stored = list(bare.stored)
+        stored[at] = dataclasses.replace(stored[at], **changes)
+        return dataclasses.replace(bare, stored=tuple(stored)), numbers
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda bare, numbers: (bare, numbers[:-1]), "beyond the file's end"),
+        (lambda bare, numbers: (bare, numbers + bytes(8)), "the file has"),
+        (lambda bare, numbers: (bare, numbers[:-8] + b"\xff" * 8), "a number is not finite"),
+        (lambda bare, numbers: (bare, b"\xff" * 8 + numbers[8:]), "are not"),
+        (turned(0, offset=8), "is not one list after the other"),
+        (turned(1, kind="complex"), "is not one list after the other"),
+        (turned(1, numbers=-1), "is not one list after the other"),
+        (turned(-1, numbers=10**12), "beyond the file's end"),
+        (turned(0, place="files"), "expected an object, found array"),
+        (turned(0, place="layers.x.mask"), "there is no empty list"),
+        (turned(0, place="name.0"), "there is no empty list"),
+        (turned(0, place="notes"), "there is no empty list"),
+        (turned(0, place="layers.0.after"), "expected an object, found"),
+    ],
+)
+def test_numbers_that_are_not_those_of_the_manifest(
+    change: Callable[[Manifest, bytes], tuple[Manifest, bytes]], says: str
+) -> None:
+    bare, numbers = manifest.parts(large())
+    assert numbers is not None
+    bare, numbers = change(bare, numbers)
+    with pytest.raises(ManifestError, match=says):
+        manifest.loads(manifest.dumps(bare), numbers)
+
+
+def test_a_manifest_that_cannot_be_small_is_not_written() -> None:
+    edge = SymbolicEdge(source=0, destination=0, function="sin", a=1.0, b=0.0, c=1.0, d=0.0, mask=1.0)
+    whole = large()
+    layers = (dataclasses.replace(whole.layers[0], symbolic=(edge,) * 30_000), *whole.layers[1:])
+    with pytest.raises(ManifestError, match="the manifest would have"):
+        manifest.parts(dataclasses.replace(whole, layers=layers))
+
+
+@pytest.mark.parametrize("bracket", [b'{"a":', b"[", b'{"a":[[{"b":'])
+def test_depth_is_counted_before_anything_is_parsed(bracket: bytes) -> None:
+    with pytest.raises(ManifestError, match="nested more than 32 deep"):
+        manifest.loads(bracket * 40 + b"1")
+    for text in (bracket * 250_000, b"[" + b"[]," * 150_000 + b"1]"):
+        with pytest.raises(ManifestError, match="lists and objects, more than 100000"):
+            manifest.loads(text)
+    with pytest.raises(ManifestError, match="understands"):  # brackets in a text are none
+        manifest.loads(b'{"format": "' + b"[{" * 1000 + b'\\"]"}')

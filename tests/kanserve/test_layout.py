@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import os
 import socket
 import stat
@@ -120,6 +122,37 @@ def test_a_link_to_the_repository_is_followed(tmp_path: Path) -> None:
     toy.write(tmp_path / "real")
     (tmp_path / "link").symlink_to("real")
     assert only(tmp_path / "link").name == "toy"
+
+
+def test_numbers_of_a_manifest_in_a_file_of_their_own(tmp_path: Path) -> None:
+    directory = toy.write(tmp_path)
+    whole = dataclasses.replace(
+        contract.load(directory),
+        reference=contract.Reference(inputs=((0.123456789,) * 60_000,), outputs=(), tolerance=1.0),
+    )
+    bare, numbers = contract.parts(whole)
+    assert numbers is not None
+    entry = FileEntry(path=contract.NUMBERS_FILE, size=len(numbers), sha256=hashlib.sha256(numbers).hexdigest())
+    toy.save(directory, dataclasses.replace(bare, files=(*bare.files, entry)))
+    with pytest.raises(LoadError, match=r"numbers\.bin is missing"):
+        only(tmp_path)
+    path = directory / contract.NUMBERS_FILE
+    path.write_bytes(numbers)
+    assert only(tmp_path).manifest == dataclasses.replace(whole, files=(*bare.files, entry))
+    path.write_bytes(numbers[:-8] + bytes(8))
+    with pytest.raises(LoadError, match=r"numbers\.bin has sha256"):
+        only(tmp_path)
+    toy.save(directory, dataclasses.replace(toy.manifest("toy"), files=bare.files))
+    with pytest.raises(LoadError, match=r"numbers\.bin is not listed"):
+        only(tmp_path)
+    huge(path)
+    with pytest.raises(LoadError, match="more than"):
+        only(tmp_path)
+
+
+def huge(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 2**36)
 
 
 def test_plain_files_are_served_only_on_request(tmp_path: Path) -> None:

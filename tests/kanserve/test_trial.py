@@ -15,9 +15,13 @@ import numpy as np
 import pytest
 
 from kanexport import manifest as contract
+from kanserve import backends
 from kanserve.config import Settings
 from kanserve.errors import ConfigError, LoadError, LoadReason
+from kanserve.models.registry import Registry, State
+from kanserve.models.rollout import Rollout
 from kanserve.models.trial import Trial
+from kanserve.observe.metrics import Metrics
 from kanserve.repository import layout
 from kanserve.repository.layout import Bundle
 from kanserve.trials import asking
@@ -25,6 +29,7 @@ from kanserve.trials.job import Job
 from tests.kanserve import hostile_graphs as hostile
 from tests.kanserve import toy
 from tests.kanserve.running import launched, serving, wait_until
+from tests.kanserve.test_known import nothing
 
 MIB = 2**20
 JOB = Job("ort", "cpu", 1, True, 1, 10, MIB, {}, None)
@@ -100,6 +105,38 @@ def test_a_plain_graph_is_tried_as_well(tmp_path: Path) -> None:
     (candidate,) = layout.scan(tmp_path, plain_onnx=True)
     with pytest.raises(LoadError, match="not enough memory to run it"):
         tried(layout.load(candidate, 2**30), tmp_path)
+
+
+SAYS: dict[str, tuple[str, bytes, str]] = {
+    "lists": (contract.FILE_NAME, b'{"format": 8, "x": [' + b"[]," * 1_390_000 + b"1]}", "more than 100000"),
+    "objects": (contract.FILE_NAME, b'{"format": 8, "x": [' + b'{"a":1},' * 90_000 + b"1]}", "unknown key 'x'"),
+    "numbers": (contract.FILE_NAME, b'{"format": 8, "notes": [' + b"1," * 2_000_000 + b"1]}", "is missing"),
+    "too large": (contract.FILE_NAME, b'{"format": 8, "x": [' + b"1," * 2_200_000 + b"1]}", "more than 4194304"),
+    "config": ("../config.pbtxt", b"input{}" * 18_000, "lacks the input"),
+}
+
+
+def test_what_a_version_says_is_parsed_elsewhere_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's process parses none of what is refused there, and beside it the good version comes in."""
+    toy.write(tmp_path)
+    for name, (path, data, _) in SAYS.items():
+        (toy.write(tmp_path, name.replace(" ", "-")) / path).write_bytes(data)
+    registry, parsed, loads = Registry(), [], contract.loads
+
+    def counted(data: bytes, *rest: Any, **more: Any) -> contract.Manifest:
+        parsed.append(len(data))
+        return loads(data, *rest, **more)
+
+    monkeypatch.setattr(contract, "loads", counted)
+    rollout = Rollout(Settings(repository=tmp_path), backends.load("ort"), 1, registry, Metrics(), nothing)
+    asyncio.run(rollout.load(asyncio.Event()))
+    found = {entry.name: (entry.state, entry.reason) for entry in registry.entries()}
+    assert found.pop("toy") == (State.READY, "")
+    for name, (_, _, says) in SAYS.items():
+        state, reason = found[name.replace(" ", "-")]
+        assert (state, says in reason) == (State.UNAVAILABLE, True), (name, reason)
+    assert parsed
+    assert max(parsed) < 100_000
 
 
 def test_a_device_that_is_not_there_concerns_all(tmp_path: Path) -> None:

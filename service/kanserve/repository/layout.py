@@ -285,6 +285,15 @@ def _verified(
             LoadReason.MANIFEST,
             f"the manifest says version {manifest.version}, the folder {candidate.version}",
         )
+    files = _files(candidate, directory, found, manifest, max_file_bytes, told)
+    graph = manifest.file(contract.MODEL_FILE).sha256
+    return Bundle(manifest.name, manifest.version, manifest, files, graph, told), found.manifest
+
+
+def _files(
+    candidate: Candidate, directory: int, found: Texts, manifest: Manifest, most: int, told: OperatorConfig
+) -> dict[str, bytes]:
+    """Those that the manifest lists, and nothing else lies there. Raises LoadError."""
     listed = {entry.path for entry in manifest.files}
     unlisted = sorted(set(os.listdir(directory)) - listed - _beside(candidate, told))
     if unlisted:
@@ -296,7 +305,7 @@ def _verified(
         if entry.path == contract.NUMBERS_FILE and found.numbers is not None:
             data = found.numbers
         else:
-            data = _read(candidate, directory, entry.path, max_file_bytes, expected=entry.size)
+            data = _read(candidate, directory, entry.path, most, expected=entry.size)
         digest = hashlib.sha256(data).hexdigest()
         if digest != entry.sha256:
             raise LoadError(
@@ -304,8 +313,7 @@ def _verified(
                 f"{entry.path} has sha256 {digest}, the manifest says {entry.sha256}: export again",
             )
         files[entry.path] = data
-    graph = manifest.file(contract.MODEL_FILE).sha256
-    return Bundle(manifest.name, manifest.version, manifest, files, graph, told), found.manifest
+    return files
 
 
 def _beside(candidate: Candidate, told: OperatorConfig) -> set[str]:
