@@ -11,7 +11,7 @@ import argparse
 import contextlib
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +195,7 @@ def _request(args: argparse.Namespace) -> Request:
     )
 
 
-def _module(args: argparse.Namespace, advance: Callable[[int, int], None]) -> Result:
+def _module(args: argparse.Namespace, advance: progress.Report) -> Result:
     """Export what a factory makes. Raises ExportError, also where torch is missing."""
     try:
         from kanexport.hybrid import command
@@ -218,7 +218,15 @@ def _module(args: argparse.Namespace, advance: Callable[[int, int], None]) -> Re
     )
     options = Options.parse(tuple(args.option), functions=tuple(args.function))
     return command.run(
-        args.module, args.checkpoint, args.example, args.input_shape, target, options, advance, args.answers
+        args.module,
+        args.checkpoint,
+        args.example,
+        args.input_shape,
+        target,
+        options,
+        advance,
+        args.answers,
+        progress.phases("exporting", advance),
     )
 
 

@@ -31,13 +31,15 @@ Array = npt.NDArray[np.float64]
 class Unary:
     """A function of one number. `evaluate` is float64, `emit` the same as operators.
 
-    `expression`: what it is in terms of x, in Python's syntax, where the name does not tell.
+    `expression`: what it is in terms of x, in Python's syntax, where the name does not tell. `effort`: how many times
+    as long it takes as an ordinary function, so that fewer rows try it.
     """
 
     name: str
     evaluate: Callable[[Array], Array]
     emit: Callable[[Graph, Value], Value]
     expression: str = ""
+    effort: int = 1
 
 
 def _op(kind: str) -> Callable[[Graph, Value], Value]:

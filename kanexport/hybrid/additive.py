@@ -25,7 +25,7 @@ from kanexport.hybrid.sampled import SAMPLED, Sampled, injected
 Array = npt.NDArray[np.float64]
 Calls = Mapping[str, Sequence[Call]]
 
-MOST_SOURCES = 512  # each row becomes as many
+MOST_SOURCES = 1024  # each row becomes as many
 VECTORS = 3  # that are looked at first
 AGREEMENT = 1e-4  # relative, there; what does not add up is off by far more
 # What holds these maps no vectors one by one.

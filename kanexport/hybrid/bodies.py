@@ -38,7 +38,7 @@ def of(
                 by = plan.readings[use.name].by
                 edges.append(_edges(whole, by, layer, name, width, target, file))
         hole = Hole(index[use.name], use.kan.n_inputs, use.kan.n_outputs, use.form)
-        model = _serving(whole, plan.readings[use.name].by, use.kan, tuple(inner), target, file)
+        model = _serving(plan.readings[use.name].by, use.kan, tuple(inner), target, file)
         bodies.append(splice.Body(hole, model, tuple(nodes), use.axes))
     return bodies, tuple(edges)
 
@@ -66,10 +66,7 @@ def _edges(
         return share(sampled_graphs.edges(by, name, target.dtype, target.max_batch_size), file)
 
 
-def _serving(
-    whole: Whole, by: Sampled | None, kan: Kan, inner: tuple[str, ...], target: Target, file: Weights | None
-) -> bytes:
+def _serving(by: Sampled | None, kan: Kan, inner: tuple[str, ...], target: Target, file: Weights | None) -> bytes:
     if by is None:
         return serving_graph(kan, inner, target.dtype, file, whole=False)
-    with lent(whole, TYPES[target.dtype]):
-        return share(sampled_graphs.serving(by, target.dtype, target.max_batch_size), file)
+    return splice.passing(kan.n_inputs, target.dtype)  # the layer itself is where it was

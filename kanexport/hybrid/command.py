@@ -34,14 +34,16 @@ def run(
     options: Options,
     advance: Callable[[int, int], None],
     answers: Sequence[Path] = (),
+    phase: Callable[[str], None] = lambda words: None,
 ) -> Result:
     """Export what a factory makes. `factory`: "package.module:function". The rows are those
     of `example`, else random ones of `input_shape`, else the factory's, else random ones of
     a shape that is found by trying. `answers`: files with what
-    the trained model answered. Raises ExportError; then nothing was written."""
+    the trained model answered. `phase` is told what begins. Raises ExportError; then nothing was written."""
     target.check()
     with _importable(Path.cwd()), printing_to_stderr():
         before = set(sys.modules)
+        phase(f"calling {factory[:80]}")
         module, rows = _make(factory)
         files = weights.load(module, checkpoint) if checkpoint is not None else ()
         if example is not None:
@@ -50,9 +52,11 @@ def run(
             rows = inputs.draw(input_shape)
         assumed = {}
         if rows is None:
+            phase("trying which shape of rows the module takes")
             guessed = guess(module)
             rows = inputs.draw(",".join(map(str, guessed.shape)))
             assumed["input_shape"] = str(guessed)
+        phase("calling it again, for a module to compare")
         assumed |= _again(factory, module, rows, checkpoint, before)
         known = load_answers(answers) if answers else None
         return convert(
@@ -64,6 +68,7 @@ def run(
             files=files,
             answers=known,
             advance=advance,
+            phase=phase,
         )
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -55,34 +56,27 @@ def convert(
     files: tuple[SourceFile, ...] = (),
     answers: Answers | None = None,
     advance: Callable[[int, int], None] = lambda done, total: None,
+    phase: Callable[[str], None] = lambda words: None,
 ) -> Result:
     """Export a module; it is as it was afterwards. `example`: rows [B, ...], one tensor or array,
     a tuple of them or a dictionary by forward's parameters, the more like real data the
     better: the proof is made with them. `answers`: the trained model's own, held against the
-    graph. Raises ExportError; then nothing changed."""
+    graph. `phase` is told what begins. Raises ExportError; then nothing changed."""
     _check(target)
-    module = unwrapped(module)
-    x, wiring = inputs.rows(example, module)
-    whole = Whole(module, wiring)
+    x, wiring = inputs.rows(example, unwrapped(module))
+    whole = Whole(unwrapped(module), wiring)
     stored = _stored(whole)
     oracle = Oracle.of(whole, x[:FEW])
     with lent(whole, oracle.dtype):
+        phase("looking for KAN layers")
         weights.require_finite(whole, lambda: _answers(oracle, x[:FEW]))
         most = planning.affordable(whole, oracle, x, MOST_ROWS)
         plan = planning.make(whole, oracle, x, options, few=min(FEW, most))
     plan, (lowered, proof) = Trial(
-        lambda plan: _attempt(whole, plan, x, min(most, planning.visible(plan)), target, advance),
+        lambda plan: _attempt(whole, plan, x, min(most, planning.visible(plan)), target, _Told(advance, phase)),
         lambda plan, names, why: _without(whole, plan, x, names, why),
         lambda plan, names, why: _looked_at(whole, plan, x, names, why),
     ).best(plan)
-    source = Source(
-        family=HYBRID,
-        family_reason=_reason(plan),
-        dtype=stored,
-        files=files,
-        options_given=options,
-        options_assumed=assumed or {},
-    )
     model = ProvedModel(
         lowered=lowered,
         proof=proof,
@@ -91,7 +85,14 @@ def convert(
         edge_class="B" if any(layer.mixes for layer in plan.layers) else "A",
         opset=trace.OPSET,
         signature=Signature(plan.ports, target.dtype),
-        source=source,
+        source=Source(
+            family=HYBRID,
+            family_reason=_reason(plan),
+            dtype=stored,
+            files=files,
+            options_given=options,
+            options_assumed=assumed or {},
+        ),
         notes=(*plan.notes, *planning.without_edges(whole, plan), *_precision(stored, target.dtype, oracle)),
     )
     return publish(target, model)
@@ -136,13 +137,20 @@ def _looked_at(whole: Whole, plan: Plan, x: Array, names: Sequence[str], why: st
         return planning.beside(plan, x, names, why)
 
 
-def _attempt(
-    whole: Whole, plan: Plan, x: Array, most: int, target: Target, advance: Callable[[int, int], None]
-) -> tuple[Lowered, Proof]:
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """Who is told how the verification goes on, and what begins."""
+
+    advance: Callable[[int, int], None]
+    phase: Callable[[str], None]
+
+
+def _attempt(whole: Whole, plan: Plan, x: Array, most: int, target: Target, told: _Told) -> tuple[Lowered, Proof]:
     """Graphs and their proof. Raises what the first trace that was made fails by. `most`: rows that
     can be run at once."""
     failure: InvalidKan | VerificationFailed | None = None
     count, against = min(PROOF_ROWS, most), "" if target.reference is None else explained.OF_MODULE
+    told.phase(f"tracing the module with torch.onnx, {len(plan.layers)} layers with edges")
     for lowered, starts in _graphs(whole, plan, x, target):
         try:
             _require_at_most(starts, most)
@@ -151,8 +159,9 @@ def _attempt(
             sizes = tuple(sorted({2, count + 1, *starts, *largest}))
             signature = Signature(plan.ports, target.dtype)
             lowered = explained.add(target.explain, lowered, _describe(plan, lowered), signature, target.names, against)
+            told.phase("verifying the graphs against the module")
             with lent(whole, plan.oracle.dtype):
-                return _proved(lowered, functools.partial(_tried, plan, x, count, target, sizes, advance))
+                return _proved(lowered, functools.partial(_tried, plan, x, count, target, sizes, told.advance))
         except (InvalidKan, VerificationFailed) as error:
             failure = failure or error
     assert failure is not None

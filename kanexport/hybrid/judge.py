@@ -26,7 +26,7 @@ from kanexport.hybrid.recognise import LINEAR, Candidate, Tensors, as_checkpoint
 from kanexport.layers import stack
 from kanexport.layers.linear import linear_layer
 from kanexport.layers.parts import Part, storage_dtype
-from kanexport.proof import evaluate
+from kanexport.proof import evaluate, trial_rows
 from kanexport.proof.evaluate import Jitter
 from kanexport.proof.tolerance import CONDITION, OVERFLOW
 from kanexport.recognise import registry
@@ -35,6 +35,7 @@ Array = npt.NDArray[np.float64]
 
 AGREEMENT = {"float64": 1e-6, "float32": 1e-4}  # relative; float64 agrees to 1e-14, a misread formula to 1e-2
 COMPARED = 4096  # vectors of a call that are looked at
+EDGES = 6_000_000  # of a call that are looked at, where edges take long
 READINGS = 64  # ways in which one submodule is read
 DRAWS = 2  # of rounding
 PROBED = 2  # calls that are made again with other vectors
@@ -234,10 +235,19 @@ def _beyond(tests: _Tests, kan: Kan) -> Iterator[tuple[str, Call]]:
 def _vectors(call: Call, kan: Kan) -> tuple[Array, Array]:
     """What went in [N, n] and came out [N, m]; of very many vectors, some."""
     x, y = call.x.reshape(-1, kan.n_inputs), call.y.reshape(-1, kan.n_outputs)
-    if len(x) > COMPARED:
-        chosen = np.random.default_rng(0).permutation(len(x))[:COMPARED]
+    most = _compared(kan)
+    if len(x) > most:
+        chosen = np.random.default_rng(0).permutation(len(x))[:most]
         x, y = x[chosen], y[chosen]
     return x, y
+
+
+def _compared(kan: Kan) -> int:
+    """Vectors of a call that are looked at: fewer of a layer by its answers, of which each takes a run a source."""
+    effort = max(trial_rows.edge_count(layer) // layer.mask.size for layer in kan.layers)
+    if effort == 1:
+        return COMPARED
+    return int(np.clip(EDGES // sum(map(trial_rows.edge_count, kan.layers)), 2, COMPARED))
 
 
 def _error(call: Call, kan: Kan) -> float:

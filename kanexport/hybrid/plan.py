@@ -22,6 +22,7 @@ from kanexport.hybrid.derivatives import ready
 from kanexport.hybrid.independence import require_fixed, require_independent
 from kanexport.hybrid.judge import Reading
 from kanexport.hybrid.recognise import Whole, parents, shown
+from kanexport.hybrid.sampled import Sampled
 from kanexport.hybrid.settle import find, listed, repeat
 from kanexport.hybrid.wiring import outputs, tensors
 from kanexport.proof import evaluate
@@ -236,7 +237,7 @@ def _use(reading: Reading, one: Call, two: Call, three: Call) -> Use:
         form = forms.TAP_AFTER if reading.by.after else forms.TAP
         return Use(two.name, reading.by, form, axes if same else None, first.shape[2:])
     form, axes = forms.form(two, kan.n_inputs, kan.n_outputs), forms.lead(two, three, kan.n_inputs)
-    form = forms.TAP if reading.beside else form
+    form = forms.TAP if reading.beside or isinstance(reading.by, Sampled) else form
     same = axes is not None and _same_row(one.x, two.x, axes, kan.n_inputs)
     return Use(two.name, kan, form, axes if same else None)
 

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float64]
 
 SAMPLED = "sampled"  # the family, and the kind of function
-ROWS = 4096  # given to the layer at a time
+ROWS, NUMBERS = 4096, 1 << 20  # given to the layer at a time: its rows, and their numbers
+USUAL = 16  # sources of a layer whose edges take as long as those of a formula
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ class Sampled:
     def edges(self, x: Array, times: float = 1.0) -> Array:
         """[N, n] -> [N, n, m], in pieces; while the module is lent. `times`: of the way from the base."""
         n = len(self.base)
-        each = max(1, ROWS // n)
+        each = max(1, min(ROWS // n, NUMBERS // n**2))
         pieces = [self._edges(x[at : at + each], times) for at in range(0, len(x), each)]
         return np.concatenate([np.zeros((0, n, len(self.constant))), *pieces])
 
@@ -117,7 +118,9 @@ class Sampled:
 
         edge, one = np.ones((*shape, 1)), np.ones(shape)
         before = tuple(Within(type(norm).__name__) for norm in self.norms)
-        term = EdgeTerm(Unary(SAMPLED, evaluate, _emit), 0 * edge, rate * edge, edge, before)
+        term = EdgeTerm(
+            Unary(SAMPLED, evaluate, _emit, effort=-(-shape[0] // USUAL)), 0 * edge, rate * edge, edge, before
+        )
         return Kan(shape[0], (Layer((term,), one, self.constant, np.zeros(shape, dtype=bool)),))
 
 

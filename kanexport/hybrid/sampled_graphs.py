@@ -1,4 +1,4 @@
-"""The graphs of a layer that is known by its answers: torch.onnx's own, of the layer and of its edges."""
+"""The graph of the edges of a layer that is known by its answers: torch.onnx's own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from kanexport.errors import InvalidKan
 from kanexport.hybrid import splice, trace
 from kanexport.hybrid.sampled import Sampled, injected, same
 from kanexport.lowering.edges import EDGES
-from kanexport.lowering.serving import INPUT, OUTPUT
 from kanexport.proof.ports import Port, Ports
 
 
@@ -64,14 +63,8 @@ class _Apart(nn.Module):
         return [norm(shaped).reshape(x.shape) for norm in self.norms]
 
 
-def serving(sampled: Sampled, dtype: str, most: int) -> bytes:
-    """The layer, from INPUT [N, n] to OUTPUT [N, m]; while it is lent in that type. Raises InvalidKan."""
-    n, m = len(sampled.base), len(sampled.constant)
-    return graph_of(_Alone(sampled, getattr(torch, dtype)), n, Port(INPUT, (n,)), Port(OUTPUT, (m,)), dtype, most)
-
-
 def edges(sampled: Sampled, name: str, dtype: str, most: int) -> bytes:
-    """Its edges, from `name` [N, n] to EDGES [N, n, m]; likewise."""
+    """Its edges, from `name` [N, n] to EDGES [N, n, m]; while it is lent in that type. Raises InvalidKan."""
     n, m = len(sampled.base), len(sampled.constant)
     return graph_of(_Apart(sampled, getattr(torch, dtype)), n, Port(name, (n,)), Port(EDGES, (n, m)), dtype, most)
 

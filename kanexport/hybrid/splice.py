@@ -16,7 +16,7 @@ from kanexport.errors import InvalidKan
 from kanexport.hybrid import tails
 from kanexport.hybrid.faults import ForeignError, first_line, foreign_code
 from kanexport.hybrid.forms import COLUMN, FLAT, TAP
-from kanexport.hybrid.trace import DOMAIN, Hole
+from kanexport.hybrid.trace import DOMAIN, OPSET, Hole
 from kanexport.hybrid.vectors import as_columns
 from kanexport.lowering.serving import INPUT, OUTPUT
 from kanexport.operators.weights import check
@@ -105,6 +105,14 @@ def splice(traced: bytes, bodies: Sequence[Body | Tap], ports: Ports) -> bytes:
     except ForeignError as foreign:
         raise InvalidKan(f"the graph that torch.onnx made is not valid: {first_line(foreign.error)}") from foreign.error
     return bytes(model.SerializeToString())
+
+
+def passing(width: int, dtype: str) -> bytes:
+    """A graph of vectors [N, width] that gives what it takes, for a layer that is tapped."""
+    helper, kind = onnx.helper, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    x, y = (helper.make_tensor_value_info(name, kind, ["batch", width]) for name in (INPUT, OUTPUT))
+    graph = helper.make_graph([helper.make_node("Identity", [INPUT], [OUTPUT], name=OUTPUT)], "passing", [x], [y])
+    return bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)]).SerializeToString())
 
 
 def _rename(graph: Any, ports: Ports) -> None:

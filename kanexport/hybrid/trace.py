@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import itertools
 import logging
@@ -18,6 +19,7 @@ import onnxscript
 import torch
 from onnxscript.function_libs.torch_lib.ops import nn as torch_lib
 from torch import nn
+from torch.onnx._internal.exporter import _registration
 
 from kanexport.errors import InvalidKan
 from kanexport.hybrid import branches, derivatives
@@ -325,9 +327,42 @@ def _follow(module: nn.Module, given: tuple[torch.Tensor, ...], *, strict: bool,
         return torch.export.export(module, given, dynamic_shapes=shapes, strict=strict)
 
 
+@contextlib.contextmanager
+def _one_table() -> Iterator[None]:
+    """Inside, torch.onnx makes its table of operators once for this process: it takes half a second, in every export.
+    Where this torch keeps it elsewhere, nothing changes."""
+    kind: Any = getattr(_registration, "ONNXRegistry", None)
+    made = getattr(kind, "__dict__", {}).get("from_torchlib")
+    if not isinstance(made, classmethod):
+        yield
+        return
+    kind.from_torchlib = staticmethod(lambda *args, **kwargs: _copied(_table(made.__get__(None, kind), args, kwargs)))
+    try:
+        yield
+    finally:
+        kind.from_torchlib = made
+
+
+TABLES: dict[str, Any] = {}
+
+
+def _table(make: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    key = repr((args, kwargs))
+    if key not in TABLES:
+        TABLES[key] = make(*args, **kwargs)
+    return TABLES[key]
+
+
+def _copied(table: Any) -> Any:
+    """With lists of its own, to which an export adds its operators."""
+    other = copy.copy(table)
+    other.functions = {key: list(some) for key, some in table.functions.items()}
+    return other
+
+
 def _export(module: nn.Module, rows: Rows, dtype: torch.dtype, way: _Way, most: int) -> Traced:
     """The ONNX model of a module with placeholders in it."""
-    with torch.no_grad(), plain(dtype, compile_too=way.strict), _quiet():
+    with torch.no_grad(), plain(dtype, compile_too=way.strict), _quiet(), _one_table():
         given = _batch(rows, way.rows)
         if way.written:
             given = _batch(rows, derivatives.rows(module, given))

@@ -64,6 +64,9 @@ class Subject(Protocol):
         """Rows [B, ...] to outputs [B, ...] and the layers' input vectors [B, *positions, width]."""
 
 
+FEWEST = 3  # vectors of a layer whose edges take long
+
+
 class Prover:
     """Runs one lowered model beside its subject, and keeps the largest errors by zone.
 
@@ -233,7 +236,9 @@ class Prover:
 
 def _chosen(vectors: int, count: int, layer: Layer) -> npt.NDArray[np.intp]:
     """Which vectors of a layer are looked at, where `count` rows have many positions each."""
-    most = max(count, trial_rows.EDGE_BUDGET // layer.mask.size)
+    each = trial_rows.edge_count(layer)
+    least = count if each == layer.mask.size else FEWEST
+    most = max(least, trial_rows.EDGE_BUDGET // each)
     if vectors <= most:
         return np.arange(vectors)
     return np.sort(np.random.default_rng(0).permutation(vectors)[:most])

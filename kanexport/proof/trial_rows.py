@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.form.ir import Layer
+from kanexport.form.ir import EdgeTerm, Layer
 from kanexport.form.steps import Affine, Select
 
 Array = npt.NDArray[np.float64]
@@ -21,6 +21,12 @@ def basis_size(layer: Layer) -> int:
     return layer.sources * max((term.functions for term in layer.terms), default=1)
 
 
+def edge_count(layer: Layer) -> int:
+    """Edges of a row, each as often as its function takes the time of an ordinary one."""
+    effort = max((term.function.effort for term in layer.terms if isinstance(term, EdgeTerm)), default=1)
+    return layer.mask.size * effort
+
+
 def zone_rows(layer: Layer, width: int, seed: int, *, size: int = 0) -> dict[str, Array]:
     """Rows [B, width] of a layer's input vector, by zone (ZONES); all representable in float32.
 
@@ -32,7 +38,7 @@ def zone_rows(layer: Layer, width: int, seed: int, *, size: int = 0) -> dict[str
     rng = np.random.default_rng(seed)
     support = layer.support()
     most = max(3, BASIS_BUDGET // max(size, basis_size(layer)))
-    count = int(np.clip(EDGE_BUDGET // layer.mask.size, 3, min(32, most)))
+    count = int(np.clip(EDGE_BUDGET // edge_count(layer), 3, min(32, most)))
     (low, high), (first, last) = (tuple(map(_bounded, pair)) for pair in (support.core, support.outer))
     span, points = last - first, _bounded(support.points)
     below = rng.uniform(first, low, size=(count, len(low)))
@@ -42,7 +48,7 @@ def zone_rows(layer: Layer, width: int, seed: int, *, size: int = 0) -> dict[str
     zones = {
         "inside": rng.uniform(low, high, size=(count, len(low))),
         "extension": np.where(side, below, above),
-        "knots": _knots(points, most, neighbours=len(points) * layer.mask.size <= EDGE_BUDGET),
+        "knots": _knots(points, most, neighbours=len(points) * edge_count(layer) <= EDGE_BUDGET),
         "far": np.concatenate([first - reach * span, last + reach * span]),
         "nonfinite": _nonfinite(rng.uniform(low, high)),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from rich.console import Console
@@ -55,6 +55,18 @@ def _lines(what: str, unit: str) -> Report:
             print(f"{what}: {_count(done, total, unit, place)}", file=sys.stderr, flush=True)
 
     return report
+
+
+def phases(what: str, report: Report) -> Callable[[str], None]:
+    """Called with what begins: beside the bar of `report` on a terminal, otherwise as a line on stderr, at once."""
+
+    def begins(words: str) -> None:
+        if sys.stderr.isatty():
+            report(0, 0, words)
+        else:
+            print(f"{what}: {printable(words)}", file=sys.stderr, flush=True)
+
+    return begins
 
 
 def _count(done: int, total: int, unit: str, place: str) -> str:

@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 
 import hybrid_modules as modules  # noqa: E402 - needs torch
 
+from kanexport.console import cli  # noqa: E402 - as above
 from kanexport.errors import CheckpointError, InvalidKan, OptionError  # noqa: E402 - as above
 from kanexport.hybrid import command, inputs, twice  # noqa: E402 - as above
 from kanexport.options import Options  # noqa: E402 - as above
@@ -197,6 +198,20 @@ def test_nothing_is_printed_to_stdout(folder: Path, capfd: pytest.CaptureFixture
     out, err = capfd.readouterr()
     assert out == ""
     assert {"factory", "forward", "a program of its own"} <= set(err.splitlines())
+
+
+def test_each_phase_is_a_line_where_there_is_no_terminal(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    assert (
+        cli.main(
+            ["--module", f"{next(folder.glob('nets_*.py')).stem}:with_rows", "--repository", str(folder / "phases")]
+        )
+        == 0
+    )
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("exporting: ")]
+    assert [line.split()[1] for line in lines] == ["calling", "calling", "looking", "tracing", "verifying"]
 
 
 def test_the_generators_are_as_they_were() -> None:

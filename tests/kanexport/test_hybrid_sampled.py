@@ -15,7 +15,10 @@ nn = torch.nn
 
 import hybrid_modules as modules  # noqa: E402 - needs torch
 
+from kanexport.hybrid import judge, trace  # noqa: E402 - as above
+from kanexport.hybrid.capture import Call  # noqa: E402 - as above
 from kanexport.hybrid.convert import convert  # noqa: E402 - as above
+from kanexport.hybrid.sampled import Sampled  # noqa: E402 - as above
 from kanexport.packing.publish import Result, Target  # noqa: E402 - as above
 
 
@@ -184,3 +187,46 @@ def test_what_is_straight_stays_a_linear_layer(tmp_path: Path) -> None:
         ("inner", "identity"),
         ("out", "identity"),
     ]
+
+
+class _Sines(torch.nn.Module):
+    """A layer of sines that no reader knows; counts the rows it is given outside of a trace."""
+
+    def __init__(self, n: int, m: int) -> None:
+        super().__init__()
+        self.weight, self.rows = torch.nn.Parameter(torch.randn(m, n, 3) / n), [0]
+
+    def forward(self, x: Any) -> Any:
+        if not torch.compiler.is_compiling():
+            self.rows[0] += int(x.numel()) // x.shape[-1]
+        basis = torch.stack([torch.sin(x * k + k * k) for k in range(1, 4)], -1)
+        return torch.einsum("...ik,oik->...o", basis, self.weight)
+
+
+def test_a_wide_layer_is_tried_with_a_fixed_number_of_vectors() -> None:
+    """Each vector takes a run of the layer for each source."""
+    torch.manual_seed(0)
+    layer, counts = _Sines(200, 64), []
+    for vectors in (100, 1000):
+        x = np.random.default_rng(0).normal(size=(vectors, 200))
+        layer.double()
+        with torch.no_grad():
+            y = layer(torch.from_numpy(x)).numpy()
+        call = Call("layer", x, y, layer, (torch.from_numpy(x),), {}, 0)
+        kan, layer.rows[0] = Sampled.of(call).kan(), 0
+        assert judge._error(call, kan) < 1e-9
+        counts.append(layer.rows[0])
+    assert counts[0] == counts[1] <= 50 * 200
+
+
+def test_torch_makes_its_table_of_operators_once() -> None:
+    from torch.onnx._internal.exporter import _registration
+
+    before = _registration.ONNXRegistry.__dict__["from_torchlib"]
+    with trace._one_table():
+        first, second = _registration.ONNXRegistry.from_torchlib(), _registration.ONNXRegistry.from_torchlib()
+        key = next(iter(first.functions))
+        first.functions[key].clear()
+        assert second.functions[key]
+        assert _registration.ONNXRegistry.from_torchlib().functions[key] == second.functions[key]
+    assert _registration.ONNXRegistry.__dict__["from_torchlib"] is before
