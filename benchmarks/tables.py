@@ -95,7 +95,8 @@ def served(folder: Path, columns: int) -> Iterator[str]:
     """The address of a server of the network."""
     state = checkpoint(folder / "wide.safetensors", (columns, 8, 1))
     subprocess.run(
-        [*KANSERVE, "export", str(state), "--repository", str(folder / "models"), "--name", "wide"], check=True
+        [*KANSERVE, "export", str(state), "--repository", str(folder / "models"), "--name", "wide"],
+        check=True,
     )
     flags = ("--grpc-port", "0", "--metrics-port", "0", "--json")
     command = [*KANSERVE, "serve", str(folder / "models"), *flags]

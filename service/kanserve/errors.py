@@ -12,10 +12,12 @@
     ├── DeadlineExceeded      the caller's deadline passed before the work began
     │   └── TookTooLong       the call took longer than the server lets any take
     ├── Exhausted             the request asks for more than a limit allows
-    │   ├── TooManyCalls      the server handles as many calls as it may
-    │   ├── TooOften          this caller has asked as often as it may
-    │   ├── TooManyBytes      their messages are as large together as they may be
-    │   └── TooManyUnfinished requests that have not arrived completely take as many bytes as they may
+    │   └── Limited           so do all requests together: the same one may pass later
+    │       ├── TooManyCalls      the server handles as many calls as it may
+    │       ├── TooManyWatches    as many watches are open as may be
+    │       ├── TooOften          this caller has asked as often as it may
+    │       ├── TooManyBytes      their messages are as large together as they may be
+    │       └── TooManyUnfinished requests that have not arrived completely take as many bytes as they may
     ├── Unauthenticated       nobody knows who is calling
     ├── Forbidden             who is calling may not do that
     ├── NotPossible           this model cannot do that
@@ -122,21 +124,29 @@ class Exhausted(KanserveError):
     """The request asks for more than a limit allows; the text tells how to ask for less."""
 
 
-class TooManyCalls(Exhausted):
+class Limited(Exhausted):
+    """A limit on all requests, or on all of one caller: the same request may pass later, and the answer says when."""
+
+
+class TooManyWatches(Limited):
+    """There are as many watches as there may be; trying again makes sense."""
+
+
+class TooManyCalls(Limited):
     """The server handles as many calls as it may; trying again makes sense."""
 
     def __init__(self, most: int) -> None:
         super().__init__(f"the server handles {most} calls at once, which is its limit; try again later")
 
 
-class TooManyBytes(Exhausted):
+class TooManyBytes(Limited):
     """The messages of all calls are as large together as they may be; trying again makes sense."""
 
     def __init__(self, most: int) -> None:
         super().__init__(f"the messages of all calls take more than {most} bytes, the server's limit; try again later")
 
 
-class TooManyUnfinished(Exhausted):
+class TooManyUnfinished(Limited):
     """Requests that have not arrived completely take as many bytes as they may; trying again makes sense."""
 
     def __init__(self, most: int) -> None:
@@ -146,7 +156,7 @@ class TooManyUnfinished(Exhausted):
         )
 
 
-class TooOften(Exhausted):
+class TooOften(Limited):
     """This caller has asked as often as it may; trying again makes sense."""
 
     def __init__(self, name: str, rate: float, wait: float) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from kanserve.access import tokens
 from kanserve.client.connection import Client
-from kanserve.client.errors import InvalidInput, NotFound, NotSupported, TooLarge, Unavailable
+from kanserve.client.errors import InvalidInput, NotFound, NotSupported, RateLimited, Unavailable
 from kanserve.client.statistics import Statistics, Update
 from kanserve.handlers import watching
 from kanserve.pb import kan_pb2
@@ -117,7 +117,7 @@ def test_a_caller_who_goes_makes_room(server: Server) -> None:
     with Client(server.address) as client:
         watches = [client.watch_statistics("toy") for _ in range(3)]
         assert [next(one).ended for one in watches[:2]] == ["", ""]
-        with pytest.raises(TooLarge, match="2 watches of statistics are open"):
+        with pytest.raises(RateLimited, match="2 watches of statistics are open"):
             next(watches[2])
         watches[0].close()
         until(lambda: room(client))
@@ -128,7 +128,7 @@ def room(client: Client) -> bool:
     one = client.watch_statistics("toy")
     try:
         return not next(one).ended
-    except TooLarge:
+    except RateLimited:
         return False
     finally:
         one.close()

@@ -77,7 +77,7 @@ def test_what_is_refused_has_its_status(web: Server, query: str, words: str) -> 
 def test_who_goes_away_leaves_room_for_others(web: Server) -> None:
     with watching(web, "?interval=60") as one, watching(web, "?interval=60") as two:
         assert event(one)["ended"] == event(two)["ended"] == ""
-        assert ask(web, "/v1/kan/models/toy/watch?updates=1").status == 413
+        assert ask(web, "/v1/kan/models/toy/watch?updates=1").status == 429
     wait_until(lambda: ask(web, "/v1/kan/models/toy/watch?updates=1").status == 200, 20)
 
 

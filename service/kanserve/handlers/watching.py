@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
-from kanserve.errors import BadRequest, Exhausted
+from kanserve.errors import BadRequest, TooManyWatches
 from kanserve.handlers import statistics
 from kanserve.handlers.kan import Kan
 from kanserve.handlers.statistics import Found
@@ -69,7 +69,7 @@ class Watches:
 
     async def watch(self, request: WatchRequest) -> AsyncGenerator[tuple[Found, str]]:
         """Statistics now and after each interval; with the last of them why there are no more. Raises BadRequest,
-        Exhausted, and what `statistics` does."""
+        TooManyWatches, and what `statistics` does."""
         interval, most = _in_reason(request)
         self._bound(request.caller)
         model, _ = statistics.described(self._kan, request.model, request.version)
@@ -101,14 +101,14 @@ class Watches:
             shared.task = None
 
     def _bound(self, caller: str) -> None:
-        """Raises Exhausted."""
+        """Raises TooManyWatches."""
         if len(self._open) >= self.most:
-            raise Exhausted(
+            raise TooManyWatches(
                 f"{self.most} watches of statistics are open, which is as many as there may be (max_watches)"
             )
         own, most = list(self._open.values()).count(caller), max(1, self.most // SHARE)
         if caller and own >= most:
-            raise Exhausted(
+            raise TooManyWatches(
                 f"{caller} has {own} watches of statistics open, which is as many as one caller may have (a quarter of "
                 "max_watches)"
             )

@@ -27,10 +27,10 @@ from kanserve.access.roles import Principal
 from kanserve.errors import (
     Draining,
     KanserveError,
+    Limited,
     QueueFull,
     TooManyBytes,
     TooManyCalls,
-    TooManyUnfinished,
     TooOften,
     Unsupported,
     let_go,
@@ -488,7 +488,7 @@ def _failed(error: Exception, call: Call) -> CallFailed:
     trailers = told(call)
     if isinstance(error, TooOften):
         trailers = (*trailers, (PUSHBACK[0], str(math.ceil(error.wait * 1000))))
-    elif isinstance(error, QueueFull | Draining | TooManyBytes | TooManyCalls | TooManyUnfinished):
+    elif isinstance(error, QueueFull | Draining | Limited):
         trailers = (*trailers, PUSHBACK)
     return CallFailed(status.code(error), status.text(error, call.request_id), trailers)
 

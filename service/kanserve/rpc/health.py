@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from grpc_health.v1 import health_pb2
 
 from kanserve.access import roles, table
-from kanserve.errors import Exhausted, NotFound
+from kanserve.errors import NotFound, TooManyWatches
 from kanserve.handlers.catalogue import Catalogue
 from kanserve.rpc import convert
 from kanserve.rpc.call import Call
@@ -48,7 +48,7 @@ class Health:
         """The state now and after every change, until the server leaves."""
         service = (await convert.parsed(health_pb2.HealthCheckRequest, await anext(messages, b""))).service
         if self._watches >= self.max_watches:
-            raise Exhausted("too many health watches are open")
+            raise TooManyWatches("too many health watches are open")
         self._watches += 1
         try:
             last: bool | Health | None = self  # nothing was sent yet

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from kanserve.errors import BadRequest, TooManyBytes, TooManyCalls, TooOften
+from kanserve.errors import BadRequest, Limited
 from kanserve.rpc.status import Code
 
 CLIENT_GONE = 499  # nginx's, for a caller that did not wait
@@ -38,6 +38,6 @@ def status(outcome: Code, error: BaseException | None) -> int:
     """Of a call that ended with `outcome`, for `error`."""
     if isinstance(error, Refused):
         return error.status
-    if isinstance(error, TooManyBytes | TooManyCalls | TooOften):  # of others: the same request may pass later
+    if isinstance(error, Limited):  # of others: the same request may pass later
         return int(HTTPStatus.TOO_MANY_REQUESTS)
     return int(STATUS[outcome])
