@@ -319,7 +319,7 @@ class Settings(BaseSettings):
     )
     max_watches: Count = setting(
         64,
-        "health watches that are open at once, and as many of statistics",
+        "health watches that are open at once, and as many of statistics (of these a quarter by one known client)",
         group=Group.LIMITS,
         metavar="N",
         live=True,

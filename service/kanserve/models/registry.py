@@ -83,6 +83,7 @@ class Registry:
         self._complete = False
         self._told: list[Callable[[], None]] = []
         self.generation = 0  # changes with any of them
+        self._ready = (-1, False), False  # for which of these, and whether
 
     def tell(self, changed: Callable[[], None]) -> None:
         """Call this after every change of a version's state or model."""
@@ -165,11 +166,22 @@ class Registry:
     @property
     def ready(self) -> bool:
         """Triton's strict readiness for what was there at the start: everything was tried and nothing failed. What
-        came later and failed leaves the server ready."""
+        came later and failed leaves the server ready. Probes ask often, and there may be a thousand versions: it is
+        found out once after each change."""
+        now = self.generation, self._complete
+        if self._ready[0] != now:
+            self._ready = now, self._all_ready()
+        return self._ready[1]
+
+    def _all_ready(self) -> bool:
         states = {entry.state for entry in self.entries()}
         start = {entry.state for entry in self.entries() if not entry.late}
         serves = State.READY in states or self._by_hand
         return self._complete and serves and start <= {State.READY, State.UNLOADING}
+
+    def known(self, name: str) -> bool:
+        """Whether a model of that name was found, in whatever state."""
+        return name in self._entries
 
     def state(self, name: str, version: int) -> State | None:
         """Of a version; None where there is none."""

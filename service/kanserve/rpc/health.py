@@ -75,8 +75,7 @@ class Health:
             return self._catalogue.live()
         if not service or service in self._services:
             return self._catalogue.ready()
-        known = {status.name for status in self._catalogue.index(only_ready=False)}
-        return self._catalogue.model_ready(service, "") if service in known else None
+        return self._catalogue.model_ready(service, "") if self._catalogue.registry.known(service) else None
 
 
 def _response(serving: bool | None) -> bytes:

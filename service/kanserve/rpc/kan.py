@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import time
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+
+from google.protobuf.message import Message
 
 from kanexport.manifest import Manifest
 from kanserve.errors import KanserveError
@@ -28,6 +30,13 @@ from kanserve.rpc.status import Code
 from kanserve.rpc.watched import Told
 
 LARGE = 2**17  # bytes of an answer that is not built on the event loop: tens of microseconds
+
+
+async def _written(size: int, made: Callable[[], Message]) -> bytes:
+    """A message of about so many bytes: a large one is made on a thread."""
+    if size < LARGE:
+        return made().SerializeToString()
+    return await asyncio.to_thread(lambda: made().SerializeToString())
 
 
 def _choice(chosen: Chosen) -> bytes:
@@ -118,7 +127,8 @@ class KanService:
         call.facts |= {"model": request.model[:128], "rows": request.row_count}
         answer = await self._explainer.explain(request)
         call.facts["version"] = answer.info.version
-        return interpreting.explained_to_pb(answer).SerializeToString()
+        size = answer.what.contributions.nbytes + sum(layer.values.nbytes for layer in answer.what.path)
+        return await _written(size, lambda: interpreting.explained_to_pb(answer))
 
     async def edge_scores(self, data: bytes, call: Call) -> bytes:
         """What each edge matters over rows."""
@@ -137,7 +147,8 @@ class KanService:
             return answer.SerializeToString()
         info, of, rows, layers = await self._kan.scores(request)
         call.facts["version"] = info.version
-        return interpreting.scores_to_pb(info, request.id, of, rows, layers).SerializeToString()
+        size = sum(layer.edges.nbytes + layer.spread.nbytes for layer in layers)
+        return await _written(size, lambda: interpreting.scores_to_pb(info, request.id, of, rows, layers))
 
     async def get_statistics(self, data: bytes, call: Call) -> bytes:
         """What a model's numbers are over rows, beside what they were."""
@@ -147,7 +158,8 @@ class KanService:
         call.facts |= {"model": request.model[:128], "rows": request.row_count}
         found = await statistics.statistics(self._kan, request, message.over)
         call.facts["version"] = found.info.version
-        return interpreting.statistics_to_pb(found).SerializeToString()
+        size = sum(nodes.window.counts.nbytes for nodes in found.nodes)
+        return await _written(size, lambda: interpreting.statistics_to_pb(found))
 
     async def watch_statistics(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
         """The same of a model's traffic, again and again."""
