@@ -63,6 +63,17 @@ def test_tokens_come_and_go_while_the_server_runs(tmp_path: Path) -> None:
     assert not any(secret in log for secret in (first, second, tokens.digest(first), tokens.digest(second)))
 
 
+def test_a_change_of_the_file_is_seen_long_before_it_is_read_anyway(tmp_path: Path) -> None:
+    """In a twentieth of `renew_seconds`, by its times and its size."""
+    toy.write(tmp_path / "models")
+    path = tmp_path / "tokens.toml"
+    first, _ = (edit.new(path, name, [Role.READ]) for name in ("first", "second"))
+    with serving(tmp_path / "models", tokens=str(path), renew_seconds=60) as server:
+        assert may(server, first)
+        edit.revoke(path, "first")
+        wait_until(lambda: not may(server, first), 30)
+
+
 def refusals(server: Server) -> list[dict[str, str]]:
     lines = [line for line in server.lines() if line["event"] == "credentials cannot be renewed"]
     return lines or [{"reason": ""}]

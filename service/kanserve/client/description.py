@@ -200,4 +200,5 @@ def _vector(packed: bytes) -> tuple[float, ...]:
 def _table(packed: bytes, dtype: str, rows: int) -> tuple[tuple[float, ...], ...]:
     if not packed:
         return ()
-    return tuple(map(tuple, np.frombuffer(packed, dtype).reshape(rows, -1).tolist()))
+    # Row by row: the server makes reports of it too, and a million numbers at once would hold up others for 0.1 s.
+    return tuple(tuple(row.tolist()) for row in np.frombuffer(packed, dtype).reshape(rows, -1))

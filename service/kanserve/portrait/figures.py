@@ -63,7 +63,10 @@ def kinds(layer: LayerInfo) -> tuple[Flags, Flags]:
     symbolic = np.zeros(shape, bool)
     for edge in layer.symbolic:
         symbolic[edge.source, edge.destination] |= edge.mask != 0
-    return symbolic, np.array(layer.mask) != 0 if layer.mask else np.full(shape, bool(layer.bases))
+    if not layer.mask:
+        return symbolic, np.full(shape, bool(layer.bases))
+    # Row by row: a million numbers at once would hold up everybody in the process for 0.1 s.
+    return symbolic, np.array([np.array(row) != 0 for row in layer.mask])
 
 
 def colour(layer: LayerInfo, source: int, destination: int) -> str:
