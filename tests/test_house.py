@@ -95,6 +95,7 @@ OPENS = {
     "kanexport/shared/leftovers.py": {"os.open", "os.rename", "unlink", "shutil.rmtree"},
     # The repository that a person names, and in it whole folders change their names.
     "kanexport/packing/repository.py": {"os.mkdir", "os.rename", "mkdir"},
+    "service/kanserve/console/folder.py": {"os.mkdir", "os.rename", "mkdir"},
     "kanexport/shared/output.py": {"open"},  # a descriptor
     "kanexport/shared/program.py": {"os.open"},  # /dev/null
     "kanexport/hybrid/faults.py": {"resolve"},  # where this package is, for a traceback

@@ -41,6 +41,7 @@ def test_the_commands() -> None:
     done = subprocess.run([sys.executable, "-m", "kanserve", "--help"], capture_output=True, text=True, check=True)
     for command in (
         "export",
+        "copy",
         "serve",
         "bench",
         "infer",

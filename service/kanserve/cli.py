@@ -37,6 +37,7 @@ class Command:
 MAKE, RUN, ASK, OTHER = "make a model", "run it", "ask it", "around it"
 COMMANDS = {
     "export": Command("kanexport.console.cli", "turn a trained checkpoint into a model to serve", MAKE, "export"),
+    "copy": Command("kanserve.commands.copy", "copy a version of a model under another number", MAKE, "serve"),
     "serve": Command("kanserve.commands.serve", "serve a repository over gRPC", RUN, "serve"),
     "doctor": Command("kanserve.commands.doctor", "say what is wrong with machine, models and settings", RUN, "serve"),
     "bench": Command("kanserve.commands.bench", "time a model on this machine, beside others", RUN, "serve"),

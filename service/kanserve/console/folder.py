@@ -1,17 +1,25 @@
-"""One version of a repository folder, for a command that needs its files and no server."""
+"""One version of a repository folder, for a command that needs its files and no server: read, or copied."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
+from kanexport import manifest as contract
 from kanexport.manifest import Manifest
+from kanexport.shared import atomic, disk, leftovers
 from kanexport.shared.nearest import advice
-from kanserve.console.common import InputError
+from kanexport.shared.voice import Exit
+from kanserve.console.common import CommandError, InputError
 from kanserve.console.inventory import FILE_BYTES
 from kanserve.errors import ConfigError, LoadError
 from kanserve.repository import layout
 from kanserve.repository.check import check_manifest
 from kanserve.repository.layout import Bundle, Candidate
+
+FILE, FOLDER = 0o644, 0o755  # modes of a copy, but for the umask
 
 
 def holds(repository: Path, name: str) -> bool:
@@ -22,14 +30,79 @@ def holds(repository: Path, name: str) -> bool:
 def version(repository: Path, name: str, wanted: str) -> tuple[Bundle, Manifest]:
     """The files of the version `wanted`, or of the highest, and what it says of itself, as the server would take them.
     Raises InputError."""
-    found = _candidate(repository, name, wanted)
+    return _loaded(repository, _candidate(repository, name, wanted))
+
+
+def copied(repository: Path, name: str, source: str, target: str, *, force: bool) -> Manifest:
+    """Copy the version `source` under the number `target`: whole or not at all, with a manifest that says the number,
+    read back and verified before it appears. `force`: in the place of what is there. Raises InputError for what cannot
+    be copied, CommandError where it cannot be written."""
+    found = _candidate(repository, name, source)
+    if not layout.VERSION.fullmatch(target) or int(target) == found.version:
+        raise InputError(f"version {target[:30]} is not usable: another number from 1 was expected")
+    if not found.steps:
+        raise InputError(f"{repository} is itself one version, expected a folder of versions")
+    home = found.root.joinpath(*found.steps[:-1])
+    bundle, _ = _loaded(repository, found)
+    try:
+        made = replace(layout.manifest(found), version=int(target))  # its long lists stay in the file that has them
+        _check_free(home, target, force=force)
+        with leftovers.place(home) as staging:
+            _write(staging, target, {**bundle.files, contract.FILE_NAME: contract.dumps(made)})
+            _loaded(repository, Candidate(name, made.version, staging, (target,)))
+            with leftovers.held(found.root):
+                _check_free(home, target, force=force)
+                _place(staging / target, home / target)
+    except (LoadError, contract.ManifestError) as error:
+        raise InputError(f"{repository}: {name} version {found.version} changed while it was read: {error}") from error
+    except OSError as error:
+        why = error.strerror or error
+        raise CommandError(f"{home / target} cannot be written: {why}", exit_code=Exit.FAILED) from error
+    return made
+
+
+def _write(staging: Path, target: str, files: Mapping[str, bytes]) -> None:
+    """A folder `target` in a new one, flushed to disk, through descriptors: no name is followed twice. Raises
+    OSError."""
+    staging.mkdir(FOLDER)
+    with leftovers.held(staging, own=True) as inside:
+        os.mkdir(target, FOLDER, dir_fd=inside)
+        with disk.directory(target, within=inside) as version:
+            for name, data in files.items():
+                disk.create(name, [data], mode=FILE, within=version)
+            os.fsync(version)
+
+
+def _place(new: Path, target: Path) -> None:
+    """By one rename or exchange. Raises CommandError where the file system has no exchange, OSError."""
+    if not os.path.lexists(target):
+        os.rename(new, target)
+    elif not atomic.exchange(new, target):
+        raise CommandError(
+            f"{target} cannot be replaced in one step: this file system has no exchange of two names",
+            hint=f"remove {target}, then copy again",
+            exit_code=Exit.FAILED,
+        )
+
+
+def _check_free(home: Path, target: str, *, force: bool) -> None:
+    if os.path.lexists(home / target) and not force:
+        taken = [int(name) for name in os.listdir(home) if layout.VERSION.fullmatch(name)]
+        raise InputError(
+            f"{home / target} exists already",
+            hint=f"--force replaces it; the next number that is free is {max(taken, default=0) + 1}",
+        )
+
+
+def _loaded(repository: Path, found: Candidate) -> tuple[Bundle, Manifest]:
+    """Raises InputError with what is wrong."""
     try:
         bundle = layout.load(found, FILE_BYTES)
         if bundle.manifest is None:
-            raise InputError(f"{repository}: the manifest of {name} went away while it was read")
+            raise InputError(f"{repository}: the manifest of {found.name} went away while it was read")
         check_manifest(bundle.manifest)
     except LoadError as error:
-        raise InputError(f"{repository}: {name} version {found.version}: {error}") from error
+        raise InputError(f"{repository}: {found.name} version {found.version}: {error}") from error
     return bundle, bundle.manifest
 
 

@@ -281,10 +281,7 @@ def _verified(
             f"the manifest says {manifest.name!r}, the folder {candidate.name!r}: export under this name",
         )
     if manifest.version != candidate.version:
-        raise LoadError(
-            LoadReason.MANIFEST,
-            f"the manifest says version {manifest.version}, the folder {candidate.version}",
-        )
+        raise LoadError(LoadReason.MANIFEST, _numbered(candidate, manifest.version))
     files = _files(candidate, directory, found, manifest, max_file_bytes, told)
     graph = manifest.file(contract.MODEL_FILE).sha256
     return Bundle(manifest.name, manifest.version, manifest, files, graph, told), found.manifest
@@ -314,6 +311,15 @@ def _files(
             )
         files[entry.path] = data
     return files
+
+
+def _numbered(candidate: Candidate, said: int) -> str:
+    """What is wrong with a folder whose manifest says another version, and what to do."""
+    found = f"the manifest says version {said}, the folder {candidate.version}"
+    if os.path.isdir(candidate.root.joinpath(*candidate.steps[:-1], str(said))):
+        command = f"kanserve copy {candidate.name} {said} {candidate.version} --force"
+        return f"{found}: `{command}` makes a copy that is valid"
+    return f"{found}: call the folder {said}, or export under this version"
 
 
 def _beside(candidate: Candidate, told: OperatorConfig) -> set[str]:
