@@ -8,26 +8,29 @@ import signal
 from collections import Counter
 
 from kanserve.config import Settings
-from kanserve.doors.door import Door
-from kanserve.doors.transports import Pages
+from kanserve.doors import transports
+from kanserve.doors.tls import Tls
 from kanserve.observe import logs
 from kanserve.rpc.services import Services
 
-
-def asgi(settings: Settings, services: Services, pages: Pages) -> Door:
-    """As the product builds it, for gRPC and HTTP."""
-    from kanserve.doors.h2corn import H2corn
-
-    _count()
-    return H2corn(settings, services, pages(), 0, 1000, None)
+BUILD = transports.build  # which the test's server replaces
 
 
-def grpcio(settings: Settings, services: Services, pages: Pages) -> Door:
-    """As the product builds it."""
-    from kanserve.doors.grpcio import Grpcio
+class Counting:
+    """The transport of the settings, as the product builds it."""
 
-    _count()
-    return Grpcio(settings, services, 1000, None)
+    def __init__(self, settings: Settings, services: Services, pages: transports.Pages) -> None:
+        _count()
+        self._doors = BUILD(settings, services, pages)
+
+    async def start(self) -> int:
+        return (await self._doors.start()).grpc
+
+    async def renew(self, found: Tls) -> None:
+        await self._doors.renew(found)
+
+    async def stop(self, grace: float | None) -> None:
+        await self._doors.stop(grace)
 
 
 def _count() -> None:

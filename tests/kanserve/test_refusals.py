@@ -28,6 +28,7 @@ HELD = 2**15  # bytes in cycles that are no message
 CYCLES = {"asgi": 2, "grpcio": 64}  # objects for each request: grpc.aio makes some of its own, without the message
 ALIVE = 300  # objects more than before, after all requests
 INFER = f"{INFERENCE}ModelInfer"
+COUNTING = ("tests.kanserve.counting_door", "Counting")
 TOKENS = {role: tokens.make() for role in ("admin", "read")}
 WHO = tokenfile.bearer(TOKENS["admin"])
 ROW = request(np.zeros((1, 3), np.float32)).SerializeToString()
@@ -45,7 +46,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
     toy.write(root / "models")
     tokenfile.save(root / "tokens", "\n".join(tokenfile.block(role, token, role) for role, token in TOKENS.items()))
     chosen: dict[str, Any] = {"tokens": str(root / "tokens"), "access_log": "none"}
-    with serving(root / "models", ("tests.kanserve.counting_door", request.param), **chosen) as running:
+    with serving(root / "models", COUNTING, transport=request.param, **chosen) as running:
         yield running
 
 
@@ -149,7 +150,7 @@ def counted(server: Server) -> dict[str, Any]:
 
 @pytest.mark.parametrize("what", [*BY_GRPC, *BY_HAND])
 def test_a_refused_request_leaves_nothing(server: Server, what: str) -> None:
-    door = "asgi" if "'asgi'" in str(server.process.args) else "grpcio"
+    door = "asgi" if '"asgi"' in str(server.process.args) else "grpcio"
     if door == "grpcio" and what in BY_HAND:
         pytest.skip("gRPC core refuses this by itself, and HTTP is the other transport's")
     send, expected = (BY_GRPC | BY_HAND)[what]
