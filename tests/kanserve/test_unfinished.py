@@ -106,7 +106,7 @@ def test_pieces_become_the_bytes_that_came(piece: int) -> None:
     assert (buffer.size, buffer.take()) == (0, b"")
 
 
-@pytest.fixture(scope="module", params=["asgi"])
+@pytest.fixture(scope="module", params=["asgi", "grpcio"])
 def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
     """With room for 6 MiB of unfinished bodies."""
     pytest.importorskip("h2corn")

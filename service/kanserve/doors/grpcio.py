@@ -13,14 +13,18 @@ import grpc
 from kanserve.config import GRPC_LIMIT, Settings
 from kanserve.doors import listening
 from kanserve.doors.listening import Port
+from kanserve.doors.readers import Readers
 from kanserve.doors.tls import Tls
 from kanserve.rpc.call import Arrival
 from kanserve.rpc.guard import CallFailed, Guarded, Kind, Stream, Unary
 from kanserve.rpc.services import Services
 from kanserve.rpc.status import Code
+from kanserve.rpc.unfinished import SHARE
 
 ENVELOPE_BYTES = 2**20  # of names and ids around an answer's tensors, which the handlers bound
 PENDING = 4096
+WINDOW = 2**16  # bytes
+LEAST = 4  # calls that read at once, however large requests may be
 STATUS = {code.value[0]: code for code in grpc.StatusCode}
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -52,6 +56,9 @@ def options(settings: Settings, connections: int) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.enable_channelz", 0),
+        # What core keeps of a message that is not read yet (`readers`); it would grow by itself.
+        ("grpc.http2.lookahead_bytes", WINDOW),
+        ("grpc.http2.bdp_probe", 0),
         # Waiting to be picked up: beyond the first, gRPC core cancels some at random. The guard refuses in words.
         ("grpc.server.max_pending_requests", PENDING),
         ("grpc.server.max_pending_requests_hard_limit", 2 * PENDING),
@@ -68,7 +75,8 @@ class Grpcio:
         self._credentials = None if tls is None else self._dynamic(tls)
         logging.getLogger("grpc._cython.cygrpc").addFilter(_without_bytes)
         self._server = grpc.aio.server(options=options(settings, connections))
-        self._server.add_generic_rpc_handlers((_Router(services, _certified if settings.certified else _arrival),))
+        arrival = _certified if settings.certified else _arrival
+        self._server.add_generic_rpc_handlers((_Router(services, arrival, _readers(settings)),))
 
     async def start(self) -> int:
         """Bind and answer. Returns the port. Raises ConfigError if the address is taken or wrong."""
@@ -117,58 +125,85 @@ def _configured(found: Tls) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration([(found.identity.key, found.identity.chain)], found.client_ca)
 
 
+def _readers(settings: Settings) -> Readers:
+    """As many as could read the largest requests in the share of `max_bytes` that unfinished requests have."""
+    most = int(SHARE * settings.max_bytes) // settings.max_request_bytes
+    return Readers(max(LEAST, most), settings.max_calls)
+
+
 class _Router(grpc.GenericRpcHandler):
     """A handler by the full name of the method."""
 
-    def __init__(self, services: Services, arrival: Arrived) -> None:
-        self._methods = {path: _handler(method, arrival) for path, method in services.methods.items()}
-        self._unknown = _handler(services.unknown, arrival)
+    def __init__(self, services: Services, arrival: Arrived, readers: Readers) -> None:
+        self._methods = {path: _handler(method, arrival, readers) for path, method in services.methods.items()}
+        self._unknown = _handler(services.unknown, arrival, readers)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
         return self._methods.get(handler_call_details.method, self._unknown)
 
 
-def _handler(method: Guarded, arrival: Arrived) -> Handler:
+def _handler(method: Guarded, arrival: Arrived, readers: Readers) -> Handler:
     if isinstance(method, Unary):
-        return _unary(method, arrival)
+        return _unary(method, arrival, readers)
     if method.kind is Kind.SERVER_STREAM:
-        return _server_stream(method, arrival)
+        return _server_stream(method, arrival, readers)
     return _bidi_stream(method, arrival)
 
 
-def _unary(method: Unary, arrival: Arrived) -> Handler:
-    async def handle(data: bytes, context: Context) -> bytes:
+def _unary(method: Unary, arrival: Arrived, readers: Readers) -> Handler:
+    async def handle(messages: AsyncIterator[bytes], context: Context) -> bytes:
+        data = b""
         try:
-            return await method.answer(data, arrival(context))
+            shown = arrival(context)
+            data = await _message(method, shown, messages, context, readers)
+            return await method.answer(data, shown)
         except CallFailed as failure:
             del data  # this frame stays with the error that `abort` raises, until the garbage is collected
             await _abort(context, failure)
             raise  # abort has raised already
 
-    return grpc.unary_unary_rpc_method_handler(handle)
+    return grpc.stream_unary_rpc_method_handler(handle)
 
 
-def _server_stream(method: Stream, arrival: Arrived) -> Handler:
-    async def handle(data: bytes, context: Context) -> AsyncIterator[bytes]:
-        async for answer in _answers(method, _alone(data), context, arrival):
+def _server_stream(method: Stream, arrival: Arrived, readers: Readers) -> Handler:
+    async def handle(messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        try:
+            shown = arrival(context)
+            data = await _message(method, shown, messages, context, readers)
+        except CallFailed as failure:
+            await _abort(context, failure)
+            raise  # abort has raised already
+        async for answer in _answers(method, _alone(data), context, shown):
             yield answer
 
-    return grpc.unary_stream_rpc_method_handler(handle)
+    return grpc.stream_stream_rpc_method_handler(handle)
+
+
+async def _message(
+    method: Guarded, shown: Arrival, messages: AsyncIterator[bytes], context: Context, readers: Readers
+) -> bytes:
+    """The only one; nothing of it, from those whom the method refuses. Raises CallFailed."""
+    if method.strange is not None and method.strange(shown):
+        return b""
+    try:
+        return await readers.read(context.peer(), messages)
+    except CallFailed as failure:
+        raise method.refused(failure, shown) from None
 
 
 def _bidi_stream(method: Stream, arrival: Arrived) -> Handler:
     async def handle(messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-        async for answer in _answers(method, messages, context, arrival):
+        async for answer in _answers(method, messages, context, arrival(context)):
             yield answer
 
     return grpc.stream_stream_rpc_method_handler(handle)
 
 
 async def _answers(
-    method: Stream, messages: AsyncIterator[bytes], context: Context, arrival: Arrived
+    method: Stream, messages: AsyncIterator[bytes], context: Context, shown: Arrival
 ) -> AsyncIterator[bytes]:
     try:
-        async for answer in method.answers(messages, arrival(context)):
+        async for answer in method.answers(messages, shown):
             yield answer
     except CallFailed as failure:
         await _abort(context, failure)

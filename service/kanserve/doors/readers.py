@@ -1,0 +1,132 @@
+"""Which calls of gRPC core read their message now.
+
+gRPC core keeps what arrives of a message that a call reads, up to the whole of it, and does not tell how much that is.
+If no call reads the message yet, core keeps one window. So a limited number of calls read at once; others wait for their
+turn, connection by connection. If a call waits, and another reads for longer than `PATIENCE`, the slowest reader of the
+connection that has most of them is refused, so that nobody can shut others out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import AsyncIterator
+
+from kanserve.rpc.guard import PUSHBACK, CallFailed
+from kanserve.rpc.status import Code
+
+PATIENCE = 0.5  # seconds in which a message arrives whole if others wait
+SLOW = "the message did not arrive whole within {:g} s, and other calls wait to be read; try again later"
+MANY = "{} calls wait until their message is read, which is the server's limit; try again later"
+NONE = "a unary call has one message, this one none"
+
+
+class Readers:
+    """At most so many read at once, and so many more wait. Needs a running event loop when it is used."""
+
+    def __init__(self, most: int, waiting: int) -> None:
+        self._free, self._waiting = most, waiting
+        self._reading: dict[asyncio.Task[object], _Reader] = {}  # the one that reads for longest first
+        self._queues: dict[str, deque[asyncio.Future[None]]] = {}  # by connection; the next one's first
+        self._count = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def read(self, connection: str, messages: AsyncIterator[bytes]) -> bytes:
+        """The only message of a call. Raises CallFailed."""
+        if self._free:
+            self._free -= 1
+        else:
+            await self._turn(connection)
+        task = asyncio.current_task()
+        assert task is not None
+        reader = self._reading[task] = _Reader(connection, task.get_loop().time())
+        try:
+            return await anext(aiter(messages))
+        except StopAsyncIteration:
+            raise CallFailed(Code.INTERNAL, NONE, ()) from None
+        except asyncio.CancelledError:
+            if reader.refused and task.uncancel() == 0:
+                raise _refused(SLOW.format(PATIENCE)) from None
+            raise
+        finally:
+            del self._reading[task], task
+            self._next()
+
+    async def _turn(self, connection: str) -> None:
+        loop = asyncio.get_running_loop()
+        if self._count >= self._waiting:
+            self._shed(connection)
+        turn = loop.create_future()
+        self._queues.setdefault(connection, deque()).append(turn)
+        self._count += 1
+        if self._timer is None:
+            self._timer = loop.call_later(PATIENCE, self._look, loop)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._next()
+            else:
+                self._forget(connection, turn)
+            raise
+
+    def _next(self) -> None:
+        """A reader is done: the next one's turn, of each connection in turn."""
+        if not self._queues:
+            self._free += 1
+            return
+        connection, queue = next(iter(self._queues.items()))
+        turn = queue.popleft()
+        del self._queues[connection]
+        if queue:
+            self._queues[connection] = queue  # again, behind all others
+        self._count -= 1
+        turn.set_result(None)
+
+    def _forget(self, connection: str, turn: asyncio.Future[None]) -> None:
+        queue = self._queues.get(connection)
+        if queue is not None and turn in queue:
+            queue.remove(turn)
+            self._count -= 1
+            if not queue:
+                del self._queues[connection]
+
+    def _shed(self, connection: str) -> None:
+        """Refuse the newest one that waits, of the connection with most of them. Raises CallFailed if that is the one
+        that asks."""
+        heaviest, queue = max(self._queues.items(), key=lambda item: len(item[1]))
+        failure = _refused(MANY.format(self._waiting))
+        if heaviest == connection:
+            raise failure
+        turn = queue[-1]
+        self._forget(heaviest, turn)
+        turn.set_exception(failure)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Refuse as many that read for too long as there are others who wait."""
+        self._timer, now = None, loop.time()
+        if not self._count:
+            return
+        late = [(task, one) for task, one in self._reading.items() if now >= one.since + PATIENCE and not one.refused]
+        many = Counter(reader.connection for _, reader in late)
+        for _ in range(min(self._count, len(late))):
+            heaviest = max(many, key=lambda connection: many[connection])
+            many[heaviest] -= 1
+            task, reader = next((task, one) for task, one in late if one.connection == heaviest and not one.refused)
+            reader.refused = True
+            task.cancel()
+        since = min((one.since for one in self._reading.values() if not one.refused), default=now)
+        self._timer = loop.call_at(max(since + PATIENCE, now + PATIENCE / 10), self._look, loop)
+
+
+class _Reader:
+    """A call that reads since then."""
+
+    __slots__ = ("connection", "refused", "since")
+
+    def __init__(self, connection: str, since: float) -> None:
+        self.connection, self.since, self.refused = connection, since, False
+
+
+def _refused(text: str) -> CallFailed:
+    return CallFailed(Code.RESOURCE_EXHAUSTED, text, (PUSHBACK,))
