@@ -165,7 +165,7 @@ LAW: dict[str, dict[str, set[str]]] = {
             "web",
         },
         "renewal": {"access", "config", "doors", "observe"},
-        "worker": {"app", "config", "doors", "handlers", "observe", "reload"},
+        "worker": {"app", "config", "doors", "handlers", "observe", "reload", "watchdog"},
         "workers": {"worker", "app", "config", "doors", "observe", "reload", "threads"},
         "client": {"interpret", "pb", "pem"},
         # `kanserve models FOLDER` judges by the server's rules; models.trial is loaded by name, for --load.

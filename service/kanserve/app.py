@@ -63,6 +63,8 @@ EXIT_TERMINATED = 143  # the second signal: what a shell reports for SIGTERM
 
 HELD = 0.1  # seconds in which who asks again at once has asked, and in which the news of the end arrive
 
+SPARE = 2.0  # seconds after which a transport cuts calls off by itself, without a word to their callers
+
 log = logs.get_logger("app")
 
 
@@ -230,25 +232,31 @@ class App:
         await _pause(hurry, refuse)
         self.lifecycle.held = True
         await _pause(hurry, HELD)
-        stopping = asyncio.create_task(self._door.stop(settings.drain_grace))
-        await _pause(hurry, HELD)
-        self.lifecycle.let_go()
-        hurried = asyncio.create_task(hurry.wait())
-        await asyncio.wait({stopping, hurried}, return_when=asyncio.FIRST_COMPLETED)
-        hurried.cancel()
-        if not stopping.done():
-            await self._door.stop(None)
-        await stopping
+        await self._stop(hurry)
         if not (hurry.is_set() or self.lifecycle.stuck):  # which wait for no run
             await asyncio.to_thread(self.registry.close)
         if self._metrics_server is not None:
             await asyncio.to_thread(self._metrics_server.close)
         if self._tracing is not None:
             await self._tracing.close()
-        log.info("stopped")
+        log.info("stopped", **self.lifecycle.ends)
         if self.lifecycle.stuck:
             return watchdog.EXIT_STUCK
         return EXIT_TERMINATED if hurry.is_set() else 0
+
+    async def _stop(self, hurry: asyncio.Event) -> None:
+        """Close the ports; calls in flight have `drain_grace`, or until `hurry`, and are then cut off."""
+        grace = self._settings.drain_grace
+        stopping = asyncio.create_task(self._door.stop(grace + SPARE))
+        hurried = asyncio.create_task(hurry.wait())
+        await _pause(hurry, HELD)
+        self.lifecycle.let_go()
+        await asyncio.wait({stopping, hurried}, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+        if not stopping.done():
+            self.lifecycle.cutting = True
+            await self._door.stop(None)
+        await stopping
 
 
 def _keeping(settings: Settings, place: Place | None) -> Keeping | None:

@@ -7,21 +7,38 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
+from kanserve.errors import Draining
+
+# How calls end while the server is draining; `cancelled` are those whose caller did not wait.
+ENDS = ("answered", "refused", "cut_off", "cancelled")
+
 
 @dataclass(slots=True)
 class Lifecycle:
     """`waiting`: not ready yet, for others that start beside. `draining`: not ready any more, still answering.
     `closed`: new requests are turned away, which those who wait for `closing` are told. `held`: whatever ends waits
     for `parted`, as long as the port closes, so that nobody asks again in that very moment: gRPC core cancels such
-    calls (grpc/grpc#41785). `stuck`: something in here will never end; the process has to."""
+    calls (grpc/grpc#41785). `cutting`: calls that are in flight are cut off. `stuck`: something in here will never
+    end; the process has to. `ends`: how many calls ended how, while it was draining."""
 
     waiting: bool = False
     draining: bool = False
     closed: bool = False
     held: bool = False
+    cutting: bool = False
     stuck: bool = False
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     parted: asyncio.Event = field(default_factory=asyncio.Event)
+    ends: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ENDS, 0))
+
+    def ended(self, error: BaseException | None) -> None:
+        """A call that ends while the server is draining, by what its method raised."""
+        end = "answered"
+        if isinstance(error, Draining):
+            end = "refused"
+        elif error is not None and not isinstance(error, Exception):
+            end = "cut_off" if self.cutting else "cancelled"
+        self.ends[end] += 1
 
     @property
     def willing(self) -> bool:

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from kanserve import app
+from kanserve import app, watchdog
 from kanserve.config import Settings
 from kanserve.doors import listening
 from kanserve.errors import KanserveError
@@ -31,13 +31,13 @@ BEAT = 1.0  # seconds between two signs of life
 
 
 def main() -> int:
-    """The exit code of the server, or 2."""
+    """2, if the server does not start; otherwise the process ends with the server."""
     given = json.loads(sys.stdin.buffer.readline())
     settings = Settings(**given["settings"])
     listening.inherit({int(port): fd for port, fd in given["sockets"].items()})
     logs.configure(settings.log_format, settings.log_level)
     try:
-        return asyncio.run(_serve(settings, given))
+        asyncio.run(watchdog.last(_serve(settings, given)))
     except KanserveError as error:
         _say({"error": str(error)})
         return 2

@@ -83,7 +83,8 @@ def run(args: argparse.Namespace) -> int:
         )
         module = "kanserve.workers" if settings.workers > 1 else "kanserve.app"
         serve = installing.load("serve", module, "serve").serve
-        return int(asyncio.run(serve(settings, _announce if args.json else None, changes=again)))
+        last = installing.load("serve", "kanserve.watchdog", "serve").last
+        return int(asyncio.run(last(serve(settings, _announce if args.json else None, changes=again))))
     except KanserveError as error:
         raise _ended(error) from error
     finally:

@@ -56,6 +56,8 @@ NO_UPGRADE = "this server speaks gRPC and HTTP; it does not upgrade a connection
 SOCKET = "websocket."  # what stands before the types of events that refuse one
 PART = 2**18  # bytes that are given to the server at a time: it copies them, and nothing else runs meanwhile
 SMALL = 4096  # bytes of an answer that are not worth counting while it is sent
+CUT = "the server is shutting down and does not wait for this call any longer; send it to another server"
+LAST = 1.0  # seconds in which a caller takes that
 CANCELLED = 1.0  # seconds in which a server cancels the task of a caller who went away
 LATE = "Deadline Exceeded"  # gRPC's own words
 
@@ -92,7 +94,7 @@ class GrpcApp:
                 await self._no_upgrade(scope, send, headers)
             elif scope["method"] != "POST" or not _is_grpc(headers.get(b"content-type", b"")):
                 self._calls.whole(task)
-                await self._pages(scope, receive, send)
+                await self._page(task, scope, receive, send)
             elif scope["http_version"] != HTTP2:
                 method = self._services.methods.get(scope["path"], self._services.unknown)
                 failure = method.refused(framing.failed(Code.UNIMPLEMENTED, OLD), _named(headers))
@@ -112,6 +114,25 @@ class GrpcApp:
         failure = self._services.unknown.refused(framing.failed(Code.UNIMPLEMENTED, NO_UPGRADE), _named(headers))
         await _refuse(send, HTTPStatus.NOT_IMPLEMENTED, failure, "" if scope["type"] == "http" else SOCKET)
 
+    async def _page(self, task: asyncio.Task[Any], scope: Event, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def noted(event: Event) -> None:
+            nonlocal started
+            started = True
+            await send(event)
+
+        try:
+            await self._pages(scope, receive, noted)
+        except asyncio.CancelledError:
+            if not self._calls.was_cut(task):
+                raise
+            async with asyncio.timeout(LAST):
+                if started:
+                    await send({"type": BODY, "body": b"", "more_body": False})
+                else:
+                    await _refuse(send, HTTPStatus.SERVICE_UNAVAILABLE, _cut_off())
+
     async def _call(self, task: asyncio.Task[Any], call: _Request, headers: dict[bytes, bytes], wire: _Wire) -> None:
         method = self._services.methods.get(call.path, self._services.unknown)
         try:
@@ -127,6 +148,11 @@ class GrpcApp:
             await wire.fail(failure)
         except TimeoutError:
             await wire.fail(_late(method, call))
+        except asyncio.CancelledError:
+            if not self._calls.was_cut(task):
+                raise
+            async with asyncio.timeout(LAST):
+                await wire.fail(_cut_off())
 
     async def _answer(self, method: Guarded, task: asyncio.Task[Any], call: _Request, wire: _Wire) -> None:
         if isinstance(method, Unary):
@@ -183,6 +209,12 @@ def _late(method: Guarded, call: _Request) -> CallFailed:
         return method.refused(failure, call.arrival)
     known = logs.CALL.get() or arrived(call.arrival)
     return CallFailed(failure.code, failure.text, ((ID_HEADER, known.request_id),))
+
+
+def _cut_off() -> CallFailed:
+    """What a caller is told whose call the server ends; the guard has told of it."""
+    known = logs.CALL.get() or arrived(UNTOLD)
+    return CallFailed(Code.UNAVAILABLE, CUT, ((ID_HEADER, known.request_id),))
 
 
 async def _stream(method: Stream, messages: AsyncIterator[bytes], arrival: Arrival, wire: _Wire) -> None:

@@ -29,6 +29,8 @@ WINDOW = 2**20  # bytes that a caller may send ahead
 AGAIN = 0.5  # seconds until a server that ended is started again
 RUST_IO = re.compile(r"\(os error \d+\)$")  # how Rust ends the text of an OSError
 NEWS = 0.1  # seconds in which a GOAWAY arrives: who asks again at once should know of it
+SPARE = 2.0  # seconds more than `drain_grace`, after which h2corn cuts calls off by itself
+LEAVE = 5.0  # seconds in which callers take that their calls were cut off
 QUIET = 5.0  # seconds without an end, for the next one to be news
 
 log = logs.get_logger("door")
@@ -102,7 +104,7 @@ class H2corn:
             await asyncio.wait(serving, timeout=grace)
         if not all(task.done() for task in serving):
             self._app.cut()
-        await asyncio.wait(serving)
+        await asyncio.wait(serving, timeout=LEAVE if grace is None else None)
 
     async def _application(self, scope: Any, receive: Any, send: Any) -> None:
         await self._app(scope, receive, send)
@@ -201,7 +203,7 @@ def _config(settings: Settings, connections: int, listener: int, files: _Files) 
         timeout_handshake=settings.handshake_timeout,
         timeout_request_header=settings.handshake_timeout,
         timeout_keep_alive=settings.connection_idle,
-        timeout_graceful_shutdown=settings.drain_grace,
+        timeout_graceful_shutdown=settings.drain_grace + SPARE,
         h2_initial_stream_window_size=WINDOW,
         h2_initial_connection_window_size=4 * WINDOW,
         limit_request_head_size=settings.max_header_bytes,

@@ -1,9 +1,9 @@
 """Which calls of gRPC core read their message now.
 
 gRPC core keeps what arrives of a message that a call reads, up to the whole of it, and does not tell how much that is.
-If no call reads the message yet, core keeps one window. So a limited number of calls read at once; others wait for their
-turn, connection by connection. If a call waits, and another reads for longer than `PATIENCE`, the slowest reader of the
-connection that has most of them is refused, so that nobody can shut others out.
+If no call reads the message yet, core keeps one window. So a limited number of calls read at once; others wait for
+their turn, connection by connection. If a call waits, and another reads for longer than `PATIENCE`, the slowest reader
+of the connection that has most of them is refused, so that nobody can shut others out.
 """
 
 from __future__ import annotations

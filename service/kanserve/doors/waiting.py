@@ -60,6 +60,7 @@ class Calls:
         self._coming: dict[asyncio.Task[Any], float] = {}  # since when, the first first
         self._given_up: dict[asyncio.Task[Any], CallFailed] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._cut: set[asyncio.Task[Any]] = set()
 
     def begin(self) -> asyncio.Task[Any]:
         """The task that runs, as a call that comes in."""
@@ -84,15 +85,24 @@ class Calls:
         self._all.discard(task)
         self._coming.pop(task, None)
         self._given_up.pop(task, None)
+        self._cut.discard(task)
 
     def given_up(self, task: asyncio.Task[Any]) -> CallFailed | None:
         """What to say where the task was cancelled because its call did not come."""
         return self._given_up.get(task) if task in self._given_up and task.uncancel() == 0 else None
 
     def cut(self) -> None:
-        """Cancel every one."""
+        """Cancel every one: the server does not wait for it."""
         for task in tuple(self._all):
+            self._cut.add(task)
             task.cancel()
+
+    def was_cut(self, task: asyncio.Task[Any]) -> bool:
+        """Whether the task was cancelled for that. Asked once, and then it may go on to say so."""
+        if task not in self._cut:
+            return False
+        self._cut.discard(task)
+        return task.uncancel() == 0
 
     def _give_up(self, task: asyncio.Task[Any], failure: CallFailed) -> None:
         del self._coming[task]

@@ -356,6 +356,8 @@ class Guard:
     ) -> None:
         """A call has ended: it is counted, and has its line. Raises CallFailed from an error, but for a caller that
         went away. `sizes`: bytes of what came and of what goes."""
+        if self._lifecycle.draining and not probe:
+            self._lifecycle.ended(error)
         if error is None and not self.lines.every:
             series.ended(Code.OK, None, seconds)
             return
