@@ -149,13 +149,13 @@ def test_two_credentials_are_none(guarded: Guarded) -> None:
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
-def test_nothing_is_read_of_a_stranger(tmp_path: Path) -> None:
+def test_nothing_is_read_of_a_stranger(tmp_path: Path, door: str) -> None:
     """The answer is there before the body, over gRPC and HTTP."""
-    pytest.importorskip("h2corn")
     toy.write(tmp_path / "models")
     made = tokenfile.write(tmp_path / "tokens")
-    with serving(tmp_path / "models", tokens=str(tmp_path / "tokens"), arrival_timeout=60) as server:
-        for token, status in ((made["read"], b"403"), ("", b"401")):
+    chosen = {"transport": door, "tokens": str(tmp_path / "tokens"), "arrival_timeout": 60}
+    with serving(tmp_path / "models", **chosen) as server:
+        for token, status in ((made["read"], b"403"), ("", b"401")) if door == "asgi" else ():
             shown = f"Authorization: Bearer {token}\r\n" if token else ""
             head = f"POST /v2/models/toy/infer HTTP/1.1\r\nHost: a\r\n{shown}Content-Length: 1000000\r\n\r\n"
             with socket.create_connection(("127.0.0.1", server.port), timeout=10) as peer:
