@@ -110,13 +110,10 @@ class Readers:
         late = [(task, one) for task, one in self._reading.items() if now >= one.since + PATIENCE and not one.refused]
         many = Counter(reader.connection for _, reader in late)
         for _ in range(min(self._count, len(late))):
-            heaviest = max(many, key=lambda connection: many[connection])
+            ((heaviest, _),) = many.most_common(1)
             many[heaviest] -= 1
-            task, reader = next((task, one) for task, one in late if one.connection == heaviest and not one.refused)
-            reader.refused = True
-            task.cancel()
-        since = min((one.since for one in self._reading.values() if not one.refused), default=now)
-        self._timer = loop.call_at(max(since + PATIENCE, now + PATIENCE / 10), self._look, loop)
+            _give_up(late, heaviest)
+        self._timer = loop.call_later(PATIENCE / 10, self._look, loop)
 
 
 class _Reader:
@@ -126,6 +123,13 @@ class _Reader:
 
     def __init__(self, connection: str, since: float) -> None:
         self.connection, self.since, self.refused = connection, since, False
+
+
+def _give_up(late: list[tuple[asyncio.Task[object], _Reader]], connection: str) -> None:
+    """The slowest reader of that connection."""
+    task, reader = next((task, one) for task, one in late if one.connection == connection and not one.refused)
+    reader.refused = True
+    task.cancel()
 
 
 def _refused(text: str) -> CallFailed:
