@@ -7,6 +7,8 @@ that starts 64 threads on a quota of 2 is throttled, not fast.
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import functools
 import itertools
 import math
@@ -30,6 +32,16 @@ _numbers = itertools.count()
 def running() -> dict[int, str]:
     """What the threads of every watched pool run now, a number each, and the name of its pool."""
     return dict(_running)
+
+
+_ALONE = ThreadPoolExecutor(1, "alone")
+
+
+async def alone(work: Callable[[], T]) -> T:
+    """What `work` gives, which computes in Python alone, on a thread that all such work has together, one after the
+    other: each holds Python's lock, and several at once would only keep the event loop waiting for it."""
+    context = contextvars.copy_context()
+    return await asyncio.get_running_loop().run_in_executor(_ALONE, context.run, work)
 
 
 class Pool(ThreadPoolExecutor):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -117,3 +119,24 @@ def test_time_grows_with_bytes_alone(text: bytes) -> None:
     begun = time.thread_time()
     read(text)
     assert time.thread_time() - begun < 2  # some 0.1 s, where 356 KB took 4.6 s
+
+
+def test_large_documents_are_read_one_at_a_time_and_away_from_the_loop() -> None:
+    now: list[str] = []
+    most: list[int] = []
+
+    def work() -> str:
+        name = threading.current_thread().name
+        now.append(name)
+        most.append(len(now))
+        time.sleep(0.01)
+        now.remove(name)
+        return name
+
+    async def all_() -> list[str]:
+        return await asyncio.gather(*(document.reading(document.LARGE, work) for _ in range(8)))
+
+    names = asyncio.run(all_())
+    assert set(most) == {1}
+    assert threading.current_thread().name not in names
+    assert asyncio.run(document.reading(document.LARGE - 1, work)) == threading.current_thread().name

@@ -6,7 +6,6 @@ the message. The rest is `handlers/inference.py`'s.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 from collections.abc import Sized
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 
 from kanexport.shared.nearest import advice
+from kanserve import threads
 from kanserve.errors import BadRequest, Exhausted, Unsupported
 from kanserve.handlers import tensors
 from kanserve.nouns import (
@@ -77,7 +77,7 @@ async def parsed(kind: type[M], data: bytes) -> M:
     """As `parse`; on a thread for a message of many fields, since others would wait for milliseconds."""
     if prescan.fits(data, bound(kind.DESCRIPTOR), prescan.QUICK):
         return _built(kind, data)
-    return await asyncio.to_thread(parse, kind, data)
+    return await threads.alone(functools.partial(parse, kind, data))
 
 
 def parse(kind: type[M], data: bytes) -> M:

@@ -8,13 +8,13 @@ may take long.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import orjson
 
+from kanserve import threads
 from kanserve.errors import BadRequest, Exhausted
 from kanserve.web import structure
 from kanserve.web.structure import Malformed, Piece, Shape, TooMuch
@@ -31,8 +31,9 @@ BEFORE = (b"[", b",", b" ", b"\n", b"\t")
 
 
 async def reading(size: int, work: Callable[[], T]) -> T:
-    """What `work` gives, which reads or writes `size` bytes of JSON: on a thread where these are many."""
-    return work() if size < LARGE else await asyncio.to_thread(work)
+    """What `work` gives, which reads or writes `size` bytes of JSON: on a thread where these are many, one at a
+    time."""
+    return work() if size < LARGE else await threads.alone(work)
 
 
 def read(text: bytes, most: int) -> Any:
