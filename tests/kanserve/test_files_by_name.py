@@ -229,7 +229,7 @@ PLACES = {
     "certificates": Place(read_certificates, NAMED, (OSError,)),
     "a caller's token": Place(read_own_token, NAMED, (InputError,)),
     "statistics, read": Place(read_statistics, OWNED, (OSError,)),
-    "statistics, written": Place(write_statistics, frozenset({HUGE, NESTED}), (OSError,)),  # ours, and replaced
+    "statistics, written": Place(write_statistics, frozenset({HUGE, NESTED, UNREADABLE}), (OSError,)),  # ours: replaced
     "manifest": Place(repository_file("1/manifest.json"), FOUND, (LoadError,)),
     "graph": Place(repository_file("1/model.onnx"), FOUND, (LoadError,)),
     "config": Place(repository_file("config.pbtxt"), FOUND, (LoadError,)),
