@@ -55,3 +55,42 @@ class Steps(nn.Module):
     def forward(self, x: torch.Tensor, t: torch.Tensor) -> dict[str, object]:
         y = self.layer(x) * torch.sin(t)[:, None]
         return {"x": y, "parts": (y.sum(-1), x)}
+
+
+class Regular(nn.Module):
+    """A layer that gives its answer with a penalty and the activations behind it."""
+
+    def __init__(self, n: int, m: int) -> None:
+        super().__init__()
+        self.coef = nn.Parameter(torch.randn(m, n, 5) * 0.3)
+        self.centres = nn.Buffer(torch.linspace(-1, 1, 5))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        basis = torch.exp(-(((x[..., None] - self.centres) / 0.5) ** 2))
+        each = torch.einsum("...ik,oik->...oi", basis, self.coef)
+        return self.coef.abs().mean(), each.sum(-1), each
+
+
+class Regularised(nn.Module):
+    """Two of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Regular(4, 6), Regular(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        _, hidden, _ = self.first(x)
+        return self.second(hidden)[1]
+
+
+class Switched(nn.Module):
+    """A convolution of Chebyshev polynomials with a branch on its own buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.squash = nn.Conv2d(4, 3, 3, bias=False), nn.Buffer(torch.tensor(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.squash > 0:
+            x = torch.tanh(x)
+        return self.conv(torch.cat([torch.ones_like(x), x, 2 * x**2 - 1, 4 * x**3 - 3 * x], 1))

@@ -62,6 +62,22 @@ def likely(parts: Mapping[str, nn.Module], calls: Calls) -> dict[str, tuple[nn.M
     return chosen | {name: () for name in looks if not is_in(name, found)}
 
 
+def reasons(parts: Mapping[str, nn.Module], calls: Calls) -> dict[str, str]:
+    """By name, why some that look like KAN layers were not tried."""
+    found = {}
+    for name, part in parts.items():
+        own = calls.get(name, ())
+        if not _has_coefficients(part) or _may_add(part, own):
+            continue
+        if not own:
+            found[name] = "gives no tensor that has a vector for each vector that it is given"
+        elif own[0].x.shape[-1] > MOST_SOURCES:
+            found[name] = f"has {own[0].x.shape[-1]} sources, more than {MOST_SOURCES}"
+        else:
+            found[name] = "has not one weight for each pair of source and destination"
+    return found
+
+
 def _has_coefficients(part: nn.Module) -> bool:
     """Whether it has coefficients of its own in three axes or more, as basis functions have."""
     return any(parameter.ndim >= 3 for parameter in part.parameters(recurse=False))

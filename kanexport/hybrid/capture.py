@@ -18,7 +18,7 @@ from kanexport.hybrid import derivatives
 from kanexport.hybrid.faults import ForeignError, first_line, foreign_code, place
 from kanexport.hybrid.lend import first_tensor, lent, replaced
 from kanexport.hybrid.rewrites import DISTANCES, Rewritten
-from kanexport.hybrid.wiring import PLAIN, Wiring, why_not
+from kanexport.hybrid.wiring import PLAIN, Wiring, tensors, why_not
 from kanexport.proof.evaluate import Jitter
 
 Array = npt.NDArray[np.float64]
@@ -35,6 +35,7 @@ class Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     at: int | str  # of the vectors among both
+    part: int | None = None  # which of the tensors that it gives is `y`; None where that is all
 
     @property
     def dtype(self) -> torch.dtype:
@@ -46,9 +47,14 @@ class Call:
         """The same call with other vectors; None where the module does not take them."""
         args, kwargs = self.arguments(torch.from_numpy(x).to(self.dtype))
         with contextlib.suppress(ForeignError), foreign_code(), torch.no_grad():
-            y = self.module.forward(*args, **kwargs)
-            return Call(self.name, x, array(y), self.module, args, kwargs, self.at)
+            y = self.answer(self.module.forward(*args, **kwargs))
+            return Call(self.name, x, array(y), self.module, args, kwargs, self.at, self.part)
         return None
+
+    def answer(self, y: Any) -> torch.Tensor:
+        """The answer among what the module gives."""
+        tensor: torch.Tensor = y if self.part is None else list(tensors(y))[self.part][1]
+        return tensor
 
     def arguments(self, given: torch.Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """What it is called with, with other vectors."""
@@ -169,9 +175,21 @@ class _Watch:
         # Copied before and after, because either may be changed in place by what follows.
         x = array(_get(args, kwargs, at))
         y = own(*args, **kwargs)
-        if isinstance(y, torch.Tensor) and given.is_floating_point() and y.is_floating_point():
-            self.calls.append(Call(name, x, array(y), part, args, kwargs, at))
+        answer, place = _answer(y, given)
+        if answer is not None and given.is_floating_point() and answer.is_floating_point():
+            self.calls.append(Call(name, x, array(answer), part, args, kwargs, at, place))
         return y
+
+
+def _answer(y: Any, given: torch.Tensor) -> tuple[torch.Tensor | None, int | None]:
+    """The answer, and where it is among the tensors that a layer gives beside a loss or activations: the first that
+    has a vector for each vector that was given."""
+    if isinstance(y, torch.Tensor):
+        return y, None
+    for at, (_, value) in enumerate(tensors(y)):
+        if isinstance(value, torch.Tensor) and value.ndim > 1 and value.shape[:-1] == given.shape[:-1]:
+            return value, at
+    return None, None
 
 
 def _get(args: tuple[Any, ...], kwargs: dict[str, Any], at: int | str) -> Any:

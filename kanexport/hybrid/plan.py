@@ -158,10 +158,16 @@ def without(plan: Plan, x: Array, names: Iterable[str], why: str) -> Plan:
     left = list(names)
     readings = {name: reading for name, reading in plan.readings.items() if name not in left}
     modules = {name: plan.modules[name] for name in readings}
-    notes = [note for note in plan.notes if note not in _about(plan.uses)]
+    notes = [note for note in plan.notes if note not in _about(plan.uses) and not _speaks_of(note, left)]
     return _plan(
         plan.oracle, plan.ports, x, modules, readings, [*notes, f"{listed(left)}: left to torch.onnx, because {why}"]
     )
+
+
+def _speaks_of(note: str, names: Sequence[str]) -> bool:
+    """Whether a note is about some submodules alone."""
+    about, colon, _ = note.partition(": ")
+    return bool(colon) and set(about.split(", ")) <= {shown(name) for name in names}
 
 
 def beside(plan: Plan, x: Array, names: Iterable[str], why: str) -> Plan:
@@ -237,9 +243,14 @@ def _use(reading: Reading, one: Call, two: Call, three: Call) -> Use:
         form = forms.TAP_AFTER if reading.by.after else forms.TAP
         return Use(two.name, reading.by, form, axes if same else None, first.shape[2:])
     form, axes = forms.form(two, kan.n_inputs, kan.n_outputs), forms.lead(two, three, kan.n_inputs)
-    form = forms.TAP if reading.beside or isinstance(reading.by, Sampled) else form
+    form = forms.TAP if _stays(reading, two) else form
     same = axes is not None and _same_row(one.x, two.x, axes, kan.n_inputs)
     return Use(two.name, kan, form, axes if same else None)
+
+
+def _stays(reading: Reading, call: Call) -> bool:
+    """Whether a module computes itself: no graph of ours does it, or it gives more than the answer."""
+    return reading.beside or isinstance(reading.by, Sampled) or call.part is not None
 
 
 def _tapped(readings: Mapping[str, Reading]) -> list[str]:
@@ -286,11 +297,14 @@ def _peak(values: Array) -> Array:
 
 
 def without_edges(whole: Whole, plan: Plan) -> list[str]:
-    """One sentence on all submodules with parameters of their own that cannot be asked for edges."""
-    asked = {use.name for use in plan.uses if use.axes is not None}
+    """One sentence on all submodules with parameters of their own that cannot be asked for edges, but for those of
+    which a note gives the reason."""
+    asked = {shown(use.name) for use in plan.uses if use.axes is not None}
+    known = asked | {name for note in plan.notes for name in note.partition(": ")[0].split(", ")}
     by_kind: dict[str, list[str]] = {}
     for name, part in whole.named_modules():
-        if asked.isdisjoint((name, *parents(name))) and next(part.parameters(recurse=False), None) is not None:
+        around = map(shown, (name, *parents(name)))
+        if known.isdisjoint(around) and next(part.parameters(recurse=False), None) is not None:
             by_kind.setdefault(type(part).__name__, []).append(name)
     kinds = "; ".join(f"{kind} {listed(names)}" for kind, names in by_kind.items())
     return [f"through torch.onnx, without edges to ask for: {kinds}"] if kinds else []

@@ -28,7 +28,7 @@ class _Alone(nn.Module):
         (x,) = given
         args, kwargs = self.call.arguments(x.reshape(-1, *[1] * self.axes, x.shape[-1]))
         plain = [self._cast(value) for value in args]
-        y = self.layer(*plain, **{name: self._cast(value) for name, value in kwargs.items()})
+        y = self.call.answer(self.layer(*plain, **{name: self._cast(value) for name, value in kwargs.items()}))
         answer: torch.Tensor = y.reshape(-1, self.width)
         return answer
 

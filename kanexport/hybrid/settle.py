@@ -96,9 +96,10 @@ def _sample(
     """The readings and, of what no reader knows, the layers whose answers add up source by source, in place
     of what lies in them; and notes on both. `told`: what notes speak of already."""
     watched = {name: Candidate(part, ()) for name, part in unknown.items()}
-    likely = additive.likely(unknown, _calls(watched, oracle, repeat(x, 2)))
+    few = _calls(watched, oracle, repeat(x, 2))
+    likely, untried = additive.likely(unknown, few), _untried(additive.reasons(unknown, few), told)
     if not likely:
-        return readings, []
+        return readings, untried
     watched = {name: watched[name] for name in likely}
     calls, far = _calls(watched, oracle, x), _far_calls(watched, oracle, x, places)
     offered, refused = additive.offer(likely, calls, far, _precision(oracle))
@@ -117,7 +118,18 @@ def _sample(
             f"{listed(list(offered))}: no reader knows it, and its answers add up source by source; an edge is what "
             "it answers where that source alone is moved"
         )
-    return kept | offered, notes
+    return kept | offered, [*notes, *untried]
+
+
+def _untried(reasons: Mapping[str, str], told: Container[str]) -> list[str]:
+    by_why: dict[str, list[str]] = {}
+    for name, why in reasons.items():
+        if name not in told:
+            by_why.setdefault(why, []).append(name)
+    return [
+        f"{listed(names)}: has the coefficients of a KAN layer that no reader knows, but {why}; it has no edges"
+        for why, names in by_why.items()
+    ]
 
 
 def _precision(oracle: Oracle) -> str:

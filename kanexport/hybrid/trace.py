@@ -34,6 +34,7 @@ Rows = Sequence[npt.NDArray[Any]]  # [B, ...] of each input
 DOMAIN = "kanexport"
 PLACEHOLDER, TAPPED = "Layer", "Tap"  # in place of a layer; what goes into one, which passes
 OPSET = 18  # the oldest that the exporter writes without converting
+CAUSES = 8  # of a failure that are looked at
 RANGES = 8  # of batches that a module may tell from each other
 ONE_SIZE = "it works for batches of one size only"
 GUARD = "satisfy the generated guard"  # torch's words where a branch on the number of rows was met
@@ -252,15 +253,26 @@ def _next(way: _Way, failure: BaseException) -> tuple[_Way, ...]:
     """What to try after a failure: Python followed more closely, or a batch that is not named."""
     if way.free or way.written:
         return ()
-    if GUARD in str(failure):
+    said = _said(failure)
+    if GUARD in said:
         return FREE
-    if way == FIRST and OF_VALUES in str(failure):
+    if way == FIRST and OF_VALUES in said:
         return (TOLD,)
     if way in (FIRST, TOLD):
         return (STRICT,)
     if derivatives.in_functorch(failure):
         return (WRITTEN,)
     return FREE if _of_sizes(failure) else ()
+
+
+def _said(failure: BaseException) -> str:
+    """The words of a failure and of those that it was made from: what runs a layer by itself has some of its own."""
+    words: list[str] = []
+    one: BaseException | None = failure
+    while one is not None and len(words) < CAUSES:
+        words.append(str(one))
+        one = one.__cause__
+    return "\n".join(words)
 
 
 def _of_sizes(failure: BaseException) -> bool:

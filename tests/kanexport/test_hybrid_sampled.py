@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch")
 nn = torch.nn
 
 import hybrid_modules as modules  # noqa: E402 - needs torch
+import several_modules as several  # noqa: E402 - needs torch
 
 from kanexport.hybrid import judge, trace  # noqa: E402 - as above
 from kanexport.hybrid.capture import Call  # noqa: E402 - as above
@@ -230,3 +231,49 @@ def test_torch_makes_its_table_of_operators_once() -> None:
         assert second.functions[key]
         assert _registration.ONNXRegistry.from_torchlib().functions[key] == second.functions[key]
     assert _registration.ONNXRegistry.__dict__["from_torchlib"] is before
+
+
+def test_the_answer_among_what_a_layer_gives_has_edges(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module, x = several.Regularised(), np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    result = convert(module, x, Target(repository=tmp_path, name="m"), options={})
+    assert [(one.name, one.sources, one.destinations) for one in result.manifest.layers] == [
+        ("first", 4, 6),
+        ("second", 6, 3),
+    ]
+    assert not [note for note in result.manifest.notes if "without edges" in note or "no layer" in note]
+    session = onnxruntime.InferenceSession(str(result.directory / result.manifest.layers[0].edges_file))
+    (edges,) = session.run(None, {result.manifest.layers[0].node_tensor: x})
+    zero, each = (module.first(torch.from_numpy(rows))[2].detach().numpy() for rows in (np.zeros_like(x), x))
+    np.testing.assert_allclose(edges, (each - zero).transpose(0, 2, 1), atol=1e-5)
+
+
+def test_a_convolution_that_branches_on_its_own_buffer_has_edges(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = np.random.default_rng(0).normal(size=(4, 1, 6, 6)).astype(np.float32)
+    module = nn.Sequential(several.Switched(), nn.Flatten(), nn.Linear(48, 2))
+    notes = convert(module, x, Target(repository=tmp_path, name="m"), options={}).manifest
+    assert notes.layers[0].positions == (4, 4)
+    assert [note.partition(":")[0] for note in notes.notes if "KAN convolution" in note] == ["0"]
+    assert not [note for note in notes.notes if "left to torch.onnx" in note]
+
+
+def test_a_layer_without_edges_has_one_note_with_the_reason(tmp_path: Path) -> None:
+    class Sums(several.Regular):
+        def forward(self, x: Any) -> Any:
+            return super().forward(x)[1].sum()
+
+    class Penalised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.sums, self.layer = Sums(4, 6), modules.KANLinear(4, 2)
+
+        def forward(self, x: Any) -> Any:
+            return self.layer(x) + self.sums(x[:1] * 0)
+
+    torch.manual_seed(0)
+    x = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    notes = convert(Penalised(), x, Target(repository=tmp_path, name="m"), options={}).manifest.notes
+    (note,) = [note for note in notes if "sums" in note]
+    assert "has the coefficients of a KAN layer" in note
+    assert note.endswith("it has no edges")
