@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kanexport.console.show import REGIONS
 from kanexport.shared.tables import Table
 from tests.cli.running import Server, document, kanserve, program, serving
 from tests.kanserve import toy_grid
@@ -82,9 +83,10 @@ def test_an_export(repository: Path, tmp_path: Path) -> None:
     printed = narrow("export", state, "--repository", tmp_path / "models", "--name", "t")
     answer = document(kanserve("export", state, "--repository", tmp_path / "models", "--name", "u", "--json"))
     for zone in answer["verification"]["zones"]:
-        holds(
-            printed, zone["name"], zone["worst_edge"], f"{zone['outputs_max_rel']:.1e}", f"{zone['edges_max_abs']:.1e}"
+        errors = [zone["outputs_max_rel"]] * bool(zone["worst_output"]) + [zone["edges_max_abs"]] * bool(
+            zone["worst_edge"]
         )
+        holds(printed, *REGIONS[zone["name"]].split(), zone["worst_edge"], *(f"{error:.1e}" for error in errors))
     holds(printed, tmp_path / "models" / "t" / "1")  # a path that can be copied whole
 
 
