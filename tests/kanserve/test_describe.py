@@ -35,6 +35,7 @@ PRIVATE = {
     "approximation": "the first of the notes says it all in words, and kan.approximation of ModelConfig the sum of it",
     "variants": "which graph a run takes is the server's own measurement; ModelConfig says from how many rows",
     "baseline": "told by GetStatistics, beside what it is compared with",
+    **{f"stored.{field}": "where lists lie in the folder" for field in ("place", "rows", "kind", "numbers", "offset")},
     "optimization": "how the runtime is set for these graphs, which is the server's own business",
 }
 RENAMED = {
