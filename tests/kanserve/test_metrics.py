@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import urllib.error
 import urllib.request
 import zlib
@@ -133,6 +134,23 @@ def test_the_page_is_packed_for_those_who_ask(server: Server, accepted: str, win
     asked = urllib.request.Request(url, headers={"Accept-Encoding": accepted})
     with urllib.request.urlopen(asked, timeout=10) as answer:
         assert set(samples(zlib.decompress(answer.read(), window).decode())) == set(samples(server.metrics()))
+
+
+def test_what_is_not_http_has_one_line(tmp_path: Path) -> None:
+    """A TLS handshake to the plain port, again and again: one line in a minute, without a byte of it."""
+    toy.write(tmp_path)
+    with serving(tmp_path) as server:
+        for _ in range(5):
+            with socket.create_connection(("127.0.0.1", server.metrics_port), timeout=10) as peer:
+                peer.sendall(b"\x16\x03\x01\x00\x05secret\n\n")
+                while peer.recv(4096):
+                    pass
+        assert "kanserve_" in server.metrics()
+        lines = [line for line in server.lines() if line["event"] == "the metrics port refused a request"]
+        assert [(line["refused"], line["found"]) for line in lines] == [
+            (1, "a TLS handshake, but this port speaks plain HTTP")
+        ]
+        assert "secret" not in server.log.read_text()
 
 
 def test_twenty_versions_make_a_small_page(tmp_path: Path) -> None:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import threading
+import time
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from kanserve import compression
+from kanserve.observe import logs
 from kanserve.observe.merged import Page
 from kanserve.observe.metrics import CONTENT_TYPE
 
 SCRAPERS = 32  # connections at once; each has a thread and a file, and further ones are closed
+TLS = b"\x16\x03"  # how a TLS handshake begins
+UNREAD = (HTTPStatus.BAD_REQUEST, HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)  # for what is not HTTP
+QUIET = 60.0  # seconds between two lines about requests that are not HTTP
+
+log = logs.get_logger("metrics")
 
 
 class MetricsServer:
@@ -42,7 +49,18 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
         self._free = threading.BoundedSemaphore(SCRAPERS)
+        self._lock, self._refused, self._told = threading.Lock(), 0, -QUIET
         super().__init__(address, handler)
+
+    def refused(self, request: bytes) -> None:
+        """A request that is not HTTP: counted, and in the log at most once in `QUIET` seconds, without its bytes."""
+        with self._lock:
+            self._refused += 1
+            if time.monotonic() < self._told + QUIET:
+                return
+            count, self._refused, self._told = self._refused, 0, time.monotonic()
+        what = "a TLS handshake, but this port speaks plain HTTP" if request.startswith(TLS) else "no HTTP"
+        log.warning("the metrics port refused a request", refused=count, found=what)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """A thread for one more connection, or its end."""
@@ -87,6 +105,12 @@ def _handler(metrics: Page, scrape_timeout: float) -> type[BaseHTTPRequestHandle
 
         def version_string(self) -> str:
             return "kanserve"
+
+        def log_error(self, format: str, *args: object) -> None:
+            """By the library, with the status of what it refuses."""
+            request: bytes = getattr(self, "raw_requestline", b"")
+            if args and args[0] in UNREAD and isinstance(self.server, _Server):
+                self.server.refused(request)
 
         def log_message(self, format: str, *args: object) -> None:
             """Scrapes are not worth a line."""
