@@ -22,33 +22,47 @@ from kanexport.proof.evaluate import Jitter
 Array = npt.NDArray[np.float64]
 T = TypeVar("T")
 
+CONSTANTS = "steps"  # the field of bases with a recurrence
+ORDERS = 4  # computations in float32, the first without random constants
 DRAWS = 8  # of random last digits
 LAST = 2.0  # units of the largest answer of a row: its own rounding
 
 
-def narrowed(part: T) -> T:
-    """The same with every array in float32: bases, steps and layers are computed in what they hold. Raises
-    InvalidKan where the numbers do not survive it, such as knots that become one."""
-    return cast(T, _narrowed(part))
+def narrowed(part: T, seed: int = 0) -> T:
+    """The same with every array in float32: bases, steps and layers are computed in what they hold. With a `seed`,
+    constants of recurrences that are no integers are off by random last digits, since libraries multiply and divide
+    in other orders.
+    Raises InvalidKan where the numbers do not survive it, such as knots that become one."""
+    return cast(T, _narrowed(part, "", seed))
 
 
-def _narrowed(part: Any) -> Any:
-    """The same object where there is nothing to change."""
+def _narrowed(part: Any, name: str, seed: int) -> Any:
+    """The same object where there is nothing to change; `name`: of the field that has it."""
     if isinstance(part, np.ndarray):
-        return part.astype(np.float32) if part.dtype == np.float64 else part
+        return _array(part, name, seed)
     if isinstance(part, tuple):
-        changed = _changed(dict(enumerate(part)))
+        changed = _changed(dict(enumerate(part)), seed)
         return tuple(changed.get(at, old) for at, old in enumerate(part)) if changed else part
-    return part if isinstance(part, type) or not dataclasses.is_dataclass(part) else _with_fields(part)
+    return part if isinstance(part, type) or not dataclasses.is_dataclass(part) else _with_fields(part, seed)
 
 
-def _with_fields(part: Any) -> Any:
-    changed = _changed({field.name: getattr(part, field.name) for field in dataclasses.fields(part) if field.init})
+def _array(values: npt.NDArray[Any], name: str, seed: int) -> npt.NDArray[Any]:
+    if values.dtype != np.float64:
+        return values
+    if name == CONSTANTS and seed:
+        moved = Jitter(precision.rounding("float32"), seed).shake(values)
+        values = np.where(values == np.rint(values), values, moved)
+    return values.astype(np.float32)
+
+
+def _with_fields(part: Any, seed: int) -> Any:
+    fields = {field.name: getattr(part, field.name) for field in dataclasses.fields(part) if field.init}
+    changed = _changed(fields, seed)
     return dataclasses.replace(part, **changed) if changed else part
 
 
-def _changed(fields: dict[Any, Any]) -> dict[Any, Any]:
-    return {name: new for name, old in fields.items() if (new := _narrowed(old)) is not old}
+def _changed(fields: dict[Any, Any], seed: int) -> dict[Any, Any]:
+    return {name: new for name, old in fields.items() if (new := _narrowed(old, str(name), seed)) is not old}
 
 
 def draws(kan: Kan, x: Array, exact: Array, dtype: str) -> Iterator[Array]:
@@ -57,16 +71,17 @@ def draws(kan: Kan, x: Array, exact: Array, dtype: str) -> Iterator[Array]:
     size = precision.rounding(dtype)
     yield LAST * size * _largest(exact)
     if dtype == "float32":
-        yield _apart(in_float32(kan, x), exact)
+        yield from (_apart(in_float32(kan, x, seed), exact) for seed in range(ORDERS))
     for seed in range(DRAWS):
         yield _apart(evaluate.evaluate(kan, x, jitter=Jitter(size, seed, functions=True)).y, exact)
 
 
-def in_float32(kan: Kan, x: Array) -> Array:
-    """[B, outputs] as float32 gives them; NaN where the numbers of the network do not survive float32."""
+def in_float32(kan: Kan, x: Array, seed: int = 0) -> Array:
+    """[B, outputs] as float32 gives them; NaN where the numbers of the network do not survive it. `seed`: as of
+    `narrowed`."""
     with np.errstate(over="ignore"):
         try:
-            return evaluate.evaluate(narrowed(kan), x.astype(np.float32)).y.astype(np.float64)
+            return evaluate.evaluate(narrowed(kan, seed), x.astype(np.float32)).y.astype(np.float64)
         except InvalidKan:
             return np.full((len(x), kan.n_outputs), np.nan)
 
