@@ -200,8 +200,9 @@ def optimiser(failure: str) -> str:
     """What is said where a graph is right only if the runtime optimises it less."""
     return (
         f"the graph is right, and {runtime.name()} makes it wrong from ORT_ENABLE_EXTENDED on ({failure}); it is "
-        "verified at ORT_ENABLE_BASIC, and kanserve loads it so; for Triton, add optimization { graph { level: -1 } } "
-        "to config.pbtxt; in Python, set SessionOptions.graph_optimization_level to ORT_ENABLE_BASIC"
+        "held against the module at ORT_ENABLE_BASIC, and kanserve loads it so; for Triton, add "
+        "optimization { graph { level: -1 } } to config.pbtxt; in Python, set "
+        "SessionOptions.graph_optimization_level to ORT_ENABLE_BASIC"
     )
 
 
