@@ -23,6 +23,7 @@ from kanserve.rpc.unfinished import SHARE
 
 ENVELOPE_BYTES = 2**20  # of names and ids around an answer's tensors, which the handlers bound
 PENDING = 4096
+NONE = "a unary call has one message, this one none"
 WINDOW = 2**16  # bytes
 LEAST = 4  # calls that read at once, however large requests may be
 STATUS = {code.value[0]: code for code in grpc.StatusCode}
@@ -155,7 +156,7 @@ def _unary(method: Unary, arrival: Arrived, readers: Readers) -> Handler:
         data = b""
         try:
             shown = arrival(context)
-            data = await _message(method, shown, messages, context, readers)
+            data = await _message(method, shown, context, readers)
             return await method.answer(data, shown)
         except CallFailed as failure:
             del data  # this frame stays with the error that `abort` raises, until the garbage is collected
@@ -169,7 +170,7 @@ def _server_stream(method: Stream, arrival: Arrived, readers: Readers) -> Handle
     async def handle(messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         try:
             shown = arrival(context)
-            data = await _message(method, shown, messages, context, readers)
+            data = await _message(method, shown, context, readers)
         except CallFailed as failure:
             await _abort(context, failure)
             raise  # abort has raised already
@@ -179,16 +180,18 @@ def _server_stream(method: Stream, arrival: Arrived, readers: Readers) -> Handle
     return grpc.stream_stream_rpc_method_handler(handle)
 
 
-async def _message(
-    method: Guarded, shown: Arrival, messages: AsyncIterator[bytes], context: Context, readers: Readers
-) -> bytes:
+async def _message(method: Guarded, shown: Arrival, context: Context, readers: Readers) -> bytes:
     """The only one; nothing of it, from those whom the method refuses. Raises CallFailed."""
     if method.strange is not None and method.strange(shown):
         return b""
     try:
-        return await readers.read(context.peer(), messages)
+        # Not by the iterator, which holds what it gave until the garbage is collected.
+        data = await readers.read(context.peer(), context.read)
     except CallFailed as failure:
         raise method.refused(failure, shown) from None
+    if data is grpc.aio.EOF:
+        raise method.refused(CallFailed(Code.INTERNAL, NONE, ()), shown)
+    return cast(bytes, data)
 
 
 def _bidi_stream(method: Stream, arrival: Arrived) -> Handler:

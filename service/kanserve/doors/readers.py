@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from kanserve.rpc.guard import PUSHBACK, CallFailed
 from kanserve.rpc.status import Code
@@ -18,7 +19,7 @@ from kanserve.rpc.status import Code
 PATIENCE = 0.5  # seconds in which a message arrives whole if others wait
 SLOW = "the message did not arrive whole within {:g} s, and other calls wait to be read; try again later"
 MANY = "{} calls wait until their message is read, which is the server's limit; try again later"
-NONE = "a unary call has one message, this one none"
+T = TypeVar("T")
 
 
 class Readers:
@@ -31,8 +32,8 @@ class Readers:
         self._count = 0
         self._timer: asyncio.TimerHandle | None = None
 
-    async def read(self, connection: str, messages: AsyncIterator[bytes]) -> bytes:
-        """The only message of a call. Raises CallFailed."""
+    async def read(self, connection: str, message: Callable[[], Awaitable[T]]) -> T:
+        """The only message of a call, which `message` reads. Raises CallFailed."""
         if self._free:
             self._free -= 1
         else:
@@ -41,9 +42,7 @@ class Readers:
         assert task is not None
         reader = self._reading[task] = _Reader(connection, task.get_loop().time())
         try:
-            return await anext(aiter(messages))
-        except StopAsyncIteration:
-            raise CallFailed(Code.INTERNAL, NONE, ()) from None
+            return await message()
         except asyncio.CancelledError:
             if reader.refused and task.uncancel() == 0:
                 raise _refused(SLOW.format(PATIENCE)) from None
