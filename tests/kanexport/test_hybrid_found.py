@@ -124,7 +124,7 @@ def test_modules_that_torch_export_follows_with_help(module: nn.Module, tmp_path
 
 @pytest.mark.parametrize("layer", [Mapped(4, 3), nn.Linear(4, 3)], ids=["mapped", "linear"])
 def test_a_branch_on_the_number_of_rows_is_refused(layer: nn.Module, tmp_path: Path) -> None:
-    with pytest.raises((InvalidKan, VerificationFailed), match=r"number of rows|on 1024 rows"):
+    with pytest.raises((InvalidKan, VerificationFailed), match=r"number of rows|on batch of 1024 rows"):
         exported(Counted(layer), tmp_path)
 
 
