@@ -1,8 +1,8 @@
-"""NaN and infinities in a module's rows: which of them the exported graph answers as torch does, and
-what is said of the others.
+"""NaN and infinities in a module's rows: which of them the exported graph answers as torch does, and a note for each
+kind of difference.
 
-torch.onnx and onnxruntime do not carry every NaN on: an LSTM of onnxruntime answers NaN with ordinary
-numbers. Whoever serves such rows has to know.
+torch.onnx and onnxruntime do not carry every NaN on: an LSTM of onnxruntime answers NaN with ordinary numbers. The
+note names the operators that do so, because an operator of a service that receives such rows has to know.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from kanexport.errors import InvalidKan
+from kanexport.errors import ExportError, InvalidKan
 from kanexport.hybrid.capture import Oracle
 from kanexport.hybrid.extremes import called
 from kanexport.hybrid.lend import lent
 from kanexport.hybrid.plan import Plan
 from kanexport.lowering.lower import Lowered
+from kanexport.operators.joined import exposed
+from kanexport.proof import runtime
 from kanexport.proof.compare import magnitude
 from kanexport.proof.ports import join
 from kanexport.proof.prover import Prover
@@ -28,9 +30,30 @@ from kanexport.proof.tolerance import OVERFLOW
 Array = npt.NDArray[np.float64]
 Tensors = Sequence[Array]  # the output first, then the vectors of each layer
 Run = Callable[[Array], Tensors]
+Blame = Callable[[Array, bool], str]  # a row, and whether the graph loses its NaN or makes one; a clause, or ""
 
 NUMBER = re.compile(r"-?\d\S*$")
 CLOSE = 1e-3  # relative; the proof is stricter, this tells what is meant to be the same
+# Operators that pass a part of what they take, or look at it: they lose NaN in torch too.
+SELECTING = {
+    *("And", "ArgMax", "ArgMin", "Compress", "Equal", "Gather", "GatherElements", "GatherND", "Greater"),
+    *(
+        "GreaterOrEqual",
+        "IsInf",
+        "IsNaN",
+        "Less",
+        "LessOrEqual",
+        "NonZero",
+        "Not",
+        "Or",
+        "Shape",
+        "Size",
+        "Slice",
+        "Split",
+    ),
+    *("TopK", "Where", "Xor"),
+}
+NAMED = 3  # operators in one note
 
 
 def compare(plan: Plan, lowered: Lowered, dtype: str, rows: Mapping[str, Array]) -> tuple[list[str], list[str]]:
@@ -43,7 +66,31 @@ def compare(plan: Plan, lowered: Lowered, dtype: str, rows: Mapping[str, Array])
         y = join([outputs[port.name] for port in plan.ports.outputs])
         return [y, *(outputs[name] for name in lowered.node_tensors)]
 
-    return differing(rows, lambda row: _exact(plan, dtype, row), graph)
+    return differing(rows, lambda row: _exact(plan, dtype, row), graph, lambda row, lost: _blamed(prover, row, lost))
+
+
+def _blamed(prover: Prover, row: Array, lost: bool) -> str:
+    """The operators of the graph that turn NaN into numbers (`lost`), or else the first that makes NaN of numbers, as
+    a clause; "" if none is found."""
+    lowered, ports = prover.lowered, prover.subject.ports
+    try:
+        model, steps = exposed(lowered.model)
+        session = runtime.session(model, lowered.weights, optimization=lowered.optimization)
+        values = runtime.run(session, ports.feeds(row, prover.dtype)) | ports.given(row)
+    except ExportError:  # a value that a runtime does not give away, such as a sequence
+        return ""
+    nan = {name for name, value in values.items() if np.isnan(value).any()}
+    names = [
+        step.operator
+        for step in steps
+        if nan.isdisjoint(step.gives if lost else step.takes)
+        and not nan.isdisjoint(step.takes if lost else step.gives)
+        and step.operator not in SELECTING
+    ]
+    names = list(dict.fromkeys(names))[: NAMED if lost else 1]
+    if not names:
+        return ""
+    return f": {' and '.join(names)} of the graph {'gives numbers for NaN' if lost else 'gives NaN for numbers'}"
 
 
 def _exact(plan: Plan, dtype: str, row: Array) -> Tensors:
@@ -55,21 +102,28 @@ def _exact(plan: Plan, dtype: str, row: Array) -> Tensors:
         return [Oracle(plan.oracle.module, torch.float32).run(row)[0]]
 
 
-def differing(rows: Mapping[str, Array], exact: Run, graph: Run) -> tuple[list[str], list[str]]:
+def differing(rows: Mapping[str, Array], exact: Run, graph: Run, blame: Blame) -> tuple[list[str], list[str]]:
     """Which rows the graph answers as the module does, by name, and sentences on all others. `exact`: the
-    module; its tensors may be fewer than the graph's."""
+    module; its tensors may be fewer than the graph's. `blame` is asked once for each kind of difference that NaN is
+    in."""
     alike: list[str] = []
     apart: dict[tuple[str, str], list[str]] = {}
     examples: dict[tuple[str, str], str] = {}
+    causes: dict[tuple[str, str], str] = {}
     for name, row in rows.items():
         pair = _refused_or_different(row, exact, graph)
         if pair is None:
             alike.append(name)
             continue
-        kinds, examples[kinds] = _kinds(pair), examples.get(_kinds(pair), pair[1])
-        apart.setdefault(kinds, []).append(name)
+        kinds = _kinds(pair)
+        if kinds not in apart:
+            apart[kinds], examples[kinds] = [], pair[1]
+            nan = [text.endswith("NaN") for text in pair]
+            causes[kinds] = blame(row, nan[0]) if any(nan) else ""
+        apart[kinds].append(name)
     return alike, [
         f"not as torch: where a row has {', '.join(names)}, torch {kinds[0]} and the exported graph {examples[kinds]}"
+        + causes[kinds]
         for kinds, names in apart.items()
     ]
 

@@ -50,6 +50,30 @@ def joined(model: bytes, parts: Sequence[Behind], facts: Mapping[str, str]) -> b
     return bytes(whole.SerializeToString())
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A node of a graph: its operator, and the names of the values that it takes and gives."""
+
+    operator: str
+    takes: tuple[str, ...]
+    gives: tuple[str, ...]
+
+
+def exposed(model: bytes) -> tuple[bytes, list[Step]]:
+    """The model with every value of its own graph as a further output, and its nodes in order. Values inside loops and
+    branches stay hidden."""
+    whole = onnx.load_model_from_string(model)
+    steps = [
+        Step(node.op_type, tuple(filter(None, node.input)), tuple(filter(None, node.output)))
+        for node in whole.graph.node
+    ]
+    known = {output.name for output in whole.graph.output}
+    whole.graph.output.extend(
+        onnx.ValueInfoProto(name=name) for step in steps for name in step.gives if name not in known
+    )
+    return bytes(whole.SerializeToString()), steps
+
+
 class _Writer:
     """Puts graphs behind a model's."""
 

@@ -60,6 +60,7 @@ def test_what_the_runtime_answers_otherwise_is_told_row_by_row(tmp_path: Path) -
     (note,) = [note for note in manifest.notes if note.startswith("not as torch")]
     assert "where a row has NaN in the middle, NaN in every place, " in note
     assert "torch answers NaN and the exported graph answers " in note
+    assert note.endswith(": LSTM of the graph gives numbers for NaN")
     compared = {zone.name: zone.rows for zone in manifest.verification.zones}
     assert compared["nonfinite"] == 6  # an infinity in one place, which saturates
 
@@ -86,11 +87,20 @@ def test_every_kind_of_difference_is_one_sentence() -> None:
     def graph(row: np.ndarray) -> list[np.ndarray]:
         return [np.array([[1.0, 0.25 if np.isnan(row).any() else np.inf]]), np.where(row == -np.inf, 0, row)]
 
-    alike, notes = nonfinite.differing(rows, exact, graph)
+    asked = []
+
+    def blame(row: np.ndarray, lost: bool) -> str:
+        asked.append((row, lost))
+        return ": LSTM of the graph gives numbers for NaN"
+
+    alike, notes = nonfinite.differing(rows, exact, graph, blame)
+    ((row, lost),) = asked
+    assert np.isnan(row).any()
+    assert lost
     assert alike == [name for name in rows if name.startswith("infinity")]
     assert notes == [
         "not as torch: where a row has NaN in the middle, NaN in the first place, NaN in the last place, "
-        "torch answers NaN and the exported graph answers 0.25",
+        "torch answers NaN and the exported graph answers 0.25: LSTM of the graph gives numbers for NaN",
         "not as torch: where a row has -infinity in the middle, -infinity in every place, -infinity in the first "
         "place, -infinity in the last place, torch feeds layer 0 with -infinity and the exported graph feeds layer 0 "
         "with 0",
