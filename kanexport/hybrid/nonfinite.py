@@ -20,7 +20,7 @@ from kanexport.hybrid.extremes import called
 from kanexport.hybrid.lend import lent
 from kanexport.hybrid.plan import Plan
 from kanexport.lowering.lower import Lowered
-from kanexport.operators.joined import exposed
+from kanexport.operators.joined import Step, exposed
 from kanexport.proof import runtime
 from kanexport.proof.compare import magnitude
 from kanexport.proof.ports import join
@@ -80,17 +80,16 @@ def _blamed(prover: Prover, row: Array, lost: bool) -> str:
     except ExportError:  # a value that a runtime does not give away, such as a sequence
         return ""
     nan = {name for name, value in values.items() if np.isnan(value).any()}
-    names = [
-        step.operator
-        for step in steps
-        if nan.isdisjoint(step.gives if lost else step.takes)
-        and not nan.isdisjoint(step.takes if lost else step.gives)
-        and step.operator not in SELECTING
-    ]
-    names = list(dict.fromkeys(names))[: NAMED if lost else 1]
+    names = list(dict.fromkeys(step.operator for step in steps if _turns(step, nan, lost)))[: NAMED if lost else 1]
     if not names:
         return ""
     return f": {' and '.join(names)} of the graph {'gives numbers for NaN' if lost else 'gives NaN for numbers'}"
+
+
+def _turns(step: Step, nan: set[str], lost: bool) -> bool:
+    """Whether an operator takes NaN and gives none (`lost`), or gives NaN and takes none."""
+    before, after = (step.takes, step.gives) if lost else (step.gives, step.takes)
+    return step.operator not in SELECTING and not nan.isdisjoint(before) and nan.isdisjoint(after)
 
 
 def _exact(plan: Plan, dtype: str, row: Array) -> Tensors:
