@@ -154,6 +154,9 @@ def test_promote_and_roll_back(server: Server, three: Path) -> None:
     assert live.shown(server, 'kanserve_model_default{model="toy",version="1"}') == 1
     assert live.shown(server, 'kanserve_model_default{model="toy",version="2"}') == 0
     assert live.factor(server, version="3") == 8, "versions by number are as they were"
+    assert choose(server, "1") == ("1", "2"), "the same choice again is none"
+    assert back()["version"] == "2"
+    assert choose(server, "1") == ("1", "2")
     assert choose(server) == ("4", "1")
     assert live.factor(server) == 16
     done = kanserve("promote", "toy", "7", "--url", server.address)

@@ -6,6 +6,7 @@ Methods and their errors are in the other files, whose `server` is each door in 
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import socket
 import subprocess
@@ -170,6 +171,19 @@ def test_a_compressed_request_may_not_unpack_beyond_the_limit(lone: Server) -> N
     with pytest.raises(grpc.RpcError) as caught:
         lone.channel.unary_unary(INFER)(bomb, timeout=20, compression=grpc.Compression.Gzip)
     assert caught.value.code() is Code.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.parametrize("lone", ["asgi", "grpcio"], indirect=True)
+def test_a_message_that_does_not_unpack_is_no_traceback(peer: Peer, lone: Server) -> None:
+    """gRPC core ends such a call by itself, and then refuses the status of the server."""
+    broken = gzip.compress(bytes(2**20))[:-8] + bytes(8)
+    for _ in range(20):
+        stream = peer.open(("grpc-encoding", "gzip"))
+        peer.send(stream, framed(broken, 1))
+        assert peer.headers(stream)["grpc-status"] == str(Code.INTERNAL.value[0])
+    assert code(lone, body()) is Code.OK
+    wait_until(lambda: sum(line.get("code") == "INTERNAL" for line in lone.lines()) >= 20)
+    assert "Traceback" not in lone.log.read_text()
 
 
 # hypercorn resets a stream that was answered before its request was whole, and gRPC core may report the reset.

@@ -122,6 +122,7 @@ def test_the_port_answers_get_and_nothing_else(server: Server) -> None:
             urllib.request.urlopen(urllib.request.Request(url + path, method=method), timeout=10)
         assert caught.value.code == status
         assert "Python" not in str(caught.value.headers)
+        assert caught.value.headers.get_all("X-Content-Type-Options") == ["nosniff"]
         caught.value.close()
     with urllib.request.urlopen(urllib.request.Request(f"{url}/metrics", method="HEAD"), timeout=10) as head:
         assert head.read() == b""

@@ -74,7 +74,7 @@ class Grpcio:
         self._port = Port.grpc(settings)
         self._renewed: grpc.ServerCertificateConfiguration | None = None
         self._credentials = None if tls is None else self._dynamic(tls)
-        logging.getLogger("grpc._cython.cygrpc").addFilter(_without_bytes)
+        logging.getLogger("grpc._cython.cygrpc").addFilter(_worth_a_line)
         self._server = grpc.aio.server(options=options(settings, connections))
         arrival = _certified if settings.certified else _arrival
         self._server.add_generic_rpc_handlers((_Router(services, arrival, _readers(settings)),))
@@ -117,9 +117,10 @@ class Grpcio:
         await self._server.stop(grace)
 
 
-def _without_bytes(line: logging.LogRecord) -> bool:
-    """gRPC would log metadata that is no text as it came, which may be a piece of a tensor."""
-    return not str(line.msg).startswith("Invalid encoding")
+def _worth_a_line(line: logging.LogRecord) -> bool:
+    """gRPC would log metadata that is no text as it came, which may be a piece of a tensor; and a traceback for each
+    answer to a call that core has ended already, as for a message that does not unpack. The guard logs that call."""
+    return not str(line.msg).startswith(("Invalid encoding", "ExecuteBatchError raised in core"))
 
 
 def _configured(found: Tls) -> grpc.ServerCertificateConfiguration:

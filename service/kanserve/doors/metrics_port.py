@@ -93,7 +93,6 @@ def _handler(metrics: Page, scrape_timeout: float) -> type[BaseHTTPRequestHandle
                 body = compression.packed(body, encoding)
             self.send_response(HTTPStatus.OK if known else HTTPStatus.NOT_FOUND)
             self.send_header("Content-Type", CONTENT_TYPE if known else "text/plain")
-            self.send_header("X-Content-Type-Options", "nosniff")
             self.send_header("Content-Length", str(len(body)))
             if encoding:
                 self.send_header("Content-Encoding", encoding)
@@ -102,6 +101,11 @@ def _handler(metrics: Page, scrape_timeout: float) -> type[BaseHTTPRequestHandle
                 self.wfile.write(body)
 
         do_HEAD = do_GET
+
+        def end_headers(self) -> None:
+            """Of every response, also of those that the library makes."""
+            self.send_header("X-Content-Type-Options", "nosniff")
+            super().end_headers()
 
         def version_string(self) -> str:
             return "kanserve"

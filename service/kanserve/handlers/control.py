@@ -77,9 +77,12 @@ class Control:
 
     def promote(self, name: str, version: str) -> Chosen:
         """From now on this version answers requests without one; "": the highest that is ready, as if nobody had
-        chosen. Raises NotFound, NotPossible, BadRequest."""
-        before = self._default(name)
-        return self._choose(name, Choice(self._ready(name, version) if version else 0, before), "promote")
+        chosen. The same choice again leaves what a rollback goes back to. Raises NotFound, NotPossible, BadRequest."""
+        before, choice = self._default(name), self.registry.choice(name)
+        chosen = self._ready(name, version) if version else 0
+        if choice is not None and choice.version == chosen:
+            before = choice.before
+        return self._choose(name, Choice(chosen, before), "promote")
 
     def rollback(self, name: str) -> Chosen:
         """The version answers that did before the last choice, or where there was none, the one below. Raises
