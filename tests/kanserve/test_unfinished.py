@@ -10,6 +10,7 @@ import grpc
 import numpy as np
 import pytest
 
+from kanserve.doors.readers import Readers
 from kanserve.errors import TooManyUnfinished
 from kanserve.rpc.unfinished import SMALL, Buffer, Part, Unfinished
 from tests.kanserve import toy
@@ -141,3 +142,17 @@ def answered(server: Server, data: bytes) -> bool:
             raise
         return False
     return True
+
+
+def test_calls_that_leave_while_they_wait_take_no_turn_with_them() -> None:
+    async def run() -> None:
+        readers, release = Readers(1, 10), asyncio.Event()
+        calls = [asyncio.create_task(readers.read(f"connection {n % 2}", release.wait)) for n in range(6)]
+        await asyncio.sleep(0)
+        for call in calls:
+            call.cancel()  # the reader and all who wait, before any of them runs again
+        await asyncio.wait(calls)
+        release.set()
+        assert await asyncio.wait_for(readers.read("another", release.wait), 5)
+
+    asyncio.run(run())

@@ -63,24 +63,26 @@ class Readers:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
                 self._next()
             else:
                 self._forget(connection, turn)
             raise
 
     def _next(self) -> None:
-        """A reader is done: the next one's turn, of each connection in turn."""
-        if not self._queues:
-            self._free += 1
-            return
-        connection, queue = next(iter(self._queues.items()))
-        turn = queue.popleft()
-        del self._queues[connection]
-        if queue:
-            self._queues[connection] = queue  # again, behind all others
-        self._count -= 1
-        turn.set_result(None)
+        """A reader is done: the next one's turn, of each connection in turn. A call that was cancelled while it waits
+        stays in its queue until its task runs again, and gets no turn."""
+        while self._queues:
+            connection, queue = next(iter(self._queues.items()))
+            turn = queue.popleft()
+            del self._queues[connection]
+            if queue:
+                self._queues[connection] = queue  # again, behind all others
+            self._count -= 1
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
 
     def _forget(self, connection: str, turn: asyncio.Future[None]) -> None:
         queue = self._queues.get(connection)
@@ -99,7 +101,8 @@ class Readers:
             raise failure
         turn = queue[-1]
         self._forget(heaviest, turn)
-        turn.set_exception(failure)
+        if not turn.done():
+            turn.set_exception(failure)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         """Refuse as many that read for too long as there are others who wait."""
