@@ -36,7 +36,7 @@ def answers(server: Server) -> bool:
 
 
 @pytest.mark.parametrize("attack", attacks.NAMES)
-def test_an_attack_is_not_noticed_by_others(server: Server, attack: str) -> None:
+def test_an_attack_is_not_noticed_by_others(server: Server, attack: str, request: pytest.FixtureRequest) -> None:
     wait_until(lambda: answers(server), 30)
     before = resident(server)
     beside = Beside(server)
@@ -45,6 +45,8 @@ def test_an_attack_is_not_noticed_by_others(server: Server, attack: str) -> None
     beside.end()
     assert server.process.poll() is None
     door = "asgi" if '"asgi"' in str(server.process.args) else "grpcio"
+    if (door, attack) == ("grpcio", "continuations"):
+        request.node.add_marker(pytest.mark.stalls(1.5, "gRPC core hands over half a million headers in one call"))
     assert resident(server) < before + HELD[door]
     if door == "asgi":  # gRPC core reads a flood to its end, and others wait, or are cancelled
         assert not beside.errors
