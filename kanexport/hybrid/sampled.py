@@ -39,6 +39,7 @@ Array = npt.NDArray[np.float64]
 
 SAMPLED = "sampled"  # the family, and the kind of function
 ROWS, NUMBERS = 4096, 1 << 20  # given to the layer at a time: its rows, and their numbers
+PRODUCTS, LEAST = 1 << 19, 8  # numbers that a layer may make of those for each pair of source and destination; rows
 USUAL = 16  # sources of a layer whose edges take as long as those of a formula
 
 
@@ -101,8 +102,12 @@ class Sampled:
         seen = [(x, self.base), *((_normed(self.call, norm, x), rest) for norm, rest in self._normed())]
         with np.errstate(invalid="ignore"):
             moved = [_alone(rest + times * (values - rest) if times != 1 else values, rest) for values, rest in seen]
-            answer = _answer(self.call, moved[0], self.norms, moved[1:])
-            return np.asarray(answer.reshape(len(x), n, -1) - self.constant)
+            each = max(LEAST, PRODUCTS // (n * len(self.constant)))
+            answers = [
+                _answer(self.call, part[0], self.norms, part[1:])
+                for part in ([rows[at : at + each] for rows in moved] for at in range(0, len(moved[0]), each))
+            ]
+            return np.asarray(np.concatenate(answers).reshape(len(x), n, -1) - self.constant)
 
     def _normed(self) -> Iterator[tuple[nn.Module, Array]]:
         return zip(self.norms, self.rests, strict=True)

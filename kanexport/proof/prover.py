@@ -65,6 +65,7 @@ class Subject(Protocol):
 
 
 FEWEST = 3  # vectors of a layer whose edges take long
+HELD = 2_000_000  # edges computed at a time, where each takes long and much memory
 
 
 class Prover:
@@ -91,8 +92,11 @@ class Prover:
 
     def edge_values(self, index: int, nodes: Array) -> Array:
         """A layer's node vectors [B, n] to what its edge graph gives, [B, I, O]."""
-        name = self.lowered.node_tensors[index]
-        return next(iter(runtime.run(self.edge_sessions[index], {name: nodes.astype(self.dtype)}).values()))
+        name, layer = self.lowered.node_tensors[index], self.subject.layers[index]
+        session, count = self.edge_sessions[index], trial_rows.edge_count(layer)
+        each = max(1, len(nodes) if count == layer.mask.size else HELD // count)
+        parts = (nodes[at : at + each].astype(self.dtype) for at in range(0, max(1, len(nodes)), each))
+        return np.concatenate([next(iter(runtime.run(session, {name: part}).values())) for part in parts])
 
     def zone(self, name: str, x: Array) -> None:
         """Outputs, and the edges of every layer from the graph's own nodes, for rows x [B, ...]."""

@@ -220,6 +220,36 @@ def test_a_wide_layer_is_tried_with_a_fixed_number_of_vectors() -> None:
     assert counts[0] == counts[1] <= 50 * 200
 
 
+class _Products(torch.nn.Module):
+    """Makes a number for each pair of source and destination of each row, and keeps how many rows it is given."""
+
+    def __init__(self, n: int, m: int) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(m, n))
+        self.most = 0
+
+    def forward(self, x: Any) -> Any:
+        if not torch.compiler.is_compiling():
+            self.most = max(self.most, int(x.numel()) // x.shape[-1])
+        return torch.sin(self.weight * x[..., None, :]).sum(-1)
+
+
+def test_a_layer_that_makes_a_number_for_each_edge_is_given_few_rows_at_a_time() -> None:
+    """Else 784 rows of 50176 edges are 315 MB, and each of the layer's operators makes as much."""
+    torch.manual_seed(0)
+    layer = _Products(784, 64).double()
+    x = np.random.default_rng(0).normal(size=(2, 784))
+    with torch.no_grad():
+        y = layer(torch.from_numpy(x)).numpy()
+    layer.most = 0
+    edges = Sampled.of(Call("layer", x, y, layer, (torch.from_numpy(x),), {}, 0)).edges(x)
+    assert layer.most <= 64
+    np.testing.assert_allclose(edges.sum(1), y, rtol=1e-9)
+    with torch.no_grad():
+        alone = torch.sin(layer.weight * torch.from_numpy(x)[:, None]).numpy().transpose(0, 2, 1)
+    np.testing.assert_allclose(edges, alone, rtol=1e-9, atol=1e-12)
+
+
 def test_torch_makes_its_table_of_operators_once() -> None:
     from torch.onnx._internal.exporter import _registration
 
