@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import selectors
+import socket
 from collections import Counter
 from collections.abc import Iterator
 
@@ -132,6 +135,26 @@ def test_unfinished_bodies_take_no_more_than_their_limit(
     wait_until(lambda: "kanserve_inflight_requests 0.0" in server.metrics())
     large = request(ROWS, id="x" * 4_000_000).SerializeToString()
     wait_until(lambda: answered(server, large))
+
+
+def test_a_chunked_body_counts_what_is_read_ahead_of_the_server(server: Server) -> None:
+    """Of ten that began, at most three fit in 6 MiB; later one passes."""
+    host, port = server.http.removeprefix("http://").rsplit(":", 1)
+    head = b"POST /v2/models/toy/infer HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"
+    with contextlib.ExitStack() as held:
+        peers = [held.enter_context(socket.create_connection((host, int(port)), timeout=30)) for _ in range(10)]
+        for peer in peers:
+            peer.sendall(head)
+        seen = selectors.DefaultSelector()
+        for peer in peers:
+            seen.register(peer, selectors.EVENT_READ)
+        wait_until(lambda: len(seen.select(0)) >= 7)
+        assert {key.fileobj.recv(12) for key, _ in seen.select(0) if isinstance(key.fileobj, socket.socket)} == {
+            b"HTTP/1.1 429"
+        }
+    with socket.create_connection((host, int(port)), timeout=30) as peer:
+        peer.sendall(head + b"1\r\n}\r\n0\r\n\r\n")
+        assert peer.recv(12) == b"HTTP/1.1 400"
 
 
 def answered(server: Server, data: bytes) -> bool:

@@ -147,6 +147,11 @@ class Part:
         self._account.gone(self)
 
     @property
+    def most(self) -> int:
+        """Bytes that all unfinished requests may have together."""
+        return self._account.most
+
+    @property
     def waits(self) -> bool:
         """Whether it waits for more bytes, so that it can be refused."""
         return self._task is not None

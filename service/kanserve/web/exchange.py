@@ -28,6 +28,7 @@ JSON = "application/json"
 ENCODINGS = ", ".join(compression.WINDOWS)
 WORTH = 1024  # bytes of an answer that is packed
 CHALLENGE = {"www-authenticate": "Bearer"}
+AHEAD = 2**22  # bytes of a chunked body over HTTP/1 that h2corn reads ahead; with a length in front it reads none
 NOSNIFF = {"x-content-type-options": "nosniff"}  # of every answer: a browser is not to guess what it is
 
 
@@ -145,12 +146,15 @@ class Exchange:
         if length.isdecimal() and int(length[:20]) > self._bounds.body:
             raise self._too_large(f"{length[:20]} bytes")
         body, parts = Buffer(), request.stream()
+        chunked = not length and request.scope["http_version"].startswith("1")
+        ahead = max(0, min(AHEAD, part.most - self._bounds.body)) if chunked else 0
+        part.holds(ahead)
         try:
             while (data := await part.more(anext(parts, None))) is not None:
                 body.add(data)
                 if body.size > self._bounds.body:
                     raise self._too_large("more")
-                part.holds(body.size)
+                part.holds(body.size + ahead)
         except ClientDisconnect:
             raise Refused(refusal.CLIENT_GONE, "the caller went away before the request was whole") from None
         return body.take()
