@@ -15,7 +15,7 @@ MAX_INTEGER_CHARACTERS = 9  # of an integer; Python takes quadratic time over lo
 MAX_NAME_CHARACTERS = 100  # of a user's function; the name stands in messages and in the manifest
 # The same fact under the names that two libraries have for it.
 ALIASES = {"base_fun": "base_activation", "base_activation": "base_fun"}
-FEW = 6  # values that are listed
+LISTED = 12  # other values of an assumed fact; of more, the note has these and the number of the rest
 OWN_FORWARD = "what the library's own code computes from these tensors"
 OTHERS = (
     f"{OWN_FORWARD}; the name of one tensor tells no more: other functions of the same coefficients are read with "
@@ -176,7 +176,7 @@ class Options:
 
     def alternatives(self) -> dict[str, str]:
         """By assumed fact, in words, what else the file would allow."""
-        listed = {key: f"or {', '.join(others)}" for key, others in self.open.items() if len(others) <= FEW}
+        listed = {key: _listed(others) for key, others in self.open.items()}
         return {key: text for key, text in (listed | self.words).items() if key in self.assumed}
 
     def settle(self, decided: Mapping[str, str], also: Mapping[str, Sequence[str]]) -> None:
@@ -252,6 +252,12 @@ class Options:
         return OptionError(
             f"family {family} has no option {key[:80]!r}", hint=advice(key, known, what="it knows") or "it has none"
         )
+
+
+def _listed(others: Sequence[str]) -> str:
+    """The other values of an assumed fact, for people."""
+    more = len(others) - LISTED
+    return f"or {', '.join(others[:LISTED])}" + (f" and {more} more" if more > 0 else "")
 
 
 def _symbolic(text: str) -> tuple[str, str]:

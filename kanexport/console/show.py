@@ -64,11 +64,16 @@ def _assumed(facts: Mapping[str, str], words: Mapping[str, str], *, verbose: boo
     if verbose:
         _facts(ASSUMED, facts, words)
     elif facts:
-        counts = {key: len(words[key].split(SEVERAL)) if words.get(key) else 0 for key in facts}
+        counts = {key: _count(words.get(key, "")) for key in facts}
         others = {key: f" ({count} known alternatives)" if count > 1 else "" for key, count in counts.items()}
         said = [f"{key}={value}{others[key]}" for key, value in facts.items()]
         more = "; --verbose shows the alternatives" if any(counts.values()) else ""
         say(f"{ASSUMED}: {', '.join(said)}{more}")
+
+
+def _count(words: str) -> int:
+    """How many values a fact may have instead: of a plain list, such as "or relu, tanh", or of sentences."""
+    return len(words.split(", " if words.startswith("or ") else SEVERAL)) if words else 0
 
 
 def _facts(what: str, facts: Mapping[str, str], words: Mapping[str, str]) -> None:

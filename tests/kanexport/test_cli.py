@@ -196,10 +196,12 @@ def test_assumptions_are_one_line_unless_all_is_asked_for(tmp_path: Path, capsys
     assert cli.main(arguments) == 0
     printed = capsys.readouterr().out
     (line,) = [line for line in printed.splitlines() if line.startswith("assumed")]
-    assert "forward=efficient-kan (3 known alternatives), base_activation=silu" in line
+    assert "forward=efficient-kan (3 known alternatives), base_activation=silu (10 known alternatives)" in line
     assert "--option forward=spline-of-tanh" not in printed
     assert cli.main([*arguments, "--version", "2", "--verbose"]) == 0
-    assert "--option forward=spline-of-tanh" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "--option forward=spline-of-tanh" in printed
+    assert "base_activation=silu (or identity, zero, relu, " in printed
 
 
 def test_regions_have_names_and_what_was_not_compared_a_dash(tmp_path: Path, capsys: Any) -> None:
