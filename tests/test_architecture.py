@@ -205,7 +205,7 @@ LAW: dict[str, dict[str, set[str]]] = {
 HOMES = {
     "onnx": {
         "kanexport/operators/",
-        *(f"kanexport/hybrid/{name}.py" for name in ("conv_graphs", "splice", "tails", "trace", "vectors")),
+        *(f"kanexport/hybrid/{name}.py" for name in ("conv_graphs", "splice", "tails", "trace")),
         "service/kanserve/bench/mlp.py",
     },
     "onnxscript": {"kanexport/hybrid/trace.py"},

@@ -17,7 +17,6 @@ from kanexport.hybrid import tails
 from kanexport.hybrid.faults import ForeignError, first_line, foreign_code
 from kanexport.hybrid.forms import COLUMN, FLAT, TAP
 from kanexport.hybrid.trace import DOMAIN, OPSET, Hole
-from kanexport.hybrid.vectors import as_columns
 from kanexport.lowering.serving import INPUT, OUTPUT
 from kanexport.operators.weights import check
 from kanexport.proof.ports import Ports
@@ -78,7 +77,7 @@ def splice(traced: bytes, bodies: Sequence[Body | Tap], ports: Ports) -> bytes:
     model = onnx.load_model_from_string(traced)
     graph = model.graph
     tails.keep(graph)
-    as_columns(graph)
+    tails.as_columns(graph)
     writer = _Writer(graph)
     waiting: dict[int, list[Body | Tap]] = {}
     for body in bodies:

@@ -1,4 +1,11 @@
-"""Small values that a runtime's operator loses, where what follows looks at all their digits."""
+"""Changes to a traced graph that keep onnxruntime's results right.
+
+`keep`: small values that onnxruntime's Sigmoid loses, if what follows looks at all their digits.
+
+`as_columns`: products of matrices and vectors. From ORT_ENABLE_EXTENDED on, onnxruntime 1.32 fuses a Transpose with the
+MatMul behind it. If the second operand is a vector [n], it omits the transposition, without an error. The product with
+a matrix [n, 1], squeezed afterwards, has the same meaning and is computed right.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +20,7 @@ from onnx import numpy_helper
 FIRST = ("Pow", "Log", "Sqrt", "Reciprocal", "Sign")
 COMPARED = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal")
 ONE = "tails/one"
+LAST = "tails/last"
 
 
 def keep(graph: Any) -> None:
@@ -47,3 +55,47 @@ def _logistic(x: str, y: str) -> list[Any]:
     steps = [("Neg", [x]), ("Exp", [f"{y}/Neg"]), ("CastLike", [ONE, x]), ("Add", [f"{y}/Exp", f"{y}/CastLike"])]
     nodes = [onnx.helper.make_node(kind, given, [f"{y}/{kind}"], name=f"{y}/{kind}") for kind, given in steps]
     return [*nodes, onnx.helper.make_node("Reciprocal", [f"{y}/Add"], [y], name=f"{y}/Reciprocal")]
+
+
+def as_columns(graph: Any) -> None:
+    """Write every vector that a MatMul multiplies from the right as a matrix of one column."""
+    ranks = _ranks(graph)
+    nodes: list[Any] = []
+    for node in graph.node:
+        if node.op_type == "MatMul" and node.domain in ("", "ai.onnx") and ranks.get(node.input[1]) == 1:
+            nodes.extend(_column(node))
+        else:
+            nodes.append(node)
+    if len(nodes) > len(graph.node):
+        del graph.node[:]
+        graph.node.extend(nodes)
+        graph.initializer.append(numpy_helper.from_array(np.array([-1], np.int64), LAST))
+
+
+def _column(node: Any) -> list[Any]:
+    x, vector = node.input
+    (y,) = node.output
+    column, product = f"{y}/column", f"{y}/product"
+    return [
+        onnx.helper.make_node("Unsqueeze", [vector, LAST], [column], name=column),
+        onnx.helper.make_node("MatMul", [x, column], [product], name=product),
+        onnx.helper.make_node("Squeeze", [product, LAST], [y], name=f"{y}/vector"),
+    ]
+
+
+def _ranks(graph: Any) -> dict[str, int]:
+    """The number of axes by tensor, if the graph states it."""
+    ranks = {
+        value.name: len(value.type.tensor_type.shape.dim)
+        for value in (*graph.input, *graph.value_info, *graph.output)
+        if value.type.tensor_type.HasField("shape")
+    }
+    ranks |= {tensor.name: len(tensor.dims) for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant":
+            held = {part.name: part for part in node.attribute}
+            if "value" in held:
+                ranks[node.output[0]] = len(held["value"].t.dims)
+            elif held.keys() & {"value_ints", "value_floats"}:
+                ranks[node.output[0]] = 1
+    return ranks

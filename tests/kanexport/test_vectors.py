@@ -20,7 +20,7 @@ torch = pytest.importorskip("torch")
 
 import hybrid_modules as modules  # noqa: E402 - needs torch
 
-from kanexport.hybrid import splice, vectors  # noqa: E402 - as above
+from kanexport.hybrid import tails  # noqa: E402 - as above
 from kanexport.hybrid.convert import convert  # noqa: E402 - as above
 from kanexport.packing.publish import Target  # noqa: E402 - as above
 
@@ -65,12 +65,12 @@ def _needs_the_defect() -> None:
 
 def test_a_vector_is_written_as_a_column() -> None:
     model, x = _product(VECTOR), _rows()
-    vectors.as_columns(model.graph)
+    tails.as_columns(model.graph)
     onnx.checker.check_model(model, full_check=True)
     np.testing.assert_allclose(_answer(model, x), x.transpose(0, 2, 1) @ VECTOR, rtol=1e-5, atol=1e-5)
     wide = _product(VECTOR[:, None])
     before = wide.SerializeToString()
-    vectors.as_columns(wide.graph)
+    tails.as_columns(wide.graph)
     assert wide.SerializeToString() == before
 
 
@@ -85,7 +85,7 @@ def test_where_the_optimiser_is_at_fault_the_server_loads_with_less_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _needs_the_defect()
-    monkeypatch.setattr(splice, "as_columns", lambda graph: None)  # as torch.onnx writes it
+    monkeypatch.setattr(tails, "as_columns", lambda graph: None)  # as torch.onnx writes it
     module, x = Weighted(), _rows()
     result = convert(module, x, Target(repository=tmp_path, name="m"), options={})
     assert result.manifest.optimization == manifest.BASIC
