@@ -3,10 +3,10 @@
     python benchmarks/tables.py [--rows 1000000] [--columns 20] [--rounds 3] [--forms csv,parquet,feather,npy]
 
 The script exports a network [columns, 8, 1] of random weights and serves it on loopback in its own process. The loop
-reads the CSV with pandas, runs the exported graph on 4096 rows at a time in its own process, and writes a CSV; `kanserve
-infer` reads each form and writes a CSV. All take turns in each round, and each ratio is of two times of one round.
-The error is the largest difference between the outputs that were written, relative to the largest output; RSS is the
-peak of the client's process, or of the loop's. Markdown on stdout.
+reads the CSV with pandas, runs the exported graph on 4096 rows at a time in its own process, and writes a CSV;
+`kanserve infer` reads each form and writes a CSV. All take turns in each round, and each ratio is of two times of one
+round. The error is the largest difference between the outputs that were written, relative to the largest output; RSS
+is the peak of the client's process, or of the loop's. Markdown on stdout.
 """
 
 from __future__ import annotations
