@@ -79,6 +79,8 @@ def routes(
             wrong = _wrong(need, role, refusals.get(status), text, metadata)
             if status == 401 and headers.get("www-authenticate") != "Bearer":
                 wrong = "no challenge"
+            if headers.get("x-content-type-options") != "nosniff":
+                wrong = "a browser may guess the type of the response"
             yield name, wrong
 
 

@@ -142,6 +142,13 @@ def test_what_is_no_token(guarded: Guarded, value: str) -> None:
         assert value.strip() in ("", "Bearer") or value.split()[-1] not in reply.body.decode()
 
 
+def test_a_good_token_with_more_behind_it_is_none(guarded: Guarded) -> None:
+    good = f"Bearer {guarded.tokens['read']}"
+    assert httpdoors.ask(guarded.server, "/v2", method="GET", authorization=good).status == 200
+    for more in ("\u00a0", "\u0085", " x", "\tx"):
+        assert httpdoors.ask(guarded.server, "/v2", method="GET", authorization=good + more).status == 401
+
+
 def test_two_credentials_are_none(guarded: Guarded) -> None:
     twice = (*guarded.metadata("admin"), *guarded.metadata("infer"))
     with pytest.raises(grpc.RpcError) as caught:
