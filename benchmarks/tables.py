@@ -4,9 +4,9 @@
 
 The script exports a network [columns, 8, 1] of random weights and serves it on loopback in its own process. The loop
 reads the CSV with pandas, runs the exported graph on 4096 rows at a time in its own process, and writes a CSV;
-`kanserve infer` reads each form and writes a CSV. All take turns in each round, and each ratio is of two times of one
-round. The error is the largest difference between the outputs that were written, relative to the largest output; RSS
-is the peak of the client's process, or of the loop's. Markdown on stdout.
+`kanserve infer` reads each form and writes a CSV. Each round runs every command once, and each ratio compares two times
+of one round. The error is the largest difference between the written outputs, relative to the largest output. RSS is
+the peak of the client's process, or of the loop's. The script prints Markdown on stdout.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ rows = pandas.read_csv(source).to_numpy(np.float32)
 parts = [session.run(["y"], {"x": rows[at : at + 4096]})[0] for at in range(0, len(rows), 4096)]
 pandas.DataFrame(np.concatenate(parts), columns=["y0"]).to_csv(target, index=False)
 """
-# In a small process: a process that is forked counts the pages of its parent as its peak.
+# In a small process: the peak of a forked process includes the pages of its parent.
 TIMED = """
 import json, os, subprocess, sys, time
 begun = time.monotonic()
@@ -55,7 +55,7 @@ print(json.dumps([os.waitstatus_to_exitcode(status), time.monotonic() - begun, u
 
 @dataclass
 class Entrant:
-    """A command, and what came of it in each round."""
+    """A command, and its figures of each round."""
 
     name: str
     command: tuple[str, ...]
@@ -64,7 +64,7 @@ class Entrant:
     peaks: list[float] = field(default_factory=list)  # MiB
 
     def run(self) -> None:
-        """Once. Raises RuntimeError."""
+        """Run the command once. Raises RuntimeError."""
         done = subprocess.run((sys.executable, "-c", TIMED, *self.command), capture_output=True, text=True, check=True)
         code, seconds, peak = json.loads(done.stdout)
         if code:
@@ -73,7 +73,7 @@ class Entrant:
         self.peaks.append(peak / 1024)
 
     def outputs(self) -> Any:
-        """What it wrote."""
+        """The outputs that the command wrote."""
         return pd.read_csv(self.target).to_numpy(np.float32)
 
 
@@ -120,7 +120,7 @@ def entrants(folder: Path, url: str, forms: list[str]) -> list[Entrant]:
 
 
 def report(found: list[Entrant], rows: int) -> None:
-    """A row for each."""
+    """A row for each command."""
     loop, expected = found[0], found[0].outputs()
     print(
         f"\n{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {len(loop.seconds)} rounds\n"

@@ -69,8 +69,8 @@ class OpenQuestion(OptionError):
 
 
 class MissingFunctions(OptionError):
-    """Symbolic edges whose functions no file names: the user says which, or recorded outputs do. `keys`: the options
-    that would say it, one an edge; `among`: the names of functions that are known."""
+    """No file names the functions of some symbolic edges. The user or recorded outputs have to decide them. `keys`:
+    the options that name the functions, one per edge. `among`: the names of known functions."""
 
     def __init__(
         self, message: str, keys: tuple[str, ...] = (), among: tuple[str, ...] = (), *, hint: str = ""

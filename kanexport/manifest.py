@@ -29,20 +29,20 @@ from kanexport.shared.strict import ManifestError as ManifestError
 from kanexport.shared.strict import build, json_of
 
 FORMAT = 8
-READABLE = (1, 2, 3, 4, 5, 6, 7, 8)  # each added fields with defaults; what an older one lacks has its default
+READABLE = (1, 2, 3, 4, 5, 6, 7, 8)  # each added fields; a field that an older format lacks has its default
 PLURAL = {"input": "inputs", "output": "outputs"}  # what formats 1 and 2 had one of
 FILE_NAME = "manifest.json"
 MODEL_FILE = "model.onnx"
 MANY_FILE = "model_many.onnx"  # the same network for runs of many rows
 WEIGHTS_FILE = "weights.bin"  # constants of all graphs of a large model; the graphs name it as external data
 NUMBERS_FILE = "numbers.bin"  # long lists of a large manifest, see `Manifest.stored`
-SIZE_LIMIT = 4 * 2**20  # bytes of a manifest; an export of 10^6 edges has 1.0 MiB before its lists are moved
-SMALL = 2**19  # bytes of a manifest whose lists stay in it, for people to read
+SIZE_LIMIT = 4 * 2**20  # bytes of a manifest; one of 10^6 edges has 1.0 MiB before the exporter moves its lists
+SMALL = 2**19  # bytes of a manifest up to which its lists stay in it, for readability
 # What an exported config.pbtxt tells Triton about runs, in an instance_group of this name: so many at once, of so many
 # threads each. kanserve takes it for what nobody chose, as long as it stands there unchanged, and decides by itself.
 TRITON_RUNS, TRITON_INSTANCES, TRITON_THREADS = "kanexport", 2, 1
 
-# How far a runtime may optimise the graphs: as it likes, or so far as onnxruntime's ORT_ENABLE_BASIC.
+# How far a runtime may optimize the graphs: without a limit, or up to onnxruntime's ORT_ENABLE_BASIC.
 ANY, BASIC = "", "basic"
 NUMBERS = re.compile(r"\[\s+([-+.\deE,\s]+?)\s+\]")
 SAME_UNITS = ("select", "clip")  # steps whose results are what they take, where they give it
@@ -301,10 +301,11 @@ class Manifest:
     formats 1 and 2 had one of each, as `input` and `output`. `names`, since format 4, is what people
     call them; `baseline`, since format 5, what they and the nodes inside were on the user's data; since format 6
     `explanations`, what the graph gives that tells how answers came about, and `outside`, a key of
-    `shared.outside.POLICIES`; since format 7 `variants`, and `approximation`, what has fewer bits on request; since
-    format 8 `optimization`, `ANY` or `BASIC`: with more, the runtime that proved the graphs computes others; and
-    `stored`, which lists of numbers are in NUMBERS_FILE: none, once `loads` was given that file. `opset` is the graphs'
-    ONNX operator set. `layers` are those whose edges can be asked for, in the order in which they run.
+    `shared.outside.POLICIES`; since format 7 `variants`, and `approximation`, what has fewer bits on request.
+    Since format 8, `optimization` is `ANY` or `BASIC`. `BASIC`: at a higher level, the runtime of the verification
+    computes other numbers. Since format 8, `stored` names the lists of numbers that are in NUMBERS_FILE. It is empty if
+    `loads` was given that file. `opset` is the graphs' ONNX operator set. `layers` are those whose edges can be asked
+    for, in the order in which they run.
     `files` is everything in the version directory but the manifest. `notes` are sentences for people.
 
     `edge_class`: A, an edge's value depends on its source alone; B, also on the other nodes of
@@ -413,8 +414,9 @@ def dumps(manifest: Manifest) -> bytes:
 
 
 def parts(manifest: Manifest) -> tuple[Manifest, bytes | None]:
-    """A large manifest without its long lists of numbers, and those as the bytes of NUMBERS_FILE, which is not among
-    its `files` yet; a small one as it is, and None. Raises ManifestError for one that is too large all the same."""
+    """A large manifest without its long lists of numbers, and these lists as the bytes of NUMBERS_FILE. The
+    manifest's `files` do not list that file yet. A small manifest stays as it is, with None. Raises ManifestError
+    for one that is too large even so."""
     document = dataclasses.asdict(manifest)
     if len(_text(document)) <= SMALL:
         return manifest, None
@@ -428,14 +430,15 @@ def parts(manifest: Manifest) -> tuple[Manifest, bytes | None]:
 
 
 def _text(document: Any) -> bytes:
-    """Indented, but for lists of numbers, which are a line each."""
+    """The document as indented JSON, with each list of numbers on one line."""
     text = json.dumps(document, indent=1, allow_nan=False)
     return NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text).encode() + b"\n"
 
 
 def loads(data: bytes, numbers: bytes | None = None, *, most: int = SIZE_LIMIT) -> Manifest:
-    """Read a manifest from its bytes, at most so many, and with those of NUMBERS_FILE all of its lists; without them
-    lists that are `stored` there are empty. Raises ManifestError naming the first fault."""
+    """Read a manifest from its bytes, at most `most`. With `numbers`, the bytes of NUMBERS_FILE, it has all of its
+    lists. Without them, the lists that are `stored` there are empty. Raises ManifestError, which names the first
+    fault."""
     document = _document(data, most)
     if numbers is not None:
         put_back(
@@ -447,13 +450,13 @@ def loads(data: bytes, numbers: bytes | None = None, *, most: int = SIZE_LIMIT) 
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """What is read first of a manifest."""
+    """The part of a manifest that `loads` reads first."""
 
     stored: tuple[Stored, ...]
 
 
 def heading(data: bytes) -> tuple[str, int]:
-    """Name and version alone. Raises ManifestError."""
+    """Only the name and the version. Raises ManifestError."""
     document = _document(data)
     name, version = document.get("name"), document.get("version")
     if not isinstance(name, str) or type(version) is not int:
@@ -489,7 +492,8 @@ def _unreadable(version: Any) -> str:
 
 
 def load(directory: Path) -> Manifest:
-    """Read `directory/manifest.json`, and its numbers where they lie beside it. Raises OSError or ManifestError."""
+    """Read `directory/manifest.json`, and NUMBERS_FILE next to it if the manifest names it. Raises OSError or
+    ManifestError."""
     data = disk.read(directory / FILE_NAME, SIZE_LIMIT)
     found = loads(data)
     return loads(data, disk.read(directory / NUMBERS_FILE, LIMIT)) if found.stored else found

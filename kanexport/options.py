@@ -15,7 +15,7 @@ MAX_INTEGER_CHARACTERS = 9  # of an integer; Python takes quadratic time over lo
 MAX_NAME_CHARACTERS = 100  # of a user's function; the name stands in messages and in the manifest
 # The same fact under the names that two libraries have for it.
 ALIASES = {"base_fun": "base_activation", "base_activation": "base_fun"}
-LISTED = 12  # other values of an assumed fact; of more, the note has these and the number of the rest
+LISTED = 12  # other values of an assumed fact that a note lists; if there are more, it adds their number
 OWN_FORWARD = "what the library's own code computes from these tensors"
 OTHERS = (
     f"{OWN_FORWARD}; the name of one tensor tells no more: other functions of the same coefficients are read with "
@@ -44,8 +44,8 @@ class Options:
         self.numbers: dict[str, str] = {}  # of what was assumed, those that may be any number
         self.beside: Mapping[str, Any] = {}  # what the file holds beside its tensors; may be anything
         self.width: int | None = None  # of the rows that the trained model took, where its answers are there
-        self.outputs: int | None = None  # of these answers, numbers a row
-        self.single = False  # whether the name of one tensor is all that tells the library
+        self.outputs: int | None = None  # numbers per row of the trained model's answers, if there are any
+        self.single = False  # whether only the name of one tensor identifies the library
         self.mixed = False  # layers or files of several families: a forward that one does not know may be another's
         self._known: set[str] = set()
         self._forwards: dict[str, None] = {}  # all that the families know
@@ -216,7 +216,8 @@ class Options:
         return self.choice(key, names, names[0])
 
     def whose(self, names: Iterable[str], what: str) -> str:
-        """Whose forward it is, where nothing tells: one of `names`, as `must`. Raises OpenQuestion and OptionError."""
+        """The name of the forward, one of `names`, if the file does not decide it, as `must`. Raises OpenQuestion
+        and OptionError."""
         names = tuple(names)
         self._forwards |= dict.fromkeys(names)
         return self.must(FORWARD, names, what)

@@ -72,8 +72,8 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Found:
-    """A file as it was read: the network, its family and why that one, what was assumed on the way, and what to know
-    of how it was decided."""
+    """The result of reading a file: the network, its family and the reason for it, the assumed facts, and notes on
+    the decision."""
 
     kan: Kan
     family: str

@@ -58,7 +58,7 @@ class Steps(nn.Module):
 
 
 class Regular(nn.Module):
-    """A layer that gives its answer with a penalty and the activations behind it."""
+    """A layer that returns its output with a penalty and the activations behind it."""
 
     def __init__(self, n: int, m: int) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Regular(nn.Module):
 
 
 class Regularised(nn.Module):
-    """Two of them."""
+    """A module of two such layers."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -80,8 +80,9 @@ def test_what_is_public_says_what_it_is() -> None:
     assert len(silent) <= 0.05 * len(nodes), silent
 
 
-# What makes, replaces or removes a file, or opens one by its name. `disk` does so for everybody: it follows no link
-# that it should not, waits for no FIFO and has a limit. The table lists what else does so, and why it may.
+# Calls that make, replace or remove a file, or open one by its name. `disk` makes these calls for all modules: it
+# follows a link only if it may, does not wait for a FIFO, and has a limit. The table lists the other modules with their
+# reasons.
 TOUCHING = {"os.open", "os.rename", "os.replace", "os.unlink", "os.mkdir", "os.link", "os.symlink", "os.path.realpath"}
 TOUCHING |= {"open", "os.remove", "os.rmdir", "os.makedirs", "os.mkfifo", "os.chmod", "os.chown", "os.truncate"}
 METHODS = {"read_bytes", "read_text", "write_bytes", "write_text", "unlink", "mkdir", "rmdir", "touch", "symlink_to"}
@@ -89,49 +90,49 @@ METHODS |= {"hardlink_to", "resolve", "open"}
 MODULES = {"shutil", "tempfile"}
 OPENS = {
     "kanexport/shared/disk.py": {"os.open", "os.replace", "os.unlink", "os.mkdir", "os.symlink", "mkdir", "open"},
-    # What a person names for the output of a command: it may be a link.
+    # The user names the output of a command: it may be a link.
     "kanexport/shared/atomic.py": {"os.open", "os.replace", "os.unlink", "os.path.realpath", "open"},
     # Hidden folders of exports, by their pattern; rmtree follows no link.
     "kanexport/shared/leftovers.py": {"os.open", "os.rename", "unlink", "shutil.rmtree"},
-    # The repository that a person names, and in it whole folders change their names.
+    # The repository that the user names; the program renames whole folders in it.
     "kanexport/packing/repository.py": {"os.mkdir", "os.rename", "mkdir"},
     "service/kanserve/console/folder.py": {"os.mkdir", "os.rename", "mkdir"},
     "kanexport/shared/output.py": {"open"},  # a descriptor
     "kanexport/shared/program.py": {"os.open"},  # /dev/null
     "kanexport/hybrid/faults.py": {"resolve"},  # where this package is, for a traceback
-    "kanexport/hybrid/inputs.py": {"read_bytes"},  # rows that a person names
-    "kanexport/recognise/steplist.py": {"read_text"},  # a list that a person names
+    "kanexport/hybrid/inputs.py": {"read_bytes"},  # rows that the user names
+    "kanexport/recognise/steplist.py": {"read_text"},  # a list that the user names
     "kanexport/sweep/find.py": {"resolve"},  # whether a folder is the repository itself
     "service/kanserve/access/edit.py": {"open"},  # a descriptor
     "service/kanserve/bench/machine.py": {"read_text"},  # /proc
-    "service/kanserve/commands/view.py": {"tempfile.TemporaryDirectory"},  # mkdtemp: nobody else's
+    "service/kanserve/commands/view.py": {"tempfile.TemporaryDirectory"},  # mkdtemp: only for this user
     "service/kanserve/console/nearby.py": {
         "tempfile.TemporaryDirectory",
         "open",
         "read_text",
     },  # in a folder of its own
     "service/kanserve/console/observatory.py": {"open"},  # a browser
-    "service/kanserve/console/read_rows.py": {"read_bytes"},  # rows that a person names
-    "service/kanserve/console/result_stream.py": {"shutil.copyfileobj", "tempfile.TemporaryFile"},  # it has no name
-    "service/kanserve/console/row_stream.py": {"open"},  # rows that a person names
+    "service/kanserve/console/read_rows.py": {"read_bytes"},  # rows that the user names
+    "service/kanserve/console/result_stream.py": {"shutil.copyfileobj", "tempfile.TemporaryFile"},  # without a name
+    "service/kanserve/console/row_stream.py": {"open"},  # rows that the user names
     "service/kanserve/memory.py": {"os.open"},  # /proc
     "service/kanserve/models/headroom.py": {"read_text"},  # cgroup and /proc
     "service/kanserve/observe/logs.py": {"os.open"},  # /dev/null
     "service/kanserve/observe/machine.py": {"read_text"},  # /proc
     "service/kanserve/observe/unblocked.py": {"os.open"},  # /proc
-    "service/kanserve/pem.py": {"os.unlink", "tempfile.mkstemp"},  # its own, where there is no memory file
+    "service/kanserve/pem.py": {"os.unlink", "tempfile.mkstemp"},  # its own file, if there is no memory file
     "service/kanserve/reference.py": {"write_text"},  # the documentation, in a clone
-    "service/kanserve/repository/layout.py": {"resolve"},  # the repository that a person names, and a ConfigMap's link
+    "service/kanserve/repository/layout.py": {"resolve"},  # the repository that the user names, and a ConfigMap's link
     "service/kanserve/threads.py": {"read_text"},  # cgroup
     "service/kanserve/trials/child.py": {"write_text"},  # /proc
     "service/kanserve/trials/forks.py": {"read_text"},  # /proc
     "service/kanserve/web/ui.py": {"read_bytes"},  # of the package
-    "service/kanserve/workers.py": {"tempfile.TemporaryDirectory"},  # mkdtemp: nobody else's
+    "service/kanserve/workers.py": {"tempfile.TemporaryDirectory"},  # mkdtemp: only for this user
 }
 
 
 def opens(tree: ast.AST) -> Iterator[str]:
-    """The calls by which a module touches files, as they are written; of methods the last name."""
+    """The calls of a module that use files, as in the source; for methods, the last name."""
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
@@ -146,7 +147,7 @@ def opens(tree: ast.AST) -> Iterator[str]:
 
 
 def test_files_are_opened_in_one_place() -> None:
-    """`kanexport.shared.disk`. Whatever else opens, makes or removes files by name is named above with its reason."""
+    """In `kanexport.shared.disk`. The table above lists the other modules that open, make or remove files by name."""
     paths = [path for path in PRODUCT if "/pb/" not in str(path)]
     found = {name(path): set(opens(ast.parse(path.read_text()))) for path in paths}
     assert {path: calls for path, calls in found.items() if calls} == OPENS

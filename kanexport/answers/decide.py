@@ -1,10 +1,10 @@
-"""Which reading of a file the trained model's answers mean: the known ones are tried, the likeliest first.
+"""Search for the reading of a file that reproduces the trained model's outputs, the likeliest readings first.
 
-A reading is a reader and values for what the file leaves open (`Options.open`). The search changes
-one fact, then two, then three, until a round has readings that fit: whose errors rounding explains. Of these the one
-nearest to the answers is taken, unless a likelier one is as near, and held against all rows; where some tell it
-apart, they join the few, and the search begins again. Then every fact is changed by itself: what fits as well was not
-decided, and is told.
+A reading is a reader and values for what the file leaves open (`Options.open`). The search changes one fact, then
+two, then three, until a round has readings that fit. A reading fits if rounding explains its errors. The search takes
+the nearest of these readings, unless a likelier one is about as near, and compares it with all rows. If some rows rule
+it out, they join the few rows, and the search begins again. Then the search changes each fact by itself. If another
+value of a fact fits as well, the outputs do not decide this fact, and the decision lists that value.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from kanexport.options import FORWARD, Options
 from kanexport.proof.tolerance import OUTPUT_TOLERANCE
 
 FEW_ROWS = 48  # of the answers, that every reading is tried on
-JOINING = 16  # rows of the answers, those at which a reading that fits the few is furthest off
-SEARCHES = 3  # with more such rows each
-READINGS = 1200  # that are tried at most
-AROUND = ("flow", "before", "between", "after")  # facts of what stands around the layers
-AFTER = 120  # readings that are tried after one that fits, in its round
+JOINING = 16  # rows that join the few: those at which a reading that fits the few has its largest errors
+SEARCHES = 3  # at most; each repetition adds such rows
+READINGS = 1200  # readings that one search tries at most
+AROUND = ("flow", "before", "between", "after")  # facts about the steps around the layers
+AFTER = 120  # readings that the search tries in a round after the first one that fits
 NUMBERS = 12  # readings that are tried with other numbers, those that were nearest
-MISSING = 3  # readings without functions of symbolic edges, that the table is tried for
+MISSING = 3  # readings without functions of symbolic edges, for which the search tries pykan's table
 BESIDE = 1.01  # times a number that fits: whether the answers would notice
 DISTINCT = 3  # numbers among the answers, that readings are told by; with fewer, only what would be assumed may fit
 CHANGES = 3  # from what would be assumed
 INEXACT = 1e-3  # relative; a published library may be off by so much in float32, and what is off by more is another
-NEARER = 3.0  # times, that a less likely reading must be nearer to be taken
+NEARER = 3.0  # factor by which a less likely reading must be nearer for the search to take it
 
 Facts = Mapping[str, str]
 Read = Callable[[Options], tuple[Kan, str]]
@@ -62,9 +62,10 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The reading that the answers mean. `decided`: the facts that they tell, by name; `also`: of the facts
-    that they leave open, the values that fit as well, which are assumed still; `families`: likewise. `notes`: how far
-    off it is beyond what rounding explains, if that was allowed."""
+    """The reading that reproduces the recorded outputs. `decided`: the facts that the outputs decide, by name.
+    `also`: for each fact that they leave open, the other values that fit; the reading still assumes its own value.
+    `families`: the other families that fit. `notes`: the reading's error beyond what rounding explains, if a
+    tolerance allows it."""
 
     reading: Reading
     decided: dict[str, str]
@@ -74,8 +75,8 @@ class Decision:
 
 
 class Search:
-    """Tries readings of one file on a few of its answers. `options`: makes the user's, with facts to try;
-    `tolerance`: the user's; `advance` is told how many were tried, of how many."""
+    """Tries readings of one file on a few of its recorded outputs. `options` makes the user's options with facts to
+    try. `tolerance`: the user's. `advance` receives the number of readings tried so far, and their largest number."""
 
     def __init__(
         self,
@@ -93,7 +94,7 @@ class Search:
         self.known: dict[tuple[int, str], dict[str, None]] = {}  # all values of a fact that were heard of
         self.first: ExportError | None = None  # why the likeliest way is none
         self.missing: list[tuple[int, Facts, MissingFunctions]] = []  # readings that lack functions of symbolic edges
-        self.lacking = 0  # of these, for how many functions were tried
+        self.lacking = 0  # the number of these for which the search tried functions
         self.nameless: MissingFunctions | None = None
         self.telling = judge.distinct(answers) >= DISTINCT
 
@@ -112,7 +113,7 @@ class Search:
         return Decision(chosen, decided, also, tuple(others), judge.told(whole, self.all, "the reading of the file"))
 
     def _choose(self) -> tuple[Reading, list[Reading]]:
-        """The reading to take, and all that fit the few rows."""
+        """The reading to take, and all readings that fit the few rows."""
         fitting = self._search()
         best = min(fitting, key=lambda one: one.match.excess)
         enough = NEARER * max(best.match.excess, 1 / NEARER**2)
@@ -120,7 +121,7 @@ class Search:
         return self._simpler(chosen), fitting
 
     def _join(self, rows: Sequence[int]) -> None:
-        """Begin again, with these rows of all answers too."""
+        """Add rows of all answers to the few rows, and clear the results: the search begins again."""
         self.answers = self.answers.joined(self.all.at(rows[:JOINING]))
         self.tried.clear()
         self.lacking = 0
@@ -153,7 +154,7 @@ class Search:
         return found
 
     def _by_function(self) -> list[Reading]:
-        """The reading that fits with functions of pykan's table for symbolic edges that have none, if there is one."""
+        """The reading that fits if symbolic edges without a function take one from pykan's table, if there is one."""
         waiting, self.lacking = self.missing[: MISSING - self.lacking], min(MISSING, self.lacking + len(self.missing))
         self.nameless = self.nameless or next((error for _, _, error in self.missing), None)
         self.missing.clear()
@@ -190,8 +191,8 @@ class Search:
         return numbers.likeliest(error, assumed)
 
     def _fitting(self, round_: Sequence[tuple[int, Facts]]) -> list[Reading]:
-        """Of a round, the readings that fit, as far as the number of readings allows. The round is in the order of
-        likelihood: once one fits, only so many more are tried."""
+        """The readings of a round that fit. The round is in the order of likelihood. After the first reading that
+        fits, the search tries at most AFTER more, and at most READINGS in all."""
         fitting: list[Reading] = []
         left = max(0, READINGS - len(self.tried))
         for number, (at, facts) in enumerate(round_):
@@ -204,14 +205,14 @@ class Search:
         return fitting
 
     def _next(self, round_: Sequence[tuple[int, Facts]]) -> list[tuple[int, Facts]]:
-        """Every reading of a round with one fact more, those first that were nearer; what stands around the layers
-        after what they are."""
+        """Every reading of a round with one more fact, the nearer readings first. Facts about the steps around the
+        layers come last."""
         nearest = sorted(round_, key=lambda one: self._error(*one))
         found = [(at, key, {**facts, key: value}) for at, facts in nearest for key, value in self._changed(at, facts)]
         return [(at, facts) for at, _, facts in sorted(found, key=lambda one: one[1] in AROUND)]
 
     def _changed(self, at: int, facts: Facts) -> Iterator[tuple[str, str]]:
-        """One more fact that a file leaves open, for each of its other values."""
+        """Each further fact that the file leaves open, with each of its other values."""
         for key, values in self.questions.get((at, _key(facts)), {}).items():
             yield from ((key, value) for value in values if key not in facts)
 
@@ -299,7 +300,7 @@ class Search:
         return self._nearest(compared)
 
     def _nameless(self, error: MissingFunctions) -> ExportError:
-        """Symbolic edges lack their functions, and no names from the table give the answers."""
+        """The error if symbolic edges lack their functions, and no names from the table give the recorded outputs."""
         return AnswersDiffer(
             f"{error.message}; functions of pykan's table were tried for them, and none gives what the trained model "
             "answered",
@@ -307,7 +308,7 @@ class Search:
         )
 
     def _nearest(self, readings: Sequence[Reading]) -> AnswersDiffer:
-        """What to say where none fits: the nearest is the one whose outputs are most alike in shape."""
+        """The error if no reading fits. It names the nearest reading: the one whose outputs are most alike in shape."""
         nearest = min(readings, key=_unlike)
         facts = ", ".join(f"{key}={value}" for key, value in {**nearest.options.assumed, **nearest.facts}.items())
         found, count = nearest.match, len(self._readings())
@@ -327,12 +328,12 @@ class Search:
         )
 
     def enough(self, error: float) -> float:
-        """The `--tolerance` that would allow an error: more than the usual."""
+        """The `--tolerance` that would allow an error, which is more than the usual one."""
         return max(1.5 * error / judge.ALLOWED[self.answers.dtype], 2.0) * OUTPUT_TOLERANCE
 
 
 def _unlike(reading: Reading) -> tuple[float, float]:
-    """By how much a reading is another function, then by how much it is off."""
+    """The difference in shape between a reading's outputs and the recorded ones, then its largest error."""
     return (reading.match.unlike, reading.match.max_rel)
 
 

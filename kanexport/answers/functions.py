@@ -1,7 +1,7 @@
-"""Functions of symbolic edges that no file names, found from answers: pykan's table is tried, edge by edge.
+"""Search for functions of symbolic edges that no file names: recorded outputs decide between names in pykan's table.
 
-An edge's affine parameters are in the file, so that only names are open. From several starts, one edge after the other
-takes the name at which the answers are most alike; where that ends too early, pairs of edges are tried together.
+The file has an edge's affine parameters, so that only names are open. From several starts, one edge after the other
+takes the name with which the outputs are most alike. If that ends too early, the search tries pairs of edges together.
 """
 
 from __future__ import annotations
@@ -11,20 +11,21 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 STARTS = ("x", "sin", "x^2", "exp")
-SWEEPS = 4  # over all edges
-MOST = 4000  # readings of one file
-PAIRED = 4  # edges, up to which pairs of them are tried together
+SWEEPS = 4  # passes over all edges, at most
+MOST = 4000  # readings that the search tries for one file, at most
+PAIRED = 4  # the largest number of edges at which the search tries pairs of them
 
 Names = Mapping[str, str]
-Unlike = Callable[[Names], tuple[float, bool]]  # of names by edge: how unlike the answers, and whether they fit
+Unlike = Callable[[Names], tuple[float, bool]]  # from names by edge: how unlike the outputs are, and whether they fit
 
 
 class _Enough(Exception):
-    """So many were tried."""
+    """The search has tried MOST readings."""
 
 
 def found(unlike: Unlike, keys: Sequence[str], table: Sequence[str]) -> Names | None:
-    """The names of the table by edge at which the answers fit; None where none do, or too many were to be tried."""
+    """The names from the table, by edge, with which the outputs fit. None if no names fit, or if the search would
+    try more than MOST readings."""
     search = _Search(unlike, keys, table)
     try:
         for start in STARTS:
@@ -42,7 +43,7 @@ class _Search:
         self.best: tuple[float, Names] = (math.inf, {})
 
     def descend(self, names: Names) -> Names | None:
-        """From a start, one edge after the other."""
+        """Search from a start, one edge after the other."""
         score, fits = self._try(names)
         for _ in range(SWEEPS):
             before = score
@@ -59,7 +60,7 @@ class _Search:
         return None
 
     def pairs(self) -> Names | None:
-        """Every two edges together, the others at their best."""
+        """Try every two edges together, with the best names so far for the other edges."""
         names = self.best[1]
         for pair in itertools.combinations(self.keys if len(self.keys) <= PAIRED else (), 2):
             for two in itertools.product(self.table, repeat=2):

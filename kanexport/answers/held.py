@@ -35,8 +35,9 @@ def network(answers: Answers, kan: Kan, lowered: Lowered, target: Target) -> Cla
 
 
 def graph(answers: Answers, ports: Ports, meaning: Evaluate, lowered: Lowered, target: Target) -> Claim:
-    """A graph; `meaning`: what it means in float64. Each output is compared by itself. Raises AnswersDiffer where
-    it gives something else than the trained model did, and OptionError where names or shapes differ."""
+    """Compare a graph with the recorded outputs, each output by itself. `meaning`: the graph in float64. Raises
+    AnswersDiffer if the graph gives something else than the trained model, and OptionError if names or shapes
+    differ."""
     answers = answers.of_model(ports.inputs, ports.outputs)
     given = _run(lowered, ports, answers.x, target.dtype)
     tolerance = judge.allowed(answers, target.dtype, target.tolerance)
@@ -60,7 +61,7 @@ def graph(answers: Answers, ports: Ports, meaning: Evaluate, lowered: Lowered, t
 
 
 def _run(lowered: Lowered, ports: Ports, x: Array, dtype: str) -> dict[str, Array]:
-    """The graph's outputs by name, in pieces."""
+    """The graph's outputs by name, computed in chunks of ROWS_AT_ONCE rows."""
     session = runtime.session(lowered.model, lowered.weights, optimization=lowered.optimization)
     pieces = [
         runtime.run(session, ports.feeds(x[at : at + ROWS_AT_ONCE], dtype)) for at in range(0, len(x), ROWS_AT_ONCE)
@@ -69,7 +70,7 @@ def _run(lowered: Lowered, ports: Ports, x: Array, dtype: str) -> dict[str, Arra
 
 
 def _part(meaning: Evaluate, ports: Ports, at: int) -> Evaluate:
-    """The meaning of one output."""
+    """The float64 meaning of one output alone: the one at position `at`."""
     if len(ports.outputs) == 1:
         return meaning
 

@@ -1,10 +1,10 @@
-"""Something that answers, held against what the trained model answered, row by row.
+"""Outputs of a reading or of a graph, compared with the trained model's outputs row by row.
 
-An error is relative to the largest answer of its own row. A reading of a file is right only where rounding
-explains the error: `EXPLAINED` times what rounding changes in that row (`proof/rounding.py`), in the precision
-that the model computed in, or as much as the user's own larger tolerance allows. A graph, whose meaning is known by
-then, may be off by the tolerance, and by what rounding excuses as in `proof/tolerance.py`. Where that is so much
-that an answer says nothing, the row is left out, counted and told.
+An error is relative to the largest output of its own row. A reading of a file fits only if rounding explains the error.
+Rounding explains `EXPLAINED` times what it changes in that row (`proof/rounding.py`), in the precision that the model
+computed in. If the user gives a larger tolerance, the reading may be off by that much too. The meaning of a graph is
+known by then, so the graph may be off by the tolerance and by what rounding excuses (`proof/tolerance.py`). If this
+allowance is so large that an output says nothing, the comparison leaves the row out, counts it and reports it.
 """
 
 from __future__ import annotations
@@ -30,21 +30,27 @@ Evaluate = Callable[[Array, Jitter | None], Trace]
 
 # Relative, by what the model computed in. Libraries' own float32 runs are off by up to 9e-6 on real checkpoints.
 ALLOWED = {"float32": 5e-5, "float64": 1e-8}
-EXPLAINED = 3.0  # times what rounding changes: a reading that is off by more is another one
+EXPLAINED = 3.0  # factor on what rounding changes: a reading that is off by more is a different one
 HOPELESS = 16.0  # times what one draw of rounding excuses: no other draw excuses that
 LOOSE = 1e-2  # an allowance beyond it would excuse anything
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """How far answers are from the trained model's: the largest error over the rows compared, absolute and
-    relative, the place of the worst, and how many times the allowance it is; rows compared, and left out; of the rows
-    whose answers are numbers (those that the user chose, where there are such), how many were compared, of how many.
+    """The distance between outputs and the trained model's outputs.
 
-    explained  relative: what rounding explains at the worst place, as far as that was looked for
-    relaxed    of the rows that only a relaxed tolerance took, the largest error and what would have been allowed
-    unlike     of a reading: what is left of the answers' variation after the best scale and shift, 0 to 1, and the
-               share of rows in which only one of them is finite
+    max_abs    the largest absolute error over the rows compared
+    max_rel    the largest relative error over the rows compared
+    excess     the error at the worst place, as a multiple of its allowance
+    where      the worst place, in words
+    rows       the number of rows compared
+    left_out   the number of rows left out
+    telling    the number of rows compared among those that `numbers` counts
+    numbers    the number of rows whose outputs are numbers; if the user chose such rows, only those
+    explained  relative: what rounding explains at the worst place, as far as the comparison computed it
+    relaxed    over the rows that only a relaxed tolerance allowed: the largest error, and its usual allowance
+    unlike     of a reading: the share of the outputs' variation that remains after the best scale and shift, 0 to 1,
+               plus the share of rows in which only one side is finite
     worst      of a reading: the rows beyond their allowance, the furthest first"""
 
     max_abs: float
@@ -78,16 +84,16 @@ def allowed(answers: Answers, dtype: str, tolerance: float) -> float:
 
 
 def relaxation(answers: Answers, tolerance: float) -> float:
-    """How far a reading may be from the answers beyond what rounding explains, relative: nothing, unless the model
-    computed in float64 or the user gave a larger `tolerance` than the usual."""
+    """How far a reading may be from the recorded outputs beyond what rounding explains, relative. It is 0, unless
+    the model computed in float64 or the user gave a larger `tolerance` than the usual one."""
     relaxed = answers.dtype == "float64" or tolerance > OUTPUT_TOLERANCE
     return allowed(answers, answers.dtype, tolerance) if relaxed else 0.0
 
 
 def match(answers: Answers, given: Array, evaluate: Evaluate, dtype: str, tolerance: float) -> Match:
-    """Hold answers `given` [B, ...] of a graph of `dtype` against the trained model's. `evaluate`: the graph's meaning
-    in float64, which tells what rounding changes; `tolerance`: relative. Raises OptionError where the shapes are
-    different."""
+    """Compare outputs `given` [B, ...] of a graph of `dtype` with the trained model's. `evaluate`: the graph's
+    meaning in float64, which shows what rounding changes. `tolerance`: relative. Raises OptionError if the shapes
+    differ."""
     y, flat = _same_shape(answers, given)
     scale = _scale(y, flat)
     error, absolute = _errors(_as(flat, answers.dtype), y, scale)
@@ -104,7 +110,7 @@ def match(answers: Answers, given: Array, evaluate: Evaluate, dtype: str, tolera
 
 
 def _same_shape(answers: Answers, given: Array) -> tuple[Array, Array]:
-    """Both as [B, numbers]. Raises OptionError."""
+    """The recorded and the given outputs, both as [B, numbers]. Raises OptionError if their shapes differ."""
     y, flat = answers.y.reshape(len(answers.y), -1), given.reshape(len(given), -1)
     if flat.shape != y.shape:
         raise unfit(answers, f"answers of {y.shape[1]} numbers a row", f"gives {flat.shape[1]}")
@@ -113,8 +119,8 @@ def _same_shape(answers: Answers, given: Array) -> tuple[Array, Array]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Rows:
-    """Answers and what was given for them, [B, numbers]; by row [B] the error, relative and absolute, how much of it
-    is allowed, and whether the row is compared."""
+    """Recorded outputs and given outputs, [B, numbers]. By row [B]: the error, relative and absolute, its allowance,
+    and whether the comparison keeps the row."""
 
     answers: Answers
     given: Array
@@ -125,7 +131,7 @@ class _Rows:
     keep: npt.NDArray[np.bool_]
 
     def match(self, usual: float | Array, explained: Array | None = None) -> Match:
-        """What comes of it; `usual`: what is allowed where nothing is relaxed."""
+        """The result of the comparison. `usual`: the allowance without a relaxed tolerance."""
         numbers, keep = _numbers(self.answers), self.keep
         if not keep.any():
             return Match(0.0, 0.0, 0.0, "", 0, len(self.y), 0, int(numbers.sum()))
@@ -159,7 +165,7 @@ def _numbers(answers: Answers) -> npt.NDArray[np.bool_]:
 
 
 def told(found: Match, answers: Answers, what: str) -> tuple[str, ...]:
-    """In words, for the notes: rows that were left out, and what only a relaxed tolerance took."""
+    """Sentences for the notes: on rows that were left out, and on errors that only a relaxed tolerance allowed."""
     words = []
     if found.left_out:
         words.append(
@@ -187,8 +193,8 @@ def require(found: Match, answers: Answers, what: str) -> None:
 
 
 def reading(kan: Kan, answers: Answers, relaxed: float) -> Match:
-    """A reading in float64, held against the trained model's answers: an error is right that rounding explains, or
-    that is `relaxed`, relative, as `relaxation` says. Raises OptionError where the shapes differ."""
+    """Compare a reading in float64 with the trained model's outputs. The allowance of an error is what rounding
+    explains, or `relaxed` (relative, from `relaxation`) if that is more. Raises OptionError if the shapes differ."""
     width = answers.x[0].size
     if width != kan.n_inputs:
         raise unfit(answers, f"rows of {width} numbers", f"takes {kan.n_inputs}")
@@ -205,9 +211,9 @@ def reading(kan: Kan, answers: Answers, relaxed: float) -> Match:
 
 
 def _explained(kan: Kan, x: Array, exact: Array, error: Array, relaxed: Array, dtype: str) -> Array:
-    """[B]: by how much rounding changes each row, absolute. Where one draw shows that no other could explain the
-    `error` of some row, or where all errors are explained, that is all; where most errors are beyond what may be
-    explained at all, the last rounding alone."""
+    """[B]: the change that rounding makes to each row, absolute. The draws end if one shows that no other could
+    explain the `error` of some row, or if all errors are explained. If most errors are beyond what rounding may
+    explain at all, only the last rounding counts."""
     change = np.zeros(len(x))
     gross = (error > LOOSE * _scale(exact, exact)).mean() > 0.5
     for draw in rounding.draws(kan, x, exact, dtype):
@@ -220,14 +226,14 @@ def _explained(kan: Kan, x: Array, exact: Array, error: Array, relaxed: Array, d
 
 
 def _typical(change: Array) -> Array:
-    """[B]: in rows where rounding happens to change little, what it changes in the others: a row is at times lucky."""
+    """[B]: the change of each row, and at least the median change: rounding happens to change some rows little."""
     return np.maximum(change, np.median(change))
 
 
 def _unlike(given: Array, y: Array, usual: npt.NDArray[np.bool_]) -> float:
-    """How unlike in shape: of the variation of answers y [B, outputs] over the usual rows, the part that the best
-    scale and shift of each output of `given` leaves, and the share of rows in which only one is finite. A constant is
-    as unlike as can be."""
+    """The difference in shape. Its first part is the variation of answers y [B, outputs] over the usual rows that
+    the best scale and shift of each output of `given` leave. Its second part is the share of rows in which only one
+    side is finite. A constant has the largest first part."""
     finite = np.isfinite(y).all(axis=1), np.isfinite(given).all(axis=1)
     odd = float((finite[0] != finite[1]).mean())
     rows = finite[0] & finite[1]
@@ -264,7 +270,8 @@ def unfit(answers: Answers, has: str, model: str) -> OptionError:
 
 
 def _scale(y: Array, given: Array) -> Array:
-    """[B]: what errors of each row are relative to, its own largest answer; where that is 0, what was given."""
+    """[B]: the scale of each row's errors: its own largest recorded output, or the largest given output if that is
+    0."""
     peaks, others = (np.where(np.isfinite(part), np.abs(part), 0).max(axis=1, initial=0) for part in (y, given))
     some = np.where(peaks > 0, peaks, others)
     return np.asarray(np.where(some > 0, some, 1.0))

@@ -1,11 +1,11 @@
-"""Answers of a trained model: inputs `x` [B, ...] and what it gave for them, `y` [B, ...].
+"""Answers of a trained model: inputs `x` [B, ...] and its outputs for them, `y` [B, ...].
 
 They come as an .npz with the arrays `x` and `y` (and, from `record_answers`, `zone`), as two
 .npy files, the inputs first, or as a .csv whose header names the columns x0, x1, ... and
 y0, y1, ...
 
-A model of several inputs has one array for each in its .npz, called as the input is, and one of several
-outputs the arrays `y.NAME`. An input called `y` or `zone` is the array `x.y` or `x.zone`.
+For a model of several inputs, the .npz has one array per input, with the input's name. For several outputs it has the
+arrays `y.NAME`. An input called `y` or `zone` is the array `x.y` or `x.zone`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Array = npt.NDArray[np.float64]
 
 GIVEN = "given"  # the zone of rows that the user chose
 ROWS_LIMIT = 100_000
-X, Y, ZONE = "x", "y", "zone"  # the arrays of a file
+X, Y, ZONE = "x", "y", "zone"  # names of arrays in a file
 FORMS = (
     "an .npz with the arrays x and y, two .npy files (inputs, then answers), or a .csv with columns x0,... and y0,..."
 )
@@ -39,11 +39,11 @@ RECORD = "kanexport.record_answers(model, rows, 'answers.npz') writes them from 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answers:
-    """Rows and the trained model's answers, in float64; `dtype`: what the model computed in, float32 or
-    float64. `usual` [B]: rows that the user chose, as opposed to those far outside of them. `name`
-    and `sha256`: of the file. `inputs`, `outputs`: the arrays that `x` and `y` hold, as `ports.join` joins
-    several; `recorded`: whether `record_answers` wrote them all. `places` [B]: the number of each row in the file, if
-    these are some of them."""
+    """Rows and the trained model's answers, in float64. `dtype`: the type that the model computed in, float32 or
+    float64. `usual` [B]: rows that the user chose, as opposed to those far outside of them. `name` and `sha256`: of
+    the file. `inputs`, `outputs`: the arrays in `x` and `y`, which `ports.join` joins if there are several.
+    `recorded`: whether `record_answers` wrote them all. `places` [B]: the number of each row in the file, if these
+    are only some of the file's rows."""
 
     x: Array
     y: Array
@@ -67,13 +67,13 @@ class Answers:
         return self.at(np.unique(np.linspace(0, len(self.x) - 1, count).astype(int)))
 
     def at(self, rows: Sequence[int] | npt.NDArray[np.int_]) -> Answers:
-        """Some of the rows."""
+        """The answers for the given positions of rows."""
         chosen = np.asarray(rows, dtype=int)
         places = chosen if self.places is None else self.places[chosen]
         return replace(self, x=self.x[chosen], y=self.y[chosen], usual=self.usual[chosen], places=places)
 
     def joined(self, others: Answers) -> Answers:
-        """With other rows of the same file."""
+        """These rows, then other rows of the same file."""
         own, more = (np.arange(len(part.x)) if part.places is None else part.places for part in (self, others))
         return replace(
             self,
@@ -84,8 +84,8 @@ class Answers:
         )
 
     def of_network(self) -> Answers:
-        """For a network of one input [N, n] and one output: of several outputs the first. Where rows are tokens,
-        x [B, *T, n] and y [B, *T, m], every token is a row. Raises OptionError for several inputs."""
+        """The answers for a network of one input [N, n] and one output, the first of several outputs. If rows are
+        tokens, x [B, *T, n] and y [B, *T, m], every token becomes a row. Raises OptionError for several inputs."""
         x, y = self._only_input(), split(self.outputs, self.y)[0]
         usual, tokens = self.usual, x.shape[:-1]
         if x.ndim > 2 and y.shape[:-1] == tokens:
@@ -105,8 +105,8 @@ class Answers:
         return parts.get(X, next(iter(parts.values())))
 
     def of_model(self, inputs: Sequence[Port], outputs: Sequence[Port]) -> Answers:
-        """For a model with these inputs and outputs, in their order. Raises OptionError where one is missing or
-        has another shape."""
+        """The answers for a model with these inputs and outputs, in their order. Raises OptionError if one is
+        missing or has another shape."""
         x = _chosen(split(self.inputs, self.x), self.inputs, inputs, self.name, "input")
         x = [_shaped(rows, port, self.name, several=len(x) > 1) for rows, port in zip(x, inputs, strict=True)]
         y = _chosen(split(self.outputs, self.y), self.outputs, outputs, self.name, "output")
@@ -114,7 +114,7 @@ class Answers:
 
 
 def _chosen(parts: Sequence[Array], has: Sequence[Port], wanted: Sequence[Port], name: str, what: str) -> list[Array]:
-    """The arrays of a model's inputs or outputs, in its order."""
+    """The arrays of a model's inputs or outputs, in the model's order."""
     by_name = _by_name(parts, has, wanted, Y if what == "output" else X)
     missing = [port.name for port in wanted if port.name not in by_name]
     if missing:
@@ -127,7 +127,8 @@ def _chosen(parts: Sequence[Array], has: Sequence[Port], wanted: Sequence[Port],
 
 
 def _by_name(parts: Sequence[Array], has: Sequence[Port], wanted: Sequence[Port], usual: str) -> dict[str, Array]:
-    """By the names that a model has for them; of one alone there is no doubt, whatever it is called."""
+    """The arrays by the model's own names. A model with one input (or output) takes the only array, whatever its
+    name."""
     found = {port.name: part for port, part in zip(has, parts, strict=True)}
     only = wanted[0].name
     if len(wanted) > 1 or only in found:
@@ -138,7 +139,7 @@ def _by_name(parts: Sequence[Array], has: Sequence[Port], wanted: Sequence[Port]
 
 
 def _shaped(rows: Array, port: Port, name: str, *, several: bool) -> Array:
-    """In the model's own shape. Raises OptionError."""
+    """The rows in the model's own shape. Raises OptionError."""
     if rows[0].size == port.size:
         return rows.reshape(-1, *port.shape)
     shown = f"rows of shape {rows.shape[1:]}" + (f" for {port.name}" if several else "")
@@ -193,7 +194,7 @@ def _named(arrays: Mapping[str, Any], *, recorded: bool) -> tuple[dict[str, str]
 
 
 def _inputs(took: Mapping[str, str], arrays: Mapping[str, Any]) -> dict[str, str]:
-    """Of a file that somebody wrote: what lies beside its `x` may be anything."""
+    """The keys of inputs in a file that `record_answers` did not write: arrays next to its `x` may hold anything."""
     if X not in took:
         return dict(took)
     x = arrays[took[X]]
@@ -217,7 +218,7 @@ def _may_be_input(value: npt.NDArray[Any], x: npt.NDArray[Any]) -> bool:
 
 
 def _rows(inputs: Mapping[str, Any], outputs: Mapping[str, Any], name: str) -> int:
-    """How many there are. Raises OptionError where arrays differ."""
+    """The number of rows. Raises OptionError if arrays differ in it."""
     counts = {own: len(rows) for own, rows in (*inputs.items(), *outputs.items())}
     rows, *_ = counts.values()
     if set(counts.values()) != {rows} or not rows:

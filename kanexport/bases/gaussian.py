@@ -23,8 +23,8 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Gaussian:
-    """One function per centre; `centres` [K] with one `denominator` d, or [I, K] with one for each source [I]. Or
-    one for each centre, in their shape."""
+    """One function per centre: `centres` [K] with one `denominator` d, or [I, K] with one for each source [I].
+    `denominator` may also have the shape of `centres`, with one for each centre."""
 
     centres: Array
     denominator: float | Array
@@ -65,7 +65,7 @@ class Gaussian:
 
     @property
     def _widths(self) -> Array:
-        """The widths as [], [I], [K, 1] or [K, I], to go with sources last."""
+        """The widths as [], [I], [K, 1] or [K, I], for arrays with sources last."""
         return np.atleast_2d(self.denominator).T if self._each else np.asarray(self.denominator)
 
     def evaluate(self, x: Array) -> Array:

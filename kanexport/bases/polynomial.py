@@ -243,7 +243,7 @@ def hermite(degree: int) -> Polynomial:
 
 
 def hermite_prob(degree: int) -> Polynomial:
-    """He_n, of probability: copies of Hermite layers."""
+    """He_n, of probability. Source: copies of Hermite layers."""
     return Polynomial("hermite-prob", _steps(degree, 1, 0, 1.0 * np.arange(degree), (1, 0)))
 
 

@@ -26,12 +26,12 @@ REGIONS = {
     "nonfinite": "NaN, infinity",
     "single": "batch of 1",
 }
-EXAMPLE = {"inside": "example rows", "scaled": "example, scaled", "noise": "example, noise"}  # of a module
-NOTHING = "-"  # was compared
+EXAMPLE = {"inside": "example rows", "scaled": "example, scaled", "noise": "example, noise"}  # regions of a module
+NOTHING = "-"  # shown if nothing was compared
 
 
 def result(result: Result, *, verbose: bool = False) -> None:
-    """Print one export as a table; `verbose`: with what else each fact may be that was assumed."""
+    """Print one export as a table. `verbose`: also print the known alternatives of each assumed fact."""
     manifest = result.manifest
     edges = sum(layer.active_edges for layer in manifest.layers)
     say(
@@ -60,7 +60,8 @@ def result(result: Result, *, verbose: bool = False) -> None:
 
 
 def _assumed(facts: Mapping[str, str], words: Mapping[str, str], *, verbose: bool) -> None:
-    """Facts that no file holds: in one line, with the number of known alternatives; `verbose`: with these."""
+    """Print facts that no file holds: in one line, with the number of known alternatives. `verbose`: print the
+    alternatives."""
     if verbose:
         _facts(ASSUMED, facts, words)
     elif facts:
@@ -72,7 +73,7 @@ def _assumed(facts: Mapping[str, str], words: Mapping[str, str], *, verbose: boo
 
 
 def _count(words: str) -> int:
-    """How many values a fact may have instead: of a plain list, such as "or relu, tanh", or of sentences."""
+    """The number of other values that a fact may have. `words`: a plain list, such as "or relu, tanh", or sentences."""
     return len(words.split(", " if words.startswith("or ") else SEVERAL)) if words else 0
 
 
@@ -101,7 +102,7 @@ def _zones(manifest: Manifest) -> Table:
 
 
 def _errors(where: str, *errors: float) -> tuple[str, ...]:
-    """`where`: of the largest; empty where nothing was compared."""
+    """Errors as text. `where`: the place of the largest error, empty if nothing was compared."""
     return tuple(f"{error:.1e}" if where or error else NOTHING for error in errors)
 
 

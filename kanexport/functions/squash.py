@@ -112,7 +112,7 @@ class Tanh:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """u = x cut off at -1 and 1, or `short` of them."""
+    """u = x cut off at -1 and 1, or at -1 + `short` and 1 - `short`."""
 
     short: float = 0.0
 
@@ -150,7 +150,7 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Bounded:
-    """u = scale f(x) + shift, with a function that ends on both sides, so that u ends between -1 and 1."""
+    """u = scale f(x) + shift. The function f is bounded on both sides, so that u ends between -1 and 1."""
 
     function: Unary
     scale: float = 1.0

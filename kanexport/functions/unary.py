@@ -31,8 +31,8 @@ Array = npt.NDArray[np.float64]
 class Unary:
     """A function of one number. `evaluate` is float64, `emit` the same as operators.
 
-    `expression`: what it is in terms of x, in Python's syntax, where the name does not tell. `effort`: how many times
-    as long it takes as an ordinary function, so that fewer rows try it.
+    `expression`: the function in terms of x, in Python's syntax, if the name does not show it. `effort`: its time as a
+    multiple of an ordinary function's time, so that the verification uses fewer rows.
     """
 
     name: str

@@ -25,7 +25,7 @@ from kanexport.hybrid.sampled import SAMPLED, Sampled, injected
 Array = npt.NDArray[np.float64]
 Calls = Mapping[str, Sequence[Call]]
 
-MOST_SOURCES = 1024  # each row becomes as many
+MOST_SOURCES = 1024  # each row becomes as many rows
 VECTORS = 3  # that are looked at first
 AGREEMENT = 1e-4  # relative, there; what does not add up is off by far more
 # What holds these maps no vectors one by one.
@@ -63,7 +63,7 @@ def likely(parts: Mapping[str, nn.Module], calls: Calls) -> dict[str, tuple[nn.M
 
 
 def reasons(parts: Mapping[str, nn.Module], calls: Calls) -> dict[str, str]:
-    """By name, why some that look like KAN layers were not tried."""
+    """By name, why the exporter did not try some submodules that look like KAN layers."""
     found = {}
     for name, part in parts.items():
         own = calls.get(name, ())

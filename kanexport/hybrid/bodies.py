@@ -69,4 +69,4 @@ def _edges(
 def _serving(by: Sampled | None, kan: Kan, inner: tuple[str, ...], target: Target, file: Weights | None) -> bytes:
     if by is None:
         return serving_graph(kan, inner, target.dtype, file, whole=False)
-    return splice.passing(kan.n_inputs, target.dtype)  # the layer itself is where it was
+    return splice.passing(kan.n_inputs, target.dtype)  # the traced module still computes the layer

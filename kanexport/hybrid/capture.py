@@ -35,7 +35,7 @@ class Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     at: int | str  # of the vectors among both
-    part: int | None = None  # which of the tensors that it gives is `y`; None where that is all
+    part: int | None = None  # the position of `y` among the module's outputs; None if it is the only one
 
     @property
     def dtype(self) -> torch.dtype:
@@ -52,7 +52,7 @@ class Call:
         return None
 
     def answer(self, y: Any) -> torch.Tensor:
-        """The answer among what the module gives."""
+        """The tensor of the answer among the module's outputs."""
         tensor: torch.Tensor = y if self.part is None else list(tensors(y))[self.part][1]
         return tensor
 
@@ -182,8 +182,8 @@ class _Watch:
 
 
 def _answer(y: Any, given: torch.Tensor) -> tuple[torch.Tensor | None, int | None]:
-    """The answer, and where it is among the tensors that a layer gives beside a loss or activations: the first that
-    has a vector for each vector that was given."""
+    """The answer, and its position among the tensors of a layer that also gives a loss or activations. The answer is
+    the first tensor that has a vector for each given vector."""
     if isinstance(y, torch.Tensor):
         return y, None
     for at, (_, value) in enumerate(tensors(y)):

@@ -36,10 +36,10 @@ def run(
     answers: Sequence[Path] = (),
     phase: Callable[[str], None] = lambda words: None,
 ) -> Result:
-    """Export what a factory makes. `factory`: "package.module:function". The rows are those
-    of `example`, else random ones of `input_shape`, else the factory's, else random ones of
-    a shape that is found by trying. `answers`: files with what
-    the trained model answered. `phase` is told what begins. Raises ExportError; then nothing was written."""
+    """Export the module that a factory makes. `factory`: "package.module:function". The rows are those of `example`,
+    otherwise random ones of `input_shape`, otherwise the factory's. Without these, they are random ones of a shape
+    that the exporter finds by trying. `answers`: files with the trained model's outputs. `phase` receives a text on
+    each step that begins. Raises ExportError; then nothing was written."""
     target.check()
     with _importable(Path.cwd()), printing_to_stderr():
         before = set(sys.modules)

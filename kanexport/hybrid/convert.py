@@ -58,10 +58,10 @@ def convert(
     advance: Callable[[int, int], None] = lambda done, total: None,
     phase: Callable[[str], None] = lambda words: None,
 ) -> Result:
-    """Export a module; it is as it was afterwards. `example`: rows [B, ...], one tensor or array,
-    a tuple of them or a dictionary by forward's parameters, the more like real data the
-    better: the proof is made with them. `answers`: the trained model's own, held against the
-    graph. `phase` is told what begins. Raises ExportError; then nothing changed."""
+    """Export a module; it is as it was afterwards. `example`: rows [B, ...], one tensor or array, a tuple of them or
+    a dictionary by forward's parameters. Rows like real data are better, because the verification uses them.
+    `answers`: the trained model's own, which the exporter compares with the graph. `phase` receives a text on each
+    step that begins. Raises ExportError; then nothing changed."""
     _check(target)
     x, wiring = inputs.rows(example, unwrapped(module))
     whole = Whole(unwrapped(module), wiring)
@@ -139,7 +139,7 @@ def _looked_at(whole: Whole, plan: Plan, x: Array, names: Sequence[str], why: st
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """Who is told how the verification goes on, and what begins."""
+    """Callbacks: `advance` receives the progress of the verification, `phase` a text on each step that begins."""
 
     advance: Callable[[int, int], None]
     phase: Callable[[str], None]
@@ -181,12 +181,12 @@ def _tried(
 
 
 def _proved(lowered: Lowered, prove: Callable[[Lowered], Proof]) -> tuple[Lowered, Proof]:
-    """The graphs and their proof; where onnxruntime's optimiser makes them wrong, with less of it. Raises what `prove`
-    raises of the graphs with all of it."""
+    """The graphs and their proof. If onnxruntime's optimizer makes the graphs wrong, the exporter lowers its level.
+    Raises what `prove` raises for the graphs at the full level."""
     try:
         return lowered, prove(lowered)
     except VerificationFailed as error:
-        if lowered.explained is not None:  # any runtime may run that graph
+        if lowered.explained is not None:  # the client's runtime may optimize that graph at any level
             raise
         basic = dataclasses.replace(lowered, optimization=BASIC)
         try:
@@ -197,7 +197,7 @@ def _proved(lowered: Lowered, prove: Callable[[Lowered], Proof]) -> tuple[Lowere
 
 
 def optimiser(failure: str) -> str:
-    """What is said where a graph is right only if the runtime optimises it less."""
+    """The note on a graph that is right only if the runtime optimizes it less."""
     return (
         f"the graph is right, and {runtime.name()} makes it wrong from ORT_ENABLE_EXTENDED on ({failure}); it is "
         "held against the module at ORT_ENABLE_BASIC, and kanserve loads it so; for Triton, add "

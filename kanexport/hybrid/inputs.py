@@ -37,10 +37,10 @@ UNNAMED = "arr_"  # what numpy.savez calls arrays without a name
 
 
 def rows(example: Any, module: nn.Module) -> tuple[Array, Wiring]:
-    """Example rows as one array, and what the module takes: an array, a tensor, a tuple of them in the
-    order of forward's parameters (its last part may be a dictionary of those given by name), or a
-    dictionary by their names. Raises OptionError for anything
-    else, no rows, different numbers of them, and numbers that are not finite."""
+    """Example rows as one array, and the wiring of the module's inputs. `example`: an array, a tensor, a tuple of
+    them in the order of forward's parameters, or a dictionary by their names. The last part of a tuple may be a
+    dictionary of the inputs given by name. Raises OptionError for anything else, for no rows, for different numbers
+    of rows, and for numbers that are not finite."""
     given = named(example, inspect.signature(module.forward).parameters)
     plugs, parts = [], []
     for name, keyword, value in given:
@@ -60,8 +60,8 @@ def rows(example: Any, module: nn.Module) -> tuple[Array, Wiring]:
 
 
 def named(example: Any, parameters: Mapping[str, inspect.Parameter]) -> list[tuple[str, str, Any]]:
-    """Name, keyword (empty: by its place) and rows of each input. `parameters`: of the forward that takes them.
-    A dictionary at the end of a tuple has those that are given by their names. Raises OptionError."""
+    """The name, the keyword (empty: by its place) and the rows of each input. `parameters`: of the forward that
+    takes them. A dictionary at the end of a tuple has the inputs that are given by name. Raises OptionError."""
     if isinstance(example, Mapping) and example:
         _require_parameters(example, parameters)
         return [(_free(name, at), name, value) for at, (name, value) in enumerate(example.items())]
@@ -75,7 +75,7 @@ def named(example: Any, parameters: Mapping[str, inspect.Parameter]) -> list[tup
 
 
 def _place(at: int, parameters: Mapping[str, inspect.Parameter]) -> str:
-    """The name of the parameter at a place."""
+    """The name of the parameter at position `at`."""
     places = [name for name, one in parameters.items() if one.kind in PLACES]
     return places[at] if at < len(places) else f"{INPUT}{at}"
 

@@ -35,7 +35,7 @@ Array = npt.NDArray[np.float64]
 
 AGREEMENT = {"float64": 1e-6, "float32": 1e-4}  # relative; float64 agrees to 1e-14, a misread formula to 1e-2
 COMPARED = 4096  # vectors of a call that are looked at
-EDGES = 6_000_000  # of a call that are looked at, where edges take long
+EDGES = 6_000_000  # edges of a call that the exporter compares, if edges take long
 READINGS = 64  # ways in which one submodule is read
 DRAWS = 2  # of rounding
 PROBED = 2  # calls that are made again with other vectors
@@ -243,7 +243,8 @@ def _vectors(call: Call, kan: Kan) -> tuple[Array, Array]:
 
 
 def _compared(kan: Kan) -> int:
-    """Vectors of a call that are looked at: fewer of a layer by its answers, of which each takes a run a source."""
+    """The number of vectors of a call that the exporter compares. It is smaller for a layer that is known by its
+    outputs: each vector of it takes one run per source."""
     effort = max(trial_rows.edge_count(layer) // layer.mask.size for layer in kan.layers)
     if effort == 1:
         return COMPARED

@@ -1,8 +1,8 @@
-"""NaN and infinities in a module's rows: which of them the exported graph answers as torch does, and a note for each
-kind of difference.
+"""NaN and infinities in a module's rows: rows for which the exported graph gives what torch gives, and notes.
 
-torch.onnx and onnxruntime do not carry every NaN on: an LSTM of onnxruntime answers NaN with ordinary numbers. The
-note names the operators that do so, because an operator of a service that receives such rows has to know.
+torch.onnx and onnxruntime do not propagate every NaN: an LSTM of onnxruntime gives ordinary numbers for NaN. There is
+one note for each kind of difference. It names the operators of the graph that cause it, because an SRE whose service
+receives such rows has to know them.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from kanexport.proof.tolerance import OVERFLOW
 Array = npt.NDArray[np.float64]
 Tensors = Sequence[Array]  # the output first, then the vectors of each layer
 Run = Callable[[Array], Tensors]
-Blame = Callable[[Array, bool], str]  # a row, and whether the graph loses its NaN or makes one; a clause, or ""
+Blame = Callable[[Array, bool], str]  # from a row, and whether the graph loses its NaN or makes one, to a clause or ""
 
 NUMBER = re.compile(r"-?\d\S*$")
 CLOSE = 1e-3  # relative; the proof is stricter, this tells what is meant to be the same
-# Operators that pass a part of what they take, or look at it: they lose NaN in torch too.
+# Operators that select a part of their inputs or inspect them: they lose NaN in torch too.
 SELECTING = {
     *("And", "ArgMax", "ArgMin", "Compress", "Equal", "Gather", "GatherElements", "GatherND", "Greater"),
     *(
@@ -53,7 +53,7 @@ SELECTING = {
     ),
     *("TopK", "Where", "Xor"),
 }
-NAMED = 3  # operators in one note
+NAMED = 3  # operators that one note names, at most
 
 
 def compare(plan: Plan, lowered: Lowered, dtype: str, rows: Mapping[str, Array]) -> tuple[list[str], list[str]]:
@@ -70,14 +70,14 @@ def compare(plan: Plan, lowered: Lowered, dtype: str, rows: Mapping[str, Array])
 
 
 def _blamed(prover: Prover, row: Array, lost: bool) -> str:
-    """The operators of the graph that turn NaN into numbers (`lost`), or else the first that makes NaN of numbers, as
-    a clause; "" if none is found."""
+    """A clause that names operators of the graph, or "" if none is found. If NaN is `lost`, it names those that turn
+    NaN into numbers. Otherwise it names the first one that makes NaN from numbers."""
     lowered, ports = prover.lowered, prover.subject.ports
     try:
         model, steps = exposed(lowered.model)
         session = runtime.session(model, lowered.weights, optimization=lowered.optimization)
         values = runtime.run(session, ports.feeds(row, prover.dtype)) | ports.given(row)
-    except ExportError:  # a value that a runtime does not give away, such as a sequence
+    except ExportError:  # a runtime does not return some values, such as a sequence
         return ""
     nan = {name for name, value in values.items() if np.isnan(value).any()}
     names = list(dict.fromkeys(step.operator for step in steps if _turns(step, nan, lost)))[: NAMED if lost else 1]
@@ -102,9 +102,9 @@ def _exact(plan: Plan, dtype: str, row: Array) -> Tensors:
 
 
 def differing(rows: Mapping[str, Array], exact: Run, graph: Run, blame: Blame) -> tuple[list[str], list[str]]:
-    """Which rows the graph answers as the module does, by name, and sentences on all others. `exact`: the
-    module; its tensors may be fewer than the graph's. `blame` is asked once for each kind of difference that NaN is
-    in."""
+    """The names of rows for which the graph gives what the module gives, and sentences on all others. `exact`: the
+    module; it may give fewer tensors than the graph. The function calls `blame` once for each kind of difference
+    with NaN in it."""
     alike: list[str] = []
     apart: dict[tuple[str, str], list[str]] = {}
     examples: dict[tuple[str, str], str] = {}

@@ -165,7 +165,7 @@ def without(plan: Plan, x: Array, names: Iterable[str], why: str) -> Plan:
 
 
 def _speaks_of(note: str, names: Sequence[str]) -> bool:
-    """Whether a note is about some submodules alone."""
+    """Whether a note is only about these submodules."""
     about, colon, _ = note.partition(": ")
     return bool(colon) and set(about.split(", ")) <= {shown(name) for name in names}
 
@@ -249,7 +249,8 @@ def _use(reading: Reading, one: Call, two: Call, three: Call) -> Use:
 
 
 def _stays(reading: Reading, call: Call) -> bool:
-    """Whether a module computes itself: no graph of ours does it, or it gives more than the answer."""
+    """Whether the module itself computes the layer: the exporter makes no graph for it, or it gives more than the
+    answer."""
     return reading.beside or isinstance(reading.by, Sampled) or call.part is not None
 
 
@@ -297,8 +298,8 @@ def _peak(values: Array) -> Array:
 
 
 def without_edges(whole: Whole, plan: Plan) -> list[str]:
-    """One sentence on all submodules with parameters of their own that cannot be asked for edges, but for those of
-    which a note gives the reason."""
+    """One sentence on all submodules with parameters of their own that have no edges to ask for. It leaves out
+    submodules for which a note gives the reason."""
     asked = {shown(use.name) for use in plan.uses if use.axes is not None}
     known = asked | {name for note in plan.notes for name in note.partition(": ")[0].split(", ")}
     by_kind: dict[str, list[str]] = {}

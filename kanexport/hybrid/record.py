@@ -29,23 +29,23 @@ HALF = (torch.float16, torch.bfloat16)
 SEVERAL = "several inputs: a tuple in the order of forward's parameters, or a dictionary by their names"
 
 Array = npt.NDArray[Any]
-Inputs = Sequence[tuple[str, str, Array]]  # name, keyword (empty: by its place), rows
+Inputs = Sequence[tuple[str, str, Array]]  # name, keyword (empty for a positional input), rows
 
 
 def record_answers(model: Callable[..., Any], rows: Any, path: str | Path) -> Path:
-    """Write what a trained model answers to an .npz, for `kanserve export --answers` (or `answers=`).
+    """Write a trained model's outputs to an .npz, for `kanserve export --answers` (or `answers=`).
 
-    `model`: a torch module, as it is (it answers in eval mode and is as it was afterwards), or a function
-    of arrays. `rows` [B, ...]: rows like the data, a tensor or array; for several inputs a tuple of them in the
-    order of the parameters, a dictionary by their names (they become keyword arguments), or a tuple whose last
-    part is such a dictionary. The model is also asked for rows around and far outside of them, zeros, and rows of
-    one sign; whole numbers and truth values, such as ids of tokens, are drawn from those given.
+    `model`: a torch module, as it is, or a function of arrays. A module runs in eval mode and is as it was afterwards.
+    `rows` [B, ...]: rows like the data, a tensor or array. Several inputs are a tuple in the order of the parameters, a
+    dictionary by their names (they become keyword arguments), or a tuple whose last part is such a dictionary. The
+    function also runs the model on rows around and far outside of them, on zeros, and on rows of one sign. For whole
+    numbers and truth values, such as ids of tokens, it draws from the given ones.
 
-    The file holds the inputs under their names (a single one as `x`, or by the name that a dictionary gives it),
-    `y` (several outputs: `y.NAME` each) and `zone`, in the model's own precision; a module of half precision is
-    asked in float32, as a copy, because its own answers would be too inexact to tell forwards apart. Outputs that
-    have no row for each row of the input, such as a loss, are left out, unless the first one has none. Raises
-    OptionError for rows or answers that are no real numbers, one for each row.
+    The file holds the inputs under their names, `y` (several outputs: `y.NAME` each) and `zone`, in the model's own
+    precision. A single input is `x`, or has the name that a dictionary gives it. A module of half precision runs as a
+    float32 copy, because its own outputs would be too inexact to tell forwards apart. The file leaves out outputs that
+    have no row for each row of the input, such as a loss. Raises OptionError if the first output is such a one, and for
+    rows or outputs that are not real numbers, one for each row.
     """
     given = _given(model, rows)
     zones = _zones(given)
@@ -62,7 +62,7 @@ def record_answers(model: Callable[..., Any], rows: Any, path: str | Path) -> Pa
 
 
 def _archive(arrays: Mapping[str, Array]) -> bytes:
-    """An .npz; an input may have a name that numpy.savez takes for its own, such as `file`."""
+    """The bytes of an .npz. An input may have a name that numpy.savez takes for its own, such as `file`."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, value in arrays.items():
@@ -72,11 +72,12 @@ def _archive(arrays: Mapping[str, Array]) -> bytes:
 
 
 def _given(model: Callable[..., Any], rows: Any) -> list[tuple[str, str, Array]]:
-    """Raises OptionError for what are no tensors of finite real numbers, with as many rows each."""
+    """The name, keyword and rows of each input. Raises OptionError unless they are tensors of finite real numbers
+    with the same number of rows."""
     example = np.asarray(rows) if isinstance(rows, list) else rows
     found = named(example, _parameters(model))
     given = [(name, keyword, _array(value)) for name, keyword, value in found]
-    whole = len(given) > 1 or isinstance(model, nn.Module)  # a function of one array computes with real numbers
+    whole = len(given) > 1 or isinstance(model, nn.Module)  # a function of one array takes floating-point numbers
     for name, _, value in given:
         if not _are_rows(value, "fiub" if whole else "f"):
             what = "rows are" if len(given) == 1 else f"rows of {name} are"
@@ -101,12 +102,13 @@ def _are_rows(value: Array, kinds: str) -> bool:
 def _parameters(model: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     try:
         return inspect.signature(model.forward if isinstance(model, nn.Module) else model).parameters
-    except (TypeError, ValueError):  # some functions do not tell
+    except (TypeError, ValueError):  # some functions have no signature to read
         return {"kwargs": inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)}
 
 
 def _zones(given: Inputs) -> dict[str, list[Array]]:
-    """The rows of each input by zone: those given, and others made from them; all of their type."""
+    """The rows of each input by zone: the given rows, and others made from them. All have the type of the given
+    rows."""
     rng = np.random.default_rng(SEED)
     parts = [_floating(value, rng) if value.dtype.kind == "f" else _drawn(value, rng) for _, _, value in given]
     return {name: [part[name] for part in parts] for name in parts[0]}
@@ -127,8 +129,8 @@ def _floating(given: Array, rng: np.random.Generator) -> dict[str, Array]:
 
 
 def _drawn(given: Array, rng: np.random.Generator) -> dict[str, Array]:
-    """Whole numbers as given; in the other zones each place has what was seen there, since others may mean nothing
-    to the model."""
+    """Whole numbers as given. In the other zones, each place has values that the given rows have there, since others
+    may mean nothing to the model."""
     few = len(_few(given))
     counts = {"around": few, "beside": few * len(BESIDE), "one-sided": few * 2, "zeros": 1, "far": min(few, 8) * 2}
     flat = given.reshape(len(given), -1)
@@ -151,7 +153,7 @@ def _array(value: Any) -> Array:
 
 
 def _ask(model: Callable[..., Any], inputs: Inputs) -> Any:
-    """What the model gives; a module in eval mode, in its own precision, where it lies."""
+    """The outputs of the model. A module runs in eval mode, in its own precision, on its own device."""
     if not isinstance(model, nn.Module):
         return _called(model, inputs)
     module, given = _fitting(model, inputs)
@@ -172,7 +174,8 @@ def _called(model: Callable[..., Any], inputs: Sequence[tuple[str, str, Any]]) -
 
 
 def _outputs(answer: Any, rows: int, taken: Sequence[str]) -> dict[str, Array]:
-    """What a model gave, by name: that which has a row for each row. Raises OptionError where the first has none."""
+    """The outputs of a model, by name: those with a row for each row. Raises OptionError if the first output has
+    none."""
     found = [(name, _array(value)) for name, value in tensors(answer if _has_tensors(answer) else np.asarray(answer))]
     if not found or not _are_answers(found[0][1], rows):
         shown = f"{found[0][1].dtype} of shape {found[0][1].shape}" if found else type(answer).__name__
@@ -183,7 +186,7 @@ def _outputs(answer: Any, rows: int, taken: Sequence[str]) -> dict[str, Array]:
 
 
 def _has_tensors(answer: Any) -> bool:
-    """Not so a list of numbers, which is an array."""
+    """Whether an answer has tensors in it. A list of numbers has none: it is an array."""
     return not isinstance(answer, list) or any(isinstance(part, torch.Tensor | np.ndarray) for part in answer)
 
 

@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float64]
 
 SAMPLED = "sampled"  # the family, and the kind of function
-ROWS, NUMBERS = 4096, 1 << 20  # given to the layer at a time: its rows, and their numbers
-PRODUCTS, LEAST = 1 << 19, 8  # numbers that a layer may make of those for each pair of source and destination; rows
-USUAL = 16  # sources of a layer whose edges take as long as those of a formula
+ROWS, NUMBERS = 4096, 1 << 20  # limits for one chunk: rows that the layer gets, and numbers in them
+PRODUCTS, LEAST = 1 << 19, 8  # numbers in one run, one per row, source and destination; rows in it at least
+USUAL = 16  # sources of a layer whose edges take as long as a formula's edges
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The graph of the edges of a layer that is known by its answers: torch.onnx's own."""
+"""The edge graph of a layer that is known by its outputs: torch.onnx makes it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,8 @@ class _Apart(nn.Module):
 
 
 def edges(sampled: Sampled, name: str, dtype: str, most: int) -> bytes:
-    """Its edges, from `name` [N, n] to EDGES [N, n, m]; while it is lent in that type. Raises InvalidKan."""
+    """The graph of its edges, from `name` [N, n] to EDGES [N, n, m]. The module must be lent in that type. Raises
+    InvalidKan."""
     n, m = len(sampled.base), len(sampled.constant)
     return graph_of(_Apart(sampled, getattr(torch, dtype)), n, Port(name, (n,)), Port(EDGES, (n, m)), dtype, most)
 

@@ -107,7 +107,7 @@ def splice(traced: bytes, bodies: Sequence[Body | Tap], ports: Ports) -> bytes:
 
 
 def passing(width: int, dtype: str) -> bytes:
-    """A graph of vectors [N, width] that gives what it takes, for a layer that is tapped."""
+    """A graph that returns its vectors [N, width] unchanged, for a layer that is tapped."""
     helper, kind = onnx.helper, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     x, y = (helper.make_tensor_value_info(name, kind, ["batch", width]) for name in (INPUT, OUTPUT))
     graph = helper.make_graph([helper.make_node("Identity", [INPUT], [OUTPUT], name=OUTPUT)], "passing", [x], [y])

@@ -1,10 +1,10 @@
 """Changes to a traced graph that keep onnxruntime's results right.
 
-`keep`: small values that onnxruntime's Sigmoid loses, if what follows looks at all their digits.
+`keep` preserves small values that onnxruntime's Sigmoid loses, if later operators use all their digits.
 
-`as_columns`: products of matrices and vectors. From ORT_ENABLE_EXTENDED on, onnxruntime 1.32 fuses a Transpose with the
-MatMul behind it. If the second operand is a vector [n], it omits the transposition, without an error. The product with
-a matrix [n, 1], squeezed afterwards, has the same meaning and is computed right.
+`as_columns` rewrites products of matrices and vectors. From ORT_ENABLE_EXTENDED on, onnxruntime 1.32 fuses a Transpose
+with the MatMul behind it. If the second operand is a vector [n], it omits the transposition, without an error. The
+product with a matrix [n, 1], squeezed afterwards, has the same meaning, and onnxruntime computes it right.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _column(node: Any) -> list[Any]:
 
 
 def _ranks(graph: Any) -> dict[str, int]:
-    """The number of axes by tensor, if the graph states it."""
+    """The number of axes of each tensor, if the graph states it."""
     ranks = {
         value.name: len(value.type.tensor_type.shape.dim)
         for value in (*graph.input, *graph.value_info, *graph.output)

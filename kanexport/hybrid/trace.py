@@ -34,7 +34,7 @@ Rows = Sequence[npt.NDArray[Any]]  # [B, ...] of each input
 DOMAIN = "kanexport"
 PLACEHOLDER, TAPPED = "Layer", "Tap"  # in place of a layer; what goes into one, which passes
 OPSET = 18  # the oldest that the exporter writes without converting
-CAUSES = 8  # of a failure that are looked at
+CAUSES = 8  # causes of a failure that the exporter reads, at most
 RANGES = 8  # of batches that a module may tell from each other
 ONE_SIZE = "it works for batches of one size only"
 GUARD = "satisfy the generated guard"  # torch's words where a branch on the number of rows was met
@@ -266,7 +266,7 @@ def _next(way: _Way, failure: BaseException) -> tuple[_Way, ...]:
 
 
 def _said(failure: BaseException) -> str:
-    """The words of a failure and of those that it was made from: what runs a layer by itself has some of its own."""
+    """The messages of a failure and of its causes: code that runs a layer by itself adds a message of its own."""
     words: list[str] = []
     one: BaseException | None = failure
     while one is not None and len(words) < CAUSES:
@@ -341,8 +341,8 @@ def _follow(module: nn.Module, given: tuple[torch.Tensor, ...], *, strict: bool,
 
 @contextlib.contextmanager
 def _one_table() -> Iterator[None]:
-    """Inside, torch.onnx makes its table of operators once for this process: it takes half a second, in every export.
-    Where this torch keeps it elsewhere, nothing changes."""
+    """Inside, torch.onnx makes its table of operators once for this process. Otherwise it makes the table in every
+    export, which takes half a second. If this torch keeps the table elsewhere, nothing changes."""
     kind: Any = getattr(_registration, "ONNXRegistry", None)
     made = getattr(kind, "__dict__", {}).get("from_torchlib")
     if not isinstance(made, classmethod):
@@ -366,7 +366,7 @@ def _table(make: Callable[..., Any], args: Any, kwargs: Any) -> Any:
 
 
 def _copied(table: Any) -> Any:
-    """With lists of its own, to which an export adds its operators."""
+    """A copy of the table with lists of its own, to which an export adds its operators."""
     other = copy.copy(table)
     other.functions = {key: list(some) for key, some in table.functions.items()}
     return other

@@ -162,7 +162,7 @@ def outputs(y: Any, taken: Sequence[str]) -> tuple[Port, ...]:
 
 
 def names(given: Sequence[str], taken: Sequence[str]) -> list[str]:
-    """What outputs are called, each by a name that is not taken."""
+    """A name for each output that no other tensor has."""
     used, found = list(taken), []
     for one in given:
         name = re.sub(r"\W", "_", one, flags=re.ASCII) or OUTPUT

@@ -30,7 +30,7 @@ from kanexport.shared.nearest import advice
 NOTHING, CHAIN = "nothing", "chain"
 # What published networks have between layers, before them and after them: these are tried.
 BETWEEN = ("tanh", "relu", "silu", "gelu", "sigmoid", "layernorm")
-THEN = "-then-"  # one after the other, of functions without tensors
+THEN = "-then-"  # joins the names of functions without tensors that run one after the other
 JOINED = tuple(f"layernorm{THEN}{name}" for name in ("silu", "gelu", "relu", "tanh"))
 BEFORE = ("tanh", "sigmoid", "layernorm")
 AFTER = ("sigmoid", "tanh", "relu", "softmax", "log_softmax")

@@ -34,7 +34,7 @@ COPIES = {
     "sigmoid": "copies that take 2 sigmoid(x) - 1",
     "oid": "copies whose coefficients are [outputs, inputs, degree + 1]",
 }
-SHORT = ("1e-6", "1e-7", "1e-5", "1e-4", "1e-3")  # of the option squash_eps
+SHORT = ("1e-6", "1e-7", "1e-5", "1e-4", "1e-3")  # values of the option squash_eps
 SQUASHES: dict[str, Callable[[Options], Squash]] = {
     "tanh": lambda options: Tanh(),
     "raw": lambda options: Raw(),
@@ -49,8 +49,8 @@ SQUASHES: dict[str, Callable[[Options], Squash]] = {
 
 
 def forward(options: Options, own: str, rivals: Mapping[str, str] | None = None, *, same: tuple[str, ...] = ()) -> str:
-    """Whose forward a layer of polynomials of tanh(x) has: `own`, one of the `rivals`, or one of the
-    COPIES but the `same`, which are one of the rivals'. Raises OptionError."""
+    """The forward of a layer of polynomials of tanh(x): `own`, one of the `rivals`, or one of the COPIES. The COPIES
+    in `same` are left out, because each is one of the rivals'. Raises OptionError."""
     copies = {name: words for name, words in COPIES.items() if name not in same}
     return options.forward(own, {**(rivals or {}), **copies})
 
@@ -62,18 +62,18 @@ def coefficients(part: Part, name: str, whose: str) -> Array:
 
 
 def squashed(basis: Polynomial, whose: str, options: Options) -> Polynomial:
-    """The polynomials, of what the copy takes them of. Raises OptionError."""
+    """The polynomials of the squash that the copy uses. Raises OptionError."""
     return polynomial.of(basis, SQUASHES[whose](options)) if whose in COPIES and whose in SQUASHES else basis
 
 
 @dataclass(frozen=True, slots=True)
 class Of:
-    """What functions are taken of: steps of the whole row `first`, then a squash of each source."""
+    """The argument of a layer's functions: steps of the whole row `first`, then a squash of each source."""
 
     squash: Squash
     first: tuple[Step, ...] = ()
 
-    # Of x itself first; with a LayerNorm without weights, or scaled by the extremes of the row.
+    # The squash by name, a key of SQUASHES. A layernorm has no weights; row-range scales by the extremes of the row.
     NAMES: ClassVar[dict[str, str]] = {
         "tanh": "tanh",
         "x": "raw",
@@ -93,7 +93,7 @@ class Of:
 
     @classmethod
     def make(cls, name: str, sources: int, options: Options) -> Of:
-        """By one of NAMES. Raises OptionError."""
+        """The argument with one of NAMES. Raises OptionError."""
         own: dict[str, Squash] = {"sigmoid": Sigmoid(), "arctan-1": Bounded(unary.SYMBOLIC["arctan"])}
         squash = own[name] if name in own else SQUASHES[cls.NAMES[name]](options)
         if name == "row-range":
@@ -104,7 +104,7 @@ class Of:
         return cls(squash)
 
     def applied(self, basis: Basis) -> Basis:
-        """Polynomials of it, behind the steps of the row."""
+        """The polynomials of the squashed sources, which the steps of the row precede."""
         if isinstance(basis, Polynomial):
             return polynomial.of(basis, self.squash)
         assert isinstance(basis, Recurrence)
@@ -112,7 +112,7 @@ class Of:
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """All of it as steps, for functions that have no squash of their own."""
+        """The whole argument as steps, for functions that have no squash of their own."""
         if isinstance(self.squash, Raw):
             return self.first
         return (*self.first, Elementwise(Unary(self.squash.name, self.squash.evaluate, self.squash.emit)))

@@ -1,8 +1,8 @@
-"""Which tensor of a layer is what, by shapes: for layers whose names tell no library.
+"""Roles of a layer's tensors by their shapes, for layers whose names identify no library.
 
-A layer of n sources and m destinations with K functions an edge has coefficients of these three axes in some order,
-and may have points (centres or knots), widths, a base weight and a bias. Every assignment that fits all layers of a
-file is a candidate. Names only say which candidate comes first.
+A layer of n sources and m destinations with K functions per edge has coefficients of these three axes in some order.
+It may also have points (centres or knots), widths, a base weight and a bias. Every assignment that fits all layers of
+a file is a candidate. Names only decide which candidate comes first.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from kanexport.layers import kinds
 from kanexport.layers.parts import Tensors, natural
 
 Shape = tuple[int, ...]
-Shapes = Mapping[str, Shape]  # of one layer, by name
+Shapes = Mapping[str, Shape]  # shapes of one layer's tensors, by name
 
-LEVELS = 3  # of modules inside a layer
-EDGE_AXES = 3  # of coefficients: sources, destinations, functions
+LEVELS = 3  # levels of modules inside a layer
+EDGE_AXES = 3  # axes of coefficients: sources, destinations, functions
 AXES = ("oik", "iok", "iko", "oki", "koi", "kio")
 FLAT = ("o-ik", "o-ki", "ik-o")  # a Linear's weight over K functions of each source
 FOURIER = ("2oik", "2iok")  # cosines, then sines
-MOST = 12  # candidates of one file
-MANY = 6  # tensors of one layer beside its coefficients
+MOST = 12  # candidates of one file, at most
+MANY = 6  # tensors of one layer next to its coefficients, at most
 SPARE = range(2, 7)  # knots beyond the functions: degree + 1
-INNER = range(-4, 0)  # knots that are not extended, beside the functions: 1 - degree
+INNER = range(-4, 0)  # the same for knots that are not extended: 1 - degree
 COEF, POINTS, WIDTHS, BASE, SCALE, BIAS, COUNTER = "coef", "points", "widths", "base", "scale", "bias", "counter"
-TURNED = "-t"  # after a role: [sources, destinations], where both are as many
+TURNED = "-t"  # suffix of a role: [sources, destinations], if the two numbers are equal
 HINTS = {
     POINTS: ("cent", "grid", "knot", "mu", "mean", "loc", "point", "trans", "shift", "c"),
     WIDTHS: ("wid", "sig", "scale", "beta", "gamma", "denom", "std", "eps", "log", "s", "inv"),
@@ -43,7 +43,7 @@ HINTS = {
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Of one layer: destinations, sources, functions an edge."""
+    """The sizes of one layer: destinations, sources, functions per edge."""
 
     o: int
     i: int
@@ -52,8 +52,8 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """One assignment, the same for every layer: the coefficients' name and the order of their axes; what the other
-    tensors are, by name."""
+    """One assignment, the same for every layer: the coefficients' name, the order of their axes, and the roles of
+    the other tensors, by name."""
 
     coef: str
     axes: str
@@ -61,11 +61,11 @@ class Roles:
 
     @property
     def text(self) -> str:
-        """As the option has it, such as "w:oik, mu:points"."""
+        """The assignment as the option `roles` writes it, such as "w:oik, mu:points"."""
         return ", ".join(f"{name}:{role}" for name, role in ((self.coef, self.axes), *self.others)).lower()
 
     def name(self, role: str) -> str | None:
-        """The tensor of a role."""
+        """The name of the tensor with a role."""
         return next((name for name, own in self.others if own.removesuffix(TURNED) == role), None)
 
     def turned(self, name: str, front: Shape, sizes: Sizes) -> bool:
@@ -84,7 +84,7 @@ class Roles:
         return "o" in self.axes and self.axes.index("o") < self.axes.index("i")
 
     def sizes(self, shapes: Shapes) -> Sizes | None:
-        """What the coefficients tell, with the points where they are flat."""
+        """The sizes that the coefficients show; if they are flat, the coefficients and the points."""
         shape, points = shapes[self.coef], self.name(POINTS)
         if self.axes in FLAT:
             k = shapes[points][-1] if points else 0
@@ -103,8 +103,8 @@ class Found:
 
 
 def find(tensors: Tensors) -> Found | None:
-    """The layers of a file whose tensors may be a KAN's; None where there are none, or something else is beside them
-    that is no module between layers."""
+    """The layers of a file whose tensors may be a KAN's. None if there are none, or if a tensor outside of them
+    belongs to no module between layers."""
     for main, level in itertools.product(filter(None, _mains(tensors)), range(LEVELS)):
         layers = _grouped(tensors, main, level)
         if layers and (roles := _fitting(tensors, layers)):
@@ -113,7 +113,7 @@ def find(tensors: Tensors) -> Found | None:
 
 
 def _mains(tensors: Tensors) -> Iterator[list[str]]:
-    """Keys that are at the heart of a layer: of most axes; or flat weights beside points."""
+    """Keys of the main tensors of layers: those with the most axes, or the points next to flat weights."""
     for axes in (4, 3):
         yield [
             key for key, value in tensors.items() if value.ndim == axes and value.size and not _convolves(key, value)
@@ -122,19 +122,19 @@ def _mains(tensors: Tensors) -> Iterator[list[str]]:
 
 
 def _convolves(key: str, value: npt.NDArray[Any]) -> bool:
-    """Whether it has the name and the axes of a convolution's weight."""
+    """Whether a tensor has the name and the axes of a convolution's weight."""
     return value.ndim > EDGE_AXES and key.rpartition(".")[2] == "weight"
 
 
 def _increasing(value: npt.NDArray[Any]) -> bool:
-    """Whether it may be a row of points."""
+    """Whether a tensor may be a row of points."""
     row = value.ndim == 1 and len(value) > 2 and value.dtype.kind == "f"
     return row and bool((np.diff(value.astype(np.float64)) > 0).all())
 
 
 def _grouped(tensors: Tensors, main: Sequence[str], level: int) -> dict[str, Shapes]:
-    """By prefix so many levels above the main tensors, all tensors under it; empty where the layers have different
-    names, or what is beside them is no module between layers."""
+    """All tensors of each layer, by a prefix `level` levels above its main tensor. The result is empty if the layers
+    have different names, or if a tensor outside of them belongs to no module between layers."""
     prefixes = sorted({_above(key, level) for key in main}, key=natural)
     layers: dict[str, Shapes] = {
         prefix: {key.removeprefix(prefix): value.shape for key, value in tensors.items() if key.startswith(prefix)}
@@ -154,7 +154,7 @@ def _above(key: str, level: int) -> str:
 
 
 def _modules(tensors: Tensors) -> bool:
-    """Whether all are modules that may stand between layers."""
+    """Whether all tensors belong to modules that may occur between layers."""
     groups: dict[str, dict[str, Shape]] = {}
     for key, value in tensors.items():
         prefix, _, name = key.rpartition(".")
@@ -163,7 +163,8 @@ def _modules(tensors: Tensors) -> bool:
 
 
 def _fitting(tensors: Tensors, layers: Mapping[str, Shapes]) -> tuple[Roles, ...]:
-    """The assignments that fit every layer, those first whose layers follow one another and whose names sound so."""
+    """The assignments that fit every layer. An assignment with which layers follow one another comes before others,
+    then one whose names sound like their roles."""
     prefix, first = next(iter(layers.items()))
     counters = {name for name in first if _counts(tensors[prefix + name])}
     found = {roles.text: roles for roles in _of_one(first, counters) if all(_fits(roles, s) for s in layers.values())}
@@ -174,14 +175,14 @@ def _fitting(tensors: Tensors, layers: Mapping[str, Shapes]) -> tuple[Roles, ...
 
 
 def _of_one(shapes: Shapes, counters: set[str]) -> Iterator[Roles]:
-    """All that the shapes of one layer allow."""
+    """All assignments that the shapes of one layer allow."""
     for name, shape in shapes.items():
         for axes in _axes(shape):
             yield from (Roles(name, axes, others) for others in _others(shapes, name, axes, counters))
 
 
 def _counts(value: npt.NDArray[Any]) -> bool:
-    """Whether it holds 0, 1, 2, ..., as buffers of degrees do."""
+    """Whether a tensor holds 0, 1, 2, ..., as buffers of degrees do."""
     return value.ndim == 1 and len(value) > 1 and bool((value == np.arange(len(value))).all())
 
 
@@ -192,7 +193,7 @@ def _axes(shape: Shape) -> tuple[str, ...]:
 
 
 def _others(shapes: Shapes, coef: str, axes: str, counters: set[str]) -> Iterator[tuple[tuple[str, str], ...]]:
-    """What the other tensors may be; each has one role, and each role but a bias one tensor."""
+    """The possible roles of the other tensors. Each tensor has one role, and each role except the bias one tensor."""
     names = [name for name in shapes if name != coef]
     if axes not in FLAT:
         yield from _assigned(names, shapes, Roles(coef, axes).sizes(shapes), counters)
@@ -206,7 +207,7 @@ def _others(shapes: Shapes, coef: str, axes: str, counters: set[str]) -> Iterato
 
 
 def _flat_points(shapes: Shapes, names: Sequence[str], coef: str, axes: str, counters: set[str]) -> Iterator[str]:
-    """Tensors that may be the points of flat coefficients, and so tell how many functions there are."""
+    """Tensors that may be the points of flat coefficients, and so show the number of functions."""
     for name in names:
         if len(shapes[name]) in (1, 2) and name not in counters:
             sizes = Roles(coef, axes, ((name, POINTS),)).sizes(shapes)
@@ -240,7 +241,7 @@ def _possible(shape: Shape, sizes: Sizes) -> list[str]:
 
 
 def _around(shape: Shape, sizes: Sizes) -> list[str]:
-    """Whether a tensor may be points, or widths, of all, of the sources or of the edges."""
+    """The roles as points or widths that a shape allows: for all, for each source or for each edge."""
     spread = bool(shape) and _spread(shape[:-1], sizes.o, sizes.i)
     beyond = shape[-1] - sizes.k if shape else 0
     roles = [POINTS] if spread and shape[-1] > 1 and beyond in (0, *SPARE, *INNER) else []
@@ -249,7 +250,7 @@ def _around(shape: Shape, sizes: Sizes) -> list[str]:
 
 
 def _spread(front: Shape, o: int, i: int) -> bool:
-    """Whether these axes are none, the sources, or the edges."""
+    """Whether these axes are none, the sources or the edges."""
     return front in ((), (1,), (i,), (1, 1), (1, i), (o, i), (i, o))
 
 
@@ -261,7 +262,7 @@ def _fits(roles: Roles, shapes: Shapes) -> bool:
 
 
 def _follows(roles: Roles, layers: Mapping[str, Shapes]) -> bool:
-    """Whether each layer takes what the one before gives."""
+    """Whether each layer takes as many nodes as the one before gives."""
     sizes = [one for shapes in layers.values() if (one := roles.sizes(shapes)) is not None]
     return all(a.o == b.i for a, b in itertools.pairwise(sizes))
 

@@ -12,7 +12,7 @@ from kanexport.functions import expression, singularity, unary
 from kanexport.options import Options
 
 Edge = tuple[int, int, int]
-# pykan's table without other names for the same function, and without the one that is nothing.
+# pykan's table without aliases of the same function, and without the zero function.
 NAMES = tuple(name for name in unary.SYMBOLIC if name not in ("0", "x^0.5", "1/x^0.5"))
 Y_TH_RANGE = (1e-3, 1e9)  # of the option y_th; float32 holds all thresholds and slopes between
 

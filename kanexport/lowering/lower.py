@@ -43,11 +43,11 @@ class Many:
 
 @dataclass(frozen=True, slots=True)
 class Lowered:
-    """Serialised ONNX models. `edges[l]` is layer l's edge graph; `node_tensors[l]` names the tensor
-    of `model` that feeds layer l, and the input of its edge graph. `weights`: the file that all of
-    them take large constants from, if there is one. `explained`: if it was asked for; `many`: where another form is
-    faster in runs of many rows; `kernel`: `model` by the operator of `shared.kernel`, if that was asked for;
-    `optimization`: how far a runtime may change the graphs, `manifest.ANY` or `BASIC`."""
+    """Serialised ONNX models. `edges[l]` is layer l's edge graph; `node_tensors[l]` names the tensor of `model` that
+    feeds layer l, and the input of its edge graph. `weights`: the file that all of them take large constants from,
+    if there is one. `explained`: if the user asked for it. `many`: if another form is faster in runs of many rows.
+    `kernel`: `model` by the operator of `shared.kernel`, if the user asked for it. `optimization`: how far a runtime
+    may change the graphs, `manifest.ANY` or `BASIC`."""
 
     model: bytes
     edges: tuple[bytes, ...]

@@ -60,8 +60,8 @@ class Step:
 
 
 def exposed(model: bytes) -> tuple[bytes, list[Step]]:
-    """The model with every value of its own graph as a further output, and its nodes in order. Values inside loops and
-    branches stay hidden."""
+    """The model with every value of its own graph as an additional output, and its nodes in order. Values inside
+    loops and branches stay hidden."""
     whole = onnx.load_model_from_string(model)
     steps = [
         Step(node.op_type, tuple(filter(None, node.input)), tuple(filter(None, node.output)))

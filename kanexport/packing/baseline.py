@@ -35,8 +35,8 @@ ROWS_AT_ONCE = 1024
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """`x` [B, ...] as it was in the file; `columns`: the names of a .csv's or a DataFrame's; `name` and `sha256`: of
-    the file."""
+    """`x` [B, ...] as in the file. `columns`: the column names of a .csv or a DataFrame. `name` and `sha256`: of the
+    file."""
 
     x: Array
     columns: tuple[str, ...]
@@ -44,8 +44,8 @@ class Rows:
     sha256: str
 
     def features(self) -> tuple[str, ...]:
-        """The columns as names of a model's features; none where there is no header. Raises NamingError where it gives
-        no names."""
+        """The columns as names of a model's features; empty if there is no header. Raises NamingError if the header
+        gives no valid names."""
         width = math.prod(self.x.shape[1:])
         if self.columns:
             Names(features=self.columns).check(width, 0)
@@ -68,7 +68,7 @@ def load(path: Path, flag: str = REFERENCE) -> Rows:
 
 
 def of(given: str | Path | Any) -> Rows:
-    """A file's rows, or those of a DataFrame (anything with columns and to_numpy). Raises OptionError."""
+    """The rows of a file or of a DataFrame (an object with columns and to_numpy). Raises OptionError."""
     if not (hasattr(given, "columns") and hasattr(given, "to_numpy")):
         return load(Path(given))
     x, columns = np.asarray(given.to_numpy()), tuple(str(name).strip() for name in given.columns)

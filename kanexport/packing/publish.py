@@ -57,7 +57,7 @@ class Target:
                 object.__setattr__(self, "names", names)
 
     def of_header(self) -> tuple[str, ...]:
-        """What is said of the header of the reference rows."""
+        """Notes on the header of the reference rows."""
         rows = self.reference
         if rows is None or not rows.columns:
             return ()
@@ -172,8 +172,8 @@ def publish(target: Target, model: ProvedModel) -> Result:
 
 
 def _parted(document: Manifest, files: dict[str, bytes | repository.Parts]) -> tuple[Manifest, Manifest]:
-    """What the manifest's file holds, and the whole; what is not in that file is added to `files`. Raises
-    RepositoryError."""
+    """The manifest as its file holds it, and the whole manifest. The function adds the numbers that are not in the
+    manifest's file to `files`. Raises RepositoryError."""
     try:
         bare, numbers = manifest.parts(document)
     except manifest.ManifestError as error:

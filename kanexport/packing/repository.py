@@ -1,4 +1,4 @@
-"""Into the model repository: all or nothing.
+"""Writes an export into the model repository: all or nothing.
 
     NAME/config.pbtxt          for Triton and KServe, which load the folder unchanged
     NAME/VERSION/model.onnx    and edges_l0.onnx, edges_l1.onnx, ...
@@ -6,11 +6,11 @@
     NAME/VERSION/numbers.bin   of a large manifest: its long lists of numbers
     NAME/VERSION/manifest.json written last
 
-Everything is written into a hidden folder first and appears by one rename: of the version, where the model is there and
-its config fits, else of the whole model, with its other versions. In the place of an old one it appears by an exchange
-of two names. So a reader sees the old or the new, config and version alike, whatever fails or is killed; nothing that
-can fail comes after. Exports into one repository take turns for this last step (`leftovers.held`). A killed export
-leaves at most the hidden folder, which the next export and the server remove.
+The exporter first writes everything into a hidden folder, which appears by one rename. It renames the version if the
+model exists and its config fits, otherwise the whole model with its other versions. It replaces an old version or model
+by an exchange of two names. So a reader sees the old or the new state, config and version alike, if the export fails
+or is killed at any point. No step that can fail comes after this last step. Exports into one repository take turns for
+it (`leftovers.held`). A killed export leaves at most the hidden folder, which the next export and the server remove.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from kanexport.shared import atomic, disk, leftovers
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 CONFIG_FILE = "config.pbtxt"
-CONFIG_BYTES = 2**20  # at most
-FILE, FOLDER = 0o644, 0o755  # modes of what is written, but for the umask
+CONFIG_BYTES = 2**20  # bytes of a config.pbtxt, at most
+FILE, FOLDER = 0o644, 0o755  # modes of new files and folders, before the umask
 Parts = Sequence[bytes | memoryview]  # a large file's bytes, one after the other
 
 
@@ -121,19 +121,19 @@ def _check_config(home: Path, manifest: Manifest, *, force: bool) -> None:
 
 
 def _write_version(folder: int, manifest: Manifest, files: Mapping[str, bytes | Parts]) -> None:
-    """Into an open directory."""
+    """Write the files of a version into an open directory."""
     for name, parts in files.items():
         disk.create(name, [parts] if isinstance(parts, bytes) else parts, mode=FILE, within=folder)
     disk.create(contract.FILE_NAME, [contract.dumps(manifest)], mode=FILE, within=folder)
 
 
 def _appear(staging: Path, inside: int, home: Path, manifest: Manifest, *, force: bool) -> None:
-    """The last step, by one rename or exchange. `staging`, which `inside` has open, has config and version as a model's
-    folder has them."""
+    """The last step, by one rename or exchange. `staging`, which `inside` has open, has the config and the version
+    in the layout of a model's folder."""
     if not os.path.lexists(home):
         os.rename(staging, home)
         return
-    with disk.directory(home) as there:  # a link to a folder is none that anybody serves
+    with disk.directory(home) as there:  # refuses a link to a folder, which no server serves
         _check_config(home, manifest, force=force)
         version, found, signature = str(manifest.version), _config(home, force=force), _signature(manifest)
         if found is not None and found.startswith(signature) and found != signature:
@@ -146,8 +146,8 @@ def _appear(staging: Path, inside: int, home: Path, manifest: Manifest, *, force
 
 
 def _config(home: Path, *, force: bool) -> bytes | None:
-    """What a model's config.pbtxt says; None where there is none, or with `force` something else, which is replaced and
-    never followed. Raises OSError."""
+    """The content of a model's config.pbtxt; None if there is none. With `force`, None also for anything but a
+    regular file: the export replaces it and does not follow it. Raises OSError."""
     try:
         return disk.read(home / CONFIG_FILE, CONFIG_BYTES)
     except FileNotFoundError:
@@ -178,8 +178,9 @@ def _place(new: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def _hidden(repository: Path, home: Path) -> Iterator[tuple[Path, int]]:
-    """A hidden folder in the repository, and its descriptor; gone afterwards, and with it whatever it holds then. What
-    is written goes through the descriptor, whoever gives its name to something else meanwhile."""
+    """A hidden folder in the repository, and its descriptor. The folder and all of its contents are removed
+    afterwards. The exporter writes through the descriptor, even if another process gives the folder's name to
+    something else meanwhile."""
     for parent in (repository, home):
         leftovers.sweep(parent)
     with leftovers.place(repository) as staging:

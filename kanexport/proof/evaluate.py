@@ -36,10 +36,10 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class Jitter:
-    """The rounding that any implementation in a precision is free to do: nodes and
-    weights off by up to two units of `size`, relative. `functions`: the values of a basis too, by as much of
-    the largest that a source has, since implementations compute them in other ways; the rows are then as they
-    are, unless they are normalised first."""
+    """The rounding that any implementation in a precision is free to do: nodes and weights off by up to two units of
+    `size`, relative. `functions`: the values of a basis are off too, by as much of the largest value of their
+    source, since implementations compute them in other ways. The rows then stay unchanged, unless a layer normalizes
+    them first."""
 
     size: float
     seed: int
@@ -57,8 +57,8 @@ class Jitter:
         return change
 
     def shake_functions(self, values: Array, *, compact: bool) -> Array:
-        """Values of a basis [B, K, I] off by parts of the largest of their source; where they are zero because a
-        `compact` basis ends, they stay so."""
+        """Values of a basis [B, K, I], off by parts of the largest value of their source. Values that are zero
+        because a `compact` basis ends stay zero."""
         largest = np.where(np.isfinite(values), np.abs(values), 0).max(axis=1, keepdims=True)
         change = np.random.default_rng((self.seed, 1)).uniform(-2, 2, size=values.shape) * self.size * largest
         return np.where(values == 0, values, values + change) if compact else values + change

@@ -64,8 +64,8 @@ class Subject(Protocol):
         """Rows [B, ...] to outputs [B, ...] and the layers' input vectors [B, *positions, width]."""
 
 
-FEWEST = 3  # vectors of a layer whose edges take long
-HELD = 2_000_000  # edges computed at a time, where each takes long and much memory
+FEWEST = 3  # vectors that the prover compares at least, of a layer whose edges take long
+HELD = 2_000_000  # edges computed at a time, if each takes much time and memory
 
 
 class Prover:
@@ -106,7 +106,7 @@ class Prover:
             self.layer(errors, index, nodes, trace.inputs[index], keep, shaken)
 
     def batch(self, x: Array) -> None:
-        """Outputs alone, for rows x [B, ...], as a zone that is named after their number."""
+        """Only the outputs, for rows x [B, ...], as a zone named after the number of rows."""
         self.outputs(f"batch of {len(x)}", x)
 
     def outputs(self, name: str, x: Array) -> tuple[ZoneErrors, Trace, dict[str, Array], Rows, Draws]:

@@ -1,7 +1,8 @@
-"""What float32 itself changes in the answers of a network.
+"""The changes that float32 itself makes to the outputs of a network.
 
-Two measures, and the larger counts: the network computed in float32 in the order of its formula, as
-libraries do, and the float64 evaluation with nodes and weights off by random parts of a float32's last digits.
+There are two measures, and the larger one counts. The first is the network computed in float32 in the order of its
+formula, as libraries do. The second is the float64 evaluation with nodes and weights off by random parts of a float32's
+last digits.
 """
 
 from __future__ import annotations
@@ -22,22 +23,22 @@ from kanexport.proof.evaluate import Jitter
 Array = npt.NDArray[np.float64]
 T = TypeVar("T")
 
-CONSTANTS = "steps"  # the field of bases with a recurrence
+CONSTANTS = "steps"  # the field of bases that holds a recurrence's constants
 ORDERS = 4  # computations in float32, the first without random constants
-DRAWS = 8  # of random last digits
-LAST = 2.0  # units of the largest answer of a row: its own rounding
+DRAWS = 8  # draws of random last digits
+LAST = 2.0  # units of the largest output of a row: its own rounding
 
 
 def narrowed(part: T, seed: int = 0) -> T:
-    """The same with every array in float32: bases, steps and layers are computed in what they hold. With a `seed`,
-    constants of recurrences that are no integers are off by random last digits, since libraries multiply and divide
-    in other orders.
-    Raises InvalidKan where the numbers do not survive it, such as knots that become one."""
+    """The same object with every array in float32. Bases, steps and layers compute in the type of their arrays. With
+    a `seed`, constants of recurrences that are not integers are off by random last digits, since libraries multiply
+    and divide in other orders. Raises InvalidKan if the numbers do not survive it, such as two knots that become
+    one."""
     return cast(T, _narrowed(part, "", seed))
 
 
 def _narrowed(part: Any, name: str, seed: int) -> Any:
-    """The same object where there is nothing to change; `name`: of the field that has it."""
+    """The part in float32, or the same object if there is nothing to change. `name`: of the field that has it."""
     if isinstance(part, np.ndarray):
         return _array(part, name, seed)
     if isinstance(part, tuple):
@@ -66,8 +67,9 @@ def _changed(fields: dict[Any, Any], seed: int) -> dict[Any, Any]:
 
 
 def draws(kan: Kan, x: Array, exact: Array, dtype: str) -> Iterator[Array]:
-    """Draw by draw, by how much rounding of `dtype` changes each row's answers, [B], absolute and at most; `exact`
-    [B, outputs]: the answers to rows x [B, inputs] in float64. The first is what the last rounding alone does."""
+    """Draw by draw, the largest absolute change that rounding of `dtype` makes to each row's outputs, [B]. `exact`
+    [B, outputs]: the outputs for rows x [B, inputs] in float64. The first draw is the effect of the last rounding
+    alone."""
     size = precision.rounding(dtype)
     yield LAST * size * _largest(exact)
     if dtype == "float32":
@@ -77,7 +79,7 @@ def draws(kan: Kan, x: Array, exact: Array, dtype: str) -> Iterator[Array]:
 
 
 def in_float32(kan: Kan, x: Array, seed: int = 0) -> Array:
-    """[B, outputs] as float32 gives them; NaN where the numbers of the network do not survive it. `seed`: as of
+    """[B, outputs]: the outputs in float32; NaN if the numbers of the network do not survive it. `seed`: see
     `narrowed`."""
     with np.errstate(over="ignore"):
         try:

@@ -29,9 +29,9 @@ class Session:
 
 
 def session(model: bytes, weights: Weights | None = None, library: str = "", optimization: str = ANY) -> Session:
-    """A session on one thread. `weights`: the file that the graph takes constants from; `library`: that has operators
-    of its; `optimization`: how far the runtime may change the graph. Raises InvalidKan
-    if the runtime cannot run the graph."""
+    """A session on one thread. `weights`: the file that the graph takes constants from; `library`: a file with
+    operators of the graph; `optimization`: how far the runtime may change the graph. Raises InvalidKan if the
+    runtime cannot run the graph."""
     given: dict[str, npt.NDArray[Any]] = {}
     options = onnxruntime.SessionOptions()
     if weights is not None and library:  # whose operators take constants alone

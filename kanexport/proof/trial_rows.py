@@ -22,7 +22,7 @@ def basis_size(layer: Layer) -> int:
 
 
 def edge_count(layer: Layer) -> int:
-    """Edges of a row, each as often as its function takes the time of an ordinary one."""
+    """The number of edges of a row. An edge counts as many times as its function takes the time of an ordinary one."""
     effort = max((term.function.effort for term in layer.terms if isinstance(term, EdgeTerm)), default=1)
     return layer.mask.size * effort
 

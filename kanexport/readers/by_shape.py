@@ -1,18 +1,17 @@
-"""Layers whose names tell no library: which tensor is what is told by shapes (`layers/roles.py`), and which functions
-they are of is a question.
+"""Layers whose names identify no library. Shapes decide the tensors' roles (`layers/roles.py`). The functions are open.
 
     y_j = sum_i sum_c C_ijc f_c(g(x_i)) + sum_i W_ij act(x_i) + b_j
 
-with the coefficients C, and where the file has them the base weight W, the bias b, a scale of every edge's
-coefficients, and points: centres of Gaussians or knots of splines, shared by all, one row a source or one an edge.
-Without points, f are polynomials, a Fourier series, or Gaussians and splines on a fixed grid; with points and widths
-per source they may be the hidden units of one small MLP a source.
+C are the coefficients. If the file has them, there are also the base weight W, the bias b, a scale of every edge's
+coefficients, and points. Points are centres of Gaussians or knots of splines: one row for all, one per source or one
+per edge. Without points, f are polynomials, a Fourier series, or Gaussians and splines on a fixed grid. With points and
+widths per source, f may be the hidden units of one small MLP per source.
 
 Source: public copies of KAN layers under names of their own, and layers of no library.
 
-A file is never read so by itself unless its user says whose functions these are: the option `forward`, such as
-chebyshev-of-tanh, gaussian-width-of-x or bspline-of-x. Recorded outputs decide it. Where shapes allow more than one
-assignment of tensors, the option `roles` says which.
+The reader accepts a file only if its user names the functions with the option `forward`, or if recorded outputs decide
+them. Values of `forward` are chebyshev-of-tanh, gaussian-width-of-x, bspline-of-x and others. If shapes allow more than
+one assignment of tensors, the option `roles` names one.
 """
 
 from __future__ import annotations
@@ -55,11 +54,11 @@ POLYNOMIALS: dict[str, Callable[[int], Basis]] = {
     "laguerre": lambda degree: polynomial.laguerre(degree, 0.0),
 }
 JACOBI = "jacobi"
-NUMBERS = ("1.0", "0.0", "0.5", "-0.5", "2.0")  # a and b of Jacobi's
-GRIDS = {"gaussians": (-1.0, 1.0), "gaussians-2": (-2.0, 2.0), "gaussians-01": (0.0, 1.0)}  # of fixed centres
+NUMBERS = ("1.0", "0.0", "0.5", "-0.5", "2.0")  # values of Jacobi's a and b
+GRIDS = {"gaussians": (-1.0, 1.0), "gaussians-2": (-2.0, 2.0), "gaussians-01": (0.0, 1.0)}  # ends of the fixed centres
 SPLINES, DEGREE = "splines", 3  # on a fixed grid from -1 to 1
 FOURIER, SINES_FIRST = "fourier", "fourier-sines-first"
-FORMS: dict[str, Callable[[Array], Array]] = {  # of a width, by what the distance from a centre is multiplied
+FORMS: dict[str, Callable[[Array], Array]] = {  # from a width to the factor of the distance from a centre
     "width": lambda w: 1 / w,
     "sigma": lambda w: 1 / (math.sqrt(2) * w),
     "beta": np.sqrt,
@@ -72,13 +71,13 @@ CHANGED: dict[str, Callable[[Array], Array]] = {
     "abs-": np.abs,
 }
 WAVES = ("mexican_hat", "ricker", "morlet", "dog")
-HIDDEN = ("relu", "silu", "tanh", "gelu", "sigmoid")  # of small MLPs
+HIDDEN = ("relu", "silu", "tanh", "gelu", "sigmoid")  # activations of small MLPs
 AROUND = [
     *(f"gaussian-{change}{form}" for change in CHANGED for form in FORMS),
     *(f"{wave}-{change}width" for wave in WAVES for change in ("", "exp-")),
 ]
 AROUND_SOURCES = [*AROUND, *(f"mlp-{name}" for name in HIDDEN)]
-FEW = ("x", "tanh", "clip", "sigmoid", "layernorm")  # what functions that are no polynomials are of
+FEW = ("x", "tanh", "clip", "sigmoid", "layernorm")  # arguments of functions that are not polynomials
 WORDS = (
     "polynomials of Chebyshev, Legendre, Taylor (monomials), Hermite, Laguerre or Jacobi, a Fourier series, Gaussians "
     "or splines on a fixed grid; of x, tanh(x), x cut off at -1 and 1, and others"
@@ -89,7 +88,7 @@ POINTED = (
 
 
 def matches(checkpoint: Checkpoint) -> str:
-    """Why the tensors may be a KAN's: the coefficients of one candidate."""
+    """The reason why the tensors may be a KAN's: the coefficients of one candidate."""
     found = roles.find(checkpoint.tensors)
     if found is None:
         return ""
@@ -99,7 +98,7 @@ def matches(checkpoint: Checkpoint) -> str:
 
 
 def kind(checkpoint: Checkpoint, options: Options) -> LayerKind:
-    """How the layers of this checkpoint are read. Raises InvalidKan and OptionError."""
+    """The kind of layers in this checkpoint, and how to read them. Raises InvalidKan and OptionError."""
     found = roles.find(checkpoint.tensors)
     if found is None:
         raise InvalidKan("no tensors have the shapes of a KAN layer's")
@@ -110,7 +109,7 @@ def kind(checkpoint: Checkpoint, options: Options) -> LayerKind:
 
 
 def _chosen(found: Found, options: Options) -> Roles:
-    """The assignment that the option says, else the likeliest, which is recorded. Raises OptionError."""
+    """The assignment that the option names, otherwise the likeliest, which `options` records. Raises OptionError."""
     by_text = {one.text: one for one in found.roles}
     fitting = [text for text, one in by_text.items() if _between(one, found, options)] or list(by_text)
     if len(by_text) == 1:
@@ -123,7 +122,8 @@ def _chosen(found: Found, options: Options) -> Roles:
 
 
 def _between(one: Roles, found: Found, options: Options) -> bool:
-    """Whether it takes rows as wide as the recorded ones, and gives as many outputs; true where none are recorded."""
+    """Whether the network takes rows as wide as the recorded ones, and gives as many outputs. True if none are
+    recorded."""
     first, *_, last = [one.sizes(shapes) for shapes in (*found.layers.values(), *found.layers.values())]
     if first is None or last is None:
         return False
@@ -154,7 +154,7 @@ def _layer(chosen: Roles, part: Part, options: Options) -> Layer:
 
 
 def _forward(chosen: Roles, sizes: Sizes, shapes: roles.Shapes, part: Part, options: Options) -> str:
-    """Whose functions. Raises OpenQuestion where nobody says."""
+    """The name of the functions. Raises OpenQuestion if neither the user nor recorded outputs give it."""
     names = tuple(_forwards(chosen, sizes, shapes))
     what = POINTED if chosen.name(POINTS) else WORDS
     named = f"{part.prefix}{chosen.coef} {shapes[chosen.coef]}"
@@ -162,7 +162,7 @@ def _forward(chosen: Roles, sizes: Sizes, shapes: roles.Shapes, part: Part, opti
 
 
 def _forwards(chosen: Roles, sizes: Sizes, shapes: roles.Shapes) -> list[str]:
-    """All that the shapes allow, the likeliest first."""
+    """All forwards that the shapes allow, the likeliest first."""
     points, widths = chosen.name(POINTS), chosen.name(WIDTHS)
     if chosen.axes in roles.FOURIER:
         return _of([FOURIER])
@@ -176,19 +176,19 @@ def _forwards(chosen: Roles, sizes: Sizes, shapes: roles.Shapes) -> list[str]:
 
 
 def _on_no_points(sizes: Sizes, *, scaled: bool) -> list[str]:
-    """Polynomials, and functions on a fixed grid or none."""
+    """Forwards without points: polynomials, and functions on a fixed grid or none."""
     whole = [] if scaled else [f"{name}-of-{of}" for of in Of.NAMES for name in (*POLYNOMIALS, JACOBI)]
     series = [FOURIER, SINES_FIRST] if sizes.k % 2 == 0 else []
     return whole + _of([*GRIDS, *([SPLINES] if sizes.k > DEGREE else []), *series])
 
 
 def _of(kinds: list[str]) -> list[str]:
-    """Each kind of FEW, all of x first."""
+    """Each kind with each argument in FEW, all of x first."""
     return [f"{kind}-of-{of}" for of in FEW for kind in kinds]
 
 
 def _coefficients(chosen: Roles, sizes: Sizes, part: Part) -> Array:
-    """[I, O, K], with the scale of the edges, if there is one."""
+    """The coefficients [I, O, K], times the scale of the edges if there is one."""
     values = part.tensor(chosen.coef, *part.shape(chosen.coef))
     o, i, k = sizes.o, sizes.i, sizes.k
     match chosen.axes:
@@ -209,7 +209,7 @@ def _coefficients(chosen: Roles, sizes: Sizes, part: Part) -> Array:
 
 
 def _edges(part: Part, name: str, chosen: Roles, sizes: Sizes) -> Array:
-    """One number an edge, [I, O]."""
+    """One number per edge, [I, O]."""
     values = part.tensor(name, *part.shape(name))
     return values.T if chosen.turned(name, values.shape, sizes) else values
 
@@ -222,7 +222,7 @@ class _Points:
         self.has = chosen.name(POINTS) is not None
 
     def of(self, role: str) -> Array | None:
-        """[], [K], [I, 1], [I, K] or [I, O, K]; None where there are none."""
+        """The tensor of a role as [], [K], [I, 1], [I, K] or [I, O, K]; None if there is none."""
         name = self.chosen.name(role)
         if name is None:
             return None
@@ -236,7 +236,7 @@ class _Points:
         return values[0] if values.ndim == 2 and values.shape[0] == 1 else values
 
     def _of_edges(self, name: str, values: Array) -> Array:
-        """[I, O, K]; of one row for all, [K]."""
+        """The values as [I, O, K], or [K] if there is one row for all edges."""
         if values.shape[:2] == (1, 1) != (self.sizes.i, self.sizes.o):
             return np.asarray(values[0, 0])
         return values.transpose(1, 0, 2) if self.chosen.turned(name, values.shape[:2], self.sizes) else values
@@ -272,7 +272,7 @@ def _polynomials(kind: str, of: Of, coef: Array, options: Options) -> BasisTerm:
 
 
 def _uniform(functions: int, sources: int) -> Array:
-    """Knots from -1 to 1 with as many functions, extended."""
+    """Uniform knots from -1 to 1 for this number of functions, extended on both sides, one row per source."""
     step = 2.0 / (functions - DEGREE)
     return np.tile(-1.0 + step * np.arange(-DEGREE, functions + 1), (sources, 1))
 
@@ -309,7 +309,7 @@ def _around(kind: str, points: _Points, coef: Array, before: tuple[Step, ...], o
 
 
 def _rate(kind: str, form: str, widths: Array) -> Array:
-    """By what the distances from the centres are multiplied. Raises InvalidKan."""
+    """The factors of the distances from the centres. Raises InvalidKan."""
     change = next(start for start in sorted(CHANGED, key=len, reverse=True) if form.startswith(start))
     with np.errstate(all="ignore"):
         rate = FORMS[form.removeprefix(change)](CHANGED[change](widths))
@@ -319,7 +319,7 @@ def _rate(kind: str, form: str, widths: Array) -> Array:
 
 
 def _alone(kind: str, centres: Array, coef: Array, before: tuple[Step, ...], options: Options) -> Term:
-    """Centres without widths: one width for all, the option `denominator`."""
+    """Functions around centres without widths: the option `denominator` is one width for all."""
     row = np.sort(centres.reshape(-1, centres.shape[-1])[0])
     width = spacing.denominator(row, options)
     if not width:
@@ -331,7 +331,7 @@ def _alone(kind: str, centres: Array, coef: Array, before: tuple[Step, ...], opt
 
 
 def _gaussian(centres: Array, widths: Array) -> Gaussian:
-    """One row of centres and one width for all; a row of both for each source."""
+    """Gaussians with one row of centres and one width for all, or with a row of both for each source."""
     if centres.ndim == 1 and widths.ndim == 0:
         return Gaussian(centres, float(widths))
     if centres.ndim == 1 and widths.ndim == 1:
@@ -341,7 +341,7 @@ def _gaussian(centres: Array, widths: Array) -> Gaussian:
 
 
 def _each(function: Unary, centres: Array, rate: Array, coef: Array, before: tuple[Step, ...]) -> EdgeTerm:
-    """The same function around a centre of its own for every edge and coefficient."""
+    """The same function for every edge and coefficient, each with a centre of its own."""
     centre, spread = (
         np.array(np.broadcast_to(part[:, None] if part.ndim == 2 else part, coef.shape)) for part in (centres, rate)
     )

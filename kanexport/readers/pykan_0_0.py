@@ -113,7 +113,7 @@ def splines(grid: Array, coef: Array) -> list[BasisTerm]:
 def terms_by_grid(
     grid: Array, coef: Array, degree: int, extended: Callable[[Array], Array] = lambda rows: rows
 ) -> list[BasisTerm]:
-    """As `splines`, for grids [n, m, T] of any kind; `extended`: the knots of rows [n, T]."""
+    """The same as `splines`, for grids [n, m, T] of any kind. `extended` makes the knots of rows [n, T]."""
     grids = [np.unique(rows, axis=0, return_inverse=True) for rows in grid]
     which = np.stack([inverse.reshape(-1) for _, inverse in grids])  # [n, m]
     terms = []

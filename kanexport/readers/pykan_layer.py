@@ -80,7 +80,7 @@ def flat_layer(part: Part, options: Options) -> Layer:
 
 
 def _sources(part: Part, size: int, options: Options) -> int:
-    """n of a layer with `size` edges, from in_dim, or from how wide recorded rows are. Raises OptionError."""
+    """n of a layer with `size` edges, from in_dim or from the width of recorded rows. Raises OptionError."""
     given = options.integers("in_dim") or _by_width(part, options)
     number = re.search(r"(\d+)\.$", part.prefix)
     at = int(number[1]) if number else 0
@@ -101,8 +101,8 @@ def _untold(size: int) -> OptionError:
 
 
 def _by_width(part: Part, options: Options) -> tuple[int, ...] | None:
-    """The sources of all layers, if the first takes rows as wide as the recorded ones and each takes what the one
-    before gives; None where no rows are recorded, or they do not fit."""
+    """The sources of all layers, from the width of recorded rows: the first layer takes this width, and each other
+    layer takes what the one before gives. None if no rows are recorded, or if they do not fit."""
     prefixes = stack.prefixes(part.tensors, FLAT_KEYS, options.optional("prefix") or "")
     sources, width = [], options.width or 0
     for prefix in prefixes:
@@ -117,7 +117,7 @@ def _by_width(part: Part, options: Options) -> tuple[int, ...] | None:
 
 
 def _by_number(prefixes: list[str], sources: list[int]) -> tuple[int, ...]:
-    """As the option in_dim has them: by the number of the layer, where layers are numbered."""
+    """The sources as the option in_dim has them: by the number of the layer, if layers are numbered."""
     numbers = [int(found[1]) if (found := re.search(r"(\d+)\.$", prefix)) else 0 for prefix in prefixes]
     known = dict(zip(numbers, sources, strict=True))
     return tuple(known.get(at, 1) for at in range(max(numbers) + 1)) if len(sources) > 1 else (sources[0],)

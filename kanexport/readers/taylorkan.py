@@ -19,7 +19,7 @@ from kanexport.layers.parts import Keys, Part
 from kanexport.options import Options
 
 FAMILY = "taylorkan"
-AMBIGUOUS = True  # the name `coeffs` tells nothing: other layers have it too
+AMBIGUOUS = True  # other layers have the name `coeffs` too, so it does not identify the library
 KEYS = Keys(
     required={"coeffs": 3},
     optional={"bias": 2},

@@ -24,13 +24,13 @@ def detect(checkpoint: Checkpoint, family: str | None) -> tuple[Reader, str]:
 
 
 def one(checkpoint: Checkpoint, family: str | None) -> list[tuple[Reader, str]]:
-    """As `detect`, alone in a list."""
+    """The result of `detect`, as a list of one."""
     return [detect(checkpoint, family)]
 
 
 def detect_all(checkpoint: Checkpoint, family: str | None) -> list[tuple[Reader, str]]:
-    """Every reader that takes a checkpoint, and why; at least one. Where names tell no library, or tell too little, the
-    one that goes by shapes is the last. Raises FamilyError."""
+    """Every reader that takes a checkpoint, and why; at least one. If names do not identify a library, or are
+    ambiguous, the reader by shapes is the last. Raises FamilyError."""
     known = readers()
     if family is not None:
         if family not in known:
@@ -45,8 +45,8 @@ def detect_all(checkpoint: Checkpoint, family: str | None) -> list[tuple[Reader,
 
 
 def readings(checkpoint: Checkpoint, family: str | None) -> list[tuple[Reader, str]]:
-    """All that recorded outputs may decide between: as `detect_all`, and also by shapes where a name of a single tensor
-    is all that tells the library. Raises FamilyError."""
+    """All readers that recorded outputs may decide between: those of `detect_all`. If only the name of a single
+    tensor identifies the library, the reader by shapes is one of them too. Raises FamilyError."""
     fitting = detect_all(checkpoint, family)
     single = family is None and all(registry.single(reader) for reader, _ in fitting)
     return fitting + _by_shape(checkpoint) if single else fitting
@@ -61,8 +61,8 @@ def _fitting(checkpoint: Checkpoint, some: Iterable[Reader]) -> list[tuple[Reade
 
 
 def require_one(fitting: Sequence[tuple[Reader, str]]) -> tuple[Reader, str]:
-    """The only one of the readers that take a checkpoint; where names tell too little, the one that goes by shapes,
-    which asks. Raises FamilyError where it is one of several."""
+    """The only reader that takes a checkpoint. If names are ambiguous, it is the reader by shapes, which asks the
+    user. Raises FamilyError if several readers take the checkpoint."""
     if len(fitting) == 1 or registry.by_shape(fitting[-1][0]):
         return fitting[-1]
     why = " and ".join(f"{reader.FAMILY} ({reason})" for reader, reason in fitting)

@@ -111,7 +111,7 @@ class LayerReader:
 
 @dataclass(frozen=True, slots=True)
 class ShapedReader:
-    """The reader for layers whose names tell no library: which tensor is what is told by shapes."""
+    """The reader for layers whose names identify no library: shapes decide the tensors' roles."""
 
     module: Any
 
@@ -121,11 +121,11 @@ class ShapedReader:
         return str(self.module.FAMILY)
 
     def matches(self, checkpoint: Checkpoint) -> str:
-        """Why the tensors may be a KAN's, or an empty text."""
+        """The reason why the tensors may be a KAN's, or an empty text."""
         return str(self.module.matches(checkpoint))
 
     def read(self, checkpoint: Checkpoint, options: Options) -> Kan:
-        """As `LayerReader.read`. Raises ExportError."""
+        """See `LayerReader.read`. Raises ExportError."""
         return LayerReader(self.module.kind(checkpoint, options)).read(checkpoint, options)
 
 
@@ -160,17 +160,17 @@ def layer_readers() -> dict[str, LayerReader]:
 
 
 def ambiguous(reader: Reader) -> bool:
-    """Whether other layers have the reader's only names too, so that they alone tell too little."""
+    """Whether other layers have the reader's only names too, so that these names do not identify the library."""
     return bool(getattr(reader.module if isinstance(reader, LayerReader) else reader, "AMBIGUOUS", False))
 
 
 def single(reader: Reader) -> bool:
-    """Whether the name of a single tensor tells the reader's library, but not `ambiguous`."""
+    """Whether the name of a single tensor identifies the reader's library, and the reader is not `ambiguous`."""
     return isinstance(reader, LayerReader) and len(reader.keys.required) == 1 and not ambiguous(reader)
 
 
 def by_shape(reader: Reader) -> bool:
-    """Whether the reader goes by shapes alone, and is for what no names tell."""
+    """Whether the reader uses only shapes, for tensors whose names identify no library."""
     return isinstance(reader, ShapedReader)
 
 

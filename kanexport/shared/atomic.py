@@ -31,7 +31,7 @@ def write(path: Path, data: bytes, *, mode: int | None = None) -> None:
 
 @contextlib.contextmanager
 def opened(path: Path, *, mode: int | None = None) -> Iterator[BinaryIO]:
-    """As `write`, for data that come one after the other: the file appears when the block ends without an error."""
+    """The same as `write`, for data in several parts: the file appears if the block ends without an error."""
     if str(path).startswith(LIVE) or _is_special(path):
         with path.open("wb") as special:
             yield special

@@ -40,8 +40,8 @@ def parse(name: str, text: str, *, most: int | None = None) -> list[list[float]]
 
 
 def records(name: str, lines: Iterable[str], *, before: int = 0) -> Iterator[tuple[int, list[str]]]:
-    """The cells of each record that is not blank, with the number of its last line; `before` lines are above. Raises
-    CsvError."""
+    """The cells of each record that is not blank, with the number of its last line. `before`: the number of lines
+    above. Raises CsvError."""
     reader = csv.reader(lines)
     try:
         yield from ((before + reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells))
@@ -50,8 +50,8 @@ def records(name: str, lines: Iterable[str], *, before: int = 0) -> Iterator[tup
 
 
 def numbers(name: str, found: Iterable[tuple[int, list[str]]], *, width: int = 0) -> list[list[float]]:
-    """The numbers of records. `width`: how many columns the rows above them have, 0 if there are none. Raises CsvError,
-    which names the line and the column."""
+    """The numbers of records. `width`: the number of columns in the rows above them, 0 if there are none. Raises
+    CsvError, which names the line and the column."""
     rows: list[list[float]] = []
     for line, cells in found:
         rows.append(list(_each(name, line, cells)))
@@ -62,7 +62,7 @@ def numbers(name: str, found: Iterable[tuple[int, list[str]]], *, width: int = 0
 
 
 def is_header(cells: Sequence[str]) -> bool:
-    """Whether the cells of the first record are the names of columns: none of them is a number."""
+    """Whether the cells of the first record are the names of columns: no cell is a number."""
     return not any(is_number(cell) for cell in cells)
 
 

@@ -1,8 +1,7 @@
 """Large CSV files as arrays, part by part, in bounded memory.
 
-`csvrows` defines what rows of numbers are. Parts of many cells go through a parser in C, pyarrow's where it is
-installed, otherwise numpy's. A part that this parser refuses goes through `csvrows`, which accepts more and names the
-bad cell.
+`csvrows` defines what rows of numbers are. A parser in C reads parts of many cells: pyarrow's if it is installed,
+otherwise numpy's. If this parser refuses a part, `csvrows` reads it, which accepts more and names the bad cell.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from kanexport.shared import csvrows
 from kanexport.shared.csvrows import EXPECTED, CsvError
 
 PART = 2**22  # bytes of text in a part
-LARGE = 2**19  # bytes of text from which a parser in C pays for its import
-QUOTED = 2**24  # bytes in which a quote has to be closed
+LARGE = 2**19  # bytes of text from which a parser in C is worth its import
+QUOTED = 2**24  # bytes within which a quote has to be closed
 BREAKS = (b"\n", b"\r")
 Parser = Callable[[bytes, int], Any]
 
@@ -29,7 +28,7 @@ class Table:
     """A CSV file that is read once, from its start. `header`: the names of the columns, empty without a header line."""
 
     def __init__(self, name: str, file: BinaryIO, *, part: int = 0) -> None:
-        """Reads the first part, of so many bytes (0: PART). `name` is for errors. Raises CsvError."""
+        """Reads the first part, of `part` bytes (0: PART). Errors name the file `name`. Raises CsvError."""
         self._name, self._file, self._part = name, file, part or PART
         self._lines = self._bytes = self.width = 0  # lines and bytes above the next part; columns of the rows
         first = self._next(b"")
@@ -54,7 +53,7 @@ class Table:
             raise CsvError(f"{self._name} {above}")
 
     def _begin(self, first: bytes) -> bytes:
-        """Take the header, and give what of the first part that is not blank is below it."""
+        """Take the header, and return the text below it in the first part that is not blank."""
         while first:
             taken = 0
 
@@ -75,12 +74,12 @@ class Table:
         return first
 
     def _pass(self, block: bytes) -> None:
-        """What is above the next part."""
+        """Count the lines and bytes above the next part."""
         self._lines += block.count(b"\n") + block.count(b"\r") - block.count(b"\r\n")
         self._bytes += len(block)
 
     def _next(self, before: bytes) -> bytes:
-        """What was left of the last part, and the next whole lines; `_left` is what remains of them."""
+        """The rest of the last part and the next whole lines. `_left` gets the bytes that remain after them."""
         block = before
         while True:
             data = self._file.read(self._part)
@@ -92,7 +91,7 @@ class Table:
                 return block[:at]
 
     def _numbers(self, block: bytes) -> Any:
-        """The numbers of whole lines."""
+        """The numbers in a block of whole lines."""
         if not self.width:
             _, cells = next(self._records(block), (0, []))
             self.width = len(cells)
@@ -100,11 +99,11 @@ class Table:
             self._parser = _parser()
         if (
             self.width and self._parser is not None and b"(" not in block and not block.isspace()
-        ):  # nan(5) is a number to pyarrow
+        ):  # pyarrow accepts nan(5)
             try:
                 return self._parser(block, self.width)
             except ValueError:
-                pass  # the next line says what is wrong, or accepts it
+                pass  # csvrows names the bad cell, or accepts the block
         rows = csvrows.numbers(self._name, self._records(block), width=self.width)
         return np.array(rows, np.float64).reshape(len(rows), self.width)
 
@@ -127,7 +126,7 @@ def whole(name: str, data: bytes) -> tuple[Any, list[str]]:
 
 
 def _end(block: bytes) -> int:
-    """Behind the last line break that is outside quotes; 0: there is none."""
+    """The position after the last line break that is outside quotes; 0 if there is none."""
     mark = BREAKS[0] if b"\n" in block else BREAKS[1]
     at = block.rfind(mark, 0, len(block) - 1 if mark == b"\r" else None) + 1  # the \n of a \r may be in the next part
     while at and block.count(b'"', 0, at) % 2:
@@ -140,7 +139,7 @@ def _parser() -> Parser:
 
 
 def _by_pyarrow(block: bytes, width: int) -> Any:
-    """Raises ValueError for a block that is not rows of so many numbers."""
+    """The rows of a block, read by pyarrow. Raises ValueError for a block that is not rows of `width` numbers."""
     import pyarrow as pa
     from pyarrow import csv
 
@@ -155,9 +154,9 @@ def _by_pyarrow(block: bytes, width: int) -> Any:
 
 
 def _by_numpy(block: bytes, width: int) -> Any:
-    """Raises ValueError for a block that is not rows of so many numbers."""
+    """The rows of a block, read by numpy. Raises ValueError for a block that is not rows of `width` numbers."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # no data: a block of blank lines
+        warnings.simplefilter("ignore")  # numpy warns about a block of blank lines
         text = io.StringIO(block.decode(), newline="")
         rows = np.loadtxt(text, delimiter=",", comments=None, quotechar='"', ndmin=2)
     if rows.size and rows.shape[1] != width:

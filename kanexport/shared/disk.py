@@ -1,16 +1,16 @@
-"""Files opened by name in folders that others may write: nobody else decides which file is opened, how long that takes
-or how much is read. Standard library only.
+"""Files opened by name in folders that others may write. Other users do not decide which file the program opens, how
+long that takes or how much it reads. Standard library only.
 
-Three classes, by who chose what the name leads to (SECURITY.md, "Files opened by name"):
+There are three classes, by the party that chose the target of the name (SECURITY.md, "Files opened by name"):
 
-    named   a person names the file (settings, tokens, certificates, rows): links are followed
-    found   others filled the folder (a model repository): no link is followed
-    owned   the program made the file (statistics, tokens that a command writes, what an export stages): no link is
-            followed, the file has one name and belongs to this user or root, and so does its directory, which others
-            cannot write
+    named   a person names the file (settings, tokens, certificates, rows): the program follows links
+    found   others filled the folder (a model repository): the program follows no link
+    owned   the program made the file (statistics, tokens that a command writes, files that an export stages): the
+            program follows no link, and the file has one name. The file and its directory belong to this user or root,
+            and others cannot write the directory.
 
-Only regular files are read, and they are looked at before they are opened: to open a device can do something, and to
-open a FIFO can last for ever. Every read has a limit. `Refused` says what was found instead.
+The program reads only regular files, and checks them before it opens them: to open a device can do something, and to
+open a FIFO can last for ever. Every read has a limit. `Refused` names what was found instead.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 APPEND = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 OWN_FILE, OWN_FOLDER = 0o600, 0o700  # modes
-UNFINISHED = ".kanserve-"  # how the names of files begin that are being written
+UNFINISHED = ".kanserve-"  # prefix of the names of unfinished files
 OPEN_ALREADY = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
-ANY = 2**35  # bytes of a file that a person names for a command of their own
-PIECE = 2**24  # bytes of one copy
+ANY = 2**35  # largest size of a file that a person names for a command of their own
+PIECE = 2**24  # bytes that a copy holds at a time
 KINDS = {
     stat.S_IFLNK: "a symbolic link",
     stat.S_IFIFO: "a FIFO",
@@ -49,8 +49,8 @@ LINKED = "is a symbolic link, which may lead anywhere: put the file there"
 
 
 class Refused(OSError):
-    """A file or directory that is not what it must be. `found` goes on from its name, as in "is a FIFO"; `names`: of a
-    file with hard links, how many it has, else 0."""
+    """A file or directory that is not what it must be. `found` continues a sentence that begins with its name, such
+    as "is a FIFO". `names`: the number of names of a file with hard links, otherwise 0."""
 
     def __init__(self, path: str | os.PathLike[str], found: str, names: int = 0) -> None:
         super().__init__(errno.EPERM, f"it {found}", os.fspath(path))
@@ -68,8 +68,8 @@ def read(
     look: Callable[[os.stat_result], None] | None = None,
     called: str | os.PathLike[str] = "",
 ) -> bytes:
-    """All of a regular file of at most `most` bytes. `within`: the descriptor of its directory; `links`: a symbolic
-    link is followed; `expected`: bytes that it must have; `look`: is shown its facts before its bytes are read;
+    """All bytes of a regular file of at most `most` bytes. `within`: the descriptor of its directory. `links`:
+    follow a symbolic link. `expected`: the size that it must have. `look` receives its facts before the read.
     `called`: its name in errors. Raises Refused and other OSError."""
     called = called or path
     check_regular(called, os.stat(path, dir_fd=within, follow_symlinks=links), hard_links=hard_links)
@@ -85,13 +85,15 @@ def read(
 
 
 def close(descriptor: int) -> None:
-    """What nothing was written through: an error would say nothing, and hide that the work is done."""
+    """Close a descriptor that nothing was written through. An error would mean nothing, and would hide that the work
+    is done."""
     with contextlib.suppress(OSError):
         os.close(descriptor)
 
 
 def beginning(path: Path, most: int) -> bytes:
-    """At most so many bytes of a regular file that was found, no link. Raises Refused, OSError."""
+    """At most `most` bytes of a regular file in a folder that others filled; a link is refused. Raises Refused,
+    OSError."""
     check_regular(path, path.lstat())
     descriptor = os.open(path, READ | os.O_NOFOLLOW)
     try:
@@ -102,8 +104,8 @@ def beginning(path: Path, most: int) -> bytes:
 
 
 def first_line(path: str, most: int) -> bytes:
-    """Of a file that a person names, which may be open already (/dev/stdin, `<(command)` of a shell): that is read as
-    it comes. Raises Refused, OSError."""
+    """The first line of a file that a person names. A file that is open already (/dev/stdin, `<(command)` of a
+    shell) is read as it comes. Raises Refused, OSError."""
     if path.startswith(OPEN_ALREADY):
         with open(path, "rb", buffering=0) as file:
             return file.readline(most)
@@ -111,7 +113,7 @@ def first_line(path: str, most: int) -> bytes:
 
 
 def check_regular(path: str | os.PathLike[str], about: os.stat_result, *, hard_links: bool = True) -> None:
-    """Raises Refused for what is not a regular file, or has several names where `hard_links` forbids it."""
+    """Raises Refused for a file that is not regular, or that has several names if `hard_links` is false."""
     if stat.S_ISLNK(about.st_mode):
         raise Refused(path, LINKED)
     if not stat.S_ISREG(about.st_mode):
@@ -121,7 +123,8 @@ def check_regular(path: str | os.PathLike[str], about: os.stat_result, *, hard_l
 
 
 def _drained(descriptor: int, path: str | os.PathLike[str], size: int, most: int, expected: int | None) -> bytes:
-    """In one piece: a large file is not held twice. A file system may give less at once than was asked for."""
+    """All bytes in one piece, so that memory does not hold a large file twice. A file system may return less than a
+    read requests."""
     if size > most:
         raise Refused(path, f"has {size} bytes, more than {most}")
     if expected is not None and size != expected:
@@ -145,8 +148,9 @@ def create(
     within: int | None = None,
     owner: tuple[int, int] | None = None,
 ) -> None:
-    """A file that is not there yet, flushed to disk. The umask takes its part of `mode`. `owner`: user and group that
-    it is given to, if this user may; `mode` is exact then. Raises OSError; an unfinished file may be left then."""
+    """Create a file that does not exist yet, and flush it to disk. The umask applies to `mode`. `owner`: the user
+    and group that the file gets, if this user may set them; `mode` is exact then. Raises OSError, and may then leave
+    an unfinished file."""
     descriptor = os.open(name, CREATE, mode, dir_fd=within)
     with atomic.taken(descriptor, "wb") as file:
         if owner is not None:
@@ -166,12 +170,12 @@ def directory(
     links: bool = False,
     called: str | os.PathLike[str] = "",
 ) -> Iterator[int]:
-    """The descriptor of a directory. `links`: one in the place of its last name is followed; `called`: its name in
+    """The descriptor of a directory. `links`: follow a link in the last part of the path. `called`: its name in
     errors. Raises Refused, OSError."""
     flags = DIRECTORY if links else DIRECTORY | os.O_NOFOLLOW
     try:
         descriptor = os.open(path, flags, dir_fd=within)
-    except NotADirectoryError:  # what Linux says of a link too
+    except NotADirectoryError:  # Linux raises it for a link too
         kind = stat.S_IFMT(os.stat(path, dir_fd=within, follow_symlinks=False).st_mode)
         raise Refused(called or path, f"is {KINDS.get(kind, 'a file')}, expected a directory") from None
     try:
@@ -181,8 +185,8 @@ def directory(
 
 
 def copy(name: str, source: int, target: int) -> None:
-    """A file, link or directory with all that is in it, from one open directory into another. Raises Refused for what
-    cannot be copied, and OSError."""
+    """Copy a file, a link, or a directory with its contents from one open directory into another. Raises Refused for
+    what cannot be copied, and OSError."""
     about = os.stat(name, dir_fd=source, follow_symlinks=False)
     if stat.S_ISLNK(about.st_mode):
         os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
@@ -210,34 +214,35 @@ def _copy_file(name: str, source: int, target: int) -> None:
 
 
 class Folder:
-    """A directory for files that the program owns: `root`, which a person named, and folders in it. It is opened step
-    by step for each use, so a directory that somebody replaces meanwhile is noticed."""
+    """A directory for files that the program owns: `root`, which a person named, and folders in it. Each use opens
+    it step by step, so that the program notices a directory that another user replaced."""
 
     def __init__(self, root: Path, *inner: str, shared: bool = False) -> None:
-        """`shared`: a person keeps other files in `root` too. Links on the way to it are followed, and others may make
-        files in it if they cannot rename those of this user, as in /tmp; it is not made where it is not there."""
+        """`shared`: a person keeps other files in `root` too. The program follows links on the way to it, and does
+        not make it if it is missing. Others may make files in it if they cannot rename those of this user, as in
+        /tmp."""
         self._root, self._inner, self._shared = root, inner, shared
 
     @property
     def path(self) -> Path:
-        """Where it is, for messages."""
+        """The path, for messages."""
         return self._root.joinpath(*self._inner)
 
     def names(self) -> list[str]:
-        """What is in it, sorted; nothing where it is not there. Raises Refused, OSError."""
+        """The sorted names in the directory; empty if it does not exist. Raises Refused, OSError."""
         with contextlib.suppress(FileNotFoundError), self._opened(make=False) as descriptor:
             return sorted(name for name in os.listdir(descriptor) if not name.startswith(UNFINISHED))
         return []
 
     def read(self, name: str, most: int) -> bytes:
-        """A file of at most `most` bytes. Raises Refused, OSError."""
+        """The bytes of a file of at most `most` bytes. Raises Refused, OSError."""
         with self._opened(make=False) as descriptor:
             self._check(name, descriptor)
             return read(name, most, within=descriptor, hard_links=False, called=self.path / name)
 
     def write(self, name: str, data: Data, *, mode: int = OWN_FILE, owner: tuple[int, int] | None = None) -> None:
-        """Put `data` into a file, whole or not at all, in the place of one that is there. `owner` as of `create`.
-        Raises Refused, OSError."""
+        """Write `data` to a file, whole or not at all, and replace an existing file. `owner`: see `create`. Raises
+        Refused, OSError."""
         with self._opened(make=True) as descriptor:
             with contextlib.suppress(FileNotFoundError):
                 self._check(name, descriptor)
@@ -246,13 +251,13 @@ class Folder:
                 create(beside, [data], mode=mode, within=descriptor, owner=owner)
                 os.replace(beside, name, src_dir_fd=descriptor, dst_dir_fd=descriptor)
             finally:
-                with contextlib.suppress(FileNotFoundError):  # after the rename
+                with contextlib.suppress(FileNotFoundError):  # the rename has moved it
                     os.unlink(beside, dir_fd=descriptor)
 
     @contextlib.contextmanager
     def new(self, name: str) -> Iterator[BinaryIO]:
-        """A file that nobody else can read and that is not there yet, to be written; gone again where that fails.
-        Raises FileExistsError, Refused, OSError."""
+        """A new file to write to, which other users cannot read. It is removed if the block fails. Raises
+        FileExistsError, Refused, OSError."""
         with self._opened(make=True) as within:
             descriptor = os.open(name, CREATE, OWN_FILE, dir_fd=within)
             with contextlib.ExitStack() as undo:
@@ -263,7 +268,7 @@ class Folder:
 
     @contextlib.contextmanager
     def append(self, name: str) -> Iterator[int]:
-        """The descriptor of a file, which is made where it is not there, for reading and appending. Raises Refused,
+        """The descriptor of a file for reading and appending. The file is made if it is missing. Raises Refused,
         OSError."""
         with self._opened(make=True) as within:
             try:
@@ -278,8 +283,8 @@ class Folder:
                 close(descriptor)
 
     def check(self, name: str = "") -> None:
-        """Whether this is a place for such files, and what lies there under `name` is one; makes nothing. Raises
-        Refused, FileNotFoundError, other OSError."""
+        """Check that this directory is a place for such files, and that the file `name` in it is one. It makes
+        nothing. Raises Refused, FileNotFoundError, other OSError."""
         with self._opened(make=False) as descriptor:
             if name:
                 self._check(name, descriptor)
@@ -287,7 +292,7 @@ class Folder:
     @contextlib.contextmanager
     def _opened(self, *, make: bool) -> Iterator[int]:
         if make and not self._shared:
-            with contextlib.suppress(FileExistsError):  # something else: `directory` says what
+            with contextlib.suppress(FileExistsError):  # `directory` names what is there instead
                 self._root.mkdir(OWN_FOLDER, parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
             current = stack.enter_context(directory(self._root, links=self._shared))
@@ -307,14 +312,14 @@ class Folder:
     def _check_owned(self, name: str, about: os.stat_result, within: int) -> None:
         path = self.path / name
         check_regular(path, about, hard_links=False)
-        # Root may change what a user keeps in that user's own directory: the user could do so as well.
+        # Root may change a user's files in that user's own directory, because the user can change them as well.
         more = {os.fstat(within).st_uid} if self._shared and os.geteuid() == 0 else set()
         if about.st_uid not in _trusted() | more:
             raise Refused(path, _foreign(about.st_uid))
 
 
 def check_folder(path: str | os.PathLike[str], about: os.stat_result, *, shared: bool = False) -> None:
-    """Raises Refused for a directory in which somebody else could put files or replace them. `shared` as of Folder."""
+    """Raises Refused for a directory in which another user could make or replace files. `shared`: see Folder."""
     mode = about.st_mode
     if mode & stat.S_IWOTH and not (shared and mode & stat.S_ISVTX):
         raise Refused(
@@ -327,7 +332,7 @@ def check_folder(path: str | os.PathLike[str], about: os.stat_result, *, shared:
 
 
 def _trusted() -> set[int]:
-    """Users whose files are as good as one's own."""
+    """Users whose files the program trusts like this user's own."""
     return {os.geteuid(), 0}
 
 

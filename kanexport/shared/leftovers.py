@@ -49,9 +49,9 @@ def place(parent: Path, old: str = "") -> Iterator[Path]:
 
 @contextlib.contextmanager
 def held(folder: Path, *, own: bool = False) -> Iterator[int]:
-    """A lock on a folder, and its descriptor: nobody else has it, and nobody sweeps it. Waits for it, but not for ever.
-    Where the file system has no locks, there is none. `own`: this process made it, so that no link
-    leads there. To let go of it cannot fail: what was done under it is done. Raises OSError."""
+    """Lock a folder, and give its descriptor. No other export can lock or sweep the folder meanwhile. The wait for
+    the lock has a limit. If the file system has no locks, there is none. `own`: this process made the folder, so
+    that no link leads there. The release cannot fail, because the work under the lock is done. Raises OSError."""
     descriptor = os.open(folder, disk.DIRECTORY | (os.O_NOFOLLOW if own else 0))
     try:
         end = time.monotonic() + PATIENCE

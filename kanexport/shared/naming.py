@@ -19,9 +19,9 @@ LONGEST = 128  # characters of a name or a unit
 DESCRIPTION = 4096  # characters
 SHOWN = 5  # names in an error
 FILES = (".csv", ".json", ".txt")
-# Endings of checkpoints, whatever the files hold: an argument that ends so names a file, never a served model.
+# Endings of checkpoints, for any content: an argument with such an ending names a file, not a served model.
 CHECKPOINTS = (".pt", ".pth", ".safetensors", ".ckpt", ".keras")
-MORE_CHECKPOINTS = (".bin", ".pkl", ".pickle", ".model")  # also of much else
+MORE_CHECKPOINTS = (".bin", ".pkl", ".pickle", ".model")  # other files have these endings too
 
 
 class NamingError(ValueError):
@@ -50,8 +50,9 @@ class Names:
         return self.classes[at] if self.classes else f"y{at}"
 
     def columns(self, sizes: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
-        """The names of the numbers of each output, by the output's own; `sizes`: how many a row has. The classes if
-        there are so many, otherwise y0, y1 ... of an only output, and NAME0, NAME1 ... of several."""
+        """The names of the numbers of each output, by the output's own name. `sizes`: the numbers per row of each
+        output. The names are the classes if there are so many. Otherwise they are y0, y1 ... for an only output, and
+        NAME0, NAME1 ... for several."""
         found, first = {}, 0
         known = len(self.classes) == sum(sizes.values())
         for name, size in sizes.items():

@@ -1,4 +1,4 @@
-"""Progress on stderr, for both programs: a bar on a terminal, otherwise a line now and then."""
+"""Progress on stderr, for both programs: a bar on a terminal, otherwise a line every EVERY seconds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ EVERY = 10.0  # seconds between two lines
 
 
 class Report(Protocol):
-    """Called as the work goes on: how much is done, how much there is (0: that is not known), and what is next."""
+    """A callback for progress. It receives how much is done, how much there is (0 if unknown), and the name of the
+    next piece of work."""
 
     def __call__(self, done: int, total: int, place: str = "") -> None:
         """`place` is shown beside the bar, such as the file that is next."""
@@ -25,7 +26,7 @@ class Report(Protocol):
 
 @contextlib.contextmanager
 def bar(what: str, *, unit: str = "", at_once: bool = True) -> Iterator[Report]:
-    """A bar that is gone afterwards. Without a terminal a line every EVERY seconds, and none for shorter work.
+    """A bar that disappears afterwards. Without a terminal, a line every EVERY seconds, and none for shorter work.
 
     With `at_once` false the bar appears only when a first report leaves something to do.
     """
@@ -45,7 +46,7 @@ def bar(what: str, *, unit: str = "", at_once: bool = True) -> Iterator[Report]:
 
 
 def _lines(what: str, unit: str) -> Report:
-    """A line on stderr for the first report of each interval, and none after the last piece of work."""
+    """Prints a line to stderr for the first report of each interval, and none after the last piece of work."""
     due = time.monotonic() + EVERY
 
     def report(done: int, total: int, place: str = "") -> None:
@@ -58,7 +59,8 @@ def _lines(what: str, unit: str) -> Report:
 
 
 def phases(what: str, report: Report) -> Callable[[str], None]:
-    """Called with what begins: beside the bar of `report` on a terminal, otherwise as a line on stderr, at once."""
+    """A callback that receives a text on each step that begins. It shows the text next to the bar of `report` on a
+    terminal, otherwise as a line on stderr, at once."""
 
     def begins(words: str) -> None:
         if sys.stderr.isatty():

@@ -1,7 +1,7 @@
-"""Long lists of a large manifest are in a file beside it, as plain numbers: the document of JSON stays small, and a
-server has parsed it at once. Standard library only.
+"""Long lists of a large manifest, as plain numbers in a file next to it. The JSON document stays small, so that a
+server parses it quickly. Standard library only.
 
-The file has 8 bytes a number, little-endian: float64 or int64. A list of lists begins with the length of each row.
+The file has 8 bytes per number, little-endian: float64 or int64. A list of lists begins with the length of each row.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 
 from kanexport.shared.strict import ManifestError
 
-FEW = 256  # numbers of a list that stays in the document
-BYTES = 8  # of a number
+FEW = 256  # a list with fewer numbers stays in the document
+BYTES = 8  # bytes per number
 CODES = {"float": "d", "int": "q"}
 KINDS = {frozenset({int}): "int", frozenset({float}): "float", frozenset({int, float}): "float"}
 LIMIT = 64 * 2**20  # bytes of the file: 8 million numbers, such as the mask of as many edges
@@ -25,8 +25,9 @@ LIMIT = 64 * 2**20  # bytes of the file: 8 million numbers, such as the mask of 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """One list, which is empty in the document. `place`: where it is there, such as layers.0.mask; `kind`: float or
-    int; `offset`: its first byte; `numbers`: how many; `rows`: of a list of lists, how many, else -1."""
+    """One list, which is empty in the document. `place`: its path in the document, such as layers.0.mask. `kind`:
+    float or int. `offset`: its first byte. `numbers`: their count. `rows`: the count of rows of a list of lists,
+    otherwise -1."""
 
     place: str
     kind: str
@@ -36,7 +37,8 @@ class Stored:
 
 
 def taken_out(document: Any) -> tuple[Any, list[Stored], bytes]:
-    """Dataclasses as of `dataclasses.asdict`: without their long lists, where those are, and the file."""
+    """The document of `dataclasses.asdict` without its long lists, the places of these lists, and the bytes of the
+    file."""
     kept: list[Stored] = []
     parts: list[array[Any]] = []
 
@@ -62,8 +64,8 @@ def taken_out(document: Any) -> tuple[Any, list[Stored], bytes]:
 
 
 def _numbers(value: Sequence[Any]) -> tuple[str, list[int] | None, array[Any]] | None:
-    """Of a long list of numbers, or of lists of them: their kind, the lengths of rows if it has some, and the numbers.
-    None for what stays where it is."""
+    """The kind of a long list of numbers, or of lists of them, the lengths of its rows if it has some, and the
+    numbers. None for a value that stays in the document."""
     rows = bool(value) and all(isinstance(row, list | tuple) and row for row in value)
     flat = list(itertools.chain.from_iterable(value)) if rows else list(value)
     kind = KINDS.get(frozenset(map(type, flat)))
@@ -71,12 +73,12 @@ def _numbers(value: Sequence[Any]) -> tuple[str, list[int] | None, array[Any]] |
         return None
     try:
         return kind, list(map(len, value)) if rows else None, array(CODES[kind], flat)
-    except OverflowError:  # no number of 8 bytes
+    except OverflowError:  # a number does not fit into 8 bytes
         return None
 
 
 def put_back(document: dict[str, Any], stored: Sequence[Stored], data: bytes) -> None:
-    """The lists into the document, as arrays, which `strict.build` takes. Raises ManifestError."""
+    """Put the lists into the document, as arrays, which `strict.build` takes. Raises ManifestError."""
     if len(data) > LIMIT:
         raise ManifestError(f"the numbers of the manifest have {len(data)} bytes, more than {LIMIT}")
     end = 0
@@ -89,7 +91,7 @@ def put_back(document: dict[str, Any], stored: Sequence[Stored], data: bytes) ->
 
 
 def _bounds(one: Stored, begin: int, size: int) -> tuple[int, int]:
-    """Where in the file the lengths of rows and where the numbers end. Raises ManifestError."""
+    """The positions in the file at which the lengths of rows end and the numbers end. Raises ManifestError."""
     if one.kind not in CODES or one.numbers < 0 or one.rows < -1 or one.offset != begin:
         raise ManifestError(f"manifest.stored: {one.place[:80]!r} is not one list after the other of {list(CODES)}")
     middle = begin + BYTES * max(0, one.rows)
@@ -143,5 +145,5 @@ def _bytes(numbers: array[Any]) -> bytes:
 
 
 def entries(stored: Sequence[Stored]) -> list[dict[str, Any]]:
-    """As the document has them."""
+    """The entries as the document has them."""
     return [dataclasses.asdict(one) for one in stored]

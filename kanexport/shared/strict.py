@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-DEPTH = 32  # lists and objects in one another
-MOST = 100_000  # lists and objects together; numbers are cheap to parse, these are not
+DEPTH = 32  # levels of nested lists and objects
+MOST = 100_000  # lists and objects together, which take longer to parse than numbers
 STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 SQUARE = bytes.maketrans(b"{}", b"[]")
 NO_BRACKET = bytes(byte for byte in range(256) if byte not in b"[]{}")
@@ -27,11 +27,11 @@ class ManifestError(ValueError):
 
 
 def json_of(data: bytes) -> Any:
-    """A document of JSON with at most MOST lists and objects, nested at most DEPTH deep, without NaN and infinities.
+    """Parse a JSON document with at most MOST lists and objects, nested at most DEPTH deep, without NaN and infinities.
     Raises ValueError.
 
-    The depth is counted before anything is parsed, in time that grows with the bytes alone: each turn takes the
-    innermost brackets away.
+    The function counts the depth before it parses anything. Each turn removes the innermost brackets, and the time
+    grows only with the bytes.
     """
     brackets = STRING.sub(b"", data).translate(SQUARE, NO_BRACKET)
     if len(brackets) > 2 * MOST:
@@ -95,7 +95,7 @@ def _listed(item: Any, value: Any, where: str, defaults: bool) -> tuple[Any, ...
 
 
 def _of_array(hint: Any, value: array[Any], where: str) -> tuple[Any, ...]:
-    """Numbers that came in a file of their own."""
+    """The numbers of a list that came in a file of its own."""
     if hint is float and value.typecode == "q":
         return tuple(map(float, value))
     if hint is not {"d": float, "q": int}.get(value.typecode):

@@ -87,9 +87,9 @@ def _unlisted(root: Path, error: OSError) -> Item:
 
 
 def names(items: Sequence[Item], prefix: str = "") -> list[str]:
-    """A model name for each, from its place: without its suffix if that leaves the names of the
-    whole folder different, else with it, else with a digest of the place. No name ends in a suffix of a checkpoint,
-    since commands take such a word for a file: a.pt becomes a-pt."""
+    """A model name for each item, from its place. The name has no suffix if the names of the whole folder then
+    differ. Otherwise it keeps the suffix, or has a digest of the place if that is not enough. No name ends in a
+    suffix of a checkpoint, since commands take such a word for a file: a.pt becomes a-pt."""
     front = f"{prefix}-" if prefix else ""
     ends = re.compile(
         rf"({'|'.join(map(re.escape, (*CHECKPOINTS, *MORE_CHECKPOINTS, STATE, CONFIG)))})$", re.IGNORECASE
@@ -120,7 +120,7 @@ def _with_digest(name: str, place: str) -> str:
 
 
 def _usable(text: str) -> str:
-    """A place as a model name; what a name may not hold becomes a dash, as does the dot of a suffix."""
+    """A place as a model name. A character that a name may not hold becomes a dash, and so does the dot of a suffix."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip("._-") or "model"
     return re.sub(SUFFIX, r"-\1", name)
 

@@ -63,7 +63,7 @@ EXIT_TERMINATED = 143  # the second signal: what a shell reports for SIGTERM
 
 HELD = 0.1  # seconds in which who asks again at once has asked, and in which the news of the end arrive
 
-SPARE = 2.0  # seconds after which a transport cuts calls off by itself, without a word to their callers
+SPARE = 2.0  # seconds after which a transport cuts calls off by itself, without a status for the client
 
 log = logs.get_logger("app")
 
@@ -245,7 +245,7 @@ class App:
         return EXIT_TERMINATED if hurry.is_set() else 0
 
     async def _stop(self, hurry: asyncio.Event) -> None:
-        """Close the ports; calls in flight have `drain_grace`, or until `hurry`, and are then cut off."""
+        """Close the ports. The server cuts off calls in flight after `drain_grace`, or when `hurry` is set."""
         grace = self._settings.drain_grace
         stopping = asyncio.create_task(self._door.stop(grace + SPARE))
         hurried = asyncio.create_task(hurry.wait())
@@ -334,7 +334,7 @@ async def _leave(app: App, signals: Signals, watch: Watchdog) -> int:
 
 
 def metrics_server(page: Page, settings: Settings) -> MetricsServer:
-    """The port of the metrics, where it is one of its own. Raises ConfigError."""
+    """The server of the metrics port. Raises ConfigError."""
     listening.every(settings)
     port = listening.Port.metrics(settings)
     try:

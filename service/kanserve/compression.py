@@ -8,7 +8,7 @@ import zlib
 
 # Window sizes of zlib: gzip's own header, and zlib's, which both protocols call deflate.
 WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
-BLOCKING = 2**16  # bytes from which packing and unpacking have a thread
+BLOCKING = 2**16  # bytes from which packing and unpacking run on a thread
 LEVEL = 1  # of 9: tensors shrink little, and what text can lose it loses at once
 
 
@@ -35,8 +35,8 @@ def unpacked(data: bytes, encoding: str, limit: int) -> bytes:
 
 
 async def aside(data: bytes, encoding: str, limit: int) -> bytes:
-    """What `unpacked` gives; on a thread, unless little goes in and little comes out: a few bytes can be the stream of
-    millions."""
+    """The result of `unpacked`. Only data that is small both packed and unpacked stays on the event loop, because a
+    few packed bytes can hold millions."""
     if len(data) < BLOCKING:
         with contextlib.suppress(TooLong):
             return unpacked(data, encoding, min(BLOCKING, limit))

@@ -12,12 +12,12 @@
     ├── DeadlineExceeded      the caller's deadline passed before the work began
     │   └── TookTooLong       the call took longer than the server lets any take
     ├── Exhausted             the request asks for more than a limit allows
-    │   └── Limited           so do all requests together: the same one may pass later
-    │       ├── TooManyCalls      the server handles as many calls as it may
-    │       ├── TooManyWatches    as many watches are open as may be
-    │       ├── TooOften          this caller has asked as often as it may
-    │       ├── TooManyBytes      their messages are as large together as they may be
-    │       └── TooManyUnfinished requests that have not arrived completely take as many bytes as they may
+    │   └── Limited           all requests together exceed a limit: the same one may pass later
+    │       ├── TooManyCalls      the server handles as many calls as its limit
+    │       ├── TooManyWatches    as many watches are open as the limit allows
+    │       ├── TooOften          this caller has used up its rate
+    │       ├── TooManyBytes      the messages of all calls reach the limit of bytes
+    │       └── TooManyUnfinished incomplete requests reach their limit of bytes
     ├── Unauthenticated       nobody knows who is calling
     ├── Forbidden             who is calling may not do that
     ├── NotPossible           this model cannot do that
@@ -38,7 +38,8 @@ class KanserveError(Exception):
 
 
 class ConfigError(KanserveError):
-    """Settings that cannot work, found before anything is started. `hint`: what to do, where the text does not say."""
+    """Settings that cannot work, found before the server starts anything. `hint`: what to do, if the text does not say
+    it."""
 
     def __init__(self, text: str, *, hint: str = "") -> None:
         super().__init__(text)
@@ -125,11 +126,12 @@ class Exhausted(KanserveError):
 
 
 class Limited(Exhausted):
-    """A limit on all requests, or on all of one caller: the same request may pass later, and the answer says when."""
+    """A limit on all requests, or on all requests of one caller. The same request may pass later, and the response
+    states when."""
 
 
 class TooManyWatches(Limited):
-    """There are as many watches as there may be; trying again makes sense."""
+    """As many watches are open as the limit allows; trying again makes sense."""
 
 
 class TooManyCalls(Limited):
@@ -147,7 +149,7 @@ class TooManyBytes(Limited):
 
 
 class TooManyUnfinished(Limited):
-    """Requests that have not arrived completely take as many bytes as they may; trying again makes sense."""
+    """Requests that have not arrived completely reach their limit of bytes; trying again makes sense."""
 
     def __init__(self, most: int) -> None:
         super().__init__(
@@ -160,7 +162,7 @@ class TooOften(Limited):
     """This caller has asked as often as it may; trying again makes sense."""
 
     def __init__(self, name: str, rate: float, wait: float) -> None:
-        """`wait`: seconds until its next call is let through."""
+        """`wait`: seconds until the server accepts the next call of this caller."""
         super().__init__(f"{name} may ask {rate:g} times per second, which is its limit; try again later")
         self.wait = wait
 
@@ -186,8 +188,8 @@ class BackendError(KanserveError):
 
 
 def let_go(error: BaseException) -> None:
-    """Drop the tracebacks of an error, of its cause and of its context, once they are logged. Their frames hold the
-    request's message, and often the error too: such a cycle keeps the message until the garbage is collected."""
+    """Drop the tracebacks of an error, of its cause and of its context, after they are logged. Their frames hold the
+    request's message, and often the error too. Such a cycle keeps the message until the garbage collector runs."""
     chain = [error]
     while chain:
         one = chain.pop()

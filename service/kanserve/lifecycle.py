@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from kanserve.errors import Draining
 
-# How calls end while the server is draining; `cancelled` are those whose caller did not wait.
+# The ways in which calls end while the server is draining; `cancelled` are calls that their client cancelled.
 ENDS = ("answered", "refused", "cut_off", "cancelled")
 
 
@@ -19,7 +19,7 @@ class Lifecycle:
     `closed`: new requests are turned away, which those who wait for `closing` are told. `held`: whatever ends waits
     for `parted`, as long as the port closes, so that nobody asks again in that very moment: gRPC core cancels such
     calls (grpc/grpc#41785). `cutting`: calls that are in flight are cut off. `stuck`: something in here will never
-    end; the process has to. `ends`: how many calls ended how, while it was draining."""
+    end; the process has to. `ends`: the number of calls per kind of end, while it was draining."""
 
     waiting: bool = False
     draining: bool = False
@@ -32,7 +32,7 @@ class Lifecycle:
     ends: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ENDS, 0))
 
     def ended(self, error: BaseException | None) -> None:
-        """A call that ends while the server is draining, by what its method raised."""
+        """Count a call that ends while the server is draining, by the error that its method raised."""
         end = "answered"
         if isinstance(error, Draining):
             end = "refused"

@@ -17,7 +17,7 @@ from kanexport.shared import atomic, disk
 CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 KEY = b"PRIVATE KEY-----"
 ENCRYPTED = b"ENCRYPTED"
-LARGEST = 4 * 2**20  # bytes of a file; all authorities that a system trusts are a quarter of a MiB
+LARGEST = 4 * 2**20  # bytes of a file; all authorities of a system take a quarter of a MiB
 EXPIRED, EARLY = 10, 9  # X509_V_ERR_CERT_HAS_EXPIRED, X509_V_ERR_CERT_NOT_YET_VALID of OpenSSL
 
 

@@ -27,7 +27,7 @@ from kanserve.observe.metrics import Metrics
 
 T = TypeVar("T")
 CERTIFICATES, TOKENS = "certificates", "tokens"  # values of the metrics' label `what`
-GLANCES, SHORTEST = 20, 0.1  # looks at the times of the token file per look at all, and seconds between two at least
+GLANCES, SHORTEST = 20, 0.1  # checks of the token file's times per full check, and least seconds between them
 
 log = logs.get_logger("renewal")
 
@@ -45,10 +45,11 @@ class Source(Generic[T]):
 
 
 class Renewal:
-    """What is in files: looked at every `renew_seconds`, and when it is `asked`. `run` is a task of the server's.
+    """Reads certificates and tokens from their files again, every `renew_seconds` and if `asked`. `run` is a task of
+    the server.
 
-    A revoked token has to end soon, so the token file is read too as soon as its size or times change, which is seen
-    within a twentieth of `renew_seconds`."""
+    A revoked token must end soon, so a change of the token file's size or times starts a reading too. The server sees
+    such a change within a twentieth of `renew_seconds`."""
 
     def __init__(self, settings: Settings, gate: Gate | None, doors: Doors, metrics: Metrics) -> None:
         self._settings, self._doors, self._metrics = settings, doors, metrics
@@ -94,7 +95,7 @@ class Renewal:
         return min(self._every, max(self._every / GLANCES, SHORTEST))
 
     def _touched(self) -> bool:
-        """Whether the token file is another one, or another size, or was written, since this was asked last."""
+        """Whether the token file was replaced or written, or has another size, since the last check."""
         before, self._seen = self._seen, self._facts()
         return self._seen != before
 

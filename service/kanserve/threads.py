@@ -38,8 +38,8 @@ _ALONE = ThreadPoolExecutor(1, "alone")
 
 
 async def alone(work: Callable[[], T]) -> T:
-    """What `work` gives, which computes in Python alone, on a thread that all such work has together, one after the
-    other: each holds Python's lock, and several at once would only keep the event loop waiting for it."""
+    """The result of `work`, which computes only in Python. All such work shares one thread, one job after the other.
+    Each job holds the interpreter lock, so several at once would only keep the event loop waiting for it."""
     context = contextvars.copy_context()
     return await asyncio.get_running_loop().run_in_executor(_ALONE, context.run, work)
 

@@ -116,9 +116,9 @@ def end(code: int = EXIT_STUCK) -> NoReturn:
 
 
 async def last(serving: Awaitable[int]) -> NoReturn:
-    """Serve as the last thing that this process does, and end with its exit code. Everything is closed by then: what
-    the interpreter would still do (join threads, free models and modules) took 8 s on a busy machine."""
+    """Serve, and then end the process with the exit code of the server. Everything is closed by then. The interpreter's
+    own exit (join threads, free models and modules) took 8 s on a busy machine."""
     code = await serving
-    with contextlib.suppress(OSError, ValueError):  # nobody reads it, or it is closed
+    with contextlib.suppress(OSError, ValueError):  # it has no reader, or it is closed
         sys.stdout.flush()
     end(code)

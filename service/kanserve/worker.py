@@ -31,7 +31,7 @@ BEAT = 1.0  # seconds between two signs of life
 
 
 def main() -> int:
-    """2, if the server does not start; otherwise the process ends with the server."""
+    """Returns 2 if the server does not start. Otherwise the process ends with the server."""
     given = json.loads(sys.stdin.buffer.readline())
     settings = Settings(**given["settings"])
     listening.inherit({int(port): fd for port, fd in given["sockets"].items()})

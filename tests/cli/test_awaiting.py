@@ -146,7 +146,7 @@ def test_errors_are_caught_by_kind(server: Server, name: str) -> None:
 
 
 def unchained(error: ClientError) -> None:
-    """Its traceback is of this client alone: what gRPC raised is translated, and says nothing more."""
+    """The traceback has only frames of this client: the client translates gRPC's error and does not chain it."""
     text = "".join(traceback.format_exception(error))
     assert "RpcError" not in text, text
     assert "direct cause" not in text, text

@@ -219,9 +219,9 @@ def test_several_requests_are_under_way_and_their_answers_in_order() -> None:
     together = threading.Barrier(bulk.WINDOW)
 
     def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
-        together.wait(timeout=60)  # broken unless that many are there at once
+        together.wait(timeout=60)  # breaks unless that many calls wait at once
         if oip.ModelInferRequest.FromString(data).raw_input_contents[0][:4] == bytes(4):
-            time.sleep(0.05)  # the first is answered last
+            time.sleep(0.05)  # the first gets its response last
         return echo(data, context)
 
     rows = np.arange(16 * 3, dtype=np.float32).reshape(16, 3)

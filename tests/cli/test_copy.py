@@ -1,4 +1,4 @@
-"""`kanserve copy`: a version under another number, which serves; and what a copy by hand is told."""
+"""`kanserve copy` makes a version under another number, which serves; and the error of a manual copy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def listed(folder: Path) -> list[str]:
 
 
 def test_a_copy_is_a_version_of_its_own(models: Path) -> None:
-    """The same bytes, and a manifest that says the new number; the graph loads."""
+    """The bytes are the same, the manifest has the new number, and the graph loads."""
     made = document(kanserve("copy", "tiny", "1", "2", "--repository", models, "--json"))
     assert made == {"model": "tiny", "version": "2", "from": "1", "files": len(manifest.load(models / "tiny/1").files)}
     assert manifest.load(models / "tiny" / "2").version == 2
@@ -35,11 +35,11 @@ def test_a_copy_is_a_version_of_its_own(models: Path) -> None:
         assert (models / "tiny" / "1" / entry.path).read_bytes() == (models / "tiny" / "2" / entry.path).read_bytes()
     states = document(kanserve("models", models, "--load", "--json"))["models"]
     assert [(entry["version"], entry["state"]) for entry in states] == [("1", "LOADS"), ("2", "LOADS")]
-    assert listed(models / "tiny") == ["1", "2", "config.pbtxt"]  # nothing is left behind
+    assert listed(models / "tiny") == ["1", "2", "config.pbtxt"]  # the command leaves no other file
 
 
 def test_the_error_of_a_copy_by_hand_gives_the_command(models: Path, tmp_path: Path) -> None:
-    """As the server tells it; the command then makes a version that the server takes."""
+    """The server gives the same command, which then makes a version that the server accepts."""
     with serving(models, tmp_path / "log", "--poll", "0.1") as server:
         shutil.copytree(models / "tiny" / "1", models / "tiny" / "2")
 
@@ -98,7 +98,7 @@ def test_a_folder_that_is_the_model(models: Path) -> None:
 
 
 def test_a_copy_in_the_place_of_a_link(models: Path, tmp_path: Path) -> None:
-    """The link is replaced, and nothing is written where it leads."""
+    """The command replaces the link and does not write to its target."""
     (tmp_path / "elsewhere").mkdir()
     (models / "tiny" / "2").symlink_to(tmp_path / "elsewhere")
     assert kanserve("copy", "tiny", "1", "2", "--repository", models).returncode == 2
@@ -108,7 +108,7 @@ def test_a_copy_in_the_place_of_a_link(models: Path, tmp_path: Path) -> None:
 
 
 def test_a_manifest_with_its_numbers_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file of numbers is copied as the others are, and the manifest says the same of them."""
+    """The command copies the file of numbers as the others, and the manifest has the same entries for it."""
     monkeypatch.setattr(manifest, "SMALL", 0)
     state = checkpoint(tmp_path / "tiny.safetensors", (20, 4, 2))
     document(kanserve("export", state, "--repository", tmp_path / "models", "--name", "tiny", "--json"))

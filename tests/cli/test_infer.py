@@ -71,7 +71,7 @@ def test_every_output_form_holds_the_same(suffix: str, server: Server, expected:
 def test_results_go_to_stdout_as_csv(server: Server, expected: Any, tmp_path: Path) -> None:
     done = program("infer", "tiny", "--input", write(tmp_path / "rows.npy"), "--url", server.url)
     header, *lines = done.stdout.splitlines()
-    told = [line for line in done.stderr.splitlines() if "rows per second" not in line]  # of a machine that is busy
+    told = [line for line in done.stderr.splitlines() if "rows per second" not in line]  # printed on a busy machine
     assert (header, told) == ("y0,y1", [])
     np.testing.assert_array_equal(np.array([line.split(",") for line in lines], np.float32), expected)
 

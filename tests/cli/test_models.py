@@ -175,7 +175,7 @@ def test_load_tries_the_graph_as_the_server_would(repository: Path, tmp_path: Pa
 
 
 def test_a_folder_with_an_invalid_version_is_an_exit_code(repository: Path, tmp_path: Path) -> None:
-    """The table and the document stay."""
+    """The table and the document stay the same."""
     shutil.copytree(repository, tmp_path / "models")
     shutil.copytree(tmp_path / "models" / "tiny" / "1", tmp_path / "models" / "tiny" / "2")
     flip(tmp_path / "models" / "tiny" / "2")

@@ -174,7 +174,7 @@ def test_names_of_ends_that_do_not_exist(server: Server, tmp_path: Path, words: 
 
 
 def test_names_of_several_outputs() -> None:
-    """Classes count over all outputs, one after the other; without them each output's own name is in front."""
+    """Classes count over all outputs in order; without classes, names begin with the name of their output."""
     sizes = {"kind": 2, "size": 1}
     assert Names(classes=("a", "b", "c")).columns(sizes) == {"kind": ("a", "b"), "size": ("c",)}
     assert Names().columns(sizes) == {"kind": ("kind0", "kind1"), "size": ("size0",)}

@@ -27,7 +27,7 @@ def desk(tmp_path: Path) -> Path:
 
 def test_a_picture_and_an_explanation_in_two_commands(desk: Path) -> None:
     place = {"TMPDIR": str(desk / "temporary"), **NOWHERE}
-    # Certificates and a token are for the server that is not asked; the command's own wants none of them.
+    # Certificates and a token are for the other server; the command's own server uses none of them.
     place |= {"KANSERVE_CA": "nowhere.pem", "KANSERVE_TOKEN": "no token", "KANSERVE_TOKEN_FILE": "nowhere"}
     drawn = program("plot", HELLO.path, "-o", desk / "net.svg", **place)
     assert drawn.returncode == 0, drawn.stderr
@@ -60,7 +60,7 @@ def test_a_path_with_nothing_at_its_end(desk: Path) -> None:
 
 @pytest.fixture
 def crowded(desk: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The same, as current folder, with files and a folder that are called as a model of the server is."""
+    """The same as current folder, with files and a folder that have the name of a served model."""
     monkeypatch.chdir(desk)
     for name in ("tiny_config.yml", "tiny_state", "tiny", "tiny.pt"):
         (desk / name).write_bytes(b"no checkpoint")
@@ -93,7 +93,7 @@ FILES = ("infer", "edges", "explain", "scores", "coverage", "curves", "formula",
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_name_is_a_served_model_whatever_the_folder_has(command: str, server: Server, crowded: Path) -> None:
-    """`KANSERVE_URL` names the server, and files called so were taken for the model in nine of these commands."""
+    """`KANSERVE_URL` names the server. Before, nine of these commands took files of that name for the model."""
     done = kanserve(command, "tiny", *COMMANDS[command], KANSERVE_URL=server.url)
     assert "no checkpoint" not in done.stderr, done.stderr
     assert "exporting" not in done.stderr
@@ -128,7 +128,7 @@ def test_without_such_a_model_the_error_says_which_path_means_the_file(
     ],
 )
 def test_a_path_is_a_file_in_every_command(command: str, path: str, server: Server, crowded: Path) -> None:
-    """By its form, also where a server is named by the variable."""
+    """The form of the word decides, also if the variable names a server."""
     done = kanserve(command, path, *COMMANDS[command], KANSERVE_URL=server.url)
     assert done.returncode == 2
     if command in FILES:
@@ -141,7 +141,7 @@ def test_a_path_is_a_file_in_every_command(command: str, path: str, server: Serv
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_path_next_to_a_server(command: str, server: Server, crowded: Path) -> None:
-    """With a separator it is an error; the suffix alone leaves it a name, since a model may be called so."""
+    """With a separator it is an error; with only the suffix it is a name, since a model may have such a name."""
     place = ("--url", server.url)
     done = kanserve(command, "./tiny", *COMMANDS[command], *place)
     assert (done.returncode, "./tiny is a path, and --url names a server" in done.stderr) == (2, True), done.stderr

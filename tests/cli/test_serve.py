@@ -134,7 +134,7 @@ def test_no_peer_writes_into_the_log(repository: Path, tmp_path: Path) -> None:
 
 
 def test_the_log_begins_before_what_takes_seconds(repository: Path) -> None:
-    """A line before the runtime is imported, one before models are loaded, then one every few seconds."""
+    """The server logs before it imports the runtime, before it loads models, and then every few seconds."""
     code = (
         "import sys; from kanserve import cli; from kanserve.commands import serve\n"
         "assert not {'onnxruntime', 'grpc', 'numpy'} & set(sys.modules)\n"

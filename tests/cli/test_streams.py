@@ -1,4 +1,4 @@
-"""Tables for `kanserve infer`: columnar files, large files part by part, results as they come, speed and warnings."""
+"""Tables for `kanserve infer`: columnar files, large files in parts, results as they arrive, speed and warnings."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def csv_of(path: Path, rows: np.ndarray, header: str = "") -> Path:
 
 
 def columns(path: Path, rows: Any, names: str = "abc") -> Path:
-    """The rows in the form that the suffix says; ".arrows" is Arrow's stream, as .arrow."""
+    """The rows in the form of the suffix; ".arrows" writes Arrow's stream to a file .arrow."""
     pa = pytest.importorskip("pyarrow")
     parquet, feather = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow.feather")
     table = pa.table({name: rows[:, at] for at, name in enumerate(names)})
@@ -168,7 +168,7 @@ def test_tables_of_columns_give_the_same(name: str, by_stdin: bool, server: Serv
     with Client(server.url) as client:
         expected = [client.infer("tiny", MANY[at : at + 1000]).outputs["y"] for at in range(0, 5000, 1000)]
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), np.concatenate(expected), rtol=1e-5, atol=1e-6)
-    whole = read_rows.rows_for(X, read_rows.contents(str(path)))  # as the other commands read it
+    whole = read_rows.rows_for(X, read_rows.contents(str(path)))  # as the other commands read the file
     np.testing.assert_array_equal(whole, MANY[:5000])
 
 
@@ -238,7 +238,7 @@ def test_without_pyarrow_a_table_says_how_to_install_it(server: Server, tmp_path
             assert (done.returncode, done.stdout) == (2, "")
             assert "rows.parquet: a .parquet file is read by the Python package pyarrow, which is not" in done.stderr
             assert "-m pip install -e '.[tables]'" in done.stderr
-        csv = csv_of(tmp_path / "rows.csv", MANY)  # numpy's parser is taken
+        csv = csv_of(tmp_path / "rows.csv", MANY)  # numpy parses it
         assert len(read_rows.rows_for(X, read_rows.contents(str(csv)))) == len(MANY)
 
 
@@ -305,7 +305,7 @@ def test_the_speed_is_told(server: Server, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_file_of_one_picture_is_not_taken_apart(tmp_path: Path) -> None:
-    """28 rows of 28 columns are one row of the model, or 28 rows of a model of flat rows."""
+    """28 rows of 28 columns are one row of this model, or 28 rows of a model with flat rows."""
     picture = TensorInfo("x", "FP32", (-1, 4, 4))
     assert fit_rows.streams(picture, 16)
     assert not fit_rows.streams(picture, 4)

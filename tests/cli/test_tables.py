@@ -161,7 +161,7 @@ def test_an_empty_table_is_its_heading(capsys: pytest.CaptureFixture[str]) -> No
 def test_one_name_for_every_number_without_names(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """x0, x1 ... and y0, y1 ...: what one command prints, every other takes and prints too."""
+    """x0, x1 ... and y0, y1 ...: each command accepts and prints the names that the others print."""
     monkeypatch.chdir(tmp_path)
     np.save("rows.npy", np.linspace(-0.9, 0.9, 12, dtype=np.float32).reshape(4, 3))
 

@@ -57,7 +57,7 @@ _BASE = {"base_weights": (2, 3)}
 _IKAN = {"base_weight": (2, 3), "bias": (2,)}
 Shapes = dict[str, tuple[int, ...]]
 # Families without a golden file: the tensors of one layer of 3 sources and 2 destinations.
-FORCED = {"taylorkan": "taylorkan"}  # families whose names tell too little
+FORCED = {"taylorkan": "taylorkan"}  # families with ambiguous tensor names
 MADE_UP: dict[str, tuple[Shapes, tuple[str, ...]]] = {
     f"{name}kan": ({f"{key}_coeffs": (3, 2, 5)}, ())
     for name, key in {

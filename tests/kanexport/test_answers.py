@@ -274,7 +274,7 @@ def _of_two_inputs() -> Any:
     from tests.hybrid_modules import KANLinear
 
     class Both(torch.nn.Module):
-        """A picture and facts about it, one of them under a name that files use; logits and a class."""
+        """Takes a picture and facts about it, one under a name that files use; returns logits and a class."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -343,7 +343,7 @@ def test_the_tokens_of_recorded_rows_are_rows_of_a_checkpoint(tmp_path: Path, ca
     file = _write(tmp_path / "a.npz", x=x, y=y, seed=np.arange(4), zone=np.array(["given", "far"] * 2))
     with pytest.raises(OptionError, match="has the inputs x, seed"):
         rows.load([file]).of_network()
-    file = _write(tmp_path / "a.npz", x=x, y=y, seed=np.arange(4))  # not recorded: what lies beside x may be anything
+    file = _write(tmp_path / "a.npz", x=x, y=y, seed=np.arange(4))  # not recorded: other arrays may be anything
     loaded = rows.load([file]).of_network()
     np.testing.assert_array_equal(loaded.x.astype(np.float32), reference["x"][:24])
     result = export(Request(path=golden.path, repository=tmp_path / "m", name="m", answers=(file,)))

@@ -1,4 +1,4 @@
-"""Layers whose names tell no library: refused alone, with what they may be; decided by recorded outputs."""
+"""Layers with ambiguous tensor names: without outputs the export lists the candidates; recorded outputs decide."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def summed(values: Array, coef: Array = COEF) -> Array:
     return np.einsum("bik,oik->bo" if values.ndim == 3 else "boik,oik->bo", values, coef.astype(float))
 
 
-# By what it is: the tensors, the forward, and what the recorded outputs decide (or leave open, but assume).
+# By description: the tensors, the forward, and the facts that recorded outputs decide (or that the export assumes).
 CASES: dict[str, tuple[Tensors, Forward, dict[str, str]]] = {
     "Chebyshev polynomials of tanh(x)": (
         {"coeffs": COEF},
@@ -162,7 +162,7 @@ def test_alone_it_is_ambiguous_and_recorded_outputs_decide(what: str, tmp_path: 
 
 
 def test_the_user_says_whose_functions_they_are(tmp_path: Path) -> None:
-    """A name of a family that is known is not ambiguous."""
+    """A file of a known family is not ambiguous."""
     path = save(tmp_path, {"coeffs": COEF})
     result = export(
         Request(path=path, repository=tmp_path / "m", name="m", options=("forward=monomials-of-x", "roles=coeffs:oik"))
@@ -185,7 +185,7 @@ def test_layers_with_a_norm_without_weights_and_an_activation_between(tmp_path: 
 
 
 def test_no_role_is_told_by_a_name_alone(tmp_path: Path) -> None:
-    """Centres and widths under each other's names."""
+    """Centres have the name of widths, and widths that of centres."""
     tensors = {"w": COEF, "sigma": CENTRES, "centers": WIDTHS}
     forward = CASES["Gaussians with centres and widths for each source"][1]
     path = save(tmp_path, tensors)
@@ -197,7 +197,7 @@ def test_no_role_is_told_by_a_name_alone(tmp_path: Path) -> None:
 
 
 def test_what_no_reading_gives_is_refused_with_the_nearest_by_shape_of_the_function(tmp_path: Path) -> None:
-    """Not with one that is small everywhere."""
+    """The nearest is not the candidate that is small everywhere."""
     with pytest.raises(AnswersDiffer, match=r"forward=chebyshev-of-tanh.*not the same") as error:
         recorded(save(tmp_path, {"coeffs": COEF}), lambda x: 3 * summed(chebyshev(np.tanh(x))) + 0.5, tmp_path)
     assert error.value.exit_code == 3

@@ -75,7 +75,7 @@ def test_a_misspelt_flag_is_helped_and_is_a_document_too() -> None:
 def test_a_table_on_stdout_for_people(
     golden: Golden, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "120")  # a narrower table folds the names of regions
+    monkeypatch.setenv("COLUMNS", "120")  # a narrower table wraps the names of regions
     path, _ = golden("pykan-mult-affine")
     assert cli.main([str(path), "--repository", str(tmp_path / "models"), "--name", "m"]) == 0
     out, err = capsys.readouterr()

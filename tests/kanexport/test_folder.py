@@ -124,7 +124,7 @@ def named(*given: str, prefix: str = "") -> list[str]:
 def test_names_come_from_places() -> None:
     assert named("model/0.5", "runs/best.pt", "x_state") == ["model-0.5", "runs-best", "x"]
     assert named("a.pt", "a.safetensors", "b.pt", prefix="wine") == ["wine-a-pt", "wine-a-safetensors", "wine-b"]
-    assert named("a.pt.pt", "b.PTH/c") == ["a-pt", "b.PTH-c"]  # a name that ends so would be taken for a file
+    assert named("a.pt.pt", "b.PTH/c") == ["a-pt", "b.PTH-c"]  # commands take a name with this suffix for a file
     assert named("_odd name (1).pth", "ü.pt") == ["odd-name-1-", "model"]
     assert [name[:6] for name in named("ä.pt", "ö.pt")] == ["model-", "model-"]
     first, second = named("a/b.pt", "a-b.pt")

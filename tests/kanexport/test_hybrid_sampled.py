@@ -191,7 +191,7 @@ def test_what_is_straight_stays_a_linear_layer(tmp_path: Path) -> None:
 
 
 class _Sines(torch.nn.Module):
-    """A layer of sines that no reader knows; counts the rows it is given outside of a trace."""
+    """A layer of sines without a reader; counts the rows that it gets outside of a trace."""
 
     def __init__(self, n: int, m: int) -> None:
         super().__init__()
@@ -205,7 +205,7 @@ class _Sines(torch.nn.Module):
 
 
 def test_a_wide_layer_is_tried_with_a_fixed_number_of_vectors() -> None:
-    """Each vector takes a run of the layer for each source."""
+    """For each vector the layer runs once per source."""
     torch.manual_seed(0)
     layer, counts = _Sines(200, 64), []
     for vectors in (100, 1000):
@@ -221,7 +221,7 @@ def test_a_wide_layer_is_tried_with_a_fixed_number_of_vectors() -> None:
 
 
 class _Products(torch.nn.Module):
-    """Makes a number for each pair of source and destination of each row, and keeps how many rows it is given."""
+    """Makes a number for each pair of source and destination of each row, and records how many rows it gets."""
 
     def __init__(self, n: int, m: int) -> None:
         super().__init__()
@@ -235,7 +235,7 @@ class _Products(torch.nn.Module):
 
 
 def test_a_layer_that_makes_a_number_for_each_edge_is_given_few_rows_at_a_time() -> None:
-    """Else 784 rows of 50176 edges are 315 MB, and each of the layer's operators makes as much."""
+    """Otherwise 784 rows of 50176 edges take 315 MB, and each of the layer's operators takes as much."""
     torch.manual_seed(0)
     layer = _Products(784, 64).double()
     x = np.random.default_rng(0).normal(size=(2, 784))

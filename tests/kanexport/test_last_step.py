@@ -180,7 +180,7 @@ def test_a_server_sweeps_what_nobody_works_on(tmp_path: Path) -> None:
 
 
 def test_whichever_descriptor_does_not_close_what_is_said_is_so(tmp_path: Path) -> None:
-    """For all: an export that says that it failed has left the old version, and one that is there is no failure."""
+    """If an export reports failure, the old version is in place; if the new version is in place, it reports success."""
     close, n = os.close, 0
     while True:
         packed(tmp_path, 1, force=True)

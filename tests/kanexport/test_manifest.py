@@ -264,5 +264,5 @@ def test_depth_is_counted_before_anything_is_parsed(bracket: bytes) -> None:
     for text in (bracket * 250_000, b"[" + b"[]," * 150_000 + b"1]"):
         with pytest.raises(ManifestError, match="lists and objects, more than 100000"):
             manifest.loads(text)
-    with pytest.raises(ManifestError, match="understands"):  # brackets in a text are none
+    with pytest.raises(ManifestError, match="understands"):  # brackets in a string do not count
         manifest.loads(b'{"format": "' + b"[{" * 1000 + b'\\"]"}')

@@ -1,4 +1,4 @@
-"""Recorded outputs take a reading only where rounding explains its error; the nearest other one ends with exit 3."""
+"""Recorded outputs accept an interpretation only if rounding explains its error; otherwise the exit code is 3."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Array = np.ndarray
 
 @pytest.fixture
 def recorded(tmp_path: Path) -> Callable[..., Result]:
-    """Export a file, held against recorded outputs."""
+    """Export a file, compared with recorded outputs."""
 
     def run(path: Path, x: Array, y: Array, **more: Any) -> Result:
         np.savez(tmp_path / "answers.npz", x=x, y=y)
@@ -47,7 +47,7 @@ def chebyshev(u: Array, coef: Array) -> Array:
 
 @pytest.fixture
 def clamped() -> tuple[dict[str, Array], Array, Callable[[float], Array]]:
-    """A file, rows of which most are clamped, and the outputs with a clamp that ends so far before 1."""
+    """A file, rows that the clamp mostly limits, and the outputs with a clamp that ends this far before 1."""
     rng = np.random.default_rng(3)
     coef = rng.normal(size=(4, 2, 9)).astype(np.float32)
     x = rng.normal(0, 2, size=(120, 4)).astype(np.float32)
@@ -81,7 +81,7 @@ def test_a_tolerance_that_is_relaxed_is_told_with_both_numbers(recorded: Any, cl
 
 
 def test_a_row_is_held_against_its_own_largest_output(tmp_path: Path) -> None:
-    """Not against what is usual among the rows."""
+    """The error is not relative to the usual output of the rows."""
     y = np.array([[1e-3], [1.0], [2.0]])
     np.savez(tmp_path / "a.npz", x=np.arange(3.0)[:, None], y=y)
     answers = rows.load([tmp_path / "a.npz"])

@@ -396,7 +396,7 @@ def test_taylor_powers_of_x_itself(tmp_path: Path, bias: bool) -> None:
 
 
 def taylor(path: Path, *options: str, x: Any) -> Any:
-    """The family must be given: its tensor's name is others' too."""
+    """The test gives the family, since other libraries use the same tensor name."""
     loaded = checkpoint.load(path)
     kan = detect.read(detect.detect(loaded, "taylorkan")[0], loaded, Options.parse(options))
     with np.errstate(all="ignore"):

@@ -1,4 +1,4 @@
-"""onnxruntime's optimiser, which makes some products of a matrix and a vector wrong without an error."""
+"""onnxruntime's optimiser computes some products of a matrix and a vector wrongly, without an error."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VECTOR = np.arange(1, 6).astype(np.float32)
 
 
 class Weighted(torch.nn.Module):
-    """A KAN layer on tokens, which a learned vector mixes."""
+    """A KAN layer on tokens, and a learned vector that mixes the tokens."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ from tests.kanserve.running import Server, serving
 
 @pytest.fixture(autouse=True)
 def _the_loop_turns(request: pytest.FixtureRequest) -> Iterator[None]:
-    """No test holds up the loop of a server, unless `stalls(seconds, why)` marks it."""
+    """No test holds up the event loop of a server, unless `stalls(seconds, why)` marks the test."""
     stalls.longest()
     yield
     found, marker = stalls.longest(), request.node.get_closest_marker("stalls")

@@ -1,4 +1,4 @@
-"""Each transport in a server whose garbage collector is off, and which counts on SIGUSR1 what only it would free."""
+"""Transports for a server without garbage collection; on SIGUSR1 it counts the objects that only a collection frees."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kanserve.doors.tls import Tls
 from kanserve.observe import logs
 from kanserve.rpc.services import Services
 
-BUILD = transports.build  # which the test's server replaces
+BUILD = transports.build  # the test's server replaces this function
 
 
 class Counting:

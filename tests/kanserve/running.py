@@ -52,7 +52,7 @@ raise SystemExit(asyncio.run(serve(settings, ready)))
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running server. `calls` use one channel. `http`: where it speaks HTTP, if it does. `stalls`: of its loop."""
+    """A running server. `calls` use one channel. `http`: its HTTP address, if any. `stalls` of its event loop."""
 
     process: subprocess.Popen[str]
     port: int

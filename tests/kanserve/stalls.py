@@ -1,10 +1,11 @@
-"""How long the event loop of a server under test does not turn: measured in the server, read by the tests.
+"""Stalls of the event loop of a server under test: the server measures them, the tests read them.
+
 
 In the server: `watch(loop, path)` writes one line of JSON per stall. In the tests: `Log` reads them.
 
-`cpu` is the processor time that the loop's own thread spends between two turns, so a busy machine, which makes the
-thread wait for a core, does not count. `wall` is the time that passes; it also has what blocks without computing,
-such as a full pipe or a lock, and the wait for a core.
+`cpu` is the processor time that the loop's own thread spends between two turns. The time in which the thread waits for
+a core of a busy machine does not count. `wall` is the elapsed time. It includes the wait for a core, and calls that
+block without computing, such as a write to a full pipe or a lock.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-TURN = 0.005  # seconds between two turns that nothing holds up
-WORTH = 0.02  # seconds of either kind from which a stall has a line
-LOOK = 0.02  # seconds between two looks at the loop's stack
+TURN = 0.005  # seconds between two turns of an idle loop
+WORTH = 0.02  # seconds of `cpu` or `wall` from which a stall has a line
+LOOK = 0.02  # seconds between two samples of the loop's stack
 FRAMES = 12
 LIMIT = 0.25  # seconds of `cpu` that a test may cause without a written reason
 
 
 @dataclass(frozen=True, slots=True)
 class Stall:
-    """Seconds, and the loop's stack during it, "" where nobody saw it."""
+    """Seconds, and the loop's stack during the stall, "" if no sample has it."""
 
     cpu: float
     wall: float
@@ -71,7 +72,7 @@ class _Turns:
 
 
 class Log:
-    """The stalls of one server, as they come."""
+    """The stalls of one server, in order."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -79,13 +80,13 @@ class Log:
         self._kept: list[Stall] = []
 
     def take(self) -> list[Stall]:
-        """Those since the last call."""
+        """The stalls since the last call."""
         self.keep()
         found, self._kept = self._kept, []
         return found
 
     def keep(self) -> None:
-        """Read what is there, before the file goes."""
+        """Read the lines of the file before the test removes it."""
         if not self.path.exists():
             return
         data = self.path.read_bytes()[self._read :]
@@ -94,11 +95,11 @@ class Log:
         self._kept += [Stall(**json.loads(line)) for line in whole.splitlines()]
 
 
-OPEN: list[Log] = []  # of every server that a test has started
+OPEN: list[Log] = []  # the logs of all servers that a test has started
 
 
 def longest() -> Stall | None:
-    """By `cpu`, of all servers, since the last call."""
+    """The longest stall by `cpu` of all servers since the last call."""
     found = [stall for log in OPEN for stall in log.take()]
     OPEN[:] = [log for log in OPEN if log.path.exists()]
     return max(found, key=lambda stall: stall.cpu, default=None)

@@ -185,7 +185,7 @@ def test_a_chosen_version_stays_when_others_come(three: Path) -> None:
 
 
 def test_the_log_says_who_chose(three: Path, tmp_path: Path) -> None:
-    """In every process: the one that was asked, and the one that did the same."""
+    """Each process logs it: the one that gets the request, and the one that follows it."""
     pytest.importorskip("h2corn")
     made = tokenfile.write(tmp_path / "tokens.toml")
     with (

@@ -163,7 +163,7 @@ def test_ports_that_are_not_to_be_had(models: Path) -> None:
     ],
 )
 def test_a_start_says_of_a_port_what_a_check_says(models: Path, place: str, flags: tuple[str, ...]) -> None:
-    """The port by its name, why, and what to do."""
+    """Both give the port by its name, the reason, and the fix."""
     if "asgi" in flags:
         pytest.importorskip("h2corn")
     flag = f"--{place.lower()}-port"
@@ -261,7 +261,7 @@ def test_where_statistics_are_kept(models: Path, tmp_path: Path, state: str, lev
     code, found = check(models, *FREE, "--state", tmp_path / state)
     assert code == 0
     assert any(text in line for line in told(found, level))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a file", "open"]  # nothing is made
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a file", "open"]  # the check creates no file
 
 
 def test_settings_that_are_wrong_are_all_named(models: Path, tmp_path: Path) -> None:
@@ -374,7 +374,7 @@ def test_the_doctor_looks_at_a_server(alive: Any) -> None:
 
 
 def test_the_doctor_finds_the_metrics_on_the_shared_port(alive: Any) -> None:
-    """The server's metrics port is no usual one."""
+    """The server's metrics port is not the usual one."""
     pytest.importorskip("h2corn")
     _, found = doctor("--url", alive.url)
     assert "metrics: 1 loads of versions failed" in told(found, Level.WARNING)
@@ -382,7 +382,7 @@ def test_the_doctor_finds_the_metrics_on_the_shared_port(alive: Any) -> None:
 
 
 def test_the_doctor_shows_who_asks(models: Path, pems: Path, tmp_path: Path) -> None:
-    """Over TLS, with a token, and with another name in the certificate than the host's."""
+    """The doctor uses TLS and a token, and the certificate has another name than the host."""
     pytest.importorskip("h2corn")
     tokens = tmp_path / "tokens.toml"
     secret = kanserve("token", "new", "me", "--roles", "read", "--tokens", tokens).stdout.strip()
@@ -400,7 +400,7 @@ def test_the_doctor_shows_who_asks(models: Path, pems: Path, tmp_path: Path) -> 
 
 
 def test_metrics_that_are_nowhere_are_a_warning(models: Path, tmp_path: Path) -> None:
-    """Each place is named, with the reason."""
+    """The warning names each place with the reason."""
     with serving(models, tmp_path / "log", "--transport", "grpcio") as server:
         _, found = doctor("--url", server.url)
         (line,) = [line for line in told(found, Level.WARNING) if line.startswith("metrics")]

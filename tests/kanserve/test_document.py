@@ -1,4 +1,4 @@
-"""JSON in pieces means what it means in one, and is bounded before it is parsed."""
+"""JSON parsed in chunks gives the same values as in one call, and the server checks its limits before it parses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KEYS = ("a", 'b"', "c:", "d\\", "")
 
 @pytest.fixture(params=[7, 64])
 def slices(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Bytes of a slice, so few that a small document has many pieces."""
+    """Bytes of a slice, so few that a small document has many chunks."""
     monkeypatch.setattr(structure, "SLICE", request.param)
     monkeypatch.setattr(document, "SMALL", 0)
     return int(request.param)
@@ -118,7 +118,7 @@ def test_counts_are_bounded_and_strings_count_as_one() -> None:
 def test_time_grows_with_bytes_alone(text: bytes) -> None:
     begun = time.thread_time()
     read(text)
-    assert time.thread_time() - begun < 2  # some 0.1 s, where 356 KB took 4.6 s
+    assert time.thread_time() - begun < 2  # some 0.1 s; before, 356 KB took 4.6 s
 
 
 def test_large_documents_are_read_one_at_a_time_and_away_from_the_loop() -> None:

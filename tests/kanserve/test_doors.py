@@ -175,7 +175,7 @@ def test_a_compressed_request_may_not_unpack_beyond_the_limit(lone: Server) -> N
 
 @pytest.mark.parametrize("lone", ["asgi", "grpcio"], indirect=True)
 def test_a_message_that_does_not_unpack_is_no_traceback(peer: Peer, lone: Server) -> None:
-    """gRPC core ends such a call by itself, and then refuses the status of the server."""
+    """gRPC core ends such a call by itself, and then rejects the status of the server."""
     broken = gzip.compress(bytes(2**20))[:-8] + bytes(8)
     for _ in range(20):
         stream = peer.open(("grpc-encoding", "gzip"))

@@ -110,7 +110,7 @@ def test_the_second_signal_cuts_http_off_with_a_status(tmp_path: Path) -> None:
 
 
 def test_the_last_line_tells_what_became_of_the_calls(tmp_path: Path, door: str) -> None:
-    """Some are answered while the server drains, others come when it is too late."""
+    """The server answers some calls while it drains; other calls arrive too late."""
     toy.write(tmp_path)
     rows = np.zeros((1, 3), np.float32)
     with serving(tmp_path, transport=door, drain_delay=1, refuse_seconds=1.5) as server:
@@ -130,7 +130,7 @@ def test_the_last_line_tells_what_became_of_the_calls(tmp_path: Path, door: str)
 
 
 def test_the_process_ends_with_its_last_line(tmp_path: Path, door: str) -> None:
-    """Nothing is joined or freed after it, which took 8 s on a busy machine: the end is at once."""
+    """The process joins and frees nothing after this line, so it exits at once (8 s on a busy machine before)."""
     toy.write(tmp_path)
     log = tmp_path / "log"
     ports = ("--grpc-port", "0", "--metrics-port", "0", "--drain-delay", "0", "--transport", door)

@@ -1,5 +1,5 @@
-"""Files that are opened by name in folders that others may write, and files that the server owns: every kind of thing
-in every such place. Nothing waits, nothing is read without a limit, nothing elsewhere changes."""
+"""Files that kanserve opens by name in folders that others may write, and files that the server owns. The tests put
+every kind of file in every such place: kanserve does not wait, reads within a limit, and changes no other file."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from tests.kanserve.running import serving
 from tests.kanserve.test_keeping import FILE, kept, shelf
 from tests.kanserve.test_live_statistics import draw, until
 
-SECONDS = 5.0  # of a look at one file, on a machine with other work
+SECONDS = 5.0  # for one read of a file, on a busy machine
 SECRET = b"somebody else's\n" * 4
-FOREIGN = 4711  # a user
+FOREIGN = 4711  # a user id
 ROOT = os.geteuid() == 0
 
 SYMLINK, HARD_LINK, FIFO, DEVICE, SOCKET = "symlink", "hard link", "FIFO", "device", "socket"
@@ -105,15 +105,15 @@ MAKE: dict[str, Callable[[Path, Path], object]] = {
     OWNER: foreign,
     UNREADABLE: unreadable,
 }
-NAMED = frozenset({SYMLINK, HARD_LINK, WRITABLE, OWNER})  # a person named the file
-FOUND = frozenset({WRITABLE, OWNER})  # others may write the folder, and what is read is checked
-OWNED: frozenset[str] = frozenset()  # nobody else has anything to do with it
+NAMED = frozenset({SYMLINK, HARD_LINK, WRITABLE, OWNER})  # the user named the file
+FOUND = frozenset({WRITABLE, OWNER})  # others may write the folder; kanserve checks the bytes
+OWNED: frozenset[str] = frozenset()  # no other user may have access to it
 
 
 @dataclass(frozen=True)
 class Place:
-    """`use` makes in a folder what is in order, yields the file, and looks at it afterwards: raises one of `errors` if
-    it was refused. `takes`: the kinds that are no reason to."""
+    """`use` makes valid files in a folder, yields the file, and then reads or writes it. It raises one of `errors` if
+    kanserve rejects the file. `takes`: the kinds that kanserve accepts."""
 
     use: Callable[[Path], Iterator[Path]]
     takes: frozenset[str]
@@ -152,7 +152,7 @@ def read_certificates(folder: Path) -> Iterator[Path]:
     try:
         pem.authorities(folder / "ca.pem")
     except pem.PemError as error:
-        if not isinstance(error.__cause__, ssl.SSLError):  # it was read, and holds a first line alone
+        if not isinstance(error.__cause__, ssl.SSLError):  # kanserve read it; it has only a first line
             raise OSError(str(error)) from error
 
 
@@ -192,7 +192,7 @@ def repository_file(name: str) -> Callable[[Path], Iterator[Path]]:
 
 
 def the_models_own_folder(folder: Path) -> Iterator[Path]:
-    """A folder that is the model: its manifest is read at each look for its name."""
+    """A folder that is the model: each scan reads the name from its manifest."""
     toy.write(folder, directory=folder / "models")
     yield folder / "models" / "manifest.json"
     (found,) = layout.scan(folder / "models", plain_onnx=False)
@@ -223,17 +223,17 @@ def read_rows(folder: Path) -> Iterator[Path]:
 PLACES = {
     "settings": Place(read_settings, NAMED, (ConfigError,)),
     "tokens, read": Place(read_tokens, NAMED - {WRITABLE}, (ConfigError,)),
-    # The user whose directory it is not, and root: see `disk.Folder`.
+    # A user who does not own the directory, and root: see `disk.Folder`.
     "tokens, one more": Place(change_tokens, OWNED, (ConfigError,)),
     "tokens, one less": Place(revoke_tokens, OWNED, (ConfigError,)),
     "certificates": Place(read_certificates, NAMED, (OSError,)),
     "a caller's token": Place(read_own_token, NAMED, (InputError,)),
     "statistics, read": Place(read_statistics, OWNED, (OSError,)),
-    "statistics, written": Place(write_statistics, frozenset({HUGE, NESTED, UNREADABLE}), (OSError,)),  # ours: replaced
+    "statistics, written": Place(write_statistics, frozenset({HUGE, NESTED, UNREADABLE}), (OSError,)),  # replaced
     "manifest": Place(repository_file("1/manifest.json"), FOUND, (LoadError,)),
     "graph": Place(repository_file("1/model.onnx"), FOUND, (LoadError,)),
     "config": Place(repository_file("config.pbtxt"), FOUND, (LoadError,)),
-    "labels": Place(repository_file("labels"), FOUND | {NESTED}, (LoadError,)),  # words
+    "labels": Place(repository_file("labels"), FOUND | {NESTED}, (LoadError,)),  # labels are text
     "manifest of the folder": Place(the_models_own_folder, FOUND, (LoadError,)),
     "config, of an export": Place(export_beside, FOUND | {HARD_LINK}, (RepositoryError,)),
     "checkpoint": Place(read_checkpoint, NAMED | {NESTED}, (OSError,)),
@@ -243,7 +243,7 @@ PLACES = {
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.chdir(tmp_path)  # a socket's path is short
+    monkeypatch.chdir(tmp_path)  # the path of a socket must be short
     made = tmp_path / "place"
     made.mkdir()
     yield made
@@ -313,7 +313,7 @@ def test_every_folder_of_the_state_directory(
 
 
 def test_a_server_serves_whatever_lies_in_its_state_directory(tmp_path: Path) -> None:
-    """At once a FIFO, a link to a file of others, nested brackets and an endless one, each for another version."""
+    """One directory has a FIFO, a link to a file of others, nested brackets and an endless file, one per version."""
     state, victim = tmp_path / "state", tmp_path / "victim"
     victim.write_bytes(SECRET)
     for version, make in enumerate((MAKE[FIFO], MAKE[SYMLINK], MAKE[NESTED], MAKE[HUGE]), 1):
@@ -342,7 +342,7 @@ def test_a_token_goes_to_a_file_of_its_owner_alone(tmp_path: Path) -> None:
     assert tokens.digest(token) in path.read_text()
     again = kanserve("token", "new", "b", *more)
     assert (again.returncode, "exists already" in again.stderr) == (2, True)
-    assert [entry.principal.name for entry in tokens.load(path).tokens] == ["ci"]  # nothing was made
+    assert [entry.principal.name for entry in tokens.load(path).tokens] == ["ci"]  # the command made no token
     assert kanserve("token", "new", "b", *more, "--force").returncode == 0
     assert (tokens.digest(out.read_text().strip()) in path.read_text(), out.read_text() != token) == (True, True)
     out.unlink()
@@ -366,13 +366,13 @@ def test_what_is_written_has_the_owner_and_mode_of_what_was_there(tmp_path: Path
     for one in (tmp_path, path):
         os.chown(one, FOREIGN, FOREIGN)
     path.chmod(0o640)
-    edit.revoke(path, "a")  # root, in a directory of that user
+    edit.revoke(path, "a")  # root revokes in a directory of that user
     about = path.stat()
     assert (about.st_uid, about.st_gid, stat.S_IMODE(about.st_mode)) == (FOREIGN, FOREIGN, 0o640)
 
 
 def test_what_is_open_already_is_read_as_it_comes(tmp_path: Path) -> None:
-    """`--token-file <(pass show token)` of a shell."""
+    """A shell opens such a file for `--token-file <(pass show token)`."""
     back, front = os.pipe()
     os.write(front, b"secret\nmore\n")
     os.close(front)
@@ -402,7 +402,7 @@ def test_a_copy_is_of_files_links_and_folders_alone(tmp_path: Path) -> None:
 def test_an_export_writes_where_it_began_whoever_moves_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The hidden folder steps aside for a link as soon as it is open: what follows does not go there."""
+    """A link replaces the hidden folder as soon as it is open: the export does not write to the link's target."""
     victim, create = tmp_path / "victim", disk.create
     (victim / "1").mkdir(parents=True)
 

@@ -133,7 +133,7 @@ def test_scores_over_counts_are_those_over_the_rows_that_were_counted(case: Case
 
 @pytest.mark.parametrize("case", GOLDEN[:2], ids=lambda case: case.name)
 def test_scores_over_a_baseline_are_those_over_its_rows(case: Case, tmp_path: Path) -> None:
-    """Within 10 % of the largest of a layer: an export keeps counts of its cells, and no value of a row."""
+    """Within 10% of the largest score of a layer, since an export keeps counts per grid interval and no rows."""
     plain = contract.load(export(Request(path=case.path, repository=tmp_path, name="plain")).directory)
     drawn = np.array(plain.reference.inputs)
     rows = np.random.default_rng(1).normal(drawn.mean(axis=0), drawn.std(axis=0) / 2, (1500, drawn.shape[1]))

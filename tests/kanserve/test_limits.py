@@ -55,7 +55,7 @@ def test_a_caller_that_asks_too_often(server: Server) -> None:
     for refusal in refusals:
         assert refusal.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "rated may ask 5 times per second" in refusal.details()
-        assert 0 < int(dict(refusal.trailing_metadata())["grpc-retry-pushback-ms"]) <= 200  # until there is a call left
+        assert 0 < int(dict(refusal.trailing_metadata())["grpc-retry-pushback-ms"]) <= 200  # until the next call
     replies = [httpdoors.ask(server, "/v2", **dict(shown)) for _ in range(12)]
     (refused, *_) = [reply for reply in replies if reply.status != 200]
     assert (refused.status, refused.headers["retry-after"]) == (429, "1")

@@ -166,4 +166,4 @@ def test_fields_are_counted_as_the_parser_finds_them(sizes: list[int], noise: by
     assert prescan._fits(data, 0, len(data), Bound(count - 1), count) == -1
     assert prescan._fits(data, 0, len(data), Bound(count), count - 1) == -1
     assert prescan._fits(data, 0, len(data), infer, prescan.TOTAL) >= 0
-    prescan._fits(noise, 0, len(noise), infer, prescan.TOTAL)  # whatever it is, it ends
+    prescan._fits(noise, 0, len(noise), infer, prescan.TOTAL)  # it ends for any bytes

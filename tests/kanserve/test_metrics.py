@@ -138,7 +138,7 @@ def test_the_page_is_packed_for_those_who_ask(server: Server, accepted: str, win
 
 
 def test_what_is_not_http_has_one_line(tmp_path: Path) -> None:
-    """A TLS handshake to the plain port, again and again: one line in a minute, without a byte of it."""
+    """Repeated TLS handshakes to the plain port give one line per minute, without their bytes."""
     toy.write(tmp_path)
     with serving(tmp_path) as server:
         for _ in range(5):

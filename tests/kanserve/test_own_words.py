@@ -136,7 +136,7 @@ watchdog.end()
 
 @pytest.mark.parametrize("kind", ["pipe", "terminal", "socket", "pipe without /proc"])
 def test_a_full_stderr_holds_nobody_who_writes_to_it(kind: str) -> None:
-    """Ours, Python's, a library's in C, a child's: nobody reads, and all go on. Flags of what was inherited stay."""
+    """Writes of kanserve, Python, a C library and a child do not block without a reader. Inherited flags stay."""
     program = FULL.replace("logs.configure", "from kanserve.observe import unblocked\nlogs.configure", 1)
     if kind == "terminal":
         reader, writer = os.openpty()
@@ -170,7 +170,7 @@ SOCKET = (
 
 @pytest.mark.parametrize("transport", ["asgi", "grpcio"])
 def test_upgrades_are_refused_and_fill_no_stderr(tmp_path: Path, transport: str) -> None:
-    """A thousand of them, of nobody who is known, where stderr is full already."""
+    """An unauthenticated client sends a thousand upgrades while stderr is full."""
     pytest.importorskip("h2corn")
     reader, writer = os.pipe()
     os.set_blocking(writer, False)

@@ -1,4 +1,5 @@
-"""A request that is refused leaves nothing: no cycle that holds its message, whatever it was refused for.
+"""A rejected request leaves no reference cycle that holds its message, for every reason to reject it.
+
 
 The garbage collector of the server is off (`counting_door`), so a cycle stays until the test counts it. One that holds
 a message would cost its size for each request until the collector runs (triton-inference-server/server#8764).
@@ -22,9 +23,9 @@ from tests.kanserve import tokenfile, toy
 from tests.kanserve.running import INFERENCE, KAN, Server, request, serving, wait_until
 from tests.kanserve.test_doors import Peer, framed
 
-COUNT = 5  # times that each request is sent
-LARGE = 60_000  # bytes of a message that nothing may hold; less than a window
-HELD = 2**15  # bytes in cycles that are no message
+COUNT = 5  # how often the test sends each request
+LARGE = 60_000  # bytes of a message that no cycle may hold; less than a window
+HELD = 2**15  # bytes in cycles that are not a message
 CYCLES = {"asgi": 2, "grpcio": 64}  # objects for each request: grpc.aio makes some of its own, without the message
 ALIVE = 300  # objects more than before, after all requests
 INFER = f"{INFERENCE}ModelInfer"
@@ -51,7 +52,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
 
 
 def unary(path: str, data: bytes, metadata: Any = WHO, **options: Any) -> Refused:
-    """A call of gRPC's own client; the code that it ends with."""
+    """Send a call with gRPC's own client; return its status code."""
 
     def send(server: Server) -> str:
         with pytest.raises(grpc.RpcError) as caught:
@@ -62,7 +63,7 @@ def unary(path: str, data: bytes, metadata: Any = WHO, **options: Any) -> Refuse
 
 
 def stream(*messages: bytes, strict: bool = False) -> Refused:
-    """A ModelStreamInfer; the code that it ends with."""
+    """Send a ModelStreamInfer; return its status code."""
 
     def send(server: Server) -> str:
         metadata = (*WHO, ("triton_grpc_error", "true")) if strict else WHO
@@ -75,7 +76,7 @@ def stream(*messages: bytes, strict: bool = False) -> Refused:
 
 
 def raw(body: bytes, *headers: tuple[str, str]) -> Refused:
-    """A body that no client of gRPC would send; the number of the status."""
+    """Send a body that gRPC clients do not send; return the number of the status."""
 
     def send(server: Server) -> str:
         peer = Peer(server.port)
@@ -89,7 +90,7 @@ def raw(body: bytes, *headers: tuple[str, str]) -> Refused:
 
 
 def web(method: str, path: str, body: bytes | None = None, **headers: str) -> Refused:
-    """A request by HTTP/1; its status."""
+    """Send a request over HTTP/1; return its status."""
 
     def send(server: Server) -> str:
         connection = http.client.HTTPConnection(server.address, timeout=20)
@@ -137,7 +138,7 @@ BY_HAND: dict[str, tuple[Refused, str]] = {
 
 
 def counted(server: Server) -> dict[str, Any]:
-    """What the server counts now."""
+    """The current counts of the server."""
 
     def lines() -> list[dict[str, Any]]:
         return [line for line in server.lines() if line["event"] == "counted"]

@@ -64,7 +64,7 @@ def test_tokens_come_and_go_while_the_server_runs(tmp_path: Path) -> None:
 
 
 def test_a_change_of_the_file_is_seen_long_before_it_is_read_anyway(tmp_path: Path) -> None:
-    """In a twentieth of `renew_seconds`, by its times and its size."""
+    """The server sees a change of time or size within a twentieth of `renew_seconds`."""
     toy.write(tmp_path / "models")
     path = tmp_path / "tokens.toml"
     first, _ = (edit.new(path, name, [Role.READ]) for name in ("first", "second"))

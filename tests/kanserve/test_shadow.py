@@ -153,7 +153,7 @@ def test_what_cannot_be_tried(two: Path) -> None:
 
 
 class Broken:
-    """Somebody who observes, and cannot."""
+    """An observer that fails."""
 
     def __init__(self) -> None:
         self.offers = 0
@@ -164,7 +164,7 @@ class Broken:
 
 
 def test_who_observes_is_never_in_the_way_of_an_answer(tmp_path: Path) -> None:
-    """By the long way and by the short one; and a model that has left is observed by nobody."""
+    """On the usual path and the fast path; and observers get no request of an unloaded model."""
     toy.write(tmp_path)
     served, broken, told = test_known.Served(tmp_path), Broken(), []
     served.loop.set_exception_handler(lambda _, context: told.append(str(context["exception"])))
@@ -194,7 +194,7 @@ def test_a_shadow_that_has_ended_takes_no_more() -> None:
 
 
 def test_a_version_that_leaves_under_a_shadow_ends_what_it_has_in_flight(tmp_path: Path, door: str) -> None:
-    """The request was answered with INTERNAL: it was offered to the shadow that had ended with its version."""
+    """Before, the request ended with INTERNAL: the server offered it to the shadow of the removed version."""
     toy.write_slow(tmp_path, steps=5)
     shutil.copytree(tmp_path / "slow" / "1", tmp_path / "slow" / "2")
     message = pb.ModelInferRequest(model_name="slow")

@@ -1,7 +1,8 @@
-"""No request holds up the event loop: shapes of JSON and of messages, at every route and method, by both transports.
+"""No request holds up the event loop: shapes of JSON and of messages, at every route and method, on both transports.
+
 
 `stalls` measures the processor time that the loop's own thread spends between two turns, so a busy machine does not
-count. The attacks of the corpus took up to 4.8 s before the loop was left out of them.
+count. The attacks of the corpus took up to 4.8 s when the server still handled them on the loop.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def longest(server: Server, attack: Callable[[], object]) -> Stall:
-    """The longest stall of the best of some tries, by its `cpu`."""
+    """The longest stall by `cpu`, in the best of some tries."""
     assert server.stalls is not None
     tries = []
     for _ in range(TRIES):
@@ -61,7 +62,7 @@ def flat(value: bytes, count: int) -> bytes:
 
 
 def tensor(datatype: str) -> bytes:
-    """As many values as fit a request."""
+    """A tensor with as many values as a request can have."""
     value = {"BOOL": b"true", "BYTES": b'"YWJj"', "FP32": b"0.12345678", "FP64": b"NaN"}.get(datatype, b"1")
     head = f'{{"inputs":[{{"name":"x","shape":[1,200000],"datatype":"{datatype}","data":'.encode()
     return head + flat(value, 200_000) + b"}]}"
@@ -106,7 +107,7 @@ ROUTES = (
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_json_of_any_shape(server: Server, shape: str) -> None:
-    """At the route that reads most of it, and at one other, another for each shape; packed too."""
+    """Each shape goes to the route that reads most of it and to one other route, also compressed."""
     at = list(SHAPES).index(shape)
     first = ROUTES[4] if shape.startswith(("rows", "many strings", "numbers in")) else ROUTES[0]
     for path in (first, ROUTES[1 + at % (len(ROUTES) - 1)]):
@@ -208,7 +209,7 @@ asyncio.run(main())
 
 
 def test_a_loop_that_does_not_turn_is_seen(tmp_path: Path) -> None:
-    """By its processor time where it computes, by the clock alone where it waits."""
+    """If the loop computes, its processor time shows it; if it waits, only the elapsed time does."""
     log = Log(tmp_path / "stalls")
     subprocess.run([sys.executable, "-c", PROGRAM, str(log.path)], check=True, timeout=60)
     found = log.take()

@@ -205,7 +205,7 @@ def test_who_goes_away_is_not_worked_for(own: Server) -> None:
 
 
 def test_callers_who_leave_at_any_moment_are_cancelled_without_a_traceback(own: Server) -> None:
-    """60 of them, after 0 to 4 of their answers: each call ends CANCELLED, or OK if the server was faster."""
+    """60 clients leave after 0 to 4 responses: each call ends CANCELLED, or OK if the server was faster."""
     message = request(np.zeros((1, 3), np.float32)).SerializeToString()
     labels = f'grpc_method="ModelStreamInfer",grpc_service="{INFERENCE.strip("/")}",grpc_type="bidi_stream"'
 

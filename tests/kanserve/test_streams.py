@@ -1,4 +1,4 @@
-"""Streams that are open when their caller's credential is revoked or expires: each one ends, on both transports."""
+"""If a caller's credential is revoked or expires, each open stream of the caller ends, on both transports."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from kanserve.rpc.status import Code
 from tests.kanserve import matrix, tokenfile, toy, toy_wide
 from tests.kanserve.running import Server, request, serving, wait_until
 
-WIDTH, ROWS = 256, 128  # of answers that are larger than all that transports take ahead of their reader
+WIDTH, ROWS = 256, 128  # of responses that exceed the buffers of the transports
 SOON = 6.0  # seconds; the server takes less than one after it has seen the change, and the machine may be busy
-LIVES = 6.0  # seconds from the tokens' making to their expiry
+LIVES = 6.0  # seconds from the creation of the tokens to their expiry
 ALL = ["read", "infer", "interpret"]
 WATCHED = ("/v1/kan/models/toy/watch", "/v1/kan/models/toy/versions/1/watch")
 ROUTES = {path.replace("toy", "{name}").replace("versions/1", "versions/{version}"): path for path in WATCHED}
-# The first message of each stream, which goes on for longer than this test, or has more than a reader takes at once.
+# The first message of each stream. The stream lasts longer than this test, or has more than a reader takes at once.
 FIRST: dict[str, Any] = {
     f"{KAN}/WatchStatistics": kan_pb2.WatchStatisticsRequest(model_name="toy", interval=3600),
     f"{KAN}/GetCurves": kan_pb2.GetCurvesRequest(model_name="wide", layers=[0], points=200),
@@ -54,7 +54,7 @@ ENDING = {f"{KAN}/GetCurves", f"{KAN}/StreamEdges"}
 
 
 class Held(threading.Thread):
-    """A stream that is read until it ends, after its first message once `more` is set."""
+    """Reads the first message of a stream, and the rest to its end once `more` is set."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -128,7 +128,7 @@ class OfHttp(Held):
 
 
 def streams(tmp_path: Path) -> set[str]:
-    """Every method and route that answers with a stream, as the server has them."""
+    """Every method and route of the server that returns a stream."""
 
     async def wired() -> set[str]:
         app = App(Settings(repository=tmp_path, grpc_port=0, metrics_port=0, reflection=True))
@@ -138,7 +138,7 @@ def streams(tmp_path: Path) -> set[str]:
 
 
 def test_the_table_of_streams_is_that_of_the_server(tmp_path: Path) -> None:
-    """A new stream has to be tried below."""
+    """A new stream needs a test below."""
     pytest.importorskip("starlette")
     toy.write(tmp_path)
     assert streams(tmp_path) == {*FIRST, *(f"GET {route}" for route in ROUTES)}
@@ -148,7 +148,7 @@ def test_the_table_of_streams_is_that_of_the_server(tmp_path: Path) -> None:
 
 
 def opened(server: Server, token: str) -> dict[str, Held]:
-    """Every stream there is, each on a connection of its own."""
+    """All streams, each on its own connection."""
     held: dict[str, Held] = {name: OfGrpc(server, name, token) for name in FIRST}
     held |= {f"GET {route}": OfHttp(server, f"GET {route}", token) for route in ROUTES}
     for one in held.values():
@@ -163,13 +163,13 @@ class Guarded:
         self.server, self._path, self._usual = server, path, usual
 
     def save(self, *blocks: str) -> None:
-        """Returns when the server has taken it."""
+        """Save the file; return when the server has read it."""
         before = self._taken()
         self.write(*blocks)
         wait_until(lambda: self._taken() > before, 20)
 
     def write(self, *blocks: str) -> None:
-        """In one step, as `kanserve token` does it."""
+        """Write the file in one step, as `kanserve token` does."""
         made = self._path.with_name("made")
         tokenfile.save(made, "\n".join([self._usual, *blocks]))
         made.rename(self._path)
@@ -223,7 +223,7 @@ def test_every_stream_ends_when_its_token_is_revoked_or_expires(guarded: Guarded
 
 
 def finished(stream: Held) -> bool:
-    """Whether a stream of a caller that may stay comes to its own end."""
+    """Whether the stream of a caller with a valid token runs to its end."""
     stream.more.set()
     if isinstance(stream, OfGrpc) and stream.name in ENDING:
         stream.join(30)
@@ -231,7 +231,7 @@ def finished(stream: Held) -> bool:
 
 
 def ended(held: dict[str, Held], since: float, says: str = "") -> dict[str, Any]:
-    """Of these, which did not end as they should, and how they did."""
+    """The streams that did not end as expected, with their outcome."""
     wrong = {}
     for one in held.values():
         one.more.set()
@@ -244,7 +244,7 @@ def ended(held: dict[str, Held], since: float, says: str = "") -> dict[str, Any]
 
 
 def test_another_token_under_the_same_name_ends_a_stream_of_requests(guarded: Guarded) -> None:
-    """And a request that comes then is not answered in its place, as other errors of a request are."""
+    """The server ends the stream at the next request. For other errors of a request it sends an error and goes on."""
     token, asked = tokens.make(), threading.Semaphore(0)
     guarded.save(tokenfile.block("one", token, "infer"))
 
@@ -265,7 +265,7 @@ def test_another_token_under_the_same_name_ends_a_stream_of_requests(guarded: Gu
 
 
 def paced(answers: Iterator[bytes], asked: threading.Semaphore) -> Iterator[pb.ModelStreamInferResponse]:
-    """An answer, and some time later the next request."""
+    """Wait for a response, and send the next request some time later."""
     for answer in answers:
         yield pb.ModelStreamInferResponse.FromString(answer)
         time.sleep(0.01)
@@ -308,7 +308,7 @@ def test_what_an_open_stream_is_cut_by(tmp_path: Path) -> None:
         standing = Standing(tmp_path / "t", mine + text)
         arrival = Arrival(tokenfile.bearer(token), None)
 
-        # Waiting: at once, whatever else is in the file.
+        # A stream that waits ends at once, also if the file has other entries.
         answers = standing.stream.answers(nothing(), arrival)
         assert await anext(answers) == b"first"
         waiting = asyncio.ensure_future(anext(answers))
@@ -322,7 +322,7 @@ def test_what_an_open_stream_is_cut_by(tmp_path: Path) -> None:
         assert (caught.value.code, standing.cleaned) == (Code.UNAUTHENTICATED, 1)
         assert not standing.gate._open
 
-        # A caller that goes away at the same moment has gone away.
+        # If the caller leaves at the same moment, the call is cancelled.
         standing.gate.take(standing.credentials(mine))
         answers = standing.stream.answers(nothing(), arrival)
         await anext(answers)
@@ -334,7 +334,7 @@ def test_what_an_open_stream_is_cut_by(tmp_path: Path) -> None:
             await waiting
         assert not standing.gate._open
 
-        # Sending: with the next message.
+        # A stream that is sending ends with the next message.
         standing.gate.take(standing.credentials(mine))
         answers = standing.stream.answers(nothing(), arrival)
         await anext(answers)

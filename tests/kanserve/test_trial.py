@@ -117,7 +117,7 @@ SAYS: dict[str, tuple[str, bytes, str]] = {
 
 
 def test_what_a_version_says_is_parsed_elsewhere_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server's process parses none of what is refused there, and beside it the good version comes in."""
+    """The server's process parses no file that the load check rejects, and it still loads the good version."""
     toy.write(tmp_path)
     for name, (path, data, _) in SAYS.items():
         (toy.write(tmp_path, name.replace(" ", "-")) / path).write_bytes(data)

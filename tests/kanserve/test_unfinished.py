@@ -1,4 +1,4 @@
-"""Requests that have not arrived completely: their bytes count as they come, over the limit the newest is refused."""
+"""Bytes of unfinished requests count as they arrive; above the limit the server rejects the newest request."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROWS = np.zeros((1, 3), np.float32)
 
 
 def account(most: int) -> tuple[Unfinished, list[int]]:
-    """With a limit of so many bytes, and the total that the guard counts."""
+    """An account with a limit of so many bytes, and the total that the guard counts."""
     held = [0]
 
     def hold(size: int) -> None:
@@ -40,7 +40,7 @@ def account(most: int) -> tuple[Unfinished, list[int]]:
 
 
 async def waiting(part: Part, size: int, ends: Counter[str], name: str) -> None:
-    """A request of which so many bytes are there, and more never come."""
+    """A request of which so many bytes arrive, and no more."""
     with part:
         try:
             part.holds(size)
@@ -112,7 +112,7 @@ def test_pieces_become_the_bytes_that_came(piece: int) -> None:
 
 @pytest.fixture(scope="module", params=["asgi", "grpcio"])
 def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
-    """With room for 6 MiB of unfinished bodies."""
+    """A server with room for 6 MiB of unfinished bodies."""
     pytest.importorskip("h2corn")
     root = tmp_path_factory.mktemp("unfinished")
     toy.write(root)
@@ -125,9 +125,9 @@ def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
 def test_unfinished_bodies_take_no_more_than_their_limit(
     server: Server, kind: str, connections: int, streams: int, status: str
 ) -> None:
-    """60 of them, of which 54 MiB would arrive; others are answered meanwhile, and later a large request passes."""
+    """60 bodies would bring 54 MiB: the server answers other requests meanwhile, and later accepts a large one."""
     server.infer(ROWS)
-    most = max(resident(server) + GROWN, highest(server))  # the peak may be of the test before
+    most = max(resident(server) + GROWN, highest(server))  # the peak may be of the previous test
     with callers(server, kind, connections, streams, SENT) as ends:
         wait_until(lambda: ends[status] >= 40, 30)
         assert server.infer(ROWS).shape == (1, 2)
@@ -138,7 +138,7 @@ def test_unfinished_bodies_take_no_more_than_their_limit(
 
 
 def test_a_chunked_body_counts_what_is_read_ahead_of_the_server(server: Server) -> None:
-    """Of ten that began, at most three fit in 6 MiB; later one passes."""
+    """At most three of ten unfinished bodies fit in 6 MiB; later the server accepts one."""
     host, port = server.http.removeprefix("http://").rsplit(":", 1)
     head = b"POST /v2/models/toy/infer HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"
     with contextlib.ExitStack() as held:
@@ -158,7 +158,7 @@ def test_a_chunked_body_counts_what_is_read_ahead_of_the_server(server: Server) 
             peer.sendall(head + b"1\r\n}\r\n0\r\n\r\n")
             return peer.recv(12)
 
-    wait_until(lambda: whole() == b"HTTP/1.1 400")  # the server notices a little later that the others left
+    wait_until(lambda: whole() == b"HTTP/1.1 400")  # the server notices a little later that the other clients left
 
 
 def answered(server: Server, data: bytes) -> bool:
@@ -177,7 +177,7 @@ def test_calls_that_leave_while_they_wait_take_no_turn_with_them() -> None:
         calls = [asyncio.create_task(readers.read(f"connection {n % 2}", release.wait)) for n in range(6)]
         await asyncio.sleep(0)
         for call in calls:
-            call.cancel()  # the reader and all who wait, before any of them runs again
+            call.cancel()  # the reader and all waiting calls, before any of them runs again
         await asyncio.wait(calls)
         release.set()
         assert await asyncio.wait_for(readers.read("another", release.wait), 5)

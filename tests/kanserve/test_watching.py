@@ -246,7 +246,7 @@ def test_all_who_watch_the_same_have_it_counted_once() -> None:
         assert set(await asyncio.gather(*(shared.latest(live, "") for _ in range(64)))) == {1}
         gone = asyncio.ensure_future(shared.latest(live, ""))
         await asyncio.sleep(0)
-        gone.cancel()  # who leaves ends nothing for the others
+        gone.cancel()  # a client that leaves does not end the others' watch
         assert await shared.latest(live, "") == 1
         shared.at -= watching.FRESH
         assert await shared.latest(live, "") == 2

@@ -74,11 +74,11 @@ def test_what_a_card_tells(server: Server) -> None:
 
 
 def test_a_card_whose_caller_resets_its_request_ends(tmp_path: Path) -> None:
-    """And one that several ask for is made once, by the metrics of the queries that it takes."""
+    """The metrics of queries also show that the server makes a card once for several clients."""
     pytest.importorskip("h2corn")
     toy_wide.write(tmp_path, 300)
     with serving(tmp_path, transport="asgi", access_log="all") as server:
-        for _ in range(5):  # a fast machine may have made it before
+        for _ in range(5):  # a fast machine may finish it before the reset
             reset(server, "/v1/kan/models/wide/report")
             wait_until(lambda: len(told(server)) > 0, 20)
             if told(server)[-1]["code"] == "CANCELLED":
@@ -102,7 +102,7 @@ def told(server: Server) -> list[dict[str, Any]]:
 
 
 def reset(server: Server, path: str) -> None:
-    """A request over HTTP/2 that is taken back while it is answered."""
+    """Send a request over HTTP/2, and reset it while the server answers it."""
     state = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
     state.initiate_connection()
     usual = {":method": "GET", ":scheme": "http", ":path": path, ":authority": "a"}
@@ -115,7 +115,7 @@ def reset(server: Server, path: str) -> None:
 
 
 def test_edges_are_coloured_as_in_the_network() -> None:
-    """By themselves and all at once."""
+    """Each edge by itself, and all edges at once."""
     edge = SymbolicEdge(source=0, destination=1, function="sin", a=1.0, b=0.0, c=1.0, d=0.0, mask=1.0)
     layer = toy.manifest("toy").layers[0]
     mask = tuple(

@@ -1,4 +1,4 @@
-"""Work that several callers wait for: done once, ended with the last of them, and never longer than it may take."""
+"""Several clients wait for the same work: it runs once, ends with the last client, and ends at its time limit."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from kanserve.web.once import Bound, Once
 
 
 class Version:
-    """What an answer is about."""
+    """The version that a result is about."""
 
 
 class Work:
-    """Waits until it is let go, and counts."""
+    """Waits until the test releases it, and counts its runs."""
 
     def __init__(self, body: bytes = b"x") -> None:
         self.begun = self.ended = 0
@@ -52,14 +52,14 @@ def test_all_who_ask_wait_for_one_and_it_is_kept() -> None:
         once, work, version = Once(Bound()), Work(), Version()
         waiting = [asked(once, "a", version, work) for _ in range(5)]
         await turns()
-        waiting[0].cancel()  # who began it may leave
+        waiting[0].cancel()  # the first client may leave
         await turns()
         assert (work.begun, work.ended) == (1, 0)
         work.go.set()
         answers = await asyncio.gather(*waiting[1:])
         assert {id(one) for one in answers} == {id(await once.get("a", version, work.make))}
         assert work.begun == 1
-        await once.get("a", Version(), work.make)  # another version in its place
+        await once.get("a", Version(), work.make)  # another version replaces it
         assert work.begun == 2
 
     asyncio.run(check())
@@ -75,7 +75,7 @@ def test_what_everybody_left_ends_and_holds_nobody_up() -> None:
         assert (left.begun, work.begun) == (1, 0)
         for one in gone:
             one.cancel()
-        again = asked(once, "a", version, work)  # in the very moment
+        again = asked(once, "a", version, work)  # at the same moment
         await turns()
         assert left.ended == 1
         assert left.gone[0].is_set(), "a thread has to know"

@@ -193,7 +193,7 @@ def test_the_overview_has_each_version_in_short(tmp_path: Path) -> None:
         server.infer(test_drift.ROWS[:40] + 5)
         drift = 'kanserve_drift_ratio{layer="0",model="toy",version="1"}'
         wait_until(lambda: live.shown(server, drift) > 1, 20)
-        time.sleep(1.1)  # readings are a second apart at least
+        time.sleep(1.1)  # the server samples at most once a second
         status, found = ask(server, "/v1/kan/overview")
         assert status == 200
         own = {one["model"]: one for one in found["versions"]}
@@ -211,7 +211,7 @@ def test_the_overview_has_each_version_in_short(tmp_path: Path) -> None:
 
 
 class Slow:
-    """A page of metrics that takes its time."""
+    """A page of metrics that is slow to write."""
 
     def __init__(self) -> None:
         self.read, self.go = 0, threading.Event()

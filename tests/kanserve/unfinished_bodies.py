@@ -1,4 +1,5 @@
-"""Callers whose requests never arrive completely, by gRPC and by HTTP/1; the whole attack with its figures:
+"""Clients with unfinished requests, over gRPC and over HTTP/1. These commands run the whole attack and print figures:
+
 
 python -m tests.kanserve.unfinished_bodies asgi grpc 400      (grpcio grpc 400, asgi http 900)
 """
@@ -27,12 +28,12 @@ from tests.kanserve.test_memory import highest, resident
 BODY = 4 * 2**20 - 1000  # bytes that each body announces
 FRAME = 16384
 STREAMS = 100  # bodies on one connection of gRPC
-SECONDS = 12.0  # of the whole attack
+SECONDS = 12.0  # duration of the whole attack
 Ends = Counter[str]
 
 
 class Caller(threading.Thread):
-    """One connection. `ends` counts statuses of what the server refused."""
+    """One connection. `ends` counts the statuses of rejected requests."""
 
     def __init__(self, port: int, streams: int, size: int, ends: Ends, leave: threading.Event) -> None:
         super().__init__(daemon=True)
@@ -47,7 +48,7 @@ class Caller(threading.Thread):
 
 
 class ByGrpc(Caller):
-    """`streams` bodies on a connection, of each `size` bytes, as far as the windows of the server let it."""
+    """`streams` bodies on a connection, `size` bytes of each, as far as the windows of the server allow."""
 
     def attack(self) -> None:
         peer = Peer(self._port)
@@ -104,7 +105,7 @@ class ByHttp(Caller):
 
 @contextlib.contextmanager
 def callers(server: Server, kind: str, connections: int, streams: int, size: int) -> Iterator[Ends]:
-    """Unfinished bodies as long as the context lasts."""
+    """Clients that keep bodies unfinished until the context ends."""
     ends, leave = Ends(), threading.Event()
     port = server.port if kind == "grpc" else int((server.http or server.address).rpartition(":")[2])
     made = [(ByGrpc if kind == "grpc" else ByHttp)(port, streams, size, ends, leave) for _ in range(connections)]
@@ -119,7 +120,7 @@ def callers(server: Server, kind: str, connections: int, streams: int, size: int
 
 
 def answers(server: Server) -> bool:
-    """Whether a small request is answered within five seconds."""
+    """Whether the server answers a small request within five seconds."""
     try:
         server.call(f"{INFERENCE}ModelInfer", request(np.zeros((1, 3), np.float32)).SerializeToString(), timeout=5)
     except grpc.RpcError:
@@ -128,7 +129,7 @@ def answers(server: Server) -> bool:
 
 
 def main(door: str, kind: str, count: int) -> None:
-    """The attack, and a caller of good will beside it."""
+    """Run the attack, and a normal client next to it."""
     connections, streams = (count // STREAMS, STREAMS) if kind == "grpc" else (count, 1)
     with tempfile.TemporaryDirectory() as folder:
         toy.write(Path(folder))

@@ -1,17 +1,20 @@
-"""Readings that are nearly right: none may be taken that is further off than rounding explains; and files alone.
+"""The export must reject an interpretation that is nearly right if rounding does not explain its error.
+
 
     PYTHONPATH=$PWD:$PWD/tests python tests/oracle/near_readings.py [--seed 0] [--count 500] [--search 25] [--files 300]
 
-Every case is a file, what its model computes, and a reading of the file that is nearly that: clamps with an epsilon,
-another tanh, another epsilon in a norm, weights that a file holds in float16, variants of silu and gelu, widths and
-scales that are a little off. The model answers in float32, in the natural order of its operations. A reading that is
-accepted is held against the model in float64, on new rows, relative to each row's own largest output: it is wrong if it
-is off by more than 4 times what float32 changes in the model or in the reading; the error as a multiple of what it
-changes in the model alone is printed. The model's own reading must be accepted. Every `--search`-th case is searched as
-`--answers` does, with all readings of the file.
+Each case has a file, the function of its model, and an interpretation of the file that is nearly this function. The
+interpretations have clamps with an epsilon, another tanh, another epsilon in a norm, weights in float16, variants of
+silu and gelu, or widths and scales that are a little off. The model computes in float32, in the natural order of its
+operations. The program compares an accepted interpretation with the model in float64, on new rows, relative to each
+row's own largest output. The interpretation is wrong if its error exceeds 4 times the change by float32 in the model or
+in the interpretation. The program prints the error as a multiple of the change in the model. The export must accept the
+model's own interpretation. For each `--search`-th case the program searches all interpretations of the file, as
+`--answers` does.
 
-The second part writes files whose names tell little, and reads them alone. An export that is wrong must list an
-alternative; a refusal must say that the file is ambiguous, or what is missing. Prints counts, and every failure.
+The second part writes files with ambiguous tensor names and exports them without recorded outputs. If an export is
+wrong, it must list an alternative. If the export rejects a file, the error must report that the file is ambiguous, or
+name the missing option. The program prints counts and each failure.
 """
 
 from __future__ import annotations
@@ -43,14 +46,14 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Tensors = dict[str, Array]
 Forward = Callable[[Array], Array]  # in the type of its rows
 
-TIMES = 4.0  # what rounding of the model itself changes
-FEW, NEW = 160, 1500  # rows that are recorded, and rows that are tried then
-AGREE = 1e-5  # relative, of a right export of a file alone
+TIMES = 4.0  # times the change by rounding in the model
+FEW, NEW = 160, 1500  # recorded rows, and new rows of the comparison
+AGREE = 1e-5  # relative error of a right export without recorded outputs
 
 
 @dataclass(frozen=True)
 class Case:
-    """`near`: the options of a reading that is nearly the model; `own`: of the model's own, if there is one."""
+    """`near`: options of an interpretation near the model; `own`: options of the model's own, if there is one."""
 
     name: str
     tensors: Tensors
@@ -112,7 +115,7 @@ def gelu_tanh(x: Array) -> Array:
     return x * (1 + np.tanh(np.float32(0.7978845608) * (x + np.float32(0.044715) * x**3))) / 2
 
 
-# Functions that stand for another: by name of what a reading may say.
+# Variants of each function, by the name that an interpretation may give.
 ACTS: dict[str, dict[str, Forward]] = {
     "silu": {
         "silu(1.001 x)": lambda x: x * sigmoid(np.float32(1.001) * x),
@@ -148,7 +151,7 @@ def single(value: float) -> Any:
 
 
 def polynomial_cases(rng: np.random.Generator) -> Iterator[Case]:
-    """Clamps with an epsilon read as without, and the other way round; other tanhs."""
+    """Clamps with an epsilon, interpreted as without and vice versa; other tanhs."""
     for key, basis in POLYNOMIALS.items():
         n, m, k = int(rng.integers(2, 6)), int(rng.integers(1, 5)), int(rng.integers(4, 10))
         coef = (rng.normal(size=(n, m, k)) / k).astype(np.float32)
@@ -213,7 +216,7 @@ def norm_cases(rng: np.random.Generator) -> Iterator[Case]:
 
 
 def spline_cases(rng: np.random.Generator) -> Iterator[Case]:
-    """efficient-kan's layers: other activations, weights that the file holds in fewer bits, scales a little off."""
+    """efficient-kan's layers: other activations, weights of the file in fewer bits, scales a little off."""
     n, m, k, degree = int(rng.integers(2, 6)), int(rng.integers(1, 4)), 8, 3
     knots = ((np.arange(k + degree + 1) - degree) * 0.4 - 1).astype(np.float32)
     full: Tensors = {
@@ -272,7 +275,7 @@ def fewer_bits(full: Tensors) -> dict[str, Tensors]:
 
 
 def shape_cases(rng: np.random.Generator) -> Iterator[Case]:
-    """Layers whose names tell no library."""
+    """Layers with ambiguous tensor names."""
     n, m, k = 3, 2, int(rng.integers(4, 8))
     coef = (rng.normal(size=(m, n, k)) / 2).astype(np.float32)
     turned = coef.transpose(1, 0, 2)
@@ -309,7 +312,7 @@ def shape_cases(rng: np.random.Generator) -> Iterator[Case]:
 
 
 def cases(seed: int) -> Iterator[Case]:
-    """Without end, from all kinds."""
+    """An endless sequence of cases of all kinds."""
     for number in itertools.count():
         rng = np.random.default_rng((seed, number))
         for kind in (polynomial_cases, norm_cases, spline_cases, shape_cases):
@@ -322,7 +325,7 @@ def far_and_near(count: int, inputs: int, seed: int) -> Array:
 
 
 def relative(found: Array, expected: Array) -> float:
-    """The largest error of a row, of its own largest output."""
+    """The largest error of a row, relative to its own largest output."""
     scale = np.abs(expected).max(axis=1, keepdims=True)
     return float((np.abs(found - expected) / np.where(scale > 0, scale, 1)).max())
 
@@ -335,19 +338,19 @@ def read(path: Path, options: Options, family: str | None = None) -> tuple[Kan, 
 
 @dataclass
 class Trial:
-    """What came of the cases: counts by outcome, and failures in words."""
+    """Outcomes of the cases: counts by outcome, and texts of failures."""
 
     folder: Path
     counts: collections.Counter[str]
     failures: list[str]
-    worst: float = 0.0  # of accepted readings, the error as a multiple of what rounding changes in the model
+    worst: float = 0.0  # largest error of an accepted one, as a multiple of the change by rounding in the model
 
     def fail(self, words: str) -> None:
         self.failures.append(words)
         self.counts["FAILED"] += 1
 
     def near(self, case: Case, *, search: bool) -> None:
-        """The near reading is refused, or off by what rounding explains; the model's own is accepted."""
+        """Check that the near interpretation is rejected or within rounding, and that the model's own is accepted."""
         x = far_and_near(FEW, case.inputs, 1)
         y = case.forward(x)
         assert y.dtype == np.float32, case.name
@@ -383,7 +386,7 @@ class Trial:
             self.fail(f"{case.name}: {what}, accepted at {times:.1f} times what rounding changes ({rounding:.1e})")
 
     def search(self, case: Case, path: Path, answers: rows.Answers) -> None:
-        """As `--answers` does."""
+        """Search all interpretations, as `--answers` does."""
         loaded = checkpoint.load(path)
 
         def way(reader: Any) -> Way:
@@ -427,7 +430,7 @@ BASES = {"chebyshev": chebyshev, "legendre": legendre, "powers": powers, "hermit
 
 
 def files(seed: int) -> Iterator[tuple[str, Tensors, Forward, int]]:
-    """Files with a name that tells little, or another library's; without end."""
+    """An endless sequence of files with ambiguous tensor names or names of another library."""
     rng = np.random.default_rng(seed)
     for number in itertools.count():
         name = NAMES[number % len(NAMES)]
@@ -448,7 +451,7 @@ def files(seed: int) -> Iterator[tuple[str, Tensors, Forward, int]]:
 
 
 def alone(trial: Trial, what: str, tensors: Tensors, forward: Forward, inputs: int) -> None:
-    """A file by itself: refused as ambiguous, or right, or an alternative is named."""
+    """A file without recorded outputs is rejected as ambiguous, or right, or an alternative is listed."""
     path = trial.folder / "alone.safetensors"
     path.write_bytes(safetensors.numpy.save({k: np.array(v, order="C") for k, v in tensors.items()}))
     trial.counts["files alone"] += 1
@@ -472,7 +475,7 @@ def alone(trial: Trial, what: str, tensors: Tensors, forward: Forward, inputs: i
 
 
 def run(folder: Path, *, seed: int = 0, count: int = 500, search: int = 25, number: int = 300) -> Trial:
-    """So many near readings, every `search`-th searched (0: none), and so many files alone."""
+    """Run so many cases, search every `search`-th (0: none), and export so many files without outputs."""
     trial = Trial(folder, collections.Counter(), [])
     with np.errstate(all="ignore"):
         for at, case in enumerate(itertools.islice(cases(seed), count)):

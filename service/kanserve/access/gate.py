@@ -18,7 +18,7 @@ from kanserve.errors import Forbidden, TooOften, Unauthenticated
 
 HEADER = "authorization"
 SCHEME = "bearer "
-TOKEN = re.compile(f"[!-~]{{{SHORTEST},{LONGEST}}}")  # nothing is taken off its end, spaces of other scripts neither
+TOKEN = re.compile(f"[!-~]{{{SHORTEST},{LONGEST}}}")  # the gate does not strip its end
 GLANCE = 0.25  # seconds between two checks of the expiry times of open streams
 
 
@@ -33,9 +33,10 @@ class Shown(Protocol):
 
 
 class Gate:
-    """Asked once a call. `names`: those in a certificate. What it knows is swapped whole by `take`.
+    """Decides once per call whether the caller may make it. `names` returns the names in a certificate. `take` replaces
+    all credentials at once.
 
-    Streams outlive the check of their call, so each holds a `Permit` for as long as it is open."""
+    A stream outlives the check of its call, so each open stream holds a `Permit`."""
 
     def __init__(self, credentials: Credentials, names: Callable[[str | bytes], Collection[str]]) -> None:
         self._names = names
@@ -44,8 +45,8 @@ class Gate:
         self.take(credentials)
 
     def take(self, credentials: Credentials) -> None:
-        """From now on. What was looked up before is forgotten. Ends the open streams of callers that the credentials
-        do not have any more, or not as before."""
+        """Use these credentials from now on, and forget earlier lookups. The gate ends the open streams of a caller if
+        its credential is removed or changed."""
         self.credentials = credentials
         self._tokens = [(entry.mark.encode(), entry) for entry in credentials.tokens]
         self._certificates = {entry.mark: (at, entry) for at, entry in enumerate(credentials.certificates)}
@@ -91,7 +92,7 @@ class Gate:
         _valid(caller)
 
     def permit(self, caller: Principal) -> Permit:
-        """The permit of a stream that was admitted and opens now. Needs a running event loop."""
+        """The permit of an admitted stream that opens now. The method needs a running event loop."""
         permit = Permit(self, caller)
         self._open.add(permit)
         if caller.expires is not None and self._timer is None:
@@ -103,8 +104,8 @@ class Gate:
         self._open.discard(permit)
 
     def _glance(self) -> None:
-        """Look at every open stream whose caller has an expiry time, as long as there are any. The clock of the day
-        decides, which may jump: so one timer for that time would not do."""
+        """Check every open stream whose caller has an expiry time. The timer repeats while such streams are open. The
+        wall clock may jump, so one timer for the expiry time is not enough."""
         self._timer = None
         ending = [permit for permit in self._open if permit.caller.expires is not None]
         for permit in ending:
@@ -113,7 +114,7 @@ class Gate:
             self._timer = asyncio.get_running_loop().call_later(GLANCE, self._glance)
 
     def known(self, shown: Shown) -> Principal:
-        """Who calls; nobody where the credential is not known. Raises nothing."""
+        """The caller, or NOBODY if the gate does not know the credential. Raises nothing."""
         try:
             return self._caller(shown)[0]
         except Unauthenticated:
@@ -158,15 +159,15 @@ class Gate:
 class Permit:
     """The permission of one stream: a context around each wait of the stream for its next message, on the event loop.
 
-    Entering it raises Unauthenticated once the credential was revoked, changed or has expired. If that happens inside,
-    the wait is cancelled at once and leaves as Unauthenticated, so that an idle stream ends too. A stream that is
-    sending ends when that message is sent. Call `close` last."""
+    Entering it raises Unauthenticated if the credential was revoked, changed or has expired. If that happens inside the
+    context, the permit cancels the wait at once and raises Unauthenticated. An idle stream therefore ends too. A stream
+    that is sending ends after that message. Call `close` last."""
 
     __slots__ = ("_before", "_gate", "_inside", "_reason", "_task", "caller")
 
     def __init__(self, gate: Gate, caller: Principal) -> None:
         self._gate, self.caller = gate, caller
-        self._task: asyncio.Task[object] | None = None  # that waited last
+        self._task: asyncio.Task[object] | None = None  # the task that waited last
         self._inside, self._before = False, 0
         self._reason: Unauthenticated | None = None
 
@@ -184,7 +185,7 @@ class Permit:
         if self._reason is None:
             return
         assert self._task is not None
-        if self._task.uncancel() <= self._before:  # else somebody else has cancelled it too, and that counts
+        if self._task.uncancel() <= self._before:  # otherwise another cancellation takes precedence
             raise self._again()
 
     def _check(self) -> None:
@@ -193,11 +194,11 @@ class Permit:
         self._gate.still(self.caller)
 
     def _again(self) -> Unauthenticated:
-        """The reason as an error of its own: one that was raised before keeps its traceback."""
+        """A new error with the same reason, because an error that was raised before keeps its traceback."""
         return Unauthenticated(str(self._reason))
 
     def look(self) -> None:
-        """End the stream if its credential is not valid any more."""
+        """End the stream if its credential is no longer valid."""
         if self._reason is not None:
             return
         try:
@@ -255,7 +256,7 @@ def stranger(gate: Gate | None, name: str) -> Callable[[Shown], bool] | None:
 
 
 def name(gate: Gate | None, shown: Shown) -> str:
-    """The name of who calls, for counts; "" where nobody is known by one."""
+    """The name of the caller, for counts; "" if the caller has no known name."""
     return "" if gate is None else gate.known(shown).name
 
 

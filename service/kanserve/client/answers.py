@@ -63,7 +63,7 @@ class Answer:
         return frames.table(values, self.columns()[name], index=self.index)
 
     def columns(self) -> dict[str, tuple[str, ...]]:
-        """The names of the numbers of a row of each output, in C order: see `Names.columns`."""
+        """The column names of one row of each output, in C order: see `Names.columns`."""
         sizes = {name: math.prod(values.shape[1:]) for name, values in self.outputs.items()}
         own = {name: size for name, size in sizes.items() if not name.startswith("kan.")}
         return UNNAMED.columns(sizes) | self.names.columns(own)

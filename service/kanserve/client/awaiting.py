@@ -90,8 +90,8 @@ class AsyncClient(Peer[grpc.aio.Channel]):
         return await self._do(asked)
 
     async def _do(self, call: Call[T]) -> T:
-        """Send it; again while the server is unavailable or limits the rate, and the deadline allows. Raises
-        ClientError."""
+        """Send the call. The client repeats it while the server is unavailable or limits the rate, until the deadline.
+        Raises ClientError."""
         send, data, attempts = self._send(call), call.data, self._attempts(call)
         while True:
             try:

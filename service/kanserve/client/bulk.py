@@ -1,7 +1,7 @@
 """Many rows: split into requests that the server's limits allow, joined again.
 
-A request that is refused as too large is halved, so a server with tighter limits than it announces is served too. One
-that is refused because there are too many is repeated as it is, after the time that the server says.
+If the server rejects a request as too large, the client halves it. This covers a server whose limits are tighter than
+it announces. If the server rejects a request for its rate, the client repeats it after the time that the server states.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ T = TypeVar("T")
 Progress = Callable[[int, int], None]  # rows done, rows in all
 
 REQUEST_BYTES = 3 * 2**20  # of tensor data; servers take 4 MiB messages by default
-WINDOW = 4  # requests under way at a time
-PAUSE = 0.5  # seconds after a refusal for the rate that does not say how long
+WINDOW = 4  # requests in flight at a time
+PAUSE = 0.5  # seconds to wait if the server limits the rate and states no time
 
 
 def infer(
@@ -53,14 +53,14 @@ def infer(
 
 
 def stream(client: Client, model: ServedModel, parts: Iterable[Any], *, version: str = "") -> Iterator[Answer]:
-    """Outputs for one part of rows after the other, each as `infer` takes it, in order; the answers come as the server
-    gives them, each for as many rows as one request has. At most WINDOW requests are under way, and the next part is
-    taken when one of them is answered. No rows at all are one request. Raises ClientError."""
+    """Outputs for consecutive parts of rows, in order. Each part has the form that `infer` takes, and each answer has
+    the rows of one request. At most WINDOW requests are in flight. The client takes the next part when the server
+    answers one of them. If there are no rows, the client sends one request. Raises ClientError."""
     return _Stream(client, model, version).answers(parts)
 
 
 class _Stream:
-    """Requests under way, the oldest first."""
+    """Requests in flight, the oldest first."""
 
     def __init__(self, client: Client, model: ServedModel, version: str) -> None:
         self._client, self._model, self._version = client, model, version
@@ -156,8 +156,8 @@ def coverage(client: Client, described: Description, rows: Any, *, progress: Pro
 
 
 def split(client: Client, rows: Any, most: int, call: Callable[[Any], T], progress: Progress | None) -> list[T]:
-    """Call with consecutive parts of at most `most` rows; zero rows are one call. A part that the `client` may not send
-    yet is repeated for as long as one call may take. Raises ClientError."""
+    """Call with consecutive parts of at most `most` rows. If there are no rows, there is one call. If the server limits
+    the rate, the `client` repeats a part for as long as one call may take. Raises ClientError."""
     size, total = max(1, most), count(rows)
     parts: list[T] = []
     start = 0
@@ -187,7 +187,8 @@ def patient(client: Client, call: Callable[[Any], T], rows: Any) -> T:
 
 
 def _sleep(error: RateLimited, *, until: float) -> None:
-    """Wait as the server says. Raises the error if it says never, or if that is too late."""
+    """Wait for the time that the server states. Raises the error if the server states "never", or a time after
+    `until`."""
     wait = PAUSE if error.retry_after == 0 else error.retry_after
     if wait is None or time.monotonic() + wait >= until:
         raise error

@@ -1,7 +1,7 @@
 """The client that waits: one method a call, plain values in and out.
 
-Every call has a deadline. UNAVAILABLE and rate limits are retried, nothing else is. What gRPC
-raises is translated once, into a ClientError (`kanserve.client.errors`).
+Every call has a deadline. The client retries only UNAVAILABLE and rate limits. It translates each gRPC error once, into
+a ClientError (`kanserve.client.errors`).
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ class Client(Peer[grpc.Channel]):
         return self._do(asked)
 
     def _do(self, call: Call[T]) -> T:
-        """Send it; again while the server is unavailable or limits the rate, and the deadline allows. Raises
-        ClientError."""
+        """Send the call. The client repeats it while the server is unavailable or limits the rate, until the deadline.
+        Raises ClientError."""
         send, data, attempts = self._send(call), call.data, self._attempts(call)
         while True:
             try:
@@ -101,7 +101,7 @@ class Client(Peer[grpc.Channel]):
             time.sleep(pause)
 
     def _begin(self, call: Call[T]) -> Pending[T]:
-        """Send it, and return before its answer is there."""
+        """Send the call, and return before the server answers."""
         send, data, attempts = self._send(call), call.data, self._attempts(call)
 
         def attempt() -> Any:
@@ -111,8 +111,8 @@ class Client(Peer[grpc.Channel]):
 
 
 class Pending(Generic[T]):
-    """A call under way, one message each way, sent with the first and every further `attempt`. Others may be sent
-    before its answer is waited for."""
+    """A call in flight, with one message each way. Each `attempt`, also the first, sends it. The client may send other
+    calls before it waits for this answer."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class Pending(Generic[T]):
         self.held_back = False  # whether the server limited the rate
 
     def result(self) -> T:
-        """Wait for the answer; repeated as any call is. Raises ClientError."""
+        """Wait for the answer. The client repeats the call like any other. Raises ClientError."""
         while True:
             try:
                 return self._call.result(self._future.result())
@@ -140,10 +140,10 @@ class Pending(Generic[T]):
             self._future = self._attempt()
 
     def cancel(self) -> None:
-        """Leave it; nobody waits for the answer."""
+        """Cancel the call if its answer is not needed."""
         self._future.cancel()
 
 
 def begin(client: Client, call: Call[T]) -> Pending[T]:
-    """Send a call of the `client`, and return before its answer is there: for several at a time."""
+    """Send a call of the `client`, and return before the server answers. Use it for several calls at a time."""
     return client._begin(call)

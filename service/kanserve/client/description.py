@@ -71,14 +71,14 @@ class Description:
         return self.outputs[0]
 
     def source(self, layer: int, at: int) -> str:
-        """What to call a source of a layer: the feature that it is (x0, x1 ... without names), or its number."""
+        """The name of a source of a layer: its feature (x0, x1 ... without names), or its number."""
         if layer or self.family == manifest.HYBRID:
             return str(at)
         columns = next((step.indices for step in self.layers[0].before if step.kind == "select"), ())
         return self.names.feature(columns[at] if columns else at)
 
     def destination(self, layer: int, at: int) -> str:
-        """What to call a destination of a layer: the class that it is (y0, y1 ... without names), or its number."""
+        """The name of a destination of a layer: its class (y0, y1 ... without names), or its number."""
         last = self.layers[layer]
         moved = any(step.kind in ("select", "product") for step in last.after)
         if layer < len(self.layers) - 1 or moved or self.family == manifest.HYBRID:
@@ -200,5 +200,5 @@ def _vector(packed: bytes) -> tuple[float, ...]:
 def _table(packed: bytes, dtype: str, rows: int) -> tuple[tuple[float, ...], ...]:
     if not packed:
         return ()
-    # Row by row: the server makes reports of it too, and a million numbers at once would hold up others for 0.1 s.
+    # Row by row, because the server uses this for reports: a million numbers at once would block other calls for 0.1 s.
     return tuple(tuple(row.tolist()) for row in np.frombuffer(packed, dtype).reshape(rows, -1))

@@ -10,7 +10,7 @@ ClientError             carries `code`, the name of the gRPC status
 ├── NoAnswer            the same call may succeed later
 │   ├── Unavailable     the server cannot answer now: it starts, drains or has too much to do
 │   │   └── Unreachable nothing answers at the address
-│   ├── RateLimited     the server limits how often, or how much at once, it is called
+│   ├── RateLimited     the server limits the rate of calls, or their bytes at once
 │   └── DeadlineExceeded
 └── ServerFailed        anything else that went wrong in the server or between
 
@@ -75,8 +75,8 @@ class Unreachable(Unavailable):
 
 
 class RateLimited(NoAnswer):
-    """More calls, or more bytes at once, than the server allows. `retry_after`: seconds after which the server says to
-    call again; None if it says never."""
+    """More calls, or more bytes at once, than the server allows. `retry_after`: seconds that the server asks the client
+    to wait; None if the server states "never"."""
 
     retry_after: float | None = None
 
@@ -106,8 +106,8 @@ INPUT_CODES = ("INVALID_ARGUMENT", "OUT_OF_RANGE", "NOT_FOUND", "FAILED_PRECONDI
 
 
 def of(code: str, text: str, *, unreachable: bool = False, push_back: float | None = None) -> ClientError:
-    """The error for a gRPC status. `push_back`: seconds after which the server says to call again, infinite for never,
-    None if it says nothing. A limit of one request comes without push-back, a limit on all requests comes with it."""
+    """The error for a gRPC status. `push_back`: seconds that the server asks the client to wait, infinite for "never",
+    None without push-back. A limit on one request has no push-back. A limit on all requests has one."""
     if code == "RESOURCE_EXHAUSTED" and push_back is not None:
         limited = RateLimited(text, code=code)
         limited.retry_after = push_back if math.isfinite(push_back) else None

@@ -146,9 +146,9 @@ def explain(
 @by_name
 def scores(described: Description, /, rows: Any = None, *, over: str = "") -> Call[Scores]:
     """What each edge, node and input matters over `rows` [rows, ...], two or more; None: over the reference rows of the
-    export, with "live" over the model's traffic, as statistics have counted it, with "baseline" over the rows that the
-    export was given, as it has counted them, with "best" over the latter where there are some, else the reference rows.
-    Raises NotSupported for a module with KAN layers in it."""
+    export. "live": over the counted traffic of the model. "baseline": over the counted rows that the export was given.
+    "best": over the baseline if there is one, otherwise over the reference rows. Raises NotSupported for a module with
+    KAN layers in it."""
     request = scores_.request(described, rows, over)
     return Call(f"{KAN}EdgeScores", request, kan.EdgeScoresResponse.FromString, scores_.of)
 

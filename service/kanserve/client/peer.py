@@ -25,7 +25,7 @@ M = TypeVar("M", bound=Callable[..., Any])
 SELF = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
 
 FIRST_BACK_OFF, LONGEST_BACK_OFF = 0.1, 2.0  # seconds; doubles, with jitter
-PUSH_BACK = "grpc-retry-pushback-ms"  # of gRPC's retries (gRFC A6)
+PUSH_BACK = "grpc-retry-pushback-ms"  # metadata key of gRPC retries (gRFC A6)
 AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)  # the second only with push-back
 
 
@@ -47,9 +47,9 @@ class Peer(ABC, Generic[C]):
     ) -> None:
         """`url` is host:port, or grpcs://host:port for TLS, which any of the other arguments ask for too.
 
-        `timeout` seconds bound every single call, retries included, of which there are `retries` at most, while the
-        server is unavailable or limits the rate: 3 take half a second, 8 about 8, and longer if the server says when
-        to call again. PEM files: `ca` has whom to
+        `timeout` seconds bound every single call, retries included. The client makes at most `retries` retries while
+        the server is unavailable or limits the rate. 3 retries take half a second, 8 about 8 s, and more if the server
+        states a longer wait. PEM files: `ca` has whom to
         trust (default: the usual authorities), `cert` and `key` show who is calling. `server_name`
         is what the server's certificate says, where that is not the host. `token` goes with every call, over TLS or
         to this machine alone unless `token_in_clear`. Raises ValueError.
@@ -101,12 +101,12 @@ class Peer(ABC, Generic[C]):
 
 
 def push_back(error: grpc.RpcError) -> float | None:
-    """Seconds after which the server says to call again; infinite if it says never, None if it says nothing."""
+    """Seconds that the server asks the client to wait; infinite for "never", None without push-back."""
     trailers: Any = error.trailing_metadata()
     said = dict(trailers or ()).get(PUSH_BACK)
     if said is None:
         return None
-    # gRFC A6: whatever is not a number of milliseconds from 0 means that there is no next attempt.
+    # gRFC A6: a value that is not a number of milliseconds from 0 means that the client does not retry.
     return int(said) / 1000 if isinstance(said, str) and said.isascii() and said.isdigit() else math.inf
 
 
@@ -133,10 +133,10 @@ class Attempts:
         return max(0.001, self._deadline - time.monotonic())
 
     def pause(self, code: grpc.StatusCode, push_back: float | None = None) -> float | None:
-        """Seconds to wait before the next try, after one that ended with `code` and `push_back` (see the function);
-        None: there is no other."""
+        """Seconds to wait before the next attempt; None: there is none. `code` and `push_back` (see the function) come
+        from the last attempt."""
         wait = min(FIRST_BACK_OFF * 2.0**self._made, LONGEST_BACK_OFF) * random.uniform(0.5, 1.0)
-        wait = max(wait, (push_back or 0.0) * random.uniform(1.0, 1.2))  # callers that were refused together come apart
+        wait = max(wait, (push_back or 0.0) * random.uniform(1.0, 1.2))  # spreads clients that were rejected at once
         final = code not in AGAIN or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and push_back is None)
         if final or self._made == self._retries or wait >= self.left:
             return None

@@ -16,13 +16,14 @@ from kanserve.client.frames import is_frame
 from kanserve.nouns import DTYPES, TensorInfo
 from kanserve.pb import kan_pb2 as kan
 
-UNSAID = ("", "x", "column_")  # columns that are only numbered: by pandas, as features without names, by polars
+UNSAID = ("", "x", "column_")  # prefixes of numbered columns: pandas, unnamed features, polars
 SHOWN = 4  # columns in a warning
 
 
 def of_frame(rows: Any, names: Names) -> Any:
-    """Rows as they are; of a DataFrame, pandas' or polars', its numbers, its columns in the order of the features by
-    their names. Warns if the model has none. Raises InvalidInput for a column that is missing or is none."""
+    """Rows as they are. For a DataFrame of pandas or polars: its numbers, with the columns in the order of the feature
+    names. Warns if the model has no feature names. Raises InvalidInput for a column that is missing or not a
+    feature."""
     if not is_frame(rows):
         return rows
     columns = [str(column) for column in rows.columns]
@@ -45,7 +46,7 @@ def _numbered(columns: Sequence[str]) -> bool:
 
 
 def _outside() -> int:
-    """How many calls above the caller the code outside this package is, as `warnings.warn` counts."""
+    """How many frames the code outside this package is above the caller, as `warnings.warn` counts."""
     level, frame = 1, inspect.currentframe()
     frame = frame.f_back if frame else None
     while frame is not None and str(frame.f_globals.get("__name__", "")).startswith("kanserve."):

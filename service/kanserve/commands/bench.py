@@ -84,7 +84,8 @@ def run(args: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _version(args: argparse.Namespace) -> Iterator[tuple[Bundle, Manifest]]:
-    """What NAME means: a model of the repository; or, if it is a path, a checkpoint, exported for this command."""
+    """The version that NAME means. If NAME is a path, the command exports the checkpoint. Otherwise NAME is a model of
+    the repository."""
     if nearby.is_path(args.name):
         rows_given = args.input if args.input != "-" else None
         with nearby.exported(args.name, rows_given, then="timing it") as (place, name):

@@ -80,7 +80,7 @@ def _running(args: argparse.Namespace) -> Iterator[Finding]:
 
 
 def _sources(args: argparse.Namespace) -> list[Source]:
-    """Where its metrics may be: on the port that is asked, which is surely its own, then on the usual one."""
+    """Places that may have its metrics: first the port of the request, which is surely its own, then the usual port."""
     if args.metrics:
         return [Source(args.metrics)]
     tls = Tls.of(args.ca, args.cert, args.key, args.server_name)

@@ -16,7 +16,7 @@ from kanserve.client.connection import Client
 from kanserve.console import remote, result_stream, results, row_stream
 from kanserve.console.common import add_client_options, add_model_options, add_row_options
 
-TOLD = 1.0  # seconds from which a run reports its speed
+TOLD = 1.0  # seconds; a longer run reports its speed
 EXAMPLES = """examples:
   kanserve infer digits --input rows.npy                    CSV on stdout
   kanserve infer digits --input rows.csv --output y.npz
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
 @dataclass(slots=True)
 class _Run:
-    """The versions that computed the rows, in the order of the rows, and how long all of them took."""
+    """The versions that computed the rows, in the order of the rows, and the total time."""
 
     versions: list[str]
     seconds: float
@@ -67,7 +67,7 @@ class _Run:
 def _infer(
     args: argparse.Namespace, client: Client, model: ServedModel, rows: row_stream.Rows, sink: result_stream.Shapes
 ) -> _Run:
-    """The rows through the server, and their outputs into the sink."""
+    """Send the rows to the server, and write their outputs to the sink."""
     ran, begun = _Run([], 0.0), time.monotonic()
     with progress.bar("infer", unit="rows", at_once=False) as report:
         for answer in bulk.stream(client, model, rows.parts, version=args.model_version):
@@ -80,7 +80,7 @@ def _infer(
 
 
 def _print(args: argparse.Namespace, ran: _Run, sink: result_stream.Shapes, kept: dict[str, Any]) -> None:
-    """What was written where, and how fast, on stderr; with --json one document."""
+    """Print the written outputs, their place and the speed on stderr; with --json, print one document."""
     if args.output and not args.json:
         note(results.written(args.output, sink.shapes))
     if len(ran.versions) > 1:

@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _judged(entries: Sequence[Entry], args: argparse.Namespace) -> int:
-    """The exit code of a list: a folder with a version that a server refuses is wrong."""
+    """The exit code of a list: WRONG if a server rejects a version of the folder."""
     refused = [entry for entry in entries if entry.state == inventory.INVALID]
     if not refused or args.allow_invalid:
         return Exit.DONE
@@ -87,7 +87,7 @@ def _judged(entries: Sequence[Entry], args: argparse.Namespace) -> int:
 
 
 def _meant(args: argparse.Namespace) -> tuple[Path | None, str]:
-    """The folder, and the name. One word alone is a folder if it is a path, by the rule of all commands. Raises
+    """The folder and the name. A single word is a folder if it is a path by the rule in `nearby`. Raises
     CommandError."""
     if args.where is not None and (args.name is not None or nearby.is_path_for(args, args.where)):
         if args.url_given:

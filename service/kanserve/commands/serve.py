@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     logs.configure(settings.log_format, settings.log_level)
     try:
         again = Reload(settings, lambda: origins.load(flags, config=args.config).settings)
-        # Before what takes seconds: the runtime is imported, then models are loaded.
+        # Before the slow steps: the server imports the runtime, then loads models.
         log.info(
             "initializing",
             version=version(),

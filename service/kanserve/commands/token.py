@@ -85,14 +85,14 @@ def _new(args: argparse.Namespace) -> int:
         try:
             put(token)
         except OSError:
-            edit.revoke(args.tokens, args.name)  # nobody has it
+            edit.revoke(args.tokens, args.name)  # the token reached no user
             raise
     _tell(args, "" if given or args.output is not None else token)
     return Exit.DONE
 
 
 def _tell(args: argparse.Namespace, token: str) -> None:
-    """What was made. `token`: where it is to be shown, else ""."""
+    """Print the new token's name and place. `token`: "" if the command must not show it."""
     if args.json:
         written = None if args.output is None else str(args.output)
         print_json({"name": args.name, "roles": args.roles, "token": token or None, "output": written})
@@ -105,8 +105,8 @@ def _tell(args: argparse.Namespace, token: str) -> None:
 
 @contextlib.contextmanager
 def _output(path: Path | None, *, force: bool) -> Iterator[Callable[[str], None]]:
-    """What puts a token into the file, which is there before the token is made: a caller whose token nobody has would
-    be of no use. Raises CommandError."""
+    """A function that writes a token to the file. The command opens the file before it makes the token, because a
+    caller whose token is lost would be of no use. Raises CommandError."""
     if path is None:
         yield lambda token: None
         return

@@ -39,7 +39,7 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
 
 
 class _Url(argparse.Action):
-    """An address that was typed, which the variables' is not: `url_given` says so."""
+    """The action of `--url`. It sets `url_given`, because an address from the environment variable is not typed."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
         namespace.url, namespace.url_given = values, True

@@ -15,7 +15,8 @@ ANY = -1  # an extent that the model leaves open
 
 def fit(name: str, values: Any, tensor: TensorInfo, *, above: int = 0) -> Any:
     """`values` as [rows, *tensor.shape[1:]] in the tensor's dtype. Raises InputError where the
-    shape is another one, or a finite number would be lost; `name` is the file's. `above`: rows of it before these."""
+    shape is another one, or a finite number would be lost; `name` is the file's. `above`: rows of the file before
+    these."""
     return converted(name, shaped(name, values, tensor), tensor.datatype, above=above)
 
 
@@ -36,7 +37,7 @@ def shaped(name: str, values: Any, tensor: TensorInfo) -> Any:
 
 
 def streams(tensor: TensorInfo, width: int) -> bool:
-    """Whether rows of `width` numbers fit a model's input part by part: not where a whole file may be one row."""
+    """Whether rows of `width` numbers fit a model's input part by part. They do not if a whole file may be one row."""
     extents = tensor.shape[1:]
     return len(extents) == 1 or (ANY not in extents and width == math.prod(extents))
 
@@ -77,8 +78,8 @@ def _shape_expected(tensor: TensorInfo) -> str:
 
 
 def converted(name: str, rows: Any, datatype: str, *, above: int = 0) -> Any:
-    """`rows` in the dtype of `datatype`. Raises InputError for the first number that does not fit, by its place below
-    the rows `above`."""
+    """`rows` in the dtype of `datatype`. Raises InputError for the first number that does not fit. The error counts
+    rows from the start of the file, so it adds `above`."""
     with np.errstate(over="ignore", invalid="ignore"):
         found = rows.astype(DTYPES[datatype])
     # What is finite stays so, and whole numbers stay the same.

@@ -1,4 +1,4 @@
-"""One version of a repository folder, for a command that needs its files and no server: read, or copied."""
+"""Reads or copies one version of a repository folder, for a command that needs its files and no server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kanserve.repository import layout
 from kanserve.repository.check import check_manifest
 from kanserve.repository.layout import Bundle, Candidate
 
-FILE, FOLDER = 0o644, 0o755  # modes of a copy, but for the umask
+FILE, FOLDER = 0o644, 0o755  # modes of a copy, before the umask
 
 
 def holds(repository: Path, name: str) -> bool:
@@ -34,9 +34,9 @@ def version(repository: Path, name: str, wanted: str) -> tuple[Bundle, Manifest]
 
 
 def copied(repository: Path, name: str, source: str, target: str, *, force: bool) -> Manifest:
-    """Copy the version `source` under the number `target`: whole or not at all, with a manifest that says the number,
-    read back and verified before it appears. `force`: in the place of what is there. Raises InputError for what cannot
-    be copied, CommandError where it cannot be written."""
+    """Copy the version `source` to the number `target`, completely or not at all. The manifest of the copy has the new
+    number. The command reads the copy back and verifies it before the copy appears. `force`: replace an existing
+    version. Raises InputError if the source cannot be copied, CommandError if the target cannot be written."""
     found = _candidate(repository, name, source)
     if not layout.VERSION.fullmatch(target) or int(target) == found.version:
         raise InputError(f"version {target[:30]} is not usable: another number from 1 was expected")
@@ -45,7 +45,7 @@ def copied(repository: Path, name: str, source: str, target: str, *, force: bool
     home = found.root.joinpath(*found.steps[:-1])
     bundle, _ = _loaded(repository, found)
     try:
-        made = replace(layout.manifest(found), version=int(target))  # its long lists stay in the file that has them
+        made = replace(layout.manifest(found), version=int(target))  # its long lists stay in their own file
         _check_free(home, target, force=force)
         with leftovers.place(home) as staging:
             _write(staging, target, {**bundle.files, contract.FILE_NAME: contract.dumps(made)})
@@ -62,7 +62,7 @@ def copied(repository: Path, name: str, source: str, target: str, *, force: bool
 
 
 def _write(staging: Path, target: str, files: Mapping[str, bytes]) -> None:
-    """A folder `target` in a new one, flushed to disk, through descriptors: no name is followed twice. Raises
+    """Write a folder `target` in a new one, and flush it to disk. Descriptors resolve each name only once. Raises
     OSError."""
     staging.mkdir(FOLDER)
     with leftovers.held(staging, own=True) as inside:
@@ -74,7 +74,8 @@ def _write(staging: Path, target: str, files: Mapping[str, bytes]) -> None:
 
 
 def _place(new: Path, target: Path) -> None:
-    """By one rename or exchange. Raises CommandError where the file system has no exchange, OSError."""
+    """Move `new` to `target` by one rename or exchange. Raises CommandError if the file system has no exchange,
+    OSError."""
     if not os.path.lexists(target):
         os.rename(new, target)
     elif not atomic.exchange(new, target):
@@ -95,7 +96,7 @@ def _check_free(home: Path, target: str, *, force: bool) -> None:
 
 
 def _loaded(repository: Path, found: Candidate) -> tuple[Bundle, Manifest]:
-    """Raises InputError with what is wrong."""
+    """The files and the manifest of a version. Raises InputError with the reason."""
     try:
         bundle = layout.load(found, FILE_BYTES)
         if bundle.manifest is None:

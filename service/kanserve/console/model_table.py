@@ -69,7 +69,7 @@ def _claims(entries: Sequence[Entry]) -> list[str]:
         *(f"runs with {entry.serving}" for entry in entries if entry.serving),
         *filter(None, map(_outside, entries)),
     )
-    return list(dict.fromkeys(lines))  # versions of one model have most of them in common
+    return list(dict.fromkeys(lines))  # versions of one model share most lines
 
 
 def _outside(entry: Entry) -> str:

@@ -32,13 +32,13 @@ LAST = 3  # lines of its log in an error
 
 
 def is_path(word: str) -> bool:
-    """Whether an argument is a path and not the name of a served model. What exists changes nothing."""
+    """Whether an argument is a path and not the name of a served model. Existing files do not change the result."""
     return _is_place(word) or word.lower().endswith(SUFFIXES)
 
 
 def is_path_for(args: argparse.Namespace, word: str) -> bool:
     """The same for a command with `--url`. If `--url` is given, a word without a separator is a name, also with a
-    suffix. Raises InputError for a path next to `--url`: the server has no part in it."""
+    suffix. Raises InputError for a path next to `--url`, because that server does not take files."""
     if not args.url_given:
         return is_path(word)
     if _is_place(word):
@@ -50,16 +50,16 @@ def is_path_for(args: argparse.Namespace, word: str) -> bool:
 
 
 def is_here(path: str) -> bool:
-    """Whether a checkpoint is at a path: a file, or pykan's files whose names begin so."""
+    """Whether a checkpoint is at a path: a file, or the files of pykan whose names begin with the path."""
     try:
         return Path(path).is_file() or any(Path(path + part).is_file() for part in PARTS)
-    except OSError:  # a name that is too long for a file
+    except OSError:  # the name is too long for a file
         return False
 
 
 def advice(args: argparse.Namespace, word: str) -> str:
-    """For an error about a name that no server knows: the path that means what the current folder has under it; ""
-    where it has nothing, or the command takes no path."""
+    """A hint for a name that the server does not know: the path of the checkpoint with this name in the current folder.
+    "" if the folder has none, or the command takes no path."""
     if not word or _is_place(word):
         return ""
     leave = " and leave --url out" if getattr(args, "url_given", False) else ""
@@ -76,14 +76,14 @@ def _is_place(word: str) -> bool:
 
 
 def _place(word: str) -> str:
-    """As it is typed."""
+    """The path as a user types it in a shell."""
     return shlex.quote(os.path.join(os.curdir, word))
 
 
 @contextlib.contextmanager
 def served(args: argparse.Namespace) -> Iterator[None]:
-    """Meanwhile `args.url` is where the checkpoint at `args.name` is served, which then is the model's name. Raises
-    CommandError with what the export says."""
+    """Export the checkpoint at `args.name`, and serve it meanwhile. Sets `args.url` to the server's address and
+    `args.name` to the model's name. Raises CommandError with the text of the export."""
     if not getattr(args, "files", False):
         raise InputError(
             f"{args.name} is a path, expected the name of a served model: `kanserve {args.command}` takes no file"

@@ -72,8 +72,8 @@ def rows_for(tensor: TensorInfo, given: Contents, *, array: str = "", names: Nam
     """Rows for the input `tensor`, [rows, *tensor.shape[1:]], in its dtype. Raises InputError.
 
     A file may hold each row flat, in C order, as a CSV must, and may hold one row alone.
-    `array` picks one array of an .npz. With `names` of the features the columns of a table, and of a CSV that has a
-    header, are put in their order.
+    `array` picks one array of an .npz. If the features have `names`, the columns of a table, or of a CSV with a header,
+    get their order.
     """
     if given.form != ".csv" and given.form not in tables.SUFFIXES:
         return fit_rows.fit(given.name, _numbers_of(given, tensor, array), tensor)
@@ -83,9 +83,9 @@ def rows_for(tensor: TensorInfo, given: Contents, *, array: str = "", names: Nam
 
 
 def order_of(name: str, header: Sequence[str], width: int, names: Names) -> list[int] | None:
-    """Where in a row of `width` columns, called as the `header` of the file has it, each feature of the model is; None:
-    in this order. Raises InputError for a header that names others. Without names of features the order of the columns
-    is used, which a warning on stderr says."""
+    """The position of each feature of the model in a row of `width` columns, by the names in the `header` of the file.
+    None: the columns are in this order already. Without feature names, the command uses the order of the columns, and
+    prints a warning on stderr. Raises InputError for a header with other names."""
     header = [column.strip() for column in header]
     if not names.features:
         if header and header != [names.feature(at) for at in range(width)]:

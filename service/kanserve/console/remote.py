@@ -18,9 +18,9 @@ from kanserve.console.common import TLS_OPTIONS, CommandError, InputError, token
 def connection(args: argparse.Namespace, *, model: str = "") -> Iterator[Client]:
     """A client for `--url`; its errors become CommandError with hint and exit code.
 
-    `model`: the name that the command is about. If the server does not know it, the hint says which it knows, and
-    whether the folder has a checkpoint of that name. If it is a path, the checkpoint is exported and served for this
-    command, and `args.name` is its model's name there; a command that takes no checkpoint refuses it.
+    `model`: the name that the command is about. If the server does not know it, the hint lists the known names, and a
+    checkpoint of that name in the folder. If `model` is a path, the command exports and serves the checkpoint, and
+    `args.name` becomes the model's name. A command that takes no checkpoint rejects a path.
     """
     own = bool(model) and nearby.is_path_for(args, model)
     try:
@@ -36,7 +36,7 @@ def connection(args: argparse.Namespace, *, model: str = "") -> Iterator[Client]
 
 
 def _client(args: argparse.Namespace, *, own: bool) -> Client:
-    """`own`: of the server that this command has started, which needs neither certificates nor a token."""
+    """`own`: this command has started the server, which needs neither certificates nor a token."""
     if own:
         return Client(args.url, timeout=args.timeout)
     given = {name: getattr(args, name) for name, _, _ in TLS_OPTIONS}

@@ -1,7 +1,7 @@
-"""Results as they come: rows of outputs into a file or onto stdout, in bounded memory where the form allows it.
+"""Writes rows of outputs to a file or stdout while the server computes them, in bounded memory if the form allows it.
 
-.csv, .npy and .jsonl are written while rows are computed; a file appears when all are there. An .npz, a .json and
-`--json` need all of them at once.
+The command writes .csv, .npy and .jsonl while the server computes rows. The file appears when all rows are written. An
+.npz, a .json and `--json` need all rows at once.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ SUFFIXES = (*results.SUFFIXES, ".jsonl")
 
 
 class Sink(Protocol):
-    """Where the outputs of consecutive rows go."""
+    """Takes the outputs of consecutive rows."""
 
     def add(self, answer: Answer) -> None:
-        """The outputs of the next rows."""
+        """Take the outputs of the next rows."""
         ...
 
     def end(self) -> None:
-        """There are no more."""
+        """Finish: no more rows follow."""
         ...
 
 
@@ -64,7 +64,7 @@ class Shapes:
 
 
 class Kept:
-    """All outputs in memory, given to `write` at the end, with the names of their numbers by output."""
+    """Keeps all outputs in memory, and passes them to `write` at the end, with the column names of each output."""
 
     def __init__(self, write: Write) -> None:
         self._write, self._parts = write, list[dict[str, Any]]()
@@ -82,7 +82,7 @@ class Kept:
 
 
 class Csv:
-    """Text, by `write`; a header above the first rows."""
+    """Passes CSV text to `write`, with a header above the first rows."""
 
     def __init__(self, write: Callable[[str], object]) -> None:
         self._write, self._header = write, True
@@ -117,7 +117,7 @@ class Lines:
 
 
 class Npy:
-    """One array, whose header is written again at the end, when the number of rows is known."""
+    """One array. The sink rewrites the header at the end, when the number of rows is known."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._target = file
@@ -143,7 +143,7 @@ class Npy:
                 shutil.copyfileobj(self._file, self._target)
 
     def _head(self) -> None:
-        """numpy leaves room in a header for more rows, so that it keeps its length."""
+        """Write the header. numpy leaves room in it for more rows, so the header keeps its length."""
         self._file.seek(self._begin)
         described = np.lib.format.header_data_from_array_1_0(np.ascontiguousarray(self._row))
         np.lib.format.write_array_header_1_0(self._file, described | {"shape": (self._rows, *self._row.shape[1:])})
@@ -151,8 +151,8 @@ class Npy:
 
 @contextlib.contextmanager
 def opened(target: str | None, names: Sequence[str], *, keep: Write | None = None) -> Iterator[Shapes]:
-    """Where outputs called `names` go: into the file `target`, or as CSV onto stdout; without a target all of them to
-    `keep`, if it is given. Raises CommandError."""
+    """A sink for the outputs called `names`. It writes to the file `target`, or CSV to stdout. Without a target, it
+    passes all outputs to `keep`, if given. Raises CommandError."""
     form = Path(target).suffix.lower() if target else ""
     if target and form in (".csv", ".npy", ".jsonl"):
         with _words(target), atomic.opened(Path(target)) as file:

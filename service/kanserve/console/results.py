@@ -66,19 +66,19 @@ def summary(target: str, arrays: Mapping[str, Any]) -> str:
 
 
 def written(target: str, shapes: Mapping[str, Sequence[int]]) -> str:
-    """The same of shapes by name."""
+    """The same text, from shapes by name."""
     return f"{target}: {', '.join(f'{name} {list(shape)}' for name, shape in shapes.items())}"
 
 
 def csv_text(values: Any, columns: Sequence[str], *, header: bool = True) -> str:
-    """A header, if there is none above, and one line per row, each row flat in C order under the names of `columns`.
-    Floats are written so that they read back as they were."""
+    """A header with the names in `columns`, if `header` is set, and one line per row, each row flat in C order. The
+    text gives exactly the same floats when it is read."""
     table = values.reshape(len(values), len(columns))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     if header:
         writer.writerow(columns)
-    # A float64 of Python has the text of numpy's, sooner.
+    # Python writes a float64 with the same text as numpy, but faster.
     cells = table.tolist() if table.dtype == np.float64 else [[str(value) for value in row] for row in table]
     writer.writerows(cells)
     return out.getvalue()

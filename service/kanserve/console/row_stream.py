@@ -1,6 +1,8 @@
-"""Rows of a file, part by part: a large file is read while the rows above are computed, in bounded memory.
+"""Rows of a file, part by part. The command reads a large file in bounded memory, while the server computes earlier
+rows.
 
-CSV, Parquet, Arrow IPC, Feather and .npy files have parts. The other forms, and stdin except for CSV, are read whole.
+CSV, Parquet, Arrow IPC, Feather and .npy files have parts. The command reads the other forms, and stdin except for CSV,
+as a whole.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from kanserve.console.common import InputError
 from kanserve.console.read_rows import Contents
 from kanserve.nouns import TensorInfo
 
-PART_BYTES = 2**23  # of an .npy file that is read at once
+PART_BYTES = 2**23  # bytes of an .npy file that are read at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class Given:
     seekable: bool
 
     def contents(self) -> Contents:
-        """All of it."""
+        """The whole content."""
         return Contents(self.name, self.form, self.file.read())
 
     def share(self) -> str:
@@ -47,8 +49,8 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Parts of rows as `bulk.stream` takes them. `total`: how many rows there are, 0: that is not known; `share`: how
-    much is read, in words."""
+    """Parts of rows as `bulk.stream` takes them. `total`: the number of rows, 0 if it is not known; `share`: how much
+    is read, in words."""
 
     parts: Iterator[Any]
     total: int
@@ -57,7 +59,7 @@ class Rows:
 
 @contextlib.contextmanager
 def opened(source: str) -> Iterator[Given]:
-    """A file by its name, or stdin ("-"), before a server is asked anything. Raises InputError."""
+    """Open a file by its name, or stdin ("-"), before the client sends a request. Raises InputError."""
     if source == "-":
         first = sys.stdin.buffer.read(csvtable.PART)
         file: Any = io.BufferedReader(_Joined(first, sys.stdin.buffer))
@@ -75,7 +77,7 @@ def opened(source: str) -> Iterator[Given]:
 
 
 class _Joined(io.RawIOBase):
-    """Bytes that were read, and what is behind them."""
+    """Bytes that were read, followed by the rest of the file."""
 
     def __init__(self, first: bytes, file: BinaryIO) -> None:
         super().__init__()
@@ -89,8 +91,8 @@ class _Joined(io.RawIOBase):
 
 
 def rows(tensors: Sequence[TensorInfo], given: Given, *, array: str = "", names: Names = UNNAMED) -> Rows:
-    """Rows for all inputs of a model, as `read_rows.rows_for_all` gives them. Raises InputError, also while the parts
-    are taken."""
+    """Rows for all inputs of a model, as `read_rows.rows_for_all` gives them. Raises InputError, also during the
+    iteration over the parts."""
     if len(tensors) == 1:
         if given.form == ".csv":
             return _csv(tensors[0], given, names)
@@ -133,7 +135,7 @@ def _table(tensor: TensorInfo, given: Given, names: Names) -> Rows:
 def _parts(
     tensor: TensorInfo, given: Given, header: Sequence[str], names: Names, found: Iterator[Any]
 ) -> Iterator[Any]:
-    """Columns as rows of the model, in the order of its features."""
+    """Parts of columns as rows of the model, in the order of its features."""
     above, order = 0, None
     for numbers in found:
         if not above:
@@ -158,7 +160,7 @@ def _npy(tensor: TensorInfo, given: Given) -> Rows:
 
     def parts() -> Iterator[Any]:
         for start in range(0, max(1, total), size):
-            part = mapped()[start : start + size]  # each time anew: pages of a map that was read stay in memory
+            part = mapped()[start : start + size]  # a new map each time: pages of a read map stay in memory
             yield fit_rows.converted(given.name, part, tensor.datatype, above=start)
 
     return Rows(parts(), total, lambda: "")

@@ -15,11 +15,11 @@ from kanserve.console.common import InputError
 
 SUFFIXES = (".parquet", ".arrow", ".feather")
 ROWS = 2**15  # rows of a part, at most
-INDEX = "__index_level_"  # what pandas calls the rows of a DataFrame that it writes; no feature
+INDEX = "__index_level_"  # pandas writes the index of a DataFrame as this column; it is not a feature
 
 
 def check(name: str, form: str) -> None:
-    """Refuse a form that needs pyarrow where there is none. Raises InputError."""
+    """Reject a form that needs pyarrow if it is not installed. Raises InputError."""
     if importlib.util.find_spec("pyarrow") is None:
         raise InputError(
             f"{name}: a {form} file is read by the Python package pyarrow, which is not installed",
@@ -29,7 +29,7 @@ def check(name: str, form: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A file of columns. `rows`: how many there are; 0: that is not known before they are read."""
+    """A file of columns. `rows`: the number of rows, 0 if it is not known before they are read."""
 
     name: str
     columns: tuple[str, ...]
@@ -81,7 +81,7 @@ def _parquet(file: BinaryIO) -> tuple[Any, int, Iterator[Any]]:
 
 
 def _arrow(file: BinaryIO) -> tuple[Any, int, Iterator[Any]]:
-    """A file of Arrow's IPC, which Feather is, or its stream; Feather of before 2020."""
+    """An Arrow IPC file, which includes Feather, an Arrow IPC stream, or a Feather file from before 2020."""
     import pyarrow as pa
     from pyarrow import feather
 
@@ -98,7 +98,7 @@ def _arrow(file: BinaryIO) -> tuple[Any, int, Iterator[Any]]:
 
 
 def _numbers(name: str, columns: Sequence[str], batch: Any, above: int) -> Any:
-    """The columns of a batch side by side, in the type that holds all of them."""
+    """The columns of a batch as one array, in the type that holds all of them."""
     arrays = [
         _column(name, column, values, above)
         for column, values in zip(batch.schema.names, batch, strict=True)
@@ -123,7 +123,7 @@ def _column(name: str, column: str, values: Any, above: int) -> Any:
 
 @contextlib.contextmanager
 def _words(name: str) -> Iterator[None]:
-    """What pyarrow raises for a file, as InputError."""
+    """Turn errors of pyarrow about a file into InputError."""
     import pyarrow as pa
 
     try:

@@ -25,7 +25,7 @@ def look(settings: Settings) -> Iterator[Finding]:
             "name a directory that belongs to the server's user and that others cannot write (--state)",
         )
         return
-    except OSError:  # it is not there yet, or cannot be opened: the nearest directory says more
+    except OSError:  # it does not exist, or cannot be opened: the nearest directory shows why
         pass
     nearest = next(path for path in (settings.state, *settings.state.absolute().parents) if path.exists())
     if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):

@@ -18,7 +18,7 @@ from kanserve.diagnosis.finding import Finding, ok, problem, warning
 ABOUT = "server"
 SECONDS = 5.0  # for its metrics
 MOST = 2**24  # bytes of them
-OWN = "kanserve_"  # begins the name of a metric of ours
+OWN = "kanserve_"  # prefix of kanserve's own metric names
 READY = "READY"
 # Where samples begin so, what they count in words, and what to do.
 COUNTED = (
@@ -34,8 +34,8 @@ COUNTED = (
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """What TLS needs: PEM files (None: the usual authorities, no certificate of the caller's), and the name in the
-    server's certificate, if that is not the host."""
+    """Settings of TLS: PEM files (None: the usual authorities, no client certificate), and the name in the server's
+    certificate, if that is not the host."""
 
     ca: Path | None = None
     cert: Path | None = None
@@ -45,7 +45,8 @@ class Trust:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a server may have its page of metrics: a host and port. `trust`: with TLS; `headers`: who asks."""
+    """A host and port that may have the metrics page of the server. `trust`: use TLS; `headers`: the client's
+    credentials."""
 
     address: str
     trust: Trust | None = None
@@ -53,11 +54,11 @@ class Source:
 
     @property
     def url(self) -> str:
-        """Of the page."""
+        """The address of the page."""
         return f"{'http' if self.trust is None else 'https'}://{self.address}/metrics"
 
     def read(self) -> str:
-        """The page. Raises OSError, ValueError."""
+        """The text of the page. Raises OSError, ValueError."""
         try:
             with contextlib.closing(self._connection()) as connection:
                 connection.request("GET", "/metrics", headers=dict(self.headers))
@@ -78,7 +79,7 @@ class Source:
 
 
 class _Secure(http.client.HTTPSConnection):
-    """With the name that is looked for in the certificate."""
+    """An HTTPS connection that checks the certificate for a given name."""
 
     def __init__(self, address: str, trust: Trust) -> None:
         context = ssl.create_default_context(cafile=trust.ca)
@@ -94,7 +95,8 @@ class _Secure(http.client.HTTPSConnection):
 
 
 def look(client: Client, metrics: Sequence[Source]) -> Iterator[Finding]:
-    """By its protocol, and by its page of metrics, which is at the first of some places that has one."""
+    """Findings about a running server, from its protocol and its metrics page. The page is at the first of `metrics`
+    that has one."""
     try:
         state, index = client.health(), client.index()
     except ClientError as error:

@@ -42,7 +42,7 @@ HEADERS: Headers = [(b"content-type", GRPC), (b"grpc-accept-encoding", framing.A
 START: Event = {"type": "http.response.start", "status": 200, "headers": HEADERS, "trailers": True}
 REQUEST, BODY = "http.request", "http.response.body"
 NOSNIFF = (b"x-content-type-options", b"nosniff")
-UPGRADE = b"http2-settings"  # of a request that has made h2c of its connection
+UPGRADE = b"http2-settings"  # header of a request that has upgraded its connection to h2c
 TIMEOUT, ENCODING = b"grpc-timeout", b"grpc-encoding"
 ASKED = tuple(name.encode() for name in guard.HEADERS)
 SHOWN = access.HEADER.encode()
@@ -53,12 +53,12 @@ OK: Event = {"type": TRAILERS, "headers": framing.status(Code.OK), "more_trailer
 HTTP2 = "2"
 OLD = "gRPC needs HTTP/2, and this request came by HTTP/1"
 NO_UPGRADE = "this server speaks gRPC and HTTP; it does not upgrade a connection to websocket or h2c"
-SOCKET = "websocket."  # what stands before the types of events that refuse one
+SOCKET = "websocket."  # prefix of the event types that reject a WebSocket
 PART = 2**18  # bytes that are given to the server at a time: it copies them, and nothing else runs meanwhile
 SMALL = 4096  # bytes of an answer that are not worth counting while it is sent
 CUT = "the server is shutting down and does not wait for this call any longer; send it to another server"
-LAST = 1.0  # seconds in which a caller takes that
-CANCELLED = 1.0  # seconds in which a server cancels the task of a caller who went away
+LAST = 1.0  # seconds in which a client reads that
+CANCELLED = 1.0  # seconds in which a server cancels the task of a client that has disconnected
 LATE = "Deadline Exceeded"  # gRPC's own words
 
 
@@ -110,7 +110,7 @@ class GrpcApp:
             self._calls.end(task)
 
     async def _no_upgrade(self, scope: Event, send: Send, headers: dict[bytes, bytes]) -> None:
-        """The status for a request to speak something else, whoever asks: it is not read, and nobody is let in."""
+        """Reject a request for another protocol, for every caller. The transport does not read it and admits no one."""
         failure = self._services.unknown.refused(framing.failed(Code.UNIMPLEMENTED, NO_UPGRADE), _named(headers))
         await _refuse(send, HTTPStatus.NOT_IMPLEMENTED, failure, "" if scope["type"] == "http" else SOCKET)
 
@@ -212,7 +212,7 @@ def _late(method: Guarded, call: _Request) -> CallFailed:
 
 
 def _cut_off() -> CallFailed:
-    """What a caller is told whose call the server ends; the guard has told of it."""
+    """The status of a call that the server ends. The guard has logged it already."""
     known = logs.CALL.get() or arrived(UNTOLD)
     return CallFailed(Code.UNAVAILABLE, CUT, ((ID_HEADER, known.request_id),))
 
@@ -344,8 +344,8 @@ class _Request:
         return found[0]
 
     async def messages(self, limit: int, *begun: Event) -> AsyncGenerator[bytes]:
-        """All messages, until the caller is done; `begun` are events that came already. Bytes of a message that is
-        not whole are counted. Raises CallFailed, or Gone."""
+        """All messages, until the client is done; `begun` are events that arrived already. The transport counts the
+        bytes of an incomplete message. Raises CallFailed, or Gone."""
         messages = Messages(limit, self._packed)
         more, before = True, list(begun)
         client = self._scope.get("client")

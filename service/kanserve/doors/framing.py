@@ -64,8 +64,8 @@ class Messages:
         self.size = 0  # bytes of messages that are not taken yet
 
     def take(self, data: bytes) -> Iterator[bytes | Packed]:
-        """The messages that are whole now. Raises CallFailed for one that is too large, as soon as its
-        length is known, or that is packed in a way that the call does not name."""
+        """The messages that are complete now. Raises CallFailed for one that is too large, as soon as its length is
+        known. Raises it too for a message in an encoding that the call does not name."""
         self._buffer.add(data)
         self.size = self._buffer.size
         if self.size < self._wanted:
@@ -80,7 +80,7 @@ class Messages:
         self._buffer.add(found[at:])
 
     def _end(self, found: bytes, at: int) -> int:
-        """Bytes of the frame that begins there; of its prefix where that is not whole. Raises CallFailed."""
+        """Bytes of the frame that begins at `at`, or of its prefix if that is not complete. Raises CallFailed."""
         if len(found) - at < PREFIX.size:
             return PREFIX.size
         packed, length = PREFIX.unpack_from(found, at)
@@ -103,14 +103,14 @@ class Messages:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A message that may unpack to `limit` bytes."""
+    """A compressed message that may have at most `limit` bytes unpacked."""
 
     data: bytes
     encoding: str
     limit: int
 
     async def unpacked(self) -> bytes:
-        """On a thread where that takes long. Raises CallFailed."""
+        """The unpacked message. Unpacking runs on a thread if it takes long. Raises CallFailed."""
         try:
             return await compression.aside(self.data, self.encoding, self.limit)
         except compression.Corrupt:

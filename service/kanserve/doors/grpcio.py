@@ -57,7 +57,7 @@ def options(settings: Settings, connections: int) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.enable_channelz", 0),
-        # What core keeps of a message that is not read yet (`readers`); it would grow by itself.
+        # Bytes that core keeps of a message that no call reads yet (`readers`). Core would let this window grow.
         ("grpc.http2.lookahead_bytes", WINDOW),
         ("grpc.http2.bdp_probe", 0),
         # Waiting to be picked up: beyond the first, gRPC core cancels some at random. The guard refuses in words.
@@ -88,7 +88,7 @@ class Grpcio:
         except RuntimeError:  # gRPC core does not say why
             bound = 0
         if not bound:
-            taken = OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))  # if it is free again meanwhile
+            taken = OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))  # if the port is free again by now
             raise listening.tried(self._port) or self._port.refused(taken)
         await self._server.start()
         return bound
@@ -118,8 +118,8 @@ class Grpcio:
 
 
 def _worth_a_line(line: logging.LogRecord) -> bool:
-    """gRPC would log metadata that is no text as it came, which may be a piece of a tensor; and a traceback for each
-    answer to a call that core has ended already, as for a message that does not unpack. The guard logs that call."""
+    """Drops two kinds of lines of gRPC. It logs metadata that is not text, which may be a piece of a tensor. It also
+    logs a traceback for each answer to a call that core has already ended. The guard logs that call."""
     return not str(line.msg).startswith(("Invalid encoding", "ExecuteBatchError raised in core"))
 
 
@@ -128,7 +128,7 @@ def _configured(found: Tls) -> grpc.ServerCertificateConfiguration:
 
 
 def _readers(settings: Settings) -> Readers:
-    """As many as could read the largest requests in the share of `max_bytes` that unfinished requests have."""
+    """As many readers of the largest requests as fit the share of `max_bytes` for unfinished requests."""
     most = int(SHARE * settings.max_bytes) // settings.max_request_bytes
     return Readers(max(LEAST, most), settings.max_calls)
 
@@ -182,11 +182,12 @@ def _server_stream(method: Stream, arrival: Arrived, readers: Readers) -> Handle
 
 
 async def _message(method: Guarded, shown: Arrival, context: Context, readers: Readers) -> bytes:
-    """The only one; nothing of it, from those whom the method refuses. Raises CallFailed."""
+    """The only message of a call. If the method rejects the caller, the transport reads none of it. Raises
+    CallFailed."""
     if method.strange is not None and method.strange(shown):
         return b""
     try:
-        # Not by the iterator, which holds what it gave until the garbage is collected.
+        # Not by the iterator, which holds each message until the garbage collector runs.
         data = await readers.read(context.peer(), context.read)
     except CallFailed as failure:
         raise method.refused(failure, shown) from None

@@ -30,7 +30,7 @@ AGAIN = 0.5  # seconds until a server that ended is started again
 RUST_IO = re.compile(r"\(os error \d+\)$")  # how Rust ends the text of an OSError
 NEWS = 0.1  # seconds in which a GOAWAY arrives: who asks again at once should know of it
 SPARE = 2.0  # seconds more than `drain_grace`, after which h2corn cuts calls off by itself
-LEAVE = 5.0  # seconds in which callers take that their calls were cut off
+LEAVE = 5.0  # seconds in which clients read that their calls were cut off
 QUIET = 5.0  # seconds without an end, for the next one to be news
 
 log = logs.get_logger("door")

@@ -1,4 +1,4 @@
-"""The ports of a server, why one cannot be had, and how many connections a door may have."""
+"""The ports of a server, the reason if one cannot be opened, and the connection limit of a transport."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _inherited: dict[int, int] = {}  # port -> file descriptor
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """One that a server listens on: its `name` in words, the `flag` that chooses it, where it is."""
+    """A port that a server listens on: its `name` in words, the `flag` that chooses it, and its address."""
 
     name: str
     flag: str
@@ -37,34 +37,34 @@ class Port:
 
     @classmethod
     def grpc(cls, settings: Settings) -> Port:
-        """Of gRPC, and with `asgi` of HTTP too."""
+        """The port of gRPC; with `asgi` it serves HTTP too."""
         return cls("gRPC port", "--grpc-port", settings.host, settings.grpc_port)
 
     @classmethod
     def http(cls, settings: Settings) -> Port:
-        """Of HTTP, where it has one of its own."""
+        """The port of HTTP, if HTTP has its own."""
         return cls("HTTP port", "--http-port", settings.host, settings.http_port or 0)
 
     @classmethod
     def metrics(cls, settings: Settings) -> Port:
-        """Of the metrics."""
+        """The port of the metrics."""
         return cls("metrics port", "--metrics-port", settings.metrics_host, settings.metrics_port)
 
     @property
     def place(self) -> str:
-        """Such as 127.0.0.1:8001."""
+        """The address, such as 127.0.0.1:8001."""
         return f"{self.host}:{self.port}"
 
     def refused(self, error: OSError) -> ConfigError:
-        """Why it cannot be had, and what to do."""
+        """The error for a port that cannot be opened, with a hint."""
         advice = ADVICE.get(error.errno or 0, "name another address").format(flag=self.flag)
-        known = (error.errno or 0) > 0  # asyncio and socket add to the words of the system; names of hosts have others
+        known = (error.errno or 0) > 0  # asyncio extends the system's text; host name errors have none
         why = os.strerror(error.errno or 0) if known else error.strerror or error
         return ConfigError(f"{self.name}: {self.place} cannot be listened on: {why}", hint=advice)
 
 
 def every(settings: Settings) -> tuple[Port, ...]:
-    """All that a server of these settings listens on. Raises ConfigError if two of them are the same."""
+    """All ports that a server with these settings listens on. Raises ConfigError if two ports are the same."""
     ports = [Port.grpc(settings), *([Port.http(settings)] if settings.http_port is not None else [])]
     ports.append(Port.metrics(settings))
     names: dict[tuple[str, int], str] = {}
@@ -78,12 +78,12 @@ def every(settings: Settings) -> tuple[Port, ...]:
 
 
 def tried(port: Port) -> ConfigError | None:
-    """What is wrong with a port, if anything is. It is bound for a moment; nobody is answered there."""
+    """The error of a port, if it has one. The function binds the port for a moment and accepts no connection."""
     bare = port.host.strip("[]")
     family = socket.AF_INET6 if ":" in bare else socket.AF_INET
     try:
         with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server: a port of calls just ended
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server: the port was just closed
             probe.bind((bare, port.port))
             probe.listen(1)
     except OSError as error:

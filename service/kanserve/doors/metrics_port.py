@@ -14,8 +14,8 @@ from kanserve.observe.merged import Page
 from kanserve.observe.metrics import CONTENT_TYPE
 
 SCRAPERS = 32  # connections at once; each has a thread and a file, and further ones are closed
-TLS = b"\x16\x03"  # how a TLS handshake begins
-UNREAD = (HTTPStatus.BAD_REQUEST, HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)  # for what is not HTTP
+TLS = b"\x16\x03"  # first bytes of a TLS handshake
+UNREAD = (HTTPStatus.BAD_REQUEST, HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)  # for a request that is not HTTP
 QUIET = 60.0  # seconds between two lines about requests that are not HTTP
 
 log = logs.get_logger("metrics")
@@ -53,7 +53,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, handler)
 
     def refused(self, request: bytes) -> None:
-        """A request that is not HTTP: counted, and in the log at most once in `QUIET` seconds, without its bytes."""
+        """Count a request that is not HTTP, and log it without its bytes, at most once per `QUIET` seconds."""
         with self._lock:
             self._refused += 1
             if time.monotonic() < self._told + QUIET:
@@ -103,7 +103,7 @@ def _handler(metrics: Page, scrape_timeout: float) -> type[BaseHTTPRequestHandle
         do_HEAD = do_GET
 
         def end_headers(self) -> None:
-            """Of every response, also of those that the library makes."""
+            """Add the headers of every response, also of those that the library makes."""
             self.send_header("X-Content-Type-Options", "nosniff")
             super().end_headers()
 
@@ -111,7 +111,7 @@ def _handler(metrics: Page, scrape_timeout: float) -> type[BaseHTTPRequestHandle
             return "kanserve"
 
         def log_error(self, format: str, *args: object) -> None:
-            """By the library, with the status of what it refuses."""
+            """The library calls this with the status of a request that it rejects."""
             request: bytes = getattr(self, "raw_requestline", b"")
             if args and args[0] in UNREAD and isinstance(self.server, _Server):
                 self.server.refused(request)

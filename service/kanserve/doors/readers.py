@@ -1,9 +1,9 @@
-"""Which calls of gRPC core read their message now.
+"""Decides which calls of gRPC core read their message now.
 
-gRPC core keeps what arrives of a message that a call reads, up to the whole of it, and does not tell how much that is.
-If no call reads the message yet, core keeps one window. So a limited number of calls read at once; others wait for
-their turn, connection by connection. If a call waits, and another reads for longer than `PATIENCE`, the slowest reader
-of the connection that has most of them is refused, so that nobody can shut others out.
+While a call reads a message, gRPC core keeps the bytes that arrive, up to the whole message, and reports no size. If no
+call reads the message yet, core keeps one window. So only a limited number of calls read at once. The others wait for
+their turn, connection by connection. If a call waits while others read for longer than `PATIENCE`, the transport
+rejects one of these. It takes the slowest reader of the connection with most of them, so no client can shut others out.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ T = TypeVar("T")
 
 
 class Readers:
-    """At most so many read at once, and so many more wait. Needs a running event loop when it is used."""
+    """At most `most` calls read at once, and `waiting` more wait. The methods need a running event loop."""
 
     def __init__(self, most: int, waiting: int) -> None:
         self._free, self._waiting = most, waiting
-        self._reading: dict[asyncio.Task[object], _Reader] = {}  # the one that reads for longest first
+        self._reading: dict[asyncio.Task[object], _Reader] = {}  # the longest reader first
         self._queues: dict[str, deque[asyncio.Future[None]]] = {}  # by connection; the next one's first
         self._count = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -70,8 +70,8 @@ class Readers:
             raise
 
     def _next(self) -> None:
-        """A reader is done: the next one's turn, of each connection in turn. A call that was cancelled while it waits
-        stays in its queue until its task runs again, and gets no turn."""
+        """A reader is done: give the turn to the next call, connection by connection. A call that was cancelled while
+        it waits stays in its queue until its task runs again, and gets no turn."""
         while self._queues:
             connection, queue = next(iter(self._queues.items()))
             turn = queue.popleft()
@@ -93,8 +93,8 @@ class Readers:
                 del self._queues[connection]
 
     def _shed(self, connection: str) -> None:
-        """Refuse the newest one that waits, of the connection with most of them. Raises CallFailed if that is the one
-        that asks."""
+        """Reject the newest waiting call of the connection with most of them. Raises CallFailed if that is the
+        connection of the new call."""
         heaviest, queue = max(self._queues.items(), key=lambda item: len(item[1]))
         failure = _refused(MANY.format(self._waiting))
         if heaviest == connection:
@@ -105,7 +105,7 @@ class Readers:
             turn.set_exception(failure)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Refuse as many that read for too long as there are others who wait."""
+        """Reject calls that read for too long, at most one for each waiting call."""
         self._timer, now = None, loop.time()
         if not self._count:
             return
@@ -119,7 +119,7 @@ class Readers:
 
 
 class _Reader:
-    """A call that reads since then."""
+    """A call that reads its message since `since`."""
 
     __slots__ = ("connection", "refused", "since")
 
@@ -128,7 +128,7 @@ class _Reader:
 
 
 def _give_up(late: list[tuple[asyncio.Task[object], _Reader]], connection: str) -> None:
-    """The slowest reader of that connection."""
+    """Reject the slowest reader of that connection."""
     task, reader = next((task, one) for task, one in late if one.connection == connection and not one.refused)
     reader.refused = True
     task.cancel()

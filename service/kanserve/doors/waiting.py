@@ -92,13 +92,14 @@ class Calls:
         return self._given_up.get(task) if task in self._given_up and task.uncancel() == 0 else None
 
     def cut(self) -> None:
-        """Cancel every one: the server does not wait for it."""
+        """Cancel every call: the server no longer waits."""
         for task in tuple(self._all):
             self._cut.add(task)
             task.cancel()
 
     def was_cut(self, task: asyncio.Task[Any]) -> bool:
-        """Whether the task was cancelled for that. Asked once, and then it may go on to say so."""
+        """Whether `cut` has cancelled the task. The first query clears the cancellation, so the task can send its
+        status."""
         if task not in self._cut:
             return False
         self._cut.discard(task)

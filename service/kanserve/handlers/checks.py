@@ -2,7 +2,7 @@
 
 The order of the checks and their words are Triton's, so that a client written
 against Triton meets nothing new. If a name is wrong, the inputs or outputs of the
-model follow behind Triton's words.
+model follow after Triton's words.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def prefix_of(request: InferRequest) -> str:
 
 
 def _there_are(what: str, tensors: Sequence[TensorInfo]) -> str:
-    """Such as `; the model has input "x" [-1, 4] FP32`; of many the first ones."""
+    """Text such as `; the model has input "x" [-1, 4] FP32`; if there are many tensors, only the first ones."""
     shown = ", ".join(f'"{one.name[:LONGEST]}" {list(one.shape)} {one.datatype}' for one in tensors[:SHOWN])
     more = f" and {len(tensors) - SHOWN} more" if len(tensors) > SHOWN else ""
     return f"; the model has {what}{'s' if len(tensors) > 1 else ''} {shown}{more}"

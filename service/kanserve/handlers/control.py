@@ -34,7 +34,7 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class Relayed:
-    """A call that another process has answered, for the lines that are written while its order is obeyed here."""
+    """A call that another process has answered. This process names it in its log while it carries out the order."""
 
     request_id: str
     who: str
@@ -77,7 +77,8 @@ class Control:
 
     def promote(self, name: str, version: str) -> Chosen:
         """From now on this version answers requests without one; "": the highest that is ready, as if nobody had
-        chosen. The same choice again leaves what a rollback goes back to. Raises NotFound, NotPossible, BadRequest."""
+        chosen. The same choice again does not change the target of a rollback. Raises NotFound, NotPossible,
+        BadRequest."""
         before, choice = self._default(name), self.registry.choice(name)
         chosen = self._ready(name, version) if version else 0
         if choice is not None and choice.version == chosen:
@@ -153,7 +154,7 @@ class Control:
         self.rollout.chosen(name, how, choice.before)
 
     def _pass_on(self, order: Order) -> None:
-        """With the call that it came by."""
+        """Pass the order on, together with the call that caused it."""
         call = logs.CALL.get()
         by = {} if call is None else {"request_id": call.request_id, "caller": call.who}
         self.relay.pass_on({**order, "by": by})

@@ -57,14 +57,15 @@ class Operations:
         }
 
     async def overview(self) -> Told:
-        """Each version in short: what it is, how its export was verified, how it is used, and how its traffic is."""
+        """A summary of each version: its identity, the verification of its export, its use, and its traffic."""
         await self._look()
         now, before = self._ledger.last, self._ledger.since(RECENT)
         versions = [self._short(one, now, before) for one in self._catalogue.index(only_ready=False)]
         return {"at": now.at, "versions": versions}
 
     async def _look(self) -> None:
-        """At the metrics, if the last look was long enough ago: one for all who wait, also if some of them leave."""
+        """Read the metrics, if the last reading is old enough. All callers that wait share one reading, and it goes on
+        if some of them leave."""
         if self._looking is None and self._ledger.due(time.time()):
             self._looking = asyncio.ensure_future(self._looked())
         if self._looking is not None:
@@ -77,8 +78,8 @@ class Operations:
             self._looking = None
 
     def _short(self, one: VersionStatus, now: Figures, before: Figures | None) -> Told:
-        """`drift`: the largest ratio to what chance gives; None without a baseline. `error`: the largest relative error
-        of the outputs in the verification, on finite rows."""
+        """`drift`: the largest ratio to the no-drift threshold; None without a baseline. `error`: the largest relative
+        error of the outputs in the verification, on finite rows."""
         registry, key = self._catalogue.registry, (one.name, str(one.version))
         model = registry.model(one.name, one.version)
         total, recent = (figures.span(key, now, since) for since in (None, before))
@@ -143,7 +144,7 @@ class Operations:
 
 
 def _identity(info: ModelInfo) -> Told:
-    """Of a version that serves; without a manifest, its shape is all that is known."""
+    """The identity of a version that serves. Without a manifest, only its shape is known."""
     shapes = [[tensor.shape for tensor in tensors] for tensors in (info.inputs, info.outputs)]
     known = info.manifest
     if known is None:

@@ -19,7 +19,7 @@ from kanserve.models.statistics import NodeStatistics, Tally
 from kanserve.nouns import EdgeRequest, LayerScores, ModelInfo
 
 ROWS, LIVE, TOTAL, BASELINE, BEST = "rows", "live", "total", "baseline", "best"
-# Why there are no scores over so few rows, and what is to be known of those that there are.
+# The reasons why there are no scores over so few rows, and the notes on existing scores.
 LITTLE = {
     LIVE: "model '{name}' was asked too little: {rows} rows were looked into since it is counted, scores are of what "
     "moves from row to row, and take two or more",
@@ -143,7 +143,7 @@ def found(info: ModelInfo, id: str, over: str, what: Counted) -> Found:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Scores over what was counted: `over` what, of how many rows, and what a reader should know."""
+    """Scores over counted rows: `over` names the counts, with the number of rows and notes for the reader."""
 
     info: ModelInfo
     over: str
@@ -153,8 +153,8 @@ class Scored:
 
 
 def best(kan: Kan, request: EdgeRequest) -> str:
-    """Over what a model's scores say most: BASELINE where its export has one and its edges are curves, else "", which
-    are the reference rows. Raises what `Kan.describe` does."""
+    """The rows that give a model the most useful scores: BASELINE if its export has one and its edges are curves.
+    Otherwise "", which means the reference rows. Raises what `Kan.describe` does."""
     _, manifest = kan.describe(request.model, request.version)
     try:
         _counted_of(kan, manifest, live_scores.before(manifest))
@@ -164,8 +164,8 @@ def best(kan: Kan, request: EdgeRequest) -> str:
 
 
 async def counted_scores(kan: Kan, request: EdgeRequest, over: str) -> Scored:
-    """What each edge matters over what was counted: LIVE, a version's traffic since it is counted, or BASELINE, the
-    rows that its export was given. Raises BadRequest, Exhausted, NotPossible, and what `Model.edges` does."""
+    """The importance of each edge over counted rows. LIVE: the traffic of a version since its counts began. BASELINE:
+    the rows that its export was given. Raises BadRequest, Exhausted, NotPossible, and what `Model.edges` does."""
     if over not in (LIVE, BASELINE):
         raise BadRequest(
             f"scores are over the rows that come with them, or over '{LIVE}', '{BASELINE}' or '{BEST}'; "
@@ -183,7 +183,7 @@ async def counted_scores(kan: Kan, request: EdgeRequest, over: str) -> Scored:
 
 
 def _counted_of(kan: Kan, manifest: Manifest, tally: Tally, little: str = "{name}: {rows} rows") -> None:
-    """Raises NotPossible for edges that are no curves and for too few rows, Exhausted for too much work."""
+    """Raises NotPossible for edges that are not curves and for too few rows, Exhausted for too much work."""
     for at in range(len(manifest.layers)):
         alone(manifest, at)
     if tally.rows < 2:

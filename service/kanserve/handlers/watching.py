@@ -18,7 +18,7 @@ from kanserve.nouns import ModelInfo
 
 LEAST, USUAL, LONGEST = 1.0, 2.0, 3600.0  # seconds between two updates
 MOST = 10_000  # updates of one watch
-FRESH = LEAST / 2  # seconds for which what was counted for one watch is told to others too
+FRESH = LEAST / 2  # seconds for which all watches share the same counts
 SHARE = 4  # one caller may have this part of all watches
 
 
@@ -38,14 +38,14 @@ class WatchRequest:
 
 @dataclass(slots=True)
 class _Counted:
-    """What was counted last for those who watch the same, `users` of them, and since when it is known."""
+    """The last counts for `users` watches of the same statistics, and the time when they were made."""
 
     users: int = 0
     task: asyncio.Task[Counted] | None = None
     at: float = 0.0
 
     async def latest(self, live: Live, over: str) -> Counted:
-        """Counted once for all who ask within FRESH. Raises BadRequest."""
+        """The latest counts. All watches share one count within FRESH seconds. Raises BadRequest."""
         now = time.monotonic()
         if self.task is None or (self.task.done() and now - self.at > FRESH):
             self.task, self.at = asyncio.ensure_future(statistics.counted(live, over)), now
@@ -54,12 +54,12 @@ class _Counted:
 
 
 class Watches:
-    """Of one server, `most` at once, a quarter of these by one caller who is known by name. What they are told is
-    counted once for all who watch the same. `closing`: set when the server turns everything away."""
+    """The watches of one server: at most `most` at once, and a quarter of these for one caller with a known name. All
+    watches of the same statistics share their counts. `closing`: set when the server rejects all requests."""
 
     def __init__(self, kan: Kan, closing: asyncio.Event, most: int) -> None:
         self._kan, self._closing, self.most = kan, closing, most
-        self._open: dict[asyncio.Event, str] = {}  # and whose it is
+        self._open: dict[asyncio.Event, str] = {}  # with the name of the caller
         self._counted: dict[tuple[Live, str], _Counted] = {}
         kan.registry.tell(self._wake)
 
@@ -96,7 +96,7 @@ class Watches:
                 self._counted.pop((live, request.over), None)
 
     def forget(self) -> None:
-        """What was counted: it begins anew."""
+        """Forget the last counts: counting starts again."""
         for shared in self._counted.values():
             shared.task = None
 
@@ -142,7 +142,7 @@ class Watches:
 
 
 def _seen(task: asyncio.Task[Counted]) -> None:
-    """What was raised is not lost where nobody waits for it any more."""
+    """Read the error of a task that no watch waits for any more, because asyncio would log an unread error."""
     if not task.cancelled():
         task.exception()
 

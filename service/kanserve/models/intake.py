@@ -45,7 +45,7 @@ class Intake:
         """A model, and what it was made of; None where that is `held` already. `size`: of its files; `like`: what
         serves. Raises LoadError, ConfigError."""
         await asyncio.to_thread(headroom.check, size)
-        # What it says of itself is parsed somewhere else first, and then the very same bytes here.
+        # Another process parses the version's texts first. Then this process parses exactly the same bytes.
         said = await aside(functools.partial(layout.texts, candidate))
         await self._trial.parsed(said)
         bundle = await aside(functools.partial(layout.load, candidate, self._max_file_bytes, said))

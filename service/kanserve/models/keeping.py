@@ -2,10 +2,10 @@
 
     FOLDER/statistics/MODEL/VERSION/NUMBER.tally      one file for each process behind a port, by its number
 
-A file is a line of JSON and then the arrays, compressed. It is written whole or not at all, and believed only if it is
-of this form, of the same graph, and of the same cells. The folder is the server's own (`disk.Folder`): a link, a FIFO
-or a directory that others can write is refused. A folder that is full, read-only, refused or broken costs the keeping
-alone, and one line in the log.
+A file is a line of JSON and then the arrays, compressed. The server writes it whole or not at all. It accepts a file
+only if it has this form, the same graph and the same cells. The folder is the server's own (`disk.Folder`), so the
+server rejects a link, a FIFO or a directory that others can write. If the folder is full, read-only, rejected or
+broken, the server only stops keeping statistics there, and logs one line.
 
 Each window has a mark, the time at which it was begun by ResetStatistics, or 0. The latest mark that any file has is
 that of all: what has an older one counts no more.
@@ -66,8 +66,8 @@ class Keeping:
         return Shelf(self, own, info.digest, nodes)
 
     def cannot(self, what: str, where: Path, error: Exception) -> None:
-        """Tell it once: of writing, until it can again; of reading, of each version; of what is refused, of each
-        place."""
+        """Log a failure once: for writing, until it works again; for reading, per version; for a refused file, per
+        path."""
         if isinstance(error, disk.Refused):
             where = Path(str(error.filename))
         key = KEPT if what == KEPT and not isinstance(error, disk.Refused) else str(where)

@@ -1,5 +1,4 @@
-"""Scores of a model's edges over its traffic, or over its baseline, from what was counted of it and the curves of the
-edges."""
+"""Scores of a model's edges over its traffic, or over its baseline, from the counts and the curves of the edges."""
 
 from __future__ import annotations
 
@@ -31,9 +30,9 @@ class LiveScores:
 
 
 class _Before(Window):
-    """What a baseline says of some nodes. It has counts per cell and the moments of all values. The values of a cell
-    are taken as evenly spread over it, those beyond the bounds as on them. All are then moved and stretched so that
-    mean and standard deviation are those of the rows."""
+    """The baseline of some nodes: counts per grid interval, and the moments of all values. The class spreads the values
+    of an interval evenly over it, and puts values beyond the bounds on the bounds. It then shifts and scales all values
+    so that their mean and standard deviation are those of the rows."""
 
     def __init__(self, found: NodeBaseline) -> None:
         super().__init__(Cells.of(found.cells, len(found.counts)))
@@ -45,7 +44,7 @@ class _Before(Window):
         self._known = np.array(found.mean), np.array(found.std)
 
     def points(self) -> tuple[grids.Floats, grids.Floats]:
-        """As of `Window`, with the moments of the rows."""
+        """The points of `Window`, with the moments of the rows."""
         x, weights = super().points()
         total = np.maximum(weights.sum(axis=1, keepdims=True), 1.0)
         mean = (weights * x).sum(axis=1, keepdims=True) / total
@@ -55,14 +54,14 @@ class _Before(Window):
         return np.where(np.isfinite(known) & np.isfinite(std), stretched, x), weights
 
     def moments(self) -> tuple[grids.Floats, grids.Floats]:
-        """As they were on the rows."""
+        """The moments of the rows."""
         count = self.values.astype(np.float64)
         with np.errstate(all="ignore"):
             return self._known[0], self._known[1] * np.sqrt(count / np.where(count > 1, count - 1, np.nan))
 
 
 def before(manifest: Manifest) -> Tally:
-    """The baseline of an export, as what was counted."""
+    """The baseline of an export, in the form of counts."""
     found = manifest.baseline
     windows = tuple(_Before(one) for one in (*found.layers, *found.outputs))
     return Tally(found.rows, windows, np.zeros(0, np.int64))

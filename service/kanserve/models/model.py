@@ -111,12 +111,12 @@ class Model:
         self.observed = bool(self._observers)
 
     def offer(self, names: Sequence[str], size: int, copy: Callable[[], Copy]) -> None:
-        """To all of them, a request that was answered; as `Observer.offer`. They are called when the loop comes round,
-        never by whom the answer is for: what goes wrong there is a line in the log, and no caller's error."""
+        """Offer an answered request to all observers; see `Observer.offer`. The event loop calls them later, not within
+        the call: an error there is a line in the log, and does not reach the client."""
         asyncio.get_running_loop().call_soon(self._offered, names, size, copy)
 
     def _offered(self, names: Sequence[str], size: int, copy: Callable[[], Copy]) -> None:
-        """To those who observe now: one that has ended since the request was answered is not among them."""
+        """Offer it to the current observers. An observer that has ended since the answer is not among them."""
         for one in self._observers.values():
             one.offer(names, size, copy)
 
@@ -268,7 +268,7 @@ class Model:
     def leave(self) -> Leaving:
         """Nobody will find it from now on; on the event loop. What is in flight ends on it."""
         self._executor.leave()
-        self._observers, self.observed = {}, False  # requests in flight still end on it, and nobody is offered them
+        self._observers, self.observed = {}, False  # requests in flight still end on it, without observers
         if self.live is not None:
             self.live.end()
         self.live = None

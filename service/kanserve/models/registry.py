@@ -83,7 +83,7 @@ class Registry:
         self._complete = False
         self._told: list[Callable[[], None]] = []
         self.generation = 0  # changes with any of them
-        self._ready = (-1, False), False  # for which of these, and whether
+        self._ready = (-1, False), False  # the generation that it holds for, and the result
 
     def tell(self, changed: Callable[[], None]) -> None:
         """Call this after every change of a version's state or model."""
@@ -151,7 +151,7 @@ class Registry:
         return model
 
     def forget(self, name: str, version: int) -> None:
-        """A version that serves nothing is not there any more, also one that went while it was read."""
+        """Remove a version that does not serve, also one that disappeared while the loader read it."""
         versions = self._entries.get(name, {})
         if version in versions and versions[version].state is not State.READY:
             del versions[version]
@@ -165,9 +165,9 @@ class Registry:
 
     @property
     def ready(self) -> bool:
-        """Triton's strict readiness for what was there at the start: everything was tried and nothing failed. What
-        came later and failed leaves the server ready. Probes ask often, and there may be a thousand versions: it is
-        found out once after each change."""
+        """Triton's strict readiness for the versions at the start: the server tried all of them, and none failed. The
+        server stays ready if a later version fails. Probes are frequent and there may be a thousand versions, so the
+        registry computes this once after each change."""
         now = self.generation, self._complete
         if self._ready[0] != now:
             self._ready = now, self._all_ready()
@@ -180,7 +180,7 @@ class Registry:
         return self._complete and serves and start <= {State.READY, State.UNLOADING}
 
     def known(self, name: str) -> bool:
-        """Whether a model of that name was found, in whatever state."""
+        """Whether the server found a model of that name, in any state."""
         return name in self._entries
 
     def state(self, name: str, version: int) -> State | None:

@@ -156,7 +156,7 @@ class Rollout:
             await self._changed()
 
     def chosen(self, name: str, how: str, before: int) -> None:
-        """A caller chose the version that answers by default. `how`: promote or rollback; `before`: which did."""
+        """A caller chose the default version. `how`: promote or rollback; `before`: the default version before."""
         default = self._registry.default(name)
         self._tidings.chosen(name, default, self._registry.ready_versions(name))
         stays = self._registry.choice(name) is not None
@@ -197,7 +197,7 @@ class Rollout:
             await self._changed()
 
     async def _take_all(self, actions: Sequence[Action], look: Look, stop: asyncio.Event) -> None:
-        """One after the other, until `stop`; the log says how far the loads are."""
+        """Take the actions one after the other, until `stop`. The log shows the progress of the loads."""
         loads = [action.key for action in actions if action.step is Step.LOAD]
         for key in loads:
             self._announce(key)
@@ -340,7 +340,7 @@ class Rollout:
 
 @contextlib.asynccontextmanager
 async def _told(progress: Progress) -> AsyncIterator[Progress]:
-    """Its lines are written meanwhile."""
+    """Writes the progress lines during the context."""
     telling = asyncio.create_task(progress.tell())
     try:
         yield progress

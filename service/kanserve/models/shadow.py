@@ -41,7 +41,8 @@ class Shadow:
         self._metrics.number("kanserve_shadow_largest_difference").labels(*self._labels).set(0)
 
     def offer(self, names: Sequence[str], size: int, copy: Callable[[], Copy]) -> None:
-        """A request was answered: `size` bytes in and out, which `copy` gives as arrays. Nothing, once it has ended."""
+        """Take an answered request: `size` bytes in and out, which `copy` gives as arrays. Does nothing after the
+        end."""
         if self._ended:
             return
         self._due += self.share

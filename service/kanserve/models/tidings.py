@@ -15,24 +15,24 @@ from kanserve.observe.metrics import Metrics
 from kanserve.repository.look import Key
 from kanserve.repository.versions import VersionPolicy
 
-EVERY = 5.0  # seconds between two lines of a load that goes on
+EVERY = 5.0  # seconds between two lines about a load in progress
 
 log = logs.get_logger("models")
 
 
 class Progress:
-    """How far the loads of some versions are: `tell` writes a line every few seconds, until it is cancelled."""
+    """The progress of the loads of some versions. `tell` writes a line every few seconds."""
 
     def __init__(self, of: int) -> None:
         self._of, self._done, self._key = of, -1, ("", 0)
         self._began = time.monotonic()
 
     def next(self, key: Key) -> None:
-        """The load of this version begins, and the one before has ended."""
+        """The load of this version begins, and the previous load has ended."""
         self._key, self._began, self._done = key, time.monotonic(), self._done + 1
 
     async def tell(self) -> None:
-        """Until cancelled."""
+        """Write lines until the task is cancelled."""
         while True:
             await asyncio.sleep(EVERY)
             seconds = round(time.monotonic() - self._began, 1)

@@ -32,7 +32,7 @@ class Trial:
         self._asker = Asker(settings.backend)
 
     async def parsed(self, found: Texts) -> None:
-        """Until what a version says of itself was parsed somewhere else. Raises as `passed`."""
+        """Wait until another process has parsed the texts of a version. Raises what `passed` does."""
         if self._settings.trial:
             files = found.files()
             await self._asker.ask(replace(self._job(None, files), texts=True), files)

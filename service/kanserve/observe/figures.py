@@ -48,7 +48,7 @@ SERVER = {
     "process_resident_memory_bytes": "memory_bytes",
     "process_cpu_seconds_total": "cpu_seconds",
 }
-DRIFT = "kanserve_drift_ratio"  # of each layer; of a version the largest
+DRIFT = "kanserve_drift_ratio"  # per layer; the largest counts for a version
 FAILURES, BUILD = "nv_inference_request_failure", "kanserve_build_info"
 GRPC, HTTP = "grpc_server_handled_total", "http_requests_total"
 PHASES = ("queue", "input", "infer", "output")

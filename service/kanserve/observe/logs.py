@@ -83,7 +83,7 @@ def _keep_free() -> None:
 
 
 def _raw(line: str) -> None:
-    """What a library wrote by itself."""
+    """Write a line that a library wrote by itself."""
     for sink in _sinks:
         sink.write(line)
 
@@ -138,7 +138,7 @@ def _from(least: int) -> Processor:
 
 
 def _bound(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """No fact is longer than LONGEST: of a traceback that never ends its begin and its end tell enough."""
+    """Cut each fact to LONGEST characters. The begin and the end of a very long traceback are enough."""
     for name, fact in event.items():
         if isinstance(fact, str) and len(fact) > LONGEST:
             left = len(fact) - LONGEST

@@ -1,7 +1,7 @@
 """Every metric in one table. The port that shows them is `doors/metrics_port.py`.
 
 Three rules: no label whose values a client chooses (an unknown model counts as
-`_unknown_`), every series of what serves is there with 0 before its first event, no
+`_unknown_`), every series of a serving version is there with 0 before its first event, no
 number is kept twice. The last is why Triton's counters are read from `Statistics` at
 scrape time. They are also written out here: prometheus_client would append
 `_total` to their names, and dashboards made for Triton would find nothing.
@@ -229,8 +229,8 @@ class Metrics:
         return known
 
     def expected(self, name: str, version: str) -> None:
-        """A version is there and does not serve. One series says so; the others begin when it does, since whoever can
-        write a repository could make any number of them."""
+        """A version exists and does not serve. One series shows it. The other series begin when the version serves,
+        because a writer of the repository could otherwise create any number of series."""
         self.forget(name, version)
         self.number("kanserve_model_loaded").labels(name, version)
 

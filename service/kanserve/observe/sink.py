@@ -13,7 +13,7 @@ import time
 from collections import deque
 
 MOST_BYTES = 2**20  # that wait
-MOST_LINE = 2**16  # characters; `logs` bounds what a line is made of, this is for those who write by themselves
+MOST_LINE = 2**16  # characters; for libraries that write by themselves, since `logs` bounds the facts of its lines
 CUT = "... the line is cut\n"
 
 
@@ -82,7 +82,7 @@ class Sink:
         return True
 
     def _free(self) -> None:
-        """Wait until somebody reads: this thread may, nobody else does."""
+        """Wait until a reader takes data. Only this thread may wait."""
         waiting = select.poll()
         waiting.register(self._descriptor, select.POLLOUT)
         waiting.poll()

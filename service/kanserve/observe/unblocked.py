@@ -1,15 +1,15 @@
-"""stderr that cannot hold the process up, whoever writes to it.
+"""Makes stderr non-blocking, so that no write to it can stop the process.
 
-Our own lines have a thread (`sink`). But libraries write to descriptor 2 by themselves, and so do Python's last words:
-where nobody reads the pipe, such a write waits, with whatever lock its thread holds. So descriptor 2 becomes one whose
-writes fail instead. The flag for that belongs to an open file, which a parent or a shell may share, and is never set
-on what was inherited:
+kanserve's own lines have a thread (`sink`). But libraries write to descriptor 2 directly, and so does Python when it
+exits. If no process reads the pipe, such a write waits, and its thread keeps its locks. So kanserve makes writes to
+descriptor 2 fail instead. The flag for that belongs to an open file, which a parent or a shell may share. So kanserve
+does not set it on an inherited open file:
 
-* a pipe or a terminal is opened once more by its name in /proc, which makes an open file of this process' own;
-* a socket, as systemd gives one, has a time limit for a write;
-* a file on a disk does not wait for a reader, and stays;
-* where /proc cannot be used, descriptor 2 becomes a pipe of our own, from which a thread takes lines for the log. Last
-  words of a process that crashes may be lost then.
+* for a pipe or a terminal, kanserve opens it again by its name in /proc, which makes an open file of this process;
+* for a socket, which systemd may give, kanserve sets a time limit for a write;
+* a file on a disk does not wait for a reader, so kanserve leaves it as it is;
+* if /proc cannot be used, descriptor 2 becomes a pipe of kanserve, and a thread reads its lines for the log. The last
+  lines of a process that crashes may be lost then.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ import threading
 from collections.abc import Callable
 
 STDERR = 2
-PATIENCE = struct.pack("ll", 0, 10_000)  # of a socket: seconds and microseconds
+PATIENCE = struct.pack("ll", 0, 10_000)  # time limit of a socket: seconds and microseconds
 CHUNK = 2**16  # bytes
 
 
 def unblock(take: Callable[[str], object], descriptor: int = STDERR) -> int:
-    """Call once. `take` gets lines that go past the log, where they have to go through it. Returns the descriptor
-    that the log writes to."""
+    """Make the descriptor non-blocking; call this once. If kanserve needs a pipe, `take` gets the lines that libraries
+    write to it. Returns the descriptor that the log writes to."""
     kind = os.fstat(descriptor).st_mode
     if stat.S_ISSOCK(kind):
         with socket.socket(fileno=os.dup(descriptor)) as known:
@@ -46,7 +46,7 @@ def unblock(take: Callable[[str], object], descriptor: int = STDERR) -> int:
 
 
 def _through_pipe(take: Callable[[str], object], descriptor: int) -> int:
-    """Returns what the descriptor was, as another."""
+    """Replace the descriptor by a pipe. Returns a duplicate of the original."""
     before = os.dup(descriptor)
     reader, writer = os.pipe()
     os.set_blocking(writer, False)

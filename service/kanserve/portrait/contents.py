@@ -191,7 +191,7 @@ def _edges(curves: Curves, described: Description, scores: Scores) -> Sequence[P
 
 
 def _curves(curves: Curves, wanted: Sequence[Edge]) -> Iterator[tuple[Edge, LayerCurves]]:
-    """Each by itself, asked for together: one curve of a layer takes as long as all of them."""
+    """Each wanted curve. One request per layer gets all its curves, because one curve takes as long as all of them."""
     for layer in dict.fromkeys(one[0] for one in wanted):
         own = [one for one in wanted if one[0] == layer]
         sources, destinations = (sorted({one[at] for one in own}) for at in (1, 2))

@@ -65,12 +65,12 @@ def kinds(layer: LayerInfo) -> tuple[Flags, Flags]:
         symbolic[edge.source, edge.destination] |= edge.mask != 0
     if not layer.mask:
         return symbolic, np.full(shape, bool(layer.bases))
-    # Row by row: a million numbers at once would hold up everybody in the process for 0.1 s.
+    # Row by row: a million numbers at once would block the other threads for 0.1 s.
     return symbolic, np.array([np.array(row) != 0 for row in layer.mask])
 
 
 def colour(layer: LayerInfo, source: int, destination: int) -> str:
-    """Of one edge, as in the network: without a look at the other edges, which may be a million."""
+    """The color of one edge, as in the network. It does not need the other edges, which may be a million."""
     edges = [edge for edge in layer.symbolic if (edge.source, edge.destination) == (source, destination)]
     symbolic = np.array([[any(edge.mask != 0 for edge in edges)]])
     numeric = np.array([[layer.mask[source][destination] != 0 if layer.mask else bool(layer.bases)]])

@@ -91,24 +91,24 @@ def scan(repository: Path, *, plain_onnx: bool, hard_links: bool = False) -> lis
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """What a version says of itself, read and not parsed: the bytes of its files by name."""
+    """The texts of a version, read and not parsed: the bytes of its files by name."""
 
     config: bytes | None = None
     manifest: bytes | None = None
     numbers: bytes | None = None
 
     def files(self) -> dict[str, bytes]:
-        """Those that are there."""
+        """The existing files, by name."""
         named = {pbtxt.FILE_NAME: self.config, contract.FILE_NAME: self.manifest, contract.NUMBERS_FILE: self.numbers}
         return {name: data for name, data in named.items() if data is not None}
 
     @classmethod
     def of(cls, files: Mapping[str, bytes]) -> Texts:
-        """The same from their files."""
+        """The texts from such files."""
         return cls(files.get(pbtxt.FILE_NAME), files.get(contract.FILE_NAME), files.get(contract.NUMBERS_FILE))
 
     def judge(self) -> Manifest | None:
-        """What the manifest says. Raises LoadError for anything that cannot be understood."""
+        """The parsed manifest. Raises LoadError if a text is not valid."""
         try:
             pbtxt.read(self.config or b"")
             manifest = None if self.manifest is None else contract.loads(self.manifest)
@@ -122,7 +122,7 @@ class Texts:
 
 
 def texts(candidate: Candidate) -> Texts:
-    """What is to be parsed before anything else is read. Raises LoadError."""
+    """The texts that the server parses before it reads anything else. Raises LoadError."""
     try:
         told = _config_bytes(candidate)
         with _opened(candidate.root, candidate.steps) as directory:
@@ -143,7 +143,7 @@ def _texts(candidate: Candidate, directory: int) -> Texts:
 
 def load(candidate: Candidate, max_file_bytes: int, found: Texts | None = None) -> Bundle:
     """Read one version: every listed file once, compared with size and sha256. A file beyond
-    `max_file_bytes` is refused. `found`: what was read of it before, and tried.
+    `max_file_bytes` is refused. `found`: the texts of it that were read before, and tried.
 
     Raises LoadError with the reason; what it says names files by base name only.
     """
@@ -163,7 +163,7 @@ def load(candidate: Candidate, max_file_bytes: int, found: Texts | None = None) 
 
 
 def manifest(candidate: Candidate) -> Manifest:
-    """What the version says of itself, not compared with its files, and without lists in a file of their own. Raises
+    """The manifest of a version, not compared with its files, and without the lists that have their own file. Raises
     LoadError, OSError, ManifestError."""
     with _opened(candidate.root, candidate.steps) as directory:
         return contract.loads(_read(candidate, directory, contract.FILE_NAME, contract.SIZE_LIMIT))
@@ -182,7 +182,7 @@ def _config_bytes(candidate: Candidate) -> bytes | None:
 
 
 def _labelled(candidate: Candidate, data: bytes | None) -> OperatorConfig:
-    """With the lines of the files that it names."""
+    """The operator's config, with the lines of the label files that it names."""
     told = SILENT if data is None else pbtxt.read(data)
     if not told.labels:
         return told
@@ -290,7 +290,7 @@ def _verified(
 def _files(
     candidate: Candidate, directory: int, found: Texts, manifest: Manifest, most: int, told: OperatorConfig
 ) -> dict[str, bytes]:
-    """Those that the manifest lists, and nothing else lies there. Raises LoadError."""
+    """The files that the manifest lists. Raises LoadError, also if the folder has other files."""
     listed = {entry.path for entry in manifest.files}
     unlisted = sorted(set(os.listdir(directory)) - listed - _beside(candidate, told))
     if unlisted:
@@ -314,7 +314,7 @@ def _files(
 
 
 def _numbered(candidate: Candidate, said: int) -> str:
-    """What is wrong with a folder whose manifest says another version, and what to do."""
+    """The error text for a folder whose manifest has another version number, with the remedy."""
     found = f"the manifest says version {said}, the folder {candidate.version}"
     if os.path.isdir(candidate.root.joinpath(*candidate.steps[:-1], str(said))):
         command = f"kanserve copy {candidate.name} {said} {candidate.version} --force"
@@ -336,7 +336,7 @@ def _plain(candidate: Candidate, directory: int, max_file_bytes: int, told: Oper
 
 
 def _read(candidate: Candidate, directory: int, name: str, limit: int, *, expected: int | None = None) -> bytes:
-    """A file of the directory, once. Raises LoadError."""
+    """Read a file of the directory once. Raises LoadError."""
     try:
         return disk.read(name, limit, within=directory, hard_links=candidate.hard_links, expected=expected)
     except disk.Refused as error:

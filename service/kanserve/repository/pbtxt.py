@@ -24,7 +24,7 @@ from kanserve.repository.versions import ALL, VersionPolicy
 from kanserve.scheduling.policy import Level
 
 FILE_NAME = "config.pbtxt"
-SIZE_LIMIT = 2**17  # bytes; the parser takes half a second for so many
+SIZE_LIMIT = 2**17  # bytes; the parser takes half a second for this size
 LABELS_LIMIT = 2**20  # bytes of a file with labels
 PLATFORMS = {"backend": ("", "onnxruntime"), "platform": ("", "onnxruntime_onnx")}
 THREADS = "intra_op_thread_count"  # of Triton's onnxruntime backend

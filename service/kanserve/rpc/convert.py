@@ -69,12 +69,13 @@ M = TypeVar("M", bound=Message)
 
 @functools.cache
 def bound(message: Descriptor) -> Bound:
-    """How many fields such a message may have."""
+    """The number of fields that such a message may have."""
     return prescan.bound(message, WIDE)
 
 
 async def parsed(kind: type[M], data: bytes) -> M:
-    """As `parse`; on a thread for a message of many fields, since others would wait for milliseconds."""
+    """The result of `parse`. A message of many fields is parsed on a thread, because other calls would wait for
+    milliseconds."""
     if prescan.fits(data, bound(kind.DESCRIPTOR), prescan.QUICK):
         return _built(kind, data)
     return await threads.alone(functools.partial(parse, kind, data))

@@ -46,8 +46,8 @@ from kanserve.rpc.unfinished import Part, Unfinished
 STRICT_HEADER = "triton_grpc_error"  # of a stream of requests: what is wrong with one ends it
 TRACE_HEADERS = ("traceparent", "tracestate")
 HEADERS = (ID_HEADER, STRICT_HEADER, *TRACE_HEADERS, access.HEADER)  # all that is read of a call's metadata
-# gRPC's own way to say "come back, but not at once"; its retry policies honour it. By it clients of ours tell a limit
-# on all requests from a limit on one.
+# gRPC's standard trailer for "retry, but not at once"; its retry policies honor it. By this trailer, kanserve's clients
+# distinguish a limit on all requests from a limit on one.
 PUSHBACK = ("grpc-retry-pushback-ms", "500")
 
 log = logs.get_logger("rpc")
@@ -71,13 +71,13 @@ class CallFailed(Exception):
         self.trailers = trailers
 
     def forget(self) -> None:
-        """Let go of what led here, as `let_go` does."""
+        """Drop the tracebacks of this error, as `let_go` does."""
         let_go(self)
 
 
 class Gone(Exception):
-    """The caller went away: raised by a door where the next message would be. The call ends as one that is cancelled
-    does."""
+    """The client has disconnected. A transport raises this instead of the next message. The call ends like a cancelled
+    call."""
 
 
 Q = TypeVar("Q", bound=Sized)
@@ -164,7 +164,7 @@ class AccessLog:
 class Guard:
     """Wraps the methods of one server. `max_calls`: that are handled at once, probes not counted;
     `max_bytes`: of their messages, of which the `largest` is so large; `lines`: which calls have one;
-    `gate`: who may call, None where anyone may; `max_seconds`: that a call with one answer may take, None: any."""
+    `gate`: who may call, None if anyone may; `max_seconds`: that a call with one answer may take, None: any."""
 
     def __init__(
         self,
@@ -238,8 +238,8 @@ class Guard:
     def flow(
         self, series: Series, method: Callable[[AsyncIterator[Q], Call], AsyncIterator[bytes]], *, probe: bool = False
     ) -> Callable[[AsyncIterator[Q], Arrival], AsyncIterator[bytes]]:
-        """What `stream` does, for requests of any kind whose length is their bytes. The caller is authorised again
-        before each message that goes out, and as long as the stream waits for one: see `access.gate.Permit`."""
+        """The same as `stream`, for requests of any kind whose length is their bytes. The guard authorizes the caller
+        again before each outgoing message, and while the stream waits for one: see `access.gate.Permit`."""
         admitted = self._admission(series.path)
         self.streams.add(series.path)
 
@@ -268,7 +268,7 @@ class Guard:
 
     @contextlib.contextmanager
     def _permitted(self, caller: Principal) -> Iterator[AbstractContextManager[object]]:
-        """What each wait of a stream of theirs is done in."""
+        """The context for each wait of a stream of this caller."""
         if self._gate is None or not caller.known:
             yield contextlib.nullcontext()
             return
@@ -370,13 +370,13 @@ class Guard:
             raise _failed(failure, call) from failure
 
     def limit(self, max_calls: int, max_bytes: int) -> None:
-        """From now on."""
+        """Use these limits from now on."""
         self.max_calls, self.max_bytes = max_calls, max_bytes
         self._unfinished.limit(max_bytes)
 
     def part(self, connection: Hashable, peer: str, arrival: Arrival) -> Part:
-        """A request that has not arrived completely. It counts for the principal that calls; for `peer`, the address,
-        where nobody has to show who calls."""
+        """A request that has not arrived completely. It counts for the principal that calls. If the caller has no known
+        name, it counts for `peer`, the address."""
         return self._unfinished.part(connection, access.name(self._gate, arrival) or peer)
 
     def hold(self, size: int) -> None:

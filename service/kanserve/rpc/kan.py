@@ -33,7 +33,7 @@ LARGE = 2**17  # bytes of an answer that is not built on the event loop: tens of
 
 
 async def _written(size: int, made: Callable[[], Message]) -> bytes:
-    """A message of about so many bytes: a large one is made on a thread."""
+    """The bytes of a message of about `size` bytes. The server makes a large message on a thread."""
     if size < LARGE:
         return made().SerializeToString()
     return await asyncio.to_thread(lambda: made().SerializeToString())
@@ -103,7 +103,7 @@ class KanService:
         }
 
     def meant(self, name: str, version: str) -> tuple[ModelInfo, object]:
-        """The version that a request means, and an object that stands for it as long as it serves. Raises what
+        """The version that a request means, and an object that identifies it while it serves. Raises what
         `DescribeModel` does."""
         model, _ = self._kan.describe(name, version)
         return model.info, model
@@ -219,7 +219,8 @@ class KanService:
         return model.description
 
     async def _described(self, model: Model, manifest: Manifest) -> None:
-        """Once for all who wait, also if some of them leave: a thread cannot be cancelled."""
+        """Describe the model once for all calls that wait. The work goes on if some of them leave, because a thread
+        cannot be cancelled."""
         task = self._describing.get(model)
         if task is None or task.done():
             work = asyncio.to_thread(self._description, model.info, manifest)

@@ -1,7 +1,7 @@
 """How many fields a message has, before it is built: a few megabytes can name a million tensors.
 
-Looking costs time too, a microsecond and more per field, so all messages of one message together have a bound, and
-whoever stands on the event loop looks at a few fields only (`QUICK`).
+The scan takes a microsecond or more per field. So there is one bound for all messages within a message together, and
+the event loop scans only a few fields (`QUICK`).
 
 Source: the Protocol Buffers documentation, "Encoding": tags, varints and lengths. A message that is no message
 is left to the parser, which refuses it.
@@ -18,17 +18,17 @@ VARINT, FIXED64, BYTES, BEGIN, END, FIXED32 = 0, 1, 2, 3, 4, 5  # BEGIN and END:
 WIDTHS = {FIXED64: 8, FIXED32: 4, BEGIN: 0, END: 0}  # what a group holds counts as the message's own
 WORTH = 2**16  # bytes; a smaller message cannot hold much
 MOST = 1024  # fields of one message; packed numbers are one
-QUICK = 2**12  # fields that are looked at on the event loop: some milliseconds
+QUICK = 2**12  # fields that the event loop scans: some milliseconds
 TOTAL = 2**17  # fields of a message and of all within it
-PACKED = 16  # bytes of packed numbers that take as long as a field: 2 MiB are as many as TOTAL
+PACKED = 16  # bytes of packed numbers that count as one field: 2 MiB reach TOTAL
 FIXED = frozenset((FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE))
 TEXT = frozenset((FieldDescriptor.CPPTYPE_STRING, FieldDescriptor.CPPTYPE_MESSAGE))
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """`most`: fields of the message itself; `within`: bounds of messages inside of it, `packed`: those that may hold
-    many whole numbers, by field number."""
+    """`most`: limit of fields of the message itself; `within`: bounds of its inner messages, by field number; `packed`:
+    numbers of the fields that may hold many integers."""
 
     most: int = MOST
     within: Mapping[int, Bound] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class Bound:
 
 
 def bound(message: Descriptor, wide: Mapping[str, int]) -> Bound:
-    """Of a kind of message and all within it. `wide`: fields of those that may have more than MOST, by name."""
+    """The bound of a message type and all messages within it. `wide`: limits above MOST, by message name."""
     fields = message.fields
     within = {one.number: bound(one.message_type, wide) for one in fields if one.message_type is not None}
     packed = frozenset(one.number for one in fields if one.is_repeated and one.cpp_type not in FIXED | TEXT)
@@ -44,12 +44,12 @@ def bound(message: Descriptor, wide: Mapping[str, int]) -> Bound:
 
 
 def fits(data: bytes, bound: Bound, total: int = TOTAL) -> bool:
-    """Whether there are no more fields than that, and in all no more than `total`. Stops at the first too many."""
+    """Whether the fields are within the bound, and in all not more than `total`. Stops at the first field beyond."""
     return len(data) < WORTH or _fits(data, 0, len(data), bound, total) >= 0
 
 
 def _fits(data: bytes, start: int, end: int, bound: Bound, left: int) -> int:
-    """How many of the `left` fields are left then; below 0 where there are too many."""
+    """The number of the `left` fields that remain; below 0 if there are too many."""
     for count, (number, begin, stop) in enumerate(_fields(data, start, end), 1):
         left -= 1 + ((stop - begin) // PACKED if number in bound.packed else 0)
         if count > bound.most or left < 0:

@@ -27,7 +27,7 @@ class Reflection:
         """One answer for every question."""
         async for answer in self._servicer.ServerReflectionInfo(_questions(messages), None):
             yield answer.SerializeToString()
-            await asyncio.sleep(0)  # thousands of questions may be there at once: others have their turn
+            await asyncio.sleep(0)  # thousands of requests may arrive at once: other calls get a turn
 
 
 async def _questions(messages: AsyncIterator[bytes]) -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:

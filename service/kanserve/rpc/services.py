@@ -27,8 +27,8 @@ NAMES = (InferenceService.descriptor.full_name, KanService.descriptor.full_name)
 @dataclass(frozen=True, slots=True)
 class Services:
     """`methods` by path, such as /grpc.health.v1.Health/Check; `unknown` answers for any other path.
-    `hold`: that many bytes of an answer wait for their caller, or wait no more; `part`: a request that has not arrived
-    completely, of this connection, address and `Arrival`; `apart`: a context in which calls that
+    `hold`: that many bytes of an answer wait for their caller, or wait no more; `part`: the account of a request that
+    has not arrived completely, by connection, address and `Arrival`; `apart`: a context in which calls that
     end wait, so many seconds before and after what is done there, so that nobody asks again in that moment."""
 
     methods: Mapping[str, Guarded]

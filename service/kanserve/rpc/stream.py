@@ -120,7 +120,7 @@ class _Flow:
             answer = await self._infer(data, call) + FINAL
         except KanserveError as error:
             self.refused += 1
-            if self._strict or isinstance(error, Unauthenticated):  # nothing later of this stream may pass either
+            if self._strict or isinstance(error, Unauthenticated):  # later requests of this stream may not pass either
                 raise
             return _refusal(error, call)
         share.answered(len(answer))

@@ -1,8 +1,8 @@
-"""Requests that have not arrived completely: their bytes are counted as they come, and bounded.
+"""Counts and bounds the bytes of requests that have not arrived completely.
 
-Every byte of such a request counts for its connection, for its caller and in total, and in the guard's `max_bytes`. If
-the total exceeds its limit, the newest unfinished request of the heaviest connection of the heaviest caller is refused.
-So a caller who fills the limit loses requests of its own, and a lone caller may use all of it.
+Every byte of such a request counts for its connection, for its caller, in total, and in the guard's `max_bytes`. If the
+total exceeds its limit, the server finds the heaviest caller and its heaviest connection. It rejects the newest
+unfinished request there. So a caller that fills the limit loses its own requests, and one caller may use all of it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import TypeVar
 from kanserve.errors import TooManyUnfinished
 
 T = TypeVar("T")
-SMALL = 2**12  # bytes of a piece that is joined with others
+SMALL = 2**12  # bytes; a smaller piece is joined with others
 SHARE, MOST = 0.375, 0.75  # of `max_bytes`: the rest stays for requests that are whole
 
 
 class Buffer:
-    """Bytes that arrive in pieces. Pieces are kept as they come, because one buffer that grows leaves holes in the
-    allocator's memory; small ones are joined, because each would cost more than it holds."""
+    """Bytes that arrive in pieces. The buffer keeps the pieces, because one growing buffer leaves holes in the
+    allocator's memory. It joins small pieces, because each would take more memory than it holds."""
 
     __slots__ = ("_pieces", "size")
 
@@ -50,8 +50,8 @@ class Buffer:
 
 
 class Unfinished:
-    """The account of a server. `hold` gets the change of the total in bytes. `largest`: bytes of the largest request,
-    for which there is room even if `max_bytes` is small."""
+    """The account of a server. `hold` gets the change of the total in bytes. `largest`: bytes of the largest request;
+    there is room for it even if `max_bytes` is small."""
 
     def __init__(self, hold: Callable[[int], None], max_bytes: int, largest: int = 0) -> None:
         self._hold, self._largest = hold, largest
@@ -69,8 +69,8 @@ class Unfinished:
         return Part(self, connection, caller)
 
     def grown(self, part: Part, size: int) -> None:
-        """`part` has so many bytes more (or less, if negative). Refuses requests until the total fits the limit.
-        Raises TooManyUnfinished if `part` itself is refused."""
+        """`part` has `size` bytes more (or less, if negative). Rejects requests until the total fits the limit. Raises
+        TooManyUnfinished if `part` itself is rejected."""
         caller = self._callers.setdefault(part.caller, _Caller())
         connection = caller.connections.setdefault(part.connection, _Connection())
         connection.parts[part] = None
@@ -102,7 +102,7 @@ class Unfinished:
             del self._callers[part.caller]
 
     def _newest(self, part: Part) -> Part:
-        """The request to refuse; `part` where no other waits for bytes."""
+        """The request to reject; `part` if no other request waits for bytes."""
         heaviest = max(self._callers.values(), key=_total)
         connection = max(heaviest.connections.values(), key=_total)
         return next((one for one in reversed(connection.parts) if one.waits or one is part), part)
@@ -131,7 +131,7 @@ def _total(count: _Caller | _Connection) -> int:
 
 
 class Part:
-    """One request while it arrives: a context, which ends the count."""
+    """One request while it arrives. It is a context, and its exit ends the count."""
 
     __slots__ = ("_account", "_refused", "_task", "caller", "connection", "size")
 
@@ -157,14 +157,14 @@ class Part:
         return self._task is not None
 
     def holds(self, size: int) -> None:
-        """So many bytes have arrived and are not passed on yet. Raises TooManyUnfinished."""
+        """`size` bytes have arrived and are not passed on yet. Raises TooManyUnfinished."""
         if size == 0:
             self._account.gone(self)
         elif size != self.size:
             self._account.grown(self, size - self.size)
 
     async def more(self, coming: Awaitable[T]) -> T:
-        """The next bytes. Raises TooManyUnfinished if the request is refused meanwhile."""
+        """The next bytes. Raises TooManyUnfinished if the request is rejected meanwhile."""
         task = self._task = asyncio.current_task()
         try:
             return await coming
@@ -177,7 +177,7 @@ class Part:
             del task  # a task that was cancelled holds this frame
 
     def refuse(self) -> None:
-        """By the account, for others."""
+        """Reject this request; the account calls this to make room for others."""
         self._refused = True
         if self._task is not None:
             self._task.cancel()

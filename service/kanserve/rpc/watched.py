@@ -1,4 +1,5 @@
-"""Updates of statistics as bytes, written once for all who watch the same: a large model's take milliseconds each."""
+"""Updates of statistics as bytes. The server writes an update once for all watches of the same statistics, because a
+large model's update takes milliseconds."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ STATISTICS = bytes([kan_pb2.StatisticsUpdate.DESCRIPTOR.fields_by_name["statisti
 
 
 class Told:
-    """As a context of each who watches: nothing is kept while nobody does."""
+    """The written updates, and a context for each watch. It keeps nothing while there are no watches."""
 
     def __init__(self) -> None:
         self._users = 0
@@ -33,13 +34,13 @@ class Told:
             self._written.clear()
 
     async def update(self, found: Found, ended: str) -> bytes:
-        """A StatisticsUpdate. The same nodes are the same statistics."""
+        """A StatisticsUpdate. If the nodes are the same object, the statistics are the same."""
         key = found.info.name, found.info.version, found.over
         nodes, task = self._written.get(key, (None, None))
         if task is None or nodes is not found.nodes:
             task = asyncio.ensure_future(asyncio.to_thread(_written, dataclasses.replace(found, id="")))
             self._written[key] = found.nodes, task
-        # Messages are merged by writing them one after the other.
+        # In the protobuf encoding, concatenated messages are merged.
         own = kan_pb2.GetStatisticsResponse(id=found.id).SerializeToString()
         statistics = await asyncio.shield(task)
         last = kan_pb2.StatisticsUpdate(ended=ended).SerializeToString()

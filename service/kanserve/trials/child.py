@@ -71,8 +71,7 @@ def limit(job: Job) -> None:
 
 
 def parse(job: Job, files: Mapping[str, bytes]) -> None:
-    """What the server will parse, for the first time here: whatever it takes, this process has limits. Raises
-    LoadError."""
+    """Parse the texts before the server does. This process has limits on time and memory. Raises LoadError."""
     manifest = Texts.of(files).judge()
     if manifest is not None:
         check_manifest(manifest)
@@ -100,7 +99,7 @@ def try_out(job: Job, files: Mapping[str, bytes]) -> None:
 
 
 def _slim(job: Job) -> Manifest | None:
-    """What the server made of the manifest, whatever its size."""
+    """The manifest that the server has made, of any size."""
     if job.manifest is None:
         return None
     text = job.manifest.encode()

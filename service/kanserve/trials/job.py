@@ -27,7 +27,7 @@ class Job:
     """One version. `files`: their sizes, by name; `rows`: that a batch is tried with; `seconds` and `memory` (bytes,
     beside what the files take) are its limits; `strict`: as the setting `graph_screen` has it; `library`:
     of further operators, for the graph in a file of its own that has some ("": that is not loaded); `texts`: the files
-    are those of `layout.Texts`, which are parsed and nothing else."""
+    are those of `layout.Texts`, and the process only parses them."""
 
     backend: str
     device: str

@@ -1,7 +1,8 @@
 """The card of a version: what `kanserve report` writes, made by the server itself, as JSON for the page or as the file.
 
-What it takes is loaded when somebody asks. It is made on a thread, which has the server's own methods answer. Callers
-of one version wait for one report, which is kept; a report that all of them have left ends.
+The server imports the modules for a report on the first request. A thread makes the report from the answers of the
+server's own methods. All requests for one version wait for one report, and the server keeps it. If all of them leave,
+the server stops making the report.
 """
 
 from __future__ import annotations
@@ -28,12 +29,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 HTML = "text/html; charset=utf-8"
-GLANCE = 0.1  # seconds after which a thread that waits for curves sees that nobody waits for it
+GLANCE = 0.1  # seconds after which a thread that waits for curves sees that all requests have left
 PATIENCE = 60.0  # seconds for curves, which take milliseconds
 
 
 class Card:
-    """The reports of all versions, by `once`: it takes a hundred milliseconds and more of a thread."""
+    """The reports of all versions, made with `once`, because a report takes a hundred milliseconds or more of a
+    thread."""
 
     def __init__(self, service: KanService, bound: Bound | None = None) -> None:
         self._service, self._once = service, Once(bound or Bound())
@@ -80,7 +82,7 @@ class Card:
         *,
         html: bool,
     ) -> Answer:
-        """On a thread. Raises Abandoned when nobody waits for it any more."""
+        """Make the report, on a thread. Raises Abandoned if no request waits for it any more."""
         from kanserve.client import curves as curves_
         from kanserve.client import scores as scores_
         from kanserve.client.description import from_pb
@@ -123,7 +125,8 @@ class Card:
 
 
 def _awaited(waiting: Future[T], gone: threading.Event) -> T:
-    """What a coroutine gives, on a thread. Raises what it does, TimeoutError, and Abandoned; then it is cancelled."""
+    """Wait on a thread for the result of a coroutine. Raises the coroutine's error, TimeoutError, or Abandoned. If it
+    raises one of the last two, it cancels the coroutine."""
     end = time.monotonic() + PATIENCE
     while not gone.is_set() and time.monotonic() < end:
         try:

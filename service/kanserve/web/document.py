@@ -1,9 +1,8 @@
-"""JSON as it comes in: bounded before it is parsed, every key once, NaN and the infinities as Triton takes them.
+"""Reads JSON of requests: bounded before it is parsed, every key once, NaN and the infinities as Triton takes them.
 
-How deep it is, how many values and keys it has is counted first (`structure`), in time that grows with its bytes alone.
-Then orjson parses it, a large one piece by piece; the standard library, which is ten times slower, sees what orjson
-refuses, and what has a key twice, if it is not too large. `reading` keeps all of it away from the event loop where it
-may take long.
+`structure` first counts the depth, the values and the keys, in time that grows only with the bytes. Then orjson parses
+the document, a large one piece by piece. The standard library is ten times slower. It parses only a document that
+orjson rejects, or one with a repeated key, if it is not too large. `reading` moves work that may take long to a thread.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ BEFORE = (b"[", b",", b" ", b"\n", b"\t")
 
 
 async def reading(size: int, work: Callable[[], T]) -> T:
-    """What `work` gives, which reads or writes `size` bytes of JSON: on a thread where these are many, one at a
-    time."""
+    """The result of `work`, which reads or writes `size` bytes of JSON. If `size` is large, it runs on a thread, one
+    job at a time."""
     return work() if size < LARGE else await threads.alone(work)
 
 
@@ -40,7 +39,7 @@ def read(text: bytes, most: int) -> Any:
     """The document; NaN and the infinities in lists as strings. `most`: values in it. Raises BadRequest, Exhausted."""
     if len(text) <= SMALL and text.count(b"[") + text.count(b"{") <= DEPTH and text.count(b",") <= most:
         document = _read(text, SMALL)
-        if text.count(b":") == _keys(document):  # those within strings included, so no key is there twice
+        if text.count(b":") == _keys(document):  # colons within strings count too, so no key is repeated
             return document
     try:
         shape = structure.scan(text, parts=PARTS, values=most)
@@ -59,7 +58,7 @@ def read(text: bytes, most: int) -> Any:
 
 
 def _checked(text: bytes, colons: int, commas: int) -> Any:
-    """A document that has so many keys, if each is there once."""
+    """A document with `colons` keys, if no key is repeated."""
     document = _read(text, commas)
     if colons and colons != _keys(document):
         return _slowly(text, commas)
@@ -118,7 +117,7 @@ def _read(text: bytes, commas: int) -> Any:
 
 
 def _keys(value: Any) -> int:
-    """How many keys the objects have."""
+    """The number of keys in all objects."""
     count, waiting = 0, [value]
     while waiting:
         one = waiting.pop()

@@ -28,8 +28,8 @@ JSON = "application/json"
 ENCODINGS = ", ".join(compression.WINDOWS)
 WORTH = 1024  # bytes of an answer that is packed
 CHALLENGE = {"www-authenticate": "Bearer"}
-AHEAD = 2**22  # bytes of a chunked body over HTTP/1 that h2corn reads ahead; with a length in front it reads none
-NOSNIFF = {"x-content-type-options": "nosniff"}  # of every answer: a browser is not to guess what it is
+AHEAD = 2**22  # bytes of a chunked HTTP/1 body that h2corn reads ahead; with a content length it reads none
+NOSNIFF = {"x-content-type-options": "nosniff"}  # in every response: a browser must not guess the type
 
 
 @dataclass(frozen=True, slots=True)

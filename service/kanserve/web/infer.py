@@ -25,7 +25,7 @@ from kanserve.web.numbers import word
 
 HEADER_LENGTH = "inference-header-content-length"
 DIGITS = re.compile(r"\d{1,10}")
-DIGITS_PER_BYTE = 4  # of a number, about
+DIGITS_PER_BYTE = 4  # digits of a number per byte, about
 LIMITS = (-(2**63), 2**63, 2**64)
 BEYOND = 2**1024  # any double that is one
 

@@ -178,7 +178,7 @@ class KanPages:
 
 
 def _bound_lists(body: dict[str, Any]) -> None:
-    """Raises BadRequest for lists that would take long to read: each value takes a microsecond and more."""
+    """Raises BadRequest for lists that would take long to read: each value takes a microsecond or more."""
     lists = {key: value for key, value in body.items() if isinstance(value, list)}
     for key, value in lists.items():
         convert.at_most(key, value, convert.INDEX_LIMIT)

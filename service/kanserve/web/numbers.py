@@ -4,7 +4,8 @@ A float32 is written as the float64 that it equals, as Triton does: whoever read
 NaN and the infinities, which JSON lacks, are the words NaN, Infinity and -Infinity, Triton's too; Python's and
 RapidJSON's parsers take them.
 
-Lists and arrays are worked on in parts of `PART` numbers: one call of numpy or orjson lets no other thread run.
+The server handles lists and arrays in parts of `PART` numbers, because no other thread runs during one call of numpy or
+orjson.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def _parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 
 def _kinds(values: Sequence[Any], *, words: bool) -> set[type]:
-    """`words`: those of NONFINITE are numbers."""
+    """The types of the values. `words`: the words of NONFINITE count as numbers."""
     kinds = set(itertools.chain.from_iterable(set(map(type, part)) for part in _parts(values)))
     if words and str in kinds and NONFINITE.issuperset(v for v in values if isinstance(v, str)):
         kinds.discard(str)

@@ -1,7 +1,7 @@
-"""Answers that take seconds to make and are the same for all who ask: made once at a time, and kept for a while.
+"""Makes answers that take seconds and are the same for all callers: once at a time, and keeps them for a while.
 
-Several callers that ask for the same wait for the same work. It ends with the last of them: nobody makes the server
-compute by asking and leaving.
+Callers with the same request wait for the same work. The work ends if the last of them leaves. So a client that sends
+a request and disconnects does not keep the server busy.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from kanserve.web.exchange import Answer
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """`seconds`: that one answer may take; `together`: so many are made at once; `waiting`: so many are made or wait
-    for their turn; `kept`: bytes of answers that are kept."""
+    """`seconds`: time limit of one answer; `together`: answers that are made at once; `waiting`: answers that are made
+    or wait for their turn; `kept`: bytes of kept answers."""
 
     seconds: float = 60.0
     together: int = 2
@@ -29,15 +29,15 @@ class Bound:
 
 
 class Abandoned(Exception):
-    """Raised in a thread by work that nobody waits for any more."""
+    """Raised in a thread by work that no caller waits for any more."""
 
 
-# Makes an answer. The event is set when nobody waits for it any more, since a thread cannot be cancelled.
+# Makes an answer. `Once` sets the event if no caller waits any more, because a thread cannot be cancelled.
 Make = Callable[[threading.Event], Awaitable[Answer]]
 
 
 class _Work:
-    """One answer in the making. `of`: what it is about."""
+    """One answer in the making. `of`: the object that it is about."""
 
     def __init__(self, of: object) -> None:
         self.of = weakref.ref(of)
@@ -46,7 +46,7 @@ class _Work:
         self._callers = 0
 
     async def answer(self) -> Answer:
-        """For one more caller. If the last one is cancelled, so is the work."""
+        """The answer, for one more caller. If the last caller is cancelled, the work is cancelled too."""
         self._callers += 1
         try:
             return await asyncio.shield(self.task)
@@ -58,7 +58,7 @@ class _Work:
 
     @property
     def left(self) -> bool:
-        """Whether it was given up, and gives no answer any more."""
+        """Whether the work was abandoned, and will give no answer."""
         return self.gone.is_set() and not self.task.done()
 
 
@@ -72,8 +72,8 @@ class Once:
         self._size = 0
 
     async def get(self, key: Hashable, of: object, make: Make) -> Answer:
-        """The answer under this key about `of`; one about an object that another has replaced is made anew. Raises
-        what `make` does, TookTooLong, and QueueFull if too many others are made."""
+        """The answer for this key about `of`. If another object was there before, the answer is made again. Raises what
+        `make` does, TookTooLong, and QueueFull if too many others are made."""
         kept = self._kept.get(key)
         if kept is not None and kept[0]() is of:
             self._kept.move_to_end(key)
@@ -110,7 +110,7 @@ class Once:
                 gone.set()
 
     def _keep(self, key: Hashable, of: object, answer: Answer) -> None:
-        """Those that were asked for last, as many as there is room for."""
+        """Keep the answer, and drop the least recently used ones if they do not fit `kept` bytes."""
         before = self._kept.pop(key, None)
         self._size += len(answer) - (0 if before is None else len(before[1]))
         self._kept[key] = weakref.ref(of), answer

@@ -30,8 +30,9 @@ class Probes:
         return _state(self._catalogue.ready())
 
     async def metrics(self, asked: Asked, call: Call) -> Answer:
-        """The page of the metrics port, of all workers, written on a thread: it takes milliseconds, and for hundreds
-        of models much longer. Whoever asks meanwhile gets the same, so that many who ask take no more than one."""
+        """The page of the metrics port, for all workers. A thread writes it, which takes milliseconds, and much longer
+        for hundreds of models. Requests that arrive meanwhile get the same page, so many of them cost no more than
+        one."""
         if self._written is None or self._written.done():
             self._written = asyncio.ensure_future(asyncio.to_thread(self._page.text))
         return Answer(await asyncio.shield(self._written), CONTENT_TYPE)

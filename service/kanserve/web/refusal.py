@@ -38,6 +38,6 @@ def status(outcome: Code, error: BaseException | None) -> int:
     """Of a call that ended with `outcome`, for `error`."""
     if isinstance(error, Refused):
         return error.status
-    if isinstance(error, Limited):  # of others: the same request may pass later
+    if isinstance(error, Limited):  # a limit on all requests: the same one may pass later
         return int(HTTPStatus.TOO_MANY_REQUESTS)
     return int(STATUS[outcome])

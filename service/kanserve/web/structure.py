@@ -1,12 +1,12 @@
-"""What JSON consists of, found before anything is parsed: how deep, how many values, where it can be cut.
+"""Finds the structure of JSON before anything is parsed: its depth, its number of values, the places to cut it.
 
     found = scan(text, limits)          one pass, linear, in slices
     pieces(text, found)                 parts of about `SLICE` bytes, each complete JSON by itself
 
-A parser in C lets no other thread run until it returns, so a large document that is parsed in one call stops the event
-loop, whichever thread calls. Parsed piece by piece it stops nobody: between two pieces other threads have their turn.
-Strings are left out of every count. Nothing here decides whether the text is JSON: the parser does, piece by piece,
-except for what a cut would hide, which `pieces` refuses.
+A parser in C lets no other thread run until it returns. So one call for a large document stops the event loop, even
+from another thread. If the server parses piece by piece, other threads get their turn between two pieces. No count
+includes strings. This module does not decide whether the text is JSON. The parser decides it, piece by piece. Only
+errors that a cut would hide are found here: `pieces` rejects them.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-SLICE = 2**17  # bytes that are looked at, and parsed, at a time
+SLICE = 2**17  # bytes that are scanned, and parsed, at a time
 LONGEST = 2**21  # bytes of a piece: a string or an object that no cut divides
 QUOTE, BACKSLASH, COMMA, COLON = b'",:'[0], b"\\"[0], b","[0], b":"[0]
 OPENERS, CLOSERS = b"[{", b"]}"
 CLOSES = dict(zip(OPENERS, CLOSERS, strict=True))
-NO_END, NO_BEGINNING = b"[{,:", b"]},:"  # a piece does not end, or begin, so
-MORE = "\u0000"  # the key under which an object goes on that an earlier piece began
+NO_END, NO_BEGINNING = b"[{,:", b"]},:"  # no piece ends, or begins, with these
+MORE = "\u0000"  # the key for the rest of an object that an earlier piece began
 AGAIN = {OPENERS[0]: b"[", OPENERS[1]: b'{"\\u0000":'}
 SPACE = b" \t\n\r"
 
@@ -37,7 +37,7 @@ class Malformed(ValueError):
 
 
 class TooMuch(ValueError):
-    """Text that has more of something than the limits allow: `parts` or `values`, and how many there are so far."""
+    """Text with more `parts`, `values` or `bytes` than the limits allow, and their count so far."""
 
     def __init__(self, what: str, count: int) -> None:
         super().__init__(f"{count} {what}")
@@ -61,7 +61,8 @@ class Shape:
 
 
 def scan(text: bytes, *, parts: int, values: int) -> Shape:
-    """Raises TooMuch as soon as there is too much, Malformed for more closing brackets than opening ones."""
+    """The counts of a text. Raises TooMuch as soon as a count exceeds its limit, Malformed for more closing brackets
+    than opening ones."""
     found, at, inside = Shape(), 0, False
     while at < len(text):
         end = _end(text, at)
@@ -80,7 +81,7 @@ def scan(text: bytes, *, parts: int, values: int) -> Shape:
 
 
 def _end(text: bytes, at: int) -> int:
-    """Of a slice: an escape is not divided."""
+    """The end of the slice that begins at `at`. A slice does not divide an escape."""
     end = min(at + SLICE, len(text))
     while end < len(text) and text[end - 1] == BACKSLASH:
         slice_ = text[at:end]
@@ -91,7 +92,7 @@ def _end(text: bytes, at: int) -> int:
 
 
 def _count(found: Shape, piece: bytes, at: int, *, inside: bool) -> bool:
-    """Add a slice, and say whether the next begins inside of a string."""
+    """Add a slice. Returns whether the next slice begins inside a string."""
     letters = np.frombuffer(piece, np.uint8)
     kinds = KINDS[letters]
     if QUOTE in piece:
@@ -112,7 +113,7 @@ def _count(found: Shape, piece: bytes, at: int, *, inside: bool) -> bool:
 
 
 def depth(text: bytes, found: Shape) -> int:
-    """How many lists and objects are open at once, at most."""
+    """The largest number of lists and objects that are open at once."""
     deepest, now = 0, 0
     for marks in found.marks:
         kinds = KINDS[np.frombuffer(text, np.uint8)[marks]]
@@ -124,8 +125,8 @@ def depth(text: bytes, found: Shape) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """`text`: JSON by itself. Its value goes on from level `base` of what is open at its start; `start`: levels that
-    are open there, `end`: at its end. `colons`: keys that it has, those of MORE included."""
+    """A part of the text. `text`: complete JSON. `start` and `end`: levels that are open at its start and its end. Its
+    value continues the open levels from `base`. `colons`: its number of keys, those of MORE included."""
 
     text: bytes
     base: int
@@ -134,9 +135,9 @@ class Piece:
     colons: int
 
 
-# radon: one pass over the brackets; parted, each of its four counters would be handed on.
+# radon: one pass over the brackets; split, each function would pass on all four counters.
 def pieces(text: bytes, found: Shape) -> Iterator[Piece]:
-    """In their order. Raises Malformed, and TooMuch for a piece that is too long."""
+    """The pieces, in their order. Raises Malformed, and TooMuch for a piece that is too long."""
     stack, before, at, low, colons = bytearray(), bytearray(), 0, 0, 0
     for mark in itertools.chain.from_iterable(marks.tolist() for marks in found.marks):
         letter = text[mark]

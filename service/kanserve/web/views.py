@@ -82,7 +82,7 @@ class Views:
         return await asyncio.to_thread(answer)
 
     async def overview(self, asked: Asked, call: Call) -> Answer:
-        """All versions in short."""
+        """A summary of all versions."""
         told = await self._operations.overview()
         return await asyncio.to_thread(json_answer, told)
 

@@ -117,7 +117,7 @@ export class Api {
       } catch (error) {
         if (signal?.aborted) return;
         if (error === HIDDEN) continue;
-        if (live && (error === SILENT || [429, 502, 504].includes(error.status))) { // 429: as many watch as may
+        if (live && (error === SILENT || [429, 502, 504].includes(error.status))) { // 429: the limit of watches is reached
           live = false;
           continue;
         }

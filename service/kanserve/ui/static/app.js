@@ -4,7 +4,7 @@ import { Api } from './api.js';
 import { button, el, tell } from './dom.js';
 import { Skeleton } from './skeleton.js';
 
-const PATIENCE = 150; // milliseconds for which the view before stays, rather than a skeleton that flickers
+const PATIENCE = 150; // milliseconds for which the previous view stays, so that no skeleton flickers
 
 // Of a model: what the address says -> what it is called, and its module in views/. The first is shown where it says
 // nothing. `listed`: it has a place in the bar; others are led to.

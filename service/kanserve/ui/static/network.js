@@ -79,7 +79,7 @@ const OVER = {
   reference: (rows) => `over the ${rows} that the export was tried on, which were drawn and are no data`,
 };
 
-/** Sets what each edge matters. over: 'best', the baseline if the export has one, else its own rows; or 'live'. Resolves to words about it; rejects with ApiError. */
+/** Sets the importance of each edge. over: 'best', the baseline if the export has one, otherwise its own rows; or 'live'. Resolves to a text about it; rejects with ApiError. */
 export async function score(layers, { api, kan }, over) {
   const found = await api.post(`${kan}/scores`, { over }, { packed: true });
   for (const one of found.layers) {

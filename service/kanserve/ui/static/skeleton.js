@@ -1,11 +1,11 @@
-// What a view shows until its answers are there: what is being computed, in words, and its final layout in grey.
+// The skeleton that a view shows until its data arrives: a text about the work of the server, and the final layout in gray.
 
 import { el } from './dom.js';
 
 const TICK = 1000; // milliseconds
-const SOON = 2; // seconds after which it is told how long it takes
+const SOON = 2; // seconds after which the skeleton shows the elapsed time
 
-/** A grey box where something will be. kind: title, line, tile, tiles, picture, chart, row or table. */
+/** A gray box in the place of later content. kind: title, line, tile, tiles, picture, chart, row or table. */
 export function bone(kind) {
   if (kind === 'tiles') return el('div', { class: 'tiles' }, repeated('tile', 6));
   return el('div', { class: `bone of-${kind}`, 'aria-hidden': 'true' });
@@ -21,7 +21,7 @@ function repeated(kind, count) {
 
 const pair = (...children) => el('div', { class: 'pair' }, children.map((one) => el('section', {}, bones('line', one))));
 
-// Of each view: its parts, in their order.
+// The parts of each view, in their order.
 const LAYOUTS = {
   home: () => bones('title', 'table'),
   map: () => bones('title', 'line', 'row', 'picture', 'line', 'table'),
@@ -34,7 +34,7 @@ const LAYOUTS = {
   ops: () => [bone('title'), bone('tiles'), pair('chart', 'chart', 'chart', 'chart'), bone('table')],
 };
 
-/** Words about what is computed, and for how long, once that is worth telling. */
+/** A text about the work of the server, and the elapsed time after SOON seconds. */
 export class Doing {
   constructor(text) {
     this.text = el('span', {}, text);
@@ -57,7 +57,7 @@ export class Doing {
   }
 }
 
-/** The skeleton of a view, for `module` of views/. It goes when `root`, the view's own element, has something in it. */
+/** The skeleton of a view, for `module` of views/. It ends when `root`, the view's own element, has content. */
 export class Skeleton {
   constructor(module, root) {
     this.doing = new Doing('The page asks the server which models there are.');

@@ -15,7 +15,7 @@ import { savers } from '../svg.js';
 const BARS = 10; // inputs with a bar of their own
 const EDGES = 14; // of a layer, on the way
 const CURVES = 6;
-// What stands in each part until the first answer is there.
+// The boxes that each part shows until the first answer arrives.
 const WAITING = { answer: ['tile', 'line'], where: ['row'], bars: ['line', 'chart'], way: ['line', 'picture'] };
 
 export async function show(root, ctx) {

@@ -1,9 +1,9 @@
-// All models of the server: what each version is, whether it was verified, and how it is used.
+// All models of the server: the identity of each version, its verification, and its use.
 
 import { el, table } from '../dom.js';
 import { count, number } from '../format.js';
 
-// What a verification was compared with: short, and whether that is the trained model.
+// The references of a verification: a short name, and whether the reference is the trained model.
 const AGAINST = { reading: ['file', 'fair'], answers: ['trained model', 'good'], module: ['torch module', 'good'] };
 
 export async function show(root, { api, doing }) {
@@ -28,7 +28,7 @@ export async function show(root, { api, doing }) {
   return undefined;
 }
 
-/** With a token of the role read alone: names and states. */
+/** The versions. A token that has only the role read gives names and states. */
 async function versions(api) {
   try {
     return (await api.get('v1/kan/overview')).versions;
@@ -59,7 +59,7 @@ function traffic({ state: now, requests, requests_per_second: rate }) {
   return `${count(requests)}${rate ? `, ${number(rate, 3)}/s` : ''}`;
 }
 
-/** 1 is what chance alone gives. */
+/** A drift of 1 is the no-drift threshold. */
 function drift(row) {
   if (row.drift === undefined || row.state !== 'READY') return '';
   if (row.drift === null) return el('span', { class: 'quiet' }, 'no baseline');

@@ -14,7 +14,7 @@ const KEPT = 900; // readings
 const LONG = 10; // seconds between two
 const LINES = ['one', 'two', 'three', 'four', 'five', 'six'];
 const PHASES = [['queue', 'waiting', 'two'], ['input', 'inputs', 'four'], ['infer', 'the graph', 'one'], ['output', 'outputs', 'three']];
-// What stands in each part until the first answer is there.
+// The boxes that each part shows until the first answer arrives.
 const WAITING = { tiles: ['tiles'], rates: ['line', 'chart'], times: ['line', 'chart'], phases: ['line', 'chart'], batches: ['line', 'chart'], versions: ['line', 'table'] };
 const RATES = { names: (value) => number(value, 3) };
 
