@@ -399,6 +399,39 @@ def test_a_copy_is_of_files_links_and_folders_alone(tmp_path: Path) -> None:
             disk.copy("pipe", old, new)
 
 
+def appended(path: Path, most: int) -> bytes:
+    with disk.Folder(path.parent).append(path.name) as descriptor:
+        return os.pread(descriptor, most, 0)
+
+
+def owned(path: Path, most: int) -> bytes:
+    return disk.Folder(path.parent).read(path.name, most)
+
+
+@pytest.mark.parametrize("read", [disk.read, disk.beginning, appended, owned])
+@pytest.mark.parametrize("kind", [SYMLINK, FIFO])
+def test_a_file_that_is_replaced_after_its_check_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path, int], bytes], kind: str
+) -> None:
+    """Somebody replaces the file between the check and the open, which no check by name can see."""
+    path, victim, check = tmp_path / "folder" / "file", tmp_path / "victim", disk.check_regular
+    path.parent.mkdir(mode=0o700)
+    path.write_bytes(b"own")
+    victim.write_bytes(SECRET)
+
+    def checked(*given: object, **named: object) -> None:
+        check(*given, **named)  # type: ignore[arg-type]  # as it was called
+        if path.is_file() and not path.is_symlink():
+            path.unlink()
+            os.mkfifo(path) if kind == FIFO else path.symlink_to(victim)
+
+    monkeypatch.setattr(disk, "check_regular", checked)
+    began = time.monotonic()
+    with pytest.raises(OSError, match=r"symbolic link|FIFO"):
+        read(path, 1000)
+    assert time.monotonic() - began < SECONDS
+
+
 def test_an_export_writes_where_it_began_whoever_moves_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
