@@ -27,6 +27,9 @@ MOST = 64  # of the given rows, that others are made from
 SEED = 0
 HALF = (torch.float16, torch.bfloat16)
 SEVERAL = "several inputs: a tuple in the order of forward's parameters, or a dictionary by their names"
+NESTED = (
+    "record a function that makes the dictionary, such as `lambda image, meta: model({'image': image, 'meta': meta})`"
+)
 
 Array = npt.NDArray[Any]
 Inputs = Sequence[tuple[str, str, Array]]  # name, keyword (empty for a positional input), rows
@@ -78,7 +81,11 @@ def _given(model: Callable[..., Any], rows: Any) -> list[tuple[str, str, Array]]
     found = named(example, _parameters(model))
     given = [(name, keyword, _array(value)) for name, keyword, value in found]
     whole = len(given) > 1 or isinstance(model, nn.Module)  # a function of one array takes floating-point numbers
-    for name, _, value in given:
+    for (name, _, value), (_, _, raw) in zip(given, found, strict=True):
+        if isinstance(raw, Mapping):
+            raise OptionError(
+                f"rows of {name} are a dictionary, expected a tensor or an array [rows, ...]", hint=NESTED
+            )
         if not _are_rows(value, "fiub" if whole else "f"):
             what = "rows are" if len(given) == 1 else f"rows of {name} are"
             raise OptionError(

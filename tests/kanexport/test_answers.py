@@ -267,6 +267,9 @@ def test_recorded_answers_of_a_live_module(tmp_path: Path) -> None:
         kanexport.record_answers(module, np.array([["a"]]), path)
     with pytest.raises(OptionError, match="differ in their number of rows: input 20, x1 19"):
         kanexport.record_answers(module, (x, x[1:]), path)
+    with pytest.raises(OptionError, match="rows of x are a dictionary") as error:
+        kanexport.record_answers(module, ({"image": x, "meta": x},), path)
+    assert "lambda image, meta: model({'image': image, 'meta': meta})" in str(error.value.hint)
 
 
 def _of_two_inputs() -> Any:
