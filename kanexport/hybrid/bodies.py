@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from kanexport.form.ir import Kan, Layer
-from kanexport.hybrid import conv_graphs, sampled_graphs, splice
+from collections.abc import Callable
+
+from kanexport.form.ir import Kan
+from kanexport.hybrid import conv_graphs, splice
 from kanexport.hybrid.conv_read import Convolved
 from kanexport.hybrid.lend import TYPES, lent
 from kanexport.hybrid.plan import Plan, Use
 from kanexport.hybrid.recognise import Whole
 from kanexport.hybrid.sampled import Sampled
+from kanexport.hybrid.sampled_graphs import EdgeGraphs
 from kanexport.hybrid.trace import Hole
 from kanexport.lowering.edges import edge_graph
 from kanexport.lowering.serving import INPUT, serving_graph
@@ -21,6 +24,7 @@ def of(
 ) -> tuple[list[splice.Body | splice.Tap], tuple[bytes, ...]]:
     """What goes into each call of a layer, and the edge graphs. `file`: the one for their large constants."""
     index = {name: at for at, name in enumerate(plan.modules)}
+    sampled = _sampled(whole, plan, target)
     edges: list[bytes] = []
     bodies: list[splice.Body | splice.Tap] = []
     for use in plan.uses:
@@ -36,11 +40,26 @@ def of(
                 name = f"layer{len(edges)}_in"
                 nodes.append((tensor, name))
                 by = plan.readings[use.name].by
-                edges.append(_edges(whole, by, layer, name, width, target, file))
+                if by is None:
+                    edges.append(edge_graph(layer, name, width, target.dtype, file))
+                else:
+                    edges.append(share(sampled(by, name), file))
         hole = Hole(index[use.name], use.kan.n_inputs, use.kan.n_outputs, use.form)
         model = _serving(plan.readings[use.name].by, use.kan, tuple(inner), target, file)
         bodies.append(splice.Body(hole, model, tuple(nodes), use.axes))
     return bodies, tuple(edges)
+
+
+def _sampled(whole: Whole, plan: Plan, target: Target) -> Callable[[Sampled, str], bytes]:
+    """From a layer that is known by its outputs and the name of its input tensor to its edge graph."""
+    with lent(whole, TYPES[target.dtype]):
+        graphs = EdgeGraphs(reading.by for reading in plan.readings.values() if isinstance(reading.by, Sampled))
+
+    def edges(by: Sampled, name: str) -> bytes:
+        with lent(whole, TYPES[target.dtype]):
+            return graphs.edges(by, name, target.dtype, target.max_batch_size)
+
+    return edges
 
 
 def _tap(
@@ -55,15 +74,6 @@ def _tap(
             graphs.append(conv_graphs.edges(convolved, part, name, target.dtype, target.max_batch_size))
     hole = Hole(index, 0, 0, use.form)
     return splice.Tap(hole, tuple(seen), use.picture, target.dtype), graphs
-
-
-def _edges(
-    whole: Whole, by: Sampled | None, layer: Layer, name: str, width: int, target: Target, file: Weights | None
-) -> bytes:
-    if by is None:
-        return edge_graph(layer, name, width, target.dtype, file)
-    with lent(whole, TYPES[target.dtype]):
-        return share(sampled_graphs.edges(by, name, target.dtype, target.max_batch_size), file)
 
 
 def _serving(by: Sampled | None, kan: Kan, inner: tuple[str, ...], target: Target, file: Weights | None) -> bytes:

@@ -1,18 +1,30 @@
-"""The edge graph of a layer that is known by its outputs: torch.onnx makes it."""
+"""Edge graphs of layers that are known by their outputs: torch.onnx makes them.
+
+A trace takes most of a second. Layers that differ only in their numbers share one: it takes their tensors as inputs,
+and each layer's graph is a copy with that layer's own tensors as constants. The copy is compared with the layer before
+it is used."""
 
 from __future__ import annotations
 
 import functools
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator
 
 import numpy as np
 import torch
 from torch import nn
 
-from kanexport.errors import InvalidKan
+from kanexport.errors import ExportError, InvalidKan
 from kanexport.hybrid import splice, trace
+from kanexport.hybrid.faults import ForeignError
 from kanexport.hybrid.sampled import Sampled, injected, same
 from kanexport.lowering.edges import EDGES
+from kanexport.proof import runtime
 from kanexport.proof.ports import Port, Ports
+
+TABLES = ("_parameters", "_buffers", "_modules")  # attributes of a module whose tensors may differ
+NEAR = 1e-4  # largest difference from the layer, relative to the largest edge value of three rows
+SMALL = 1 << 16  # bytes of an unregistered tensor that are compared
 
 
 class _Alone(nn.Module):
@@ -46,33 +58,139 @@ class _Apart(nn.Module):
         self.base = nn.Buffer(torch.from_numpy(sampled.base).to(dtype))
         self.constant = nn.Buffer(torch.from_numpy(sampled.constant).to(dtype))
         self.own = nn.Buffer(torch.eye(len(sampled.base), dtype=torch.bool))
-        self.norms, self.rests = sampled.norms, [torch.from_numpy(rest).to(dtype) for rest in sampled.rests]
+        self.norms = sampled.norms
+        for at, rest in enumerate(sampled.rests):
+            self.register_buffer(f"rest{at}", torch.from_numpy(rest).to(dtype))
 
     def forward(self, *given: torch.Tensor) -> torch.Tensor:
         (x,) = given
         rows, *seen = (
             torch.where(self.own, values[:, :, None], rest).reshape(-1, self.shape[0])
-            for values, rest in zip((x, *self._normed(x)), (self.base, *self.rests), strict=True)
+            for values, rest in zip((x, *self._normed(x)), (self.base, *self._rests()), strict=True)
         )
         with injected([(norm, functools.partial(same, z)) for norm, z in zip(self.norms, seen, strict=True)]):
             edges: torch.Tensor = self.alone(rows).reshape(-1, *self.shape) - self.constant
         return edges
+
+    def _rests(self) -> Iterator[torch.Tensor]:
+        return (self.get_buffer(f"rest{at}") for at in range(len(self.norms)))
 
     def _normed(self, x: torch.Tensor) -> list[torch.Tensor]:
         shaped = x.reshape(-1, *[1] * self.alone.axes, x.shape[-1])
         return [norm(shaped).reshape(x.shape) for norm in self.norms]
 
 
-def edges(sampled: Sampled, name: str, dtype: str, most: int) -> bytes:
-    """The graph of its edges, from `name` [N, n] to EDGES [N, n, m]. The module must be lent in that type. Raises
-    InvalidKan."""
-    n, m = len(sampled.base), len(sampled.constant)
-    return graph_of(_Apart(sampled, getattr(torch, dtype)), n, Port(name, (n,)), Port(EDGES, (n, m)), dtype, most)
+class _Open(nn.Module):
+    """The edges as a function of vectors [N, n] and of all tensors of a layer, in the order of `tensors`."""
+
+    def __init__(self, apart: _Apart) -> None:
+        super().__init__()
+        self.apart, self.names = (apart,), tuple(tensors(apart))  # a tuple: its tensors are not this module's
+
+    def forward(self, *given: torch.Tensor) -> torch.Tensor:
+        x, *own = given
+        edges: torch.Tensor = torch.func.functional_call(self.apart[0], dict(zip(self.names, own, strict=True)), (x,))
+        return edges
+
+
+def tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    """The parameters and buffers of a module, by name."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+class EdgeGraphs:
+    """The edge graphs of the layers of one module. `layers`: all of them, to know which ones share a trace; the module
+    must be lent."""
+
+    def __init__(self, layers: Iterable[Sampled]) -> None:
+        self._count = Counter(map(_kind, layers))
+        self._traced: dict[Hashable, bytes | None] = {}
+
+    def edges(self, sampled: Sampled, name: str, dtype: str, most: int) -> bytes:
+        """The graph of a layer's edges, from `name` [N, n] to EDGES [N, n, m]. The module must be lent in that type.
+        Raises InvalidKan."""
+        n, m = len(sampled.base), len(sampled.constant)
+        apart = _Apart(sampled, getattr(torch, dtype))
+        given, wanted = Port(name, (n,)), Port(EDGES, (n, m))
+        kind = _kind(sampled)
+        if kind is not None and self._count[kind] > 1:
+            graph = self._copy((kind, dtype), apart, given, wanted, dtype)
+            if graph is not None:
+                return graph
+        return graph_of(apart, n, given, wanted, dtype, most)
+
+    def _copy(self, key: Hashable, apart: _Apart, given: Port, wanted: Port, dtype: str) -> bytes | None:
+        """The common graph with the tensors of one layer, or None if there is none or it is wrong for that layer."""
+        rows = _rows(apart.shape[0], dtype)
+        own = tensors(apart)
+        if key not in self._traced:
+            try:
+                self._traced[key] = trace.opened(_Open(apart), [rows], tuple(own.values()), getattr(torch, dtype))
+            except ForeignError:
+                self._traced[key] = None
+        traced = self._traced[key]
+        if traced is None:
+            return None
+        constants = [tensor.detach().numpy() for tensor in own.values()]
+        graph = splice.splice(splice.filled(traced, constants), [], Ports((given,), (wanted,)))
+        with torch.no_grad():
+            expected = apart(torch.from_numpy(rows)).numpy()
+        try:
+            edges = runtime.run(runtime.session(graph), {given.name: rows})[wanted.name]
+        except ExportError:
+            return None
+        scale = float(np.abs(expected).max(initial=0)) or 1.0
+        return graph if float(np.abs(edges - expected).max(initial=0)) <= NEAR * scale else None
+
+
+def _rows(n: int, dtype: str) -> np.ndarray[tuple[int, int], np.dtype[np.floating]]:
+    return np.random.default_rng(0).normal(size=(3, n)).astype(dtype)
+
+
+def _kind(sampled: Sampled) -> Hashable | None:
+    """Equal for layers of which one trace is right for the other after a change of tensors; None if there is no other
+    such layer, because the layer takes more than its vectors."""
+    call = sampled.call
+    if call.kwargs or len(call.args) != 1:
+        return None
+    places = {part: name for name, part in call.module.named_modules()}
+    norms = tuple(places.get(norm) for norm in sampled.norms)
+    if None in norms:
+        return None
+    return _structure(call.module), call.x.ndim, call.part, len(sampled.base), len(sampled.constant), norms
+
+
+def _structure(module: nn.Module) -> Hashable:
+    """All that a trace of the module may depend on, apart from the values of parameters and buffers."""
+    held = {name: (value.shape, value.dtype) for name, value in _own(module)}
+    rest = tuple((name, _plain(value)) for name, value in sorted(vars(module).items()) if name not in TABLES)
+    parts = tuple((name, part and _structure(part)) for name, part in module._modules.items())
+    return type(module), tuple(held.items()), rest, parts
+
+
+def _own(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from module.named_parameters(recurse=False)
+    yield from module.named_buffers(recurse=False)
+
+
+def _plain(value: object) -> Hashable:
+    """A value for comparison: numbers, texts, small tensors and collections of these by content, others as the same
+    object."""
+    match value:
+        case None | bool() | int() | float() | complex() | str() | bytes() | torch.dtype() | torch.device():
+            return type(value), value
+        case torch.Tensor() if value.nbytes <= SMALL and not value.is_meta:
+            return "tensor", value.shape, value.dtype, value.detach().cpu().numpy().tobytes()
+        case list() | tuple() | set() | frozenset():
+            return type(value), tuple(map(_plain, value))
+        case dict():
+            return type(value), tuple((key, _plain(one)) for key, one in value.items())
+    return "object", id(value)
 
 
 def graph_of(module: nn.Module, n: int, given: Port, wanted: Port, dtype: str, most: int) -> bytes:
     """A module's own graph, from vectors `given` [N, n] to `wanted`; while it is lent. Raises InvalidKan."""
-    rows = np.random.default_rng(0).normal(size=(3, n)).astype(dtype)
+    rows = _rows(n, dtype)
     traced = next(trace.traces(module, [rows], [], getattr(torch, dtype), most=most, derives=False))
     if traced.sizes and not traced.written:  # the whole graph is tried with those
         raise InvalidKan("a layer that is known by its answers goes another way for some batches")

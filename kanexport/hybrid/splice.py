@@ -106,6 +106,15 @@ def splice(traced: bytes, bodies: Sequence[Body | Tap], ports: Ports) -> bytes:
     return bytes(model.SerializeToString())
 
 
+def filled(model: bytes, constants: Sequence[npt.NDArray[Any]]) -> bytes:
+    """The model with these constants in place of its inputs after the first, in their order."""
+    own = onnx.load_from_string(model)
+    for value, constant in zip(own.graph.input[1:], constants, strict=True):
+        own.graph.initializer.append(numpy_helper.from_array(constant, value.name))
+    del own.graph.input[1:]
+    return bytes(own.SerializeToString())
+
+
 def passing(width: int, dtype: str) -> bytes:
     """A graph that returns its vectors [N, width] unchanged, for a layer that is tapped."""
     helper, kind = onnx.helper, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))

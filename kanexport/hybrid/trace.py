@@ -249,6 +249,14 @@ def traces(
     raise _refusal(failures, module)
 
 
+def opened(module: nn.Module, rows: Rows, constants: tuple[torch.Tensor, ...], dtype: torch.dtype) -> bytes:
+    """The ONNX model of a module that takes `constants`, tensors without a batch, after its rows. The graph has its
+    inputs in that order. There is one attempt. Raises ForeignError."""
+    with foreign_code(), torch.no_grad(), plain(dtype, compile_too=False), _quiet(), _one_table():
+        exported = _follow(module, _batch(rows, FIRST.rows), strict=False, free=False, constants=constants)
+        return bytes(_model(exported).SerializeToString())
+
+
 def _next(way: _Way, failure: BaseException) -> tuple[_Way, ...]:
     """What to try after a failure: Python followed more closely, or a batch that is not named."""
     if way.free or way.written:
@@ -332,11 +340,18 @@ def _of_complex(module: nn.Module, failure: BaseException) -> str:
     return next(names, "")
 
 
-def _follow(module: nn.Module, given: tuple[torch.Tensor, ...], *, strict: bool, free: bool) -> Any:
+def _follow(
+    module: nn.Module,
+    given: tuple[torch.Tensor, ...],
+    *,
+    strict: bool,
+    free: bool,
+    constants: tuple[torch.Tensor, ...] = (),
+) -> Any:
     batch = torch.export.Dim.AUTO if free else torch.export.Dim("batch")
-    shapes = (tuple({0: batch} for _ in given),)
+    shapes = ((*({0: batch} for _ in given), *(None for _ in constants)),)
     with contextlib.redirect_stderr(io.StringIO()), Rewritten():  # where torch prints the graph that it did not finish
-        return torch.export.export(module, given, dynamic_shapes=shapes, strict=strict)
+        return torch.export.export(module, (*given, *constants), dynamic_shapes=shapes, strict=strict)
 
 
 @contextlib.contextmanager
@@ -382,24 +397,29 @@ def _export(module: nn.Module, rows: Rows, dtype: torch.dtype, way: _Way, most: 
         if way.told:
             module = branches.answered(module, (given, _batch(rows, 2))) or module
         exported = _follow(module, given, strict=way.strict, free=way.free)
-        if not onnx.defs.has(PLACEHOLDER, DOMAIN):
-            onnx.defs.register_schema(_schema(PLACEHOLDER))
-            onnx.defs.register_schema(_schema(TAPPED))
-        table: dict[Any, Any] = {
-            torch.ops.kanexport.layer.default: _as_onnx,
-            torch.ops.kanexport.tap.default: _tap_as_onnx,
-            torch.ops.aten._cdist_forward.default: _distances,
-            torch.ops.aten.scaled_dot_product_attention.default: _attention,
-        }
-        program = torch.onnx.export(
-            exported, dynamo=True, opset_version=OPSET, custom_translation_table=table, verbose=False
-        )
-        assert program is not None
-        model = program.model_proto
+        model = _model(exported)
         if not all(value.type.tensor_type.shape.dim[0].dim_param for value in model.graph.input):
             raise ValueError(ONE_SIZE)
         sizes = _ranges(module, rows, way.strict, most) if way.free else (2,) if way.written else ()
     return Traced(bytes(model.SerializeToString()), sizes, way.written)
+
+
+def _model(exported: Any) -> onnx.ModelProto:
+    if not onnx.defs.has(PLACEHOLDER, DOMAIN):
+        onnx.defs.register_schema(_schema(PLACEHOLDER))
+        onnx.defs.register_schema(_schema(TAPPED))
+    table: dict[Any, Any] = {
+        torch.ops.kanexport.layer.default: _as_onnx,
+        torch.ops.kanexport.tap.default: _tap_as_onnx,
+        torch.ops.aten._cdist_forward.default: _distances,
+        torch.ops.aten.scaled_dot_product_attention.default: _attention,
+    }
+    program = torch.onnx.export(
+        exported, dynamo=True, opset_version=OPSET, custom_translation_table=table, verbose=False
+    )
+    assert program is not None
+    model: onnx.ModelProto = program.model_proto
+    return model
 
 
 class _quiet:

@@ -16,7 +16,7 @@ nn = torch.nn
 import hybrid_modules as modules  # noqa: E402 - needs torch
 import several_modules as several  # noqa: E402 - needs torch
 
-from kanexport.hybrid import judge, trace  # noqa: E402 - as above
+from kanexport.hybrid import judge, sampled_graphs, trace  # noqa: E402 - as above
 from kanexport.hybrid.capture import Call  # noqa: E402 - as above
 from kanexport.hybrid.convert import convert  # noqa: E402 - as above
 from kanexport.hybrid.sampled import Sampled  # noqa: E402 - as above
@@ -248,6 +248,52 @@ def test_a_layer_that_makes_a_number_for_each_edge_is_given_few_rows_at_a_time()
     with torch.no_grad():
         alone = torch.sin(layer.weight * torch.from_numpy(x)[:, None]).numpy().transpose(0, 2, 1)
     np.testing.assert_allclose(edges, alone, rtol=1e-9, atol=1e-12)
+
+
+class Scaled(Bumps):
+    """Bumps with a factor, which is a buffer or a plain number."""
+
+    def __init__(self, factor: float, *, buffer: bool) -> None:
+        super().__init__(4, 4)
+        self.factor = nn.Buffer(torch.tensor(factor)) if buffer else factor
+
+    def forward(self, x: Any) -> Any:
+        return self.factor * super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("buffer", "blind", "expected"), [(True, False, [1, 0]), (False, False, [0, 3]), (False, True, [1, 2])]
+)
+def test_layers_that_differ_in_their_tensors_only_share_a_trace(
+    buffer: bool, blind: bool, expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`expected`: shared traces, and traces of one layer. `blind`: the exporter does not see that plain numbers differ,
+    so only the comparison with the layer protects its edges."""
+    torch.manual_seed(3)
+    layers = [Scaled(factor, buffer=buffer) for factor in (0.3, 0.5, 0.7)]
+    traces = [0, 0]
+
+    def counting(at: int, real: Any) -> Any:
+        def counted(*given: Any) -> Any:
+            traces[at] += 1
+            return real(*given)
+
+        return counted
+
+    monkeypatch.setattr(trace, "opened", counting(0, trace.opened))
+    monkeypatch.setattr(sampled_graphs, "graph_of", counting(1, sampled_graphs.graph_of))
+    if blind:
+        monkeypatch.setattr(sampled_graphs, "_plain", lambda value: None)
+    module = nn.Sequential(*(part for layer in layers for part in (layer, nn.Tanh())))
+    result = export(module, tmp_path, 4)
+    assert traces == expected
+    seen = torch.from_numpy(np.random.default_rng(2).normal(size=(6, 4)).astype(np.float32))
+    with torch.no_grad():
+        for layer, info in zip(layers, result.manifest.layers, strict=True):
+            edges = run(result.directory / info.edges_file, {info.node_tensor: seen.numpy()})[info.edges_tensor]
+            phi = layer.factor * torch.einsum("bik,iok->bio", layer.basis(seen), layer.bump_coeffs)
+            assert relative_error(edges, phi.numpy()) <= EDGE_TOLERANCE
+            seen = torch.tanh(layer(seen))
 
 
 def test_torch_makes_its_table_of_operators_once() -> None:
