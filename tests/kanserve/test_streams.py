@@ -50,6 +50,8 @@ FIRST: dict[str, Any] = {
     f"{INFERENCE}/ModelStreamInfer": request(np.zeros((1, 3), np.float32)),
     **{f"{name}/ServerReflectionInfo": reflection_pb2.ServerReflectionRequest(list_services="") for name in REFLECTION},
 }
+# A channel with its own connection, whose window stays at 64 KiB: the reader takes no more ahead.
+SMALL_WINDOW = [("grpc.use_local_subchannel_pool", 1), ("grpc.http2.bdp_probe", 0)]
 ENDING = {f"{KAN}/GetCurves", f"{KAN}/StreamEdges"}
 
 
@@ -81,7 +83,7 @@ class OfGrpc(Held):
 
     def read(self) -> str:
         message, how = FIRST[self.name], matrix.METHODS[self.name]
-        with grpc.insecure_channel(self._server.address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+        with grpc.insecure_channel(self._server.address, SMALL_WINDOW) as channel:
             make = channel.stream_stream if how.client_streaming else channel.unary_stream
             first = message.SerializeToString()
             given = self._messages(first) if how.client_streaming else first

@@ -243,7 +243,7 @@ def test_operations_tell_what_became_of_versions_and_of_a_shadow(tmp_path: Path)
     live.write(tmp_path / "toy" / "1")
     with serving(tmp_path, transport="asgi", poll=0.1) as server, Client(server.address) as client:
         live.write(tmp_path / "toy" / "2", 2.0, version=2)
-        wait_until(lambda: of_toy(operations(server), "2")["state"] == "READY" if seen(server, "2") else False)
+        wait_until(lambda: ("answers by default", "2") in happened(server))
         control.promote(client, "toy", "1")
         control.rollback(client, "toy")
         control.promote(client, "toy", "1")
@@ -265,8 +265,7 @@ def test_operations_tell_what_became_of_versions_and_of_a_shadow(tmp_path: Path)
             "3",
             "integrity: model.onnx has 8 bytes, the manifest says 268",
         )
-        happened = [(one["what"], one["version"]) for one in operations(server)["history"]][::-1]
-        first = [one for one in happened if one[0] != "refused"]
+        first = [one for one in happened(server) if one[0] != "refused"]
         assert first[:6] == [
             ("loaded", "1"),
             ("answers by default", "1"),
@@ -276,6 +275,11 @@ def test_operations_tell_what_became_of_versions_and_of_a_shadow(tmp_path: Path)
             ("answers by default", "2"),
         ]
         assert of_toy(operations(server))["chosen"] is True
+
+
+def happened(server: Server) -> list[tuple[str, str]]:
+    """The events of the server and the versions that they are about, in their order."""
+    return [(one["what"], one["version"]) for one in operations(server)["history"]][::-1]
 
 
 def seen(server: Server, version: str) -> bool:
