@@ -24,6 +24,7 @@ from kanexport.proof.ports import Port, Ports
 
 TABLES = ("_parameters", "_buffers", "_modules")  # attributes of a module whose tensors may differ
 NEAR = 1e-4  # largest difference from the layer, relative to the largest edge value of three rows
+EXACT = (torch.float32, torch.float64, torch.int64, torch.bool)  # types of unregistered tensors that are compared
 SMALL = 1 << 16  # bytes of an unregistered tensor that are compared
 
 
@@ -81,11 +82,11 @@ class _Apart(nn.Module):
 
 
 class _Open(nn.Module):
-    """The edges as a function of vectors [N, n] and of all tensors of a layer, in the order of `tensors`."""
+    """The edges as a function of vectors [N, n] and of all tensors of a layer, in the order of `_tensors`."""
 
     def __init__(self, apart: _Apart) -> None:
         super().__init__()
-        self.apart, self.names = (apart,), tuple(tensors(apart))  # a tuple: its tensors are not this module's
+        self.apart, self.names = (apart,), tuple(_tensors(apart))  # a tuple: its tensors are not this module's
 
     def forward(self, *given: torch.Tensor) -> torch.Tensor:
         x, *own = given
@@ -93,7 +94,7 @@ class _Open(nn.Module):
         return edges
 
 
-def tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     """The parameters and buffers of a module, by name."""
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
@@ -122,7 +123,7 @@ class EdgeGraphs:
     def _copy(self, key: Hashable, apart: _Apart, given: Port, wanted: Port, dtype: str) -> bytes | None:
         """The common graph with the tensors of one layer, or None if there is none or it is wrong for that layer."""
         rows = _rows(apart.shape[0], dtype)
-        own = tensors(apart)
+        own = _tensors(apart)
         if key not in self._traced:
             try:
                 self._traced[key] = trace.opened(_Open(apart), [rows], tuple(own.values()), getattr(torch, dtype))
@@ -132,10 +133,10 @@ class EdgeGraphs:
         if traced is None:
             return None
         constants = [tensor.detach().numpy() for tensor in own.values()]
-        graph = splice.splice(splice.filled(traced, constants), [], Ports((given,), (wanted,)))
         with torch.no_grad():
             expected = apart(torch.from_numpy(rows)).numpy()
         try:
+            graph = splice.splice(splice.filled(traced, constants), [], Ports((given,), (wanted,)))
             edges = runtime.run(runtime.session(graph), {given.name: rows})[wanted.name]
         except ExportError:
             return None
@@ -148,8 +149,8 @@ def _rows(n: int, dtype: str) -> np.ndarray[tuple[int, int], np.dtype[np.floatin
 
 
 def _kind(sampled: Sampled) -> Hashable | None:
-    """Equal for layers of which one trace is right for the other after a change of tensors; None if there is no other
-    such layer, because the layer takes more than its vectors."""
+    """A key for sharing. Layers with equal keys differ only in the values of their tensors. None: the layer takes more
+    than its vectors, and shares no trace."""
     call = sampled.call
     if call.kwargs or len(call.args) != 1:
         return None
@@ -157,7 +158,8 @@ def _kind(sampled: Sampled) -> Hashable | None:
     norms = tuple(places.get(norm) for norm in sampled.norms)
     if None in norms:
         return None
-    return _structure(call.module), call.x.ndim, call.part, len(sampled.base), len(sampled.constant), norms
+    shape = (call.x.ndim, call.part, len(sampled.base), len(sampled.constant))
+    return _structure(call.module), tuple(_tensors(call.module)), shape, norms  # tied tensors have one name
 
 
 def _structure(module: nn.Module) -> Hashable:
@@ -173,18 +175,18 @@ def _own(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     yield from module.named_buffers(recurse=False)
 
 
-def _plain(value: object) -> Hashable:
+def _plain(value: object, levels: int = 8) -> Hashable:
     """A value for comparison: numbers, texts, small tensors and collections of these by content, others as the same
-    object."""
+    object. `levels`: of collections within collections."""
     match value:
         case None | bool() | int() | float() | complex() | str() | bytes() | torch.dtype() | torch.device():
             return type(value), value
-        case torch.Tensor() if value.nbytes <= SMALL and not value.is_meta:
+        case torch.Tensor() if value.dtype in EXACT and value.layout is torch.strided and value.nbytes <= SMALL:
             return "tensor", value.shape, value.dtype, value.detach().cpu().numpy().tobytes()
-        case list() | tuple() | set() | frozenset():
-            return type(value), tuple(map(_plain, value))
-        case dict():
-            return type(value), tuple((key, _plain(one)) for key, one in value.items())
+        case list() | tuple() | set() | frozenset() if levels:
+            return type(value), tuple(_plain(one, levels - 1) for one in value)
+        case dict() if levels:
+            return type(value), tuple((key, _plain(one, levels - 1)) for key, one in value.items())
     return "object", id(value)
 
 

@@ -296,6 +296,33 @@ def test_layers_that_differ_in_their_tensors_only_share_a_trace(
             seen = torch.tanh(layer(seen))
 
 
+SEEN: list[Any] = [torch.zeros(2, dtype=torch.bfloat16)]
+SEEN.append(SEEN)
+
+
+class Pair(nn.Module):
+    """Two layers whose coefficients may be the same tensor, and an attribute that contains itself."""
+
+    def __init__(self, *, tied: bool) -> None:
+        super().__init__()
+        self.one, self.other = Bumps(3, 3), Bumps(3, 3)
+        if tied:
+            self.other.bump_coeffs = self.one.bump_coeffs
+        self.seen = SEEN
+
+    def forward(self, x: Any) -> Any:
+        return self.one(x) + self.other(x)
+
+
+def test_layers_with_tied_tensors_share_no_trace_with_others(tmp_path: Path) -> None:
+    torch.manual_seed(4)
+    pairs = [Pair(tied=tied) for tied in (True, True, False, False)]
+    calls = [Call("", np.zeros((2, 3)), np.zeros((2, 3)), pair, (torch.zeros(2, 3),), {}, 0) for pair in pairs]
+    kinds = [sampled_graphs._kind(Sampled(call, np.zeros(3), np.zeros(3))) for call in calls]
+    assert kinds[0] == kinds[1] != kinds[2] == kinds[3]
+    assert len(export(nn.Sequential(*pairs), tmp_path, 3).manifest.layers) == 4
+
+
 def test_torch_makes_its_table_of_operators_once() -> None:
     from torch.onnx._internal.exporter import _registration
 
