@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from kanexport.shared.tables import Table
 
 ASSUMED = "assumed, since the file does not tell"
 COMPARE = "to compare: kanexport.record_answers(model, rows, 'answers.npz') where it was trained, then --answers"
+MORE = re.compile(r" and (\d+) more$")  # the end of a list that is cut off
 SEVERAL = "; "  # between what else a fact may be
 STAR = "* the model itself makes rounding that large; its notes (in the report) say where"
 
@@ -74,7 +76,10 @@ def _assumed(facts: Mapping[str, str], words: Mapping[str, str], *, verbose: boo
 
 def _count(words: str) -> int:
     """The number of other values that a fact may have. `words`: a plain list, such as "or relu, tanh", or sentences."""
-    return len(words.split(", " if words.startswith("or ") else SEVERAL)) if words else 0
+    if not words.startswith("or "):
+        return len(words.split(SEVERAL)) if words else 0
+    more = MORE.search(words)
+    return len(words.split(", ")) + (int(more[1]) if more else 0)
 
 
 def _facts(what: str, facts: Mapping[str, str], words: Mapping[str, str]) -> None:

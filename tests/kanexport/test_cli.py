@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kanexport import manifest
+from kanexport import manifest, options
 from kanexport.console import cli, show
 from tests import golden_cases
 
@@ -191,6 +191,13 @@ def test_the_help_shows_commands_that_parse(capsys: pytest.CaptureFixture[str]) 
         parsed = parser.parse_args(example.split())
         assert parsed.path or parsed.module
         assert parsed.repository == Path("models")
+
+
+@pytest.mark.parametrize(
+    ("words", "count"), [("", 0), ("or relu, tanh", 2), (options._listed("abcdefghijklmno"), 15), ("one; another", 2)]
+)
+def test_known_alternatives_are_counted(words: str, count: int) -> None:
+    assert show._count(words) == count
 
 
 def test_assumptions_are_one_line_unless_all_is_asked_for(tmp_path: Path, capsys: Any) -> None:
