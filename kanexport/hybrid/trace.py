@@ -274,7 +274,7 @@ def _next(way: _Way, failure: BaseException) -> tuple[_Way, ...]:
 
 
 def _said(failure: BaseException) -> str:
-    """The messages of a failure and of its causes: code that runs a layer by itself adds a message of its own."""
+    """The messages of a failure and of its causes. A module that catches a layer's error may raise another one."""
     words: list[str] = []
     one: BaseException | None = failure
     while one is not None and len(words) < CAUSES:
@@ -381,7 +381,7 @@ def _table(make: Callable[..., Any], args: Any, kwargs: Any) -> Any:
 
 
 def _copied(table: Any) -> Any:
-    """A copy of the table with lists of its own, to which an export adds its operators."""
+    """A copy of the operator table. An export extends the lists in it, so the copy has new lists."""
     other = copy.copy(table)
     other.functions = {key: list(some) for key, some in table.functions.items()}
     return other

@@ -60,8 +60,8 @@ class Step:
 
 
 def exposed(model: bytes) -> tuple[bytes, list[Step]]:
-    """The model with every value of its own graph as an additional output, and its nodes in order. Values inside
-    loops and branches stay hidden."""
+    """A copy of the model that also outputs every intermediate value of its main graph, and the nodes in order. Values
+    inside loops and branches are not outputs."""
     whole = onnx.load_model_from_string(model)
     steps = [
         Step(node.op_type, tuple(filter(None, node.input)), tuple(filter(None, node.output)))
