@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import queue
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -229,6 +232,65 @@ def test_callers_who_leave_at_any_moment_are_cancelled_without_a_traceback(own: 
     wait_until(lambda: sum(handled().values()) >= sum(before.values()) + 60 - 60 // 10 and inflight(own) == 0, 30)
     assert {code for code, number in handled().items() if number != before.get(code, 0)} <= {"CANCELLED", "OK"}
     assert not [line for line in own.lines()[seen:] if line.get("level") == "error" or "exception" in line]
+
+
+SCREENED = """
+import ctypes, json, os, sys
+from kanserve.observe import logs
+logs.configure("json", "debug")
+from kanserve.doors import h2corn
+lines, libc = json.loads(sys.argv[1]), ctypes.CDLL(None)
+def write(text): libc.write(2, text.encode(), len(text.encode()))  # as h2corn does, without our log
+with logs.screened(h2corn._reports_departure):
+    for line in lines:
+        write(line + "\\n")
+    write("without an end")
+logs.release()
+write("direct\\n")
+"""
+
+
+def h2corn_line(**facts: object) -> str:
+    return json.dumps({"level": "error", "event": "failed", "pid": 7, "subject": "request", **facts})
+
+
+def test_only_lines_about_a_client_that_left_are_left_out() -> None:
+    """Two details become debug lines, as JSON and as text. Every other line is written unchanged and in order."""
+    pytest.importorskip("h2corn")
+    left = ["stream channel was closed", "connection writer was closed"]
+    kept = [
+        h2corn_line(detail="the application returned without a response"),
+        h2corn_line(detail=f"Traceback: {left[0]}"),
+        h2corn_line(detail=left),
+        h2corn_line(detail=left[0], subject="connection"),
+        h2corn_line(detail=left[1], event="connection_panicked"),
+        f"connection failed: {left[0]}",
+        f"request failed: {left[0]} twice",
+        f"{{ {left[0]}",
+        f'["{left[1]}"]',
+        left[0],
+        "free(): invalid pointer",
+    ]
+    shown = [h2corn_line(detail=detail) for detail in left] + [f"request failed: {detail}" for detail in left]
+    done = subprocess.run(
+        [sys.executable, "-c", SCREENED, json.dumps([*shown[:2], *kept, *shown[2:]])],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    own = [json.loads(line) for line in lines if '"component"' in line]
+    assert [(line["level"], line["reason"]) for line in own] == [("debug", detail) for detail in left * 2]
+    assert [line for line in lines if '"component"' not in line] == [*kept, "without an end", "direct"]
+
+
+def test_a_crash_has_last_words_while_lines_are_screened() -> None:
+    program = SCREENED.replace("    for line in lines:", "    os.abort()\n    for line in lines:")
+    pytest.importorskip("h2corn")
+    done = subprocess.run([sys.executable, "-c", program, "[]"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == -signal.SIGABRT
+    assert "Fatal Python error: Aborted" in done.stderr
 
 
 def test_a_deadline_is_the_streams(own: Server) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import json
 import re
 import socket
 from pathlib import Path
@@ -32,6 +33,10 @@ NEWS = 0.1  # seconds in which a GOAWAY arrives: who asks again at once should k
 SPARE = 2.0  # seconds more than `drain_grace`, after which h2corn cuts calls off by itself
 LEAVE = 5.0  # seconds in which clients read that their calls were cut off
 QUIET = 5.0  # seconds without an end, for the next one to be news
+FAILED = {"event": "failed", "subject": "request"}  # h2corn's report of a request, as JSON
+FAILED_TEXT = "request failed: "  # the same report as text
+# Details of that report for a client that left: no stream or no connection is there to write the response to.
+LEFT = ("stream channel was closed", "connection writer was closed")
 
 log = logs.get_logger("door")
 
@@ -59,15 +64,18 @@ class H2corn:
         self._apart = services.apart
         self._listener: socket.socket | None = None
         self._carriers: list[_Carrier] = []  # the last takes new connections
+        self._screen = contextlib.ExitStack()
 
     async def start(self) -> int:
         """Bind and answer. Returns the port. Raises ConfigError if the address is taken or wrong."""
         _hush()
         asyncio.get_running_loop().set_exception_handler(_unless_told)
         self._listener = listening.bind(self._port, self._settings.keepalive)
+        self._screen.enter_context(logs.screened(_reports_departure))
         try:
             await self._carry(self._listener, self._tls)
         except ConfigError:
+            self._screen.close()
             self._listener.close()
             raise
         return int(self._listener.getsockname()[1])
@@ -105,6 +113,7 @@ class H2corn:
         if not all(task.done() for task in serving):
             self._app.cut()
         await asyncio.wait(serving, timeout=LEAVE if grace is None else None)
+        self._screen.close()
 
     async def _application(self, scope: Any, receive: Any, send: Any) -> None:
         await self._app(scope, receive, send)
@@ -179,6 +188,31 @@ def _hush() -> None:
     native = importlib.import_module("h2corn._lib")
     vars(native)["emit_banner"] = lambda config, tls: None
     vars(importlib.import_module("h2corn._server"))["notify_stopping"] = lambda: None
+
+
+def _reports_departure(line: str) -> bool:
+    """Whether this is h2corn's error line for a client that left during its response; then a debug line replaces it.
+
+    If the application waits for the next message of a stream that the client resets, h2corn cancels the application
+    later. Until then h2corn applies the messages that the application has sent, cannot write them, and reports that as
+    an error. The application has done nothing wrong, and cannot prevent it."""
+    text = line.strip()
+    for detail in LEFT:
+        if text == FAILED_TEXT + detail or (
+            detail in text and _report(text).items() >= {**FAILED, "detail": detail}.items()
+        ):
+            log.debug("a client left during its response", reason=detail)
+            return True
+    return False
+
+
+def _report(text: str) -> dict[str, Any]:
+    """h2corn's line of JSON; empty for other text."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _unless_told(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

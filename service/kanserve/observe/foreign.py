@@ -2,7 +2,8 @@
 nobody took, whatever is printed to stderr. All of it goes to the same queue, so that nobody who writes waits.
 
 What compiled code prints by itself goes to the descriptor as it is: mostly last words before a process dies, which
-nobody would be there to pass on. gRPC core and onnxruntime, which would talk, are told to be quiet.
+nobody would be there to pass on. gRPC core and onnxruntime, which would talk, are told to be quiet. h2corn has no such
+setting, so `logs.screened` looks at the lines on descriptor 2 while h2corn serves.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ LONGEST = 8192  # characters of a line without an end
 _kept: list[TextIO] = []  # what stderr was
 
 
-def adopt(logger: FilteringBoundLogger, stream: TextIO, steps: Sequence[Processor], level: int) -> None:
-    """Give them the form of `steps`, into `stream`; again, where the form changes."""
+def adopt(
+    logger: FilteringBoundLogger, stream: TextIO, steps: Sequence[Processor], level: int, *, terminal: bool
+) -> None:
+    """Give them the form of `steps`, into `stream`; again, where the form changes. On a terminal, stderr stays."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -42,7 +45,7 @@ def adopt(logger: FilteringBoundLogger, stream: TextIO, steps: Sequence[Processo
     sys.excepthook = _untaken(logger)
     threading.excepthook = lambda args: _tell(logger, args.exc_value, thread=getattr(args.thread, "name", ""))
     sys.unraisablehook = lambda args: _tell(logger, args.exc_value, reason=args.err_msg or "")
-    if sys.stderr is not None and not _kept and not sys.stderr.isatty():
+    if sys.stderr is not None and not _kept and not terminal:
         _kept.append(sys.stderr)
         sys.stderr = Lines(logger, sys.stderr.fileno())
 

@@ -7,9 +7,11 @@ They are written by a thread of their own (`sink`), so that whoever reads them c
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import sys
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, Protocol, TextIO, cast
 
@@ -20,7 +22,7 @@ from kanserve.observe import foreign, unblocked
 from kanserve.observe.sink import Sink
 from kanserve.observe.spans import TRACE
 
-__all__ = ["CALL", "configure", "drain", "dropped", "get_logger", "release"]
+__all__ = ["CALL", "configure", "drain", "dropped", "get_logger", "release", "screened"]
 
 
 class Named(Protocol):
@@ -55,10 +57,14 @@ def as_json(format: str) -> bool:
 
 
 def _terminal() -> bool:
+    for diversion in _diversions:
+        return os.isatty(diversion.original)
     return sys.stderr is not None and sys.stderr.isatty()
 
 
 _sinks: list[Sink] = []  # the process' one, once it is configured
+_screens: list[Callable[[str], bool]] = []
+_diversions: list[unblocked.Diversion] = []  # one while there are screens
 _steps: list[Processor] = []  # that a line passes; loggers keep this list, and so it is what settings change
 
 
@@ -83,14 +89,43 @@ def _keep_free() -> None:
 
 
 def _raw(line: str) -> None:
-    """Write a line that a library wrote by itself."""
+    """Write a line that a library wrote by itself, unless a screen takes it."""
+    if any(screen(line) for screen in tuple(_screens)):
+        return
     for sink in _sinks:
         sink.write(line)
+
+
+@contextlib.contextmanager
+def screened(takes: Callable[[str], bool]) -> Iterator[None]:
+    """Give `takes` each line that a library writes to descriptor 2. The log leaves out a line for which it returns
+    true, and writes every other line unchanged. A thread calls `takes`. Before `configure`, this does nothing."""
+    if not _sinks:
+        yield
+        return
+    _screens.append(takes)
+    if not _diversions:
+        for sink in _sinks:
+            sink.separate(unblocked.STDERR)
+        _diversions.append(unblocked.Diversion(_raw))
+    try:
+        yield
+    finally:
+        if _screens == [takes]:
+            _restore()
+        _screens.remove(takes)
+
+
+def _restore() -> None:
+    """Let libraries write to descriptor 2 directly again."""
+    while _diversions:
+        _diversions.pop().end()
 
 
 def release() -> None:
     """From here on stderr is written to directly again, after all lines; for the end of a command."""
     foreign.release()
+    _restore()
     drain()
 
 
@@ -118,7 +153,8 @@ def configure(format: str = "auto", level: str = "info") -> None:
         logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, _sinks[0])),
         cache_logger_on_first_use=True,
     )
-    foreign.adopt(get_logger("python"), cast(TextIO, _sinks[0]), [*shared, *final], LEVELS[level])
+    steps = [*shared, *final]
+    foreign.adopt(get_logger("python"), cast(TextIO, _sinks[0]), steps, LEVELS[level], terminal=_terminal())
 
 
 def get_logger(name: str) -> FilteringBoundLogger:

@@ -45,6 +45,11 @@ class Sink:
                 self._changed.notify_all()
         return len(text)
 
+    def separate(self, descriptor: int) -> None:
+        """If the sink writes to this descriptor, write to a duplicate from now on, so that it can be replaced."""
+        if self._descriptor == descriptor:
+            self._descriptor = os.dup(descriptor)
+
     def flush(self) -> None:
         """Nothing: lines are written as soon as they can be."""
 
